@@ -1,0 +1,138 @@
+"""The shape of one machine. Every derived width is a property; the RTL, the scheduler and the cost model read it here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Parameters of the generated hardware. Bad values raise UserError naming field and value."""
+
+    array_outputs: int = 16  # rows of sums delivered per cycle; even
+    array_inputs: int = 16  # int8 lanes of the streamed operand
+    banks: int = 4  # scratchpad banks, one read and one write a cycle each
+    bank_words: int = 1024  # words of `word_chunks` chunks in a bank
+    acc_rows: int = 256  # rows that an output tile accumulates: the largest row count of a Matmul
+    scale_entries: int = 4096  # row maxima and row multipliers
+    queue_entries: int = 1024  # tokens times top-k of a router
+    max_experts: int = 64
+    norm_columns: int = 1024  # widest LayerNorm row
+    weight_words: int = 1024  # depth of the weight buffer, words of `array_inputs` bytes
+    weight_ports: int = 2  # AXI masters that stream weights; one more carries data and program
+    axi_bytes: int = 16  # data width of an AXI master
+    burst_beats: int = 16
+    outstanding: int = 16  # read bursts in flight per master
+    clock_mhz: float = 300.0
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name != "clock_mhz" and (not isinstance(value, int) or isinstance(value, bool)):
+                raise UserError(f"Config {f.name}={value!r} is not a whole number")
+            if value <= 0:
+                raise UserError(f"Config {f.name}={value!r} must be positive")
+
+        def need(condition, name, why):
+            if not condition:
+                raise UserError(f"Config {name}={getattr(self, name)}: {why}")
+
+        need(self.array_outputs % 2 == 0, "array_outputs", "must be even (two outputs share a multiplier)")
+        need(self.array_outputs >= 8, "array_outputs", "must be at least 8")
+        need(self.array_inputs >= 8, "array_inputs", "must be at least 8")
+        for name in ("banks", "bank_words", "acc_rows", "scale_entries", "queue_entries", "norm_columns", "weight_words"):
+            value = getattr(self, name)
+            need(value & (value - 1) == 0 and value >= 2, name, "must be a power of two")
+        need(self.weight_words >= 2 * self.array_outputs + 2 * self.burst_beats, "weight_words", "holds no two tiles")
+        need(self.axi_bytes in (4, 8, 16, 32, 64), "axi_bytes", "must be 4, 8, 16, 32 or 64")
+        need(self.burst_beats in (1, 2, 4, 8, 16), "burst_beats", "must be 1, 2, 4, 8 or 16")
+        need(self.max_experts <= 64, "max_experts", "at most 64")
+        need(self.acc_rows <= 4096, "acc_rows", "at most 4096")
+        need(self.weight_ports <= 4, "weight_ports", "at most 4")
+
+    # --- scratchpad: chunks of elements, addressed by chunk -----------------------------------------------------
+    @property
+    def chunk(self) -> int:
+        """Elements of the smallest addressable unit: the array's two widths are whole chunks."""
+        return math.gcd(self.array_outputs, self.array_inputs)
+
+    @property
+    def input_chunks(self) -> int:
+        """Chunks that the row reader takes in one cycle."""
+        return self.array_inputs // self.chunk
+
+    @property
+    def output_chunks(self) -> int:
+        """Chunks that the post-processor writes in one cycle."""
+        return self.array_outputs // self.chunk
+
+    @property
+    def word_chunks(self) -> int:
+        """Chunks in a scratchpad word (sub-banks): a power of two that holds the widest access."""
+        return 1 << (max(self.input_chunks, self.output_chunks) - 1).bit_length()
+
+    @property
+    def bank_chunks(self) -> int:
+        """Chunk addresses of one bank."""
+        return self.bank_words * self.word_chunks
+
+    @property
+    def scratch_chunks(self) -> int:
+        """Chunk addresses of the scratchpad; a chunk address is bank | word | sub-bank from high to low bits."""
+        return self.banks * self.bank_chunks
+
+    @property
+    def chunk_beats(self) -> int:
+        """AXI beats that carry one chunk of int16 elements to or from DRAM (the last beat may be padded)."""
+        return -(-2 * self.chunk // self.axi_bytes)
+
+    # --- weight stream ------------------------------------------------------------------------------------------
+    @property
+    def slice_bytes(self) -> int:
+        """Bytes of a weight word that one port delivers, padding included: a word is striped over the ports."""
+        share = -(-self.array_inputs // self.weight_ports)
+        return -(-share // self.axi_bytes) * self.axi_bytes
+
+    @property
+    def slice_beats(self) -> int:
+        return self.slice_bytes // self.axi_bytes
+
+    @property
+    def params_per_word(self) -> int:
+        """(multiplier u16, bias i16) pairs in a weight word of `array_inputs` bytes."""
+        return self.array_inputs // 4
+
+    def param_words(self, columns: int) -> int:
+        return -(-columns // self.params_per_word)
+
+    # --- presentation -------------------------------------------------------------------------------------------
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.array_outputs * self.array_inputs
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Config:
+        """Config from field values; unknown fields raise UserError."""
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UserError(f"Config has no field {name!r}; it has {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def replace(self, settings: dict[str, str]) -> Config:
+        """A copy with `--set KEY=VALUE` texts applied."""
+        values = self.to_dict()
+        for name, text in settings.items():
+            if name not in values:
+                raise UserError(f"--set {name}: Config has no such field; it has {', '.join(sorted(values))}")
+            try:
+                values[name] = type(values[name])(text)
+            except ValueError:
+                raise UserError(f"--set {name}={text}: not a {type(values[name]).__name__}") from None
+        return Config(**values)

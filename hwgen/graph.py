@@ -1,0 +1,321 @@
+"""The ViT-level graph: what a network computes for one image, in floating point.
+
+The front end produces it, the quantiser consumes it. A value is a 2-D array `[rows, columns]` (tokens by channels)
+except the image `[C, H, W]` and the result of `Route`. Every node makes one value, named like the node. Nodes stand in
+execution order. `evaluate` is the definition of every node and what calibration observes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from scipy.special import erf
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. `name` names the node and its value; `source` the ONNX node it came from, for messages."""
+
+    name: str
+    source: str = field(default="", kw_only=True)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the values this node reads, in the order of its fields."""
+        return tuple(getattr(self, f.name) for f in fields(self) if f.metadata.get("value"))
+
+
+def value():
+    """Mark a dataclass field as the name of a value that the node reads."""
+    return field(metadata={"value": True})
+
+
+@dataclass(frozen=True, eq=False)
+class PatchEmbed(Node):
+    """Non-overlapping patches, row-major, each times `weight` plus `bias`: image [C,H,W] -> [patches, D]."""
+
+    image: str = value()
+    weight: Array  # [D, C, ph, pw]
+    bias: Array | None  # [D]
+
+
+@dataclass(frozen=True, eq=False)
+class Embed(Node):
+    """Concatenate(prefix, patches) + position -> [T, D]. `prefix` [P, D] may have no row (P = 0)."""
+
+    patches: str = value()
+    prefix: Array
+    position: Array  # [T, D]; zeros where the model adds none
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm(Node):
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, over columns."""
+
+    x: str = value()
+    gamma: Array  # [D]
+    beta: Array  # [D]
+    epsilon: float
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Node):
+    """x @ weight.T + bias: [R, K] -> [R, N]."""
+
+    x: str = value()
+    weight: Array  # [N, K]
+    bias: Array | None  # [N]
+
+
+@dataclass(frozen=True, eq=False)
+class Gelu(Node):
+    """GELU; `approximate` is "none" (erf) or "tanh"."""
+
+    x: str = value()
+    approximate: str
+
+
+@dataclass(frozen=True, eq=False)
+class Attention(Node):
+    """softmax(q_h @ k_h.T * scale) @ v_h for each of `heads` heads, heads side by side in the columns: [T, D] each."""
+
+    q: str = value()
+    k: str = value()
+    v: str = value()
+    heads: int
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Elementwise sum of two values of one shape."""
+
+    a: str = value()
+    b: str = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Route(Node):
+    """Choose `top_k` experts per token from `logits` [T, E]; ties go to the lower index.
+
+    The gate scores are softmax over all experts, or, where `renormalise`, over the chosen ones (the same as dividing the
+    chosen softmax scores by their sum). Value: (experts int [T, top_k], best first; scores float [T, top_k]).
+    """
+
+    logits: str = value()
+    top_k: int
+    renormalise: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Experts(Node):
+    """Sum over a token's chosen experts e of score * (act(x @ w1[e].T + b1[e]) @ w2[e].T + b2[e]): [T, D]."""
+
+    x: str = value()
+    routing: str = value()
+    w1: Array  # [E, H, D]
+    b1: Array | None  # [E, H]
+    w2: Array  # [E, D, H]
+    b2: Array | None  # [E, D]
+    approximate: str  # GELU form: "none" or "tanh"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Node):
+    """Rows start..stop of x."""
+
+    x: str = value()
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the ONNX model: `value` reshaped to `shape` (without the batch axis)."""
+
+    name: str
+    value: str
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Graph:
+    """`inputs` maps an ONNX input name to its shape without the batch axis."""
+
+    inputs: dict[str, tuple[int, ...]]
+    nodes: list[Node]
+    outputs: list[Output]
+
+    def node(self, name: str) -> Node:
+        return next(n for n in self.nodes if n.name == name)
+
+    def users(self, name: str) -> list[Node]:
+        return [n for n in self.nodes if name in n.inputs]
+
+
+# --- shapes ------------------------------------------------------------------------------------------------------
+
+
+def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Shape of every value (of `Route`: its experts array). Raises ValueError naming the node whose operands misfit."""
+    known: dict[str, tuple[int, ...]] = dict(graph.inputs)
+    for node in graph.nodes:
+        missing = [name for name in node.inputs if name not in known]
+        if missing:
+            raise ValueError(f"{node.name}: reads {missing[0]!r}, which no earlier node makes")
+        if node.name in known:
+            raise ValueError(f"{node.name}: a value of this name exists already")
+        try:
+            known[node.name] = _shape(node, *(known[name] for name in node.inputs))
+        except ValueError as error:
+            raise ValueError(f"{node.name} ({type(node).__name__}): {error}") from None
+    for output in graph.outputs:
+        if output.value not in known:
+            raise ValueError(f"output {output.name!r}: no node makes {output.value!r}")
+        if np.prod(known[output.value]) != np.prod(output.shape):
+            raise ValueError(f"output {output.name!r}: {known[output.value]} does not reshape to {output.shape}")
+    return known
+
+
+def verify(graph: Graph) -> None:
+    """Raise ValueError unless the graph is well formed: names, order, shapes, finite constants."""
+    shapes(graph)
+    for node in graph.nodes:
+        for f in fields(node):
+            constant = getattr(node, f.name)
+            if isinstance(constant, np.ndarray) and not np.isfinite(constant).all():
+                raise ValueError(f"{node.name}: {f.name} holds NaN or infinity")
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
+    match node:
+        case PatchEmbed(weight=w, bias=b):
+            _need(len(s[0]) == 3 and s[0][0] == w.shape[1], f"image {s[0]} against weight {w.shape}")
+            _need(s[0][1] % w.shape[2] == 0 and s[0][2] % w.shape[3] == 0, f"image {s[0]} is not whole patches {w.shape[2:]}")
+            _need(b is None or b.shape == w.shape[:1], "bias shape")
+            return (s[0][1] // w.shape[2]) * (s[0][2] // w.shape[3]), w.shape[0]
+        case Embed(prefix=prefix, position=position):
+            shape = (s[0][0] + prefix.shape[0], s[0][1])
+            _need(prefix.shape[1] == s[0][1] and position.shape == shape, f"prefix {prefix.shape}, position {position.shape}")
+            return shape
+        case LayerNorm(gamma=g, beta=b):
+            _need(g.shape == b.shape == s[0][1:], f"x {s[0]} against gamma {g.shape}, beta {b.shape}")
+            return s[0]
+        case Linear(weight=w, bias=b):
+            _need(s[0][1] == w.shape[1], f"x {s[0]} against weight {w.shape}")
+            _need(b is None or b.shape == w.shape[:1], "bias shape")
+            return s[0][0], w.shape[0]
+        case Gelu():
+            _need(node.approximate in ("none", "tanh"), f"approximate={node.approximate!r}")
+            return s[0]
+        case Attention(heads=h):
+            _need(s[0][1] == s[1][1] and s[1][0] == s[2][0], f"q {s[0]}, k {s[1]}, v {s[2]}")
+            _need(s[0][1] % h == 0 and s[2][1] % h == 0, f"{h} heads do not divide the width")
+            return s[0][0], s[2][1]
+        case Add():
+            _need(s[0] == s[1], f"{s[0]} + {s[1]}")
+            return s[0]
+        case Route(top_k=k):
+            _need(1 <= k <= s[0][1], f"top {k} of {s[0][1]} experts")
+            return s[0][0], k
+        case Experts(w1=w1, b1=b1, w2=w2, b2=b2):
+            e, h, d = w1.shape
+            _need(s[0][1] == d and w2.shape == (e, w2.shape[1], h), f"x {s[0]}, w1 {w1.shape}, w2 {w2.shape}")
+            _need(b1 is None or b1.shape == (e, h), "b1 shape")
+            _need(b2 is None or b2.shape == (e, w2.shape[1]), "b2 shape")
+            return s[0][0], w2.shape[1]
+        case Rows(start=a, stop=b):
+            _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
+            return b - a, s[0][1]
+    raise ValueError("unknown node type")
+
+
+# --- evaluation --------------------------------------------------------------------------------------------------
+
+
+def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32) -> dict[str, Array]:
+    """Every value for one image. `images` maps input names to arrays in the shapes of `graph.inputs`."""
+    values = {name: np.asarray(images[name], dtype).reshape(shape) for name, shape in graph.inputs.items()}
+    for node in graph.nodes:
+        values[node.name] = _evaluate(node, *(values[name] for name in node.inputs))
+    return values
+
+
+def outputs(graph: Graph, values: dict[str, Array]) -> dict[str, Array]:
+    """The ONNX outputs, in ONNX shapes without the batch axis, from what `evaluate` returned."""
+    return {o.name: values[o.value].reshape(o.shape) for o in graph.outputs}
+
+
+def patchify(image: Array, patch: tuple[int, int]) -> Array:
+    """[C, H, W] -> [patches, C*ph*pw], patches row-major, elements in the order of a convolution weight."""
+    c, h, w = image.shape
+    ph, pw = patch
+    tiles = image.reshape(c, h // ph, ph, w // pw, pw)
+    return tiles.transpose(1, 3, 0, 2, 4).reshape((h // ph) * (w // pw), c * ph * pw)
+
+
+def gelu(x: Array, approximate: str) -> Array:
+    """Gaussian error linear unit (Hendrycks & Gimpel 2016), exact or in the tanh form."""
+    if approximate == "tanh":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(x.dtype) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + erf(x / np.sqrt(2).astype(x.dtype)))
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def top_k(logits: Array, k: int) -> Array:
+    """Indices [T, k] of the k largest, best first, ties to the lower index."""
+    return np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+
+
+def _linear(x: Array, w: Array, b: Array | None) -> Array:
+    y = x @ w.T.astype(x.dtype)
+    return y if b is None else y + b.astype(x.dtype)
+
+
+def _evaluate(node: Node, *v: Array) -> Array:
+    match node:
+        case PatchEmbed(weight=w, bias=b):
+            return _linear(patchify(v[0], w.shape[2:]), w.reshape(w.shape[0], -1), b)
+        case Embed(prefix=prefix, position=position):
+            return (np.concatenate([prefix.astype(v[0].dtype), v[0]]) + position).astype(v[0].dtype)
+        case LayerNorm(gamma=g, beta=b, epsilon=eps):
+            x = v[0].astype(np.float64)
+            x = x - x.mean(axis=1, keepdims=True)
+            return (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps) * g + b).astype(v[0].dtype)
+        case Linear(weight=w, bias=b):
+            return _linear(v[0], w, b)
+        case Gelu(approximate=form):
+            return gelu(v[0], form)
+        case Attention(heads=h, scale=scale):
+            q, k, x = (a.reshape(a.shape[0], h, -1).transpose(1, 0, 2) for a in v)
+            p = softmax(q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype))
+            return (p @ x).transpose(1, 0, 2).reshape(v[0].shape[0], -1)
+        case Add():
+            return v[0] + v[1]
+        case Route(top_k=k, renormalise=again):
+            chosen = top_k(v[0], k)
+            scores = np.take_along_axis(softmax(v[0]), chosen, axis=1)
+            return chosen, scores / scores.sum(axis=1, keepdims=True) if again else scores
+        case Experts(w1=w1, b1=b1, w2=w2, b2=b2, approximate=form):
+            x, (chosen, scores) = v
+            y = np.zeros((x.shape[0], w2.shape[1]), x.dtype)
+            for e in np.unique(chosen):
+                t, slot = np.nonzero(chosen == e)
+                h = gelu(_linear(x[t], w1[e], None if b1 is None else b1[e]), form)
+                y[t] += scores[t, slot, None] * _linear(h, w2[e], None if b2 is None else b2[e])
+            return y
+        case Rows(start=a, stop=b):
+            return v[0][a:b]
+    raise ValueError(f"{node.name}: unknown node type {type(node).__name__}")

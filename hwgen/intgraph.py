@@ -1,0 +1,241 @@
+"""The integer graph: the network after quantisation, before any hardware shape is chosen.
+
+Operations read and write named buffers of int16 `[rows, columns]`; they run in order and may write in place. Each
+`MatMul`, `Norm` and `RouteTokens` becomes exactly one instruction of the machine. `sim.golden` executes the graph,
+`hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Convert(IntEnum):
+    """How an int16 row becomes the int8 operand of the array."""
+
+    STATIC = 0  # numerics.quantise_static
+    ROW = 1  # numerics.quantise_rows with the row's stored maximum
+    PROBABILITY = 2  # numerics.probabilities with the row's stored signed maximum
+
+
+class ColScale(IntEnum):
+    """Where the column multiplier and bias of the post-processor come from."""
+
+    PARAMETERS = 0  # one multiplier and one bias a column
+    IMMEDIATE = 1  # one multiplier for all columns, no bias
+    ROW_SCALES = 2  # the row scales of the stationary rows (columns are tokens), no bias
+
+
+class RowScale(IntEnum):
+    """Where the row multiplier of the post-processor comes from."""
+
+    IMMEDIATE = 0  # one number for all rows
+    CONVERTED = 1  # ROW: the row scale; PROBABILITY: numerics.reciprocal of the row's sum
+    TABLE = 2  # one constant u16 a row
+
+
+class RowMax(IntEnum):
+    """What is kept of each output row for the conversion that will read it."""
+
+    NONE = 0
+    ABS = 1  # largest magnitude
+    SIGNED = 2  # largest value (scores)
+
+
+class Indirect(IntEnum):
+    """Token addressing of an expert's rows."""
+
+    NONE = 0
+    GATHER = 1  # streamed row i is the token of queue entry i
+    SCATTER = 2  # output and residual row of streamed row i is that token; row multiplier times its gate score
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """int16 [rows, cols]. `groups`: equal column groups (heads) that the layout may pad apart.
+
+    `scale`: real value of one step, a float, or an array broadcastable to [rows, cols]; for comparison and outputs.
+    """
+
+    name: str
+    rows: int
+    cols: int
+    groups: int = 1
+    scale: float | Array = 1.0
+
+
+@dataclass(frozen=True)
+class View:
+    """Rows row..row+rows and columns col..col+cols of a buffer. Columns are whole groups of it."""
+
+    buffer: str
+    row: int
+    rows: int
+    col: int
+    cols: int
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """Loads `data` int16 [rows, cols] into a buffer at its start. `resident`: may stay loaded between images."""
+
+    name: str
+    out: View
+    data: Array
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """The quantised image: the driver patchifies input `image` and stores 256 * int8(round((x - offset) / step))."""
+
+    name: str
+    out: View  # [patches, C*ph*pw]
+    image: str
+    shape: tuple[int, int, int]  # C, H, W
+    patch: tuple[int, int]
+    step: float
+    offset: float
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class MatMul:
+    """out[r, :] = post(sum over k of convert(x)[r, k] * w[:, k]); see the fields for `post`.
+
+    x      streamed operand [R, K], converted by `x_convert`
+    w      stationary operand: int8 weights [N, K], or a View [N, K] converted by `w_convert` (STATIC or ROW)
+    out    [R, N]; with `Indirect.SCATTER` rows are tokens and only the queue's rows are written
+    post   y = numerics.requantise(sum, column multiplier, row multiplier, shift, bias); then `numerics.gelu` where
+           `gelu` = (form, shift); then `numerics.add_residual` with `residual` (same rows and columns as `out`)
+    expert (route name, e): R is the number of tokens in that queue; nothing is done where it is empty. With GATHER, x rows
+           are tokens and out rows are queue positions; with SCATTER the reverse, and the row multiplier is
+           numerics.gated_scale(row multiplier, gate).
+    row_max what is stored with the out rows (queue positions with GATHER). A buffer has one maximum a row: a ROW or
+           PROBABILITY conversion reads what the last MatMul or Norm with a row maximum stored for those rows.
+    continue_max: the maxima also cover those of the previous MatMul with the same kind of row_max (heads side by side).
+    """
+
+    name: str
+    out: View
+    x: View
+    w: Array | View
+    x_convert: Convert = Convert.STATIC
+    w_convert: Convert = Convert.STATIC
+    col_scale: ColScale = ColScale.PARAMETERS
+    col_mult: Array | int = 0  # u16 [N] or u16
+    bias: Array | None = None  # int16 [N], PARAMETERS only
+    row_scale: RowScale = RowScale.IMMEDIATE
+    row_mult: Array | int = 1  # u16, or u16 [R] for TABLE
+    shift: int = 16
+    gelu: tuple[str, int] | None = None
+    residual: View | None = None
+    row_max: RowMax = RowMax.NONE
+    continue_max: bool = False
+    expert: tuple[str, int] | None = None
+    indirect: Indirect = Indirect.NONE
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """numerics.layer_norm; stores the row maximum (ABS)."""
+
+    name: str
+    out: View
+    x: View
+    gamma: Array  # int16 [D]
+    beta: Array  # int16 [D]
+    epsilon: int
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RouteTokens:
+    """numerics.route on logits [T, E]; fills one queue per expert, tokens in rising order.
+
+    `dense`: view [T, E] that receives the gate scores (saturated to int16), zero for experts not chosen.
+    """
+
+    name: str
+    logits: View
+    top_k: int
+    renormalise: bool
+    dense: View | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One ONNX output: real value = buffer view * scale, reshaped to `shape` (without the batch axis)."""
+
+    name: str
+    view: View
+    scale: float
+    shape: tuple[int, ...]
+
+
+Op = Constant | Input | MatMul | Norm | RouteTokens
+
+
+@dataclass
+class IntGraph:
+    """Buffers and operations of one task, in execution order. `task` is its name ("" where there is only one)."""
+
+    buffers: dict[str, Buffer]
+    ops: list[Op]
+    outputs: list[Output]
+    task: str = ""
+    # float value (hwgen.graph name) -> the view that holds it after the op named in the second place; for comparison
+    trace: dict[str, tuple[View, str]] = field(default_factory=dict)
+
+
+def verify(graph: IntGraph) -> None:
+    """Raise ValueError naming the operation whose views, shapes or ranges are inconsistent."""
+    from . import numerics as num
+
+    routes: dict[str, int] = {}
+
+    def need(condition, op, message):
+        if not condition:
+            raise ValueError(f"{op.name}: {message}")
+
+    def check(view, op):
+        need(view.buffer in graph.buffers, op, f"no buffer {view.buffer!r}")
+        b = graph.buffers[view.buffer]
+        need(0 <= view.row and view.row + view.rows <= b.rows, op, f"rows of {view} outside {b.rows}")
+        need(0 <= view.col and view.col + view.cols <= b.cols, op, f"columns of {view} outside {b.cols}")
+        width = b.cols // b.groups
+        need(b.groups == 1 or (view.col % width == 0 and view.cols % width == 0), op, f"{view} splits a group")
+
+    for op in graph.ops:
+        for attribute in ("out", "x", "w", "residual", "logits", "dense"):
+            view = getattr(op, attribute, None)
+            if isinstance(view, View):
+                check(view, op)
+        match op:
+            case Constant(data=data):
+                need(data.shape == (op.out.rows, op.out.cols), op, f"data {data.shape}")
+            case RouteTokens():
+                need(1 <= op.top_k <= op.logits.cols, op, f"top {op.top_k} of {op.logits.cols}")
+                routes[op.name] = op.logits.cols
+            case Norm():
+                need(op.gamma.shape == op.beta.shape == (op.x.cols,), op, "gamma, beta shape")
+                need((op.out.rows, op.out.cols) == (op.x.rows, op.x.cols), op, "out shape")
+                need(1 <= op.epsilon < 1 << 48, op, f"epsilon {op.epsilon}")
+            case MatMul():
+                n, k = (op.w.rows, op.w.cols) if isinstance(op.w, View) else op.w.shape
+                need(k == op.x.cols and n == op.out.cols, op, f"w [{n}, {k}] against x {op.x}, out {op.out}")
+                need(num.SHIFT_MIN <= op.shift <= num.SHIFT_MAX, op, f"shift {op.shift}")
+                need(op.indirect or op.out.rows >= op.x.rows, op, "out rows")
+                limit = num.INT8_MAX * (k * num.INT8_MAX if isinstance(op.w, View) else np.abs(op.w, dtype=np.int64).sum(1).max())
+                need(limit <= num.ACC_MAX, op, f"sums up to {limit} overflow the {num.ACC_BITS}-bit accumulator")
+                if op.expert is not None:
+                    need(op.expert[0] in routes and op.expert[1] < routes[op.expert[0]], op, f"no queue {op.expert}")
+    for output in graph.outputs:
+        check(output.view, output)

@@ -1,0 +1,312 @@
+"""The instruction set: one frozen dataclass per instruction, field widths fixed whatever the Config.
+
+Encoder, decoder, disassembler, the RTL's view (`layout`) and the ISA document derive from these classes; `sim.machine`
+is their executable definition. An instruction is one word of 512 bits, little endian, its first field in the low bits.
+
+Units run decoupled, each through its own instructions in program order. An instruction starts when every unit u has
+finished at least `wait_u` instructions (counted from the start of the run): these counts are the dependency tokens.
+
+Addresses: scratchpad in chunks (`Config.chunk` int16 elements), DRAM in AXI beats from the base register of its region,
+row scales in entries of the scale memory. `pitch` is the distance in chunks from a row to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import ClassVar
+
+from .intgraph import ColScale, Convert, Indirect, RowMax, RowScale
+
+WORD_BITS = 512
+WORD_BYTES = WORD_BITS // 8
+COUNT_BITS = 16  # of the finished-instruction counters; a program has fewer instructions per unit
+
+
+class Unit(IntEnum):
+    LOAD = 0  # DRAM -> scratchpad, scale memory
+    WEIGHTS = 1  # DRAM -> weight buffer
+    MATMUL = 2
+    VECTOR = 3  # LayerNorm, router
+    STORE = 4  # scratchpad -> DRAM
+
+
+class Op(IntEnum):
+    END = 0
+    LOAD = 1
+    LOAD_SCALES = 2
+    STREAM = 3
+    MATMUL = 4
+    NORM = 5
+    ROUTE = 6
+    STORE = 7
+
+
+class WeightSource(IntEnum):
+    STREAM = 0
+    SCRATCHPAD = 1
+
+
+class Gelu(IntEnum):
+    OFF = 0
+    ERF = 1
+    TANH = 2
+
+
+NO_EXPERT = 0xFF
+
+
+def bits(width: int, kind: type = int, default=None):
+    """A field of `width` bits, unsigned, shown as `kind`."""
+    if default is None:
+        return field(metadata={"bits": width, "kind": kind})
+    return field(metadata={"bits": width, "kind": kind}, default=default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insn:
+    """What every instruction starts with."""
+
+    op: ClassVar[Op]
+    unit: ClassVar[Unit | None]
+
+    wait_load: int = bits(COUNT_BITS, default=0)
+    wait_weights: int = bits(COUNT_BITS, default=0)
+    wait_matmul: int = bits(COUNT_BITS, default=0)
+    wait_vector: int = bits(COUNT_BITS, default=0)
+    wait_store: int = bits(COUNT_BITS, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class End(Insn):
+    """Wait as the header says, then stop and raise the interrupt."""
+
+    op = Op.END
+    unit = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load(Insn):
+    """for r < rows: for c < chunks: scratch[dst + r*pitch + c] = next chunk of data[dram...]
+
+    DRAM holds the chunks one after another, each padded to `Config.chunk_beats` whole beats.
+    """
+
+    op = Op.LOAD
+    unit = Unit.LOAD
+
+    dram: int = bits(32)  # beats from the data base
+    dst: int = bits(24)
+    rows: int = bits(16)
+    chunks: int = bits(16)
+    pitch: int = bits(16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadScales(Insn):
+    """for i < count: scale[dst + i] = next u16 of data[dram...], packed in beats."""
+
+    op = Op.LOAD_SCALES
+    unit = Unit.LOAD
+
+    dram: int = bits(32)
+    dst: int = bits(16)
+    count: int = bits(16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(Insn):
+    """for i < words: push weight word i into the weight buffer; nothing if `expert` has an empty queue.
+
+    A word is `array_inputs` bytes, striped: port p delivers bytes [p*s, (p+1)*s) of it from its own region, s =
+    Config.slice_bytes (padding beyond array_inputs), so `dram` counts words * slice_beats in every region alike.
+    """
+
+    op = Op.STREAM
+    unit = Unit.WEIGHTS
+
+    dram: int = bits(32)  # beats from each port's weight base
+    words: int = bits(32)
+    expert: int = bits(8, default=NO_EXPERT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matmul(Insn):
+    """One matrix product through the array; O = array_outputs, I = array_inputs, all operands int8 after conversion.
+
+    R = rows, or the length of expert's queue (nothing is done where it is empty); token(i), gate(i): its entry i.
+    for ob < ceil(outputs / O):                          n(ob) = min(O, outputs - ob*O) valid columns
+      if col_source == PARAMETERS: pop ceil(n / params_per_word) words: (u16 multiplier, i16 bias) of each column
+      for ib < ceil(inputs / I):
+        stationary[o] for o < n: STREAM: pop a word; SCRATCHPAD: row (ob*O + o) of w from chunk ib*I, converted,
+          lanes beyond `inputs` zero
+        for r < R:  acc[r] (+)= convert(x[r'] from chunk ib*I, lanes beyond `inputs` zero) @ stationary.T
+                    r' = token(r) if indirect == GATHER else r
+                    in the last ib: y = post(acc[r]); y[o] = 0 for o >= n;  r'' = token(r) if SCATTER else r
+                    scratch[y + r''*y_pitch + ob*O/chunk ...] = y, only the chunks that hold a valid column
+    convert: numerics.quantise_static / quantise_rows with scale[x_scale + r'] / probabilities with the same
+    post: numerics.requantise(acc, column multiplier, row multiplier, shift, bias), numerics.gelu, add_residual from
+          scratch[res + r''*res_pitch + ob*O/chunk]; the maximum over all columns of y goes to scale[y_scale + r],
+          with max_continue together with that of row r of the previous Matmul with this y_max
+    column multiplier: parameters / col_mult / row scale of the stationary row (from scale[w_scale + row])
+    row multiplier: row_mult / row scale (ROW) or reciprocal of the row's sum (PROBABILITY) / scale[x_scale + r];
+          with SCATTER numerics.gated_scale(that, gate(r))
+    """
+
+    op = Op.MATMUL
+    unit = Unit.MATMUL
+
+    rows: int = bits(16)
+    inputs: int = bits(16)
+    outputs: int = bits(16)
+    x: int = bits(24)
+    x_pitch: int = bits(16)
+    x_scale: int = bits(16, default=0)
+    x_convert: Convert = bits(2, Convert, Convert.STATIC)
+    w_source: WeightSource = bits(1, WeightSource, WeightSource.STREAM)
+    w_convert: Convert = bits(1, Convert, Convert.STATIC)
+    col_source: ColScale = bits(2, ColScale, ColScale.PARAMETERS)
+    row_source: RowScale = bits(2, RowScale, RowScale.IMMEDIATE)
+    indirect: Indirect = bits(2, Indirect, Indirect.NONE)
+    y_max: RowMax = bits(2, RowMax, RowMax.NONE)
+    max_continue: int = bits(1, default=0)
+    gelu: Gelu = bits(2, Gelu, Gelu.OFF)
+    gelu_shift: int = bits(3, default=0)
+    residual: int = bits(1, default=0)
+    shift: int = bits(6)
+    expert: int = bits(8, default=NO_EXPERT)
+    w: int = bits(24, default=0)
+    w_pitch: int = bits(16, default=0)
+    w_scale: int = bits(16, default=0)
+    col_mult: int = bits(16, default=0)
+    row_mult: int = bits(16, default=0)
+    res: int = bits(24, default=0)
+    res_pitch: int = bits(16, default=0)
+    y: int = bits(24)
+    y_pitch: int = bits(16)
+    y_scale: int = bits(16, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(Insn):
+    """for r < rows: scratch[y + r*y_pitch ...] = numerics.layer_norm(scratch[x + r*x_pitch ...][:columns], ...)
+
+    gamma is the row of `columns` elements at `params`, beta the one behind it (at the next whole chunk). Elements of the
+    last chunk beyond `columns` are written zero. scale[y_scale + r] = largest magnitude of the row.
+    """
+
+    op = Op.NORM
+    unit = Unit.VECTOR
+
+    rows: int = bits(16)
+    columns: int = bits(16)
+    x: int = bits(24)
+    x_pitch: int = bits(16)
+    y: int = bits(24)
+    y_pitch: int = bits(16)
+    y_scale: int = bits(16)
+    params: int = bits(24)
+    epsilon: int = bits(48)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route(Insn):
+    """numerics.route on rows of `experts` logits; replaces all expert queues, tokens in rising order in each.
+
+    With `dense`, row r of the gate scores (saturated to int16; 0 where not chosen) goes to scratch[y + r*y_pitch ...],
+    whole chunks, elements beyond `experts` zero.
+    """
+
+    op = Op.ROUTE
+    unit = Unit.VECTOR
+
+    rows: int = bits(16)
+    experts: int = bits(8)
+    top_k: int = bits(4)
+    renormalise: int = bits(1)
+    dense: int = bits(1)
+    x: int = bits(24)
+    x_pitch: int = bits(16)
+    y: int = bits(24, default=0)
+    y_pitch: int = bits(16, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store(Insn):
+    """for r < rows: for c < chunks: next chunk of data[dram...] = scratch[src + r*pitch + c]; chunks padded to beats."""
+
+    op = Op.STORE
+    unit = Unit.STORE
+
+    dram: int = bits(32)
+    src: int = bits(24)
+    rows: int = bits(16)
+    chunks: int = bits(16)
+    pitch: int = bits(16)
+
+
+INSNS: dict[Op, type[Insn]] = {c.op: c for c in (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store)}
+OP_BITS = 8
+
+
+def layout(insn: type[Insn]) -> list[tuple[str, int]]:
+    """(field, width) of an instruction word from bit 0 up, without the padding: the RTL's view."""
+    return [("op", OP_BITS), *((f.name, f.metadata["bits"]) for f in fields(insn))]
+
+
+for _insn in INSNS.values():
+    if sum(width for _, width in layout(_insn)) > WORD_BITS:
+        raise AssertionError(f"{_insn.__name__} does not fit an instruction word")
+
+
+def encode(insn: Insn) -> int:
+    """The instruction word. A value that does not fit its field raises ValueError with its name."""
+    word, position = int(insn.op), OP_BITS
+    for f in fields(insn):
+        number, width = int(getattr(insn, f.name)), f.metadata["bits"]
+        if not 0 <= number < 1 << width:
+            raise ValueError(f"{type(insn).__name__}.{f.name}={number} does not fit {width} bits")
+        word |= number << position
+        position += width
+    return word
+
+
+def decode(word: int) -> Insn:
+    """The instruction of a word. An unknown operation, a bad field value or set padding bits raise ValueError."""
+    try:
+        insn = INSNS[Op(word & ((1 << OP_BITS) - 1))]
+    except ValueError:
+        raise ValueError(f"unknown operation {word & ((1 << OP_BITS) - 1)}") from None
+    values, position = {}, OP_BITS
+    for f in fields(insn):
+        width = f.metadata["bits"]
+        values[f.name] = f.metadata["kind"]((word >> position) & ((1 << width) - 1))
+        position += width
+    if word >> position:
+        raise ValueError(f"{insn.__name__}: bits beyond {position} are set")
+    return insn(**values)
+
+
+def assemble(program: list[Insn]) -> bytes:
+    return b"".join(encode(insn).to_bytes(WORD_BYTES, "little") for insn in program)
+
+
+def disassemble(binary: bytes) -> list[Insn]:
+    """Instructions of a program up to its end. Raises ValueError naming the instruction's index."""
+    program = []
+    for i in range(0, len(binary), WORD_BYTES):
+        try:
+            program.append(decode(int.from_bytes(binary[i : i + WORD_BYTES], "little")))
+        except ValueError as error:
+            raise ValueError(f"instruction {i // WORD_BYTES}: {error}") from None
+    return program
+
+
+def text(insn: Insn) -> str:
+    """One readable line: operation, then the fields that are not at their default."""
+    shown = []
+    for f in fields(insn):
+        number = getattr(insn, f.name)
+        if number != f.default:
+            shown.append(f"{f.name}={number.name if isinstance(number, IntEnum) else number}")
+    return " ".join([type(insn).__name__.upper().ljust(11), *shown])

@@ -1,0 +1,206 @@
+"""The integer arithmetic of the machine, written once.
+
+Golden and machine call these functions; the RTL fills its ROMs from these tables and its tests compare with them.
+Everything is exact integer arithmetic on int64 NumPy arrays; nothing here depends on the shape of the hardware.
+
+Formats: weights int8 in [-127, 127]; stored activations int16 in [-32767, 32767]; operands of the array int8.
+One rounding rule everywhere: round half away from zero (`round_shift`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Array = np.ndarray
+
+INT8_MAX = 127
+INT16_MAX = 32767
+U16_MAX = 65535
+ACC_BITS = 27  # signed accumulator; the builder proves that no sum can leave it
+ACC_MAX = (1 << (ACC_BITS - 1)) - 1
+COL_SHIFT = 16  # column multipliers are u16 fractions of 2^16
+SHIFT_MIN, SHIFT_MAX = 8, 39  # of the shift after the row multiply
+STATIC_SHIFT = 8  # int16 -> int8 with a fixed scale: one int8 step is 2^8 int16 steps
+
+
+def round_shift(x: Array, shift: Array | int) -> Array:
+    """x / 2^shift rounded half away from zero; shift >= 0 (per element or scalar)."""
+    x = np.asarray(x, np.int64)
+    shift = np.asarray(shift, np.int64)
+    half = np.where(shift > 0, np.left_shift(1, np.maximum(shift - 1, 0)), 0)
+    return (x + half - ((x < 0) & (shift > 0))) >> shift
+
+
+def saturate(x: Array, limit: int) -> Array:
+    """Clip to [-limit, limit]: symmetric, so that a magnitude always fits."""
+    return np.clip(x, -limit, limit)
+
+
+# --- int16 rows to int8 operands ---------------------------------------------------------------------------------
+
+# Row quantiser: for a row maximum with leading bits m = 128 + i, factor ROW_FACTOR[i] / 2^(8+e) maps the row into
+# [-127, 127]; ROW_STEP[i] is the inverse, one int8 step in units of 2^-14 int16 steps at e = 0.
+ROW_FACTOR = (INT8_MAX * 256) // (np.arange(128, 256) + 1)  # u8, 127..252
+ROW_STEP = np.round(2.0**22 / ROW_FACTOR).astype(np.int64)  # u16
+ROW_STEP_BITS = 7  # a row scale `rs` is one int8 step in units of 2^-7 int16 steps
+
+
+def row_quantiser(row_max: Array) -> tuple[Array, Array, Array]:
+    """(factor u8, exponent 0..7, row scale u16) for the largest magnitude of a row, 0 <= row_max <= 32767.
+
+    int8 = round_shift(int16 * factor, 8 + exponent); int16 ~= int8 * row_scale / 2^7.
+    """
+    row_max = np.maximum(np.asarray(row_max, np.int64), 128)
+    exponent = np.zeros_like(row_max)
+    for bit in range(8, 15):
+        exponent += row_max >= 1 << bit
+    index = (row_max >> exponent) - 128
+    return ROW_FACTOR[index], exponent, round_shift(ROW_STEP[index], 7 - exponent)
+
+
+def quantise_static(x: Array) -> Array:
+    """int16 -> int8 with the fixed step 2^8."""
+    return saturate(round_shift(x, STATIC_SHIFT), INT8_MAX)
+
+
+def quantise_rows(x: Array, row_max: Array) -> tuple[Array, Array]:
+    """int16 [R, C] with its row maxima [R] -> (int8 [R, C], row scales u16 [R])."""
+    factor, exponent, scale = row_quantiser(row_max)
+    wide = np.asarray(x, np.int64) * factor[:, None]
+    return saturate(round_shift(wide, 8 + exponent[:, None]), INT8_MAX), scale
+
+
+def row_max_abs(x: Array) -> Array:
+    return np.abs(np.asarray(x, np.int64)).max(axis=1)
+
+
+# --- softmax in one pass -----------------------------------------------------------------------------------------
+
+SCORE_STEPS = 16  # score grid: 2^(1/16) per step
+PROBABILITY = np.round(INT8_MAX * 2.0 ** (-np.arange(128) / SCORE_STEPS)).astype(np.int64)  # last entry 1, then 0
+RECIPROCAL_NUMERATOR = INT8_MAX * U16_MAX
+
+
+def probabilities(scores: Array, row_max: Array) -> Array:
+    """round(127 * 2^((score - max) / 16)) for scores [R, C] and signed row maxima [R]; 0 beyond 127 steps."""
+    distance = np.asarray(row_max, np.int64)[:, None] - np.asarray(scores, np.int64)
+    return np.where(distance > 127, 0, PROBABILITY[np.clip(distance, 0, 127)])
+
+
+def reciprocal(total: Array) -> Array:
+    """u16 row multiplier 127 * 65535 // total for a sum of probabilities, total >= 127."""
+    return RECIPROCAL_NUMERATOR // np.maximum(np.asarray(total, np.int64), INT8_MAX)
+
+
+# --- post-processor ----------------------------------------------------------------------------------------------
+
+
+def requantise(acc: Array, col: Array | int, row: Array | int, shift: int, bias: Array | int) -> Array:
+    """int16 [R, N] from exact sums [R, N]: column multiplier u16 [N], row multiplier u16 [R, 1], bias int16 [N].
+
+    v = round(acc * col / 2^16); y = saturate(round(v * row / 2^shift) + bias).
+    """
+    v = round_shift(np.asarray(acc, np.int64) * col, COL_SHIFT)
+    return saturate(round_shift(v * row, shift) + bias, INT16_MAX)
+
+
+def gated_scale(row_scale: Array, gate: Array) -> Array:
+    """Row multiplier of an expert's output: row scale times gate score (u16, 2^15 = 1)."""
+    return round_shift(np.asarray(row_scale, np.int64) * gate, GATE_BITS)
+
+
+def add_residual(x: Array, y: Array) -> Array:
+    return saturate(np.asarray(x, np.int64) + y, INT16_MAX)
+
+
+# --- GELU = ReLU - delta -----------------------------------------------------------------------------------------
+
+GELU_ENTRIES = 512  # over |x| in [0, 4)
+GELU_INDEX_BITS = 7  # table step 2^-7
+GELU_DELTA_BITS = 16  # table unit 2^-16
+GELU_SHIFT_MAX = 6  # x has the scale 2^-(7 + gelu_shift): ranges +-256 down to +-4
+GELU_FORMS = ("none", "tanh")
+# The largest error of the table against the function: half a step times the largest slope of delta (1/2).
+GELU_MAX_ERROR = 0.5 * 2.0 ** -(GELU_INDEX_BITS + 1) + 2.0**-GELU_DELTA_BITS
+
+
+def gelu_delta(form: str) -> Array:
+    """delta(|x|) = ReLU(x) - GELU(x) at the table's points, u16 [512] in units of 2^-16; `form` as in ONNX."""
+    from scipy.special import erf
+
+    x = np.arange(GELU_ENTRIES) / 2.0**GELU_INDEX_BITS
+    inner = erf(x / np.sqrt(2)) if form == "none" else np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    return np.round((x - 0.5 * x * (1 + inner)) * 2.0**GELU_DELTA_BITS).astype(np.int64)
+
+
+GELU_TABLE = {form: gelu_delta(form) for form in GELU_FORMS}
+
+
+def gelu(x: Array, form: str, gelu_shift: int) -> Array:
+    """int16 -> int16, both with the scale 2^-(7 + gelu_shift). Largest error: GELU_MAX_ERROR and one rounding."""
+    x = np.asarray(x, np.int64)
+    index = round_shift(np.abs(x), gelu_shift)
+    delta = np.where(index < GELU_ENTRIES, GELU_TABLE[form][np.minimum(index, GELU_ENTRIES - 1)], 0)
+    return np.maximum(x, 0) - round_shift(delta, GELU_DELTA_BITS - GELU_INDEX_BITS - gelu_shift)
+
+
+# --- LayerNorm ---------------------------------------------------------------------------------------------------
+
+RSQRT_BITS = 17  # 1/sqrt as a fraction of 2^17
+RSQRT_FIRST = 64  # the table's first index: radicands are normalised to [1, 4) with 6 fraction bits
+RSQRT_TABLE = np.minimum(
+    np.round(2.0**RSQRT_BITS / np.sqrt((np.arange(64, 256) + 0.5) / 64)), (1 << RSQRT_BITS) - 1
+).astype(np.int64)
+XHAT_BITS = 12  # fraction bits of the normalised value
+XHAT_MAX = (1 << 17) - 1
+GAMMA_SHIFT = 12
+
+
+def rsqrt(n: Array) -> tuple[Array, Array]:
+    """(r u17, e) with 1/sqrt(n) ~= r / 2^(17 + e), 1 <= n < 2^62: table and one Newton step (relative error < 4e-5)."""
+    n = np.asarray(n, np.int64)
+    e = np.zeros_like(n)
+    for bit in range(2, 64, 2):
+        e += n >= np.int64(1) << np.int64(bit) if bit < 63 else 0
+    # Q16 of n / 4^e in [1, 4): shift left or right by a known amount, truncating.
+    m = np.where(2 * e <= 16, n << np.maximum(16 - 2 * e, 0), n >> np.maximum(2 * e - 16, 0))
+    y = RSQRT_TABLE[(m >> 10) - RSQRT_FIRST]
+    t = (m * ((y * y) >> RSQRT_BITS)) >> 16
+    return np.minimum((y * ((3 << RSQRT_BITS) - t)) >> (RSQRT_BITS + 1), (1 << RSQRT_BITS) - 1), e
+
+
+def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: int) -> Array:
+    """int16 [R, D] -> int16 [R, D]. With S = sum(x), Q = sum(x^2): (D*x - S) / sqrt(D*Q - S^2 + epsilon) * gamma + beta.
+
+    `gamma`, `beta` int16 [D] in output steps (gamma carries the output scale); `epsilon` = eps * D^2 / scale_x^2, >= 1.
+    """
+    x = np.asarray(x, np.int64)
+    d = x.shape[1]
+    total = x.sum(axis=1)
+    n = d * (x * x).sum(axis=1) - total * total + epsilon
+    r, e = rsqrt(n)
+    xhat = round_shift((d * x - total[:, None]) * r[:, None], RSQRT_BITS - XHAT_BITS + e[:, None])
+    return saturate(round_shift(saturate(xhat, XHAT_MAX) * gamma, GAMMA_SHIFT) + beta, INT16_MAX)
+
+
+# --- router ------------------------------------------------------------------------------------------------------
+
+LOGIT_STEPS = 512  # logit grid: 2^(1/512) per step
+EXP2_TABLE = np.round(U16_MAX * 2.0 ** (-np.arange(LOGIT_STEPS) / LOGIT_STEPS)).astype(np.int64)
+GATE_BITS = 15
+
+
+def gate_exponent(distance: Array) -> Array:
+    """round-down(65535 * 2^(-distance / 512)) for distance >= 0 (u16)."""
+    distance = np.asarray(distance, np.int64)
+    return EXP2_TABLE[distance % LOGIT_STEPS] >> np.minimum(distance // LOGIT_STEPS, 16)
+
+
+def route(logits: Array, top_k: int, renormalise: bool) -> tuple[Array, Array]:
+    """Logits int16 [T, E] -> (experts [T, k] best first, ties to the lower index; gate scores u16 [T, k], 2^15 = 1)."""
+    logits = np.asarray(logits, np.int64)
+    experts = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+    weights = gate_exponent(logits.max(axis=1, keepdims=True) - logits)
+    chosen = np.take_along_axis(weights, experts, axis=1)
+    total = (chosen if renormalise else weights).sum(axis=1, keepdims=True)
+    return experts, (chosen << GATE_BITS) // total

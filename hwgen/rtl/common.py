@@ -1,0 +1,86 @@
+"""Small pieces of datapath that several units use. All registers made here are without reset."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Shape, ShapeCastable, Signal, Value, signed, unsigned
+from amaranth.lib import data
+
+
+def register(m: Module, value, name: str | None = None):
+    """`value` one cycle later; keeps the layout of a view."""
+    shape = value.shape() if isinstance(value, (Value, data.View)) else Value.cast(value).shape()
+    kind = shape if isinstance(shape, ShapeCastable) else Shape.cast(shape)
+    out = Signal(kind, name=name, reset_less=True)
+    m.d.sync += out.eq(value)
+    return out
+
+
+def delay(m: Module, value, cycles: int, name: str | None = None):
+    """`value` after `cycles` cycles (a shift register without reset: SRLs on Xilinx)."""
+    for i in range(cycles):
+        value = register(m, value, None if name is None else f"{name}_{i}")
+    return value
+
+
+def delay_valid(m: Module, value: Value, cycles: int, name: str | None = None) -> Value:
+    """A strobe after `cycles` cycles; these registers are reset."""
+    for i in range(cycles):
+        out = Signal(name=None if name is None else f"{name}_{i}")
+        m.d.sync += out.eq(value)
+        value = out
+    return value
+
+
+def round_shift(value: Value, shift: int) -> Value:
+    """numerics.round_shift by a constant, combinational: value / 2^shift, half away from zero."""
+    value = Value.cast(value)
+    if shift == 0:
+        return value
+    half = (1 << (shift - 1)) - (value[-1] if value.shape().signed else 0)
+    return (value + half) >> shift
+
+
+def saturate(value: Value, limit: int) -> Value:
+    """numerics.saturate, combinational: clip to [-limit, limit]."""
+    bits = limit.bit_length() + 1
+    clipped = Mux(value > limit, limit, Mux(value < -limit, -limit, value))
+    return clipped[:bits].as_signed()
+
+
+def tree(m: Module, values: list, combine, levels: int, name: str = "tree") -> tuple[Value, int]:
+    """Reduce `values` with `combine`, a register after every `levels` binary levels: (result, latency in cycles)."""
+    latency = 0
+    while len(values) > 1:
+        for _ in range(levels):
+            values = [combine(*values[i : i + 2]) if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
+        values = [register(m, v, f"{name}_{latency}_{i}") for i, v in enumerate(values)]
+        latency += 1
+    return values[0], latency
+
+
+def tree_latency(count: int, levels: int) -> int:
+    """Latency of `tree` over `count` values."""
+    latency = 0
+    while count > 1:
+        count = -(-count // (1 << levels))
+        latency += 1
+    return latency
+
+
+def lanes_mask(count: Value, lanes: int) -> Value:
+    """One bit per lane, set for lane < count."""
+    return Cat(count > lane for lane in range(lanes))
+
+
+__all__ = [
+    "delay",
+    "delay_valid",
+    "lanes_mask",
+    "register",
+    "round_shift",
+    "saturate",
+    "signed",
+    "tree",
+    "tree_latency",
+    "unsigned",
+]

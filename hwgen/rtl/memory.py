@@ -1,0 +1,82 @@
+"""The one kind of RAM: simple dual port with a registered output.
+
+`emit` (hwgen.rtl.top) passes a platform whose `get_memory` is `template_memory`: every memory becomes an instance of
+`rtl_templates/ram_sdp.v`, which tools infer as block RAM, UltraRAM or LUT RAM as `style` asks. Without a platform (the
+Python simulator) it stays an Amaranth memory; both behave the same as long as no cycle reads the address it writes.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal, unsigned
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+
+STYLES = ("block", "ultra", "distributed", "auto")
+RAM_LATENCY = 2
+
+
+class Ram(Component):
+    """read_data = contents[read_addr], RAM_LATENCY (2) cycles later; write_enable per `granularity` bits.
+
+    Parameters: depth (power of two or any), width in bits, granularity in bits (None: the whole word), style.
+    Ports: write_addr, write_data, write_enable [width/granularity]; read_addr, read_data. Contents start undefined
+    (zero in simulation). Cost: depth*width bits of the RAM that `style` names, `width` output registers inside it.
+    """
+
+    def __init__(self, depth: int, width: int, granularity: int | None = None, style: str = "auto"):
+        granularity = granularity or width
+        if depth < 1 or width < 1 or width % granularity:
+            raise ValueError(f"Ram depth={depth}, width={width}, granularity={granularity}")
+        if style not in STYLES:
+            raise ValueError(f"Ram style={style!r} is not one of {STYLES}")
+        self.depth, self.width, self.granularity, self.style = depth, width, granularity, style
+        address = range(max(depth, 2))
+        super().__init__(
+            {
+                "write_addr": In(address),
+                "write_data": In(width),
+                "write_enable": In(width // granularity),
+                "read_addr": In(address),
+                "read_data": Out(width),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        get_memory = getattr(platform, "get_memory", None)
+        if get_memory is not None:
+            m.submodules.template = get_memory(self)
+            return m
+        m.submodules.memory = memory = Memory(shape=unsigned(self.width), depth=self.depth, init=[])
+        granularity = None if self.granularity == self.width else self.granularity
+        write = memory.write_port(granularity=granularity)
+        read = memory.read_port()
+        registered = Signal(self.width, reset_less=True)
+        m.d.comb += [
+            write.addr.eq(self.write_addr),
+            write.data.eq(self.write_data),
+            write.en.eq(self.write_enable),
+            read.addr.eq(self.read_addr),
+            self.read_data.eq(registered),
+        ]
+        m.d.sync += registered.eq(read.data)
+        return m
+
+
+def template_memory(ram: Ram):
+    """The instance of `rtl_templates/ram_sdp.v` that stands for `ram` in Verilog."""
+    from amaranth.hdl import ClockSignal, Instance
+
+    return Instance(
+        "ram_sdp",
+        p_DEPTH=ram.depth,
+        p_WIDTH=ram.width,
+        p_GRANULARITY=ram.granularity,
+        p_STYLE=ram.style,
+        i_clk=ClockSignal(),
+        i_write_addr=ram.write_addr,
+        i_write_data=ram.write_data,
+        i_write_enable=ram.write_enable,
+        i_read_addr=ram.read_addr,
+        o_read_data=ram.read_data,
+    )
