@@ -1,0 +1,1 @@
+"""Board descriptions, one TOML file each; `hwgen.boards` reads them."""

@@ -1,6 +1,7 @@
 // Simple dual-port RAM with a registered output: read_data = memory[read_addr] two clocks later.
 // STYLE: "block", "ultra", "distributed" or "auto". Writes are enabled per GRANULARITY bits.
 `default_nettype none
+/* verilator lint_off WIDTHEXPAND */  // STYLE takes the width of the string it is given
 module ram_sdp #(
     parameter DEPTH = 1024,
     parameter WIDTH = 32,
@@ -61,4 +62,5 @@ module ram_sdp #(
 
     always @(posedge clk) read_data <= fetched;
 endmodule
+/* verilator lint_on WIDTHEXPAND */
 `default_nettype wire

@@ -7,7 +7,7 @@ Python simulator) it stays an Amaranth memory; both behave the same as long as n
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, unsigned
+from amaranth.hdl import ClockSignal, Instance, Module, Signal, unsigned
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
@@ -63,10 +63,10 @@ class Ram(Component):
         return m
 
 
-def template_memory(ram: Ram):
-    """The instance of `rtl_templates/ram_sdp.v` that stands for `ram` in Verilog."""
-    from amaranth.hdl import ClockSignal, Instance
-
+def template_memory(ram: Ram | Memory):
+    """The instance of `rtl_templates/ram_sdp.v` that stands for `ram` in Verilog; a ROM (Amaranth memory) as it is."""
+    if not isinstance(ram, Ram):
+        return ram.elaborate(None)
     return Instance(
         "ram_sdp",
         p_DEPTH=ram.depth,

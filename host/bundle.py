@@ -1,0 +1,81 @@
+"""Reads a bundle directory: every file is checked against its hash before anything is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = "hwgen-bundle"
+FORMAT_VERSION = 1
+
+
+class BundleError(ValueError):
+    """The directory is no intact bundle, or does not hold what is asked for. The message names the file."""
+
+
+class Bundle:
+    """A bundle that was checked. `manifest`: the JSON object; `files`: contents by relative name, as bytes."""
+
+    def __init__(self, path: Path | str):
+        """Read and check the bundle directory `path`. Raises BundleError."""
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise BundleError(f"{self.path}: no bundle directory")
+        text = self._read("manifest.json")
+        if hashlib.sha256(text).hexdigest() != self._read("manifest.sha256").decode("ascii", "replace").strip():
+            raise BundleError(f"{self.path / 'manifest.json'}: damaged (its hash is not that of manifest.sha256)")
+        self.manifest: dict = self._parse(text)
+        self.files: dict[str, bytes] = {}
+        for name, digest in self.manifest["files"].items():
+            self.files[name] = self._read(name)
+            if hashlib.sha256(self.files[name]).hexdigest() != digest:
+                raise BundleError(f"{self.path / name}: damaged (its hash is not that of the manifest)")
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.path / name}: cannot be read ({error.strerror})") from None
+
+    def _parse(self, text: bytes) -> dict:
+        path = self.path / "manifest.json"
+        try:
+            manifest = json.loads(text)
+            kind, version = manifest["format"], manifest["format_version"]
+        except (ValueError, KeyError, TypeError):
+            raise BundleError(f"{path}: not the manifest of a bundle") from None
+        if kind != FORMAT or version != FORMAT_VERSION:
+            raise BundleError(f"{path}: format {kind!r} version {version}, this tool reads {FORMAT!r} {FORMAT_VERSION}")
+        return manifest
+
+    @property
+    def config(self) -> dict:
+        """Fields of the machine's Config."""
+        return self.manifest["config"]
+
+    @property
+    def memory(self) -> dict:
+        """Memory map: bytes, alignment, data_base, weight_bases, regions, segments."""
+        return self.manifest["memory"]
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.manifest["tasks"])
+
+    def task(self, name: str) -> dict:
+        """Manifest entry of a task: program, inputs, outputs."""
+        if name not in self.manifest["tasks"]:
+            raise BundleError(f"{self.path}: no task {name!r}; there is {', '.join(map(repr, self.tasks))}")
+        return self.manifest["tasks"][name]
+
+    def dram(self) -> np.ndarray:
+        """The DRAM buffer before the first run, programs included: uint8 [memory bytes]."""
+        memory = np.zeros(self.memory["bytes"], np.uint8)
+        for segment in self.memory["segments"]:
+            start, size, data = segment["file_offset"], segment["bytes"], self.files[segment["file"]]
+            target = slice(segment["dram_offset"], segment["dram_offset"] + size)
+            memory[target] = np.frombuffer(data, np.uint8, size, start)
+        return memory

@@ -1,0 +1,61 @@
+"""Images to the bytes the accelerator loads, and the bytes it stores to the model's outputs.
+
+`entry` is an element of the manifest's `inputs` or `outputs` of a task. Rows lie as the instruction `Load` expects them:
+each column group padded to whole chunks of int16 elements, each chunk padded to `chunk_bytes`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+INT8_MAX = 127
+INT16_STEPS = 256  # int16 steps of one int8 step
+
+
+def pack_input(entry: dict, image: np.ndarray) -> bytes:
+    """Bytes for the input region from an image, float [C, H, W]. Raises ValueError for a wrong shape or NaN."""
+    image = np.asarray(image)
+    if image.shape != tuple(entry["shape"]):
+        raise ValueError(f"input {entry['name']!r}: shape {list(image.shape)}, expected {list(entry['shape'])}")
+    if not np.isfinite(image).all():
+        raise ValueError(f"input {entry['name']!r}: holds NaN or infinity")
+    steps = np.round((image.astype(np.float64) - entry["offset"]) / entry["step"])
+    levels = np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int16) * INT16_STEPS
+    return pack_rows(entry["layout"], patchify(levels, *entry["patch"]))
+
+
+def unpack_output(entry: dict, data: bytes | np.ndarray) -> np.ndarray:
+    """float32 array in the ONNX shape (without the batch axis) from the bytes of the output region."""
+    rows = unpack_rows(entry["layout"], data)
+    return (rows * np.float64(entry["scale"])).astype(np.float32).reshape(entry["shape"])
+
+
+def patchify(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[C, H, W] -> [patches, C*height*width], patches row-major, elements in the order of a convolution weight."""
+    c, h, w = image.shape
+    tiles = image.reshape(c, h // height, height, w // width, width)
+    return tiles.transpose(1, 3, 0, 2, 4).reshape(-1, c * height * width)
+
+
+def pack_rows(layout: dict, rows: np.ndarray) -> bytes:
+    """int16 [rows, groups*width] as bytes in `layout`."""
+    padded = np.zeros(_shape(layout), "<i2")
+    chunks = padded[..., : layout["chunk"]]
+    groups = np.zeros((*chunks.shape[:2], chunks.shape[2] * layout["chunk"]), "<i2")
+    groups[..., : layout["width"]] = rows.reshape(layout["rows"], layout["groups"], layout["width"])
+    chunks[:] = groups.reshape(chunks.shape)
+    return padded.tobytes()
+
+
+def unpack_rows(layout: dict, data: bytes | np.ndarray) -> np.ndarray:
+    """int16 [rows, groups*width] from bytes in `layout`."""
+    shape = _shape(layout)
+    padded = np.frombuffer(data, "<i2", int(np.prod(shape))).reshape(shape)
+    chunks = padded[..., : layout["chunk"]].reshape(shape[0], shape[1], -1)
+    return chunks[..., : layout["width"]].reshape(shape[0], -1)
+
+
+def _shape(layout: dict) -> tuple[int, int, int, int]:
+    """rows, groups, chunks, int16 elements a chunk takes with its padding."""
+    chunks = -(-layout["width"] // layout["chunk"])
+    return layout["rows"], layout["groups"], chunks, layout["chunk_bytes"] // 2

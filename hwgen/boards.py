@@ -1,0 +1,116 @@
+"""Boards are data: `boards/NAME.toml` says what the part has and which Config suits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+from .config import Config
+from .errors import UserError
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board. `resources` maps lut, ff, dsp, bram, uram to counts; `config` holds the Config fields that suit it."""
+
+    name: str
+    description: str
+    part: str
+    family: str
+    resources: dict[str, int]
+    bram_kbit: int  # capacity of one block RAM
+    macs_per_dsp: int  # int8 products that one multiplier gives a cycle
+    clock_mhz: float
+    dram_kind: str
+    dram_peak: float  # bytes per second
+    dram_usable: float  # fraction of the peak that long bursts reach
+    port_count: int  # memory ports of the processing system
+    port_bits: int
+    port_outstanding: int
+    rails: tuple[str, ...] = ()  # power rails that the host can record
+    idle_w: float | None = None  # of the whole board, where it is known
+    config: dict = field(default_factory=dict)
+
+    @property
+    def dram_bytes_per_second(self) -> float:
+        """Bandwidth that the design may count on."""
+        return self.dram_peak * self.dram_usable
+
+    def make_config(self, settings: dict[str, str] | None = None) -> Config:
+        """The board's Config with `--set` texts applied. Raises UserError for an unknown field or a bad value."""
+        config = Config.from_dict({"clock_mhz": self.clock_mhz, **self.config}).replace(settings or {})
+        if config.axi_bytes * 8 > self.port_bits:
+            raise UserError(f"Config axi_bytes={config.axi_bytes}: the ports of {self.name} are {self.port_bits} bits wide")
+        return config
+
+
+def names() -> list[str]:
+    """Names of all known boards, sorted."""
+    return sorted(f.name[: -len(".toml")] for f in files("boards").iterdir() if f.name.endswith(".toml"))
+
+
+def load(name: str) -> Board:
+    """The board of that name. Raises UserError listing the known ones."""
+    if name not in names():
+        raise UserError(f"unknown board {name!r}; known are {', '.join(names())}")
+    return parse(name, files("boards").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def parse(name: str, text: str) -> Board:
+    """A board from the text of its TOML file. Raises UserError naming the board and what is wrong."""
+    try:
+        values = tomllib.loads(text)
+        fabric, dram, ports, power = (values[section] for section in ("fabric", "dram", "ports", "power"))
+        return Board(
+            name=name,
+            description=values["description"],
+            part=values["part"],
+            family=values["family"],
+            resources={kind: int(values["resources"][kind]) for kind in RESOURCES},
+            bram_kbit=fabric["bram_kbit"],
+            macs_per_dsp=fabric["macs_per_dsp"],
+            clock_mhz=float(fabric["clock_mhz"]),
+            dram_kind=dram["kind"],
+            dram_peak=dram["peak_gb_per_s"] * 1e9,
+            dram_usable=dram["usable"],
+            port_count=ports["count"],
+            port_bits=ports["bits"],
+            port_outstanding=ports["outstanding"],
+            rails=tuple(power["rails"]),
+            idle_w=power.get("idle_w"),
+            config=dict(values["config"]),
+        )
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"board {name}: {error}") from None
+    except KeyError as error:
+        raise UserError(f"board {name}: its description has no {error.args[0]!r}") from None
+
+
+def table() -> str:
+    """All boards, one a line, for `hwgen boards`."""
+    rows = [("board", "part", "LUT", "BRAM", "URAM", "DSP", "DRAM GB/s", "MHz", "array")]
+    for name in names():
+        board = load(name)
+        config, r = board.make_config(), board.resources
+        rows.append(
+            (
+                name,
+                board.part,
+                f"{r['lut']:,}",
+                f"{r['bram']} x {board.bram_kbit}k",
+                f"{r['uram']}",
+                f"{r['dsp']:,}",
+                f"{board.dram_peak / 1e9:.2f}",
+                f"{config.clock_mhz:g}",
+                f"{config.array_outputs} x {config.array_inputs}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

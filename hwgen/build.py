@@ -1,0 +1,161 @@
+"""The build: named steps from ONNX files to a bundle, each leaving one artefact on the `Build`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import boards, files, intgraph_io, registers, report
+from .config import Config
+from .errors import UserError
+from .graph import Graph
+from .intgraph import IntGraph
+from .program import Program, check_target, write_bundle
+
+GRAPH_FILE = "graph.bin"
+REPORT_FILE = "report.json"
+NOISE_WARNING = "no --calibrate data: calibrated with seeded noise, do not trust the accuracy"
+
+
+@dataclass
+class Build:
+    """The state of a build: what was asked for, then one artefact per step."""
+
+    models: dict[str, Path]  # task name -> ONNX file; the name is "" where there is one model
+    output: Path
+    board: boards.Board
+    config: Config
+    calibrate: Path | None = None
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    images: dict[str, np.ndarray] | None = None
+    integers: dict[str, IntGraph] = field(default_factory=dict)
+    program: Program | None = None
+    verilog: dict[str, str] = field(default_factory=dict)
+    report: dict = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def _import(build: Build) -> str:
+    from .frontend import import_model
+
+    for task, path in build.models.items():
+        build.graphs[task] = import_model(path)
+    return ", ".join(f"{path.name}: {len(build.graphs[task].nodes)} operations" for task, path in build.models.items())
+
+
+def _calibrate(build: Build) -> str:
+    if build.calibrate is None:
+        build.warnings.append(NOISE_WARNING)
+        return "seeded noise"
+    build.images = files.read_images(build.calibrate, common_inputs(build.graphs))
+    return f"{len(next(iter(build.images.values())))} images of {build.calibrate.name}"
+
+
+def _quantise(build: Build) -> str:
+    from .quantise import quantise
+
+    build.integers = quantise(build.graphs, build.images)
+    return f"{sum(len(graph.ops) for graph in build.integers.values())} integer operations"
+
+
+def _schedule(build: Build) -> str:
+    from .schedule import schedule
+
+    build.program = schedule(build.integers, build.config)
+    count = sum(len(task.instructions) for task in build.program.tasks.values())
+    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM"
+
+
+def _rtl(build: Build) -> str:
+    from .rtl.top import emit
+
+    build.verilog = emit(build.config)
+    return f"{sum(text.count(chr(10)) for text in build.verilog.values())} lines of Verilog"
+
+
+def _report(build: Build) -> str:
+    build.report = report.make(build.program, build.board)
+    return f"{max(task['cycles'] for task in build.report['tasks'].values()):,} cycles estimated"
+
+
+def _bundle(build: Build) -> str:
+    contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
+    contents[GRAPH_FILE] = intgraph_io.save(build.integers)
+    contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
+    hashes = [
+        {"task": task, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for task, path in build.models.items()
+    ]
+    write_bundle(
+        build.output,
+        build.program,
+        models=hashes,
+        board=build.board.name,
+        registers=registers.manifest(),
+        files=contents,
+    )
+    return str(build.output)
+
+
+STEPS: dict[str, Callable[[Build], str]] = {
+    "import": _import,
+    "calibrate": _calibrate,
+    "quantise": _quantise,
+    "schedule": _schedule,
+    "rtl": _rtl,
+    "report": _report,
+    "bundle": _bundle,
+}
+
+
+def build(
+    models: dict[str, Path],
+    output: Path,
+    *,
+    board: str = "zcu104",
+    calibrate: Path | None = None,
+    settings: dict[str, str] | None = None,
+    stop_after: str | None = None,
+    progress: Callable[[str, float, str], None] = lambda step, seconds, summary: None,
+) -> Build:
+    """Run the steps in order and return what they left; without `stop_after` the bundle is at `output`.
+
+    models: task name -> ONNX file. settings: Config fields that replace the board's, as texts. progress: called after
+    each step with its name, its seconds and a line on its artefact. Raises UserError, before any long work where it can.
+    """
+    if stop_after is not None and stop_after not in STEPS:
+        raise UserError(f"unknown step {stop_after!r}; the steps are {', '.join(STEPS)}")
+    for path in models.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+    if calibrate is not None and not calibrate.is_file():
+        raise UserError(f"{calibrate}: no such file")
+    chosen = boards.load(board)
+    state = Build(dict(models), Path(output), chosen, chosen.make_config(settings), calibrate)
+    if stop_after in (None, "bundle"):
+        check_target(state.output)
+    for name, step in STEPS.items():
+        start = time.monotonic()
+        summary = step(state)
+        progress(name, time.monotonic() - start, summary)
+        if name == stop_after:
+            break
+    return state
+
+
+def common_inputs(graphs: dict[str, Graph]) -> dict[str, tuple[int, ...]]:
+    """Inputs of all tasks with their shapes. Raises UserError where two tasks want different shapes under one name."""
+    inputs: dict[str, tuple[int, ...]] = {}
+    for task, graph in graphs.items():
+        for name, shape in graph.inputs.items():
+            if inputs.setdefault(name, tuple(shape)) != tuple(shape):
+                raise UserError(
+                    f"task {task!r}: input {name!r} has shape {list(shape)}, another task's {list(inputs[name])}"
+                )
+    return inputs

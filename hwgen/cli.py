@@ -1,0 +1,286 @@
+"""The command line: a thin layer over library functions of the same names. Exit codes are in `main`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+
+from . import __version__, boards, doctor
+from .errors import Mismatch, UserError
+
+GOOD, FAILED, USER_FAULT, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. 0: good; 1: a check failed; 2: the user's input is at fault; 3: a fault of hwgen itself."""
+    try:
+        options = parser().parse_args(arguments)
+        code = options.command(options)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"hwgen: error: {_line(error)}", file=sys.stderr)
+        return USER_FAULT
+    except Mismatch as error:
+        print(f"hwgen: mismatch: {_line(error)}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("hwgen: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return GOOD
+    except SystemExit as exit:  # argparse: --help, --version or an error already told
+        return exit.code if isinstance(exit.code, int) else USER_FAULT
+    except Exception:
+        traceback.print_exc()
+        print("hwgen: this is a fault of hwgen, not of your input", file=sys.stderr)
+        return BUG
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, like all others."""
+
+    def error(self, message: str):
+        print(f"hwgen: error: {message} ({self.prog} --help tells more)", file=sys.stderr)
+        raise SystemExit(USER_FAULT)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = _Parser(prog="hwgen", description="FPGA accelerators for Vision Transformers, generated from ONNX.")
+    top.add_argument("--version", action="version", version=f"hwgen {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, description: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__.strip("_"), help=description, description=description)
+        sub.set_defaults(command=function)
+        return sub
+
+    sub = command(_build, "ONNX to bundle: program, weights, Verilog, report")
+    sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
+    sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
+    sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales")
+    sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a Config field")
+    sub.add_argument("--stop-after", metavar="STEP", help="end after this step; no bundle is written")
+
+    sub = command(_run, "run a bundle: golden model, machine model or simulated RTL")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--engine", required=True, metavar="golden|machine|rtl")
+    sub.add_argument("--input", type=Path, required=True, metavar="IN.npz", help="one array per ONNX input")
+    sub.add_argument("--output", type=Path, metavar="OUT.npz", help="one float32 array per ONNX output")
+    _selection(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command(_compare, "per-layer error of a bundle against its float model")
+    sub.add_argument("model", type=Path, metavar="MODEL.onnx")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--input", type=Path, required=True, metavar="IN.npz")
+    _selection(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command(_check, "what of a model is supported, what is not, and why")
+    sub.add_argument("model", type=Path, metavar="MODEL.onnx")
+
+    sub = command(_report, "estimated cycles, images per second, resources, traffic, energy of a bundle")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command(_disasm, "the program of a bundle, readable")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--task", metavar="T")
+
+    command(_boards, "the known boards")
+    command(_doctor, "what this machine lacks, and the command that installs it")
+
+    sub = command(_example, "write an example network with its images")
+    sub.add_argument("name", metavar="NAME", nargs="?", help="without it: list the examples")
+    sub.add_argument("-o", "--output", type=Path, metavar="FILE.onnx")
+
+    sub = command(_demo, "build the trained example, simulate its RTL and compare with the float model")
+    sub.add_argument("--images", type=int, default=2, metavar="N", help="default: %(default)s")
+    sub.add_argument("--keep", type=Path, metavar="FOLDER", help="leave model, images and bundle there")
+    return top
+
+
+def _selection(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--task", metavar="T", help="needed where the bundle holds several")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def _build(options) -> int:
+    from . import build, report
+
+    models = parse_models(options.models)
+    output = options.output or Path(next(iter(models.values())).stem + ".bundle")
+
+    def progress(step: str, seconds: float, summary: str) -> None:
+        print(f"{step:10} {seconds:6.1f} s  {summary}", file=sys.stderr, flush=True)
+
+    state = build.build(
+        models,
+        output,
+        board=options.board,
+        calibrate=options.calibrate,
+        settings=parse_settings(options.settings),
+        stop_after=options.stop_after,
+        progress=progress,
+    )
+    for warning in state.warnings:
+        print(f"hwgen: warning: {warning}", file=sys.stderr)
+    if state.report:
+        print(report.text(state.report))
+    return GOOD
+
+
+def _run(options) -> int:
+    from . import run
+    from .files import check_writable, read_images, write_npz
+
+    run.check_engine(options.engine)
+    if options.output is not None:
+        check_writable(options.output)
+    bundle = run.open_bundle(options.bundle)
+    task = run.choose_task(bundle, options.task)
+    images = read_images(options.input, run.inputs(bundle, task), _limit(options))
+    result = run.run(bundle, options.engine, images, task, progress=_counter(options.engine))
+    if options.output is not None:
+        write_npz(options.output, result.outputs)
+    summary = result.summary(run.config(bundle))
+    print(json.dumps(summary) if options.json else run.text(summary))
+    return GOOD
+
+
+def _compare(options) -> int:
+    from . import compare
+
+    return compare.main(options.model, options.bundle, options.input, options.task, _limit(options), options.json)
+
+
+def _check(options) -> int:
+    from .frontend import check
+
+    findings = check(options.model)
+    for finding in findings:
+        print(finding)
+    if findings:
+        nodes = "1 node is" if len(findings) == 1 else f"{len(findings)} nodes are"
+        raise UserError(f"{options.model}: {nodes} not supported")
+    print(f"{options.model}: every node is supported")
+    return GOOD
+
+
+def _report(options) -> int:
+    from . import report, run
+
+    found = run.report_of(run.open_bundle(options.bundle))
+    print(json.dumps(found) if options.json else report.text(found))
+    return GOOD
+
+
+def _disasm(options) -> int:
+    from . import report, run
+
+    bundle = run.open_bundle(options.bundle)
+    names = run.task_names(bundle)
+    for name in names if options.task is None else [run.choose_task(bundle, options.task)]:
+        if name:
+            print(f"task {name}")
+        print(report.listing(run.instructions(bundle, name), run.origins(bundle, name)))
+    return GOOD
+
+
+def _boards(options) -> int:
+    print(boards.table())
+    return GOOD
+
+
+def _doctor(options) -> int:
+    text, good = doctor.examine()
+    print(text)
+    return GOOD if good else FAILED
+
+
+def _example(options) -> int:
+    from .example import EXAMPLES, write
+
+    if options.name is None:
+        for name, example in EXAMPLES.items():
+            print(f"{name:20} {example.description}")
+        return GOOD
+    if options.output is None:
+        raise UserError("example: name the file to write with -o FILE.onnx")
+    for path in write(options.name, options.output):
+        print(path)
+    return GOOD
+
+
+def _demo(options) -> int:
+    if options.images < 1:
+        raise UserError(f"--images {options.images}: must be at least 1")
+    from .demo import demo
+
+    return GOOD if demo(options.images, options.keep) else FAILED
+
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+
+def parse_models(texts: list[str]) -> dict[str, Path]:
+    """Task name -> file from MODEL or TASK=MODEL texts. Raises UserError for a bad, missing or doubled task name."""
+    if len(texts) == 1 and ("=" not in texts[0] or Path(texts[0]).exists()):
+        return {"": Path(texts[0])}
+    models: dict[str, Path] = {}
+    for text in texts:
+        task, equals, path = text.partition("=")
+        if not equals:
+            raise UserError(f"{text}: several models are several tasks, written TASK=MODEL.onnx")
+        if not TASK_NAME.fullmatch(task):
+            raise UserError(f"{text}: {task!r} is no task name (letters, digits, _ . -)")
+        if task in models:
+            raise UserError(f"{text}: task {task!r} is named twice")
+        models[task] = Path(path)
+    return models
+
+
+def parse_settings(texts: list[str]) -> dict[str, str]:
+    """Config field -> text from `--set KEY=VALUE`."""
+    settings: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {text}: written as KEY=VALUE")
+        settings[key] = value
+    return settings
+
+
+def _limit(options) -> int | None:
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit {options.limit}: must be at least 1")
+    return options.limit
+
+
+def _counter(engine: str):
+    """Progress on a terminal; nothing where stderr is a file."""
+    if not sys.stderr.isatty():
+        return lambda done, total: None
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{engine}: image {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _line(error: Exception) -> str:
+    """The message on one line, whatever a library put into it."""
+    return " ".join(str(error).split())

@@ -1,0 +1,324 @@
+"""The cycle model: what each instruction costs on a Config, and how the decoupled units overlap.
+
+`estimate` walks a program once and keeps one clock per unit. An instruction starts when its unit is free and its wait
+counts are met; a Matmul is followed tile by tile, because its tiles load while the previous tile's rows stream and their
+words come from a buffer that the weight stream fills as fast as DRAM allows. What it leaves out: scratchpad bank
+conflicts, DRAM refresh, and that the data port shares DRAM with the weight stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from . import isa
+from .boards import Board
+from .config import Config
+from .intgraph import ColScale
+
+# Cycles of the pipelines in hwgen/rtl; tests/hwgen/test_cost.py holds them against the units.
+READ_LATENCY = 4
+READER_LATENCY = 8
+QUANTISER_LATENCY = 7
+ACCUMULATOR_LATENCY = 3
+ROW_MULT_LATENCY = 28  # of a softmax row's reciprocal, from the row's arrival at the reader
+SHADOW_HOLD = -1
+POST_USED_LATENCY = 7  # until a row needs its parameters no more
+TILE_STEPS = 3  # states of the tile loader between two tiles
+START_STEPS = 12  # from a job's acceptance to its first row at the issue stage
+DISPATCH = 4  # from the last count that an instruction waits for to its start
+NEVER = -1e9  # a time before every other
+NORM_LATENCY = 56
+ROUTE_LATENCY = 60
+QUEUE = 8  # instructions waiting in front of a unit
+FETCH_QUEUE = 16  # instructions fetched and not yet dispatched
+
+
+@dataclass(frozen=True)
+class Memory:
+    """DRAM as the accelerator sees it: bytes per cycle of all ports together, cycles from request to first beat."""
+
+    bytes_per_cycle: float
+    latency: int = 64
+
+
+def memory_of(board: Board, config: Config) -> Memory:
+    """The DRAM of a board at the Config's clock."""
+    return Memory(board.dram_bytes_per_second / (config.clock_mhz * 1e6))
+
+
+@dataclass(frozen=True)
+class Span:
+    """When one instruction ran: cycles `start` to `end`; `rows` it worked on, of a Matmul; `index` in the program."""
+
+    index: int
+    unit: isa.Unit
+    start: float
+    end: float
+    rows: int = 0
+
+
+@dataclass
+class Estimate:
+    """One run of a program. Cycles are floats: DRAM delivers fractions of a word per cycle."""
+
+    cycles: float = 0.0
+    spans: list[Span] = field(default_factory=list)
+    array_active: int = 0  # cycles in which a row enters the array
+    stall_weights: float = 0.0  # cycles the array waits for a tile
+    macs: int = 0  # products of real operands, padding excluded
+    weight_bytes: int = 0  # read by the weight ports, padding included
+    read_bytes: int = 0  # read by the data port
+    write_bytes: int = 0
+
+    def busy(self) -> dict[str, float]:
+        """Cycles in which each unit works on at least one instruction."""
+        totals = {unit.name.lower(): 0.0 for unit in isa.Unit}
+        ends = dict.fromkeys(isa.Unit, 0.0)
+        for span in self.spans:
+            begin = max(span.start, ends[span.unit])
+            totals[span.unit.name.lower()] += max(0.0, span.end - begin)
+            ends[span.unit] = max(ends[span.unit], span.end)
+        return totals
+
+
+def tree_latency(count: int, levels: int) -> int:
+    """Register stages of a tree over `count` values, one after every `levels` binary levels."""
+    stages = 0
+    while count > 1:
+        count, stages = -(-count // (1 << levels)), stages + 1
+    return stages
+
+
+def post_entry(config: Config) -> int:
+    """Cycles from the issue of a row to its sums' entry into the post-processor."""
+    array = 11 + tree_latency(-(-config.array_inputs // 8), 2)
+    return READ_LATENCY + max(READER_LATENCY + array + ACCUMULATOR_LATENCY, ROW_MULT_LATENCY)
+
+
+def pipeline(config: Config) -> int:
+    """Cycles from the issue of a Matmul's last row until its results are visible to every reader."""
+    return post_entry(config) + 22 + tree_latency(config.array_outputs, 3)
+
+
+def word_cycles(config: Config, memory: Memory) -> float:
+    """Cycles per weight word: its beats on one port, or the share of DRAM that all ports take."""
+    return max(config.slice_beats, config.slice_bytes * config.weight_ports / memory.bytes_per_cycle)
+
+
+def transfer_cycles(config: Config, memory: Memory, beats: int) -> float:
+    """Cycles of `beats` on the data port, its latency included."""
+    return memory.latency + beats * max(1.0, config.axi_bytes / memory.bytes_per_cycle)
+
+
+def data_beats(insn: isa.Insn, config: Config) -> int:
+    """Beats that a Load, LoadScales or Store moves."""
+    if isinstance(insn, isa.LoadScales):
+        return -(-2 * insn.count // config.axi_bytes)
+    return insn.rows * insn.chunks * config.chunk_beats
+
+
+def vector_cycles(insn: isa.Insn, config: Config) -> int:
+    """Cycles of a Norm or Route: chunks read and written, one of each a cycle."""
+    if isinstance(insn, isa.Norm):
+        chunks = -(-insn.columns // config.chunk)
+        return NORM_LATENCY + (insn.rows + 3) * chunks
+    chunks = -(-insn.experts // config.chunk)
+    return ROUTE_LATENCY + insn.rows * (chunks + 2 * insn.top_k) + insn.experts
+
+
+def balanced(program: list[isa.Insn]) -> list[list[int]]:
+    """Queue lengths for each Route if every expert got the same number of tokens: the guess where no image is known."""
+    lengths = []
+    for insn in program:
+        if isinstance(insn, isa.Route):
+            tokens = insn.rows * insn.top_k
+            lengths.append([(tokens * (e + 1)) // insn.experts - tokens * e // insn.experts for e in range(insn.experts)])
+    return lengths
+
+
+def estimate(
+    program: list[isa.Insn], config: Config, memory: Memory, queues: list[list[int]] | None = None
+) -> Estimate:
+    """Follow `program` from start to END.
+
+    queues: for each Route in program order the number of tokens per expert; None: `balanced`.
+    """
+    queues = balanced(program) if queues is None else queues
+    model = _Timeline(config, memory)
+    route = -1
+    for index, insn in enumerate(program):
+        if isinstance(insn, isa.Route):
+            route += 1
+        counts = queues[route] if route >= 0 else []
+        model.step(index, insn, counts)
+    return model.result
+
+
+class _Timeline:
+    """The clocks of the units while a program is followed."""
+
+    def __init__(self, config: Config, memory: Memory):
+        self.config, self.memory = config, memory
+        self.result = Estimate()
+        self.finish: dict[isa.Unit, list[float]] = {unit: [] for unit in isa.Unit}
+        self.free = dict.fromkeys(isa.Unit, 0.0)
+        self.stream = _WeightStream(config, memory)
+        self.streams: list[tuple[int, float]] = []  # (index, start) of the Stream instructions
+        self.taken = self.issued = self.loader = NEVER  # last tile taken, last row issued, tile loader idle
+        self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
+        self.accepted: dict[isa.Unit, deque[float]] = {unit: deque([NEVER] * QUEUE, maxlen=QUEUE) for unit in isa.Unit}
+        self.dispatched: deque[float] = deque([0.0] * FETCH_QUEUE, maxlen=FETCH_QUEUE)
+        self.fetched = 0.0
+
+    def dispatch(self, insn: isa.Insn) -> float:
+        """When `insn` enters its unit's queue: fetched, everything before it dispatched, room in the queue."""
+        beats = isa.WORD_BYTES // self.config.axi_bytes
+        self.fetched = max(self.fetched + beats, self.dispatched[0] + self.memory.latency + beats)
+        room = NEVER if insn.unit is None else self.accepted[insn.unit][0]
+        self.dispatched.append(max(self.fetched, self.dispatched[-1] + 1, room + 1))
+        return self.dispatched[-1]
+
+    def waits(self, insn: isa.Insn) -> float:
+        """When `insn` may start: dispatched, and the counts reached that it waits for."""
+        ready = self.dispatch(insn) + DISPATCH
+        for unit in isa.Unit:
+            count = getattr(insn, f"wait_{unit.name.lower()}")
+            if count:
+                if unit == isa.Unit.WEIGHTS:
+                    self.stream.settle(count)
+                    done = self.stream.finished[count - 1]
+                else:
+                    done = self.finish[unit][count - 1]
+                ready = max(ready, done + DISPATCH)
+        return ready
+
+    def step(self, index: int, insn: isa.Insn, counts: list[int]) -> None:
+        ready = self.waits(insn)
+        if isinstance(insn, isa.End):
+            self.stream.settle()
+            for (at, start), end in zip(self.streams, self.stream.finished, strict=True):
+                self.result.spans.append(Span(at, isa.Unit.WEIGHTS, start, end))
+            self.result.spans.sort(key=lambda span: span.index)
+            self.result.cycles = max([ready, *(span.end for span in self.result.spans)])
+            return
+        expert = getattr(insn, "expert", isa.NO_EXPERT)
+        # A program whose experts outnumber the known queues is followed with empty ones.
+        rows = None if expert == isa.NO_EXPERT else (counts[expert] if expert < len(counts) else 0)
+        if isinstance(insn, isa.Stream):
+            words = insn.words if rows != 0 else 0
+            start = max(ready, self.free[insn.unit])
+            self.stream.push(start, words)
+            self.free[insn.unit] = start + words * self.stream.rate
+            self.streams.append((index, start))
+            self.accepted[insn.unit].append(start)
+            self.result.weight_bytes += words * self.config.slice_bytes * self.config.weight_ports
+            return
+        elif isinstance(insn, isa.Matmul):
+            rows = insn.rows if rows is None else rows
+            start, end = self.matmul(insn, rows, ready)
+        else:
+            start = max(ready, self.free[insn.unit])
+            if isinstance(insn, (isa.Norm, isa.Route)):
+                end = start + vector_cycles(insn, self.config)
+            else:
+                beats = data_beats(insn, self.config)
+                end = start + transfer_cycles(self.config, self.memory, beats)
+                side = "write_bytes" if isinstance(insn, isa.Store) else "read_bytes"
+                setattr(self.result, side, getattr(self.result, side) + beats * self.config.axi_bytes)
+            self.free[insn.unit] = end
+            rows = insn.rows if hasattr(insn, "rows") else 0
+        self.accepted[insn.unit].append(start)
+        self.finish[insn.unit].append(end)
+        self.result.spans.append(Span(index, insn.unit, start, end, rows))
+
+    def matmul(self, insn: isa.Matmul, rows: int, ready: float) -> tuple[float, float]:
+        """(acceptance by the tile loader, time at which every result is visible)."""
+        c = self.config
+        start = time = max(ready, self.loader)
+        if rows == 0:
+            self.loader = start + 2
+            self.issued = max(self.issued, start + START_STEPS) + 1
+            return start, self.issued + pipeline(c)
+        streamed = insn.w_source == isa.WeightSource.STREAM
+        # Rows from issue to the array, and back: the shadow weights are free once the first row has passed.
+        hold = READ_LATENCY + READER_LATENCY + SHADOW_HOLD
+        path = 0 if streamed else READ_LATENCY + QUANTISER_LATENCY
+        first_row = start + START_STEPS
+        for left in range(insn.outputs, 0, -c.array_outputs):
+            columns = min(c.array_outputs, left)
+            time = max(time + 1, self.taken + 1, self.bank_users[0] + post_entry(c) + POST_USED_LATENCY)
+            if insn.col_source == ColScale.PARAMETERS:
+                time = self.stream.pop(c.param_words(columns), time + 1)
+            for _ in range(0, insn.inputs, c.array_inputs):
+                time = max(time + 1, self.taken + hold - path)
+                loaded = self.stream.pop(columns, time) if streamed else time + columns + path
+                free = max(self.issued + 1, first_row)
+                self.taken = max(loaded + 1, free)
+                self.result.stall_weights += max(0.0, self.taken - free)
+                self.issued = self.taken + rows - 1
+                self.result.array_active += rows
+                time = loaded + TILE_STEPS - 1
+            self.bank_users.append(self.issued)
+        self.loader = time
+        self.result.macs += rows * insn.inputs * insn.outputs
+        return start, self.issued + pipeline(c)
+
+
+class _WeightStream:
+    """The weight buffer: words arrive at `rate` cycles each, as far ahead as it has room, and are popped in order."""
+
+    def __init__(self, config: Config, memory: Memory):
+        self.rate = word_cycles(config, memory)
+        self.latency = memory.latency
+        self.depth = config.weight_words
+        self.pending: deque[list] = deque()  # [arrival of its first word at the earliest, words left]
+        self.finished: list[float] = []  # per Stream instruction: its last word is in the buffer
+        self.arrived = NEVER
+        self.words = 0  # arrived so far
+        self.arrivals: deque[tuple[int, float]] = deque()  # (words arrived so far, when), oldest first
+        self.popped = 0
+        self.pops: deque[tuple[int, float]] = deque()  # (words popped so far, when), oldest first
+
+    def push(self, start: float, words: int) -> None:
+        """A Stream instruction that begins at `start`."""
+        self.pending.append([start + self.latency, words])
+
+    def pop(self, words: int, time: float) -> float:
+        """Take `words`, one a cycle, from `time` on; returns when the last is out."""
+        self.popped += words
+        while self.words < self.popped and self.pending:
+            self._arrive(self.popped - self.words)
+        while self.arrivals and self.arrivals[0][0] < self.popped:
+            self.arrivals.popleft()
+        arrived = NEVER
+        if self.arrivals:
+            count, when = self.arrivals[0]
+            arrived = when - (count - self.popped) * self.rate
+        end = max(time + words, arrived + 1)
+        self.pops.append((self.popped, end))
+        return end
+
+    def settle(self, streams: int | None = None) -> None:
+        """Let the first `streams` Stream instructions finish (None: all)."""
+        while self.pending and (streams is None or len(self.finished) < streams):
+            self._arrive(self.pending[0][1])
+
+    def _arrive(self, wanted: int) -> None:
+        """Up to `wanted` words of the oldest Stream arrive."""
+        earliest, left = self.pending[0]
+        now = min(wanted, left)
+        if now:
+            self.arrived = max(self.arrived, earliest - self.rate) + now * self.rate
+            self.words += now
+            room = self.words - self.depth  # so many must have been popped before the last of them was asked for
+            while self.pops and self.pops[0][0] < room:
+                self.pops.popleft()
+            if room > 0 and self.pops:
+                self.arrived = max(self.arrived, self.pops[0][1] + self.latency)
+            self.arrivals.append((self.words, self.arrived))
+        if now == left:
+            self.pending.popleft()
+            self.finished.append(max(self.arrived, earliest))
+        else:
+            self.pending[0][1] = left - now

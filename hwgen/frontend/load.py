@@ -1,0 +1,130 @@
+"""Reading an ONNX file: everything that can be wrong with it is said here, before anything is interpreted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, external_data_helper, inliner, numpy_helper
+
+from hwgen.errors import UserError
+
+Array = np.ndarray
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+
+
+@dataclass(eq=False)
+class Model:
+    """A valid ONNX model. `graph` is the protobuf graph without weights, `constants` its initialisers by name.
+
+    Floating point initialisers are float32 whatever the file holds. `inputs` maps inputs that are no initialisers to
+    shapes with the batch axis, None for a dynamic dimension; `half` says that the model computes in 16 bit somewhere.
+    """
+
+    path: Path
+    graph: onnx.GraphProto
+    constants: dict[str, Array]
+    opsets: dict[str, int]
+    inputs: dict[str, tuple[int | None, ...]]
+    outputs: list[str]
+    half: bool
+
+
+def load(path: str | Path) -> Model:
+    """Read and validate an ONNX file with its external data. Raises UserError naming file, initialiser or node."""
+    path = Path(path)
+    proto = _read(path)
+    for tensor in proto.graph.initializer:
+        _fetch(path, tensor)
+    _check(path, proto)
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto)
+    graph = proto.graph
+    if graph.sparse_initializer:
+        raise UserError(f"{path}: initialiser {graph.sparse_initializer[0].values.name!r} is sparse; not supported")
+    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    constants = {t.name: _array(path, t, t.name in used) for t in graph.initializer}
+    kinds = {t.data_type for t in graph.initializer}
+    half = any(
+        v.type.tensor_type.elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+        for v in [*graph.input, *graph.output, *graph.value_info]
+    )
+    half |= bool(kinds & {TensorProto.FLOAT16, TensorProto.BFLOAT16}) and not any(
+        n.op_type == "Cast" for n in graph.node
+    )
+    inputs = {v.name: _input_shape(path, v) for v in graph.input if v.name not in constants}
+    outputs = [o.name for o in graph.output]
+    del graph.initializer[:]
+    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+    return Model(path, graph, constants, opsets, inputs, outputs, half)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    try:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError:
+        raise UserError(f"{path}: not an ONNX file, or a truncated one") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not proto.ir_version or not proto.graph.node or not proto.graph.output:
+        raise UserError(f"{path}: not an ONNX file, or a truncated one (it holds no graph)")
+    return proto
+
+
+def _fetch(path: Path, tensor: TensorProto) -> None:
+    """Bring external data into the tensor."""
+    if not external_data_helper.uses_external_data(tensor):
+        return
+    where = {e.key: e.value for e in tensor.external_data}
+    data = path.parent / where.get("location", "")
+    if not data.is_file():
+        raise UserError(f"{path}: external data of initialiser {tensor.name!r}: no such file {data}")
+    end = int(where.get("offset", 0)) + int(where.get("length", 0))
+    if data.stat().st_size < end:
+        raise UserError(
+            f"{path}: external data of initialiser {tensor.name!r}: {data} is truncated ({end} bytes needed)"
+        )
+    try:
+        external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+    except Exception as error:  # onnx reports a path that leaves the directory in its own exception types
+        raise UserError(f"{path}: external data of initialiser {tensor.name!r}: {error}") from None
+    tensor.data_location = TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def _check(path: Path, proto: onnx.ModelProto) -> None:
+    try:
+        # By path where the weights are inside: a model in memory is serialised, which ends at 2 GB.
+        onnx.checker.check_model(str(path) if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF else proto)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise UserError(f"{path}: not a valid ONNX graph: {' '.join(str(error).split())}") from None
+
+
+def _array(path: Path, tensor: TensorProto, used: bool) -> Array:
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        shape = tuple(tensor.dims)
+        raise UserError(f"{path}: initialiser {tensor.name!r} does not hold its shape {shape}: {error}") from None
+    if tensor.data_type not in FLOATS:
+        return array
+    array = array.astype(np.float32)
+    if used and (np.isnan(array).any() or array.size > 1 and np.isinf(array).any()):
+        place = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise UserError(f"{path}: initialiser {tensor.name!r} holds NaN or infinity at {place}")
+    return array
+
+
+def _input_shape(path: Path, info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    kind = info.type.tensor_type
+    if kind.elem_type not in FLOATS:
+        name = TensorProto.DataType.Name(kind.elem_type)
+        raise UserError(f"{path}: input {info.name!r} is {name}; only floating point images are supported")
+    if not kind.HasField("shape"):
+        raise UserError(f"{path}: input {info.name!r} has no shape")
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)

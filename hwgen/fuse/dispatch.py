@@ -1,0 +1,154 @@
+"""The ways exporters bring tokens to experts and back: masks, gathering by expert index, gather and scatter of rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .emit import Context
+from .gate import is_part, mask_of
+from .mixture import add, as_mixture, has_outputs, multiply, placed, total
+from .op import Op, Unsupported, constant_argument
+from .symbols import (
+    Const,
+    Gate,
+    Mixture,
+    Packed,
+    TopIndices,
+    TopValues,
+    View,
+    broadcast,
+    same_elements,
+)
+
+
+def where(ctx: Context, mask: View, chosen: View | Const, other: View | Const) -> View:
+    """Where(token goes to expert e, f_e, other): mask * f_e + other, as `other` holds other experts or zero."""
+    shape = np.broadcast_shapes(mask.shape, chosen.shape, other.shape)
+    if isinstance(other, Const) and isinstance(chosen, Const):
+        if np.all(chosen.array == 1) and not np.any(other.array):
+            return broadcast(mask, shape)
+    if isinstance(chosen, Const) or mask.sym.score or has_outputs(mask.sym):
+        raise Unsupported("masks something that is no expert's output")
+    part = multiply(ctx, broadcast(mask, shape), broadcast(chosen, shape))
+    if isinstance(other, Const):
+        if np.any(other.array):
+            raise Unsupported("gives tokens of other experts a value that is not zero")
+        return part
+    if not isinstance(other.sym, Mixture) or other.sym.slots is not None:
+        raise Unsupported("masks something that is no expert's output")
+    return add(broadcast(other, shape), part)
+
+
+def gather_elements(ctx: Context, op: Op, values: list) -> View:
+    """Pick each token's experts out of all experts' outputs by expert index: sum over e of mask * f."""
+    data, index = values
+    axis = op.attribute("axis", 0) % len(data.shape)
+    if isinstance(index, Const):
+        taken = np.take_along_axis(data.positions, index.array.astype(np.int64), axis)
+        return replace(data, shape=taken.shape, index=taken)
+    if not isinstance(data, View) or not isinstance(index.sym, TopIndices):
+        raise Unsupported("its indices are not expert indices")
+    if isinstance(data.sym, Gate):  # the score of the expert chosen: what TopK gives as value
+        if data.index is None and data.sym.logits is index.sym.logits and axis == len(data.shape) - 1:
+            top = TopValues(logits=index.sym.logits, gated=True, ordered=index.sym.ordered, shape=index.sym.shape)
+            return index.of(top)
+        raise Unsupported("gathers the scores of another gate")
+    cut = tuple(slice(0, n) if i != axis else slice(None) for i, n in enumerate(index.shape))
+    data = as_mixture(ctx, data)
+    tokens, _, count, width = data.sym.shape
+    if data.sym.stacked is None or data.sym.mask:
+        raise Unsupported("picks from something that is not all experts' outputs")
+    stack = np.moveaxis(data.positions[cut], axis, -1)
+    t, d = np.expand_dims(stack[..., 0] // (count * width), axis), np.expand_dims(stack[..., 0] % width, axis)
+    by_expert = (t * count * width + d).reshape(*stack.shape[:-1], 1) + np.arange(count) * width
+    slots = index.sym.shape[1]
+    owner, slot = index.positions // slots, index.positions % slots
+    if not (np.array_equal(stack, by_expert) and (owner == t).all() and index.sym.logits.shape[-1] == count):
+        raise Unsupported("does not pick each token's own experts")
+    chosen = Mixture(
+        logits=index.sym.logits,
+        mask=True,
+        ordered=index.sym.ordered,
+        stacked=data.sym.stacked,
+        summed=True,
+        shape=(tokens, slots, 1, width),
+    )
+    coordinates = [np.broadcast_to(c, index.shape) for c in (owner, slot, np.zeros_like(owner), d)]
+    return replace(placed(chosen, coordinates, index.shape), scale=data.scale)
+
+
+def scatter_elements(ctx: Context, op: Op, values: list) -> View:
+    """Scores scattered into zeros by expert index: dense gate weights."""
+    data, index, scores = values
+    axis = op.attribute("axis", 0) % len(data.shape)
+    gate = isinstance(index, View) and isinstance(index.sym, TopIndices) and isinstance(scores, View)
+    if not (gate and isinstance(data, Const) and not np.any(data.array) and axis == len(data.shape) - 1):
+        raise Unsupported("is no scattering of gate scores into zeros")
+    picks, weights = index.positions[..., None, :], scores.positions[..., None, :]
+    experts = np.arange(data.shape[-1])[:, None]
+    shape = np.broadcast_shapes(picks.shape, experts.shape)
+    mask = mask_of(index.sym, np.broadcast_to(picks, shape), np.broadcast_to(experts, shape))
+    product = multiply(ctx, mask, broadcast(replace(scores, shape=weights.shape, index=weights), shape))
+    return total(ctx, product, len(shape) - 1)
+
+
+def non_zero(ctx: Context, op: Op, values: list) -> Packed:
+    """The places where a mask holds, as a ragged tensor of all places."""
+    mask = values[0]
+    if not isinstance(mask.sym, Mixture) or mask.sym.score or has_outputs(mask.sym):
+        raise Unsupported("is not applied to a mask of expert indices")
+    n = int(np.prod(mask.shape))
+    places = np.stack(np.unravel_index(np.arange(n), mask.shape))
+    return Packed(replace(mask, shape=(n,), index=mask.positions.reshape(-1)), Const(places), -1)
+
+
+def same_tokens(a: Packed, b: Packed) -> bool:
+    """True where two ragged tensors hold the same entries of their axis."""
+    return a.mask.sym.logits is b.mask.sym.logits and same_elements(a.mask, b.mask)
+
+
+def scatter(ctx: Context, op: Op, values: list) -> View:
+    """ScatterND of the rows of one expert: target + mask * rows, summed over slots where places are tokens."""
+    target, places, rows = values
+    ragged = isinstance(places, Packed) and isinstance(rows, Packed) and same_tokens(places, rows)
+    if not (ragged and isinstance(places.inner, Const) and isinstance(rows.inner, View)):
+        raise Unsupported("is no scattering of the rows of one expert")
+    index = places.inner.array
+    depth = index.shape[-1]
+    n = rows.inner.shape[0]
+    mask = replace(rows.mask, shape=(n, *[1] * (len(rows.inner.shape) - 1)))
+    mask = replace(mask, index=rows.mask.positions.reshape(mask.shape))
+    part = multiply(ctx, broadcast(mask, rows.inner.shape), rows.inner)
+    flat = np.ravel_multi_index(tuple(index.T), target.shape[:depth])
+    count = int(np.prod(target.shape[:depth]))
+    if n % count or not np.array_equal(np.sort(flat), np.repeat(np.arange(count), n // count)):
+        raise Unsupported("does not scatter to every place once")
+    order = np.argsort(flat, kind="stable").reshape(count, n // count)
+    grouped = part.positions[order]
+    part = replace(part, shape=grouped.shape, index=grouped)
+    if n > count:
+        if op.attribute("reduction", "none") != "add":
+            raise Unsupported("overwrites the output of one slot by that of another")
+        part = total(ctx, part, 1)
+    part = replace(part, shape=target.shape, index=part.positions.reshape(target.shape))
+    if isinstance(target, Const):
+        if np.any(target.array):
+            raise Unsupported("scatters into something that is not zero")
+        return part
+    if op.attribute("reduction", "none") != "add" and target.sym.slots is not None:
+        raise Unsupported("overwrites the output of other experts")
+    return add(target, part)
+
+
+def reduce_sum(ctx: Context, op: Op, values: list) -> View:
+    x, axes = values[0], constant_argument(op, values, 1, "axes")
+    axes = [] if axes is None else [int(n) % len(x.shape) for n in np.atleast_1d(axes)]
+    if len(axes) != 1 or not is_part(x, x):
+        raise Unsupported("sums over something that is neither the chosen nor all experts")
+    y = total(ctx, x, axes[0])
+    if not op.attribute("keepdims", 1):
+        return y
+    shape = (*x.shape[: axes[0]], 1, *x.shape[axes[0] + 1 :])
+    return replace(y, shape=shape, index=None if y.index is None else y.index.reshape(shape))

@@ -1,0 +1,217 @@
+"""From Syms to the nodes of `hwgen.graph`, made when something needs them and only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from hwgen import graph
+
+from . import mixture
+from .op import Op, Unsupported
+from .params import label_of, scaled
+from .symbols import (
+    Activated,
+    Array,
+    Attended,
+    Embedding,
+    Heads,
+    Image,
+    Lin,
+    Mixed,
+    Mixture,
+    Norm,
+    Opaque,
+    Padded,
+    Patches,
+    Sym,
+    Value,
+    View,
+    describe,
+    need_rows,
+    token_layout,
+)
+
+
+@dataclass(eq=False)
+class Context:
+    """One fusion: the nodes made so far, and memos that keep one idea one object."""
+
+    nodes: list[graph.Node] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    memo: dict[Any, tuple[Sym, Any]] = field(default_factory=dict)
+    interned: dict[Any, Array] = field(default_factory=dict)
+
+    def once(self, key: tuple, owner: Sym, make: Callable[[], Any]) -> Any:
+        """What `make` gives, the same object whenever `key` and `owner` are the same."""
+        full = (id(owner), *key)
+        if full not in self.memo:
+            self.memo[full] = (owner, make())  # holding the owner keeps its id from being used again
+        return self.memo[full][1]
+
+    def settle(self, view: View) -> View:
+        """The view, or that of the finished mixture of experts where it is one."""
+        return mixture.settle(self, view)
+
+    def plain(self, view: View) -> View:
+        """The settled view with its scale absorbed into the layer that makes it."""
+        view = self.settle(view)
+        if abs(view.scale - 1) < 1e-6:
+            return view if view.scale == 1 else view.of(view.sym, 1.0)
+        return view.of(self.once(("scale", view.scale), view.sym, lambda: scaled(view.sym, view.scale)), 1.0)
+
+    # --- making nodes ---
+
+    def emit(self, view: View) -> str:
+        """Name of a value that holds what the view shows, rows in order, all channels."""
+        view = self.plain(view)
+        layout = token_layout(view)
+        sym = view.sym
+        if layout is None and not isinstance(sym, Image):
+            raise Unsupported(f"needs {describe(sym)} in a layout that is not tokens by channels")
+        if isinstance(sym, Lin) and len(sym.shape) == 2:
+            sym = self.columns(sym, layout[1])
+        else:
+            need_rows(view)
+        rows = layout[0].reshape(-1)
+        start, stop = int(rows[0]), int(rows[0]) + len(rows)
+        if not np.array_equal(rows, np.arange(start, stop)):
+            raise Unsupported(f"needs tokens of {describe(sym)} in another order")
+        return self.value(sym, start, stop)
+
+    def columns(self, sym: Sym, columns: Array) -> Sym:
+        """The given columns of sym, by keeping those rows of its weight."""
+        if np.array_equal(columns, np.arange(sym.shape[-1])):
+            return sym
+        if not isinstance(sym, Lin) or len(sym.shape) != 2:
+            raise Unsupported(f"uses some channels of {describe(sym)}")
+
+        def make() -> Lin:
+            bias = None if sym.bias is None else sym.bias[columns]
+            shape = (sym.shape[0], len(columns))
+            return Lin(x=sym.x, weight=sym.weight[columns], bias=bias, shape=shape, label=sym.label, source=sym.source)
+
+        return self.once(("columns", columns.tobytes()), sym, make)
+
+    def value(self, sym: Sym, start: int, stop: int) -> str:
+        """Name of rows start..stop of sym. Layers that treat rows alike are computed on those rows only."""
+        if isinstance(sym, Value) and (start, stop) == (0, sym.shape[0]):
+            return sym.name
+        return self.once(("value", start, stop), sym, lambda: self._make(sym, start, stop))
+
+    def _make(self, sym: Sym, start: int, stop: int) -> str:
+        common = {"source": sym.source}
+        match sym:
+            case Lin(x=x, weight=w, bias=b, shape=(_, _)):
+                if isinstance(x, Padded):
+                    rest = w @ x.constant
+                    w, b, x = w[:, x.place], rest if b is None else b + rest, x.x
+                x = self.value(x, start, stop)
+                w, b = self.intern(w), self.intern(b)
+                return self.node(graph.Linear, sym.label, "linear", x=x, weight=w, bias=b, **common)
+            case Norm(x=x, gamma=g, beta=b, epsilon=epsilon):
+                x, g, b = self.value(x, start, stop), self.intern(g), self.intern(b)
+                return self.node(
+                    graph.LayerNorm, sym.label, "layernorm", x=x, gamma=g, beta=b, epsilon=float(epsilon), **common
+                )
+            case Activated(x=x, form=form, shape=(_, _)):
+                x = self.value(x, start, stop)
+                return self.node(graph.Gelu, sym.label, "gelu", x=x, approximate=form, **common)
+            case Opaque():
+                return "?"
+        if (start, stop) != (0, sym.shape[0]):
+            whole = self.value(sym, 0, sym.shape[0])
+            return self.node(graph.Rows, "", "rows", x=whole, start=start, stop=stop, **common)
+        return self._make_whole(sym, common)
+
+    def _make_whole(self, sym: Sym, common: dict[str, str]) -> str:
+        match sym:
+            case Patches(image=image, weight=w, bias=b):
+                w, b = self.intern(w), self.intern(b)
+                return self.node(
+                    graph.PatchEmbed, sym.label, "patch_embed", image=image.name, weight=w, bias=b, **common
+                )
+            case Embedding(patches=patches, prefix=prefix, position=position):
+                x = self.value(patches, 0, patches.shape[0])
+                prefix, position = self.intern(prefix), self.intern(position)
+                return self.node(graph.Embed, "", "embed", patches=x, prefix=prefix, position=position, **common)
+            case Attended(probabilities=p, v=v):
+                scores = p.scores
+                q, k, x = (self._heads(h, part, sym.label) for h, part in ((scores.q, "q"), (scores.k, "k"), (v, "v")))
+                heads = scores.shape[0]
+                return self.node(
+                    graph.Attention, sym.label, "attention", q=q, k=k, v=x, heads=heads, scale=float(p.scale), **common
+                )
+            case Mixed():
+                return self._experts(sym, common)
+            case Mixture():
+                raise Unsupported(f"the mixture of experts is matched only in part: {mixture.missing(sym)}")
+        raise Unsupported(f"cannot use {describe(sym)} as a tensor of its own")
+
+    def _heads(self, heads: Heads, part: str, label: str) -> str:
+        sym = self.columns(heads.x, heads.columns.reshape(-1))
+        if sym is not heads.x:
+            sym.label = f"{label}.{part}" if label else ""
+        return self.value(sym, heads.start, heads.stop)
+
+    def _experts(self, m: Mixed, common: dict[str, str]) -> str:
+        logits = self.value(m.logits, 0, m.logits.shape[0])
+
+        def route() -> str:
+            label = f"{m.logits.label}.route" if m.logits.label else ""
+            source = m.logits.source
+            return self.node(
+                graph.Route, label, "route", logits=logits, top_k=m.top_k, renormalise=m.renormalise, source=source
+            )
+
+        routing = self.once(("route", m.top_k, m.renormalise), m.logits, route)
+        x = self.value(m.x, 0, m.x.shape[0])
+        w1, b1, w2, b2 = (self.intern(a) for a in (m.w1, m.b1, m.w2, m.b2))
+        return self.node(
+            graph.Experts,
+            m.label,
+            "experts",
+            x=x,
+            routing=routing,
+            w1=w1,
+            b1=b1,
+            w2=w2,
+            b2=b2,
+            approximate=m.form,
+            **common,
+        )
+
+    def add(self, names: tuple[str, str], op: Op) -> str:
+        """An Add node."""
+        label = label_of(op)
+        return self.node(graph.Add, f"{label}.add" if label else "", "add", a=names[0], b=names[1], source=op.name)
+
+    def node(self, kind: type[graph.Node], label: str, fallback: str, **parameters: Any) -> str:
+        """Append a node of a unique readable name and return that name."""
+        name, n = label, 0
+        while not name or name in self.names:
+            name, n = f"{label or fallback}_{n if not label else n + 1}", n + 1
+        self.names.add(name)
+        self.nodes.append(kind(name, **parameters))
+        return name
+
+    def intern(self, array: Array | None) -> Array | None:
+        """The array as contiguous float32, one object for all arrays of the same content."""
+        if array is None:
+            return None
+        array = np.ascontiguousarray(array, np.float32)
+        key = (array.shape, blake2b(array, digest_size=16).digest())
+        return self.interned.setdefault(key, array)
+
+
+def finish(nodes: list[graph.Node], outputs: list[graph.Output]) -> list[graph.Node]:
+    """The nodes that the outputs need, in order."""
+    needed = {o.value for o in outputs}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return [n for n in nodes if n.name in needed]

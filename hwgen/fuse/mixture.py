@@ -1,0 +1,273 @@
+"""The algebra of a mixture of experts: y[t] = sum over s, e of score[t,s] * mask[t,s,e] * f_e(x)[t].
+
+Exporters write it as batched experts and GatherElements, as Where over masks, as gather and scatter of the tokens of
+each expert, or as dense gate weights. All of them multiply the three factors and sum over slots s and experts e in some
+order; `Mixture` keeps book of which factors are in and which sums are done, and is complete when all are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .op import Unsupported
+from .params import parent
+from .symbols import (
+    Activated,
+    Array,
+    Gate,
+    Lin,
+    Mixed,
+    Mixture,
+    Renormalised,
+    SlotSum,
+    Sym,
+    TopValues,
+    View,
+    broadcast,
+    reshaped,
+    same_elements,
+    uniform,
+)
+
+if TYPE_CHECKING:
+    from .emit import Context
+
+
+def as_mixture(ctx: Context, view: View) -> View:
+    """Read scores, masks and expert outputs as parts of a mixture."""
+    sym = view.sym
+    match sym:
+        case Mixture():
+            return view
+        case Gate():
+            part = Mixture(
+                logits=sym.logits, score="gate", mask=True, slots=sym.shape[1], shape=(sym.shape[0], 1, sym.shape[1], 1)
+            )
+            return view.of(part)
+        case TopValues(gated=True) | Renormalised():
+            kind = "gate" if isinstance(sym, TopValues) else "renormalised"
+            return view.of(Mixture(logits=sym.logits, score=kind, ordered=sym.ordered, shape=(*sym.shape, 1, 1)))
+        case Lin(shape=(tokens, width)):
+            view = ctx.plain(view)
+            return view.of(Mixture(branches={None: view.sym}, shape=(tokens, 1, 1, width)))
+        case Lin(shape=(experts, tokens, width)):
+            view = ctx.plain(view)
+            e, rest = view.positions // (tokens * width), view.positions % (tokens * width)
+            index = (rest // width * experts + e) * width + rest % width
+            part = Mixture(stacked=view.sym, shape=(tokens, 1, experts, width))
+            return View(part, view.shape, index, tainted=view.tainted)
+    raise Unsupported("combines gate scores with something that is no expert's output")
+
+
+def multiply(ctx: Context, a: View, b: View) -> View:
+    """Product of two parts of one shape."""
+    a, b = (ctx.plain(v) if isinstance(v.sym, Lin) else v for v in (a, b))
+    scale = a.scale * b.scale
+    a, b = as_mixture(ctx, a), as_mixture(ctx, b)
+    p, q = a.sym, b.sym
+    if p.logits is not None and q.logits is not None and p.logits is not q.logits:
+        raise Unsupported("combines the gates of different routers")
+    if (p.score and q.score) or (p.mask and q.mask) or (has_outputs(p) and has_outputs(q)):
+        raise Unsupported("multiplies two parts of a mixture of experts that do not belong together")
+    coordinates, shape = _aligned(a, b)
+    merged = Mixture(
+        logits=p.logits or q.logits,
+        score=p.score or q.score,
+        mask=p.mask or q.mask,
+        ordered=p.ordered and q.ordered,
+        branches=p.branches or q.branches,
+        stacked=p.stacked or q.stacked,
+        slots=p.slots if p.slots is not None else q.slots,
+        summed=p.summed or q.summed,
+        shape=shape,
+    )
+    if merged.mask and merged.branches and None in merged.branches:
+        e = uniform(coordinates[2])
+        if e is None:
+            raise Unsupported("gives the output of one expert to several")
+        merged.branches = {int(e): merged.branches[None]}
+        merged.summed = True
+        merged.shape = (*shape[:2], 1, shape[3])
+        coordinates[2] = np.zeros_like(coordinates[2])
+    return _finished(replace(placed(merged, coordinates, a.shape), scale=scale))
+
+
+def has_outputs(m: Mixture) -> bool:
+    """True where experts' outputs are a factor."""
+    return m.branches is not None or m.stacked is not None
+
+
+def _aligned(a: View, b: View) -> tuple[list[Array], tuple[int, ...]]:
+    """Coordinates (t, s, e, d) of the product of two views of one shape, and the shape of their space."""
+    ca, cb = (list(np.unravel_index(v.positions, v.sym.shape)) for v in (a, b))
+    coordinates, shape = [], []
+    for axis, name in enumerate(("tokens", "slots", "experts", "channels")):
+        n, m = a.sym.shape[axis], b.sym.shape[axis]
+        if n > 1 and m > 1 and not np.array_equal(ca[axis], cb[axis]):
+            raise Unsupported(f"combines gate and experts of different {name}")
+        coordinates.append(ca[axis] if n >= m else cb[axis])
+        shape.append(max(n, m))
+    return coordinates, tuple(shape)
+
+
+def placed(sym: Mixture, coordinates: list[Array], shape: tuple[int, ...]) -> View:
+    """View of `shape` on the given coordinates (t, s, e, d) of a mixture."""
+    return View(sym, shape, np.ravel_multi_index(coordinates, sym.shape).astype(np.int32).reshape(shape))
+
+
+def add(a: View, b: View) -> View:
+    """Sum of two parts that hold different experts."""
+    p, q = a.sym, b.sym
+    alike = p.logits is q.logits and (p.score, p.mask, p.slots) == (q.score, q.mask, q.slots) and p.shape == q.shape
+    if not (alike and p.summed and q.summed and p.branches and q.branches and same_elements(a, b)):
+        raise Unsupported("adds parts of a mixture of experts that do not belong together")
+    if a.scale != b.scale:
+        raise Unsupported("adds experts with different factors")
+    twice = p.branches.keys() & q.branches.keys()
+    if twice:
+        raise Unsupported(f"adds expert {min(twice)} twice")
+    return _finished(a.of(Mixture(**{**vars(p), "branches": p.branches | q.branches})))
+
+
+def total(ctx: Context, view: View, axis: int) -> View:
+    """Sum over one axis of a view, which must be all experts or the first slots; the axis is dropped."""
+    if isinstance(view.sym, TopValues):
+        return _slot_sum(view, axis)
+    view = as_mixture(ctx, view)
+    sym, shape = view.sym, view.shape[:axis] + view.shape[axis + 1 :]
+    coordinates = [np.moveaxis(c, axis, -1) for c in np.unravel_index(view.positions, sym.shape)]
+    n = view.shape[axis]
+    if n == 1:  # a sum over one element; `settle` knows a top-1 gate without sum
+        return reshaped(view, shape)
+    moving = [i for i, c in enumerate(coordinates) if np.any(c != c[..., :1])]
+    if moving == [1] and sym.score and sym.slots is None:
+        _need_slots(sym, coordinates[1], n)
+        changed = {"slots": n, "shape": (sym.shape[0], 1, *sym.shape[2:])}
+    elif moving == [2] and sym.stacked is not None and sym.mask and not sym.summed:
+        if not (np.sort(coordinates[2], axis=-1) == np.arange(sym.shape[2])).all():
+            raise Unsupported("does not sum over all experts")
+        changed = {"summed": True, "shape": (*sym.shape[:2], 1, sym.shape[3])}
+    else:
+        raise Unsupported("sums over something that is neither the chosen nor all experts")
+    first = [c[..., 0] for c in coordinates]
+    first[moving[0]] = np.zeros_like(first[moving[0]])
+    done = placed(Mixture(**{**vars(sym), **changed}), first, shape)
+    return _finished(replace(done, scale=view.scale))
+
+
+def _need_slots(sym: Mixture, slot: Array, n: int) -> None:
+    if not (np.sort(slot, axis=-1) == np.arange(n)).all():
+        raise Unsupported("does not sum over the best slots")
+    if sym.score == "renormalised" and n != sym.shape[1]:
+        raise Unsupported("sums fewer slots than the gate scores were normalised over")
+    if not sym.ordered and n != sym.shape[1]:
+        raise Unsupported("uses the first of unsorted scores")
+
+
+def _slot_sum(view: View, axis: int) -> View:
+    top = view.sym
+    flat = np.moveaxis(view.positions, axis, -1)
+    rows, slot = flat // top.shape[1], flat % top.shape[1]
+    n = flat.shape[-1]
+    if view.scale != 1 or not ((rows == rows[..., :1]).all() and (np.sort(slot, axis=-1) == np.arange(n)).all()):
+        raise Unsupported("does not sum the best scores of a token")
+    return View(SlotSum(logits=top.logits, slots=n, shape=(top.shape[0], 1)), flat.shape[:-1], rows[..., 0])
+
+
+def contract(ctx: Context, a: View, b: View) -> View:
+    """Matrix product of two parts: [.., M, S] @ [.., S, N]."""
+    if a.shape[-1] != b.shape[-2]:
+        raise Unsupported(f"shapes {a.shape} and {b.shape} do not match")
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = (*lead, a.shape[-2], a.shape[-1], b.shape[-1])
+    left = replace(a, shape=(*a.shape, 1), index=a.positions[..., None])
+    right = replace(b, shape=(*b.shape[:-2], 1, *b.shape[-2:]), index=b.positions[..., None, :, :])
+    return total(ctx, multiply(ctx, broadcast(left, shape), broadcast(right, shape)), len(shape) - 2)
+
+
+# --- completion --------------------------------------------------------------------------------------------------
+
+
+def missing(m: Mixture) -> str:
+    """What a mixture lacks, or "" if it is complete but for the sum over a single slot."""
+    if m.score is None:
+        return "the outputs of experts are not weighted by a gate"
+    if not m.mask or not has_outputs(m):
+        return "gate scores are used without experts"
+    if not m.summed:
+        return "the outputs of the experts are not summed"
+    absent = [] if m.branches is None else sorted(set(range(m.logits.shape[-1])) - set(m.branches))
+    if absent:
+        return f"no branch for expert {', '.join(map(str, absent))} of {m.logits.shape[-1]}"
+    if m.stacked is not None and m.stacked.shape[0] != m.logits.shape[-1]:
+        return f"{m.stacked.shape[0]} experts for a gate of {m.logits.shape[-1]}"
+    return ""
+
+
+def _finished(view: View) -> View:
+    sym = view.sym
+    if sym.slots is not None and not missing(sym):
+        return view.of(_mixed(sym))
+    return view
+
+
+def settle(ctx: Context, view: View) -> View:
+    """The view itself, or that of the finished mixture where only the sum over one slot (top-1) was left out."""
+    sym = view.sym
+    if not isinstance(sym, Mixture) or missing(sym) or sym.slots is not None:
+        return view
+    coordinates = list(np.unravel_index(view.positions, sym.shape))
+    if np.any(coordinates[1]):
+        return view
+    _need_slots(sym, np.zeros((1, 1)), 1)
+    shape = (sym.shape[0], 1, *sym.shape[2:])
+    done = ctx.once(("top-1",), sym, lambda: _mixed(Mixture(**{**vars(sym), "slots": 1, "shape": shape})))
+    return View(
+        done, view.shape, np.ravel_multi_index(coordinates, shape).reshape(view.shape), view.scale, view.tainted
+    )
+
+
+def _mixed(m: Mixture) -> Mixed:
+    last = m.stacked if m.stacked is not None else stacked([m.branches[e] for e in sorted(m.branches)])
+    hidden = last.x
+    if not isinstance(hidden, Activated) or not isinstance(hidden.x, Lin):
+        raise Unsupported("an expert is not linear, GELU, linear", "only experts of two linear layers are supported")
+    first = hidden.x
+    if len(first.shape) != 3 or len(first.x.shape) != 2:
+        raise Unsupported("experts do not read the same tokens")
+    return Mixed(
+        logits=m.logits,
+        top_k=m.slots,
+        renormalise=m.score == "renormalised",
+        x=first.x,
+        w1=first.weight,
+        b1=first.bias,
+        w2=last.weight,
+        b2=last.bias,
+        form=hidden.form,
+        shape=(last.shape[1], last.shape[2]),
+        label=parent(first.label),
+        source=last.source,
+    )
+
+
+def stacked(branches: list[Sym]) -> Sym:
+    """Branches of one form, expert by expert, as one stack of experts."""
+    first = branches[0]
+    if all(b is first for b in branches[1:]) and not isinstance(first, Lin | Activated):
+        return first
+    common = {"shape": (len(branches), *first.shape), "label": first.label, "source": first.source}
+    if all(type(b) is Lin and len(b.shape) == 2 and b.shape == first.shape for b in branches):
+        if len({b.weight.shape for b in branches}) == 1:
+            zero = np.zeros(first.weight.shape[0], np.float32)
+            bias = None
+            if any(b.bias is not None for b in branches):
+                bias = np.stack([zero if b.bias is None else b.bias for b in branches])
+            x = first.x if all(b.x is first.x for b in branches) else stacked([b.x for b in branches])
+            return Lin(x=x, weight=np.stack([b.weight for b in branches]), bias=bias, **common)
+    if all(type(b) is Activated and b.form == first.form for b in branches):
+        return Activated(x=stacked([b.x for b in branches]), form=first.form, **common)
+    raise Unsupported("the experts do not have one form")

@@ -1,0 +1,48 @@
+"""Parameters and names: folding factors into layers, and readable labels from what exporters left."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .op import Op, Unsupported
+from .symbols import Const, Lin, Mixed, Norm, Sym
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+
+
+def scaled(sym: Sym, factor: float | np.ndarray) -> Sym:
+    """sym times `factor`, a number or one number per output channel, where its parameters can take it."""
+    common = {"shape": sym.shape, "label": sym.label, "source": sym.source}
+    by_row = factor if np.ndim(factor) == 0 else factor[..., None]
+    match sym:
+        case Lin(x=x, weight=w, bias=b):
+            return Lin(x=x, weight=_f32(w * by_row), bias=None if b is None else _f32(b * factor), **common)
+        case Norm(x=x, gamma=g, beta=b, epsilon=eps):
+            return Norm(x=x, gamma=_f32(g * factor), beta=_f32(b * factor), epsilon=eps, **common)
+        case Mixed(w2=w, b2=b):
+            return replace(sym, w2=_f32(w * by_row), b2=None if b is None else _f32(b * factor))
+    raise Unsupported(
+        "multiplies by a constant a tensor that no linear layer or LayerNorm makes",
+        "fold the constant into a neighbouring layer",
+    )
+
+
+def _f32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32)
+
+
+def label_of(op: Op, *values: Any) -> str:
+    """A readable dotted name: from a parameter's name, else from a node's path; "" where neither tells anything."""
+    for value in values:
+        if isinstance(value, Const) and _DOTTED.fullmatch(value.name):
+            return value.name.rpartition(".")[0]
+    path = op.name.strip("/").split("/")
+    return ".".join(path[:-1]) if op.name.startswith("/") else ""
+
+
+def parent(label: str) -> str:
+    return label.rpartition(".")[0]

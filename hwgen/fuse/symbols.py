@@ -1,0 +1,422 @@
+"""Tensors known by formula.
+
+Fusion runs the ONNX graph on these instead of on numbers. A `Sym` says what a tensor means (a linear layer of x, the
+variance of x's rows, attention scores, ...); a `View` says where each element of an ONNX tensor stands in its Sym. All
+that Reshape, Transpose, Split, Slice, Gather, Squeeze, Expand, ... do is move index arrays, so every exporter's way of
+writing the same idea ends in the same Sym, and what a rule concludes holds by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .op import Unsupported
+
+Array = np.ndarray
+
+
+@dataclass(eq=False, kw_only=True)
+class Sym:
+    """A tensor of `shape`; a token-by-channel one is [T, D]. `label` is a readable name, `source` the ONNX node."""
+
+    shape: tuple[int, ...]
+    label: str = ""
+    source: str = ""
+
+
+@dataclass(eq=False, kw_only=True)
+class Image(Sym):
+    """A network input [C, H, W]."""
+
+    name: str
+
+
+@dataclass(eq=False, kw_only=True)
+class Value(Sym):
+    """A value that a node already put into the result makes."""
+
+    name: str
+
+
+@dataclass(eq=False, kw_only=True)
+class Opaque(Sym):
+    """Stands for the result of an unsupported node, so that the nodes after it can be judged."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Noise(Sym):
+    """Random numbers; harmless only when multiplied by zero."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Patches(Sym):
+    """Patch embedding [P, D]."""
+
+    image: Image
+    weight: Array
+    bias: Array | None
+
+
+@dataclass(eq=False, kw_only=True)
+class Embedding(Sym):
+    """Concatenate(prefix, patches) + position: [T, D]."""
+
+    patches: Patches
+    prefix: Array
+    position: Array
+
+
+@dataclass(eq=False, kw_only=True)
+class Lin(Sym):
+    """x @ weight.T + bias: [T, N], or, for a stack of experts, [E, T, N] with weight [E, N, K], bias [E, N]."""
+
+    x: Sym
+    weight: Array
+    bias: Array | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Padded(Sym):
+    """x's columns at `place`, the same `constant` in every row elsewhere (zero at `place`): [T, W]."""
+
+    x: Sym
+    place: Array
+    constant: Array
+
+
+@dataclass(eq=False, kw_only=True)
+class Mean(Sym):
+    """Row means of x, or of `square`d deviations from them: [T, 1]."""
+
+    x: Sym
+
+
+@dataclass(eq=False, kw_only=True)
+class Centred(Sym):
+    """x minus its row means."""
+
+    x: Sym
+
+
+@dataclass(eq=False, kw_only=True)
+class Square(Sym):
+    """(x minus its row means) squared."""
+
+    x: Sym
+
+
+@dataclass(eq=False, kw_only=True)
+class Variance(Sym):
+    """(Row variance of x + epsilon) ** power, power 1, 1/2 or -1/2: [T, 1]."""
+
+    x: Sym
+    epsilon: float
+    power: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Norm(Sym):
+    """LayerNorm of x."""
+
+    x: Sym
+    gamma: Array
+    beta: Array
+    epsilon: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Poly(Sym):
+    """Elementwise polynomial: sum of coefficient * x ** power."""
+
+    x: Sym
+    terms: dict[int, float]
+
+
+@dataclass(eq=False, kw_only=True)
+class Phi(Sym):
+    """offset + erf(x / sqrt 2), or for the tanh form offset + tanh(sqrt(2 / pi) (x + 0.044715 x^3))."""
+
+    x: Sym
+    form: str
+    offset: float = 0.0
+
+
+@dataclass(eq=False, kw_only=True)
+class Activated(Sym):
+    """gelu(x) in `form` "none" (erf) or "tanh"."""
+
+    x: Sym
+    form: str
+
+
+@dataclass(eq=False)
+class Heads:
+    """Channels of a tensor by head: `columns` [heads, d] of x, rows start..stop."""
+
+    x: Sym
+    columns: Array
+    start: int
+    stop: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Scores(Sym):
+    """q_h @ k_h.T: [heads, Tq, Tk]."""
+
+    q: Heads
+    k: Heads
+
+
+@dataclass(eq=False, kw_only=True)
+class Probabilities(Sym):
+    """softmax(scores * scale)."""
+
+    scores: Scores
+    scale: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Attended(Sym):
+    """Multi-head attention, heads side by side: [Tq, heads * d]."""
+
+    probabilities: Probabilities
+    v: Heads
+
+
+@dataclass(eq=False, kw_only=True)
+class Gate(Sym):
+    """softmax(logits) over all experts: [T, E]."""
+
+    logits: Sym
+
+
+@dataclass(eq=False, kw_only=True)
+class TopValues(Sym):
+    """The k largest of the logits, or (`gated`) of their softmax: [T, k]."""
+
+    logits: Sym
+    gated: bool
+    ordered: bool
+
+
+@dataclass(eq=False, kw_only=True)
+class TopIndices(Sym):
+    """The experts they belong to: [T, k]."""
+
+    logits: Sym
+    ordered: bool
+
+
+@dataclass(eq=False, kw_only=True)
+class SlotSum(Sym):
+    """Sum of the first `slots` chosen gate scores: [T, 1]."""
+
+    logits: Sym
+    slots: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Renormalised(Sym):
+    """softmax over the k chosen logits: [T, k]."""
+
+    logits: Sym
+    ordered: bool = True
+
+
+@dataclass(eq=False, kw_only=True)
+class Mixture(Sym):
+    """Part of sum over s, e of score[t,s] * mask[t,s,e] * f_e(x)[t,d]; shape (T, K, E, D), 1 where an axis is absent.
+
+    Slot s of token t goes to expert e where mask[t,s,e]. `score` is None, "gate" or "renormalised". `branches` maps
+    expert to its last layer (None: not yet known which expert), `stacked` is the last layer of all experts in one Lin.
+    `slots` is how many slots are summed (None: not summed); `summed` says that the experts in `branches`, or all, are.
+    """
+
+    logits: Sym | None = None
+    score: str | None = None
+    mask: bool = False
+    ordered: bool = True
+    branches: dict[int | None, Lin] | None = None
+    stacked: Lin | None = None
+    slots: int | None = None
+    summed: bool = False
+
+
+@dataclass(eq=False, kw_only=True)
+class Mixed(Sym):
+    """A complete mixture of experts: [T, D]."""
+
+    logits: Sym
+    top_k: int
+    renormalise: bool
+    x: Sym
+    w1: Array
+    b1: Array | None
+    w2: Array
+    b2: Array | None
+    form: str
+
+
+# What the rules below may read as tokens by channels.
+TENSORS = (Value, Opaque, Patches, Embedding, Lin, Padded, Norm, Activated, Attended, Mixed)
+
+# --- values of the ONNX graph ------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Const:
+    """A known array; `name` of the initialiser it comes from, where there is one."""
+
+    array: Array
+    name: str = ""
+    tainted = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+
+@dataclass(eq=False)
+class View:
+    """scale * sym.flat[index]; index None: all of sym in order. `tainted`: an unsupported node is behind it."""
+
+    sym: Sym
+    shape: tuple[int, ...]
+    index: Array | None = None
+    scale: float = 1.0
+    tainted: bool = field(default=False)
+
+    @property
+    def positions(self) -> Array:
+        return positions(self.shape) if self.index is None else self.index
+
+    def of(self, sym: Sym, scale: float | None = None) -> View:
+        """The same elements of another Sym of the same shape."""
+        return replace(self, sym=sym, scale=self.scale if scale is None else scale)
+
+
+@dataclass(eq=False)
+class Packed:
+    """A ragged tensor: the entries of `inner` along `axis` (negative, from the right) where `mask` [n] holds."""
+
+    mask: View
+    inner: View | Const
+    axis: int
+
+    @property
+    def tainted(self) -> bool:
+        return self.inner.tainted
+
+
+@dataclass(eq=False)
+class Unknown:
+    """A value of unknown shape behind an unsupported node."""
+
+    tainted = True
+
+
+def positions(shape: tuple[int, ...]) -> Array:
+    """0, 1, 2, ... in `shape`."""
+    return np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
+
+
+def whole(sym: Sym, shape: tuple[int, ...] | None = None) -> View:
+    return View(sym, sym.shape if shape is None else shape)
+
+
+def reshaped(view: View, shape: tuple[int, ...]) -> View:
+    return replace(view, shape=shape, index=None if view.index is None else view.index.reshape(shape))
+
+
+def broadcast(view: View, shape: tuple[int, ...]) -> View:
+    """The view repeated to `shape` by the rules of NumPy."""
+    if view.shape == shape:
+        return view
+    if int(np.prod(view.shape)) == int(np.prod(shape)):
+        return reshaped(view, shape)
+    return replace(view, shape=shape, index=np.broadcast_to(view.positions, shape))
+
+
+def same_elements(a: View, b: View) -> bool:
+    """True where two views of one shape read the same positions of their Syms."""
+    if a.shape != b.shape:
+        return False
+    return (a.index is None and b.index is None) or bool(np.array_equal(a.positions, b.positions))
+
+
+def token_layout(view: View) -> tuple[Array, Array] | None:
+    """(rows, columns) where view[..., c] is column columns[c] of row rows[...] of its Sym; None for other layouts."""
+    width = view.sym.shape[-1]
+    if not view.shape or view.shape[-1] == 0:
+        return None
+    if view.index is None and view.shape[-1] == width:
+        return positions(view.shape[:-1]), np.arange(width)
+    flat = view.positions.reshape(-1, view.shape[-1])
+    rows, columns = flat[:, 0] // width, flat[0] % width
+    if not np.array_equal(flat, rows[:, None] * width + columns):
+        return None
+    return rows.reshape(view.shape[:-1]), columns
+
+
+def need_rows(view: View) -> Array:
+    """Rows of a view that shows whole rows of its Sym, channels in order."""
+    layout = token_layout(view)
+    if layout is None or not np.array_equal(layout[1], np.arange(view.sym.shape[-1])):
+        raise Unsupported("its input is not tokens by channels with the channels in order")
+    return layout[0]
+
+
+def need_tensor(view: View) -> Sym:
+    """The Sym of a view, which must be a tensor that the machine computes, not a step towards one."""
+    if not isinstance(view.sym, TENSORS):
+        raise Unsupported(f"reads {describe(view.sym)}")
+    return view.sym
+
+
+def describe(sym: Sym) -> str:
+    """What a Sym is, for a message."""
+    match sym:
+        case Gate():
+            return "a softmax over channels"
+        case Scores() | Probabilities():
+            return "attention scores"
+        case Image():
+            return "pixels"
+        case Lin(shape=(_, _, _)) | Activated(shape=(_, _, _)):
+            return "the outputs of all experts"
+        case Mixture():
+            return "a mixture of experts that is matched only in part"
+        case TopValues() | TopIndices() | SlotSum() | Renormalised():
+            return "the choice of a gate"
+    return f"the result of {sym.source!r}" if sym.source else f"an intermediate result ({type(sym).__name__})"
+
+
+def head_layout(view: View) -> Heads:
+    """Read a view [..., T, d] as heads of a [T, D] Sym."""
+    flat = view.positions.reshape(-1, *view.shape[-2:])
+    width = view.sym.shape[-1]
+    need_tensor(view)
+    rows, columns = flat[0, :, 0] // width, flat[:, 0, :] % width
+    contiguous = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
+    if len(view.sym.shape) != 2 or not contiguous:
+        raise Unsupported("an operand is not tokens by channels")
+    if not np.array_equal(flat, rows[:, None] * width + columns[:, None, :]):
+        raise Unsupported("an operand is not a split of the channels into heads")
+    return Heads(view.sym, columns, int(rows[0]), int(rows[0]) + len(rows))
+
+
+def by_key(values: Array, key: Array, size: int, absent: float) -> Array | None:
+    """v [size] with values == v[key] everywhere, `absent` where no key points; None where there is no such v."""
+    v = np.full(size, absent, values.dtype)
+    v[key] = values
+    return v if np.array_equal(v[key], values) else None
+
+
+def uniform(array: Array) -> float | None:
+    """The one value an array holds throughout, if so."""
+    if array.size == 0:
+        return None
+    first = array.flat[0]
+    return float(first) if array.size == 1 or bool((array == first).all()) else None

@@ -1,0 +1,306 @@
+"""A scheduled program with its memory image, and the bundle directory that carries it to a machine.
+
+DRAM is one buffer, each region at a multiple of 4096 bytes:
+data region [programs | constants | inputs | outputs], then one region of weight words for each weight port.
+The data base register points at the start of the data region, the weight base registers at the weight regions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__, isa
+from .config import Config
+from .errors import UserError
+
+Array = np.ndarray
+
+FORMAT = "hwgen-bundle"
+FORMAT_VERSION = 1
+REGION_ALIGNMENT = 4096
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """int16 rows in DRAM: `groups` groups of `width` columns, each padded to chunks, each chunk to `chunk_bytes`."""
+
+    rows: int
+    groups: int
+    width: int
+    chunk: int
+    chunk_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.rows * self.groups * -(-self.width // self.chunk) * self.chunk_bytes
+
+
+@dataclass(frozen=True)
+class InputSlot:
+    """Where the driver puts an image, see intgraph.Input. `dram`: byte offset in the DRAM buffer."""
+
+    name: str
+    shape: tuple[int, int, int]
+    patch: tuple[int, int]
+    step: float
+    offset: float
+    dram: int
+    layout: RowLayout
+
+
+@dataclass(frozen=True)
+class OutputSlot:
+    """Where the driver finds an output: real value = int16 * scale, reshaped to `shape`. `dram`: byte offset."""
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float
+    dram: int
+    layout: RowLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a buffer lies in the scratchpad while operations first..last (indices of IntGraph.ops) run.
+
+    `address` and `pitch` in chunks; `columns[c]`: position of column c in its row, in elements.
+    """
+
+    first: int
+    last: int
+    address: int
+    pitch: int
+    rows: int
+    columns: Array
+
+
+@dataclass
+class TaskProgram:
+    """One task: its instructions, what they belong to, and where its data lies."""
+
+    instructions: list[isa.Insn]
+    origins: list[str]  # name of the operation behind each instruction
+    inputs: list[InputSlot]
+    outputs: list[OutputSlot]
+    places: dict[str, list[Place]]  # by buffer, for tracing
+    offset: int = 0  # bytes from the start of the DRAM buffer
+
+    def place(self, buffer: str, op: int) -> Place:
+        """Where `buffer` lies right after operation number `op`. Raises KeyError if it holds nothing then."""
+        for place in self.places[buffer]:
+            if place.first <= op <= place.last:
+                return place
+        raise KeyError(f"buffer {buffer!r} holds nothing after operation {op}")
+
+
+@dataclass
+class Region:
+    """Bytes offset..offset+size of the DRAM buffer."""
+
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+@dataclass
+class Program:
+    """Everything the machine needs, see the module's text for the memory map."""
+
+    config: Config
+    tasks: dict[str, TaskProgram]
+    constants: bytes
+    stripes: list[bytes]  # one a weight port
+    regions: dict[str, Region]  # programs, constants, inputs, outputs, weights0...
+
+    @property
+    def data_base(self) -> int:
+        return self.regions["programs"].offset
+
+    @property
+    def weight_bases(self) -> list[int]:
+        return [self.regions[f"weights{p}"].offset for p in range(len(self.stripes))]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the DRAM buffer."""
+        return max(region.end for region in self.regions.values())
+
+    def binary(self) -> bytes:
+        """The programs of all tasks: contents of region `programs`."""
+        image = bytearray(self.regions["programs"].size)
+        for task in self.tasks.values():
+            code = isa.assemble(task.instructions)
+            start = task.offset - self.regions["programs"].offset
+            image[start : start + len(code)] = code
+        return bytes(image)
+
+    def images(self) -> list[tuple[str, int, bytes]]:
+        """What must lie in DRAM before the first run: (bundle file, offset in DRAM, contents)."""
+        static = [("dram.bin", self.regions["constants"].offset, self.constants)]
+        static += [("dram.bin", self.regions[f"weights{p}"].offset, data) for p, data in enumerate(self.stripes)]
+        return [("program.bin", self.regions["programs"].offset, self.binary()), *static]
+
+    def dram(self) -> Array:
+        """The DRAM buffer before the first run: uint8 [size]."""
+        memory = np.zeros(self.size, np.uint8)
+        for _, offset, data in self.images():
+            memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+        return memory
+
+
+def memory_map(
+    config: Config, code: dict[str, int], constants: int, inputs: int, outputs: int, stripe: int
+) -> tuple[dict[str, Region], dict[str, int]]:
+    """(regions, program offset of each task) from sizes in bytes; `code`: bytes of each task's program."""
+    end, offsets = 0, {}
+    for task, size in code.items():
+        offsets[task] = end
+        end = _align(end + size)
+    regions = {"programs": Region(0, end)}
+    sizes = {"constants": constants, "inputs": inputs, "outputs": outputs}
+    sizes |= {f"weights{p}": stripe for p in range(config.weight_ports)}
+    for name, size in sizes.items():
+        regions[name] = Region(end, size)
+        end = _align(end + size)
+    return regions, offsets
+
+
+def _align(value: int) -> int:
+    return -(-value // REGION_ALIGNMENT) * REGION_ALIGNMENT
+
+
+# --- bundle ------------------------------------------------------------------------------------------------------
+
+
+def manifest(
+    program: Program,
+    *,
+    models: list[dict],
+    board: str,
+    registers: dict,
+    files: dict[str, str],
+) -> dict:
+    """The manifest as a JSON object. models: {task, file, sha256} each; files: sha256 by relative name."""
+    segments, position = [], {}
+    for file, offset, data in program.images():
+        start = position.get(file, 0)
+        segments.append({"file": file, "file_offset": start, "dram_offset": offset, "bytes": len(data)})
+        position[file] = start + len(data)
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tool": {"name": "hwgen", "version": __version__},
+        "models": models,
+        "board": board,
+        "config": program.config.to_dict(),
+        "registers": registers,
+        "memory": {
+            "bytes": program.size,
+            "alignment": REGION_ALIGNMENT,
+            "data_base": program.data_base,
+            "weight_bases": program.weight_bases,
+            "regions": {name: {"offset": r.offset, "bytes": r.size} for name, r in program.regions.items()},
+            "segments": segments,
+        },
+        "tasks": {name: _task_entry(task) for name, task in program.tasks.items()},
+        "files": files,
+    }
+
+
+def _task_entry(task: TaskProgram) -> dict:
+    return {
+        "program": {"offset_bytes": task.offset, "instructions": len(task.instructions)},
+        "inputs": [_slot_entry(slot) for slot in task.inputs],
+        "outputs": [_slot_entry(slot) for slot in task.outputs],
+    }
+
+
+def _slot_entry(slot: InputSlot | OutputSlot) -> dict:
+    return asdict(slot) | {"bytes": slot.layout.bytes}
+
+
+def write_bundle(
+    path: Path | str,
+    program: Program,
+    *,
+    models: list[dict],
+    board: str,
+    registers: dict,
+    files: dict[str, bytes | str] | None = None,
+) -> None:
+    """Write the bundle directory: manifest.json, manifest.sha256, program.bin, dram.bin and `files` (relative names).
+
+    models: {task, file, sha256} of each ONNX file; registers: the register map. The directory appears complete or not at
+    all; one that exists is replaced only if it is a bundle or empty, otherwise UserError. Equal arguments give equal bytes.
+    """
+    path = Path(path)
+    contents: dict[str, bytes] = {"program.bin": program.binary()}
+    contents["dram.bin"] = b"".join(data for file, _, data in program.images() if file == "dram.bin")
+    for name, content in (files or {}).items():
+        contents[name] = content.encode() if isinstance(content, str) else content
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    entry = manifest(program, models=models, board=board, registers=registers, files=hashes)
+    text = (json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    contents["manifest.json"] = text
+    contents["manifest.sha256"] = (hashlib.sha256(text).hexdigest() + "\n").encode()
+    _replace_directory(path, contents)
+
+
+def check_target(path: Path | str) -> None:
+    """Raise UserError unless a bundle may be written to `path`: call it before the long work."""
+    path = Path(path)
+    if path.name in ("", ".."):
+        raise UserError(f"{path}: is no name for a bundle directory")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: folder {path.parent} does not exist")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{path}: exists and is no bundle directory")
+    if path.is_dir() and any(path.iterdir()) and not _is_bundle(path):
+        raise UserError(f"{path}: exists and is no bundle; it is left as it is")
+
+
+def _is_bundle(path: Path) -> bool:
+    try:
+        return json.loads((path / "manifest.json").read_bytes())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return (path / "manifest.sha256").is_file()  # a damaged bundle may be replaced, too
+
+
+def _replace_directory(path: Path, contents: dict[str, bytes]) -> None:
+    check_target(path)
+    try:
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    old = fresh.with_name(fresh.name + ".old")
+    try:
+        for name, content in contents.items():
+            file = fresh / name
+            if not file.resolve().is_relative_to(fresh.resolve()):
+                raise ValueError(f"bundle file {name!r} lies outside the bundle")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        fresh.chmod(0o755)
+        if path.exists():
+            path.rename(old)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,283 @@
+"""Float graph -> integer graph of one task, node by node."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import graph as fg
+from ..errors import UserError
+from ..intgraph import Constant, Input, IntGraph, MatMul, Norm, Output, RowMax, View, verify
+from ..numerics import INT8_MAX, INT16_MAX
+from .attention import attention
+from .builder import (
+    ROW_UNIT,
+    WIDE_MARGIN,
+    Builder,
+    Held,
+    copy,
+    gelu_scale,
+    linear,
+    linear_need,
+    own_scale,
+    read_by_array,
+    wide_scale,
+)
+from .calibrate import Stats
+from .experts import experts, experts_need
+from .plan import describe, plan, product_side
+from .scales import UNIT_ROW, ScaleTooSmall, quantise_weights, smallest_out_scale
+
+Array = np.ndarray
+EPSILON_MAX = (1 << 48) - 1
+
+
+def stream_scale(graph: fg.Graph, stats: Stats) -> float:
+    """Step of the residual stream as far as the calibrated values ask for it."""
+    return max((wide_scale(stats.values[name].magnitude()) for name in plan(graph).stream), default=0.0)
+
+
+def lower(graph: fg.Graph, stats: Stats, scale: float, task: str) -> IntGraph:
+    """The verified integer graph; `scale` is the step of the residual stream.
+
+    Raises UserError for a network that the machine cannot do, ScaleTooSmall where `scale` is.
+    """
+    b = Builder(graph, plan(graph), stats, scale, fg.shapes(graph))
+    for i, node in enumerate(b.plan.nodes.values()):
+        if node.name in b.plan.alone:
+            _lower(b, node, i)
+    result = b.finish([_output(b, o) for o in graph.outputs], task)
+    verify(result)
+    return result
+
+
+def _lower(b: Builder, node: fg.Node, moment: int) -> None:
+    match node:
+        case fg.PatchEmbed():
+            _patches_alone(b, node)
+        case fg.Embed():
+            _embed(b, node)
+        case fg.LayerNorm():
+            _norm(b, node)
+        case fg.Linear():
+            scale = own_scale(b, node, linear_need(b, node))
+            out = b.buffer(node.name, *_held_shape(b, node), scale=scale)
+            row_max = RowMax.ABS if read_by_array(b, node.name) else RowMax.NONE
+            linear(b, node, out, scale, node.name, row_max=row_max)
+            b.held[node.name] = Held(out, scale, row_max=row_max == RowMax.ABS, first_row=b.held[node.x].first_row)
+        case fg.Gelu():
+            _gelu(b, node)
+        case fg.Attention():
+            attention(b, node)
+        case fg.Add():
+            _add(b, node, moment)
+        case fg.Experts():
+            _experts_alone(b, node)
+        case fg.Rows(x=x, start=start, stop=stop):
+            held = b.held[x]
+            view = held.view
+            view = View(view.buffer, view.row + start - held.first_row, stop - start, view.col, view.cols)
+            b.held[node.name] = Held(view, held.scale, held.offset, held.row_max)
+        case fg.Route():
+            raise UserError(f"{describe(node)}: a routing can only be used by experts")
+
+
+def _held_shape(b: Builder, node: fg.Linear | fg.Gelu) -> tuple[int, int]:
+    x = b.plan.linear(node.x, node).x if isinstance(node, fg.Gelu) else node.x
+    return b.held[x].view.rows, b.shapes[node.name][1]
+
+
+# --- embedding ---------------------------------------------------------------------------------------------------
+
+
+def _image(b: Builder, node: fg.PatchEmbed) -> tuple[View, float, float]:
+    """Emit the quantised patches [patches, C*ph*pw]; their view, step and offset."""
+    pixels = b.stats.values[node.image]
+    low, high = float(pixels.low[0]), float(pixels.high[0])
+    step = (high - low) / 2 / INT8_MAX or max(abs(high), 1.0) / INT8_MAX
+    offset = (low + high) / 2
+    shape, patch = b.graph.inputs[node.image], node.weight.shape[2:]
+    out = b.buffer(f"{node.name}.patches", b.shapes[node.name][0], int(np.prod(node.weight.shape[1:])), scale=step / 256)
+    b.emit(Input(b.op_name(f"{node.name}.image"), out, node.image, tuple(shape), tuple(patch), step, offset, node.source))
+    return out, step, offset
+
+
+def _patch_weights(node: fg.PatchEmbed, offset: float) -> tuple[Array, Array]:
+    """Weight [D, K] and bias [D] with the image's offset folded in."""
+    weight = np.asarray(node.weight, np.float64).reshape(len(node.weight), -1)
+    return weight, weight.sum(axis=1) * offset + (0.0 if node.bias is None else node.bias)
+
+
+def _embed(b: Builder, node: fg.Embed) -> None:
+    patches = b.plan.nodes.get(node.patches)
+    if not isinstance(patches, fg.PatchEmbed):
+        raise UserError(f"{describe(node)}: the tokens must come from a patch embedding, not from {node.patches!r}")
+    x, step, offset = _image(b, patches)
+    weight, bias = _patch_weights(patches, offset)
+    prefix = len(node.prefix)
+    table = np.array(np.broadcast_to(node.position, b.shapes[node.name]), np.float64)
+    table[:prefix] += node.prefix
+    table[prefix:] += bias
+    peak = float(np.abs(table).max()) / INT16_MAX
+    need = max(peak, float(smallest_out_scale(weight, step, None, UNIT_ROW).max()))
+    if need > b.stream_scale:
+        raise ScaleTooSmall(need)
+    out = b.buffer(node.name, *table.shape, scale=b.stream_scale)
+    b.emit(Constant(b.op_name(f"{node.name}.table"), out, np.rint(table / b.stream_scale).astype(np.int16), node.source))
+    q = quantise_weights(weight, step, b.stream_scale, None, UNIT_ROW)
+    rows = View(out.buffer, prefix, out.rows - prefix, 0, out.cols)
+    b.emit(
+        MatMul(
+            b.op_name(patches.name),
+            rows,
+            x,
+            q.w,
+            col_mult=q.col_mult,
+            bias=q.bias,
+            row_mult=UNIT_ROW,
+            shift=q.shift,
+            residual=rows,
+            source=patches.source,
+        ),
+        node.name,
+        out,
+    )
+    b.held[node.name] = Held(out, b.stream_scale)
+
+
+def _patches_alone(b: Builder, node: fg.PatchEmbed) -> None:
+    x, step, offset = _image(b, node)
+    weight, bias = _patch_weights(node, offset)
+    scale = own_scale(b, node, float(smallest_out_scale(weight, step, bias, UNIT_ROW).max()))
+    q = quantise_weights(weight, step, scale, bias, UNIT_ROW)
+    out = b.buffer(node.name, *b.shapes[node.name], scale=scale)
+    b.emit(
+        MatMul(
+            b.op_name(node.name),
+            out,
+            x,
+            q.w,
+            col_mult=q.col_mult,
+            bias=q.bias,
+            row_mult=UNIT_ROW,
+            shift=q.shift,
+            row_max=RowMax.ABS,
+            source=node.source,
+        ),
+        node.name,
+    )
+    b.held[node.name] = Held(out, scale, row_max=True)
+
+
+# --- rows by rows ------------------------------------------------------------------------------------------------
+
+
+def _norm(b: Builder, node: fg.LayerNorm) -> None:
+    """Only the rows that are read; beta goes into the biases of the matrices that read the value where that is possible."""
+    x = b.held[node.x]
+    if np.ndim(x.scale) or x.offset is not None:
+        raise UserError(f"{describe(node)}: {node.x!r} has no common scale")
+    start, stop = 0, x.view.rows
+    users = b.plan.users.get(node.name, [])
+    if users and all(isinstance(u, fg.Rows) for u in users) and node.name not in {o.value for o in b.graph.outputs}:
+        start = min(u.start for u in users) - x.first_row
+        stop = max(u.stop for u in users) - x.first_row
+    view = View(x.view.buffer, x.view.row + start, stop - start, x.view.col, x.view.cols)
+
+    gamma, beta = np.asarray(node.gamma, np.float64), np.asarray(node.beta, np.float64)
+    free = b.plan.only_multiplied(node.name)
+    from .opt import OPT
+    rg = b.stats.values[node.name]
+    offset = {"beta": beta, "none": None, "mean": rg.mean, "mid": (rg.low + rg.high) / 2}[OPT["off"]] if free else None
+    stored = beta - offset if offset is not None else beta
+    need = max(np.abs(gamma).max(), np.abs(stored).max()) / INT16_MAX
+    if node.name in b.plan.stream:
+        scale = b.stream_scale
+        if need > scale:
+            raise ScaleTooSmall(need)
+    else:
+        mag = rg.magnitude(0.0 if offset is None else offset)
+        f = np.ones_like(mag)
+        if free and OPT["alpha"]:
+            wm = np.zeros_like(mag)
+            for u in b.plan.readers(node.name):
+                if isinstance(u, fg.Experts):
+                    wm = np.maximum(wm, np.abs(u.w1).max(axis=(0, 1)))
+                elif b.plan.roots[u.name] not in b.plan.logits:
+                    wm = np.maximum(wm, np.abs(u.weight).max(axis=0))
+            if OPT["std"]: mag_ = np.abs(gamma)
+            else: mag_ = mag
+            f = np.maximum(mag_, 1e-6) ** OPT["alpha"] / (np.maximum(wm, 1e-6) ** OPT["walpha"])
+            f = f / f.max()
+            f = np.maximum(f, 2.0**-8)
+        scale = wide_scale(mag / f) * f
+        scale = np.maximum(scale, np.maximum(np.abs(gamma), np.abs(stored)) / INT16_MAX)
+        if np.ptp(scale) == 0: scale = float(scale[0])
+    columns = b.shapes[node.name][1]
+    epsilon = round(node.epsilon * columns**2 / x.scale**2)
+    if epsilon > EPSILON_MAX:
+        raise ScaleTooSmall(x.scale * (epsilon / EPSILON_MAX) ** 0.5 * 1.001)
+    out = b.buffer(node.name, view.rows, columns, scale=scale)
+    b.emit(
+        Norm(
+            b.op_name(node.name),
+            out,
+            view,
+            np.rint(gamma / scale).astype(np.int16),
+            np.rint(stored / scale).astype(np.int16),
+            max(epsilon, 1),
+            node.source,
+        ),
+        node.name,
+    )
+    b.held[node.name] = Held(out, scale, offset, True, x.first_row + start)
+
+
+def _gelu(b: Builder, node: fg.Gelu) -> None:
+    source = b.plan.linear(node.x, node)
+    x = b.held[source.x]
+    peak = float(b.stats.values[source.name].magnitude().max()) * WIDE_MARGIN
+    shift, scale = gelu_scale(node, peak, linear_need(b, source))
+    out = b.buffer(node.name, *_held_shape(b, node), scale=scale)
+    linear(b, source, out, scale, node.name, gelu=(node.approximate, shift), row_max=RowMax.ABS)
+    b.held[node.name] = Held(out, scale, row_max=True, first_row=x.first_row)
+
+
+def _add(b: Builder, node: fg.Add, moment: int) -> None:
+    """The product goes into the stored operand: in place where nothing reads that later, else into a new buffer."""
+    product, stored = (b.plan.nodes.get(name) for name in product_side(b.plan.nodes, node))
+    assert product is not None and stored is not None
+    old = b.held[stored.name]
+    root = b.plan.roots[stored.name]
+    in_place = b.plan.last_read[root] <= moment and b.plan.roots[product.x] != root
+    out = old.view if in_place else b.buffer(node.name, old.view.rows, old.view.cols, scale=b.stream_scale)
+    row_max = RowMax.NONE
+    if isinstance(product, fg.Experts):
+        need = experts_need(b, product)
+        if need > b.stream_scale:
+            raise ScaleTooSmall(need)
+        if not in_place:
+            copy(b, f"{node.name}.copy", old.view, out)
+        experts(b, product, out, b.stream_scale, node.name)
+    else:
+        need = linear_need(b, product)
+        if need > b.stream_scale:
+            raise ScaleTooSmall(need)
+        row_max = RowMax.ABS if read_by_array(b, node.name) else RowMax.NONE
+        linear(b, product, out, b.stream_scale, node.name, residual=old.view, row_max=row_max)
+    b.held[node.name] = Held(out, b.stream_scale, row_max=row_max == RowMax.ABS, first_row=old.first_row)
+
+
+def _experts_alone(b: Builder, node: fg.Experts) -> None:
+    scale = own_scale(b, node, experts_need(b, node))
+    rows, cols = b.shapes[node.name]
+    out = b.buffer(node.name, rows, cols, scale=scale)
+    b.emit(Constant(b.op_name(f"{node.name}.zero"), out, np.zeros((rows, cols), np.int16), node.source))
+    experts(b, node, out, scale, node.name)
+    b.held[node.name] = Held(out, scale)
+
+
+def _output(b: Builder, output: fg.Output) -> Output:
+    held = b.held.get(output.value)
+    if held is None or np.ndim(held.scale) or held.offset is not None:
+        raise UserError(f"output {output.name!r}: {output.value!r} cannot be an output of the machine")
+    return Output(output.name, held.view, float(held.scale), tuple(output.shape))

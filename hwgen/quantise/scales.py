@@ -1,0 +1,101 @@
+"""Real factors as the machine's integers: multipliers, shifts, int8 weights, biases.
+
+A multiplier is rounded up first and the weights are quantised with exactly the scale that it stands for, so the only
+error of a matrix is the rounding of its weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import numerics as num
+
+Array = np.ndarray
+
+# Largest factor of each multiplier form: 65535 / 2^SHIFT_MIN (and / 2^16 for a column multiplier), a little less so that
+# rounding up stays in range.
+LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
+# Row multiplier where a row has no scale of its own (static operands): keeps the shift inside its range.
+UNIT_ROW = 1 << 15
+
+
+class ScaleTooSmall(Exception):
+    """An output that must have the residual stream's scale needs at least `scale` for it."""
+
+    def __init__(self, scale: float):
+        super().__init__(f"the residual stream needs a scale of at least {scale:g}")
+        self.scale = scale
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """int8 [N, K], column multipliers u16 [N] and their shift, bias int16 [N]."""
+
+    w: Array
+    col_mult: Array
+    shift: int
+    bias: Array
+
+
+def multipliers(factor: Array, fraction_bits: int = num.COL_SHIFT) -> tuple[Array, int]:
+    """Smallest u16 m [N] and one shift with m / 2^(fraction_bits + shift) >= factor [N] (a factor of 0 gives 0).
+
+    The largest m is in [32768, 65535] unless the shift is at its limit. Raises ValueError for a factor out of range.
+    """
+    factor = np.asarray(factor, np.float64)
+    largest = float(factor.max(initial=0.0))
+    if largest == 0.0:
+        return np.zeros(factor.shape, np.int64), num.SHIFT_MIN
+    shift = 16 - fraction_bits - math.frexp(largest)[1]
+    if math.ceil(math.ldexp(largest, fraction_bits + shift)) > num.U16_MAX:
+        shift -= 1
+    if shift < num.SHIFT_MIN:
+        raise ValueError(f"factor {largest:g} is too large for a multiplier")
+    shift = min(shift, num.SHIFT_MAX)
+    return np.ceil(np.ldexp(factor, fraction_bits + shift)).astype(np.int64), shift
+
+
+def single(factor: float) -> tuple[int, int]:
+    """(column multiplier, shift) nearest to `factor` together with the row multiplier `UNIT_ROW`."""
+    col, shift = multipliers(np.array([factor / UNIT_ROW]))
+    return min(int(round(math.ldexp(factor / UNIT_ROW, num.COL_SHIFT + shift))), num.U16_MAX) if col[0] else 0, shift
+
+
+def weight_steps(weight: Array) -> Array:
+    """Smallest usable step [N] of int8 weights [N, K]: no weight beyond 127 and no sum beyond the accumulator."""
+    magnitude = np.abs(weight)
+    sums = num.ACC_MAX / num.INT8_MAX - weight.shape[1] / 2  # each weight may round up by half
+    return np.maximum(magnitude.max(axis=1) / num.INT8_MAX, magnitude.sum(axis=1) / sums)
+
+
+def int8_weights(weight: Array, step: Array) -> Array:
+    """round(weight / step) int8 [N, K]; rows with step 0 are zero."""
+    step = np.where(step > 0, step, np.inf)[:, None]
+    return np.clip(np.rint(weight / step), -num.INT8_MAX, num.INT8_MAX).astype(np.int8)
+
+
+def smallest_out_scale(weight: Array, step_in: float, bias: Array | None, row: int = 1) -> Array:
+    """Smallest output scale [N] for which multipliers and bias fit; arguments as in `quantise_weights`."""
+    need = weight_steps(weight) * step_in / (LARGEST_FACTOR * row)
+    return need if bias is None else np.maximum(need, np.abs(bias) / num.INT16_MAX)
+
+
+def quantise_weights(weight: Array, step_in: float, step_out: Array | float, bias: Array | None, row: int = 1) -> Weights:
+    """Parameters of out = sum * column multiplier * row multiplier + bias.
+
+    `weight` [N, K] real; a sum of int8 products times the row multiplier counts in units of `step_in` times the weight's
+    step; `step_out` is the real value of an output step ([N] or one); `bias` [N] real or None; `row` is the immediate
+    row multiplier if there is one (else its unit belongs to `step_in`). The output scale must be at least
+    `smallest_out_scale`.
+    """
+    weight = np.asarray(weight, np.float64)
+    step_out = np.broadcast_to(np.asarray(step_out, np.float64), weight.shape[:1])
+    col, shift = multipliers(weight_steps(weight) * step_in / (step_out * row))
+    step = np.ldexp(col * step_out * row / step_in, -(num.COL_SHIFT + shift))
+    integer_bias = np.zeros(weight.shape[0]) if bias is None else np.rint(np.asarray(bias, np.float64) / step_out)
+    if np.abs(integer_bias).max(initial=0) > num.INT16_MAX:
+        raise ValueError("bias beyond int16")
+    return Weights(int8_weights(weight, step), col, shift, integer_bias.astype(np.int16))

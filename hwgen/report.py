@@ -1,0 +1,105 @@
+"""What a build tells its user: estimated cycles, images per second, traffic, energy and resources, as JSON and as text."""
+
+from __future__ import annotations
+
+from . import cost, isa, resources
+from .boards import Board
+from .program import Program
+
+REPORT_VERSION = 1
+# Energy per event on a 16 nm FPGA, joules; orders of magnitude for comparing builds, not a power analysis.
+JOULE_PER_MAC = 1.5e-12  # int8, with its operands' way through the fabric
+JOULE_PER_DRAM_BYTE = 120e-12  # LPDDR4/DDR4 with controller and PHY
+STATIC_WATT = 2.0  # fabric leakage and clock tree
+
+
+def make(program: Program, board: Board) -> dict:
+    """The report of a scheduled program as one JSON object (`report.json` in the bundle)."""
+    config = program.config
+    memory = cost.memory_of(board, config)
+    used = resources.table(config, board)
+    return {
+        "report_version": REPORT_VERSION,
+        "board": {"name": board.name, "part": board.part, "description": board.description},
+        "clock_mhz": config.clock_mhz,
+        "array": {"outputs": config.array_outputs, "inputs": config.array_inputs, "macs_per_cycle": config.macs_per_cycle},
+        "dram": {
+            "bytes": program.size,
+            "weight_bytes": sum(len(stripe) for stripe in program.stripes),
+            "usable_bytes_per_cycle": round(memory.bytes_per_cycle, 3),
+        },
+        "note": "cycles, energy and resources are estimates; `hwgen run --engine rtl` measures cycles",
+        "tasks": {name: _task(task, config, memory) for name, task in program.tasks.items()},
+        "resources": used,
+        "over_budget": sorted(kind for kind, r in used.items() if r["fraction"] > 1),
+    }
+
+
+def _task(task, config, memory) -> dict:
+    result = cost.estimate(task.instructions, config, memory)
+    cycles = max(1, round(result.cycles))
+    seconds = cycles / (config.clock_mhz * 1e6)
+    traffic = result.weight_bytes + result.read_bytes + result.write_bytes
+    kinds: dict[str, int] = {}
+    for insn in task.instructions:
+        kinds[type(insn).__name__] = kinds.get(type(insn).__name__, 0) + 1
+    operations = []
+    for span in result.spans:
+        insn = task.instructions[span.index]
+        entry = {"index": span.index, "insn": type(insn).__name__, "of": task.origins[span.index]}
+        operations.append(entry | {"start": round(span.start), "end": round(span.end), "rows": span.rows})
+    dynamic = result.macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
+    return {
+        "estimate": True,
+        "cycles": cycles,
+        "milliseconds": round(seconds * 1e3, 6),
+        "images_per_second": round(1 / seconds, 3),
+        "macs": result.macs,
+        "utilisation": round(result.macs / (cycles * config.macs_per_cycle), 4),
+        "array_active_cycles": result.array_active,
+        "stall_weights_cycles": round(result.stall_weights),
+        "unit_busy_cycles": {unit: round(busy) for unit, busy in result.busy().items()},
+        "instructions": dict(sorted(kinds.items())),
+        "traffic_bytes": {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes},
+        "energy_estimate": {
+            "note": "first-order estimate from events and a static power, not measured",
+            "millijoule_per_image": round((dynamic + STATIC_WATT * seconds) * 1e3, 6),
+            "of_it_static": round(STATIC_WATT * seconds * 1e3, 6),
+        },
+        "operations": operations,
+    }
+
+
+def text(report: dict) -> str:
+    """The table that ends a build and that `hwgen report` prints."""
+    array, board = report["array"], report["board"]
+    lines = [
+        f"{board['name']} ({board['part']}), {report['clock_mhz']:g} MHz, array {array['outputs']} x {array['inputs']}",
+        "",
+        f"{'estimate per image':20} {'cycles':>12} {'ms':>9} {'images/s':>10} {'array':>7} {'MMAC':>9} {'MB moved':>9} {'mJ':>8}",
+    ]
+    for name, task in report["tasks"].items():
+        moved = sum(task["traffic_bytes"].values()) / 1e6
+        lines.append(
+            f"{'task ' + name if name else 'the network':20} {task['cycles']:>12,} {task['milliseconds']:>9.3f} "
+            f"{task['images_per_second']:>10,.1f} {task['utilisation']:>7.1%} {task['macs'] / 1e6:>9,.1f} {moved:>9.2f} "
+            f"{task['energy_estimate']['millijoule_per_image']:>8.2f}"
+        )
+    lines += ["", f"{'estimated resources':20} {'used':>12} {'available':>9} {'':>10}"]
+    for kind, r in report["resources"].items():
+        if r["available"] or r["used"]:
+            share = f"{r['fraction']:.0%}" if r["available"] else "none there"
+            lines.append(f"{kind.upper():20} {r['used']:>12,} {r['available']:>9,} {share:>10}")
+    if report["over_budget"]:
+        over = ", ".join(kind.upper() for kind in report["over_budget"])
+        lines += ["", f"warning: estimated to exceed the part's {over}; a smaller array fits, e.g. --set array_inputs=..."]
+    return "\n".join(lines)
+
+
+def listing(program: list[isa.Insn], origins: list[str] | None = None) -> str:
+    """A program, one instruction a line, with its index and, where known, the operation it belongs to."""
+    lines = []
+    for index, insn in enumerate(program):
+        comment = f"  ; {origins[index]}" if origins and origins[index] else ""
+        lines.append(f"{index:5}  {isa.text(insn)}{comment}")
+    return "\n".join(lines)

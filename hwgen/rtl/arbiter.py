@@ -1,0 +1,72 @@
+"""Two clients share one AxiReader."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import stream
+from amaranth.lib.wiring import Component, In, Out
+
+from ..config import Config
+from .axi import COMMAND, beat_stream
+
+MOST_BEATS = 64  # of a command through the arbiter: bounds how long one client makes the other wait
+_DEPTH = 4
+
+
+class ReadArbiter(Component):
+    """Passes on commands, client 0 first, and hands the beats to the client that asked for them, in order.
+
+    A client must take its beats without waiting for the other one. Commands are 1..MOST_BEATS beats.
+    Ports: commands[2] (streams in), beats[2] (streams out), command (to the reader), read (beats from the reader).
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(
+            {
+                "commands": In(stream.Signature(COMMAND)).array(2),
+                "beats": Out(beat_stream(config)).array(2),
+                "command": Out(stream.Signature(COMMAND)),
+                "read": In(beat_stream(config)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        owners = [Signal(name=f"owner_{i}", reset_less=True) for i in range(_DEPTH)]
+        counts = [Signal(range(MOST_BEATS + 1), name=f"beats_{i}", reset_less=True) for i in range(_DEPTH)]
+        write_at, read_at, held = Signal(range(_DEPTH)), Signal(range(_DEPTH)), Signal(range(_DEPTH + 1))
+        served = Signal(range(MOST_BEATS + 1))  # beats of the oldest command
+        first, second = self.commands
+        chosen, free, push, pop, passed = Signal(), Signal(), Signal(), Signal(), Signal()
+        # A command, once offered to the reader, stays: client 1 keeps its turn until it is taken.
+        keep = Signal()
+        m.d.comb += [
+            chosen.eq(keep | ~first.valid),
+            free.eq(held != _DEPTH),
+            self.command.valid.eq(Mux(chosen, second.valid, first.valid) & free),
+            self.command.payload.eq(Mux(chosen, second.payload, first.payload)),
+            first.ready.eq(self.command.ready & free & ~chosen),
+            second.ready.eq(self.command.ready & free & chosen),
+            push.eq(self.command.valid & self.command.ready),
+        ]
+        m.d.sync += keep.eq(self.command.valid & ~self.command.ready & chosen)
+        with m.If(push):
+            for i in range(_DEPTH):
+                with m.If(write_at == i):
+                    m.d.sync += [owners[i].eq(chosen), counts[i].eq(self.command.payload.beats)]
+
+        owner = Array(owners)[read_at]
+        for i, client in enumerate(self.beats):
+            m.d.comb += [
+                client.payload.eq(self.read.payload),
+                client.valid.eq(self.read.valid & (held != 0) & (owner == i)),
+            ]
+        m.d.comb += [
+            self.read.ready.eq((held != 0) & Mux(owner, self.beats[1].ready, self.beats[0].ready)),
+            passed.eq(self.read.valid & self.read.ready),
+            pop.eq(passed & (served + 1 == Array(counts)[read_at])),
+        ]
+        with m.If(passed):
+            m.d.sync += served.eq(Mux(pop, 0, served + 1))
+        m.d.sync += [write_at.eq(write_at + push), read_at.eq(read_at + pop), held.eq(held + push - pop)]
+        return m

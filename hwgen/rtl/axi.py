@@ -1,0 +1,257 @@
+"""AXI4: the signals of a master, and the engines that turn commands into bursts.
+
+A command is a run of beats at a beat offset from a base address. The base is aligned to 4 KiB
+(registers.BASE_ALIGNMENT) and bursts end at multiples of their greatest length, which divides 4 KiB: so no burst
+crosses a 4 KiB boundary. All bursts carry ID 0, hence answers come in order.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out, Signature, connect, flipped
+
+from ..config import Config
+from .fifo import RamFifo
+
+ID_BITS = 1
+BYTE_ADDRESS_BITS = 64
+COMMAND = data.StructLayout({"offset": 32, "beats": 32})  # both in beats; no beats: nothing happens
+INCREMENT = 1
+CACHE = 0b0011  # modifiable, bufferable: interconnects may pack and reorder towards DRAM
+
+
+def _address_channel(x: str) -> dict:
+    return {
+        f"{x}id": Out(ID_BITS),
+        f"{x}addr": Out(BYTE_ADDRESS_BITS),
+        f"{x}len": Out(8),
+        f"{x}size": Out(3),
+        f"{x}burst": Out(2),
+        f"{x}cache": Out(4),
+        f"{x}prot": Out(3),
+        f"{x}valid": Out(1),
+        f"{x}ready": In(1),
+    }
+
+
+def axi_read(config: Config) -> Signature:
+    """Read channels of a master."""
+    return Signature(
+        _address_channel("ar")
+        | {
+            "rid": In(ID_BITS),
+            "rdata": In(8 * config.axi_bytes),
+            "rresp": In(2),
+            "rlast": In(1),
+            "rvalid": In(1),
+            "rready": Out(1),
+        }
+    )
+
+
+def axi_write(config: Config) -> Signature:
+    """Write channels of a master."""
+    return Signature(
+        _address_channel("aw")
+        | {
+            "wdata": Out(8 * config.axi_bytes),
+            "wstrb": Out(config.axi_bytes),
+            "wlast": Out(1),
+            "wvalid": Out(1),
+            "wready": In(1),
+            "bid": In(ID_BITS),
+            "bresp": In(2),
+            "bvalid": In(1),
+            "bready": Out(1),
+        }
+    )
+
+
+def beat_stream(config: Config) -> Signature:
+    return stream.Signature(8 * config.axi_bytes)
+
+
+class _Bursts(Component):
+    """Cuts commands into bursts: one (addr, len) a cycle at most, taken with `step`.
+
+    Ports: base, command (stream in); valid, beats (1..burst_beats) and addr of the next burst, step. Bursts end at
+    multiples of burst_beats. Latency: a cycle from command to burst.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__(
+            {
+                "base": In(BYTE_ADDRESS_BITS),
+                "command": In(stream.Signature(COMMAND)),
+                "valid": Out(1),
+                "beats": Out(range(config.burst_beats + 1)),
+                "addr": Out(BYTE_ADDRESS_BITS),
+                "step": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        most = self.config.burst_beats
+        shift = (self.config.axi_bytes - 1).bit_length()
+        offset, left = Signal(32, reset_less=True), Signal(32)
+        behind = (offset & (most - 1))[: most.bit_length()]
+        to_border = Signal(range(most + 1))
+        m.d.comb += [
+            self.valid.eq(left != 0),
+            self.command.ready.eq(left == 0),
+            to_border.eq(most - behind),
+            self.beats.eq(Mux(left > to_border, to_border, left)),
+            self.addr.eq(Cat(Const(0, 12), self.base[12:]) + (offset << shift)),
+        ]
+        with m.If(self.command.ready):
+            m.d.sync += offset.eq(self.command.payload.offset)
+            with m.If(self.command.valid):
+                m.d.sync += left.eq(self.command.payload.beats)
+        with m.Elif(self.step):
+            m.d.sync += [offset.eq(offset + self.beats), left.eq(left - self.beats)]
+        return m
+
+
+def _drive_address(m: Module, config: Config, bus, x: str, bursts: _Bursts, issue) -> None:
+    """The address channel `x` of `bus` as a register that `issue` loads with the next burst."""
+    valid = getattr(bus, f"{x}valid")
+    addr = Signal(BYTE_ADDRESS_BITS, name=f"{x}addr_next", reset_less=True)
+    length = Signal(range(config.burst_beats), name=f"{x}len_next", reset_less=True)
+    busy = Signal(name=f"{x}valid_next")
+    m.d.comb += [
+        valid.eq(busy),
+        getattr(bus, f"{x}addr").eq(addr),
+        getattr(bus, f"{x}len").eq(length),
+        getattr(bus, f"{x}size").eq((config.axi_bytes - 1).bit_length()),
+        getattr(bus, f"{x}burst").eq(INCREMENT),
+        getattr(bus, f"{x}cache").eq(CACHE),
+        bursts.step.eq(issue),
+    ]
+    with m.If(issue):
+        m.d.sync += [busy.eq(1), addr.eq(bursts.addr), length.eq(bursts.beats - 1)]
+    with m.Elif(getattr(bus, f"{x}ready")):
+        m.d.sync += busy.eq(0)
+
+
+class AxiReader(Component):
+    """Commands in, their beats out, in order; up to `config.outstanding` bursts in flight.
+
+    Only asks for what its queue can take, so rready never waits for the consumer.
+    Ports: base (byte address, stable while at work), command (stream of COMMAND), beats (stream), bus (axi_read),
+    drain (1: start no further burst), idle (no burst in flight), busy (a command or a burst left), error (strobe: a bad
+    answer), beat (strobe: a beat arrived).
+    Cost: outstanding * burst_beats beats of RAM.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__(
+            {
+                "base": In(BYTE_ADDRESS_BITS),
+                "command": In(stream.Signature(COMMAND)),
+                "beats": Out(beat_stream(config)),
+                "bus": Out(axi_read(config)),
+                "drain": In(1),
+                "idle": Out(1),
+                "busy": Out(1),
+                "error": Out(1),
+                "beat": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, bus = self.config, self.bus
+        depth = 1 << max(1, (config.outstanding * config.burst_beats - 1).bit_length())
+        m.submodules.bursts = bursts = _Bursts(config)
+        m.submodules.fifo = fifo = RamFifo(8 * config.axi_bytes, depth)
+        connect(m, flipped(self.command), bursts.command)
+        connect(m, fifo.o, flipped(self.beats))
+
+        space = Signal(range(depth + 1), init=depth)  # beats that the queue can take beyond those asked for
+        flying = Signal(range(config.outstanding + 1))  # bursts
+        issue, taken, last = Signal(), Signal(), Signal()
+        m.d.comb += [
+            bursts.base.eq(self.base),
+            issue.eq(
+                bursts.valid
+                & (~bus.arvalid | bus.arready)
+                & (space >= config.burst_beats)
+                & (flying != config.outstanding)
+                & ~self.drain
+            ),
+            taken.eq(self.beats.valid & self.beats.ready),
+            bus.rready.eq(fifo.i.ready),
+            fifo.i.valid.eq(bus.rvalid),
+            fifo.i.payload.eq(bus.rdata),
+            self.beat.eq(bus.rvalid & bus.rready),
+            last.eq(self.beat & bus.rlast),
+            self.error.eq(self.beat & bus.rresp[1]),
+            self.idle.eq(flying == 0),
+            self.busy.eq(bursts.valid | ~self.idle),
+        ]
+        _drive_address(m, config, bus, "ar", bursts, issue)
+        m.d.sync += [
+            space.eq(space + taken - Mux(issue, bursts.beats, 0)),
+            flying.eq(flying + issue - last),
+        ]
+        return m
+
+
+class AxiWriter(Component):
+    """Commands and their beats in, bursts out; up to `config.outstanding` of them unanswered.
+
+    A burst's address goes out before its beats; the next burst's after them.
+    Ports: base, command (stream of COMMAND), beats (stream in, whole beats), bus (axi_write), drain (1: start no
+    further burst), idle (no burst under way or unanswered), busy (work left), error (strobe), beat (strobe).
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__(
+            {
+                "base": In(BYTE_ADDRESS_BITS),
+                "command": In(stream.Signature(COMMAND)),
+                "beats": In(beat_stream(config)),
+                "bus": Out(axi_write(config)),
+                "drain": In(1),
+                "idle": Out(1),
+                "busy": Out(1),
+                "error": Out(1),
+                "beat": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, bus = self.config, self.bus
+        m.submodules.bursts = bursts = _Bursts(config)
+        connect(m, flipped(self.command), bursts.command)
+        flying = Signal(range(config.outstanding + 1))
+        left = Signal(range(config.burst_beats + 1))  # beats of the burst under way
+        issue, answered = Signal(), Signal()
+        m.d.comb += [
+            bursts.base.eq(self.base),
+            issue.eq(bursts.valid & ~bus.awvalid & (left == 0) & (flying != config.outstanding) & ~self.drain),
+            bus.wvalid.eq(self.beats.valid & ~bus.awvalid & (left != 0)),
+            bus.wdata.eq(self.beats.payload),
+            bus.wstrb.eq(~Const(0, config.axi_bytes)),
+            bus.wlast.eq(left == 1),
+            self.beat.eq(bus.wvalid & bus.wready),
+            self.beats.ready.eq(bus.wready & ~bus.awvalid & (left != 0)),
+            bus.bready.eq(1),
+            answered.eq(bus.bvalid),
+            self.error.eq(bus.bvalid & bus.bresp[1]),
+            self.idle.eq(flying == 0),
+            self.busy.eq(bursts.valid | ~self.idle),
+        ]
+        _drive_address(m, config, bus, "aw", bursts, issue)
+        m.d.sync += flying.eq(flying + issue - answered)
+        with m.If(issue):
+            m.d.sync += left.eq(bursts.beats)
+        with m.Elif(self.beat):
+            m.d.sync += left.eq(left - 1)
+        return m

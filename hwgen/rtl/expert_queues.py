@@ -1,0 +1,196 @@
+"""Expert queues: every token's chosen experts, sorted by expert, as the matrix unit reads them."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out
+
+from ..config import Config
+from ..numerics import INT16_MAX
+from . import ports
+from .common import delay, delay_valid, register
+from .memory import RAM_LATENCY, Ram
+from .small_memory import LutRam
+from .walk import Walk
+
+MAX_TOP_K = 4
+SETTLE = 6  # cycles until the last write shows: queue RAM, and more than ports.WRITE_LATENCY
+
+
+def expert_bits(config: Config) -> int:
+    """Bits of an expert's number."""
+    return max((config.max_experts - 1).bit_length(), 1)
+
+
+class ExpertQueues(Component):
+    """A counting sort of (token, expert, gate) by expert, tokens in rising order in each queue.
+
+    Entries arrive token by token, top_k of each, and are listed and counted; when all `rows` tokens are there the queues'
+    starts are the sums of the counts before, and the list is read once more to place the entries. With `dense` every
+    row of gates is also written to the scratchpad on the way.
+
+    Parameters: config. Ports: clear (strobe: all queues empty, begin), held during an instruction: rows, experts, top_k, dense, y,
+    y_pitch; i_valid, i_expert, i_gate, i_last (last of its token); done (strobe); wr; lookup, queue, nonempty as in
+    VectorUnit. Cycles from the last entry to done: experts + rows*top_k + 13 without dense.
+    Cost: RAM of queue_entries x (28 and 28 + expert bits), LUT RAM of three small tables.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__(
+            {
+                "clear": In(1),
+                "rows": In(16),
+                "experts": In(8),
+                "top_k": In(4),
+                "dense": In(1),
+                "y": In(ports.ADDRESS_BITS),
+                "y_pitch": In(16),
+                "i_valid": In(1),
+                "i_expert": In(expert_bits(config)),
+                "i_gate": In(16),
+                "i_last": In(1),
+                "done": Out(1),
+                "wr": Out(ports.write_port(config, 1)),
+                "lookup": In(ports.QUEUE_LOOKUP),
+                "queue": In(ports.QUEUE_READ),
+                "nonempty": Out(config.max_experts),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        depth, number = self.config.queue_entries, expert_bits(self.config)
+        slots = 1 << number
+        entry = data.StructLayout({"token": ports.ROW_BITS, "gate": 16, "expert": number})
+        counts = LutRam(m, slots, ports.ROW_BITS + 1, "counts")
+        starts = LutRam(m, slots, 16, "starts")
+        cursors = LutRam(m, slots, 16, "cursors")  # where an expert's next entry goes
+        m.submodules.listed = listed = Ram(depth, entry.size)
+        m.submodules.queues = queues = Ram(depth, ports.QUEUE_ENTRY.size)
+        nonempty = Signal(slots)
+        m.d.comb += self.nonempty.eq(nonempty)
+
+        # --- what other units see -------------------------------------------------------------------------------
+        asked = self.lookup.expert[:number]
+        m.d.comb += [
+            self.lookup.count.eq(Mux(nonempty.bit_select(asked, 1), counts.read(asked), 0)),
+            self.lookup.start.eq(starts.read(asked)),
+            queues.read_addr.eq(register(m, self.queue.addr, "queue_addr")),
+            self.queue.entry.eq(delay(m, queues.read_data, ports.READ_LATENCY - RAM_LATENCY - 1, "queue_entry")),
+        ]
+
+        # --- entries arrive: list and count ---------------------------------------------------------------------
+        token, entries = Signal(ports.ROW_BITS + 1), Signal(range(depth + 1))
+        expert = Signal(8)  # of the walk over the counts
+        of = Signal(number)
+        known, count = Signal(), Signal(ports.ROW_BITS + 1)
+        arrived = Signal(entry)
+        m.d.comb += [
+            of.eq(Mux(self.i_valid, self.i_expert, expert)),
+            known.eq(nonempty.bit_select(of, 1)),
+            count.eq(Mux(known, counts.read(of), 0)),
+            counts.write_addr.eq(of),
+            counts.write_data.eq(count + 1),
+            counts.write_enable.eq(self.i_valid),
+            arrived.token.eq(token),
+            arrived.gate.eq(self.i_gate),
+            arrived.expert.eq(self.i_expert),
+            listed.write_addr.eq(entries),
+            listed.write_data.eq(arrived),
+            listed.write_enable.eq(self.i_valid),
+        ]
+        with m.If(self.i_valid):
+            m.d.sync += [
+                nonempty.bit_select(self.i_expert, 1).eq(1),
+                entries.eq(entries + 1),
+                token.eq(token + self.i_last),
+            ]
+
+        # --- placement ------------------------------------------------------------------------------------------
+        place, at = Signal(), Signal(range(depth + 1))
+        total = Signal(16)
+        placing = delay_valid(m, place, RAM_LATENCY, "placing")
+        placed = data.View(entry, listed.read_data)
+        position = cursors.read(placed.expert)
+        summing = Signal()
+        m.d.comb += [
+            listed.read_addr.eq(at),
+            starts.write_addr.eq(expert),
+            starts.write_data.eq(total),
+            starts.write_enable.eq(summing),
+            cursors.write_addr.eq(Mux(summing, expert, placed.expert)),
+            cursors.write_data.eq(Mux(summing, total, position + 1)),
+            cursors.write_enable.eq(summing | placing),
+            queues.write_addr.eq(register(m, position, "position")),
+            queues.write_data.eq(register(m, Cat(placed.token, placed.gate), "moved")),
+            queues.write_enable.eq(delay_valid(m, placing, 1, "moving")),
+        ]
+        with m.If(place):
+            m.d.sync += at.eq(at + 1)
+
+        # --- a dense row of gates -------------------------------------------------------------------------------
+        chunk = self.config.chunk
+        recent = [Signal(entry, name=f"recent_{k}", reset_less=True) for k in range(MAX_TOP_K)]
+        with m.If(placing):
+            m.d.sync += [new.eq(old) for new, old in zip(recent, [placed, *recent], strict=False)]
+        write, base, left = Walk("dense"), Signal(8), Signal(8)
+        row = Signal(ports.elements(self.config, 1), reset_less=True)
+        for lane in range(chunk):
+            gate = 0
+            for k in range(MAX_TOP_K):
+                hit = (recent[k].expert == base + lane) & (self.top_k > k)
+                limited = Mux(recent[k].gate > INT16_MAX, INT16_MAX, recent[k].gate)
+                gate = gate | Mux(hit, limited, 0)
+            m.d.sync += row[lane].eq(gate)
+        m.d.comb += [self.wr.addr.eq(write.addr), self.wr.mask.eq(1), self.wr.data.eq(row)]
+
+        # --- control --------------------------------------------------------------------------------------------
+        in_row, wait = Signal(range(MAX_TOP_K + 1)), Signal(range(SETTLE + 1))
+        m.d.sync += wait.eq(Mux(wait != 0, wait - 1, 0))
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.sync += [token.eq(0), entries.eq(0), expert.eq(0), total.eq(0), at.eq(0), in_row.eq(0)]
+                m.d.sync += write.start(self.y, self.y_pitch)
+                with m.If(self.clear):
+                    m.d.sync += nonempty.eq(0)
+                    m.next = "LIST"
+            with m.State("LIST"):
+                with m.If(token == self.rows):
+                    m.next = "SUM"
+            with m.State("SUM"):
+                m.d.comb += summing.eq(1)
+                m.d.sync += [total.eq(total + count), expert.eq(expert + 1)]
+                with m.If(expert + 1 == self.experts):
+                    m.next = "PLACE"
+            with m.State("PLACE"):
+                m.d.sync += wait.eq(SETTLE)
+                with m.If(at == entries):
+                    m.next = "SETTLE"
+                with m.Else():
+                    m.d.comb += place.eq(1)
+                    m.d.sync += in_row.eq(in_row + 1)
+                    with m.If(self.dense & (in_row + 1 == self.top_k)):
+                        m.d.sync += [base.eq(0), left.eq(self.experts), wait.eq(RAM_LATENCY)]
+                        m.next = "ROW"
+            with m.State("ROW"):
+                # The row's entries are in `recent` when `wait` is over; one more cycle puts a chunk together.
+                m.d.sync += in_row.eq(0)
+                with m.If(wait == 0):
+                    m.next = "CHUNK"
+            with m.State("CHUNK"):
+                m.next = "WRITE"
+            with m.State("WRITE"):
+                m.d.comb += self.wr.valid.eq(1)
+                with m.If(self.wr.ready):
+                    m.d.sync += write.step(left <= chunk, self.y_pitch)
+                    m.d.sync += [base.eq(base + chunk), left.eq(left - chunk)]
+                    m.next = "CHUNK"
+                    with m.If(left <= chunk):
+                        m.next = "PLACE"
+            with m.State("SETTLE"):
+                with m.If(wait == 0):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+        return m

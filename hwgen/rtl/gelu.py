@@ -1,0 +1,63 @@
+"""GELU = ReLU - delta(|x|) on the lanes of a row: a pipelined table look-up, part of the post-processor."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib.memory import Memory
+
+from .. import numerics
+from ..isa import Gelu
+from .common import delay, register
+
+GELU_LATENCY = 7
+DELTA_BITS = 14
+INDEX_BITS = (numerics.GELU_ENTRIES - 1).bit_length()
+TABLES = ("none", "tanh")  # halves of the ROM: forms of Gelu.ERF and Gelu.TANH
+
+
+def gelu_rom() -> list[int]:
+    """Both tables one behind the other: delta at tanh * GELU_ENTRIES + index."""
+    return [int(delta) for form in TABLES for delta in numerics.GELU_TABLE[form]]
+
+
+def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
+    """numerics.gelu of each int16 lane, GELU_LATENCY cycles later; lanes pass unchanged in rows with Gelu.OFF.
+
+    `mode(n)` and `shift(n)` are the row's isa.Gelu and gelu_shift (0..GELU_SHIFT_MAX), n cycles after its lanes.
+    Two lanes share a ROM (two read ports). Cost: a RAMB18 per two lanes, two shifters of 8 steps a lane.
+    """
+    shifts = numerics.GELU_SHIFT_MAX + 1
+    final_shift = numerics.GELU_DELTA_BITS - numerics.GELU_INDEX_BITS  # of delta, less gelu_shift
+    out = []
+    for first in range(0, len(lanes), 2):
+        rom = Memory(shape=unsigned(DELTA_BITS), depth=len(TABLES) * numerics.GELU_ENTRIES, init=gelu_rom())
+        m.submodules[f"rom{first // 2}"] = rom
+        for k, x in enumerate(lanes[first : first + 2], first):
+            # 1: magnitude. 2: shift, keeping the bit that rounds. 3: index.
+            magnitude = Signal(unsigned(15), name=f"gelu_abs{k}", reset_less=True)
+            m.d.sync += magnitude.eq(Mux(x[-1], -x, x))
+            doubled = Signal(unsigned(16), name=f"gelu_dbl{k}", reset_less=True)
+            with m.Switch(shift(1)):
+                for s in range(shifts):
+                    with m.Case(s):
+                        m.d.sync += doubled.eq((magnitude << 1) >> s)
+            index = Signal(unsigned(15), name=f"gelu_idx{k}", reset_less=True)
+            m.d.sync += index.eq((doubled + 1) >> 1)
+            # 4: inside the ROM. 5: its output register, zero beyond the table.
+            read = rom.read_port()
+            m.d.comb += read.addr.eq(index[:INDEX_BITS] | (mode(3)[1] << INDEX_BITS))
+            inside = register(m, (index < numerics.GELU_ENTRIES) & (mode(3) != Gelu.OFF), f"gelu_in{k}")
+            delta = Signal(unsigned(DELTA_BITS), name=f"gelu_delta{k}", reset_less=True)
+            m.d.sync += delta.eq(Mux(inside, read.data, 0))
+            # 6: scale to x's steps, keeping the bit that rounds. 7: ReLU - delta.
+            scaled = Signal(unsigned(DELTA_BITS), name=f"gelu_scaled{k}", reset_less=True)
+            with m.Switch(shift(5)):
+                for s in range(shifts):
+                    with m.Case(s):
+                        m.d.sync += scaled.eq(delta >> (final_shift - s - 1))
+            before = delay(m, x, GELU_LATENCY - 1, f"gelu_x{k}")
+            relu = Mux(before[-1] & (mode(6) != Gelu.OFF), Const(0, signed(16)), before)
+            result = Signal(signed(16), name=f"gelu_y{k}", reset_less=True)
+            m.d.sync += result.eq(relu - ((scaled + 1) >> 1))
+            out.append(result)
+    return out

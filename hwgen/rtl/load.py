@@ -1,0 +1,136 @@
+"""DRAM -> scratchpad and scale memory."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream
+from amaranth.lib.wiring import Component, In, Out
+
+from .. import isa
+from ..config import Config
+from .arbiter import MOST_BEATS
+from .axi import COMMAND, beat_stream
+from .block import Block
+from .insn import insn_view
+from .ports import ELEMENT, SCALE_ADDRESS_BITS, SCALE_WRITE, insn_stream, write_port
+
+
+class LoadUnit(Component):
+    """isa.Load and isa.LoadScales, one after the other.
+
+    Ports: insn (stream in), command (stream of COMMAND, at most MOST_BEATS each) and beats (stream in) of the data
+    reader, wr (scratchpad write of a chunk), scale (scale memory write), done (strobe: everything written is visible),
+    busy.
+    A chunk takes chunk_beats cycles, a scale one.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__(
+            {
+                "insn": In(insn_stream()),
+                "command": Out(stream.Signature(COMMAND)),
+                "beats": In(beat_stream(config)),
+                "wr": Out(write_port(config, 1)),
+                "scale": Out(SCALE_WRITE),
+                "done": Out(1),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        lanes = config.axi_bytes // 2  # scales in a beat
+        load = insn_view(isa.Load, self.insn.payload)
+        load_scales = insn_view(isa.LoadScales, self.insn.payload)
+        m.submodules.block = block = Block()
+        m.d.comb += [
+            block.first.eq(load.dst),
+            block.rows.eq(load.rows),
+            block.chunks.eq(load.chunks),
+            block.pitch.eq(load.pitch),
+        ]
+
+        # Commands, cut so that the program's fetch need not wait for a long load.
+        dram, beats_left = Signal(32, reset_less=True), Signal(32)
+        piece = Mux(beats_left > MOST_BEATS, MOST_BEATS, beats_left)
+        m.d.comb += [
+            self.command.valid.eq(beats_left != 0),
+            self.command.payload.offset.eq(dram),
+            self.command.payload.beats.eq(piece),
+        ]
+        with m.If(self.command.valid & self.command.ready):
+            m.d.sync += [dram.eq(dram + piece), beats_left.eq(beats_left - piece)]
+
+        scale_addr, scales_left = Signal(SCALE_ADDRESS_BITS, reset_less=True), Signal(16)
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                m.d.comb += self.insn.ready.eq(1)
+                m.d.sync += [dram.eq(load.dram), scale_addr.eq(load_scales.dst)]
+                with m.If(self.insn.valid):
+                    with m.If(load_scales.op == isa.Op.LOAD_SCALES):
+                        m.d.sync += scales_left.eq(load_scales.count)
+                        m.next = "SCALES"
+                    with m.Else():
+                        m.d.comb += block.start.eq(1)
+                        m.next = "LOAD"
+            with m.State("LOAD"):
+                with m.If(block.loaded):
+                    m.d.sync += beats_left.eq(block.total * config.chunk_beats)
+                    m.next = "RUN"
+            with m.State("SCALES"):
+                m.d.sync += beats_left.eq((scales_left + (lanes - 1)) >> (lanes - 1).bit_length())
+                m.next = "RUN"
+            with m.State("RUN"):
+                with m.If(~block.more & (scales_left == 0) & ~self.wr.valid & ~self.scale.valid):
+                    m.next = "DONE"
+            with m.State("DONE"):
+                m.d.comb += self.done.eq(1)
+                m.next = "IDLE"
+        m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+
+        # Beats to chunks. The registers in front of the write ports keep the RAM's output away from the arbitration.
+        beats = self.beats
+        chunk_bits = config.chunk * ELEMENT.width
+        beat_bits = 8 * config.axi_bytes
+        behind = [Signal(beat_bits, name=f"behind_{i}", reset_less=True) for i in range(config.chunk_beats - 1)]
+        beat_at = Signal(range(config.chunk_beats))
+        whole, take_chunk, take_scale, beat_end = Signal(), Signal(), Signal(), Signal()
+        lane = Signal(range(lanes))
+        m.d.comb += [
+            whole.eq(beat_at == config.chunk_beats - 1),
+            take_chunk.eq(beats.valid & block.more & (~whole | ~self.wr.valid | self.wr.ready)),
+            take_scale.eq(beats.valid & (scales_left != 0) & (~self.scale.valid | self.scale.ready)),
+            beat_end.eq((lane == lanes - 1) | (scales_left == 1)),
+            beats.ready.eq(take_chunk | (take_scale & beat_end)),
+            block.step.eq(take_chunk & whole),
+            self.wr.mask.eq(1),
+        ]
+        with m.If(self.wr.ready):
+            m.d.sync += self.wr.valid.eq(0)
+        with m.If(take_chunk):
+            m.d.sync += beat_at.eq(Mux(whole, 0, beat_at + 1))
+            for i, register in enumerate(behind):
+                with m.If(beat_at == i):
+                    m.d.sync += register.eq(beats.payload)
+            with m.If(whole):
+                m.d.sync += [
+                    self.wr.valid.eq(1),
+                    self.wr.addr.eq(block.addr),
+                    self.wr.data.eq(Cat(*behind, beats.payload)[:chunk_bits]),
+                ]
+
+        # Beats to scales.
+        with m.If(self.scale.ready):
+            m.d.sync += self.scale.valid.eq(0)
+        with m.If(take_scale):
+            m.d.sync += [
+                lane.eq(Mux(beat_end, 0, lane + 1)),
+                scales_left.eq(scales_left - 1),
+                scale_addr.eq(scale_addr + 1),
+                self.scale.valid.eq(1),
+                self.scale.addr.eq(scale_addr),
+                self.scale.data.eq(beats.payload.word_select(lane, 16)),
+            ]
+        return m

@@ -1,0 +1,246 @@
+"""LayerNorm unit: executes `isa.Norm`, one chunk a cycle."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib.wiring import Component, In, Out
+
+from .. import isa
+from ..config import Config
+from . import ports
+from .common import delay, delay_valid, lanes_mask, register
+from .memory import RAM_LATENCY, Ram
+from .norm_pipeline import NormLanes, RowStatistics, columns_bits
+from .small_memory import SmallFifo
+from .walk import Walk
+
+ROWS = 32  # rows on their way from the first read to the row maximum written
+CHUNKS = 32  # chunks on their way from the row buffer to the scratchpad: covers the pipeline's length
+LEAST_BUFFER = 512  # chunks: the depth of a block RAM
+FIXED_CYCLES = 6  # registers and FIFOs between the pipelines, control
+SETTLE = 4  # cycles from the last write to `done`: more than ports.WRITE_LATENCY
+
+
+def norm_cycles(config: Config, rows: int, columns: int) -> int:
+    """Cycles from `start` to `done` when nothing stalls, rows >= 1; rows of one or two chunks cost up to 3 cycles each."""
+    chunks = -(-columns // config.chunk)
+    pipelines = RowStatistics.latency_of(config) + NormLanes.max_latency_of(config)
+    return (rows + 3) * chunks + pipelines + ports.READ_LATENCY + RAM_LATENCY + SETTLE + FIXED_CYCLES
+
+
+class Norm(Component):
+    """For every row: y = numerics.layer_norm(x), row maximum into the scale memory.
+
+    Reads gamma and beta into two RAMs, then rows into a ring buffer while their statistics are taken; once a row's
+    statistics are known the buffer is replayed through the normalisation. Both halves work on different rows at the same
+    time. Credits count what is on its way, so nothing ever stalls between a read and a FIFO with room.
+
+    Parameters: config. Ports: start (strobe), insn (held until done), done (strobe: all writes visible); rd, wr (scratchpad),
+    scale (row maxima). Precondition: 1 <= columns <= norm_columns.
+    Cycles: `norm_cycles`, (rows + 3) * ceil(columns / chunk) and the latency of the pipelines.
+    Cost: 4 multipliers per element of a chunk and about 10 for a row; RAM of at least 2 rows of x, gamma, beta.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        columns_bits(config)  # refuses a width that the arithmetic does not hold
+        self.max_chunks = -(-config.norm_columns // config.chunk)
+        self.buffer = max(LEAST_BUFFER, 1 << (2 * self.max_chunks - 1).bit_length())
+        super().__init__(
+            {
+                "start": In(1),
+                "insn": In(ports.insn_layout(isa.Norm)),
+                "done": Out(1),
+                "rd": Out(ports.read_port(config, 1)),
+                "wr": Out(ports.write_port(config, 1)),
+                "scale": Out(ports.SCALE_WRITE),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        insn, chunk = self.insn, self.config.chunk
+        m.submodules.statistics = statistics = RowStatistics(self.config)
+        m.submodules.lanes = lanes = NormLanes(self.config)
+        m.d.comb += [
+            statistics.columns.eq(insn.columns),
+            statistics.epsilon.eq(insn.epsilon),
+            lanes.columns.eq(insn.columns),
+        ]
+
+        def credit(limit: int, take: Value, give: Value, name: str) -> Signal:
+            """Counts `limit` places, one taken and one given back by each strobe."""
+            free = Signal(range(limit + 1), init=limit, name=name)
+            with m.If(take & ~give):
+                m.d.sync += free.eq(free - 1)
+            with m.Elif(give & ~take):
+                m.d.sync += free.eq(free + 1)
+            return free
+
+        # --- reads: parameters, then rows -----------------------------------------------------------------------
+        reading_params, reading_rows, beta = Signal(), Signal(), Signal()
+        last_chunk = Signal(range(max(self.max_chunks, 2)))  # number of chunks less one
+        left = Signal(16)  # columns from this chunk of gamma on, in the end those of the last chunk
+        column, row = Signal(range(max(self.max_chunks, 2))), Signal(16)
+        read = Walk("x")
+        accepted = Signal()
+        read_last = Signal()
+        rows_free, buffer_free = Signal(range(ROWS + 1)), Signal(range(self.buffer + 1))
+        room = Signal()
+        m.d.comb += [
+            room.eq((buffer_free != 0) & ((column != 0) | (rows_free != 0))),
+            self.rd.valid.eq(reading_params | (reading_rows & room)),
+            self.rd.addr.eq(read.addr),
+            accepted.eq(self.rd.valid & self.rd.ready),
+            read_last.eq(column == last_chunk),
+        ]
+        with m.If(accepted):
+            m.d.sync += column.eq(column + 1)
+
+        # --- data of the reads ----------------------------------------------------------------------------------
+        wait = ports.READ_LATENCY
+        arrived_column = delay(m, column, wait + 1, "column")
+        is_last = register(m, delay(m, read_last & reading_rows, wait, "read_last"), "is_last")
+        keep = register(m, lanes_mask(left, chunk), "keep")
+        x = Signal(ports.elements(self.config, 1), reset_less=True)
+        ends = delay(m, read_last & reading_rows, wait, "ends")
+        for i in range(chunk):
+            m.d.sync += x[i].eq(Mux(ends & ~keep[i], 0, self.rd.data[i]))
+        x_valid = delay_valid(m, accepted & reading_rows, wait + 1, "x_valid")
+        m.d.comb += [
+            statistics.i_valid.eq(x_valid),
+            statistics.i_first.eq(arrived_column == 0),
+            statistics.i_last.eq(is_last),
+            statistics.i_data.eq(x),
+        ]
+        params = []
+        for name, select in (("gamma", ~beta), ("beta", beta)):
+            ram = Ram(self.max_chunks, 16 * chunk)
+            m.submodules[name] = ram
+            params.append(ram)
+            m.d.comb += [
+                ram.write_addr.eq(arrived_column),
+                ram.write_data.eq(x),
+                ram.write_enable.eq(delay_valid(m, accepted & reading_params & select, wait + 1, f"{name}_valid")),
+            ]
+        m.submodules.rows = rows = Ram(self.buffer, 16 * chunk)
+        write_at = Signal(range(self.buffer))
+        m.d.comb += [rows.write_addr.eq(write_at), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
+        m.d.sync += write_at.eq(write_at + x_valid)
+
+        # --- replay ---------------------------------------------------------------------------------------------
+        row_bits = Cat(statistics.o_sum, statistics.o_r, statistics.o_e)
+        m.submodules.known = known = SmallFifo(ROWS, len(row_bits))
+        m.d.comb += [known.push.eq(statistics.o_valid), known.push_data.eq(row_bits)]
+        read_at = Signal(range(self.buffer))
+        replay_column = Signal(range(max(self.max_chunks, 2)))
+        replay, replay_last = Signal(), Signal()
+        out_free = Signal(range(CHUNKS + 1))
+        m.d.comb += [
+            replay.eq(known.o.valid & (out_free != 0)),
+            replay_last.eq(replay_column == last_chunk),
+            known.o.ready.eq(replay & replay_last),
+            rows.read_addr.eq(read_at),
+        ]
+        with m.If(replay):
+            m.d.sync += [read_at.eq(read_at + 1), replay_column.eq(Mux(replay_last, 0, replay_column + 1))]
+        sum_end = len(statistics.o_sum)
+        of_row = delay(m, known.o.payload, RAM_LATENCY, "of_row")
+        every = ~register(m, replay_last, "replay_last").replicate(chunk)
+        m.d.comb += [
+            lanes.i_valid.eq(delay_valid(m, replay, RAM_LATENCY, "replay")),
+            lanes.i_first.eq(delay(m, replay_column == 0, RAM_LATENCY, "replay_first")),
+            lanes.i_last.eq(delay(m, replay_last, RAM_LATENCY, "replay_end")),
+            lanes.i_mask.eq(register(m, keep | every, "replay_mask")),
+            lanes.i_data.eq(rows.read_data),
+            lanes.i_sum.eq(of_row[:sum_end]),
+            lanes.i_r.eq(of_row[sum_end:]),
+            lanes.i_e.eq(of_row[sum_end + len(statistics.o_r) :]),
+            params[0].read_addr.eq(delay(m, replay_column, lanes.GAMMA_AT, "gamma_at")),
+            params[1].read_addr.eq(delay(m, replay_column, lanes.BETA_AT, "beta_at")),
+            lanes.gamma.eq(params[0].read_data),
+            lanes.beta.eq(params[1].read_data),
+        ]
+
+        # --- writes ---------------------------------------------------------------------------------------------
+        m.submodules.results = results = SmallFifo(CHUNKS, 16 * chunk + 1)
+        m.submodules.maxima = maxima = SmallFifo(ROWS, len(lanes.max_data))
+        write = Walk("y")
+        scale_addr = Signal(ports.SCALE_ADDRESS_BITS, reset_less=True)
+        m.d.comb += [
+            results.push.eq(lanes.o_valid),
+            results.push_data.eq(Cat(lanes.o_data, lanes.o_last)),
+            self.wr.valid.eq(results.o.valid),
+            self.wr.addr.eq(write.addr),
+            self.wr.mask.eq(1),
+            self.wr.data.eq(results.o.payload[: 16 * chunk]),
+            results.o.ready.eq(self.wr.ready),
+            maxima.push.eq(lanes.max_valid),
+            maxima.push_data.eq(lanes.max_data),
+            self.scale.valid.eq(maxima.o.valid),
+            self.scale.addr.eq(scale_addr),
+            self.scale.data.eq(maxima.o.payload),
+            maxima.o.ready.eq(self.scale.ready),
+        ]
+        written, scale_written = Signal(), Signal()
+        m.d.comb += [
+            written.eq(self.wr.valid & self.wr.ready),
+            scale_written.eq(self.scale.valid & self.scale.ready),
+        ]
+        with m.If(written):
+            m.d.sync += write.step(results.o.payload[-1], insn.y_pitch)
+        with m.If(scale_written):
+            m.d.sync += scale_addr.eq(scale_addr + 1)
+        row_begins = accepted & reading_rows & (column == 0)
+        m.d.comb += [
+            rows_free.eq(credit(ROWS, row_begins, scale_written, "rows_credit")),
+            buffer_free.eq(credit(self.buffer, accepted & reading_rows, replay, "buffer_credit")),
+            out_free.eq(credit(CHUNKS, replay, written, "out_credit")),
+        ]
+
+        # --- control --------------------------------------------------------------------------------------------
+        settle = Signal(range(SETTLE + 1))
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.sync += [left.eq(insn.columns), column.eq(0), row.eq(insn.rows), beta.eq(0), settle.eq(SETTLE)]
+                m.d.sync += read.start(insn.params, 0)
+                m.d.sync += write.start(insn.y, insn.y_pitch)
+                m.d.sync += [scale_addr.eq(insn.y_scale), replay_column.eq(0)]
+                with m.If(self.start):
+                    m.next = "GAMMA"
+                    with m.If(insn.rows == 0):
+                        m.next = "DRAIN"
+            with m.State("GAMMA"):
+                m.d.comb += reading_params.eq(1)
+                with m.If(accepted):
+                    m.d.sync += read.step(0, 0)
+                    with m.If(left > chunk):
+                        m.d.sync += left.eq(left - chunk)
+                    with m.Else():
+                        m.d.sync += [last_chunk.eq(column), column.eq(0), beta.eq(1)]
+                        m.next = "BETA"
+            with m.State("BETA"):
+                m.d.comb += reading_params.eq(1)
+                with m.If(accepted):
+                    m.d.sync += read.step(0, 0)
+                    with m.If(read_last):
+                        m.d.sync += column.eq(0)
+                        m.d.sync += read.start(insn.x, insn.x_pitch)
+                        m.next = "ROWS"
+            with m.State("ROWS"):
+                m.d.comb += reading_rows.eq(1)
+                with m.If(accepted):
+                    m.d.sync += read.step(read_last, insn.x_pitch)
+                    with m.If(read_last):
+                        m.d.sync += [column.eq(0), row.eq(row - 1)]
+                        with m.If(row == 1):
+                            m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If((rows_free == ROWS) & (out_free == CHUNKS)):
+                    m.next = "SETTLE"
+            with m.State("SETTLE"):
+                m.d.sync += settle.eq(settle - 1)
+                with m.If(settle == 0):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+        return m

@@ -1,0 +1,221 @@
+"""The two pipelines of the LayerNorm unit: statistics of a row, and its normalisation."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib.wiring import Component, In, Out
+
+from ..config import Config
+from ..numerics import GAMMA_SHIFT, INT16_MAX, RSQRT_BITS, XHAT_BITS, XHAT_MAX
+from .common import delay, delay_valid, register, round_shift, saturate, tree, tree_latency
+from .ports import ELEMENT, elements
+from .rsqrt import EXPONENT_BITS, Rsqrt
+
+EPSILON_BITS = 48
+MAX_COLUMNS = 1 << 15  # keeps the radicand below 2^62
+TREE_LEVELS = 2
+
+
+def columns_bits(config: Config) -> int:
+    """Bits of a column count; everything else in the unit is that much wider than an element."""
+    if config.norm_columns > MAX_COLUMNS:
+        raise ValueError(f"norm_columns={config.norm_columns}: the LayerNorm unit takes at most {MAX_COLUMNS}")
+    return config.norm_columns.bit_length()
+
+
+def sum_bits(config: Config) -> int:
+    """Bits of a row's signed sum."""
+    return columns_bits(config) + 15
+
+
+def square_bits(config: Config) -> int:
+    """Bits of a row's sum of squares."""
+    return columns_bits(config) + 29
+
+
+def multiply(m: Module, a: Value, b: Value, name: str) -> tuple[Value, int]:
+    """(a * b of unsigned values, latency): pieces that fit a 27x18 multiplier, registered around it, added in a tree."""
+    parts = []
+    for i in range(0, len(a), 26):
+        for j in range(0, len(b), 17):
+            piece = register(m, a[i : i + 26], f"{name}_a_{i}_{j}") * register(m, b[j : j + 17], f"{name}_b_{i}_{j}")
+            parts.append(Cat(Const(0, i + j), register(m, piece, f"{name}_p_{i}_{j}")))
+    total, latency = tree(m, parts, lambda x, y: x + y, 1, name)
+    return total[: len(a) + len(b)], latency + 2
+
+
+def multiply_latency(a: int, b: int) -> int:
+    """Latency of `multiply` of values of a and b bits."""
+    return 2 + tree_latency(-(-a // 26) * -(-b // 17), 1)
+
+
+class RowStatistics(Component):
+    """S = sum(x), Q = sum(x^2) of a row, then (r, e) = rsqrt(D*Q - S^2 + epsilon), chunk by chunk, rows back to back.
+
+    Ports: i_valid, i_first, i_last, i_data (a chunk; elements beyond the row are zero); columns (D) and epsilon, held during
+    an instruction; o_valid, o_sum, o_r, o_e `latency_of(config)` cycles after the row's last chunk.
+    Cost: a 16x16 multiplier per element of a chunk; about 8 multipliers for the row.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.sum_bits = sum_bits(config)
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_first": In(1),
+                "i_last": In(1),
+                "i_data": In(elements(config, 1)),
+                "columns": In(columns_bits(config)),
+                "epsilon": In(EPSILON_BITS),
+                "o_valid": Out(1),
+                "o_sum": Out(signed(self.sum_bits)),
+                "o_r": Out(RSQRT_BITS),
+                "o_e": Out(EXPONENT_BITS),
+            }
+        )
+
+    @staticmethod
+    def products_latency_of(config: Config) -> int:
+        """From the exact sums to D*Q and S^2."""
+        columns, total = columns_bits(config), sum_bits(config)
+        return max(multiply_latency(square_bits(config), columns), 1 + multiply_latency(total, total))
+
+    @staticmethod
+    def latency_of(config: Config) -> int:
+        chunk = 1 + tree_latency(config.chunk, TREE_LEVELS) + 1
+        return chunk + RowStatistics.products_latency_of(config) + 2 + Rsqrt.LATENCY
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = self.config.chunk
+
+        def add(x, y):
+            return x + y
+
+        # --- every chunk ----------------------------------------------------------------------------------------
+        squares = [register(m, self.i_data[i] * self.i_data[i], f"sq_{i}")[:31] for i in range(lanes)]
+        copies = [register(m, self.i_data[i], f"x_{i}") for i in range(lanes)]
+        chunk_q, steps = tree(m, squares, add, TREE_LEVELS, "q")
+        chunk_s, _ = tree(m, copies, add, TREE_LEVELS, "s")
+        first = delay(m, self.i_first, 1 + steps, "first")
+        valid = delay_valid(m, self.i_valid, 1 + steps, "valid")
+        row = delay_valid(m, self.i_valid & self.i_last, 2 + steps, "row")
+        total = Signal(signed(self.sum_bits), reset_less=True)
+        squared = Signal(square_bits(self.config), reset_less=True)
+        with m.If(valid):
+            m.d.sync += [
+                total.eq(Mux(first, 0, total) + chunk_s),
+                squared.eq(Mux(first, 0, squared) + chunk_q),
+            ]
+        # --- every row ------------------------------------------------------------------------------------------
+        wait = self.products_latency_of(self.config)
+        magnitude = register(m, Mux(total < 0, -total, total)[: self.sum_bits], "s_abs")
+        ss, ss_latency = multiply(m, magnitude, magnitude, "ss")
+        dq, dq_latency = multiply(m, squared, self.columns, "dq")
+        ss, dq = delay(m, ss, wait - 1 - ss_latency, "ss_wait"), delay(m, dq, wait - dq_latency, "dq_wait")
+        m.submodules.rsqrt = rsqrt = Rsqrt(max(len(dq), EPSILON_BITS) + 1)
+        shifted = register(m, dq + self.epsilon, "dq_eps")
+        m.d.comb += [
+            rsqrt.i_n.eq(register(m, shifted - register(m, ss, "ss_last"), "radicand")),
+            self.o_valid.eq(delay_valid(m, row, wait + 2 + rsqrt.LATENCY, "row_path")),
+            self.o_sum.eq(delay(m, total, wait + 2 + rsqrt.LATENCY, "sum_path")),
+            self.o_r.eq(rsqrt.o_r),
+            self.o_e.eq(rsqrt.o_e),
+        ]
+        return m
+
+
+class NormLanes(Component):
+    """y = saturate(round_shift(xhat * gamma, 12) + beta), xhat = saturate(round_shift((D*x - S) * r, 5 + e)), per element.
+
+    Ports: i_valid, i_first, i_last, i_data (a chunk), i_sum, i_r, i_e (of its row), i_mask (elements that are written; the
+    others become zero); columns (D), held; gamma and beta of the chunk, GAMMA_AT and BETA_AT cycles after i_valid;
+    o_valid, o_last, o_data LATENCY cycles after i_valid; max_valid, max_data: largest magnitude of a row, `max_latency_of(config)`
+    after its last chunk. Cost: 3 multipliers per element (16 x column count, 27x18, 18x16) and a shifter.
+    """
+
+    GAMMA_AT = 10
+    BETA_AT = 12
+    LATENCY = 14
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.sum_bits = sum_bits(config)
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_first": In(1),
+                "i_last": In(1),
+                "i_data": In(elements(config, 1)),
+                "i_sum": In(signed(self.sum_bits)),
+                "i_r": In(RSQRT_BITS),
+                "i_e": In(EXPONENT_BITS),
+                "i_mask": In(config.chunk),
+                "columns": In(columns_bits(config)),
+                "gamma": In(elements(config, 1)),
+                "beta": In(elements(config, 1)),
+                "o_valid": Out(1),
+                "o_last": Out(1),
+                "o_data": Out(elements(config, 1)),
+                "max_valid": Out(1),
+                "max_data": Out(15),
+            }
+        )
+
+    @staticmethod
+    def max_latency_of(config: Config) -> int:
+        return NormLanes.LATENCY + 2 + tree_latency(config.chunk, TREE_LEVELS)
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = range(self.config.chunk)
+        # (D*x - S)^2 <= (D - 1) * (D*Q - S^2), so |xhat| stays below 2^12 * sqrt(D) and the shifter needs no more bits.
+        # It shifts by 4 + e only: the last bit is for rounding.
+        bits = int(1.01 * 2 ** (XHAT_BITS + 1) * self.config.norm_columns**0.5 + 2).bit_length() + 1
+        total = delay(m, self.i_sum, 2, "sum")
+        r = Cat(delay(m, self.i_r, 4, "r"), Const(0, 1)).as_signed()
+        e_high, e_low = delay(m, self.i_e[3:], 6, "e_high"), delay(m, self.i_e[:3], 7, "e_low")
+        mask = delay(m, self.i_mask, self.LATENCY - 1, "mask")
+        signed_columns = Cat(self.columns, Const(0, 1)).as_signed()
+        magnitudes = []
+        for i in lanes:
+            x = register(m, self.i_data[i], f"x_{i}")
+            dx = register(m, x * signed_columns, f"dx_{i}")
+            d = register(m, (dx - total)[: self.sum_bits + 1].as_signed(), f"d_{i}")
+            d = register(m, d, f"d_in_{i}")
+            # Half away from zero: a negative product is made one smaller before the shift, then rounded half up.
+            product = register(m, d * r, f"dr_{i}")
+            product = register(m, product - register(m, d < 0, f"neg_{i}"), f"dr_down_{i}")
+            start = RSQRT_BITS - XHAT_BITS - 1
+            coarse = Signal(signed(bits + 7), name=f"coarse_{i}", reset_less=True)
+            with m.Switch(e_high):
+                for high in range(4):
+                    with m.Case(high):
+                        m.d.sync += coarse.eq(product >> (start + 8 * high))
+            fine = Signal(signed(bits), name=f"fine_{i}", reset_less=True)
+            m.d.sync += fine.eq(coarse >> e_low)
+            xhat = register(m, (fine + 1) >> 1, f"xr_{i}")
+            xhat = register(m, saturate(xhat, XHAT_MAX), f"xhat_{i}")
+            scaled = register(m, xhat * self.gamma[i], f"xg_{i}")
+            scaled = register(m, round_shift(scaled, GAMMA_SHIFT), f"xs_{i}")
+            y = register(m, scaled + self.beta[i], f"yw_{i}")
+            y = register(m, Mux(mask[i], saturate(y, INT16_MAX), Const(0, ELEMENT)), f"y_{i}")
+            m.d.comb += self.o_data[i].eq(y)
+            magnitudes.append(register(m, Mux(y < 0, -y, y)[:15], f"mag_{i}"))
+        # --- row maximum ----------------------------------------------------------------------------------------
+        chunk_max, steps = tree(m, magnitudes, lambda a, b: Mux(a > b, a, b), TREE_LEVELS, "max")
+        valid = delay_valid(m, self.i_valid, self.LATENCY, "valid")
+        last = delay(m, self.i_last, self.LATENCY, "last")
+        max_first = delay(m, self.i_first, self.LATENCY + 1 + steps, "first")
+        with m.If(delay_valid(m, valid, 1 + steps, "max")):
+            m.d.sync += self.max_data.eq(Mux(max_first | (chunk_max > self.max_data), chunk_max, self.max_data))
+        m.d.comb += [
+            self.o_valid.eq(valid),
+            self.o_last.eq(last),
+            self.max_valid.eq(delay_valid(m, valid & last, 2 + steps, "row")),
+        ]
+        return m
+
+
+__all__ = ["NormLanes", "RowStatistics", "columns_bits", "multiply", "multiply_latency", "square_bits", "sum_bits"]

@@ -1,0 +1,275 @@
+"""Conversion on read: stored int16 rows become the int8 operands of the array on their way into it."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out
+
+from .. import numerics
+from ..config import Config
+from ..intgraph import Convert, RowScale
+from .common import delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
+from .divide import Divider
+from .memory import RAM_LATENCY, Ram
+from .ports import ELEMENT, ROW_BITS
+
+SUM_BITS = 20  # of a row's probabilities: 127 * 4096 tokens fit with room
+SUM_STAGES = 4  # pipeline stages of the adder tree over the lanes
+PROBABILITY_STAGES = 3
+GATE_STAGES = 3
+RECIPROCAL_BITS = 16
+
+
+def reader_meta(config: Config) -> data.StructLayout:
+    """What rides along with a row into the `RowReader`."""
+    return data.StructLayout(
+        {
+            "convert": 2,  # intgraph.Convert
+            "lanes": config.array_inputs.bit_length(),  # valid lanes, 1..I; the others become zero
+            "first": 1,  # first input tile: the sum of the row's probabilities starts anew
+            "last": 1,  # last input tile: the row multiplier counts
+            "row": ROW_BITS,
+            "row_source": 2,  # intgraph.RowScale
+            "row_mult": 16,  # IMMEDIATE
+            "scatter": 1,
+            "gate": 16,
+        }
+    )
+
+
+def constant_table(values, index: Value, width: int) -> Value:
+    """values[index] as plain logic: per result bit one shifted constant of at most 64 bits.
+
+    Tools make LUTs of it (a 128-entry table takes two and a multiplexer a bit), Verilator a machine-word shift.
+    """
+    low = min(len(index), 6)
+    bits = []
+    for bit in range(width):
+        column = [int(v) >> bit & 1 for v in values]
+        parts = [column[i : i + (1 << low)] for i in range(0, len(column), 1 << low)]
+        words = [Const(sum(b << j for j, b in enumerate(part)), 1 << low) for part in parts]
+        looked_up = [word.bit_select(index[:low], 1) if word.value else Const(0, 1) for word in words]
+        for position in range(low, len(index)):
+            looked_up = [Mux(index[position], *looked_up[i : i + 2][::-1]) for i in range(0, len(looked_up), 2)]
+        bits.append(looked_up[0])
+    return Cat(bits)
+
+
+class RowQuantiser(Component):
+    """o_data = numerics.quantise_rows (i_convert = 1, i_scale the row's largest magnitude) or quantise_static (0).
+
+    Both are one expression, saturate(round_shift(x * factor, 8 + exponent), 127); static has factor 1, exponent 0.
+
+    Parameters: config (I = array_inputs lanes).
+    Ports: i_valid, i_data (I x s16), i_convert, i_scale (u16, below 2^15), i_lanes (1..I valid lanes; the others give
+    zero); o_valid, o_data (I x s8), o_scale (u16 row scale of i_scale, whatever i_convert).
+    Latency: LATENCY (7), a row every cycle.
+    Cost: I multipliers 16x8, about 140 registers and 80 LUTs a lane; two 128-entry tables for all.
+    """
+
+    LATENCY = 7
+
+    def __init__(self, config: Config):
+        self.lanes = lanes = config.array_inputs
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_data": In(data.ArrayLayout(ELEMENT, lanes)),
+                "i_convert": In(1),
+                "i_scale": In(16),
+                "i_lanes": In(range(lanes + 1)),
+                "o_valid": Out(1),
+                "o_data": Out(data.ArrayLayout(signed(8), lanes)),
+                "o_scale": Out(16),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = range(self.lanes)
+
+        # 1: exponent of the row maximum, which lanes count
+        exponent = Signal(3)
+        for e in range(1, 8):
+            with m.If(self.i_scale[7 + e]):  # later assignments win: the leading bit decides
+                m.d.comb += exponent.eq(e)
+        exponent_1, scale_1 = register(m, exponent, "exponent_1"), register(m, self.i_scale[:15], "scale_1")
+        convert_1 = register(m, self.i_convert, "convert_1")
+        mask_1 = register(m, lanes_mask(self.i_lanes, self.lanes), "mask_1")
+        x = [register(m, self.i_data[i], f"x1_{i}") for i in lanes]
+
+        # 2: table index: the seven bits below the leading one; a maximum below 128 counts as 128
+        leading = Signal(8)
+        m.d.comb += leading.eq(scale_1 >> exponent_1)
+        index_2 = register(m, Mux(leading[7], leading[:7], 0), "index_2")
+        exponent_2, convert_2 = register(m, exponent_1, "exponent_2"), register(m, convert_1, "convert_2")
+        x = [register(m, Mux(mask_1[i], x[i], 0), f"x2_{i}") for i in lanes]
+
+        # 3: factor and step
+        row_factor = constant_table(numerics.ROW_FACTOR, index_2, 8)
+        factor_3 = register(m, Mux(convert_2, row_factor, 1), "factor_3")
+        step_3 = register(m, constant_table(numerics.ROW_STEP, index_2, 16), "step_3")
+        shift_3 = register(m, Mux(convert_2, exponent_2, 0), "shift_3")
+        drop_3 = register(m, ~exponent_2, "drop_3")  # 7 - exponent, the shift of the step
+        x = [register(m, x[i], f"x3_{i}") for i in lanes]
+
+        # 4: products
+        product = [register(m, x[i] * factor_3, f"product_{i}") for i in lanes]
+        shift_4, drop_4 = register(m, shift_3, "shift_4"), register(m, drop_3, "drop_4")
+        half = 1 << (numerics.STATIC_SHIFT - 1)
+        below_half_4 = register(m, ((half << shift_3) - 1)[:15], "below_half_4")
+        step_4 = register(m, step_3 + ((1 << drop_3) >> 1), "step_4")
+
+        # 5: product + half - (product < 0), as product + (half - 1) + (product >= 0): a carry, no second adder
+        rounded = [
+            register(m, (Cat(1, p).as_signed() + Cat(~p[-1], below_half_4, 0).as_signed())[1:].as_signed(), f"sum_{i}")
+            for i, p in enumerate(product)
+        ]
+        shift_5, scale_5 = register(m, shift_4, "shift_5"), register(m, (step_4 >> drop_4)[:16], "scale_5")
+
+        # 6: shift; 7: saturate
+        shifted = [
+            register(m, v[numerics.STATIC_SHIFT :].as_signed() >> shift_5, f"shifted_{i}")
+            for i, v in enumerate(rounded)
+        ]
+        for i, v in enumerate(shifted):
+            m.d.comb += self.o_data[i].eq(register(m, saturate(v, numerics.INT8_MAX), f"y_{i}"))
+        m.d.comb += [
+            self.o_scale.eq(delay(m, scale_5, 2, "scale_out")),
+            self.o_valid.eq(delay_valid(m, self.i_valid, self.LATENCY, "valid")),
+        ]
+        return m
+
+
+class RowReader(Component):
+    """o_data = int8 operands of a stored row, by meta.convert numerics.quantise_static, quantise_rows or probabilities.
+
+    o_row_mult is the row multiplier of the post-processor as in isa.Matmul: meta.row_mult (IMMEDIATE), i_scale
+    (TABLE), or (CONVERTED) the row scale, for probabilities numerics.reciprocal of the row's sum over its input tiles,
+    meaningful for the last of them; with meta.scatter numerics.gated_scale of that.
+
+    Parameters: config (I = array_inputs lanes, acc_rows sums).
+    Ports: i_valid, i_data (I x s16), i_scale (the row's entry of the scale memory: largest magnitude, or for
+    probabilities signed maximum), i_meta (`reader_meta`); o_data (I x s8), o_row_mult (u16).
+    Latency: LATENCY (8) for o_data, ROW_MULT_LATENCY (28) for o_row_mult, whatever the mode; a row every cycle. The
+    same row may come back ACC_GAP (4) cycles later.
+    Cost: a RowQuantiser; about 90 registers and 40 LUTs a lane for the probabilities; an adder tree over the lanes,
+    acc_rows x 20 bits of RAM, a divider of 16 stages, one 16x16 multiplier.
+    """
+
+    LATENCY = RowQuantiser.LATENCY + 1
+    ACC_GAP = RAM_LATENCY + 2
+    ROW_MULT_LATENCY = PROBABILITY_STAGES + SUM_STAGES + 2 + RECIPROCAL_BITS + GATE_STAGES
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.lanes = config.array_inputs
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_data": In(data.ArrayLayout(ELEMENT, self.lanes)),
+                "i_scale": In(16),
+                "i_meta": In(reader_meta(config)),
+                "o_data": Out(data.ArrayLayout(signed(8), self.lanes)),
+                "o_row_mult": Out(16),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        meta = self.i_meta
+        m.submodules.quantiser = quantiser = RowQuantiser(self.config)
+        m.d.comb += [
+            quantiser.i_valid.eq(self.i_valid),
+            quantiser.i_data.eq(self.i_data),
+            quantiser.i_convert.eq(meta.convert == Convert.ROW),
+            quantiser.i_scale.eq(self.i_scale),
+            quantiser.i_lanes.eq(meta.lanes),
+        ]
+        is_probability = Signal()
+        m.d.comb += is_probability.eq(meta.convert == Convert.PROBABILITY)
+        probability = self._probabilities(m)
+
+        # One register behind the quantiser chooses the mode.
+        choose = delay(m, is_probability, quantiser.LATENCY, "choose")
+        for i, p in enumerate(probability):
+            late = delay(m, p, quantiser.LATENCY - PROBABILITY_STAGES, f"p{i}")
+            m.d.comb += self.o_data[i].eq(register(m, Mux(choose, late, quantiser.o_data[i]), f"y_{i}"))
+
+        reciprocal, reciprocal_at = self._reciprocal(m, probability, is_probability)
+
+        # What is no reciprocal is known with the row scale and waits for it.
+        source = Signal(data.StructLayout({"kind": 2, "mult": 16, "table": 16, "scatter": 1, "gate": 16, "sum": 1}))
+        m.d.comb += [
+            source.kind.eq(meta.row_source),
+            source.mult.eq(meta.row_mult),
+            source.table.eq(self.i_scale),
+            source.scatter.eq(meta.scatter),
+            source.gate.eq(meta.gate),
+            source.sum.eq(is_probability),
+        ]
+        source = delay(m, source, quantiser.LATENCY, "source")
+        converted = source.kind == RowScale.CONVERTED
+        known = Signal(data.StructLayout({"mult": 16, "use_sum": 1, "scatter": 1, "gate": 16}))
+        m.d.comb += [
+            known.mult.eq(
+                Mux(converted, quantiser.o_scale, Mux(source.kind == RowScale.TABLE, source.table, source.mult))
+            ),
+            known.use_sum.eq(converted & source.sum),
+            known.scatter.eq(source.scatter),
+            known.gate.eq(source.gate),
+        ]
+        known = delay(m, known, reciprocal_at - quantiser.LATENCY, "known")
+
+        # Gate: operand registers, product, rounding (GATE_STAGES).
+        mult = register(m, Mux(known.use_sum, reciprocal, known.mult), "mult")
+        gate, scatter = register(m, known.gate, "gate"), delay(m, known.scatter, 2, "scatter")
+        gated = register(m, mult * gate, "gated")
+        plain = register(m, mult, "plain")
+        rounded = round_shift(gated, numerics.GATE_BITS)[:16]
+        m.d.comb += self.o_row_mult.eq(register(m, Mux(scatter, rounded, plain), "row_mult"))
+        return m
+
+    def _probabilities(self, m: Module) -> list[Value]:
+        """u7 probability of each lane, PROBABILITY_STAGES after the inputs; zero in lanes that do not count."""
+        largest = self.i_scale.as_signed()
+        mask = register(m, lanes_mask(self.i_meta.lanes, self.lanes), "p_mask")
+        result = []
+        for i in range(self.lanes):
+            distance = register(m, largest - self.i_data[i], f"distance_{i}")
+            zero = register(m, ~mask[i] | (distance > 127), f"zero_{i}")
+            index = register(m, Mux(distance < 0, 0, distance[:7]), f"step_{i}")
+            result.append(register(m, Mux(zero, 0, constant_table(numerics.PROBABILITY, index, 7)), f"p_{i}"))
+        return result
+
+    def _reciprocal(self, m: Module, probability: list[Value], is_probability: Value) -> tuple[Value, int]:
+        """(numerics.reciprocal of the row's sum up to and with this tile, its latency from the inputs)."""
+        levels = max(2, -(-(self.lanes - 1).bit_length() // SUM_STAGES))
+        partial, took = tree(m, probability, lambda a, b: a + b, levels, "sum")
+        partial = delay(m, partial, SUM_STAGES - took, "sum_late")
+        at = PROBABILITY_STAGES + SUM_STAGES
+
+        # Read early, so that the row's sum so far arrives with this tile's.
+        rows = self.config.acc_rows
+        m.submodules.sums = sums = Ram(rows, SUM_BITS)
+        address = delay(m, self.i_meta.row, at - RAM_LATENCY, "sum_row")[: (rows - 1).bit_length()]
+        first = delay(m, self.i_meta.first, at, "sum_first")
+        total = register(m, (partial + Mux(first, 0, sums.read_data))[:SUM_BITS], "total")
+        enable = delay_valid(m, self.i_valid & is_probability, at + 1, "sum_valid")
+        m.d.comb += [
+            sums.read_addr.eq(address),
+            sums.write_addr.eq(delay(m, address, RAM_LATENCY + 1, "sum_back")),
+            sums.write_data.eq(total),
+            sums.write_enable.eq(enable),
+        ]
+
+        m.submodules.divider = divider = Divider(numerics.RECIPROCAL_NUMERATOR.bit_length(), SUM_BITS, RECIPROCAL_BITS)
+        m.d.comb += [
+            divider.i_valid.eq(0),  # its results are taken by count
+            divider.i_numerator.eq(numerics.RECIPROCAL_NUMERATOR),
+            divider.i_denominator.eq(
+                register(m, Mux(total < numerics.INT8_MAX, numerics.INT8_MAX, total), "denominator")
+            ),
+        ]
+        return divider.o_quotient, at + 2 + divider.latency

@@ -1,0 +1,119 @@
+"""DRAM -> weight buffer, as far ahead as it has room."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
+
+from .. import isa
+from ..config import Config
+from .axi import BYTE_ADDRESS_BITS, AxiReader, axi_read
+from .fifo import RamFifo
+from .insn import insn_view
+from .ports import insn_stream
+
+
+class WeightStream(Component):
+    """isa.Stream: every port reads its slice of each word; slices are joined into words in a deep buffer.
+
+    Ports: insn (stream in), base[weight_ports] (byte addresses, stable), bus[weight_ports] (axi_read), nonempty
+    (experts with a token, looked at once an instruction is accepted), words (stream of array_inputs int8, one a cycle),
+    done (strobe: the readers have taken the request; words come in order), busy (an instruction held or a burst in
+    flight), drain, idle, error, beat[weight_ports] as AxiReader.
+    Cost: weight_words * array_inputs bytes of RAM and the readers' queues.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        ports = config.weight_ports
+        super().__init__(
+            {
+                "insn": In(insn_stream()),
+                "base": In(BYTE_ADDRESS_BITS).array(ports),
+                "bus": Out(axi_read(config)).array(ports),
+                "nonempty": In(config.max_experts),
+                "words": Out(stream.Signature(data.ArrayLayout(signed(8), config.array_inputs))),
+                "done": Out(1),
+                "busy": Out(1),
+                "drain": In(1),
+                "idle": Out(1),
+                "error": Out(1),
+                "beat": Out(ports),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        ports = range(config.weight_ports)
+        readers = [AxiReader(config) for _ in ports]
+        for p, reader in enumerate(readers):
+            m.submodules[f"reader_{p}"] = reader
+            m.d.comb += [reader.base.eq(self.base[p]), reader.drain.eq(self.drain)]
+            connect(m, reader.bus, flipped(self.bus[p]))
+        m.d.comb += [
+            self.idle.eq(Cat(r.idle for r in readers).all()),
+            self.error.eq(Cat(r.error for r in readers).any()),
+            self.beat.eq(Cat(r.beat for r in readers)),
+        ]
+
+        insn = insn_view(isa.Stream, self.insn.payload)
+        dram, words = Signal(32, reset_less=True), Signal(32, reset_less=True)
+        expert = Signal(8, reset_less=True)
+        wanted = Signal(reset_less=True)
+        waiting = Signal(config.weight_ports)  # ports whose reader has not taken the command
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                m.d.comb += self.insn.ready.eq(1)
+                m.d.sync += [dram.eq(insn.dram), words.eq(insn.words), expert.eq(insn.expert)]
+                with m.If(self.insn.valid):
+                    m.next = "LOOKUP"
+            with m.State("LOOKUP"):
+                m.d.sync += wanted.eq((expert == isa.NO_EXPERT) | self.nonempty.bit_select(expert, 1))
+                m.next = "DECIDE"
+            with m.State("DECIDE"):
+                m.d.sync += waiting.eq(wanted.replicate(config.weight_ports))
+                m.next = "ISSUE"
+            with m.State("ISSUE"):
+                with m.If(waiting == 0):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+        m.d.comb += self.busy.eq(~fsm.ongoing("IDLE") | Cat(r.busy for r in readers).any())
+        for p, reader in enumerate(readers):
+            m.d.comb += [
+                reader.command.valid.eq(waiting[p]),
+                reader.command.payload.offset.eq(dram),
+                reader.command.payload.beats.eq(words * config.slice_beats),
+            ]
+            with m.If(waiting[p] & reader.command.ready):
+                m.d.sync += waiting[p].eq(0)
+
+        m.submodules.buffer = buffer = RamFifo(8 * config.array_inputs, config.weight_words, style="block")
+        slices = [_slice(m, reader.beats, config, p) for p, reader in enumerate(readers)]
+        m.d.comb += [
+            buffer.i.valid.eq(Cat(whole for whole, _, _ in slices).all()),
+            buffer.i.payload.eq(Cat(value for _, value, _ in slices)[: 8 * config.array_inputs]),
+            self.words.valid.eq(buffer.o.valid),
+            self.words.payload.as_value().eq(buffer.o.payload),
+            buffer.o.ready.eq(self.words.ready),
+        ]
+        for _, _, take in slices:
+            m.d.comb += take.eq(buffer.i.valid & buffer.i.ready)
+        return m
+
+
+def _slice(m: Module, beats, config: Config, port: int):
+    """Collect the slice_beats beats of a slice: (whole, its value, take)."""
+    count = config.slice_beats
+    whole, take = Signal(name=f"whole_{port}"), Signal(name=f"take_{port}")
+    at = Signal(range(count), name=f"beat_at_{port}")
+    behind = [Signal(8 * config.axi_bytes, name=f"behind_{port}_{i}", reset_less=True) for i in range(count - 1)]
+    last = at == count - 1
+    m.d.comb += [whole.eq(beats.valid & last), beats.ready.eq(Mux(last, take, 1))]
+    with m.If(beats.valid & beats.ready):
+        m.d.sync += at.eq(Mux(last, 0, at + 1))
+        for i, register in enumerate(behind):
+            with m.If(at == i):
+                m.d.sync += register.eq(beats.payload)
+    return whole, Cat(*behind, beats.payload), take

@@ -1,0 +1,237 @@
+"""Tile loader: fills the array's shadow weights and the post-processor's parameter banks, one tile ahead of the rows."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out
+
+from .. import isa
+from ..config import Config
+from ..intgraph import ColScale
+from . import ports
+from .common import delay, delay_valid
+from .reader import RowQuantiser
+
+
+def job_layout() -> data.StructLayout:
+    """A Matmul on its way to the row issuer: its fields, and the queue it works on if it names an expert."""
+    return data.StructLayout(
+        {"insn": ports.insn_layout(isa.Matmul), "rows": ports.ROW_BITS + 1, "start": 16, "empty": 1}
+    )
+
+
+class TileLoader(Component):
+    """Loads, for each Matmul, its tiles in the order of `isa.Matmul`'s loop nest, and passes the Matmul on as a job.
+
+    A tile of n valid outputs takes n weight words, or n scratchpad rows through a `RowQuantiser`. The next tile is
+    written as soon as the previous one is taken: its weights are delayed on their way to the array as long as the rows
+    are (`Core`). A parameter bank is written only when no row that uses it is on its way (`bank_busy`).
+
+    Ports: insn, words (weight words), lookup (queue length of an expert), rd/scale (stationary rows and their maxima),
+    w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the shadow), take (strobe:
+    the issuer has taken it), bank_busy (parameter bank has rows on their way).
+    Cost: control, and array_inputs 16x8 multipliers in the RowQuantiser.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        lanes = config.array_inputs
+        super().__init__(
+            {
+                "insn": In(ports.insn_stream()),
+                "words": In(stream.Signature(data.ArrayLayout(signed(8), lanes))),
+                "lookup": Out(ports.QUEUE_LOOKUP),
+                "rd": Out(ports.read_port(config, config.input_chunks)),
+                "scale": Out(ports.SCALE_READ),
+                "w_valid": Out(1),
+                "w_row": Out(range(config.array_outputs)),
+                "w_data": Out(data.ArrayLayout(signed(8), lanes)),
+                "params": Out(ports.param_write(config)),
+                "job": Out(stream.Signature(job_layout())),
+                "full": Out(1),
+                "take": In(1),
+                "bank_busy": In(2),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        c, outputs = self.config, self.config.array_outputs
+        insn = Signal(ports.insn_layout(isa.Matmul))
+        m.submodules.quantiser = quantiser = RowQuantiser(c)
+
+        # --- loop state -----------------------------------------------------------------------------------------
+        outputs_left = Signal(16)  # outputs - ob*O
+        inputs_left = Signal(16)  # inputs - ib*I
+        columns = Signal(range(outputs + 1))  # valid outputs of this tile
+        last_columns = Signal()
+        row = Signal(range(outputs + 1))
+        bank = Signal()
+        first_inputs = Signal()  # ib == 0
+        block = Signal(ports.ADDRESS_BITS)  # row ob*O of w, at ib = 0
+        addr, scale = Signal(ports.ADDRESS_BITS), Signal(16)
+        block_scale, offset = Signal(16), Signal(ports.ADDRESS_BITS)
+        m.d.comb += [
+            last_columns.eq(outputs_left <= outputs),
+            columns.eq(Mux(last_columns, outputs_left, outputs)),
+        ]
+        from_stream = insn.w_source == isa.WeightSource.STREAM
+
+        path = ports.READ_LATENCY + quantiser.LATENCY  # cycles of a row from the scratchpad to `w_*`
+        with m.If(self.take):
+            m.d.sync += self.full.eq(0)
+
+        # --- stationary rows from the scratchpad ----------------------------------------------------------------
+        reading, pop = Signal(), Signal()
+        m.d.comb += [
+            self.rd.valid.eq(reading),
+            self.rd.addr.eq(addr),
+            self.scale.addr.eq(scale),
+        ]
+        accepted = Signal()
+        m.d.comb += accepted.eq(reading & self.rd.ready)
+        lanes = Signal(range(c.array_inputs + 1))
+        m.d.comb += lanes.eq(Mux(inputs_left <= c.array_inputs, inputs_left, c.array_inputs))
+        final = Signal()
+        m.d.comb += final.eq(row == columns - 1)
+        m.d.comb += [
+            quantiser.i_valid.eq(delay_valid(m, accepted, ports.READ_LATENCY, "w_read")),
+            quantiser.i_data.eq(self.rd.data),
+            quantiser.i_scale.eq(self.scale.data),
+            quantiser.i_convert.eq(insn.w_convert),
+            quantiser.i_lanes.eq(delay(m, lanes, ports.READ_LATENCY, "w_lanes")),
+        ]
+        arrived = quantiser.o_valid
+        arrived_row = delay(m, row, path, "w_row_path")
+        arrived_final = delay(m, final, path, "w_final_path")
+
+        # --- to the array ---------------------------------------------------------------------------------------
+        m.d.sync += self.w_valid.eq(arrived | pop)
+        m.d.sync += self.w_row.eq(Mux(arrived, arrived_row, row))
+        m.d.sync += self.w_data.eq(Mux(arrived, quantiser.o_data.as_value(), self.words.payload.as_value()))
+        with m.If((arrived & arrived_final) | (pop & final)):
+            m.d.sync += self.full.eq(1)
+
+        # --- to the parameter banks -----------------------------------------------------------------------------
+        word = Signal(range(c.param_words(outputs) + 1))
+        pop_params, immediate = Signal(), Signal()
+        pairs = self.words.payload.as_value()
+        by_scale = arrived & (insn.col_source == ColScale.ROW_SCALES) & first_inputs
+        m.d.sync += [self.params.valid.eq(pop_params | immediate | by_scale), self.params.bank.eq(bank)]
+        for o in range(outputs):
+            j = o % c.params_per_word
+            mult, bias = pairs[32 * j : 32 * j + 16], pairs[32 * j + 16 : 32 * j + 32]
+            m.d.sync += [
+                self.params.mask[o].eq(
+                    immediate
+                    | (pop_params & (word == o // c.params_per_word))
+                    | (by_scale & (arrived_row == o))
+                ),
+                self.params.mult[o].eq(Mux(pop_params, mult, Mux(immediate, insn.col_mult, quantiser.o_scale))),
+                self.params.bias[o].eq(Mux(pop_params, bias, 0)),
+            ]
+
+        # --- job ------------------------------------------------------------------------------------------------
+        has_expert = insn.expert != isa.NO_EXPERT
+        empty = Signal()
+        m.d.comb += [
+            self.lookup.expert.eq(insn.expert),
+            empty.eq(has_expert & (self.lookup.count == 0)),
+            self.job.payload.insn.eq(insn),
+            self.job.payload.rows.eq(Mux(has_expert, self.lookup.count, insn.rows)),
+            self.job.payload.start.eq(Mux(has_expert, self.lookup.start, 0)),
+            self.job.payload.empty.eq(empty),
+        ]
+
+        def next_columns():
+            """Begin the next output tile: its parameters first."""
+            return [word.eq(0), first_inputs.eq(1)]
+
+        m.d.comb += self.words.ready.eq(pop | pop_params)
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.insn.ready.eq(1)
+                m.d.sync += insn.eq(self.insn.payload[: insn.shape().size])
+                with m.If(self.insn.valid):
+                    m.next = "JOB"
+            with m.State("JOB"):
+                m.d.comb += self.job.valid.eq(1)
+                m.d.sync += [
+                    outputs_left.eq(insn.outputs),
+                    inputs_left.eq(insn.inputs),
+                    block.eq(insn.w),
+                    addr.eq(insn.w),
+                    scale.eq(insn.w_scale),
+                    block_scale.eq(insn.w_scale),
+                    offset.eq(0),
+                    *next_columns(),
+                ]
+                with m.If(self.job.ready):
+                    m.next = "IDLE"
+                    with m.If(~empty):
+                        m.next = "PARAMS"
+            with m.State("PARAMS"):
+                # Only when the previous tile is taken have all rows of the bank's last user been issued.
+                with m.If(~self.full & ~self.take & ~self.bank_busy.bit_select(bank, 1)):
+                    with m.Switch(insn.col_source):
+                        with m.Case(ColScale.PARAMETERS):
+                            m.next = "PARAM_WORDS"
+                        with m.Case(ColScale.IMMEDIATE):
+                            m.d.comb += immediate.eq(1)
+                            m.next = "TILE"
+                        with m.Default():
+                            m.next = "TILE"
+            with m.State("PARAM_WORDS"):
+                m.d.comb += pop_params.eq(self.words.valid)
+                with m.If(self.words.valid):
+                    m.d.sync += word.eq(word + 1)
+                    with m.If((word + 1) * c.params_per_word >= columns):
+                        m.next = "TILE"
+            with m.State("TILE"):
+                m.d.sync += row.eq(0)
+                with m.If(~self.full & ~self.take):
+                    m.next = "STREAM"
+                    with m.If(~from_stream):
+                        m.next = "READ"
+            with m.State("STREAM"):
+                m.d.comb += pop.eq(self.words.valid)
+                with m.If(self.words.valid):
+                    m.d.sync += row.eq(row + 1)
+                    with m.If(final):
+                        m.next = "NEXT"
+            with m.State("READ"):
+                m.d.comb += reading.eq(1)
+                with m.If(accepted):
+                    m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1)]
+                    with m.If(final):
+                        m.next = "ARRIVE"
+            with m.State("ARRIVE"):
+                with m.If(arrived & arrived_final):
+                    m.next = "NEXT"
+            with m.State("NEXT"):
+                m.d.sync += first_inputs.eq(0)
+                with m.If(inputs_left > c.array_inputs):
+                    m.d.sync += [
+                        inputs_left.eq(inputs_left - c.array_inputs),
+                        offset.eq(offset + c.input_chunks),
+                        addr.eq(block + offset + c.input_chunks),
+                        scale.eq(block_scale),
+                    ]
+                    m.next = "TILE"
+                with m.Else():
+                    # After a whole tile `addr` stands at the row behind it, `offset` chunks to the right.
+                    m.d.sync += [
+                        inputs_left.eq(insn.inputs),
+                        outputs_left.eq(outputs_left - outputs),
+                        block.eq(addr - offset),
+                        addr.eq(addr - offset),
+                        block_scale.eq(scale),
+                        offset.eq(0),
+                        bank.eq(~bank),
+                        *next_columns(),
+                    ]
+                    m.next = "PARAMS"
+                    with m.If(last_columns):
+                        m.next = "IDLE"
+        return m

@@ -1,0 +1,175 @@
+"""The AXI shell around the core, and its Verilog.
+
+Everything that knows a bus is here; the core knows none. Port names are flat: clk, rst, irq, s_axi_* (AXI4-Lite),
+m_axi_data_* (program, data in and out), m_axi_w0_* and so on (weights, read only).
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+from amaranth.back import verilog
+from amaranth.hdl import Module, ResetInserter
+from amaranth.lib.wiring import Component, Flow, Out, Signature, connect
+
+from ..config import Config
+from ..isa import Unit
+from .arbiter import ReadArbiter
+from .axi import AxiReader, AxiWriter, axi_read, axi_write
+from .control import AXI_LITE, Control
+from .core import Core
+from .load import LoadUnit
+from .memory import template_memory
+from .sequencer import Sequencer
+from .store import StoreUnit
+from .stream_dma import WeightStream
+
+TOP_MODULE = "hwgen_top"
+
+
+def _flat(prefix: str, signature: Signature) -> dict:
+    """The members of a bus as members of the top component."""
+    return {f"{prefix}_{name}": member for name, member in signature.members.items()}
+
+
+class Top(Component):
+    """The machine: Control, Sequencer, LoadUnit, StoreUnit, WeightStream and Core on their buses.
+
+    Ports: s_axi_*, m_axi_data_*, m_axi_w<port>_*, irq; clk and rst (active high, synchronous) come with the domain.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        members = {"irq": Out(1)} | _flat("s_axi", AXI_LITE)
+        members |= _flat("m_axi_data", axi_read(config)) | _flat("m_axi_data", axi_write(config))
+        for port in range(config.weight_ports):
+            members |= _flat(f"m_axi_w{port}", axi_read(config))
+        super().__init__(members)
+
+    def _wire(self, m: Module, prefix: str, bus, signature: Signature) -> None:
+        """Connect flat ports with the bus of a unit inside."""
+        for name, member in signature.members.items():
+            outside, inside = getattr(self, f"{prefix}_{name}"), getattr(bus, name)
+            m.d.comb += outside.eq(inside) if member.flow == Flow.Out else inside.eq(outside)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        control, sequencer, core = Control(config), Sequencer(config), Core(config)
+        load, store, weights = LoadUnit(config), StoreUnit(config), WeightStream(config)
+        reader, writer, arbiter = AxiReader(config), AxiWriter(config), ReadArbiter(config)
+        m.submodules.control = control
+        resettable = {
+            "sequencer": sequencer,
+            "core": core,
+            "load": load,
+            "store": store,
+            "weights": weights,
+            "reader": reader,
+            "writer": writer,
+            "arbiter": arbiter,
+        }
+        for name, unit in resettable.items():
+            m.submodules[name] = ResetInserter(control.reset)(unit)
+
+        # Buses.
+        self._wire(m, "s_axi", control.bus, AXI_LITE)
+        self._wire(m, "m_axi_data", reader.bus, axi_read(config))
+        self._wire(m, "m_axi_data", writer.bus, axi_write(config))
+        for port in range(config.weight_ports):
+            self._wire(m, f"m_axi_w{port}", weights.bus[port], axi_read(config))
+            m.d.comb += weights.base[port].eq(control.weight_base[port])
+        m.d.comb += [
+            self.irq.eq(control.irq),
+            reader.base.eq(control.data_base),
+            writer.base.eq(control.data_base),
+            reader.drain.eq(control.drain),
+            writer.drain.eq(control.drain),
+            weights.drain.eq(control.drain),
+            control.idle.eq(reader.idle & writer.idle & weights.idle),
+            control.read_error.eq(reader.error | weights.error),
+            control.write_error.eq(writer.error),
+        ]
+
+        # Program and data share a reader: the program first, it is small and everything waits for it.
+        connect(m, sequencer.command, arbiter.commands[0])
+        connect(m, load.command, arbiter.commands[1])
+        connect(m, arbiter.command, reader.command)
+        connect(m, reader.beats, arbiter.read)
+        connect(m, arbiter.beats[0], sequencer.beats)
+        connect(m, arbiter.beats[1], load.beats)
+        connect(m, store.command, writer.command)
+        connect(m, store.beats, writer.beats)
+        m.d.comb += store.writing.eq(writer.busy)
+
+        # Instructions.
+        connect(m, sequencer.insn[Unit.LOAD], load.insn)
+        connect(m, sequencer.insn[Unit.WEIGHTS], weights.insn)
+        connect(m, sequencer.insn[Unit.MATMUL], core.matmul_insn)
+        connect(m, sequencer.insn[Unit.VECTOR], core.vector_insn)
+        connect(m, sequencer.insn[Unit.STORE], store.insn)
+        done = {
+            Unit.LOAD: load.done,
+            Unit.WEIGHTS: weights.done,
+            Unit.MATMUL: core.matmul_done,
+            Unit.VECTOR: core.vector_done,
+            Unit.STORE: store.done,
+        }
+        m.d.comb += [sequencer.done[unit].eq(strobe) for unit, strobe in done.items()]
+
+        # Data.
+        connect(m, weights.words, core.words)
+        connect(m, store.rd, core.rd_store)
+        connect(m, load.wr, core.wr_load)
+        connect(m, load.scale, core.wr_scale)
+        m.d.comb += weights.nonempty.eq(core.nonempty)
+
+        # Control and counters.
+        m.d.comb += [
+            sequencer.start.eq(control.start),
+            sequencer.program.eq(control.program),
+            sequencer.length.eq(control.length),
+            sequencer.fault.eq(control.fault),
+            control.running.eq(sequencer.running),
+            control.finished.eq(sequencer.finished),
+            control.illegal.eq(sequencer.illegal),
+            control.instruction.eq(sequencer.instruction),
+            control.counts.eq(sequencer.counts),
+        ]
+        busy = {
+            Unit.LOAD: load.busy,
+            Unit.WEIGHTS: weights.busy,
+            Unit.MATMUL: core.matmul_busy,
+            Unit.VECTOR: core.vector_busy,
+            Unit.STORE: store.busy,
+        }
+        events = control.events
+        m.d.comb += [events.busy[unit].eq(level) for unit, level in busy.items()]
+        m.d.comb += [
+            events.array_active.eq(core.array_active),
+            events.stall_weights.eq(core.stall_weights),
+            events.stall_bank.eq(core.stall_bank),
+            events.stall_depend.eq(sequencer.stall_depend),
+            events.data_read_beats.eq(reader.beat),
+            events.data_write_beats.eq(writer.beat),
+            events.weight_beats.eq(weights.beat),
+        ]
+        return m
+
+
+class VerilogPlatform:
+    """What elaboration asks of a target: RAMs become instances of rtl_templates/ram_sdp.v."""
+
+    get_memory = staticmethod(template_memory)
+
+
+def emit(config: Config) -> dict[str, str]:
+    """Verilog by file name: hwgen_top.v and the templates that it instantiates. The same config gives the same bytes."""
+    text = verilog.convert(Top(config), name=TOP_MODULE, platform=VerilogPlatform(), strip_internal_attrs=True)
+    files = {f"{TOP_MODULE}.v": text}
+    for template in sorted(resources.files("rtl_templates").iterdir(), key=lambda path: path.name):
+        module, _, suffix = template.name.rpartition(".")
+        if suffix == "v" and re.search(rf"\b{module}\b", text):
+            files[template.name] = template.read_text(encoding="utf-8")
+    return files

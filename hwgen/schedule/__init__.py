@@ -1,0 +1,92 @@
+"""From integer graphs to a Program: layout, allocation, instructions with wait counts, memory map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .. import isa
+from ..config import Config
+from ..intgraph import Input, IntGraph, verify
+from ..program import InputSlot, OutputSlot, Program, RowLayout, TaskProgram, memory_map
+from .emit import Emitter
+from .layout import DataStore, WeightStore, align
+from .prepare import Needs, input_key, prepare, row_layout
+
+__all__ = ["schedule"]
+
+
+class _Region:
+    """Places of inputs or outputs, each at a burst's start; equal keys share one."""
+
+    def __init__(self, config: Config):
+        self.step = config.axi_bytes * config.burst_beats
+        self.size = 0
+        self.known: dict = {}
+
+    def add(self, key, size: int) -> int:
+        if key not in self.known:
+            self.known[key] = self.size
+            self.size += align(size, self.step)
+        return self.known[key]
+
+
+def schedule(graphs: dict[str, IntGraph], config: Config) -> Program:
+    """The program of every task, in one memory image in which tasks share equal weights and constants.
+
+    Raises UserError where a network does not fit the Config, saying what is short and which field would help.
+    """
+    weights, constants = WeightStore(config), DataStore(config)
+    needs: dict[str, Needs] = {}
+    for task, graph in graphs.items():
+        verify(graph)
+        needs[task] = prepare(graph, config, weights, constants)
+    inputs, outputs = _Region(config), _Region(config)
+    slots = {task: _slots(task, graphs[task], needs[task], config, inputs, outputs) for task in graphs}
+
+    # Instructions address the data region from its start, where the programs lie, whose length is known at the end.
+    sizes = (constants.size, inputs.size, outputs.size, weights.size * config.slice_bytes)
+    zero, _ = memory_map(config, {}, *sizes)
+    code = {}
+    for task, graph in graphs.items():
+        in_slots, out_slots = slots[task]
+        input_offsets = {i: zero["inputs"].offset + slot.dram for i, slot in in_slots.items()}
+        output_offsets = [zero["outputs"].offset + slot.dram for slot in out_slots]
+        code[task] = Emitter(graph, config, needs[task], input_offsets, output_offsets).program()
+
+    lengths = {task: len(instructions) * isa.WORD_BYTES for task, (instructions, _, _) in code.items()}
+    regions, offsets = memory_map(config, lengths, *sizes)
+    moved = regions["programs"].size // config.axi_bytes
+    tasks = {}
+    for task, (instructions, origins, places) in code.items():
+        in_slots, out_slots = slots[task]
+        tasks[task] = TaskProgram(
+            [_relocate(insn, moved) for insn in instructions],
+            origins,
+            [replace(slot, dram=regions["inputs"].offset + slot.dram) for slot in in_slots.values()],
+            [replace(slot, dram=regions["outputs"].offset + slot.dram) for slot in out_slots],
+            places,
+            offsets[task],
+        )
+    return Program(config, tasks, constants.image(), weights.stripes(), regions)
+
+
+def _slots(
+    task: str, graph: IntGraph, needs: Needs, config: Config, inputs: _Region, outputs: _Region
+) -> tuple[dict[int, InputSlot], list[OutputSlot]]:
+    """Inputs by op index and outputs, with offsets inside their regions."""
+    in_slots, out_slots = {}, []
+    for i, op in enumerate(graph.ops):
+        if isinstance(op, Input):
+            rows: RowLayout = row_layout(needs.layouts[op.out.buffer], op.out, op.out.rows, config)
+            offset = inputs.add(input_key(op, rows), rows.bytes)
+            slot = InputSlot(op.image, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), offset, rows)
+            in_slots[i] = slot
+    for number, output in enumerate(graph.outputs):
+        rows = row_layout(needs.layouts[output.view.buffer], output.view, output.view.rows, config)
+        offset = outputs.add((task, number), rows.bytes)
+        out_slots.append(OutputSlot(output.name, tuple(output.shape), float(output.scale), offset, rows))
+    return in_slots, out_slots
+
+
+def _relocate(insn: isa.Insn, beats: int) -> isa.Insn:
+    return replace(insn, dram=insn.dram + beats) if isinstance(insn, (isa.Load, isa.LoadScales, isa.Store)) else insn

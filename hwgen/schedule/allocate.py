@@ -1,0 +1,133 @@
+"""Space in time: every item gets a range of addresses inside one bank, and no two items overlap in both.
+
+Big items first, each at the lowest free address of the bank where it clashes least with what is used at the same time.
+Items that are only loaded (constants) are placed for as long as they would like to be there; where that does not fit,
+for as long as they must, and are then given what time is free before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UserError
+
+LOAD_LEAD = 6  # loads that may be waiting for their use; fewer than the sequencer's instruction FIFO holds
+
+
+@dataclass
+class Item:
+    """`size` addresses needed in steps first..last (both included); `early` <= `first`: welcome from there on."""
+
+    name: str
+    size: int
+    first: int
+    last: int
+    early: int = -1
+    address: int = -1
+
+    def __post_init__(self):
+        if self.early < 0:
+            self.early = self.first
+
+
+def set_lead(loads: list[Item]) -> None:
+    """Let every load start as soon as the load LOAD_LEAD places before it is used."""
+    order = sorted(loads, key=lambda item: item.first)
+    for k, item in enumerate(order):
+        item.early = order[k - LOAD_LEAD].first if k >= LOAD_LEAD else 0
+
+
+def place(
+    items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int], memory: str, cure: str
+) -> None:
+    """Set `address` (and bring `first` forward to the start of the space) of all items.
+
+    clashes[i, j]: cost of items i < j in the same bank. memory, cure: name of the memory and the Config fields to raise,
+    for the UserError raised when it is too small.
+    """
+    for item in items:
+        if item.size > bank_size:
+            raise UserError(
+                f"{item.name} needs {item.size} {memory} in one piece, there are {bank_size}: "
+                f"raise {cure.split(' or ')[0]} by a factor of {-(-item.size // bank_size)}"
+            )
+    must = [item.first for item in items]
+    for item in items:
+        item.first = item.early
+    if _fill(items, banks, bank_size, clashes) is None:
+        return
+    for item, first in zip(items, must, strict=True):
+        item.first = first
+    failed = _fill(items, banks, bank_size, clashes)
+    if failed is not None:
+        need, name = peak(items)
+        have = banks * bank_size
+        short = f"{need - have} short" if need > have else "enough in sum, but not in one piece"
+        raise UserError(
+            f"no room for {failed.name} ({failed.size} {memory}): {name} and what lives beside it need {need}, "
+            f"there are {have} ({short}): raise {cure}"
+        )
+    _bring_forward(items)
+
+
+def peak(items: list[Item]) -> tuple[int, str]:
+    """(largest sum of sizes needed at one time, an item that lives then)."""
+    best = (0, "")
+    for item in items:
+        alive = sum(other.size for other in items if other.first <= item.first <= other.last)
+        best = max(best, (alive, item.name))
+    return best
+
+
+def _fill(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int]) -> Item | None:
+    """Place all items for first..last; returns the first one that found no place."""
+    partners: dict[int, list[tuple[int, int]]] = {}
+    for (i, j), cost in clashes.items():
+        partners.setdefault(i, []).append((j, cost))
+        partners.setdefault(j, []).append((i, cost))
+    first = np.array([item.first for item in items])
+    last = np.array([item.last for item in items])
+    size = np.array([item.size for item in items])
+    address = np.full(len(items), -1)
+    for i in sorted(range(len(items)), key=lambda i: (-items[i].size, items[i].first, items[i].name)):
+        beside = np.flatnonzero((address >= 0) & (first <= last[i]) & (last >= first[i]))
+        choices = []
+        for bank in range(banks):
+            near = beside[address[beside] // bank_size == bank]
+            offset = _gap(address[near] - bank * bank_size, size[near], size[i], bank_size)
+            if offset is not None:
+                cost = sum(c for j, c in partners.get(i, ()) if address[j] >= 0 and address[j] // bank_size == bank)
+                choices.append((cost, offset, bank))
+        if not choices:
+            return items[i]
+        _, offset, bank = min(choices)
+        address[i] = bank * bank_size + offset
+    for item, a in zip(items, address, strict=True):
+        item.address = int(a)
+    return None
+
+
+def _gap(starts: np.ndarray, sizes: np.ndarray, size: int, limit: int) -> int | None:
+    """Lowest offset of a free range of `size` below `limit` between occupied ranges, which may overlap each other."""
+    end = 0
+    for k in np.argsort(starts, kind="stable"):
+        if starts[k] - end >= size:
+            return end
+        end = max(end, int(starts[k] + sizes[k]))
+    return end if end + size <= limit else None
+
+
+def _bring_forward(items: list[Item]) -> None:
+    """Start items that are welcome earlier as early as their addresses are free."""
+    for item in sorted(items, key=lambda item: item.first):
+        if item.early < item.first:
+            before = [
+                other.last + 1
+                for other in items
+                if other.last < item.first
+                and other.address < item.address + item.size
+                and item.address < other.address + other.size
+            ]
+            item.first = max([item.early, *before])

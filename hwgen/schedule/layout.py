@@ -1,0 +1,182 @@
+"""Where elements lie: buffer rows in chunks of the scratchpad, constants and weights as bytes of DRAM.
+
+A buffer row is its column groups one after another, each padded with zeros to whole chunks; the row pitch is the number
+of chunks. Whoever writes a row keeps the padding zero, so it takes part in sums and maxima without a trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import Config
+from ..errors import UserError
+from ..intgraph import Buffer, View
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Row layout of a buffer of `groups` groups of `width` columns, in chunks of `chunk` elements."""
+
+    name: str
+    chunk: int
+    groups: int
+    width: int
+
+    @property
+    def group_chunks(self) -> int:
+        return -(-self.width // self.chunk)
+
+    @property
+    def pitch(self) -> int:
+        """Chunks from a row to the next."""
+        return self.groups * self.group_chunks
+
+    def start(self, view: View) -> int:
+        """Chunk offset of the view's first element from the start of the buffer."""
+        if self.groups > 1:
+            return view.row * self.pitch + view.col // self.width * self.group_chunks
+        end = view.col + view.cols
+        if view.col % self.chunk or (end % self.chunk and end != self.width):
+            raise UserError(
+                f"buffer {self.name!r}: columns {view.col}..{end} of {self.width} are no whole chunks of {self.chunk} "
+                "(array_outputs and array_inputs with a smaller common divisor would fit)"
+            )
+        return view.row * self.pitch + view.col // self.chunk
+
+    def columns(self, view: View) -> Array:
+        """Physical column of each of the view's columns, counted from the view's first chunk: int64 [cols]."""
+        if self.groups == 1:
+            return np.arange(view.cols)
+        group, column = np.divmod(np.arange(view.cols), self.width)
+        return group * self.group_chunks * self.chunk + column
+
+    def chunks(self, view: View) -> int:
+        """Chunks of one row of the view."""
+        return -(-(int(self.columns(view)[-1]) + 1) // self.chunk)
+
+
+def layout_of(buffer: Buffer, config: Config) -> Layout:
+    return Layout(buffer.name, config.chunk, buffer.groups, buffer.cols // buffer.groups)
+
+
+def align(value: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-value // step) * step
+
+
+# --- data region -------------------------------------------------------------------------------------------------
+
+
+def chunk_bytes(config: Config) -> int:
+    """Bytes of a chunk in DRAM: whole beats."""
+    return config.chunk_beats * config.axi_bytes
+
+
+def pack_rows(data: Array, columns: Array, config: Config) -> bytes:
+    """int16 [R, C] as isa.Load expects it, logical column c at physical column columns[c]."""
+    chunk = config.chunk
+    chunks = -(-(int(columns[-1]) + 1) // chunk)
+    rows = np.zeros((data.shape[0], chunks * chunk), "<i2")
+    rows[:, columns] = data
+    padded = np.zeros((data.shape[0] * chunks, chunk_bytes(config) // 2), "<i2")
+    padded[:, :chunk] = rows.reshape(-1, chunk)
+    return padded.tobytes()
+
+
+class DataStore:
+    """Constants of the data region, each once: `add` returns the byte offset from the region's start."""
+
+    def __init__(self, config: Config):
+        self.step = config.axi_bytes * config.burst_beats  # a burst never starts in the middle of another constant's
+        self.blocks: list[bytes] = []
+        self.size = 0
+        self.known: dict[bytes, int] = {}
+
+    def add(self, data: bytes) -> int:
+        data += bytes(-len(data) % self.step)
+        key = hashlib.sha256(data).digest()
+        if key not in self.known:
+            self.known[key] = self.size
+            self.blocks.append(data)
+            self.size += len(data)
+        return self.known[key]
+
+    def image(self) -> bytes:
+        return b"".join(self.blocks)
+
+
+# --- weight stream -----------------------------------------------------------------------------------------------
+
+
+def stream_words(config: Config, outputs: int, inputs: int, parameters: bool, weights: bool) -> int:
+    """Weight words that a Matmul of physical size outputs x inputs pops."""
+    tiles = -(-inputs // config.array_inputs) if weights else 0
+    words = 0
+    for first in range(0, outputs, config.array_outputs):
+        n = min(config.array_outputs, outputs - first)
+        words += config.param_words(n) * parameters + n * tiles
+    return words
+
+
+def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias: Array | None) -> Array:
+    """The words of one Matmul in the order of isa.Matmul: uint8 [words, array_inputs].
+
+    weights: int8 [N, K], physical, or None where the stationary operand lies in the scratchpad; mult u16 [N] and bias
+    int16 [N], physical, or None where the Matmul takes no parameters.
+    """
+    o, i = config.array_outputs, config.array_inputs
+    n_all = len(weights if weights is not None else mult)
+    parts = []
+    if weights is not None:
+        padded = np.zeros((n_all, align(weights.shape[1], i)), np.int8)
+        padded[:, : weights.shape[1]] = weights
+    for first in range(0, n_all, o):
+        n = min(o, n_all - first)
+        if mult is not None:
+            words = np.zeros((config.param_words(n), i), np.uint8)
+            pairs = np.zeros((len(words) * config.params_per_word, 2), "<u2")
+            pairs[:n, 0] = mult[first : first + n]
+            pairs[:n, 1] = np.asarray(bias[first : first + n], "<i2").view("<u2")
+            words[:, : config.params_per_word * 4] = pairs.view(np.uint8).reshape(len(words), -1)
+            parts.append(words)
+        if weights is not None:
+            tile = padded[first : first + n].reshape(n, -1, i).transpose(1, 0, 2)
+            parts.append(tile.reshape(-1, i).view(np.uint8))
+    return np.concatenate(parts)
+
+
+class WeightStore:
+    """Weight segments, equal ones once: `add` returns the index of the segment's first word."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        # Segments start with a burst, so that bursts of a whole power of two never cross 4 KiB.
+        self.step = config.burst_beats // int(np.gcd(config.slice_beats, config.burst_beats))
+        self.blocks: list[Array] = []
+        self.size = 0
+        self.known: dict[bytes, int] = {}
+
+    def add(self, words: Array) -> int:
+        key = hashlib.sha256(words.tobytes()).digest()
+        if key not in self.known:
+            padding = -self.size % self.step
+            if padding:
+                self.blocks.append(np.zeros((padding, self.config.array_inputs), np.uint8))
+            self.known[key] = self.size + padding
+            self.blocks.append(words)
+            self.size += padding + len(words)
+        return self.known[key]
+
+    def stripes(self) -> list[bytes]:
+        """The region of each weight port, see isa.Stream."""
+        config = self.config
+        share, ports = config.slice_bytes, config.weight_ports
+        words = np.zeros((self.size, ports * share), np.uint8)
+        if self.blocks:
+            words[:, : config.array_inputs] = np.concatenate(self.blocks)
+        return [words[:, p * share : (p + 1) * share].tobytes() for p in range(ports)]

@@ -1,0 +1,220 @@
+"""When the contents of a buffer, or its row maxima, must be kept: spans of operations, found backwards from the reads.
+
+A buffer that is overwritten completely before it is read again has several spans, and each may lie elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..config import Config
+from ..errors import UserError
+from ..intgraph import (
+    ColScale,
+    Constant,
+    Convert,
+    Indirect,
+    Input,
+    IntGraph,
+    MatMul,
+    Norm,
+    Op,
+    RouteTokens,
+    RowMax,
+    View,
+)
+
+
+@dataclass
+class Access:
+    """What operation `index` does to one buffer: elements are column groups (or the one set of row maxima)."""
+
+    index: int
+    reads: set = field(default_factory=set)
+    kills: set = field(default_factory=set)  # overwritten in all rows, so earlier contents no longer matter
+    load: bool = False  # a transfer from DRAM, which can take place as early as there is room
+
+
+@dataclass(frozen=True)
+class Span:
+    """Contents of `buffer` live from operation `first` to `last`; the operations `loads` open it and can move forward.
+
+    `use`: the first operation that is none of `loads`; equal to `first` where there are none.
+    """
+
+    buffer: str
+    first: int
+    last: int
+    use: int
+    loads: tuple[int, ...]
+
+
+def spans(buffer: str, accesses: list[Access], final: set) -> list[Span]:
+    """Spans of one buffer from its accesses in order; `final`: the elements read after the last operation."""
+    live, bounds = set(final), []
+    for access in reversed(accesses):
+        if not live or not bounds:
+            bounds.append([access.index, access.index])
+        live = (live - access.kills) | access.reads
+        bounds[-1][0] = access.index
+    return [_span(buffer, a, b, [x for x in accesses if a <= x.index <= b]) for a, b in reversed(bounds)]
+
+
+def _span(buffer: str, first: int, last: int, accesses: list[Access]) -> Span:
+    loads = []
+    for access in accesses:
+        if not access.load:
+            return Span(buffer, first, last, access.index, tuple(loads))
+        loads.append(access.index)
+    return Span(buffer, first, last, last, tuple(loads))  # loaded and never used, or only stored
+
+
+def steps(graph: IntGraph, config: Config) -> list[list[int]]:
+    """Operations in execution order as steps that are emitted together: nearly always one a step.
+
+    A run of MatMuls that continue each other's row maxima and have more rows than the accumulators is one step: the
+    running maxima are kept by row, so a block of rows goes through the whole run before the next block.
+    """
+    start = list(range(len(graph.ops)))
+    previous: dict[RowMax, int] = {}
+    for i, op in enumerate(graph.ops):
+        if not isinstance(op, MatMul) or op.row_max == RowMax.NONE:
+            continue
+        if op.continue_max:
+            if op.row_max not in previous:
+                raise ValueError(f"{op.name}: continue_max without an earlier MatMul")
+            before = graph.ops[previous[op.row_max]]
+            if before.expert or op.expert or before.x.rows != op.x.rows:
+                raise ValueError(f"{op.name}: continue_max after {before.name} with other rows")
+            if op.x.rows > config.acc_rows:
+                for j in range(previous[op.row_max] + 1, i + 1):
+                    start[j] = start[previous[op.row_max]]
+        previous[op.row_max] = i
+    result: list[list[int]] = []
+    for i, first in enumerate(start):
+        if first == i:
+            result.append([])
+        result[-1].append(i)
+    for step in result:
+        if len(step) > 1:
+            _check_blocks(graph, step, config)
+    return result
+
+
+def _check_blocks(graph: IntGraph, step: list[int], config: Config) -> None:
+    """The operations of a step must be independent from one block of rows to the next."""
+    ops = [graph.ops[i] for i in step if not isinstance(graph.ops[i], Constant)]
+    written = {op.out.buffer: op.out.row for op in ops if isinstance(op, MatMul)}
+    for op in ops:
+        aligned = isinstance(op, MatMul) and op.expert is None and op.x.rows == ops[0].x.rows
+        aligned = aligned and not (isinstance(op.w, View) and op.w.buffer in written)
+        for view in (op.x, op.out, getattr(op, "residual", None)) if aligned else ():
+            aligned = aligned and (view is None or written.get(view.buffer, view.row) == view.row)
+        if not aligned:
+            raise UserError(
+                f"{ops[0].name} to {ops[-1].name} cannot run in blocks of rows because of {op.name}: "
+                f"acc_rows={config.acc_rows} must be at least {ops[0].x.rows}"
+            )
+
+
+def _groups(graph: IntGraph, view: View) -> set[int]:
+    buffer = graph.buffers[view.buffer]
+    width = buffer.cols // buffer.groups
+    return set(range(view.col // width, -(-(view.col + view.cols) // width)))
+
+
+def written(op: Op) -> View | None:
+    """The view that an operation writes."""
+    return op.dense if isinstance(op, RouteTokens) else op.out
+
+
+def final_reads(graph: IntGraph) -> dict[str, set[int]]:
+    """Column groups of every buffer that are outputs."""
+    result: dict[str, set[int]] = {name: set() for name in graph.buffers}
+    for output in graph.outputs:
+        result[output.view.buffer] |= _groups(graph, output.view)
+    return result
+
+
+def buffer_accesses(graph: IntGraph) -> dict[str, list[Access]]:
+    """Accesses of every buffer, in order."""
+    result: dict[str, list[Access]] = {name: [] for name in graph.buffers}
+    queued = _queue_buffers(graph)
+
+    def at(view: View, i: int) -> Access:
+        accesses = result[view.buffer]
+        if not accesses or accesses[-1].index != i:
+            accesses.append(Access(i))
+        return accesses[-1]
+
+    for i, op in enumerate(graph.ops):
+        for name in ("x", "w", "residual", "logits"):
+            view = getattr(op, name, None)
+            if isinstance(view, View):
+                at(view, i).reads |= _groups(graph, view)
+        out = written(op)
+        if out is None:
+            continue
+        access = at(out, i)
+        access.load = isinstance(op, (Constant, Input))
+        buffer = graph.buffers[out.buffer]
+        if isinstance(op, MatMul) and op.expert:
+            whole = out.buffer in queued and out.rows == buffer.rows
+        else:
+            whole = (op.x.rows if isinstance(op, MatMul) else out.rows) == buffer.rows
+        if whole and (buffer.groups > 1 or out.cols == buffer.cols):
+            access.kills |= _groups(graph, out)
+    return result
+
+
+def _queue_buffers(graph: IntGraph) -> set[str]:
+    """Buffers whose rows are queue positions, each queue's rows read only between its own write and the next queue's.
+
+    Rows behind the end of a queue are then never looked at, and a write by another expert starts afresh.
+    """
+    writer: dict[str, tuple] = {}
+    bad: set[str] = {output.view.buffer for output in graph.outputs}
+    for op in graph.ops:
+        expert = getattr(op, "expert", None)
+        for name in ("x", "w", "residual", "logits", "dense"):
+            view = getattr(op, name, None)
+            if isinstance(view, View) and (expert is None or name != "x" or writer.get(view.buffer) != expert):
+                bad.add(view.buffer)
+            elif isinstance(view, View) and op.indirect == Indirect.GATHER:
+                bad.add(view.buffer)
+        if isinstance(getattr(op, "out", None), View):
+            if expert is None or op.indirect == Indirect.SCATTER:
+                bad.add(op.out.buffer)
+            else:
+                writer[op.out.buffer] = expert
+    return set(writer) - bad
+
+
+def maximum_accesses(graph: IntGraph) -> dict[str, list[Access]]:
+    """Accesses of the row maxima of every buffer that has some."""
+    result: dict[str, list[Access]] = {}
+
+    def at(view: View, i: int) -> Access:
+        accesses = result.setdefault(view.buffer, [])
+        if not accesses or accesses[-1].index != i:
+            accesses.append(Access(i))
+        return accesses[-1]
+
+    queued = _queue_buffers(graph)
+    for i, op in enumerate(graph.ops):
+        if isinstance(op, MatMul):
+            if op.x_convert != Convert.STATIC:
+                at(op.x, i).reads.add(0)
+            if isinstance(op.w, View) and (op.w_convert != Convert.STATIC or op.col_scale == ColScale.ROW_SCALES):
+                at(op.w, i).reads.add(0)
+        stores = isinstance(op, Norm) or (isinstance(op, MatMul) and op.row_max != RowMax.NONE)
+        if stores:
+            access = at(op.out, i)
+            buffer = graph.buffers[op.out.buffer]
+            if getattr(op, "expert", None):
+                whole = op.out.buffer in queued and op.out.rows == buffer.rows
+            else:
+                whole = op.x.rows == buffer.rows and not getattr(op, "continue_max", False)
+            if whole:
+                access.kills.add(0)
+    return result

@@ -1,0 +1,188 @@
+"""What a task needs from DRAM, before anything is allocated: packed weights, constants, image inputs, outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .. import numerics as num
+from ..config import Config
+from ..errors import UserError
+from ..intgraph import (
+    ColScale,
+    Constant,
+    Convert,
+    Indirect,
+    Input,
+    IntGraph,
+    MatMul,
+    Norm,
+    RouteTokens,
+    RowMax,
+    RowScale,
+    View,
+)
+from ..program import RowLayout
+from .layout import DataStore, Layout, WeightStore, chunk_bytes, layout_of, pack_rows, pack_stream
+
+Array = np.ndarray
+
+
+@dataclass
+class Needs:
+    """Layouts and DRAM addresses of one task. `weights`: op index -> (first word, words); `data`: op index -> byte offset.
+
+    `data` counts from the start of the constants region; of a MatMul it is the table of row multipliers, of a Norm gamma
+    and beta, of an Input its offset in the inputs region.
+    """
+
+    layouts: dict[str, Layout]
+    weights: dict[int, tuple[int, int]] = field(default_factory=dict)
+    data: dict[int, int] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # op index -> physical (outputs, inputs) of a MatMul
+
+
+def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: DataStore) -> Needs:
+    """Pack everything static of `graph` into the stores. Raises UserError where the machine cannot do an operation."""
+    needs = Needs({name: layout_of(buffer, config) for name, buffer in graph.buffers.items()})
+    routes: dict[str, RouteTokens] = {}
+    last_route = ""
+    for i, op in enumerate(graph.ops):
+        match op:
+            case Constant():
+                columns = _layout(needs, op.out).columns(op.out)
+                needs.data[i] = constants.add(pack_rows(op.data, columns, config))
+            case Norm():
+                _check_norm(needs, op, config)
+                rows = np.stack([op.gamma, op.beta])
+                needs.data[i] = constants.add(pack_rows(rows, np.arange(rows.shape[1]), config))
+            case RouteTokens():
+                _check_route(op, config)
+                routes[op.name], last_route = op, op.name
+            case MatMul():
+                if op.expert and op.expert[0] != last_route:
+                    raise ValueError(f"{op.name}: the queues of {op.expert[0]!r} are replaced by those of {last_route!r}")
+                _prepare_matmul(needs, i, op, config, weights, constants, routes)
+    return needs
+
+
+def _layout(needs: Needs, view: View) -> Layout:
+    return needs.layouts[view.buffer]
+
+
+def _prepare_matmul(
+    needs: Needs, i: int, op: MatMul, config: Config, weights: WeightStore, constants: DataStore, routes: dict
+) -> None:
+    k_columns = _layout(needs, op.x).columns(op.x)
+    n_columns = _layout(needs, op.out).columns(op.out)
+    k, n = int(k_columns[-1]) + 1, int(n_columns[-1]) + 1
+    needs.sizes[i] = n, k
+    _check_matmul(needs, op, config, routes)
+    packed = mult = bias = None
+    if isinstance(op.w, View):
+        w_columns = _layout(needs, op.w).columns(op.w)
+        if not np.array_equal(k_columns, w_columns):
+            raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.w.buffer!r} are padded differently")
+        if n != op.out.cols:
+            raise UserError(f"{op.name}: output columns of a product of two buffers must lie in one group")
+    else:
+        packed = np.zeros((n, k), np.int8)
+        packed[np.ix_(n_columns, k_columns)] = op.w
+    if op.col_scale == ColScale.PARAMETERS:
+        mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
+        mult[n_columns] = op.col_mult
+        bias[n_columns] = 0 if op.bias is None else op.bias
+    elif op.bias is not None:
+        raise ValueError(f"{op.name}: a bias needs column parameters")
+    if packed is not None or mult is not None:
+        words = pack_stream(config, packed, mult, bias)
+        needs.weights[i] = weights.add(words), len(words)
+    if op.row_scale == RowScale.TABLE:
+        table = np.broadcast_to(np.asarray(op.row_mult, "<u2"), op.x.rows)
+        needs.data[i] = constants.add(table.tobytes())
+
+
+def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict) -> None:
+    """What the machine asks beyond `intgraph.verify`."""
+
+    def need(condition, message):
+        if not condition:
+            raise ValueError(f"{op.name}: {message}")
+
+    x, out = _layout(needs, op.x), _layout(needs, op.out)
+    for name, value, low, high in (
+        ("weights", op.w, -num.INT8_MAX, num.INT8_MAX),
+        ("col_mult", op.col_mult, 0, num.U16_MAX),
+        ("row_mult", op.row_mult, 0, num.U16_MAX),
+        ("bias", op.bias, -num.INT16_MAX - 1, num.INT16_MAX),
+    ):
+        if value is not None and not isinstance(value, View):
+            value = np.asarray(value)
+            need(value.min() >= low and value.max() <= high, f"{name} outside {low}..{high}")
+    if op.x_convert == Convert.PROBABILITY and x.columns(op.x)[-1] + 1 != op.x.cols:
+        raise UserError(f"{op.name}: probabilities in several padded groups of {op.x.buffer!r}")
+    if op.row_max == RowMax.SIGNED and out.columns(op.out)[-1] + 1 != op.out.cols:
+        raise UserError(f"{op.name}: signed row maxima over several padded groups of {op.out.buffer!r}")
+    need(op.row_scale != RowScale.CONVERTED or op.x_convert != Convert.STATIC, "STATIC conversion has no row scale")
+    need(op.row_scale != RowScale.TABLE or op.x_convert == Convert.STATIC, "a row table excludes a converted x")
+    need(op.w_convert != Convert.PROBABILITY, "stationary probabilities")
+    need(op.col_scale != ColScale.ROW_SCALES or isinstance(op.w, View), "row scales of constant weights")
+    need(op.col_scale != ColScale.ROW_SCALES or op.w_convert == Convert.ROW, "row scales of STATIC rows")
+    need(op.indirect == Indirect.NONE or op.expert is not None, "indirect rows without an expert")
+    need(op.expert is None or not op.continue_max, "an expert's row maxima cannot be continued")
+    need(op.row_max == RowMax.NONE or op.indirect != Indirect.SCATTER, "row maxima of scattered rows")
+    for name in ("x", "w"):
+        view = getattr(op, name)
+        need(not isinstance(view, View) or not _overlap(view, op.out), f"{name} overlaps out")
+    if op.residual is not None:
+        same = np.array_equal(_layout(needs, op.residual).columns(op.residual), out.columns(op.out))
+        need(op.residual.cols == op.out.cols and op.residual.rows >= _rows(op), "residual shape")
+        if not same:
+            raise UserError(f"{op.name}: columns of {op.residual.buffer!r} and {op.out.buffer!r} are padded differently")
+    if op.expert is not None:
+        tokens = routes[op.expert[0]].logits.rows
+        rows = op.out if op.indirect == Indirect.GATHER else op.x
+        need(rows.rows >= tokens, f"{rows.rows} rows for queues of up to {tokens} tokens")
+        need((op.x if op.indirect == Indirect.GATHER else op.out).rows >= tokens, f"fewer rows than {tokens} tokens")
+        if tokens > config.acc_rows:
+            raise UserError(f"{op.name}: experts of up to {tokens} tokens need acc_rows={tokens}, it is {config.acc_rows}")
+
+
+def _rows(op: MatMul) -> int:
+    return op.out.rows if op.indirect == Indirect.SCATTER else op.x.rows if op.expert is None else 0
+
+
+def _overlap(a: View, b: View) -> bool:
+    rows = a.row < b.row + b.rows and b.row < a.row + a.rows
+    return a.buffer == b.buffer and rows and a.col < b.col + b.cols and b.col < a.col + a.cols
+
+
+def _check_norm(needs: Needs, op: Norm, config: Config) -> None:
+    if op.x.cols > config.norm_columns:
+        raise UserError(f"{op.name}: rows of {op.x.cols} columns, norm_columns={config.norm_columns} is too small")
+    for view in (op.x, op.out):
+        if _layout(needs, view).columns(view)[-1] + 1 != view.cols:
+            raise UserError(f"{op.name}: {view.buffer!r} has padding between its groups")
+
+
+def _check_route(op: RouteTokens, config: Config) -> None:
+    if op.logits.cols > config.max_experts:
+        raise UserError(f"{op.name}: {op.logits.cols} experts, max_experts={config.max_experts} is too small")
+    entries = op.logits.rows * op.top_k
+    if entries > config.queue_entries:
+        raise UserError(
+            f"{op.name}: {op.logits.rows} tokens times {op.top_k} experts need queue_entries={entries}, "
+            f"it is {config.queue_entries}"
+        )
+
+
+def row_layout(layout: Layout, view: View, rows: int, config: Config) -> RowLayout:
+    """How a view lies in DRAM when its chunks are loaded or stored row by row."""
+    groups, width = (view.cols // layout.width, layout.width) if layout.groups > 1 else (1, view.cols)
+    return RowLayout(rows, groups, width, config.chunk, chunk_bytes(config))
+
+
+def input_key(op: Input, layout: RowLayout) -> tuple:
+    """Inputs of different tasks with equal keys share their place in DRAM."""
+    return op.image, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), layout

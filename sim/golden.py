@@ -1,0 +1,185 @@
+"""Executes the integer graph with NumPy: the reference for machine and RTL, bit for bit.
+
+All arithmetic is `hwgen.numerics`; this file only moves rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hwgen import numerics as num
+from hwgen.errors import UserError
+from hwgen.graph import patchify
+from hwgen.intgraph import (
+    ColScale,
+    Constant,
+    Convert,
+    Indirect,
+    Input,
+    IntGraph,
+    MatMul,
+    Norm,
+    RouteTokens,
+    RowMax,
+    RowScale,
+    View,
+)
+
+Array = np.ndarray
+
+
+@dataclass
+class Result:
+    """What one image gave.
+
+    buffers    name -> int16 [rows, cols] at the end
+    outputs    ONNX output name -> float32 in the ONNX shape without the batch axis
+    snapshots  op name -> copy of its out view right after it ran (of `RouteTokens`: the dense view); with trace only
+    values     float value name -> copy of the view that `IntGraph.trace` gives it, at that moment; with trace only
+    queues     (route name, expert) -> (tokens, gate scores u16) as routed last
+    """
+
+    buffers: dict[str, Array]
+    outputs: dict[str, Array]
+    snapshots: dict[str, Array] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+    queues: dict[tuple[str, int], tuple[Array, Array]] = field(default_factory=dict)
+
+
+@dataclass
+class _State:
+    buffers: dict[str, Array]  # int16 [rows, cols]
+    maxima: dict[str, Array]  # row maxima of each buffer, int64 [rows]
+    previous: dict[RowMax, Array]  # row maxima of the last MatMul of each kind
+    queues: dict[tuple[str, int], tuple[Array, Array]]
+
+    def read(self, view: View, rows: Array | None = None) -> Array:
+        rows = slice(view.row, view.row + view.rows) if rows is None else view.row + rows
+        return self.buffers[view.buffer][rows, view.col : view.col + view.cols]
+
+    def write(self, view: View, data: Array, rows: Array | None = None) -> None:
+        rows = slice(view.row, view.row + len(data)) if rows is None else view.row + rows
+        self.buffers[view.buffer][rows, view.col : view.col + view.cols] = data
+
+
+def quantise_image(op: Input, image: Array) -> Array:
+    """Image [C, H, W] -> int16 [patches, C*ph*pw]: 256 times the int8 value."""
+    image = np.asarray(image)
+    if image.shape != tuple(op.shape):
+        raise UserError(f"input {op.image!r} has shape {list(image.shape)}, the model needs {list(op.shape)}")
+    q = np.clip(np.round((image.astype(np.float64) - op.offset) / op.step), -num.INT8_MAX, num.INT8_MAX)
+    return patchify((q * (1 << num.STATIC_SHIFT)).astype(np.int16), op.patch)
+
+
+def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Result:
+    """One image through the graph. `images`: ONNX input name -> float [C, H, W]; UserError where one is wrong."""
+    state = _State(
+        {b.name: np.zeros((b.rows, b.cols), np.int16) for b in graph.buffers.values()},
+        {b.name: np.zeros(b.rows, np.int64) for b in graph.buffers.values()},
+        {},
+        {},
+    )
+    snapshots: dict[str, Array] = {}
+    values: dict[str, Array] = {}
+    traced: dict[str, list[str]] = {}
+    for name, (_, op_name) in graph.trace.items():
+        traced.setdefault(op_name, []).append(name)
+    for op in graph.ops:
+        match op:
+            case Constant():
+                state.write(op.out, op.data)
+            case Input():
+                if op.image not in images:
+                    raise UserError(f"no array {op.image!r} (the model's input) among {sorted(images)}")
+                state.write(op.out, quantise_image(op, images[op.image]))
+            case MatMul():
+                _matmul(state, op)
+            case Norm():
+                y = num.layer_norm(state.read(op.x), op.gamma, op.beta, op.epsilon)
+                state.write(op.out, y)
+                state.maxima[op.out.buffer][op.out.row : op.out.row + op.out.rows] = num.row_max_abs(y)
+            case RouteTokens():
+                _route(state, op)
+        if trace:
+            view = op.dense if isinstance(op, RouteTokens) else op.out
+            if view is not None:
+                snapshots[op.name] = state.read(view).copy()
+            for name in traced.get(op.name, ()):
+                values[name] = state.read(graph.trace[name][0]).copy()
+    outputs = {
+        o.name: (state.read(o.view) * np.float64(o.scale)).astype(np.float32).reshape(o.shape) for o in graph.outputs
+    }
+    return Result(state.buffers, outputs, snapshots, values, state.queues)
+
+
+def product(x: Array, w: Array) -> Array:
+    """Exact int8 [R, K] @ int8 [N, K].T as int64: floating-point BLAS while every partial sum is a whole number it holds."""
+    exact = np.float32 if x.shape[1] * num.INT8_MAX**2 < 1 << 24 else np.float64
+    return (x.astype(exact) @ w.T.astype(exact)).astype(np.int64)
+
+
+def _matmul(state: _State, op: MatMul) -> None:
+    tokens = gates = None
+    count = op.x.rows
+    if op.expert is not None:
+        tokens, gates = state.queues[op.expert]
+        count = len(tokens)
+        if count == 0:
+            return
+    in_order = np.arange(count)
+    x_rows = tokens if op.indirect == Indirect.GATHER else in_order
+    y_rows = tokens if op.indirect == Indirect.SCATTER else in_order
+
+    x, row_mult = _convert(state, op.x, op.x_convert, x_rows)
+    if isinstance(op.w, View):
+        w, w_scale = _convert(state, op.w, op.w_convert, np.arange(op.w.rows))
+    else:
+        w, w_scale = op.w, None
+    if op.row_scale == RowScale.TABLE:
+        row_mult = np.asarray(op.row_mult, np.int64)[in_order]
+    elif op.row_scale == RowScale.IMMEDIATE:
+        row_mult = np.full(count, op.row_mult, np.int64)
+    if op.indirect == Indirect.SCATTER:
+        row_mult = num.gated_scale(row_mult, gates)
+    col_mult = w_scale if op.col_scale == ColScale.ROW_SCALES else np.asarray(op.col_mult, np.int64)
+    bias = 0 if op.bias is None else np.asarray(op.bias, np.int64)
+
+    y = num.requantise(product(x, w), col_mult, row_mult[:, None], op.shift, bias)
+    if op.gelu is not None:
+        y = num.gelu(y, *op.gelu)
+    if op.residual is not None:
+        y = num.add_residual(state.read(op.residual, y_rows), y)
+    state.write(op.out, y, y_rows)
+
+    if op.row_max != RowMax.NONE:
+        peak = num.row_max_abs(y) if op.row_max == RowMax.ABS else y.max(axis=1)
+        if op.continue_max:
+            peak = np.maximum(peak, state.previous[op.row_max])
+        state.previous[op.row_max] = peak
+        state.maxima[op.out.buffer][op.out.row + in_order] = peak
+
+
+def _convert(state: _State, view: View, convert: Convert, rows: Array) -> tuple[Array, Array | None]:
+    """int8 rows of a view and what the conversion says about each row (RowScale.CONVERTED), None for STATIC."""
+    data = state.read(view, rows)
+    peak = state.maxima[view.buffer][view.row + rows]
+    if convert == Convert.STATIC:
+        return num.quantise_static(data), None
+    if convert == Convert.ROW:
+        return num.quantise_rows(data, peak)
+    p = num.probabilities(data, peak)
+    return p, num.reciprocal(p.sum(axis=1))
+
+
+def _route(state: _State, op: RouteTokens) -> None:
+    logits = state.read(op.logits)
+    experts, scores = num.route(logits, op.top_k, op.renormalise)
+    for e in range(op.logits.cols):
+        tokens, slot = np.nonzero(experts == e)
+        state.queues[op.name, e] = tokens, scores[tokens, slot]
+    if op.dense is not None:
+        gates = np.zeros(logits.shape, np.int64)
+        np.put_along_axis(gates, experts, num.saturate(scores, num.INT16_MAX), axis=1)
+        state.write(op.dense, gates)

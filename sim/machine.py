@@ -1,0 +1,387 @@
+"""Executes a program with NumPy, instruction by instruction: the executable definition of `hwgen.isa`.
+
+Every instruction is two events: it starts, when its wait counts are met, and reads; it finishes, and its results appear.
+Units take their own instructions in order; which unit acts next is free, and `order` chooses it, so that a missing wait
+count shows as a wrong result or a fault. Instructions reach the units through queues filled in program order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hwgen import isa
+from hwgen import numerics as num
+from hwgen.config import Config
+from hwgen.intgraph import ColScale, Convert, Indirect, RowMax, RowScale
+from hwgen.isa import Unit, WeightSource
+
+Array = np.ndarray
+Write = tuple[Array, Array, Array]  # memory, indices, values
+
+QUEUE_DEPTH = 8  # instructions waiting for a unit; the dispatcher stops at a full queue
+GELU_FORM = {isa.Gelu.ERF: "none", isa.Gelu.TANH: "tanh"}
+PRIORITIES = {
+    "program": None,
+    "eager": (Unit.LOAD, Unit.WEIGHTS, Unit.STORE, Unit.VECTOR, Unit.MATMUL),
+    "lazy": (Unit.MATMUL, Unit.VECTOR, Unit.STORE, Unit.WEIGHTS, Unit.LOAD),
+}
+
+
+class MachineFault(Exception):
+    """The program asks for what the machine cannot do: an address outside memory, a deadlock, weight words left over."""
+
+
+@dataclass
+class _Segment:
+    """Weight words first..first+words, counted in every port's region alike."""
+
+    first: int
+    words: int
+
+
+@dataclass
+class _Started:
+    """An instruction between its start and its finish, with what it will write."""
+
+    index: int
+    insn: isa.Insn
+    writes: list[Write] = field(default_factory=list)
+    queues: list[tuple[Array, Array]] | None = None  # a Route's new queues
+
+
+class Machine:
+    """State of one machine. `scratch`: int16, flat; `scale`: u16 [scale_entries]; `queues`: (tokens, gates) by expert."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.scratch = np.zeros(config.scratch_chunks * config.chunk, np.int16)
+        self.scale = np.zeros(config.scale_entries, np.uint16)
+        self.queues: list[tuple[Array, Array]] = [(np.zeros(0, np.int64),) * 2] * config.max_experts
+        self.running_max: dict[RowMax, Array] = {}
+
+    def run(
+        self,
+        dram: bytearray | Array,
+        program_offset: int,
+        instructions: int,
+        data_base: int,
+        weight_bases: list[int],
+        observe: Callable[[int, isa.Insn, Machine], None] | None = None,
+        order: str | int = "program",
+    ) -> None:
+        """Run a program to its END. `dram` (bytes, or uint8 array) is read and written in place; offsets count its bytes.
+
+        observe(index, instruction, machine) is called when an instruction has finished. order: "program", "eager" (DRAM
+        transfers as early as possible), "lazy" (as late as possible) or the seed of a random order. Raises MachineFault.
+        """
+        self.dram = np.frombuffer(dram, np.uint8) if isinstance(dram, bytearray) else dram
+        self.data_base, self.weight_bases = data_base, weight_bases
+        code = self.dram[program_offset : program_offset + instructions * isa.WORD_BYTES].tobytes()
+        program = isa.disassemble(code)
+        if not program or len(program) != instructions or not isinstance(program[-1], isa.End):
+            raise MachineFault("a program ends with END")
+        _Run(self, program, observe, order).to_end()
+
+    # --- memories -----------------------------------------------------------------------------------------------
+
+    def rows(self, address: int, pitch: int, rows: Array, columns: int) -> Array:
+        """Indices into `scratch` of elements 0..columns of the given rows: int64 [rows, columns]."""
+        index = ((address + np.asarray(rows, np.int64) * pitch) * self.config.chunk)[:, None] + np.arange(columns)
+        if index.size and not 0 <= index.min() <= index.max() < self.scratch.size:
+            raise MachineFault(f"scratchpad access from chunk {address} reaches beyond the end")
+        return index
+
+    def read_place(self, address: int, pitch: int, rows: int, columns: Array) -> Array:
+        """int16 [rows, len(columns)] from a buffer's place (hwgen.program.Place)."""
+        start = (address + np.arange(rows) * pitch) * self.config.chunk
+        return self.scratch[start[:, None] + columns]
+
+    def _scales(self, address: int, rows: Array) -> Array:
+        index = address + rows
+        if index.size and index.max() >= self.scale.size:
+            raise MachineFault(f"scale entry {index.max()} of {self.scale.size}")
+        return index
+
+    def _data_bytes(self, beats: int, size: int) -> slice:
+        start = self.data_base + beats * self.config.axi_bytes
+        if start + size > self.dram.size:
+            raise MachineFault(f"DRAM access at byte {start} reaches beyond the end")
+        return slice(start, start + size)
+
+    def weight_words(self, segments: list[_Segment]) -> Array:
+        """uint8 [words, array_inputs] of the given segments, put together from the ports' stripes."""
+        config, share = self.config, self.config.slice_bytes
+        words = np.empty((sum(s.words for s in segments), config.weight_ports * share), np.uint8)
+        at = 0
+        for segment in segments:
+            for port, base in enumerate(self.weight_bases):
+                start = base + segment.first * share
+                part = self.dram[start : start + segment.words * share]
+                if part.size != segment.words * share:
+                    raise MachineFault(f"weight words at byte {start} reach beyond the end of DRAM")
+                words[at : at + segment.words, port * share : (port + 1) * share] = part.reshape(segment.words, share)
+            at += segment.words
+        return words[:, : config.array_inputs]
+
+    # --- instructions: each returns what it will write --------------------------------------------------------------
+
+    def load(self, insn: isa.Load) -> list[Write]:
+        chunk, size = self.config.chunk, self.config.chunk_beats * self.config.axi_bytes
+        count = insn.rows * insn.chunks
+        data = self.dram[self._data_bytes(insn.dram, count * size)].reshape(count, size)[:, : 2 * chunk]
+        values = np.ascontiguousarray(data).view("<i2").reshape(insn.rows, insn.chunks * chunk)
+        return [(self.scratch, self.rows(insn.dst, insn.pitch, np.arange(insn.rows), insn.chunks * chunk), values)]
+
+    def load_scales(self, insn: isa.LoadScales) -> list[Write]:
+        values = self.dram[self._data_bytes(insn.dram, 2 * insn.count)].view("<u2").copy()
+        return [(self.scale, self._scales(insn.dst, np.arange(insn.count)), values)]
+
+    def store(self, insn: isa.Store) -> list[Write]:
+        chunk, size = self.config.chunk, self.config.chunk_beats * self.config.axi_bytes
+        index = self.rows(insn.src, insn.pitch, np.arange(insn.rows), insn.chunks * chunk)
+        data = np.zeros((insn.rows * insn.chunks, size // 2), "<i2")
+        data[:, :chunk] = self.scratch[index].reshape(-1, chunk)
+        target = self._data_bytes(insn.dram, data.size * 2)
+        return [(self.dram, np.arange(target.start, target.stop), data.view(np.uint8).reshape(-1))]
+
+    def norm(self, insn: isa.Norm) -> list[Write]:
+        chunk, r = self.config.chunk, np.arange(insn.rows)
+        whole = -(-insn.columns // chunk) * chunk
+        gamma, beta = self.scratch[self.rows(insn.params, whole // chunk, np.arange(2), insn.columns)].astype(np.int64)
+        x = self.scratch[self.rows(insn.x, insn.x_pitch, r, insn.columns)]
+        y = np.zeros((insn.rows, whole), np.int64)
+        y[:, : insn.columns] = num.layer_norm(x, gamma, beta, insn.epsilon)
+        index = self.rows(insn.y, insn.y_pitch, r, whole)
+        return [(self.scratch, index, y), (self.scale, self._scales(insn.y_scale, r), num.row_max_abs(y))]
+
+    def route(self, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
+        """What it writes, and the new queues."""
+        if insn.rows * insn.top_k > self.config.queue_entries or insn.experts > self.config.max_experts:
+            raise MachineFault(f"{insn.rows} tokens to {insn.top_k} of {insn.experts} experts exceed the queues")
+        r, chunk = np.arange(insn.rows), self.config.chunk
+        logits = self.scratch[self.rows(insn.x, insn.x_pitch, r, insn.experts)]
+        experts, gates = num.route(logits, insn.top_k, bool(insn.renormalise))
+        queues = [(np.zeros(0, np.int64),) * 2] * self.config.max_experts
+        for e in range(insn.experts):
+            tokens, choice = np.nonzero(experts == e)
+            queues[e] = tokens, gates[tokens, choice]
+        if not insn.dense:
+            return [], queues
+        dense = np.zeros((insn.rows, -(-insn.experts // chunk) * chunk), np.int64)
+        dense[r[:, None], experts] = num.saturate(gates, num.INT16_MAX)
+        return [(self.scratch, self.rows(insn.y, insn.y_pitch, r, dense.shape[1]), dense)], queues
+
+    def queue(self, expert: int, rows: int) -> tuple[Array, Array, int]:
+        """(tokens, gates, R) of a Matmul: its expert's queue, or all rows."""
+        if expert == isa.NO_EXPERT:
+            return np.arange(rows), np.zeros(rows, np.int64), rows
+        tokens, gates = self.queues[expert]
+        return tokens, gates, len(tokens)
+
+    def words_needed(self, insn: isa.Matmul) -> int:
+        """Weight words that a Matmul pops."""
+        config, words = self.config, 0
+        if self.queue(insn.expert, insn.rows)[2] == 0:
+            return 0
+        tiles = -(-insn.inputs // config.array_inputs) if insn.w_source == WeightSource.STREAM else 0
+        for first in range(0, insn.outputs, config.array_outputs):
+            n = min(config.array_outputs, insn.outputs - first)
+            words += config.param_words(n) * (insn.col_source == ColScale.PARAMETERS) + n * tiles
+        return words
+
+    def matmul(self, insn: isa.Matmul, words: Array) -> list[Write]:
+        """One product; `words` are the weight words it pops."""
+        tokens, gates, count = self.queue(insn.expert, insn.rows)
+        if count == 0:
+            return []
+        if count > self.config.acc_rows:
+            raise MachineFault(f"{count} rows exceed the {self.config.acc_rows} rows of the accumulators")
+        r = np.arange(count)
+        x_rows = tokens if insn.indirect == Indirect.GATHER else r
+        y_rows = tokens if insn.indirect == Indirect.SCATTER else r
+        x = self.scratch[self.rows(insn.x, insn.x_pitch, x_rows, insn.inputs)]
+        x, row_mult = self._converted(x, insn.x_convert, insn.x_scale, x_rows)
+        weights, col_mult, bias = self._stationary(insn, words)
+        if insn.row_source == RowScale.IMMEDIATE:
+            row_mult = np.full(count, insn.row_mult)
+        elif insn.row_source == RowScale.TABLE:
+            row_mult = self.scale[self._scales(insn.x_scale, r)].astype(np.int64)
+        if insn.indirect == Indirect.SCATTER:
+            row_mult = num.gated_scale(row_mult, gates)
+
+        y = num.requantise(product(x, weights), col_mult, row_mult[:, None], insn.shift, bias)
+        if insn.gelu != isa.Gelu.OFF:
+            y = num.gelu(y, GELU_FORM[insn.gelu], insn.gelu_shift)
+        if insn.residual:
+            y = num.add_residual(self.scratch[self.rows(insn.res, insn.res_pitch, y_rows, insn.outputs)], y)
+        padded = np.zeros((count, -(-insn.outputs // self.config.chunk) * self.config.chunk), np.int64)
+        padded[:, : insn.outputs] = y
+        writes = [(self.scratch, self.rows(insn.y, insn.y_pitch, y_rows, padded.shape[1]), padded)]
+        if insn.y_max != RowMax.NONE:
+            largest = num.row_max_abs(y) if insn.y_max == RowMax.ABS else y.max(axis=1)
+            if insn.max_continue:
+                largest = np.maximum(largest, self.running_max[insn.y_max][:count])
+            self.running_max[insn.y_max] = largest
+            writes.append((self.scale, self._scales(insn.y_scale, r), largest & num.U16_MAX))
+        return writes
+
+    def _converted(self, x: Array, convert: Convert, scale: int, rows: Array) -> tuple[Array, Array | None]:
+        """int8 operands of int16 rows, and the row multipliers they bring."""
+        if convert == Convert.STATIC:
+            return num.quantise_static(x), None
+        maxima = self.scale[self._scales(scale, rows)]
+        if convert == Convert.ROW:
+            return num.quantise_rows(x, maxima)
+        p = num.probabilities(x, maxima.view(np.int16))
+        return p, num.reciprocal(p.sum(axis=1))
+
+    def _stationary(self, insn: isa.Matmul, words: Array) -> tuple[Array, Array | int, Array | int]:
+        """(weights [outputs, inputs], column multiplier, bias)."""
+        o, i = self.config.array_outputs, self.config.array_inputs
+        tiles = -(-insn.inputs // i)
+        weights = np.empty((insn.outputs, tiles * i), np.int8)
+        pairs = np.empty((insn.outputs, 2), np.uint16)
+        at = 0
+        for first in range(0, insn.outputs, o):
+            n = min(o, insn.outputs - first)
+            if insn.col_source == ColScale.PARAMETERS:
+                count = self.config.param_words(n)
+                part = words[at : at + count, : 4 * self.config.params_per_word].reshape(-1, 4)
+                pairs[first : first + n] = np.ascontiguousarray(part).view("<u2")[:n]
+                at += count
+            if insn.w_source == WeightSource.STREAM:
+                tile = words[at : at + n * tiles].view(np.int8).reshape(tiles, n, i)
+                weights[first : first + n] = tile.transpose(1, 0, 2).reshape(n, -1)
+                at += n * tiles
+        weights, row_scales = weights[:, : insn.inputs], None
+        if insn.w_source == WeightSource.SCRATCHPAD:
+            r = np.arange(insn.outputs)
+            data = self.scratch[self.rows(insn.w, insn.w_pitch, r, insn.inputs)]
+            weights, row_scales = self._converted(data, insn.w_convert, insn.w_scale, r)
+        if insn.col_source == ColScale.PARAMETERS:
+            return weights, pairs[:, 0].astype(np.int64), pairs[:, 1].view(np.int16).astype(np.int64)
+        return weights, insn.col_mult if insn.col_source == ColScale.IMMEDIATE else row_scales, 0
+
+
+def product(x: Array, w: Array) -> Array:
+    """Exact int8 [R, K] @ int8 [N, K].T, in floating point where every partial sum is a whole number it can hold."""
+    kind = np.float32 if x.shape[1] * num.INT8_MAX**2 < 1 << 24 else np.float64
+    return (x.astype(kind) @ w.astype(kind).T).astype(np.int64)
+
+
+class _Run:
+    """One program on one machine: dispatch, wait counts, the weight buffer."""
+
+    def __init__(self, machine: Machine, program: list[isa.Insn], observe, order: str | int):
+        self.machine, self.program, self.observe = machine, program, observe
+        self.random = None if isinstance(order, str) else np.random.default_rng(order)
+        self.priority = None if self.random else PRIORITIES[order]
+        self.in_flight = 1 if order == "program" else 2
+        self.next = 0
+        self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
+        self.started: dict[Unit, deque[_Started]] = {unit: deque() for unit in Unit}
+        self.done = dict.fromkeys(Unit, 0)
+        self.segments: deque[_Segment] = deque()  # in the weight buffer, or on the way there
+        self.popped: list[_Segment] = []  # taken by the next Matmul
+
+    def to_end(self) -> None:
+        while True:
+            self._dispatch()
+            events = [(unit, False) for unit in Unit if self._can_finish(unit)]
+            events += [(unit, True) for unit in Unit if self._can_start(unit)]
+            if not events:
+                break
+            unit, start = self._choose(events)
+            (self._start if start else self._finish)(unit)
+        end = self.program[self.next]
+        if not (isinstance(end, isa.End) and self._met(end)) or any(self.queues.values()) or any(self.started.values()):
+            heads = [f"{u.name} at {q[0]}: {isa.text(self.program[q[0]])}" for u, q in self.queues.items() if q]
+            raise MachineFault(f"deadlock: {'; '.join(heads) or 'END waits'}; finished {list(self.done.values())}")
+        if self.segments:
+            raise MachineFault(f"{sum(s.words for s in self.segments)} weight words are left over")
+        if self.observe:
+            self.observe(self.next, end, self.machine)
+
+    def _dispatch(self) -> None:
+        while not isinstance(self.program[self.next], isa.End):
+            queue = self.queues[self.program[self.next].unit]
+            if len(queue) == QUEUE_DEPTH:
+                return
+            queue.append(self.next)
+            self.next += 1
+
+    def _choose(self, events: list[tuple[Unit, bool]]) -> tuple[Unit, bool]:
+        if self.random:
+            return events[self.random.integers(len(events))]
+        if self.priority:  # results as late as possible
+            return max(events, key=lambda event: (event[1], -self.priority.index(event[0])))
+        return min(events, key=lambda event: (event[1], self.queues[event[0]][0] if event[1] else 0))
+
+    def _met(self, insn: isa.Insn) -> bool:
+        return all(self.done[unit] >= getattr(insn, f"wait_{unit.name.lower()}") for unit in Unit)
+
+    def _can_start(self, unit: Unit) -> bool:
+        if not self.queues[unit] or len(self.started[unit]) == self.in_flight:
+            return False
+        insn = self.program[self.queues[unit][0]]
+        if not self._met(insn):
+            return False
+        if unit == Unit.WEIGHTS:
+            return not self.started[unit]
+        return unit != Unit.MATMUL or self._pop(self.machine.words_needed(insn))
+
+    def _pop(self, needed: int) -> bool:
+        """Take weight words for the next Matmul as far as there are any; whether it has all it needs."""
+        needed -= sum(segment.words for segment in self.popped)
+        while needed and self.segments:
+            head = self.segments[0]
+            words = min(needed, head.words)
+            self.popped.append(_Segment(head.first, words))
+            head.first, head.words = head.first + words, head.words - words
+            if not head.words:
+                self.segments.popleft()
+            needed -= words
+        return not needed
+
+    def _can_finish(self, unit: Unit) -> bool:
+        if unit == Unit.WEIGHTS and sum(s.words for s in self.segments) > self.machine.config.weight_words:
+            return False  # the rest waits in DRAM until a Matmul makes room
+        return bool(self.started[unit])
+
+    def _start(self, unit: Unit) -> None:
+        index = self.queues[unit].popleft()
+        insn, machine = self.program[index], self.machine
+        entry = _Started(index, insn)
+        match insn:
+            case isa.Load():
+                entry.writes = machine.load(insn)
+            case isa.LoadScales():
+                entry.writes = machine.load_scales(insn)
+            case isa.Stream():
+                if insn.words and machine.queue(insn.expert, 1)[2]:
+                    self.segments.append(_Segment(insn.dram // machine.config.slice_beats, insn.words))
+            case isa.Matmul():
+                words = machine.weight_words(self.popped)
+                self.popped = []
+                entry.writes = machine.matmul(insn, words)
+            case isa.Norm():
+                entry.writes = machine.norm(insn)
+            case isa.Route():
+                entry.writes, entry.queues = machine.route(insn)
+            case isa.Store():
+                entry.writes = machine.store(insn)
+        self.started[unit].append(entry)
+
+    def _finish(self, unit: Unit) -> None:
+        entry = self.started[unit].popleft()
+        for memory, index, values in entry.writes:
+            memory[index] = values
+        if entry.queues is not None:
+            self.machine.queues = entry.queues
+        self.done[unit] += 1
+        if self.observe:
+            self.observe(entry.index, entry.insn, self.machine)

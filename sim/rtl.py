@@ -1,0 +1,117 @@
+"""Whole-accelerator simulation: the generated Verilog beside a DRAM model, run by cocotb."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from hwgen import registers
+from hwgen.config import Config
+
+from . import simulators
+from .dram import ZCU104, DramModel
+
+BENCH_WORDS_MIN = 1 << 16  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start of the accelerator: memory writes before, registers to set, memory to read after it halts."""
+
+    writes: list[tuple[int, bytes]]  # (byte offset, data), whole beats
+    program: int  # first instruction, beats from the data base
+    instructions: int
+    reads: list[tuple[int, int]]  # (byte offset, length)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the accelerator left: the memory that was asked for and every readable register."""
+
+    reads: list[bytes]
+    registers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def cycles(self) -> int:
+        return self.registers["CYCLES_LO"] | self.registers["CYCLES_HI"] << 32
+
+
+def simulate(
+    verilog: dict[str, str],
+    config: Config,
+    image: bytes,
+    runs: list[Run],
+    *,
+    data_base: int = 0,
+    weight_bases: list[int],
+    dram: DramModel = ZCU104,
+    simulator: str = "verilator",
+    timeout_cycles: int = 20_000_000,
+    workdir: Path | None = None,
+) -> list[RunResult]:
+    """Run the design `verilog` (file name -> text, top module hwgen_top) on the memory `image`, once per `Run`.
+
+    Byte addresses are offsets into `image`. Raises RuntimeError when the accelerator reports an error or does not halt
+    within `timeout_cycles`, with its status registers in the message.
+    """
+    if workdir is None:
+        with tempfile.TemporaryDirectory(prefix="hwgen-sim-") as temporary:
+            return simulate(
+                verilog, config, image, runs, data_base=data_base, weight_bases=weight_bases, dram=dram,
+                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary),
+            )  # fmt: skip
+    beat = config.axi_bytes
+    workdir.mkdir(parents=True, exist_ok=True)
+    words = max(BENCH_WORDS_MIN, 1 << (-(-len(image) // beat) - 1).bit_length())
+    memory = np.zeros(-(-len(image) // beat) * beat, np.uint8)
+    memory[: len(image)] = np.frombuffer(image, np.uint8)
+    # $fread fills a word from its most significant byte.
+    (workdir / "dram.bin").write_bytes(memory.reshape(-1, beat)[:, ::-1].tobytes())
+    settings = {"DATA_BASE": data_base, **{f"WEIGHT_BASE{p}": base for p, base in enumerate(weight_bases)}}
+    job = {
+        "beat": beat,
+        "timeout": timeout_cycles,
+        "config_hash": registers.config_hash(config),
+        "settings": settings,
+        "runs": [
+            {
+                "writes": [[offset, base64.b64encode(data).decode()] for offset, data in run.writes],
+                "program": run.program,
+                "instructions": run.instructions,
+                "reads": run.reads,
+            }
+            for run in runs
+        ],
+    }
+    (workdir / "job.json").write_text(json.dumps(job))
+    bench = resources.files("sim").joinpath("tb")
+    sources = dict(verilog)
+    for name in ("dram.v", "tb.v"):
+        sources[name] = bench.joinpath(name).read_text()
+    ports = config.weight_ports
+    simulators.run_bench(
+        sources,
+        "tb",
+        "sim.tb.bench",
+        workdir,
+        simulator=simulator,
+        parameters={"BYTES": beat, "WORDS": words, **dram.parameters()},
+        defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
+        plusargs=(f"+dram={workdir / 'dram.bin'}",),
+        environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
+    )
+    report = json.loads((workdir / "result.json").read_text())
+    if "error" in report:
+        raise RuntimeError(f"{simulator}: {report['error']}")
+    return [
+        RunResult([base64.b64decode(data) for data in result["reads"]], result["registers"])
+        for result in report["runs"]
+    ]
+

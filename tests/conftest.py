@@ -1,0 +1,29 @@
+"""What several test files share."""
+
+from pathlib import Path
+
+import pytest
+
+from hwgen.cli import main
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """Folder of the real networks, which stands beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "models"
+    if not folder.is_dir():
+        pytest.skip("the real networks are not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def hwgen(capsys):
+    """Run a command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -1,0 +1,91 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from hwgen.rtl.ports import READ_LATENCY, WRITE_LATENCY
+
+
+class VectorMemory:
+    """Scratchpad `data` int16 [chunks, chunk] and `scales` behind the ports of a vector unit, stalling at random.
+
+    `due` cycles pass until a write shows to a reader; `cycle` counts the cycles of the simulation.
+    """
+
+    def __init__(self, dut, chunks: int, stall: float, seed: int):
+        self.dut, self.stall, self.rng = dut, stall, np.random.default_rng(seed)
+        self.chunk = dut.config.chunk
+        self.data = self.rng.integers(-32767, 32768, (chunks, self.chunk))
+        self.scales = self.rng.integers(0, 1 << 16, 4096)
+        self.arriving = [None] * READ_LATENCY
+        self.cycle = 0
+        self.visible_at = 0  # the last write shows to reads of this cycle
+        self.accepted = {"rd": 0, "wr": 0, "scale": 0}
+
+    def put_rows(self, base: int, pitch: int, rows) -> None:
+        """Rows of any width, from chunk `base`, each in whole chunks; what is behind the row's end stays as it is."""
+        for r, row in enumerate(rows):
+            flat = self.data[base + r * pitch :].reshape(-1)
+            flat[: len(row)] = row
+
+    def rows(self, base: int, pitch: int, rows: int, chunks: int):
+        return np.array([self.data[base + r * pitch :][:chunks].reshape(-1) for r in range(rows)])
+
+    async def serve(self, ctx):
+        dut, rng = self.dut, self.rng
+        rd, wr, scale = dut.rd, dut.wr, getattr(dut, "scale", None)
+        sampled = [rd.valid, rd.addr, wr.valid, wr.addr, wr.mask, wr.data.as_value()]
+        if scale is not None:
+            sampled += [scale.valid, scale.addr, scale.data]
+        held = [None, None]
+        while True:
+            read_ready, write_ready, scale_ready = (int(x) for x in rng.random(3) >= self.stall)
+            ctx.set(rd.ready, read_ready)
+            ctx.set(wr.ready, write_ready)
+            if scale is not None:
+                ctx.set(scale.ready, scale_ready)
+            now = self.arriving.pop(0)
+            value = rng.integers(-32768, 32768, self.chunk) if now is None else now
+            ctx.set(rd.data.as_value(), sum((int(v) & 0xFFFF) << 16 * i for i, v in enumerate(value)))
+            _, _, *seen = await ctx.tick().sample(*sampled)
+            valid, addr, write, write_addr, mask, word = seen[:6]
+            # A request stays until it is accepted.
+            for i, request in enumerate(((valid, addr), (write, write_addr, mask, word))):
+                assert held[i] is None or held[i] == request
+                held[i] = request if request[0] and not (read_ready, write_ready)[i] else None
+            self.arriving.append(self.data[addr].copy() if valid and read_ready else None)
+            if write and write_ready:
+                assert mask == 1
+                elements = np.array([word >> 16 * i & 0xFFFF for i in range(self.chunk)])
+                self.data[write_addr] = elements - (elements >> 15 << 16)
+                self.visible_at = self.cycle + WRITE_LATENCY
+            if scale is not None and seen[6] and scale_ready:
+                self.scales[seen[7]] = seen[8]
+                self.visible_at = self.cycle + WRITE_LATENCY
+            self.accepted["rd"] += valid & read_ready
+            self.accepted["wr"] += write & write_ready
+            self.cycle += 1
+
+    def run(self, bench) -> None:
+        """Simulate until the testbench `bench` returns."""
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(self.serve, background=True)
+        simulator.add_testbench(bench)
+        simulator.run()
+
+
+@pytest.fixture
+def vector_memory():
+    return VectorMemory
+
+
+@pytest.fixture(scope="session")
+def axi_model():
+    """The module axi_model.py; `tests` is no package, so it is loaded from its file."""
+    spec = importlib.util.spec_from_file_location("axi_model", Path(__file__).with_name("axi_model.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,95 @@
+# amaranth: UnusedElaboratable=no
+"""WeightStream: words are joined from all ports in order, experts without a token are skipped."""
+
+import random
+
+import pytest
+
+from hwgen import isa
+from hwgen.config import Config
+from hwgen.rtl.stream_dma import WeightStream
+
+SHAPES = {
+    "one-port": {"array_inputs": 8, "weight_ports": 1, "axi_bytes": 8},
+    "two-ports": {"array_inputs": 16, "weight_ports": 2, "axi_bytes": 8},
+    "padded": {"array_outputs": 12, "array_inputs": 20, "weight_ports": 3, "axi_bytes": 4},  # slices of 8 bytes
+    "uneven": {"array_inputs": 24, "weight_ports": 1, "axi_bytes": 8},  # three beats a word
+    "idle-port": {"array_inputs": 8, "weight_ports": 2, "axi_bytes": 16},  # the second port carries padding only
+}
+BASES = (0x0, 0x1000, 0x2000, 0x3000)
+
+
+def make(shape, **settings) -> Config:
+    small = {"array_outputs": 8, "burst_beats": 4, "outstanding": 2, "weight_words": 32, "max_experts": 8}
+    return Config(**(small | SHAPES[shape] | settings))
+
+
+def word(memories, config, index) -> int:
+    parts = []
+    for base, memory in zip(BASES, memories, strict=False):
+        at = base + index * config.slice_bytes
+        parts.append(memory.data[at : at + config.slice_bytes])
+    return int.from_bytes(b"".join(parts)[: config.array_inputs], "little")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_stream(axi_model, shape, stall):
+    config = make(shape)
+    dut = WeightStream(config)
+    memories = [axi_model.AxiMemory(0x8000, p, stall) for p in range(config.weight_ports)]
+    beats = config.slice_beats
+    program = [
+        isa.Stream(dram=0, words=1),
+        isa.Stream(dram=7 * beats, words=60),
+        isa.Stream(dram=90 * beats, words=5, expert=2),
+        isa.Stream(dram=100 * beats, words=5, expert=3),
+        isa.Stream(dram=0, words=0),
+        isa.Stream(dram=110 * beats, words=9, expert=7),
+    ]
+    nonempty = 1 << 3 | 1 << 7
+    taken = [i for i in program if i.expert == isa.NO_EXPERT or nonempty >> i.expert & 1]
+    want = [word(memories, config, i.dram // beats + k) for i in taken for k in range(i.words)]
+    dones = []
+
+    async def watch(ctx):
+        async for _, _, done in ctx.tick().sample(dut.done):
+            dones.append(done)
+
+    async def issue(ctx):
+        for p in range(config.weight_ports):
+            ctx.set(dut.base[p], BASES[p])
+        ctx.set(dut.nonempty, nonempty)
+        await axi_model.send(ctx, dut.insn, [isa.encode(i) for i in program], random.Random(4), stall)
+
+    async def take(ctx):
+        assert await axi_model.receive(ctx, dut.words, len(want), random.Random(5), stall) == want
+        for _ in range(20):
+            await ctx.tick()
+        assert not ctx.get(dut.busy) and ctx.get(dut.idle) and not ctx.get(dut.words.valid)
+
+    background = [watch, *(memory.read(dut.bus[p]) for p, memory in enumerate(memories))]
+    axi_model.simulate(dut, issue, take, background=background)
+    assert sum(dones) == len(program)
+
+
+def test_prefetches_to_the_brim_and_delivers_a_word_a_cycle(axi_model):
+    config = make("two-ports", weight_words=64, outstanding=8)
+    dut = WeightStream(config)
+    memories = [axi_model.AxiMemory(0x8000, p, 0.0) for p in range(config.weight_ports)]
+
+    async def process(ctx):
+        for p in range(config.weight_ports):
+            ctx.set(dut.base[p], BASES[p])
+        await axi_model.send(ctx, dut.insn, [isa.encode(isa.Stream(dram=0, words=200))], random.Random(1), 0)
+        for _ in range(300):
+            await ctx.tick()
+        assert ctx.get(dut.idle) and ctx.get(dut.busy)
+        ctx.set(dut.words.ready, 1)
+        for i in range(64):
+            assert ctx.get(dut.words.valid)
+            assert ctx.get(dut.words.payload.as_value()) == word(memories, config, i)
+            await ctx.tick()
+
+    background = [memory.read(dut.bus[p]) for p, memory in enumerate(memories)]
+    axi_model.simulate(dut, process, background=background)
