@@ -13,6 +13,7 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
+REFRESH_PERIOD_US, REFRESH_US = 7.8, 0.35  # DDR4: every so often DRAM is shut for so long
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
 
 

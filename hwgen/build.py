@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, files, intgraph_io, registers, report
+from . import boards, files, intgraph_io, registers, report, report_html
 from .config import Config
 from .errors import UserError
 from .graph import Graph
@@ -88,6 +88,7 @@ def _bundle(build: Build) -> str:
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
+    contents["report.html"] = report_html.page(build.report)
     hashes = [
         {"task": task, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for task, path in build.models.items()

@@ -192,8 +192,7 @@ def _disasm(options) -> int:
     from . import report, run
 
     bundle = run.open_bundle(options.bundle)
-    names = run.task_names(bundle)
-    for name in names if options.task is None else [run.choose_task(bundle, options.task)]:
+    for name in bundle.tasks if options.task is None else [run.choose_task(bundle, options.task)]:
         if name:
             print(f"task {name}")
         print(report.listing(run.instructions(bundle, name), run.origins(bundle, name)))

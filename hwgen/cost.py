@@ -3,7 +3,7 @@
 `estimate` walks a program once and keeps one clock per unit. An instruction starts when its unit is free and its wait
 counts are met; a Matmul is followed tile by tile, because its tiles load while the previous tile's rows stream and their
 words come from a buffer that the weight stream fills as fast as DRAM allows. What it leaves out: scratchpad bank
-conflicts, DRAM refresh, and that the data port shares DRAM with the weight stream.
+conflicts, and that the data port shares DRAM with the weight stream.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from . import isa
+from . import boards, isa
 from .boards import Board
 from .config import Config
 from .intgraph import ColScale
@@ -36,15 +36,21 @@ FETCH_QUEUE = 16  # instructions fetched and not yet dispatched
 
 @dataclass(frozen=True)
 class Memory:
-    """DRAM as the accelerator sees it: bytes per cycle of all ports together, cycles from request to first beat."""
+    """DRAM as the accelerator sees it.
+
+    bytes_per_cycle: of all ports together. latency: cycles from request to first beat. open: fraction of the time in
+    which no refresh shuts it.
+    """
 
     bytes_per_cycle: float
     latency: int = 64
+    open: float = 1.0
 
 
 def memory_of(board: Board, config: Config) -> Memory:
     """The DRAM of a board at the Config's clock."""
-    return Memory(board.dram_bytes_per_second / (config.clock_mhz * 1e6))
+    rate = board.dram_bytes_per_second / (config.clock_mhz * 1e6)
+    return Memory(rate, open=1 - boards.REFRESH_US / boards.REFRESH_PERIOD_US)
 
 
 @dataclass(frozen=True)
@@ -98,17 +104,17 @@ def post_entry(config: Config) -> int:
 
 def pipeline(config: Config) -> int:
     """Cycles from the issue of a Matmul's last row until its results are visible to every reader."""
-    return post_entry(config) + 22 + tree_latency(config.array_outputs, 3)
+    return post_entry(config) + 22 + tree_latency(config.array_outputs, 2)
 
 
 def word_cycles(config: Config, memory: Memory) -> float:
     """Cycles per weight word: its beats on one port, or the share of DRAM that all ports take."""
-    return max(config.slice_beats, config.slice_bytes * config.weight_ports / memory.bytes_per_cycle)
+    return max(config.slice_beats, config.slice_bytes * config.weight_ports / memory.bytes_per_cycle) / memory.open
 
 
 def transfer_cycles(config: Config, memory: Memory, beats: int) -> float:
     """Cycles of `beats` on the data port, its latency included."""
-    return memory.latency + beats * max(1.0, config.axi_bytes / memory.bytes_per_cycle)
+    return memory.latency + beats * max(1.0, config.axi_bytes / memory.bytes_per_cycle) / memory.open
 
 
 def data_beats(insn: isa.Insn, config: Config) -> int:

@@ -240,8 +240,9 @@ def write_bundle(
 ) -> None:
     """Write the bundle directory: manifest.json, manifest.sha256, program.bin, dram.bin and `files` (relative names).
 
-    models: {task, file, sha256} of each ONNX file; registers: the register map. The directory appears complete or not at
-    all; one that exists is replaced only if it is a bundle or empty, otherwise UserError. Equal arguments give equal bytes.
+    models: {task, file, sha256} of each ONNX file; registers: the register map. The directory appears complete or not
+    at all; an existing one is replaced only if it is a bundle or empty, otherwise UserError. Equal arguments give equal
+    bytes.
     """
     path = Path(path)
     contents: dict[str, bytes] = {"program.bin": program.binary()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from host.bundle import Bundle
+from host.bundle import Bundle, BundleError
 from host.pack import pack_input, unpack_output
 
-from . import intgraph_io
-from .build import GRAPH_FILE
+from . import boards, intgraph_io, isa
+from .build import GRAPH_FILE, REPORT_FILE
 from .config import Config
 from .errors import UserError
 
 ENGINES = ("golden", "machine", "rtl")
+Images = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 
 
@@ -27,43 +29,203 @@ class Run:
 
     engine: str
     task: str
-    outputs: dict[str, np.ndarray]
+    outputs: Images
     seconds: float = 0.0
     counters: list[dict[str, int]] = field(default_factory=list)
-
-    @property
-    def images(self) -> int:
-        return len(next(iter(self.outputs.values())))
 
     def summary(self, config: Config) -> dict:
         """The `--json` object of `hwgen run`."""
         result = {
             "engine": self.engine,
             "task": self.task,
-            "images": self.images,
+            "images": len(next(iter(self.outputs.values()))),
             "seconds": round(self.seconds, 3),
             "outputs": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in self.outputs.items()},
         }
         if self.counters:
             cycles = [c["cycles"] for c in self.counters]
-            active = [c["array_active"] for c in self.counters]
             result |= {
                 "clock_mhz": config.clock_mhz,
                 "cycles": cycles,
                 "images_per_second": round(config.clock_mhz * 1e6 * len(cycles) / sum(cycles), 3),
-                "array_utilisation": [round(a / c, 4) for a, c in zip(active, cycles, strict=True)],
+                "array_utilisation": [round(c["array_active"] / c["cycles"], 4) for c in self.counters],
                 "counters": self.counters,
             }
         return result
 
 
-def choose_task(names: list[str], task: str | None) -> str:
+def text(summary: dict) -> str:
+    """The summary of a run for people."""
+    shapes = ", ".join(f"{name} {o['shape']}" for name, o in summary["outputs"].items())
+    lines = [f"{summary['engine']}: {summary['images']} images in {summary['seconds']:.1f} s: {shapes}"]
+    if "cycles" in summary:
+        for i, (cycles, busy) in enumerate(zip(summary["cycles"], summary["array_utilisation"], strict=True)):
+            ms = cycles / summary["clock_mhz"] / 1e3
+            lines.append(f"image {i}: {cycles:,} cycles, {ms:.3f} ms at {summary['clock_mhz']:g} MHz, array busy {busy:.1%}")
+    return "\n".join(lines)
+
+
+# --- what a bundle holds -----------------------------------------------------------------------------------------
+
+
+def open_bundle(path: Path) -> Bundle:
+    """A bundle whose hashes are right. Raises UserError naming the file that is missing or damaged."""
+    try:
+        return Bundle(path)
+    except BundleError as error:
+        raise UserError(str(error)) from None
+
+
+def config(bundle: Bundle) -> Config:
+    """The Config that the bundle was built for."""
+    return Config.from_dict(bundle.config)
+
+
+def choose_task(bundle: Bundle, task: str | None) -> str:
     """The task to run. Raises UserError where the bundle has no such task, or several and none is named."""
     if task is None:
-        if len(names) > 1:
-            raise UserError(f"the bundle holds the tasks {', '.join(names)}: name one with --task")
-        return names[0]
-    if task not in names:
-        known = ", ".join(repr(name) for name in names) if names != [""] else "one task without a name"
-        raise UserError(f"unknown task {task!r}; the bundle holds {known}")
+        if len(bundle.tasks) > 1:
+            raise UserError(f"{bundle.path}: holds the tasks {', '.join(bundle.tasks)}: name one with --task")
+        return bundle.tasks[0]
+    if task not in bundle.tasks:
+        known = ", ".join(map(repr, bundle.tasks)) if bundle.tasks != [""] else "one task, which has no name"
+        raise UserError(f"{bundle.path}: unknown task {task!r}; it holds {known}")
     return task
+
+
+def inputs(bundle: Bundle, task: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of a task's ONNX inputs, without the batch axis."""
+    return {entry["name"]: tuple(entry["shape"]) for entry in bundle.task(task)["inputs"]}
+
+
+def instructions(bundle: Bundle, task: str) -> list[isa.Insn]:
+    """The program of a task."""
+    program = bundle.task(task)["program"]
+    start = program["offset_bytes"] - bundle.memory["regions"]["programs"]["offset"]
+    return isa.disassemble(bundle.files["program.bin"][start : start + program["instructions"] * isa.WORD_BYTES])
+
+
+def origins(bundle: Bundle, task: str) -> list[str]:
+    """For each instruction the operation that it belongs to, as the report tells; "" where it belongs to none."""
+    names = [""] * bundle.task(task)["program"]["instructions"]
+    for entry in report_of(bundle)["tasks"][task]["operations"]:
+        names[entry["index"]] = entry["of"]
+    return names
+
+
+def report_of(bundle: Bundle) -> dict:
+    """The report that the build left in the bundle."""
+    return json.loads(_file(bundle, REPORT_FILE))
+
+
+def _file(bundle: Bundle, name: str) -> bytes:
+    if name not in bundle.files:
+        raise UserError(f"{bundle.path}: holds no {name}")
+    return bundle.files[name]
+
+
+# --- engines -----------------------------------------------------------------------------------------------------
+
+
+def check_engine(engine: str) -> None:
+    """Raise UserError listing the engines unless this is one."""
+    if engine not in ENGINES:
+        raise UserError(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
+
+
+def run(
+    bundle: Bundle, engine: str, images: Images, task: str = "", progress: Progress = lambda done, total: None
+) -> Run:
+    """All images through one engine. images: ONNX input name -> [images, C, H, W], as `files.read_images` gives them.
+
+    Raises UserError for an unknown engine or, with rtl, a missing simulator.
+    """
+    check_engine(engine)
+    count = len(next(iter(images.values())))
+    one_by_one = [{name: array[i] for name, array in images.items()} for i in range(count)]
+    start = time.monotonic()
+    if engine == "golden":
+        outputs, counters = _golden(bundle, task, one_by_one, progress), []
+    elif engine == "machine":
+        outputs, counters = _machine(bundle, task, one_by_one, progress), []
+    else:
+        outputs, counters = _rtl(bundle, task, one_by_one)
+    stacked = {name: np.stack([image[name] for image in outputs]) for name in outputs[0]}
+    return Run(engine, task, stacked, time.monotonic() - start, counters)
+
+
+def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
+    from sim import golden
+
+    graph = intgraph_io.load(_file(bundle, GRAPH_FILE), str(bundle.path / GRAPH_FILE))[task]
+    outputs = []
+    for i, image in enumerate(images):
+        outputs.append(golden.run(graph, image).outputs)
+        progress(i + 1, len(images))
+    return outputs
+
+
+def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
+    from sim.machine import Machine
+
+    entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
+    program = entry["program"]
+    outputs = []
+    for i, image in enumerate(images):
+        for offset, data in _writes(entry, image):
+            dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+        machine = Machine(config(bundle))
+        machine.run(dram, program["offset_bytes"], program["instructions"], memory["data_base"], memory["weight_bases"])
+        outputs.append(_outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)]))
+        progress(i + 1, len(images))
+    return outputs
+
+
+def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images], list[dict[str, int]]]:
+    from sim import rtl
+
+    entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
+    program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
+    runs = [rtl.Run(_writes(entry, image), program, entry["program"]["instructions"], _reads(entry)) for image in images]
+    verilog = {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
+    results = rtl.simulate(
+        verilog,
+        shape,
+        bundle.dram().tobytes(),
+        runs,
+        data_base=memory["data_base"],
+        weight_bases=memory["weight_bases"],
+        dram=dram_model(boards.load(bundle.manifest["board"]), shape),
+    )
+    return [_outputs(entry, result.reads) for result in results], [_counters(result) for result in results]
+
+
+def dram_model(board: boards.Board, shape: Config):
+    """The simulated DRAM of a board: its usable bandwidth at the Config's clock, its refresh in cycles."""
+    from sim.dram import DramModel
+
+    mhz = shape.clock_mhz
+    return DramModel(
+        bytes_per_cycle=board.dram_bytes_per_second / (mhz * 1e6),
+        refresh_period=round(boards.REFRESH_PERIOD_US * mhz),
+        refresh_cycles=round(boards.REFRESH_US * mhz),
+    )
+
+
+def _writes(entry: dict, image: Images) -> list[tuple[int, bytes]]:
+    return [(slot["dram"], pack_input(slot, image[slot["name"]])) for slot in entry["inputs"]]
+
+
+def _reads(entry: dict) -> list[tuple[int, int]]:
+    return [(slot["dram"], slot["bytes"]) for slot in entry["outputs"]]
+
+
+def _outputs(entry: dict, data: list[bytes]) -> Images:
+    return {slot["name"]: unpack_output(slot, part) for slot, part in zip(entry["outputs"], data, strict=True)}
+
+
+def _counters(result) -> dict[str, int]:
+    """The hardware counters by lower-case name; `cycles` joined from its halves."""
+    wanted = ("ARRAY_", "STALL_", "BUSY_", "FINISHED_", "DATA_READ_", "DATA_WRITE_", "WEIGHT_BEATS")
+    found = {name.lower(): value for name, value in result.registers.items() if name.startswith(wanted)}
+    return {"cycles": result.cycles, **found}

@@ -36,7 +36,7 @@ class MachineFault(Exception):
 
 
 @dataclass
-class _Segment:
+class Segment:
     """Weight words first..first+words, counted in every port's region alike."""
 
     first: int
@@ -112,7 +112,7 @@ class Machine:
             raise MachineFault(f"DRAM access at byte {start} reaches beyond the end")
         return slice(start, start + size)
 
-    def weight_words(self, segments: list[_Segment]) -> Array:
+    def weight_words(self, segments: list[Segment]) -> Array:
         """uint8 [words, array_inputs] of the given segments, put together from the ports' stripes."""
         config, share = self.config, self.config.slice_bytes
         words = np.empty((sum(s.words for s in segments), config.weight_ports * share), np.uint8)
@@ -285,8 +285,8 @@ class _Run:
         self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
         self.started: dict[Unit, deque[_Started]] = {unit: deque() for unit in Unit}
         self.done = dict.fromkeys(Unit, 0)
-        self.segments: deque[_Segment] = deque()  # in the weight buffer, or on the way there
-        self.popped: list[_Segment] = []  # taken by the next Matmul
+        self.segments: deque[Segment] = deque()  # in the weight buffer, or on the way there
+        self.popped: list[Segment] = []  # taken by the next Matmul
 
     def to_end(self) -> None:
         while True:
@@ -340,7 +340,7 @@ class _Run:
         while needed and self.segments:
             head = self.segments[0]
             words = min(needed, head.words)
-            self.popped.append(_Segment(head.first, words))
+            self.popped.append(Segment(head.first, words))
             head.first, head.words = head.first + words, head.words - words
             if not head.words:
                 self.segments.popleft()
@@ -363,7 +363,7 @@ class _Run:
                 entry.writes = machine.load_scales(insn)
             case isa.Stream():
                 if insn.words and machine.queue(insn.expert, 1)[2]:
-                    self.segments.append(_Segment(insn.dram // machine.config.slice_beats, insn.words))
+                    self.segments.append(Segment(insn.dram // machine.config.slice_beats, insn.words))
             case isa.Matmul():
                 words = machine.weight_words(self.popped)
                 self.popped = []

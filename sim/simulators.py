@@ -133,6 +133,7 @@ def run_bench(
                         parameters=parameters,
                         defines=defines,
                         always=True,
+                        timescale=("1ns", "1ps"),
                         log_file=log,
                     )
                 except (SystemExit, Exception) as error:

@@ -56,6 +56,10 @@ HINTS = {
     "RMSNormalization": "use LayerNorm",
     "SimplifiedLayerNormalization": "use LayerNorm",
 }
+# Operators that models need on shapes and places only, where all is constant.
+ARITHMETIC = frozenset(
+    "Shape Size Floor Ceil Round Mod Range ConstantOfShape Max Min Abs And Or Not Less Greater".split()
+)
 RANDOM = frozenset(("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"))
 
 
@@ -104,6 +108,11 @@ RULES: dict[str, Rule] = {
     "ScatterND": dispatch.scatter,
 }
 
+# Operators whose rules take a constant in place of their first input; the others compute on it.
+ANY_FIRST = frozenset(
+    "Add Sub Mul Div Pow MatMul Equal Where Concat GatherElements ScatterElements ScatterND".split()
+    + ["com.microsoft.SkipLayerNormalization"]
+)
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
 SOLID = (Lin, Norm, Activated, Probabilities, Attended, Value)
 
@@ -167,13 +176,13 @@ def _run(ctx: Context, op: Op, values: list, findings: list[Finding]) -> list:
 def _try(ctx: Context, op: Op, values: list) -> Any:
     try:
         return _apply(ctx, op, values)
-    except (ValueError, IndexError) as error:  # NumPy's word for operands that do not fit
+    except (ValueError, IndexError, TypeError) as error:  # NumPy's word for operands that do not fit
         shapes = ", ".join(str(getattr(v, "shape", "?")) for v in values if v is not None)
         raise Unsupported(f"its inputs of shapes {shapes} do not fit: {error}") from None
 
 
 def _unheard(op: Op) -> bool:
-    return op.type not in RULES and op.type not in MOVES and op.type not in RANDOM | {"Shape", "Size"}
+    return op.type not in RULES and op.type not in MOVES | RANDOM | ARITHMETIC
 
 
 def _taint(value: Any) -> Any:
@@ -209,6 +218,8 @@ def _apply(ctx: Context, op: Op, values: list) -> Any:
     rule = RULES.get(op.type)
     if rule is None:
         raise _unsupported(op)
+    if op.type not in ANY_FIRST and not isinstance(values[0], View):
+        raise Unsupported("its first input is constant and another one is not")
     return rule(ctx, op, values)
 
 

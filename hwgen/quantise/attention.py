@@ -1,8 +1,7 @@
 """Attention: Q and K in one product, V transposed, and for every head scores, softmax and P.V in one pass.
 
-Three exact savings: softmax does not see a constant added to all keys, so K has no bias and is centred; rows of softmax sum
-to one, so the bias of V goes past the softmax into the output projection; and channel c of Q and K may be scaled by
-f[c] and 1/f[c].
+Two exact savings: softmax does not see a constant added to all keys, so K has no bias and is centred (on the reference
+workload that is worth 10 dB); rows of softmax sum to one, so the bias of V goes past it into the output projection.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import numpy as np
 from .. import graph as fg
 from ..intgraph import ColScale, Constant, Convert, MatMul, RowMax, RowScale, View
 from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, STATIC_SHIFT, U16_MAX
-from .builder import ROW_UNIT, TINY, Builder, Held, folded, row_operand, wide_scale
+from .builder import ROW_UNIT, TINY, Builder, Held, folded, product, row_operand, wide_scale
 from .scales import (
     LARGEST_FACTOR,
     UNIT_ROW,
@@ -25,7 +24,6 @@ from .scales import (
 )
 
 Array = np.ndarray
-STATIC_MARGIN = 1.0  # room of int8 operands with a fixed scale
 INT16_PER_INT8 = 1 << STATIC_SHIFT
 PROBABILITY_ONE = INT8_MAX * U16_MAX  # probability times reciprocal of a row: this is 1
 
@@ -40,9 +38,8 @@ def attention(b: Builder, node: fg.Attention) -> None:
     v_weight, v_constant = folded(x, v.weight, v.bias)
     v_constant = np.zeros(columns) if v_constant is None else np.asarray(v_constant, np.float64)
     fold = b.plan.only_multiplied(node.name)
-    from .opt import OPT
     held = b.stats.values[node.name]
-    v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) * OPT['vmargin'] / INT8_MAX, TINY)
+    v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) / INT8_MAX, TINY)
     # Room for the multiplier of V: a row multiplier u16 / 2^SHIFT_MIN.
     v_need = weight_steps(v_weight) * _table_unit() / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
     v_step = np.maximum(np.maximum(v_step, v_need), v_step.max() * 2.0**-12)
@@ -115,47 +112,25 @@ def _queries_and_keys(b: Builder, node: fg.Attention, q: fg.Linear, k: fg.Linear
     k_bias = -centre if k_constant is None else k_constant - centre
     q_peak = np.maximum(b.stats.values[q.name].magnitude(), TINY).reshape(node.heads, -1)
     k_peak = np.maximum(k_range.magnitude(centre), TINY).reshape(node.heads, -1)
-    from .opt import OPT
-    balance = (q_peak / k_peak) ** OPT["qk"]
-    margin = OPT["margin"]
-    if not OPT["centre"]: centre = 0 * centre; k_bias = k_constant
     q_need = smallest_out_scale(q_weight, ROW_UNIT, q_bias).reshape(node.heads, -1)
     k_need = smallest_out_scale(k_weight, ROW_UNIT, k_bias).reshape(node.heads, -1)
     q_step, k_step = (
-        np.maximum(
-            (peak * margin / INT8_MAX).max(axis=1),
-            (need * INT16_PER_INT8).max(axis=1),
-        )
-        for peak, need in ((q_peak / balance, q_need / balance), (k_peak * balance, k_need * balance))
+        np.maximum((peak / INT8_MAX).max(axis=1), (need * INT16_PER_INT8).max(axis=1))
+        for peak, need in ((q_peak, q_need), (k_peak, k_need))
     )
-    q_steps = (q_step[:, None] * balance).ravel()
-    k_steps = (k_step[:, None] / balance).ravel()
+    q_steps, k_steps = (np.repeat(step, q_peak.shape[1]) for step in (q_step, k_step))
     factors = q_step * k_step * node.scale * np.log2(np.e) * SCORE_STEPS
 
-    def product(name, x: Held, weight, bias, steps, heads):
+    def project(name, x: Held, weight, bias, steps, heads):
         steps = steps / INT16_PER_INT8
-        w = quantise_weights(weight, ROW_UNIT, steps, bias)
         out = b.buffer(name, x.view.rows, len(weight), heads, steps[None, :])
-        b.emit(
-            MatMul(
-                b.op_name(name),
-                out,
-                x.view,
-                w.w,
-                x_convert=Convert.ROW,
-                col_mult=w.col_mult,
-                bias=w.bias,
-                row_scale=RowScale.CONVERTED,
-                shift=w.shift,
-                source=q.source,
-            )
-        )
+        product(b, name, out, x, quantise_weights(weight, ROW_UNIT, steps, bias), source=q.source)
         return out
 
     if q.x == k.x:
         columns = len(q_weight)
         q_bias = np.zeros(columns) if q_bias is None else q_bias
-        both = product(
+        both = project(
             f"{node.name}.qk",
             qx,
             np.concatenate([q_weight, k_weight]),
@@ -165,8 +140,8 @@ def _queries_and_keys(b: Builder, node: fg.Attention, q: fg.Linear, k: fg.Linear
         )
         q_view, k_view = _columns(both, 0, columns), _columns(both, columns, len(k_weight))
     else:
-        q_view = product(f"{node.name}.q", qx, q_weight, q_bias, q_steps, node.heads)
-        k_view = product(f"{node.name}.k", kx, k_weight, k_bias, k_steps, node.heads)
+        q_view = project(f"{node.name}.q", qx, q_weight, q_bias, q_steps, node.heads)
+        k_view = project(f"{node.name}.k", kx, k_weight, k_bias, k_steps, node.heads)
     b.trace[q.name] = (q_view, b.ops[-1 if q.x == k.x else -2].name)
     return q_view, k_view, factors
 

@@ -12,7 +12,7 @@ from ..intgraph import Buffer, ColScale, Convert, IntGraph, MatMul, Op, RowMax, 
 from ..numerics import GELU_SHIFT_MAX, INT16_MAX, LOGIT_STEPS, ROW_STEP_BITS, SHIFT_MIN
 from .calibrate import Stats
 from .plan import Plan, describe
-from .scales import ScaleTooSmall, quantise_weights, smallest_out_scale
+from .scales import UNIT_ROW, ScaleTooSmall, Weights, quantise_weights, smallest_out_scale
 
 Array = np.ndarray
 
@@ -51,6 +51,8 @@ class Builder:
     ops: list[Op] = field(default_factory=list)
     held: dict[str, Held] = field(default_factory=dict)
     trace: dict[str, tuple[View, str]] = field(default_factory=dict)
+    # Values whose columns are split over several buffers: (their columns, where they are).
+    groups: dict[str, list[tuple[Array, Held]]] = field(default_factory=dict)
 
     def buffer(self, name: str, rows: int, cols: int, groups: int = 1, scale: float | Array = 1.0) -> View:
         """A new buffer, as a view of all of it; `scale` as in `intgraph.Buffer`."""
@@ -139,35 +141,72 @@ def own_scale(b: Builder, node: fg.Node, need: float) -> float:
     return max(wide_scale(b.stats.values[node.name].magnitude()), need)
 
 
+def operands(b: Builder, node: fg.Linear) -> list[tuple[Held, Array, Array | None]]:
+    """What `node` multiplies, as (operand, weight per int16 step of it, bias): one, or one per column group of its input."""
+    groups = b.groups.get(node.x)
+    if groups is None:
+        x = row_operand(b, node.x)
+        return [(x, *folded(x, node.weight, node.bias))]
+    found = [(x, *folded(x, node.weight[:, columns], None)) for columns, x in groups]
+    return [(*found[0][:2], node.bias), *found[1:]]
+
+
+def linear_need(b: Builder, node: fg.Linear) -> float:
+    """Smallest output step of `linear`."""
+    return max(float(smallest_out_scale(w, ROW_UNIT, bias).max()) for _, w, bias in operands(b, node))
+
+
 def linear(
-    b: Builder, node: fg.Linear, out: View, scale: float, value: str, name: str | None = None, **fields
-) -> MatMul:
-    """Emit `out = x @ weight.T + bias` in steps of `scale`; `fields` go to the MatMul."""
-    x = row_operand(b, node.x)
-    weight, bias = folded(x, node.weight, node.bias)
-    q = quantise_weights(weight, ROW_UNIT, scale, bias)
+    b: Builder,
+    node: fg.Linear,
+    out: View,
+    scale: float,
+    value: str,
+    residual: View | None = None,
+    row_max: RowMax = RowMax.NONE,
+) -> None:
+    """Emit `out = residual + x @ weight.T + bias` in steps of `scale`; `value` is what `out` holds then."""
+    parts = operands(b, node)
+    for i, (x, weight, bias) in enumerate(parts):
+        last = i == len(parts) - 1
+        product(
+            b,
+            node.name,
+            out,
+            x,
+            quantise_weights(weight, ROW_UNIT, scale, bias),
+            value if last else None,
+            residual=out if i else residual,
+            row_max=row_max if last else RowMax.NONE,
+            source=node.source,
+        )
+
+
+def product(b: Builder, name: str, out: View, x: Held, q: Weights, value: str | None = None, **fields) -> MatMul:
+    """Emit the product of a row-converted operand with int8 weights; `fields` go to the MatMul."""
     return b.emit(
         MatMul(
-            b.op_name(name or node.name),
+            b.op_name(name),
             out,
             x.view,
             q.w,
             x_convert=Convert.ROW,
             col_mult=q.col_mult,
             bias=q.bias,
-            shift=q.shift,
             row_scale=RowScale.CONVERTED,
-            source=node.source,
+            shift=q.shift,
             **fields,
         ),
         value,
     )
 
 
-def linear_need(b: Builder, node: fg.Linear) -> float:
-    """Smallest output step of `linear`."""
-    x = b.held[node.x]
-    return float(smallest_out_scale(folded(x, node.weight, node.bias)[0], ROW_UNIT, folded(x, node.weight, node.bias)[1]).max())
+def static_product(b: Builder, name: str, out: View, x: View, q: Weights, value: str | None = None, **fields) -> MatMul:
+    """Emit the product of an operand of fixed scale with int8 weights made with the row multiplier UNIT_ROW."""
+    return b.emit(
+        MatMul(b.op_name(name), out, x, q.w, col_mult=q.col_mult, bias=q.bias, row_mult=UNIT_ROW, shift=q.shift, **fields),
+        value,
+    )
 
 
 def gelu_scale(node: fg.Node, peak: float, need: float) -> tuple[int, float]:

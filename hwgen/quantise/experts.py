@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .. import graph as fg
 from ..errors import UserError
-from ..intgraph import Convert, Indirect, MatMul, RouteTokens, RowMax, RowScale, View
+from ..intgraph import Indirect, RouteTokens, RowMax, View
 from ..numerics import GATE_BITS, STATIC_SHIFT
-from .builder import ROW_UNIT, WIDE_MARGIN, Builder, folded, gelu_scale, row_operand
+from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, folded, gelu_scale, product, row_operand, static_product
 from .plan import describe
 from .scales import UNIT_ROW, quantise_weights, smallest_out_scale
 
@@ -21,7 +19,8 @@ def _first(b: Builder, node: fg.Experts, e: int):
 
 def _activation(b: Builder, node: fg.Experts) -> tuple[int, float]:
     """(gelu_shift, step) of the hidden layer, one for all experts."""
-    need = max(float(smallest_out_scale(w, ROW_UNIT, bias).max()) for w, bias in (_first(b, node, e) for e in range(len(node.w1))))
+    first = [_first(b, node, e) for e in range(len(node.w1))]
+    need = max(float(smallest_out_scale(weight, ROW_UNIT, bias).max()) for weight, bias in first)
     return gelu_scale(node, b.stats.hidden[node.name] * WIDE_MARGIN, need)
 
 
@@ -48,59 +47,37 @@ def experts(b: Builder, node: fg.Experts, out: View, scale: float, value: str) -
     b.emit(RouteTokens(route_name, logits, route.top_k, route.renormalise, dense, route.source))
     if dense is not None:
         q = quantise_weights(node.b2.T, GATE_STEP, scale, None, UNIT_ROW)
-        b.emit(
-            MatMul(
-                b.op_name(f"{node.name}.bias"),
-                out,
-                dense,
-                q.w,
-                col_mult=q.col_mult,
-                bias=q.bias,
-                row_mult=UNIT_ROW,
-                shift=q.shift,
-                residual=out,
-                source=node.source,
-            )
-        )
+        static_product(b, f"{node.name}.bias", out, dense, q, residual=out, source=node.source)
     shift, step = _activation(b, node)
-    hidden = [b.buffer(f"{node.name}.hidden{i}", tokens, hidden_columns, scale=step) for i in range(min(2, count))]
+    hidden = [
+        Held(b.buffer(f"{node.name}.hidden{i}", tokens, hidden_columns, scale=step), step, row_max=True)
+        for i in range(min(2, count))
+    ]
     for e in range(count):
         weight, bias = _first(b, node, e)
         first = quantise_weights(weight, ROW_UNIT, step, bias)
         second = quantise_weights(node.w2[e] * step, ROW_UNIT, scale, None)
-        b.emit(
-            MatMul(
-                b.op_name(f"{node.name}.{e}.w1"),
-                hidden[e % 2],
-                x.view,
-                first.w,
-                x_convert=Convert.ROW,
-                col_mult=first.col_mult,
-                bias=first.bias,
-                row_scale=RowScale.CONVERTED,
-                shift=first.shift,
-                gelu=(node.approximate, shift),
-                row_max=RowMax.ABS,
-                expert=(route_name, e),
-                indirect=Indirect.GATHER,
-                source=node.source,
-            )
+        product(
+            b,
+            f"{node.name}.{e}.w1",
+            hidden[e % 2].view,
+            x,
+            first,
+            gelu=(node.approximate, shift),
+            row_max=RowMax.ABS,
+            expert=(route_name, e),
+            indirect=Indirect.GATHER,
+            source=node.source,
         )
-        b.emit(
-            MatMul(
-                b.op_name(f"{node.name}.{e}.w2"),
-                out,
-                hidden[e % 2],
-                second.w,
-                x_convert=Convert.ROW,
-                col_mult=second.col_mult,
-                bias=second.bias,
-                row_scale=RowScale.CONVERTED,
-                shift=second.shift,
-                residual=out,
-                expert=(route_name, e),
-                indirect=Indirect.SCATTER,
-                source=node.source,
-            ),
+        product(
+            b,
+            f"{node.name}.{e}.w2",
+            out,
+            hidden[e % 2],
+            second,
             value,
+            residual=out,
+            expert=(route_name, e),
+            indirect=Indirect.SCATTER,
+            source=node.source,
         )

@@ -119,7 +119,7 @@ def _drive_address(m: Module, config: Config, bus, x: str, bursts: _Bursts, issu
     """The address channel `x` of `bus` as a register that `issue` loads with the next burst."""
     valid = getattr(bus, f"{x}valid")
     addr = Signal(BYTE_ADDRESS_BITS, name=f"{x}addr_next", reset_less=True)
-    length = Signal(range(config.burst_beats), name=f"{x}len_next", reset_less=True)
+    length = Signal(range(max(config.burst_beats, 2)), name=f"{x}len_next", reset_less=True)
     busy = Signal(name=f"{x}valid_next")
     m.d.comb += [
         valid.eq(busy),

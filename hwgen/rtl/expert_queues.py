@@ -30,9 +30,9 @@ class ExpertQueues(Component):
     starts are the sums of the counts before, and the list is read once more to place the entries. With `dense` every
     row of gates is also written to the scratchpad on the way.
 
-    Parameters: config. Ports: clear (strobe: all queues empty, begin), held during an instruction: rows, experts, top_k, dense, y,
-    y_pitch; i_valid, i_expert, i_gate, i_last (last of its token); done (strobe); wr; lookup, queue, nonempty as in
-    VectorUnit. Cycles from the last entry to done: experts + rows*top_k + 13 without dense.
+    Parameters: config. Ports: clear (strobe: all queues empty, begin); held during an instruction: rows, experts, top_k,
+    dense, y, y_pitch; i_valid, i_expert, i_gate, i_last (last of its token); done (strobe); wr; lookup, queue, nonempty as
+    in VectorUnit. Cycles from the last entry to done: experts + rows*top_k + 13 without dense.
     Cost: RAM of queue_entries x (28 and 28 + expert bits), LUT RAM of three small tables.
     """
 

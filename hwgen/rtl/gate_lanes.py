@@ -15,7 +15,7 @@ from .ports import ELEMENT
 from .small_memory import rom
 
 ROM_LATENCY = 2
-IN_FLIGHT = 2  # groups between the sorted lists and `give`: one being summed, one waiting or given away
+IN_FLIGHT = 2  # groups between the sorted lists and `given`: one being summed, one being taken
 
 
 def weight_sum_bits(config: Config) -> int:
@@ -31,7 +31,8 @@ class GateLanes(Component):
 
     Parameters: config, lanes.
     Ports: i_valid, i_ready, i_last (logit of the last expert), i_rows (how many lanes hold a row), i_logits (one per lane);
-    experts, top_k, renormalise, held during an instruction; given (strobe: a group left the unit behind this one);
+    experts, top_k, renormalise, held during an instruction; given (strobe: the
+    group before the next o_valid is taken at most LATENCY - 1 cycles from now);
     o_valid (strobe), o_rows, o_sum, o_weights, o_experts (held until the next group).
     Cycles per group: experts + 1. Latency from the last logit: experts + LATENCY.
     Cost per lane: MAX_TOP_K comparators, one 512x16 table, a shifter, an adder; no multiplier.
@@ -116,8 +117,9 @@ class GateLanes(Component):
         first = delay(m, weighed == 0, to_weight, "weigh_first")
         weight_expert = delay(m, weighed[:number], to_weight, "weigh_expert")
         m.d.sync += self.o_valid.eq(delay_valid(m, weighing & last, to_weight, "weigh_last"))
+        weighed_rows = delay(m, weigh_rows, to_weight, "weigh_rows")
         with m.If(valid & first):
-            m.d.sync += self.o_rows.eq(delay(m, weigh_rows, to_weight, "weigh_rows"))
+            m.d.sync += self.o_rows.eq(weighed_rows)
         for i in lanes:
             ram = Ram(2 << number, 16, style="distributed")
             m.submodules[f"row_{i}"] = ram

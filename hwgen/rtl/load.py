@@ -95,7 +95,7 @@ class LoadUnit(Component):
         chunk_bits = config.chunk * ELEMENT.width
         beat_bits = 8 * config.axi_bytes
         behind = [Signal(beat_bits, name=f"behind_{i}", reset_less=True) for i in range(config.chunk_beats - 1)]
-        beat_at = Signal(range(config.chunk_beats))
+        beat_at = Signal(range(max(config.chunk_beats, 2)))
         whole, take_chunk, take_scale, beat_end = Signal(), Signal(), Signal(), Signal()
         lane = Signal(range(lanes))
         m.d.comb += [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
@@ -17,14 +19,28 @@ from .gate_lanes import GateLanes, weight_sum_bits
 
 LANES = 4  # rows in lockstep
 GATE_QUOTIENT_BITS = GATE_BITS + 1  # 2^15 stands for 1
-FIXED_CYCLES = 0  # registers and control
+REFILL_CYCLES = ports.READ_LATENCY + 1  # and one for each lane's read, from one chunk to the next
+FIXED_CYCLES = 4  # registers and control
 
 
 def route_cycles(config: Config, rows: int, experts: int, top_k: int) -> int:
-    """Cycles from `start` to `done` when nothing stalls, without dense gates, rows >= 1."""
-    chunks, groups = -(-experts // config.chunk), -(-rows // LANES)
-    pipelines = ports.READ_LATENCY + GateLanes.LATENCY + GATE_QUOTIENT_BITS + SETTLE + FIXED_CYCLES
-    return groups * (experts + 1) + chunks + rows * top_k + 2 * experts + pipelines
+    """Cycles from `start` to `done` when nothing stalls, without dense gates, for rows >= 1 (to within 1 %)."""
+    *whole, rest = (min(config.chunk, experts - first) for first in range(0, experts, config.chunk))
+    groups, last_rows = -(-rows // LANES), (rows - 1) % LANES + 1
+
+    def sort(lanes: int) -> int:
+        """Until the last chunk of a group is in place: the next chunk is read while one is sorted."""
+        return sum(max(logits, lanes + REFILL_CYCLES) for logits in whole)
+
+    def group(following: int) -> float:
+        """From a group to the next: bound by reading, sorting, dividing, or by how many may be between the last two."""
+        read = sort(LANES) + max(rest, following + REFILL_CYCLES)
+        return max(read, experts + 1, LANES * top_k, (experts + 2 * top_k + GateLanes.LATENCY + 1) / 2)
+
+    before = group(last_rows) + (groups - 2) * group(LANES) if groups > 1 else 0
+    last = sort(last_rows) + rest + 2 * experts + last_rows * top_k
+    fixed = ports.READ_LATENCY + GateLanes.LATENCY + GATE_QUOTIENT_BITS + SETTLE + FIXED_CYCLES + min(rows, LANES)
+    return math.ceil(before) + last + rows * top_k + fixed
 
 
 class Router(Component):
@@ -159,9 +175,11 @@ class Router(Component):
         queue = [Signal(row, name=f"given_{i}", reset_less=True) for i in range(LANES)]
         waiting, rows, chosen = Signal(), Signal(range(LANES + 1)), Signal(range(MAX_TOP_K))
         busy, last = rows != 0, chosen + 1 == insn.top_k
-        finishing = busy & last & (rows == 1)
+        ready = lanes.o_valid | waiting
+        take = ready & (~busy | (last & (rows == 1)))
         m.d.comb += [
-            lanes.given.eq(finishing),
+            # Two rows early: these 2 * top_k cycles are over before a new group's first weight is summed.
+            lanes.given.eq(((rows == 2) & (chosen == 0)) | (take & (lanes.o_rows == 1))),
             divider.i_valid.eq(busy),
             divider.i_numerator.eq(Cat(Const(0, GATE_BITS), queue[0].best[0].weight)),
             divider.i_denominator.eq(queue[0].sum),
@@ -172,8 +190,7 @@ class Router(Component):
             queues.i_last.eq(divider.o_tag[number]),
         ]
         # A group that finds the divider busy stays where it is: `lanes` starts no third one before `given`.
-        ready = lanes.o_valid | waiting
-        with m.If(ready & (~busy | finishing)):
+        with m.If(take):
             m.d.sync += [rows.eq(lanes.o_rows), chosen.eq(0), waiting.eq(0)]
             for i in range(LANES):
                 m.d.sync += queue[i].sum.eq(lanes.o_sum[i])

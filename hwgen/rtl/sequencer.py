@@ -93,7 +93,7 @@ class Sequencer(Component):
         with m.Elif(asked):
             m.d.sync += [offset.eq(offset + batch * insn_beats), left.eq(left - batch)]
 
-        word, whole, beat_at = Signal(isa.WORD_BITS, reset_less=True), Signal(), Signal(range(insn_beats))
+        word, whole, beat_at = Signal(isa.WORD_BITS, reset_less=True), Signal(), Signal(range(max(insn_beats, 2)))
         m.d.comb += fetched.o.ready.eq(~whole)
         with m.If(fetched.o.valid & fetched.o.ready):
             m.d.sync += [

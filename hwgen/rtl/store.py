@@ -46,7 +46,7 @@ class StoreUnit(Component):
         m.submodules.block = block = Block()
         m.submodules.queue = queue = RamFifo(config.chunk * ELEMENT.width, QUEUE, style="distributed")
         space = Signal(range(QUEUE + 1), init=QUEUE)  # chunks that the queue takes beyond those being read
-        read, beat_at, sent = Signal(), Signal(range(config.chunk_beats)), Signal()
+        read, beat_at, sent = Signal(), Signal(range(max(config.chunk_beats, 2))), Signal()
         dram = Signal(32, reset_less=True)
         m.d.comb += [
             block.first.eq(store.src),

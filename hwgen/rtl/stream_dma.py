@@ -107,7 +107,7 @@ def _slice(m: Module, beats, config: Config, port: int):
     """Collect the slice_beats beats of a slice: (whole, its value, take)."""
     count = config.slice_beats
     whole, take = Signal(name=f"whole_{port}"), Signal(name=f"take_{port}")
-    at = Signal(range(count), name=f"beat_at_{port}")
+    at = Signal(range(max(count, 2)), name=f"beat_at_{port}")
     behind = [Signal(8 * config.axi_bytes, name=f"behind_{port}_{i}", reset_less=True) for i in range(count - 1)]
     last = at == count - 1
     m.d.comb += [whole.eq(beats.valid & last), beats.ready.eq(Mux(last, take, 1))]

@@ -165,7 +165,7 @@ class VerilogPlatform:
 
 
 def emit(config: Config) -> dict[str, str]:
-    """Verilog by file name: hwgen_top.v and the templates that it instantiates. The same config gives the same bytes."""
+    """Verilog by file name: hwgen_top.v and the templates it instantiates. The same config gives the same bytes."""
     text = verilog.convert(Top(config), name=TOP_MODULE, platform=VerilogPlatform(), strip_internal_attrs=True)
     files = {f"{TOP_MODULE}.v": text}
     for template in sorted(resources.files("rtl_templates").iterdir(), key=lambda path: path.name):

@@ -44,8 +44,8 @@ def place(
 ) -> None:
     """Set `address` (and bring `first` forward to the start of the space) of all items.
 
-    clashes[i, j]: cost of items i < j in the same bank. memory, cure: name of the memory and the Config fields to raise,
-    for the UserError raised when it is too small.
+    clashes[i, j]: cost of items i < j in the same bank. memory, cure: what the memory is called and the Config fields to
+    raise, for the UserError when it is too small.
     """
     for item in items:
         if item.size > bank_size:

@@ -1,8 +1,8 @@
 """Instructions of one task: liveness, allocation, then every operation in turn with its wait counts.
 
-Program order is dispatch order: the sequencer hands instructions to the queues of their units in turn and stops at a full
-queue. Every wait names earlier instructions, and weight streams and loads run ahead of their users by fewer instructions
-than a queue holds, so the oldest unfinished instruction can always make progress.
+Program order is dispatch order: the sequencer hands instructions to the queues of their units in turn and stops at a
+full queue. Every wait names earlier instructions, and weight streams and loads run ahead of their users by fewer
+instructions than a queue holds, so the oldest unfinished instruction can always make progress.
 """
 
 from __future__ import annotations
@@ -12,15 +12,26 @@ from collections.abc import Iterator
 from .. import isa
 from ..config import Config
 from ..errors import UserError
-from ..intgraph import ColScale, Constant, Convert, Indirect, Input, IntGraph, MatMul, Norm, RouteTokens, RowScale, View
-from ..intgraph import RowMax as RowMaximum
+from ..intgraph import (
+    ColScale,
+    Constant,
+    Convert,
+    Indirect,
+    Input,
+    IntGraph,
+    MatMul,
+    Norm,
+    RouteTokens,
+    RowMax,
+    RowScale,
+    View,
+)
 from ..isa import Unit
 from ..program import Place
-from .allocate import Item, place, set_lead
 from .hazards import Hazards, Region, fields_fit
-from .layout import align
-from .liveness import Span, buffer_accesses, final_reads, maximum_accesses, spans, steps, written
+from .liveness import steps, written
 from .prepare import Needs
+from .spaces import Spaces
 
 STREAM_LEAD = 6  # streams that may be dispatched before the Matmul of the first of them
 GELU = {"none": isa.Gelu.ERF, "tanh": isa.Gelu.TANH}
@@ -29,7 +40,7 @@ GELU = {"none": isa.Gelu.ERF, "tanh": isa.Gelu.TANH}
 class Emitter:
     """State of one task's emission: where everything lies, and the instructions so far.
 
-    inputs, outputs: byte offsets, from the constants region's start, of each Input by op index and of each output by number.
+    inputs, outputs: byte offsets from the constants region's start, of each Input by op index, of each output by number.
     """
 
     def __init__(self, graph: IntGraph, config: Config, needs: Needs, inputs: dict[int, int], outputs: list[int]):
@@ -37,22 +48,14 @@ class Emitter:
         self.inputs, self.outputs = inputs, outputs
         self.steps = steps(graph, config)
         self.step_of = {i: s for s, step in enumerate(self.steps) for i in step}
-        self.scratch: list[Item] = []
-        self.scales: list[Item] = []
-        self.spans: dict[str, list[tuple[Span, Item]]] = {}
-        self.maxima: dict[str, list[tuple[Span, Item]]] = {}
-        self.params: dict[int, Item] = {}  # Norm: gamma and beta
-        self.tables: dict[int, Item] = {}  # MatMul: row multipliers
+        self.spaces = Spaces(graph, config, needs, self.step_of)
         self.stores = self._stores()
-        self._allocate()
         self.hazards = Hazards(config.scratch_chunks + config.scale_entries + 1)
         self.queue = [Region(config.scratch_chunks + config.scale_entries)]
         # (instruction, op index, stream index or -1) in program order, streams apart until `program` merges them
         self.emitted: list[tuple[isa.Insn, int, int]] = []
         self.streams: list[tuple[isa.Stream, int, int]] = []  # (instruction, op index, position of its Route or -1)
         self.route_position = -1
-
-    # --- allocation -------------------------------------------------------------------------------------------------
 
     def _stores(self) -> dict[int, list[tuple[int, int]]]:
         """Step -> outputs that are complete after it: their numbers and the operations that wrote them last."""
@@ -68,94 +71,6 @@ class Emitter:
             writer = last[output.view.buffer]
             result.setdefault(self.step_of[writer], []).append((number, writer))
         return result
-
-    def _allocate(self) -> None:
-        graph, config, needs = self.graph, self.config, self.needs
-        final = final_reads(graph)
-        for name, accesses in buffer_accesses(graph).items():
-            for span in self._merged(spans(name, accesses, final[name])):
-                size = graph.buffers[name].rows * needs.layouts[name].pitch
-                item = Item(f"buffer {name!r}", size, self.step_of[span.use], self.step_of[span.last])
-                self.spans.setdefault(name, []).append((span, item))
-        for name, accesses in maximum_accesses(graph).items():
-            for span in self._merged(spans(name, accesses, set())):
-                item = Item(
-                    f"row maxima of {name!r}", graph.buffers[name].rows, self.step_of[span.first], self.step_of[span.last]
-                )
-                self.maxima.setdefault(name, []).append((span, item))
-        for i, op in enumerate(graph.ops):
-            step = self.step_of[i]
-            if isinstance(op, Norm):
-                size = 2 * (align(op.x.cols, config.chunk) // config.chunk)
-                self.params[i] = Item(f"gamma and beta of {op.name!r}", size, step, step)
-            elif isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
-                self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, step, step)
-        loaded = [item for pairs in self.spans.values() for span, item in pairs if span.loads]
-        set_lead([*loaded, *self.params.values(), *self.tables.values()])
-        self.scratch = [*(item for pairs in self.spans.values() for _, item in pairs), *self.params.values()]
-        self.scales = [*(item for pairs in self.maxima.values() for _, item in pairs), *self.tables.values()]
-        # A row is read in whole accesses: none may run over the end of a bank.
-        margin = max(config.input_chunks, config.output_chunks) - 1
-        usable = config.bank_chunks - margin
-        place(self.scratch, config.banks, usable, self._clashes(), "chunks of scratchpad", "bank_words or banks")
-        for item in self.scratch:
-            item.address += item.address // usable * margin
-        place(self.scales, 1, config.scale_entries, {}, "entries of the scale memory", "scale_entries")
-
-    def _merged(self, found: list[Span]) -> list[Span]:
-        """Spans that meet in one step (blocks of rows) become one."""
-        result: list[Span] = []
-        for span in found:
-            if result and self.step_of[result[-1].last] >= self.step_of[span.first]:
-                before = result.pop()
-                span = Span(span.buffer, before.first, span.last, before.use, before.loads)
-            result.append(span)
-        return result
-
-    def _clashes(self) -> dict[tuple[int, int], int]:
-        """Cost of two items in one bank: both are read while a Matmul runs or while the next one's tiles load."""
-        number = {id(item): n for n, item in enumerate(self.scratch)}
-        result: dict[tuple[int, int], int] = {}
-
-        def clash(i: int, a: View | None, j: int, b: View | None, cost: int) -> None:
-            if isinstance(a, View) and isinstance(b, View):
-                pair = sorted((number[id(self._item(a, i))], number[id(self._item(b, j))]))
-                if pair[0] != pair[1]:
-                    result[pair[0], pair[1]] = result.get((pair[0], pair[1]), 0) + cost
-
-        previous = None
-        for i, op in enumerate(self.graph.ops):
-            if isinstance(op, MatMul):
-                clash(i, op.x, i, op.w, 4)
-                clash(i, op.x, i, op.residual, 2)
-                clash(i, op.w, i, op.residual, 1)
-                if previous is not None:
-                    clash(previous, self.graph.ops[previous].x, i, op.w, 2)
-                previous = i
-        return result
-
-    def _item(self, view: View, i: int) -> Item:
-        return next(item for span, item in self.spans[view.buffer] if span.first <= i <= span.last)
-
-    # --- addresses --------------------------------------------------------------------------------------------------
-
-    def _address(self, view: View, i: int) -> int:
-        return self._item(view, i).address + self.needs.layouts[view.buffer].start(view)
-
-    def _pitch(self, view: View) -> int:
-        return self.needs.layouts[view.buffer].pitch
-
-    def _region(self, view: View, i: int, first: int = 0, rows: int | None = None) -> Region:
-        layout = self.needs.layouts[view.buffer]
-        start = self._address(view, i) + first * layout.pitch
-        return Region(start, view.rows if rows is None else rows, layout.pitch, layout.chunks(view))
-
-    def _scale(self, view: View, i: int) -> int:
-        item = next(item for span, item in self.maxima[view.buffer] if span.first <= i <= span.last)
-        return item.address + view.row
-
-    def _scale_region(self, address: int, rows: int) -> Region:
-        return Region(self.config.scratch_chunks + address, 1, 1, rows)
 
     # --- instructions -----------------------------------------------------------------------------------------------
 
@@ -180,32 +95,32 @@ class Emitter:
         """The transfer of a Constant or Input."""
         view, layout = self.graph.ops[i].out, self.needs.layouts[self.graph.ops[i].out.buffer]
         dram = self.inputs[i] if isinstance(self.graph.ops[i], Input) else self.needs.data[i]
-        self._load(i, self._address(view, i), view.rows, layout.chunks(view), layout.pitch, dram)
+        self._load(i, self.spaces.address(view, i), view.rows, layout.chunks(view), layout.pitch, dram)
 
     def _load_table(self, i: int) -> None:
-        item = self.tables[i]
+        item = self.spaces.tables[i]
         self._emit(
             isa.LoadScales,
             i,
             [],
-            [self._scale_region(item.address, item.size)],
+            [self.spaces.scale_region(item.address, item.size)],
             dram=self.needs.data[i] // self.config.axi_bytes,
             dst=item.address,
             count=item.size,
         )
 
     def _loads(self) -> tuple[dict[int, list[tuple]], set[int]]:
-        """(step -> loads to issue at its start as (step of use, function, arguments); op indices that they take care of)."""
+        """Loads to issue at the start of each step, as (step of use, function, arguments), and the operations they cover."""
         found, moved = [], set()
-        for pairs in self.spans.values():
+        for pairs in self.spaces.spans.values():
             for span, item in pairs:
                 moved.update(span.loads)
                 found += [(item.first, self.step_of[span.use], self._load_view, (i,)) for i in span.loads]
-        for i, item in self.params.items():
+        for i, item in self.spaces.params.items():
             chunks = item.size // 2
             arguments = (i, item.address, 2, chunks, chunks, self.needs.data[i])
             found.append((item.first, self.step_of[i], self._load, arguments))
-        found += [(item.first, self.step_of[i], self._load_table, (i,)) for i, item in self.tables.items()]
+        found += [(item.first, self.step_of[i], self._load_table, (i,)) for i, item in self.spaces.tables.items()]
         result: dict[int, list[tuple]] = {}
         for first, use, function, arguments in sorted(found, key=lambda entry: (entry[0], entry[1], entry[3])):
             result.setdefault(first, []).append((use, function, arguments))
@@ -222,32 +137,32 @@ class Emitter:
         expert = isa.NO_EXPERT if op.expert is None else op.expert[1]
         in_rows = op.x.rows if op.expert else rows
         out_rows = op.out.rows if op.expert else rows
-        reads = [self._region(op.x, i, first, in_rows)]
-        writes = [self._region(op.out, i, first, out_rows)]
+        reads = [self.spaces.region(op.x, i, first, in_rows)]
+        writes = [self.spaces.region(op.out, i, first, out_rows)]
         values: dict = {}
         if op.expert:
             reads += self.queue
         if op.x_convert != Convert.STATIC:
-            values["x_scale"] = self._scale(op.x, i) + first
-            reads.append(self._scale_region(values["x_scale"], in_rows))
+            values["x_scale"] = self.spaces.scale(op.x, i) + first
+            reads.append(self.spaces.scale_region(values["x_scale"], in_rows))
         elif op.row_scale == RowScale.TABLE:
-            values["x_scale"] = self.tables[i].address + first
-            reads.append(self._scale_region(values["x_scale"], in_rows))
+            values["x_scale"] = self.spaces.tables[i].address + first
+            reads.append(self.spaces.scale_region(values["x_scale"], in_rows))
         if isinstance(op.w, View):
             values |= {"w_source": isa.WeightSource.SCRATCHPAD, "w_convert": op.w_convert}
-            values |= {"w": self._address(op.w, i), "w_pitch": self._pitch(op.w)}
-            reads.append(self._region(op.w, i))
+            values |= {"w": self.spaces.address(op.w, i), "w_pitch": self.spaces.pitch(op.w)}
+            reads.append(self.spaces.region(op.w, i))
             if op.w_convert == Convert.ROW:
-                values["w_scale"] = self._scale(op.w, i)
-                reads.append(self._scale_region(values["w_scale"], op.w.rows))
+                values["w_scale"] = self.spaces.scale(op.w, i)
+                reads.append(self.spaces.scale_region(values["w_scale"], op.w.rows))
         if op.residual is not None:
-            region = self._region(op.residual, i, first, op.residual.rows if op.expert else rows)
+            region = self.spaces.region(op.residual, i, first, op.residual.rows if op.expert else rows)
             values |= {"residual": 1, "res": region.start, "res_pitch": region.pitch}
             reads.append(region)
-        if op.row_max != RowMaximum.NONE:
+        if op.row_max != RowMax.NONE:
             values |= {"y_max": op.row_max, "max_continue": int(op.continue_max)}
-            values["y_scale"] = self._scale(op.out, i) + first
-            writes.append(self._scale_region(values["y_scale"], out_rows))
+            values["y_scale"] = self.spaces.scale(op.out, i) + first
+            writes.append(self.spaces.scale_region(values["y_scale"], out_rows))
         if op.gelu is not None:
             values |= {"gelu": GELU[op.gelu[0]], "gelu_shift": op.gelu[1]}
         if op.col_scale == ColScale.IMMEDIATE:
@@ -267,8 +182,8 @@ class Emitter:
             rows=out_rows if op.indirect == Indirect.SCATTER else in_rows,
             inputs=inputs,
             outputs=outputs,
-            x=self._region(op.x, i, first, in_rows).start,
-            x_pitch=self._pitch(op.x),
+            x=self.spaces.region(op.x, i, first, in_rows).start,
+            x_pitch=self.spaces.pitch(op.x),
             x_convert=op.x_convert,
             col_source=op.col_scale,
             row_source=op.row_scale,
@@ -288,31 +203,31 @@ class Emitter:
         self.streams.append((insn, i, self.route_position if expert != isa.NO_EXPERT else -1))
 
     def _norm(self, i: int, op: Norm) -> None:
-        params = self.params[i]
-        y_scale = self._scale(op.out, i)
-        reads = [self._region(op.x, i), Region(params.address, 1, 1, params.size)]
+        params = self.spaces.params[i]
+        y_scale = self.spaces.scale(op.out, i)
+        reads = [self.spaces.region(op.x, i), Region(params.address, 1, 1, params.size)]
         self._emit(
             isa.Norm,
             i,
             reads,
-            [self._region(op.out, i), self._scale_region(y_scale, op.out.rows)],
+            [self.spaces.region(op.out, i), self.spaces.scale_region(y_scale, op.out.rows)],
             rows=op.x.rows,
             columns=op.x.cols,
             x=reads[0].start,
             x_pitch=reads[0].pitch,
-            y=self._address(op.out, i),
-            y_pitch=self._pitch(op.out),
+            y=self.spaces.address(op.out, i),
+            y_pitch=self.spaces.pitch(op.out),
             y_scale=y_scale,
             params=params.address,
             epsilon=op.epsilon,
         )
 
     def _route(self, i: int, op: RouteTokens) -> None:
-        x = self._region(op.logits, i)
-        values, writes = {}, list(self.queue)
+        x = self.spaces.region(op.logits, i)
+        values, writes = {"dense": int(op.dense is not None)}, list(self.queue)
         if op.dense is not None:
-            y = self._region(op.dense, i)
-            values = {"dense": 1, "y": y.start, "y_pitch": y.pitch}
+            y = self.spaces.region(op.dense, i)
+            values |= {"y": y.start, "y_pitch": y.pitch}
             writes.append(y)
         values |= {"rows": x.rows, "experts": op.logits.cols, "top_k": op.top_k, "renormalise": int(op.renormalise)}
         self._emit(isa.Route, i, [x], writes, x=x.start, x_pitch=x.pitch, **values)
@@ -320,7 +235,7 @@ class Emitter:
 
     def _store(self, number: int, i: int) -> None:
         view = self.graph.outputs[number].view
-        region = self._region(view, i)
+        region = self.spaces.region(view, i)
         self._emit(
             isa.Store,
             i,
@@ -350,7 +265,7 @@ class Emitter:
         end = fields_fit(isa.End, "end of program", self.hazards.everything())
         merged = [*self._merge_streams(), (end, -1)]
         origins = [self.graph.ops[i].name if i >= 0 else "" for _, i in merged]
-        return [insn for insn, _ in merged], origins, self._places()
+        return [insn for insn, _ in merged], origins, self.spaces.places()
 
     def _operation(self, i: int) -> None:
         op = self.graph.ops[i]
@@ -375,7 +290,7 @@ class Emitter:
                 self._matmul(i, op, first, rows)
 
     def _merge_streams(self) -> Iterator[tuple[isa.Insn, int]]:
-        """All instructions with every Stream STREAM_LEAD streamed Matmuls before its own, behind the Route it looks at."""
+        """All instructions, every Stream STREAM_LEAD streamed Matmuls before its own but behind the Route it looks at."""
         users = [position for position, (_, _, stream) in enumerate(self.emitted) if stream >= 0]
         at: dict[int, list[tuple[isa.Insn, int]]] = {}
         last = 0
@@ -385,11 +300,3 @@ class Emitter:
         for position, (insn, i, _) in enumerate(self.emitted):
             yield from at.get(position, ())
             yield insn, i
-
-    def _places(self) -> dict[str, list[Place]]:
-        result = {}
-        for name, pairs in self.spans.items():
-            buffer, layout = self.graph.buffers[name], self.needs.layouts[name]
-            columns = layout.columns(View(name, 0, buffer.rows, 0, buffer.cols))
-            result[name] = [Place(s.first, s.last, t.address, layout.pitch, buffer.rows, columns) for s, t in pairs]
-        return result

@@ -40,13 +40,21 @@ class Layout:
         """Chunk offset of the view's first element from the start of the buffer."""
         if self.groups > 1:
             return view.row * self.pitch + view.col // self.width * self.group_chunks
-        end = view.col + view.cols
-        if view.col % self.chunk or (end % self.chunk and end != self.width):
-            raise UserError(
-                f"buffer {self.name!r}: columns {view.col}..{end} of {self.width} are no whole chunks of {self.chunk} "
-                "(array_outputs and array_inputs with a smaller common divisor would fit)"
-            )
+        if view.col % self.chunk:
+            raise UserError(self._split(view))
         return view.row * self.pitch + view.col // self.chunk
+
+    def check_written(self, view: View) -> None:
+        """Raise UserError if writing the view in whole chunks would overwrite its neighbours."""
+        end = view.col + view.cols
+        if self.groups == 1 and end % self.chunk and end != self.width:
+            raise UserError(self._split(view))
+
+    def _split(self, view: View) -> str:
+        return (
+            f"buffer {self.name!r}: columns {view.col}..{view.col + view.cols} of {self.width} are no whole chunks of "
+            f"{self.chunk} (array_outputs and array_inputs with a smaller common divisor would fit)"
+        )
 
     def columns(self, view: View) -> Array:
         """Physical column of each of the view's columns, counted from the view's first chunk: int64 [cols]."""

@@ -25,22 +25,23 @@ from ..intgraph import (
 )
 from ..program import RowLayout
 from .layout import DataStore, Layout, WeightStore, chunk_bytes, layout_of, pack_rows, pack_stream
+from .liveness import written
 
 Array = np.ndarray
 
 
 @dataclass
 class Needs:
-    """Layouts and DRAM addresses of one task. `weights`: op index -> (first word, words); `data`: op index -> byte offset.
+    """Layouts and DRAM addresses of one task, by op index.
 
-    `data` counts from the start of the constants region; of a MatMul it is the table of row multipliers, of a Norm gamma
-    and beta, of an Input its offset in the inputs region.
+    `weights`: (first word, words) of a MatMul. `data`: byte offset in the constants region, of a Constant, of gamma and
+    beta of a Norm, of the row multipliers of a MatMul. `sizes`: physical (outputs, inputs) of a MatMul.
     """
 
     layouts: dict[str, Layout]
     weights: dict[int, tuple[int, int]] = field(default_factory=dict)
     data: dict[int, int] = field(default_factory=dict)
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # op index -> physical (outputs, inputs) of a MatMul
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: DataStore) -> Needs:
@@ -49,6 +50,9 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
     routes: dict[str, RouteTokens] = {}
     last_route = ""
     for i, op in enumerate(graph.ops):
+        out = written(op)
+        if out is not None:
+            _layout(needs, out).check_written(out)
         match op:
             case Constant():
                 columns = _layout(needs, op.out).columns(op.out)
@@ -62,7 +66,7 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
                 routes[op.name], last_route = op, op.name
             case MatMul():
                 if op.expert and op.expert[0] != last_route:
-                    raise ValueError(f"{op.name}: the queues of {op.expert[0]!r} are replaced by those of {last_route!r}")
+                    raise ValueError(f"{op.name}: {last_route!r} has replaced the queues of {op.expert[0]!r}")
                 _prepare_matmul(needs, i, op, config, weights, constants, routes)
     return needs
 
@@ -136,21 +140,16 @@ def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict) -> Non
         view = getattr(op, name)
         need(not isinstance(view, View) or not _overlap(view, op.out), f"{name} overlaps out")
     if op.residual is not None:
-        same = np.array_equal(_layout(needs, op.residual).columns(op.residual), out.columns(op.out))
-        need(op.residual.cols == op.out.cols and op.residual.rows >= _rows(op), "residual shape")
-        if not same:
-            raise UserError(f"{op.name}: columns of {op.residual.buffer!r} and {op.out.buffer!r} are padded differently")
+        need(op.residual.cols == op.out.cols and op.residual.rows >= min(op.x.rows, op.out.rows), "residual shape")
+        if not np.array_equal(_layout(needs, op.residual).columns(op.residual), out.columns(op.out)):
+            raise UserError(f"{op.name}: {op.residual.buffer!r} and {op.out.buffer!r} are padded differently")
     if op.expert is not None:
         tokens = routes[op.expert[0]].logits.rows
         rows = op.out if op.indirect == Indirect.GATHER else op.x
         need(rows.rows >= tokens, f"{rows.rows} rows for queues of up to {tokens} tokens")
         need((op.x if op.indirect == Indirect.GATHER else op.out).rows >= tokens, f"fewer rows than {tokens} tokens")
         if tokens > config.acc_rows:
-            raise UserError(f"{op.name}: experts of up to {tokens} tokens need acc_rows={tokens}, it is {config.acc_rows}")
-
-
-def _rows(op: MatMul) -> int:
-    return op.out.rows if op.indirect == Indirect.SCATTER else op.x.rows if op.expert is None else 0
+            raise UserError(f"{op.name}: queues of up to {tokens} tokens need acc_rows={tokens}, it is {config.acc_rows}")
 
 
 def _overlap(a: View, b: View) -> bool:

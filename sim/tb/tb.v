@@ -1,6 +1,5 @@
 // Test bench of the whole accelerator: hwgen_top beside a DRAM model. The simulator's Python side sees only these ports.
 `default_nettype none
-`timescale 1ns / 1ps
 `ifndef WEIGHT_PORTS
 `define WEIGHT_PORTS 2
 `endif

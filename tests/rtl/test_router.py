@@ -42,9 +42,9 @@ async def read_queues(ctx, dut, experts: int) -> list[list[tuple[int, int]]]:
     for expert in range(experts):
         ctx.set(dut.lookup.expert, expert)
         count, start = ctx.get(dut.lookup.count), ctx.get(dut.lookup.start)
-        assert start == end
+        assert start == end or count == 0
         assert (ctx.get(dut.nonempty) >> expert & 1) == (count > 0)
-        end = start + count
+        end += count
         queue = []
         for i in range(count + READ_LATENCY):
             ctx.set(dut.queue.addr, start + i if i < count else 0)
@@ -125,8 +125,9 @@ def test_chunk_wider_than_experts(vector_memory):
     run_route(vector_memory, WIDE, [(10, 11, 2, 0, 1, "normal"), (64, 2, 2, 1, 0, "normal")], 0.1, 4)
 
 
-def test_cycles(vector_memory):
-    config = Config(max_experts=16, queue_entries=256)
-    shapes = [(5, 16, 2), (40, 16, 2), (33, 12, 4), (40, 16, 1)]
+@pytest.mark.parametrize("config", [Config(max_experts=16, queue_entries=256), SQUARE, UNEVEN])
+def test_cycles(vector_memory, config):
+    shapes = [(5, 16, 2), (32, 16, 2), (33, 12, 4), (7, 16, 1), (1, 4, 2)]
     cases = [(rows, experts, top_k, 0, 0, "normal") for rows, experts, top_k in shapes]
-    assert run_route(vector_memory, config, cases, 0.0, 5) == [route_cycles(config, *shape) for shape in shapes]
+    expected = [route_cycles(config, *shape) for shape in shapes]
+    np.testing.assert_allclose(run_route(vector_memory, config, cases, 0.0, 5), expected, rtol=0.01, atol=1)

@@ -1,0 +1,67 @@
+"""`hwgen demo`: the trained two-task network from ONNX to simulated hardware, its answers beside the float model's."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from . import build, report, run
+from .example import write
+from .files import read_npz
+from .frontend import reference
+
+NAME = "m3vit-digits"
+SETTINGS = {"array_outputs": "16", "array_inputs": "16"}  # small enough to compile and simulate in minutes
+
+
+def demo(images: int, keep: Path | None = None, say=print) -> bool:
+    """Write, build, simulate and compare; True if RTL and golden agree bit for bit.
+
+    images: how many test images. keep: folder that receives model, images and bundle, which otherwise vanish.
+    """
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="hwgen-demo-") as folder:
+            return demo(images, Path(folder), say)
+    keep.mkdir(parents=True, exist_ok=True)
+    model, calibration, test = write(NAME, keep / f"{NAME}.onnx")
+    say(f"{NAME}: a trained vision transformer with mixtures of experts, two tasks, as ONNX")
+
+    say("\nbuilding for a zcu104 with a small array ...")
+    target = keep / f"{NAME}.bundle"
+    state = build.build(
+        {"": model},
+        target,
+        calibrate=calibration,
+        settings=SETTINGS,
+        progress=lambda step, seconds, summary: say(f"  {step:10} {seconds:5.1f} s  {summary}"),
+    )
+    say("")
+    say(report.text(state.report))
+
+    data = read_npz(test)
+    picked = {"image": data["image"][:images]}
+    expected = reference(model, picked)
+    bundle = run.open_bundle(target)
+    golden = run.run(bundle, "golden", picked)
+    say(f"\nsimulating the Verilog, {len(picked['image'])} images (the first run compiles it, a minute or two) ...")
+    rtl = run.run(bundle, "rtl", picked)
+
+    labels = {name.removeprefix("label_"): values for name, values in data.items() if name.startswith("label_")}
+    names = list(expected)
+    header = "".join(f"{name + ':':>9} {'true':>6} {'float':>6} {'RTL':>4}" for name in names)
+    say(f"\n{'image':>5}{header} {'cycles':>10} {'ms':>8} {'array busy':>11}")
+    for i, counters in enumerate(rtl.counters):
+        answers = ""
+        for name in names:
+            true = labels[name][i] if name in labels else "-"
+            answers += f"{'':>9} {true!s:>6} {expected[name][i].argmax():>6} {rtl.outputs[name][i].argmax():>4}"
+        milliseconds = counters["cycles"] / (state.config.clock_mhz * 1e3)
+        busy = counters["array_active"] / counters["cycles"]
+        say(f"{i:>5}{answers} {counters['cycles']:>10,} {milliseconds:>8.3f} {busy:>11.1%}")
+    same = all(np.array_equal(golden.outputs[name], rtl.outputs[name]) for name in names)
+    error = max(float(np.abs(expected[name] - rtl.outputs[name]).max()) for name in names)
+    say(f"\nRTL against the integer model: {'every output equal, bit for bit' if same else 'OUTPUTS DIFFER'}")
+    say(f"RTL against the float model: largest difference of a logit {error:.3f}")
+    return same

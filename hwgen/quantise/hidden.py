@@ -1,0 +1,86 @@
+"""The hidden layer of an MLP: a linear layer with GELU, its outlier channels kept apart.
+
+A row is converted to int8 with the scale of its largest element. Where a few channels are far larger than the rest, they get
+a buffer, and so a row scale, of their own: two narrower products instead of one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import graph as fg
+from ..intgraph import RowMax
+from ..numerics import INT16_MAX
+from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, gelu_scale, operands, product
+from .scales import quantise_weights, smallest_out_scale
+
+Array = np.ndarray
+OUTLIERS = (32, 64, 128)  # channels that may be kept apart, at most a quarter of all
+WORTH = 4.0  # least reduction of the estimated noise power
+
+
+def gelu(b: Builder, node: fg.Gelu) -> None:
+    """Emit the linear layer in front of `node` together with it."""
+    source = b.plan.linear(node.x, node)
+    groups = _outliers(b, node)
+    if groups is None:
+        groups = [np.arange(len(source.weight))]
+    ((x, weight, bias),) = operands(b, source)  # a split value is only read by layers that are added to the stream
+    magnitude = b.stats.values[source.name].magnitude()
+    held = []
+    for i, columns in enumerate(groups):
+        w, constant = weight[columns], None if bias is None else bias[columns]
+        need = float(smallest_out_scale(w, ROW_UNIT, constant).max())
+        shift, scale = gelu_scale(node, float(magnitude[columns].max()) * WIDE_MARGIN, need)
+        name = node.name if len(groups) == 1 else f"{node.name}.{i}"
+        out = b.buffer(name, x.view.rows, len(columns), scale=scale)
+        product(
+            b,
+            source.name,
+            out,
+            x,
+            quantise_weights(w, ROW_UNIT, scale, constant),
+            node.name if len(groups) == 1 else None,
+            gelu=(node.approximate, shift),
+            row_max=RowMax.ABS,
+            source=source.source,
+        )
+        held.append((columns, Held(out, scale, row_max=True, first_row=x.first_row)))
+    b.held[node.name] = held[0][1]
+    if len(groups) > 1:
+        b.groups[node.name] = held
+
+
+def _outliers(b: Builder, node: fg.Gelu) -> list[Array] | None:
+    """[columns of the outliers, all others], or None where it is not worth it.
+
+    Only where every reader is a linear layer that is added to the residual stream, and where the sum of the outliers alone
+    cannot leave the stream's range.
+    """
+    readers = b.plan.users.get(node.name, [])
+    if not readers or node.name in {o.value for o in b.graph.outputs}:
+        return None
+    for reader in readers:
+        adds = b.plan.users.get(reader.name, [])
+        if not isinstance(reader, fg.Linear) or reader.name in b.plan.alone or not all(isinstance(a, fg.Add) for a in adds):
+            return None
+    magnitude = b.stats.values[node.name].magnitude()
+    energy = sum(np.square(reader.weight, dtype=np.float64).sum(axis=0) for reader in readers)
+    order = np.argsort(-magnitude, kind="stable")
+    peaks, energy = magnitude[order], energy[order]
+
+    def noise(count: int) -> float:
+        rest = peaks[count] ** 2 * energy[count:].sum()
+        return rest + (peaks[0] ** 2 * energy[:count].sum() if count else 0.0)
+
+    count = min((n for n in OUTLIERS if 4 * n <= len(order)), key=noise, default=0)
+    if noise(count) * WORTH > noise(0):
+        return None
+    outliers, rest = np.sort(order[:count]), np.sort(order[count:])
+    for reader in readers:
+        partial = (np.abs(reader.weight[:, outliers]) @ magnitude[outliers]).max()
+        for add in b.plan.users[reader.name]:
+            stored = add.a if add.b == reader.name else add.b
+            if partial + b.stats.values[stored].magnitude().max() > INT16_MAX * b.stream_scale:
+                return None
+    return [outliers, rest]

@@ -1,0 +1,76 @@
+"""Which nodes of one or several graphs are the same layer, by their constants: those are calibrated together.
+
+Tasks share layers, and a graph with two task heads holds some layers twice. If all uses of a layer have the same
+statistics they get the same integers, so the weights need to be stored only once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+
+import numpy as np
+
+from .. import graph as fg
+from .calibrate import Range, Stats
+
+
+def signatures(graph: fg.Graph) -> dict[str, str]:
+    """For each node a text that is equal for nodes that compute the same function of equal inputs' roles.
+
+    Nodes with constants are told by them, a LayerNorm also by the layers that read it (fresh ones all look alike), others
+    by the nodes they read. Routers are left out: a task's own gate must not part what tasks share.
+    """
+    found: dict[str, str] = {name: name for name in graph.inputs}
+    routers = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
+    for node in graph.nodes:
+        operands = [found[name] for name in node.inputs]
+        match node:
+            case fg.PatchEmbed() | fg.Linear() | fg.Embed():
+                operands = []
+            case fg.Experts():
+                operands = []
+            case fg.Add():
+                operands = sorted(operands)
+        found[node.name] = _digest(type(node).__name__, *operands, *_constants(node))
+    for node in graph.nodes:
+        if isinstance(node, fg.LayerNorm):
+            readers = {found[user.name] for user in graph.users(node.name) if user.name not in routers}
+            found[node.name] = _digest("LayerNorm", *_constants(node), *sorted(readers))
+    return found
+
+
+def _constants(node: fg.Node) -> list[str]:
+    parts = []
+    for f in fields(node):
+        constant = getattr(node, f.name)
+        if isinstance(constant, np.ndarray):
+            data = np.ascontiguousarray(constant, np.float32)
+            parts.append(f"{f.name}{data.shape}{hashlib.sha256(data.tobytes()).hexdigest()}")
+        elif not f.metadata.get("value") and f.name not in ("name", "source"):
+            parts.append(f"{f.name}={constant}")
+    return parts
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
+def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Stats]:
+    """The statistics by task, with those of equal nodes (and of equally named inputs) merged."""
+    keys = {task: signatures(graph) for task, graph in graphs.items()}
+    values: dict[str, Range] = {}
+    hidden: dict[str, float] = {}
+    for task, s in stats.items():
+        for name, seen in s.values.items():
+            key = keys[task][name]
+            values[key] = values[key].merge(seen) if key in values else seen
+        for name, peak in s.hidden.items():
+            key = keys[task][name]
+            hidden[key] = max(peak, hidden.get(key, 0.0))
+    return {
+        task: Stats(
+            {name: values[keys[task][name]] for name in s.values}, {name: hidden[keys[task][name]] for name in s.hidden}
+        )
+        for task, s in stats.items()
+    }

@@ -1,0 +1,137 @@
+"""Where the data of one task lies on the chip: spans of buffers and row maxima, and constants beside them, placed."""
+
+from __future__ import annotations
+
+from ..config import Config
+from ..intgraph import IntGraph, MatMul, Norm, RowScale, View
+from ..program import Place
+from .allocate import Item, place, set_lead
+from .hazards import Region
+from .layout import align
+from .liveness import Span, buffer_accesses, final_reads, maximum_accesses, spans
+from .prepare import Needs
+
+
+class Spaces:
+    """Places of one task. `spans`, `maxima`: the spans of every buffer and of its row maxima, with their items.
+
+    `params`: gamma and beta of a Norm, `tables`: row multipliers of a MatMul, by op index. `step_of`: step of each op.
+    Items that are loaded from DRAM may be loaded from the beginning of step `first`.
+    """
+
+    def __init__(self, graph: IntGraph, config: Config, needs: Needs, step_of: dict[int, int]):
+        self.graph, self.config, self.needs, self.step_of = graph, config, needs, step_of
+        self.spans: dict[str, list[tuple[Span, Item]]] = {}
+        self.maxima: dict[str, list[tuple[Span, Item]]] = {}
+        self.params: dict[int, Item] = {}
+        self.tables: dict[int, Item] = {}
+        self._collect()
+        self._allocate()
+
+    def _collect(self) -> None:
+        """Items of everything that needs space."""
+        graph, config, needs = self.graph, self.config, self.needs
+        final = final_reads(graph)
+        for name, accesses in buffer_accesses(graph).items():
+            for span in self._merged(spans(name, accesses, final[name])):
+                size = graph.buffers[name].rows * needs.layouts[name].pitch
+                item = Item(f"buffer {name!r}", size, self.step_of[span.use], self.step_of[span.last])
+                self.spans.setdefault(name, []).append((span, item))
+        for name, accesses in maximum_accesses(graph).items():
+            for span in self._merged(spans(name, accesses, set())):
+                first, last = self.step_of[span.first], self.step_of[span.last]
+                item = Item(f"row maxima of {name!r}", graph.buffers[name].rows, first, last)
+                self.maxima.setdefault(name, []).append((span, item))
+        for i, op in enumerate(graph.ops):
+            step = self.step_of[i]
+            if isinstance(op, Norm):
+                size = 2 * (align(op.x.cols, config.chunk) // config.chunk)
+                self.params[i] = Item(f"gamma and beta of {op.name!r}", size, step, step)
+            elif isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
+                self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, step, step)
+
+    def _allocate(self) -> None:
+        config = self.config
+        buffers = [item for pairs in self.spans.values() for _, item in pairs]
+        maxima = [item for pairs in self.maxima.values() for _, item in pairs]
+        loaded = [item for pairs in self.spans.values() for span, item in pairs if span.loads]
+        set_lead([*loaded, *self.params.values(), *self.tables.values()])
+        # A row is read in whole accesses: none may run over the end of a bank.
+        margin = max(config.input_chunks, config.output_chunks) - 1
+        usable = config.bank_chunks - margin
+        scratch = [*buffers, *self.params.values()]
+        place(scratch, config.banks, usable, self._clashes(scratch), "chunks of scratchpad", "bank_words or banks")
+        for item in scratch:
+            item.address += item.address // usable * margin
+        scales = [*maxima, *self.tables.values()]
+        place(scales, 1, config.scale_entries, {}, "entries of the scale memory", "scale_entries")
+
+    def _merged(self, found: list[Span]) -> list[Span]:
+        """Spans that meet in one step (blocks of rows) become one."""
+        result: list[Span] = []
+        for span in found:
+            if result and self.step_of[result[-1].last] >= self.step_of[span.first]:
+                before = result.pop()
+                span = Span(span.buffer, before.first, span.last, before.use, before.loads)
+            result.append(span)
+        return result
+
+    def _clashes(self, scratch: list[Item]) -> dict[tuple[int, int], int]:
+        """Cost of two items in one bank: both are read while a Matmul runs or while the next one's tiles load."""
+        number = {id(item): n for n, item in enumerate(scratch)}
+        result: dict[tuple[int, int], int] = {}
+
+        def clash(i: int, a: View | None, j: int, b: View | None, cost: int) -> None:
+            if isinstance(a, View) and isinstance(b, View):
+                pair = sorted((number[id(self.item(a, i))], number[id(self.item(b, j))]))
+                if pair[0] != pair[1]:
+                    result[pair[0], pair[1]] = result.get((pair[0], pair[1]), 0) + cost
+
+        previous = None
+        for i, op in enumerate(self.graph.ops):
+            if isinstance(op, MatMul):
+                clash(i, op.x, i, op.w, 4)
+                clash(i, op.x, i, op.residual, 2)
+                clash(i, op.w, i, op.residual, 1)
+                if previous is not None:
+                    clash(previous, self.graph.ops[previous].x, i, op.w, 2)
+                previous = i
+        return result
+
+    def item(self, view: View, i: int) -> Item:
+        """The space of the view's buffer at operation i."""
+        return next(item for span, item in self.spans[view.buffer] if span.first <= i <= span.last)
+
+    # --- addresses --------------------------------------------------------------------------------------------------
+
+    def address(self, view: View, i: int) -> int:
+        """Chunk address of the view's first element at operation i."""
+        return self.item(view, i).address + self.needs.layouts[view.buffer].start(view)
+
+    def pitch(self, view: View) -> int:
+        """Chunks from a row of the view to the next."""
+        return self.needs.layouts[view.buffer].pitch
+
+    def region(self, view: View, i: int, first: int = 0, rows: int | None = None) -> Region:
+        """Chunks of `rows` rows of the view (all of them by default) from row `first` of it."""
+        layout = self.needs.layouts[view.buffer]
+        start = self.address(view, i) + first * layout.pitch
+        return Region(start, view.rows if rows is None else rows, layout.pitch, layout.chunks(view))
+
+    def scale(self, view: View, i: int) -> int:
+        """Scale memory entry of the view's first row at operation i."""
+        item = next(item for span, item in self.maxima[view.buffer] if span.first <= i <= span.last)
+        return item.address + view.row
+
+    def scale_region(self, address: int, rows: int) -> Region:
+        """Entries of the scale memory, as `Hazards` numbers them: behind the scratchpad."""
+        return Region(self.config.scratch_chunks + address, 1, 1, rows)
+
+    def places(self) -> dict[str, list[Place]]:
+        """Where every buffer lies over time."""
+        result = {}
+        for name, pairs in self.spans.items():
+            buffer, layout = self.graph.buffers[name], self.needs.layouts[name]
+            columns = layout.columns(View(name, 0, buffer.rows, 0, buffer.cols))
+            result[name] = [Place(s.first, s.last, t.address, layout.pitch, buffer.rows, columns) for s, t in pairs]
+        return result

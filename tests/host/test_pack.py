@@ -1,0 +1,72 @@
+"""Host packing against golden's quantiser and the scheduler's layout of constants."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from host.pack import pack_input, pack_rows, unpack_output, unpack_rows
+from hwgen.config import Config
+from hwgen.graph import patchify
+from hwgen.intgraph import Buffer, Input, View
+from hwgen.program import InputSlot, OutputSlot, RowLayout
+from hwgen.schedule.layout import layout_of
+from hwgen.schedule.layout import pack_rows as pack_constant
+from hwgen.schedule.prepare import row_layout
+from sim import golden
+
+CONFIGS = [Config(), Config(array_outputs=12, array_inputs=20), Config(array_outputs=8, array_inputs=8, axi_bytes=64)]
+
+
+def layout_dict(config, rows, cols, groups=1):
+    buffer = Buffer("b", rows, cols, groups)
+    view = View("b", 0, rows, 0, cols)
+    layout = layout_of(buffer, config)
+    return asdict(row_layout(layout, view, rows, config)), layout.columns(view)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("cols, groups", [(1, 1), (16, 1), (37, 1), (30, 3), (32, 2)])
+def test_rows_lie_like_constants(config, cols, groups):
+    layout, columns = layout_dict(config, 7, cols, groups)
+    rows = np.random.default_rng(0).integers(-32768, 32768, (7, cols)).astype(np.int16)
+    data = pack_rows(layout, rows)
+    assert data == pack_constant(rows, columns, config)
+    assert len(data) == RowLayout(**layout).bytes
+    np.testing.assert_array_equal(unpack_rows(layout, data), rows)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_input_equals_golden(config):
+    shape, patch = (3, 8, 12), (2, 4)
+    rng = np.random.default_rng(1)
+    image = (rng.normal(size=shape) * 3).astype(np.float32)
+    step, offset = 0.0625, 0.25
+    image[0, 0, :6] = offset + step * np.array([0.5, 1.5, -0.5, -2.5, 300, -300])  # ties and saturation
+    layout, _ = layout_dict(config, 12, 24)
+    entry = asdict(InputSlot("image", shape, patch, step, offset, 0, RowLayout(**layout)))
+    got = unpack_rows(layout, pack_input(entry, image))
+    op = Input("in", View("b", 0, 12, 0, 24), "image", shape, patch, step, offset)
+    np.testing.assert_array_equal(got, golden.quantise_image(op, image))
+    first = got[:, :8].reshape(-1)[:6] // 256
+    np.testing.assert_array_equal(first[:4], [0, 2, 0, -2])  # half to even
+    steps = np.clip(np.round((image.astype(np.float64) - offset) / step), -127, 127)
+    np.testing.assert_array_equal(got, patchify(steps, patch) * 256)
+
+
+def test_bad_images_are_refused():
+    layout, _ = layout_dict(CONFIGS[0], 4, 4)
+    entry = asdict(InputSlot("image", (1, 4, 4), (2, 2), 1.0, 0.0, 0, RowLayout(**layout)))
+    with pytest.raises(ValueError, match=r"input 'image': shape \[1, 4, 5\], expected \[1, 4, 4\]"):
+        pack_input(entry, np.zeros((1, 4, 5)))
+    with pytest.raises(ValueError, match="'image': holds NaN"):
+        pack_input(entry, np.full((1, 4, 4), np.nan))
+
+
+def test_output():
+    layout, _ = layout_dict(CONFIGS[1], 2, 10)
+    rows = np.arange(-10, 10, dtype=np.int16).reshape(2, 10)
+    entry = asdict(OutputSlot("y", (5, 4), 0.1, 0, RowLayout(**layout)))
+    got = unpack_output(entry, np.frombuffer(pack_rows(layout, rows), np.uint8))
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, (rows * np.float64(0.1)).astype(np.float32).reshape(5, 4))

@@ -1,0 +1,196 @@
+"""The build and what runs on its bundle: deterministic, refused when damaged, the same on golden and machine."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from hwgen import build as build_module
+from hwgen.errors import UserError
+from hwgen.example import write
+
+SMALL = ["--set", "array_outputs=8", "--set", "array_inputs=8"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with m3vit-micro, its images and its bundle."""
+    folder = tmp_path_factory.mktemp("made")
+    model, calibration, _ = write("m3vit-micro", folder / "micro.onnx")
+    settings = {"array_outputs": "8", "array_inputs": "8"}
+    build_module.build({"": model}, folder / "micro.bundle", calibrate=calibration, settings=settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_tasks(made) -> Path:
+    """A bundle of two tasks `a` and `b`."""
+    models = {task: made / "micro.onnx" for task in "ab"}
+    build_module.build(models, made / "two.bundle", calibrate=made / "micro_calib.npz")
+    return made / "two.bundle"
+
+
+def contents(bundle: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(bundle)): p.read_bytes() for p in sorted(bundle.rglob("*")) if p.is_file()}
+
+
+def test_bundle_is_complete(made):
+    names = set(contents(made / "micro.bundle"))
+    assert {"manifest.json", "program.bin", "dram.bin", "graph.bin", "report.json", "report.html"} <= names
+    assert any(name.startswith("rtl/") and name.endswith(".v") for name in names)
+    manifest = json.loads((made / "micro.bundle" / "manifest.json").read_text())
+    assert manifest["board"] == "zcu104"
+    assert manifest["models"][0]["file"] == "micro.onnx"
+
+
+def test_built_twice_is_byte_identical(hwgen, made, tmp_path):
+    shutil.copy(made / "micro.onnx", tmp_path)
+    options = ["--calibrate", made / "micro_calib.npz", "-o", tmp_path / "again.bundle"]
+    code, out, err = hwgen("build", tmp_path / "micro.onnx", *SMALL, *options)
+    assert code == 0, err
+    assert "images/s" in out and "available" in out
+    assert contents(tmp_path / "again.bundle") == contents(made / "micro.bundle")
+
+
+def test_golden_and_machine_give_the_same_numbers(hwgen, made, tmp_path):
+    outputs = []
+    for engine in ("golden", "machine"):
+        target = tmp_path / f"{engine}.npz"
+        options = ["--engine", engine, "--input", made / "micro_test.npz", "--output", target, "--limit", 3, "--json"]
+        code, out, err = hwgen("run", made / "micro.bundle", *options)
+        assert (code, err) == (0, "")
+        summary = json.loads(out)
+        assert (summary["engine"], summary["images"]) == (engine, 3)
+        assert summary["outputs"] == {"logits": {"shape": [3, 5], "dtype": "float32"}}
+        with np.load(target) as data:
+            outputs.append(data["logits"])
+    assert outputs[0].dtype == np.float32
+    assert np.array_equal(*outputs)
+
+
+def test_noise_calibration_warns(hwgen, made, tmp_path):
+    code, _, err = hwgen("build", made / "micro.onnx", *SMALL, "-o", tmp_path / "n.bundle")
+    assert code == 0
+    assert "hwgen: warning: no --calibrate data" in err
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "program.bin", "dram.bin", "graph.bin", "report.json"])
+def test_flipped_bit_is_refused_by_every_command(hwgen, made, tmp_path, name):
+    bundle = tmp_path / "bad.bundle"
+    shutil.copytree(made / "micro.bundle", bundle)
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(data)
+    run = ["run", bundle, "--engine", "machine", "--input", made / "micro_test.npz", "--output", tmp_path / "out.npz"]
+    for command in (run, ["report", bundle], ["disasm", bundle]):
+        code, out, err = hwgen(*command)
+        assert (code, out) == (2, "")
+        assert name in err and "damaged" in err
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_bad_run_options_are_named(hwgen, made, tmp_path):
+    data, bundle = made / "micro_test.npz", made / "micro.bundle"
+
+    def fails(*arguments) -> str:
+        code, out, err = hwgen("run", *arguments)
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1
+        return err
+
+    assert "unknown engine 'gpu'; there are golden" in fails(bundle, "--engine", "gpu", "--input", data)
+    assert "--limit 0" in fails(bundle, "--engine", "golden", "--input", data, "--limit", 0)
+    assert "unknown task 'depth'" in fails(bundle, "--engine", "golden", "--input", data, "--task", "depth")
+    assert "no.npz: no such file" in fails(bundle, "--engine", "golden", "--input", tmp_path / "no.npz")
+    assert "no.bundle" in fails(tmp_path / "no.bundle", "--engine", "golden", "--input", data)
+    gone = tmp_path / "gone" / "o.npz"
+    assert "gone" in fails(bundle, "--engine", "golden", "--input", data, "--output", gone)
+    np.savez(tmp_path / "wrong.npz", image=np.zeros((1, 1, 4, 4)))
+    assert "[1, 1, 4, 4], expected [images, 1, 8, 8]" in fails(bundle, "--engine", "golden", "--input", tmp_path / "wrong.npz")
+    np.savez(tmp_path / "nan.npz", image=np.full((1, 1, 8, 8), np.inf))
+    assert "'image' holds NaN or infinity in image 0" in fails(bundle, "--engine", "golden", "--input", tmp_path / "nan.npz")
+
+
+def test_report_and_disasm(hwgen, made):
+    code, out, _ = hwgen("report", made / "micro.bundle", "--json")
+    report = json.loads(out)
+    assert code == 0
+    task = report["tasks"][""]
+    assert task["estimate"] is True and task["cycles"] > 0 and 0 < task["utilisation"] < 1
+    assert set(task["unit_busy_cycles"]) == {"load", "weights", "matmul", "vector", "store"}
+    assert task["traffic_bytes"]["weights"] > 0
+    code, out, _ = hwgen("report", made / "micro.bundle")
+    assert code == 0 and "estimate" in out
+    code, out, _ = hwgen("disasm", made / "micro.bundle")
+    assert code == 0
+    assert "MATMUL" in out and "ROUTE" in out and out.splitlines()[-1].split()[1] == "END"
+    assert "; " in out
+    page = (made / "micro.bundle" / "report.html").read_text()
+    assert page.count("<rect") == len(task["operations"])
+    assert "http" not in page
+
+
+def test_tasks_are_named_where_there_are_several(hwgen, made, two_tasks, tmp_path):
+    data = made / "micro_test.npz"
+    code, _, err = hwgen("run", two_tasks, "--engine", "golden", "--input", data)
+    assert code == 2 and "holds the tasks a, b" in err
+    code, _, err = hwgen("run", two_tasks, "--engine", "golden", "--input", data, "--task", "c")
+    assert code == 2 and "unknown task 'c'; it holds 'a', 'b'" in err
+    code, out, _ = hwgen("run", two_tasks, "--engine", "machine", "--input", data, "--task", "b", "--limit", 1, "--json")
+    assert code == 0 and json.loads(out)["task"] == "b"
+    code, out, _ = hwgen("disasm", two_tasks, "--task", "a")
+    assert code == 0 and "MATMUL" in out
+    code, out, _ = hwgen("disasm", two_tasks)
+    assert "task a" in out and "task b" in out
+
+
+def test_tasks_share_their_weights(made, two_tasks):
+    single = json.loads((made / "micro.bundle" / "report.json").read_text())["dram"]["weight_bytes"]
+    both = (two_tasks / "dram.bin").stat().st_size
+    assert both < 4 * single + 8192
+
+
+def test_a_directory_that_is_no_bundle_is_left_alone(hwgen, made, tmp_path):
+    target = tmp_path / "mine"
+    target.mkdir()
+    (target / "thesis.txt").write_text("important")
+    code, _, err = hwgen("build", made / "micro.onnx", *SMALL, "-o", target)
+    assert code == 2 and "mine" in err
+    assert [p.name for p in target.iterdir()] == ["thesis.txt"]
+
+
+def test_a_model_that_fits_no_machine_leaves_nothing(hwgen, made, tmp_path):
+    target = tmp_path / "x.bundle"
+    code, _, err = hwgen("build", made / "micro.onnx", *SMALL, "--set", "bank_words=2", "-o", target)
+    assert code == 2, err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_weights_and_unsupported_operators_are_named(hwgen, made, tmp_path):
+    model = onnx.load(made / "micro.onnx")
+    weight = next(w for w in model.graph.initializer if w.name == "blocks.0.mlp.fc1.weight")
+    weight.raw_data = np.full(list(weight.dims), np.nan, np.float32).tobytes()
+    onnx.save(model, tmp_path / "nan.onnx")
+    code, _, err = hwgen("build", tmp_path / "nan.onnx", "-o", tmp_path / "x.bundle")
+    assert code == 2 and "nan.onnx" in err and "blocks.0.mlp.fc1.weight" in err
+
+    model = onnx.load(made / "micro.onnx")
+    node = next(n for n in model.graph.node if n.op_type == "Erf")
+    node.op_type = "Sin"
+    onnx.save(model, tmp_path / "sin.onnx")
+    code, _, err = hwgen("build", tmp_path / "sin.onnx", "-o", tmp_path / "x.bundle")
+    assert code == 2 and "sin.onnx" in err and "Sin" in err and node.name in err
+    assert not (tmp_path / "x.bundle").exists()
+
+
+def test_tasks_must_agree_on_their_inputs():
+    class Net:
+        def __init__(self, shape):
+            self.inputs = {"image": shape}
+
+    graphs = {"a": Net((1, 8, 8)), "b": Net((3, 8, 8))}
+    with pytest.raises(UserError, match="task 'b': input 'image' has shape"):
+        build_module.common_inputs(graphs)

@@ -1,0 +1,104 @@
+"""The cycle model: its constants are those of the RTL, its timeline keeps the order that the program demands."""
+
+import pytest
+
+from hwgen import boards, cost, isa
+from hwgen.config import Config
+from hwgen.intgraph import ColScale
+from hwgen.rtl import norm, sequencer, tiles
+from hwgen.rtl.accumulator import Accumulator
+from hwgen.rtl.array import MacArray
+from hwgen.rtl.ports import READ_LATENCY
+from hwgen.rtl.post import PostProcessor
+from hwgen.rtl.reader import RowQuantiser, RowReader
+
+CONFIGS = [Config(), Config(array_outputs=12, array_inputs=20), Config(array_outputs=48, array_inputs=64)]
+FAST = cost.Memory(bytes_per_cycle=1e9, latency=20)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.array_outputs}x{c.array_inputs}")
+def test_constants_are_those_of_the_hardware(config):
+    assert cost.READ_LATENCY == READ_LATENCY
+    assert cost.READER_LATENCY == RowReader.LATENCY
+    assert cost.ROW_MULT_LATENCY == RowReader.ROW_MULT_LATENCY
+    assert cost.QUANTISER_LATENCY == RowQuantiser.LATENCY == tiles.RowQuantiser.LATENCY
+    assert cost.SHADOW_HOLD == MacArray.SHADOW_HOLD
+    assert cost.POST_USED_LATENCY == PostProcessor.USED_LATENCY
+    assert (cost.QUEUE, cost.FETCH_QUEUE) == (sequencer.QUEUE, sequencer.FETCH_QUEUE)
+    sums = READ_LATENCY + RowReader.LATENCY + MacArray.latency_of(config) + Accumulator.LATENCY
+    entry = max(sums, READ_LATENCY + RowReader.ROW_MULT_LATENCY)
+    assert cost.post_entry(config) == entry
+    assert cost.pipeline(config) == entry + PostProcessor.latency_of(config)
+    insn = isa.Norm(rows=10, columns=100, x=0, x_pitch=1, y=0, y_pitch=1, y_scale=0, params=0, epsilon=1)
+    assert abs(cost.vector_cycles(insn, config) - norm.norm_cycles(config, 10, 100)) <= 3
+
+
+def matmul(**fields) -> isa.Matmul:
+    return isa.Matmul(**{"rows": 50, "x": 0, "x_pitch": 1, "shift": 16, "y": 0, "y_pitch": 1, **fields})
+
+
+def run(program, config=CONFIGS[0], memory=FAST, **more) -> cost.Estimate:
+    return cost.estimate([*program, isa.End()], config, memory, **more)
+
+
+def test_full_tiles_keep_the_array_busy():
+    words = 8 * 16 * 10 + 10 * 4
+    result = run([isa.Stream(dram=0, words=words), matmul(rows=200, inputs=8 * 16, outputs=10 * 16)])
+    assert result.array_active == 200 * 8 * 10
+    assert result.macs == 200 * 128 * 160
+    assert result.array_active < result.cycles < 1.05 * result.array_active + 300
+
+
+def test_few_rows_are_bound_by_loading_tiles():
+    result = run([isa.Stream(dram=0, words=16 * 64 + 64), matmul(rows=1, inputs=64 * 16, outputs=16)])
+    assert result.cycles > 64 * 16
+    assert result.stall_weights > 0.8 * result.cycles - 300
+
+
+def test_slow_memory_is_the_limit():
+    config, words = Config(), 4096
+    memory = cost.Memory(bytes_per_cycle=4, latency=64)
+    insns = [isa.Stream(dram=0, words=words + 64), matmul(rows=8, inputs=16 * 256, outputs=16)]
+    result = run(insns, config, memory)
+    assert result.weight_bytes == (words + 64) * config.slice_bytes * config.weight_ports
+    assert result.cycles == pytest.approx(result.weight_bytes / 4, rel=0.05)
+
+
+def test_empty_experts_move_nothing():
+    route = isa.Route(rows=8, experts=4, top_k=1, renormalise=0, dense=0, x=0, x_pitch=1)
+
+    def experts(counts):
+        work = []
+        for e in range(4):
+            work.append(isa.Stream(dram=0, words=16 + 4, expert=e, wait_vector=1))
+            work.append(matmul(rows=8, inputs=16, outputs=16, expert=e, wait_vector=1))
+        return run([route, *work], queues=[counts])
+
+    one, all_four = experts([8, 0, 0, 0]), experts([2, 2, 2, 2])
+    assert one.weight_bytes * 4 == all_four.weight_bytes
+    assert one.macs == all_four.macs == 8 * 16 * 16
+    assert one.cycles < all_four.cycles
+    assert run([route], queues=None).cycles > 0
+    assert cost.balanced([route]) == [[2, 2, 2, 2]]
+
+
+def test_waits_are_kept():
+    load = isa.Load(dram=0, dst=0, rows=100, chunks=4, pitch=4)
+    second = matmul(
+        rows=10, inputs=16, outputs=16, w_source=isa.WeightSource.SCRATCHPAD, col_source=ColScale.IMMEDIATE, wait_load=1
+    )
+    program = [load, second, isa.Store(dram=0, src=0, rows=10, chunks=1, pitch=1, wait_matmul=1)]
+    spans = {s.unit: s for s in run(program).spans}
+    assert spans[isa.Unit.LOAD].end < spans[isa.Unit.MATMUL].start
+    assert spans[isa.Unit.MATMUL].end < spans[isa.Unit.STORE].start
+
+
+def test_more_never_takes_less():
+    base = [isa.Stream(dram=0, words=20), matmul(rows=64, inputs=16, outputs=16)]
+    times = [run(base * n).cycles for n in range(1, 6)]
+    assert times == sorted(times) and times[0] < times[-1]
+
+
+def test_memory_of_a_board():
+    board = boards.load("zcu104")
+    assert cost.memory_of(board, board.make_config()).bytes_per_cycle == pytest.approx(42.7, abs=0.1)

@@ -1,0 +1,211 @@
+"""Machine against golden: every operation's result in program order, and the outputs under any order of the units."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from host.pack import pack_input, unpack_output
+from hwgen import isa
+from hwgen.config import Config
+from hwgen.intgraph import Constant, Indirect, Input, RouteTokens
+from hwgen.schedule import schedule
+from sim import golden
+from sim.machine import Machine, MachineFault, Segment
+from sim.tb.graphs import Shape, random_graph, random_images
+
+CONFIGS = {
+    "16x16": Config(),
+    "12x20": Config(array_outputs=12, array_inputs=20),
+    "8x8": Config(array_outputs=8, array_inputs=8, weight_ports=1),
+    "48x64": Config(array_outputs=48, array_inputs=64, weight_ports=4, axi_bytes=8),
+    "small": Config(bank_words=256, banks=2, weight_words=64, scale_entries=256),
+}
+TIGHT = Config(bank_words=64, weight_words=64, scale_entries=128)  # just holds the plain shape
+SHAPES = {
+    "plain": Shape(),
+    "all to one": Shape(favour=1, shun=2, top_k=1),
+    "many experts": Shape(experts=9, top_k=3, shun=0, heads=3, head=8),
+    "wide": Shape(heads=1, head=48, hidden=70, patches=(2, 5), channels=1, patch=(4, 3)),
+}
+ORDERS = ["eager", "lazy", 1, 2, 3]
+
+
+def run(program, images, order="program", task="", observe=None):
+    """Outputs of one image. The memories start with noise: nothing may depend on what was there."""
+    rng = np.random.default_rng(0)
+    machine = Machine(program.config)
+    machine.scratch[:] = rng.integers(-32768, 32768, machine.scratch.size)
+    machine.scale[:] = rng.integers(0, 65536, machine.scale.size)
+    entry, dram = program.tasks[task], program.dram()
+    for slot in entry.inputs:
+        data = pack_input(asdict(slot), images[slot.name])
+        dram[slot.dram : slot.dram + len(data)] = np.frombuffer(data, np.uint8)
+    machine.run(
+        dram, entry.offset, len(entry.instructions), program.data_base, program.weight_bases, observe, order
+    )
+    return {s.name: unpack_output(asdict(s), dram[s.dram : s.dram + s.layout.bytes]) for s in entry.outputs}
+
+
+def assert_equal(got, wanted):
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_operation_equals_golden(config, shape):
+    graph = random_graph(len(shape), SHAPES[shape])
+    images = random_images(graph, 1)
+    wanted = golden.run(graph, images, trace=True)
+    program = schedule({"": graph}, CONFIGS[config])
+    task = program.tasks[""]
+    number = {op.name: i for i, op in enumerate(graph.ops)}
+    last = {name: index for index, name in enumerate(task.origins) if not isinstance(task.instructions[index], isa.Store)}
+    seen = set()
+
+    def observe(index, insn, machine):
+        name = task.origins[index]
+        if not name or last[name] != index:
+            return
+        op = graph.ops[number[name]]
+        view = op.dense if isinstance(op, RouteTokens) else op.out
+        if view is None or isinstance(insn, (isa.Load, isa.LoadScales)) != isinstance(op, (Constant, Input)):
+            return
+        place = task.place(view.buffer, number[name])
+        got = machine.read_place(place.address, place.pitch, place.rows, place.columns)
+        got = got[view.row : view.row + view.rows, view.col : view.col + view.cols]
+        rows = view.rows
+        if getattr(op, "indirect", None) == Indirect.GATHER:
+            rows = len(machine.queues[op.expert[1]][0])
+        np.testing.assert_array_equal(got[:rows], wanted.snapshots[name][:rows], err_msg=name)
+        seen.add(name)
+
+    assert_equal(run(program, images, observe=observe), wanted.outputs)
+    assert len(seen) >= len(graph.ops) - SHAPES[shape].layers  # a Route may have no dense result
+    spread = [np.ptp(value) for value in wanted.outputs.values()]
+    assert min(spread) > 0
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), TIGHT], ids=[*CONFIGS, "tight"])
+def test_any_order_of_the_units(config):
+    for seed in range(2):
+        graph = random_graph(seed, Shape(layers=3, shun=seed))
+        images = random_images(graph, seed)
+        wanted = golden.run(graph, images).outputs
+        program = schedule({"": graph}, config)
+        for order in ORDERS:
+            assert_equal(run(program, images, order), wanted)
+
+
+@pytest.mark.parametrize("acc_rows", [2, 4, 8])
+def test_blocks_of_rows(acc_rows):
+    """More rows than accumulators: heads that share row maxima go block by block."""
+    for seed in range(4):
+        graph = random_graph(seed, Shape(layers=1, heads=1 + seed % 3, head=(12, 16, 7)[seed % 3]))
+        images = random_images(graph, seed)
+        wanted = golden.run(graph, images).outputs
+        program = schedule({"": graph}, replace(CONFIGS["12x20"], acc_rows=acc_rows))
+        for order in ("program", "lazy", seed):
+            assert_equal(run(program, images, order), wanted)
+
+
+def test_two_tasks_in_one_memory_image():
+    graphs = {task: random_graph(seed, Shape(favour=seed), task) for seed, task in enumerate("ab")}
+    program = schedule(graphs, CONFIGS["16x16"])
+    for task, graph in graphs.items():
+        images = random_images(graph, 5)
+        assert_equal(run(program, images, task=task), golden.run(graph, images).outputs)
+
+
+@pytest.mark.parametrize("unit", ["load", "matmul", "vector"])
+def test_missing_waits_show(unit):
+    """Without the wait counts on one unit some order gives a wrong result or a fault."""
+    graph = random_graph(0)
+    images = random_images(graph, 0)
+    wanted = golden.run(graph, images).outputs
+    program = schedule({"": graph}, TIGHT)
+    task = program.tasks[""]
+    task.instructions = [
+        insn if isinstance(insn, isa.End) else replace(insn, **{f"wait_{unit}": 0}) for insn in task.instructions
+    ]
+
+    def wrong(order):
+        with np.errstate(all="ignore"):
+            try:
+                got = run(program, images, order)
+            except (MachineFault, IndexError, KeyError, ValueError):
+                return True
+        return any(not np.array_equal(got[name], value) for name, value in wanted.items())
+
+    assert any(wrong(order) for order in ORDERS)
+
+
+def execute(config, instructions, dram=None):
+    dram = np.zeros(1 << 16, np.uint8) if dram is None else dram
+    code = isa.assemble(instructions)
+    dram[: len(code)] = np.frombuffer(code, np.uint8)
+    machine = Machine(config)
+    machine.run(dram, 0, len(instructions), 0, [1 << 15] * config.weight_ports)
+    return machine
+
+
+def test_faults():
+    config = CONFIGS["16x16"]
+    product = isa.Matmul(rows=4, inputs=16, outputs=16, x=0, x_pitch=1, shift=8, y=64, y_pitch=1)
+    stream = isa.Stream(dram=0, words=20)  # 4 words of parameters, 16 of weights
+    execute(config, [stream, product, isa.End(wait_matmul=1)])
+    with pytest.raises(MachineFault, match="deadlock.*MATMUL at 0"):
+        execute(config, [product, isa.End(wait_matmul=1)])
+    with pytest.raises(MachineFault, match="deadlock"):
+        execute(config, [stream, replace(product, wait_load=1), isa.End()])
+    with pytest.raises(MachineFault, match="3 weight words are left over"):
+        execute(config, [replace(stream, words=23), product, isa.End(wait_matmul=1)])
+    with pytest.raises(MachineFault, match="ends with END"):
+        execute(config, [stream, product])
+    with pytest.raises(MachineFault, match="scratchpad"):
+        execute(config, [stream, replace(product, y=config.scratch_chunks - 3), isa.End(wait_matmul=1)])
+    with pytest.raises(MachineFault, match="DRAM"):
+        execute(config, [isa.Load(dram=1 << 20, dst=0, rows=1, chunks=1, pitch=1), isa.End(wait_load=1)])
+
+
+def test_streams_beyond_the_weight_buffer_deadlock():
+    """A queue full of streams in front of the Matmul that would make room."""
+    config = Config(weight_words=64)
+    product = isa.Matmul(rows=1, inputs=16, outputs=16, x=0, x_pitch=1, shift=8, y=64, y_pitch=1)
+    streams = [isa.Stream(dram=0, words=20)] * 14
+    end = isa.End(wait_matmul=14)
+    with pytest.raises(MachineFault, match="deadlock"):
+        execute(config, [*streams, *[product] * 14, end])
+    interleaved = [insn for pair in zip(streams, [product] * 14, strict=True) for insn in pair]
+    execute(config, [*interleaved, end])
+
+
+def test_weight_words_are_striped():
+    """Port p delivers bytes p*slice.. of each word from its own region."""
+    config = Config(array_outputs=48, array_inputs=48, weight_ports=2)  # slices of 32 bytes, 16 of them padding at the end
+    assert config.slice_bytes == 32
+    machine = Machine(config)
+    machine.dram = np.arange(4096, dtype=np.uint32).astype(np.uint8)
+    machine.weight_bases = [0, 1024]
+    words = machine.weight_words([Segment(3, 2), Segment(0, 1)])
+    assert words.shape == (3, 48)
+    np.testing.assert_array_equal(words[0], [*range(96, 128), *range(96, 112)])
+    np.testing.assert_array_equal(words[2], [*range(32), *range(16)])
+
+
+def test_load_and_store_keep_chunks_and_padding():
+    config = Config(array_outputs=12, array_inputs=20)  # chunks of 4 elements in beats of 16 bytes
+    dram = np.zeros(1 << 16, np.uint8)
+    values = np.arange(24, dtype="<i2")
+    padded = np.full((6, 8), 99, "<i2")
+    padded[:, :4] = values.reshape(6, 4)
+    dram[4096 : 4096 + 96] = padded.view(np.uint8).reshape(-1)
+    load = isa.Load(dram=4096 // 16, dst=10, rows=2, chunks=3, pitch=5)
+    store = isa.Store(dram=8192 // 16, src=10, rows=2, chunks=3, pitch=5, wait_load=1)
+    machine = execute(config, [load, store, isa.End(wait_store=1)], dram)
+    np.testing.assert_array_equal(machine.scratch[40:52], values[:12])
+    np.testing.assert_array_equal(machine.scratch[60:72], values[12:])
+    stored = dram[8192 : 8192 + 96].view("<i2").reshape(6, 8)
+    np.testing.assert_array_equal(stored[:, :4].reshape(-1), values)
+    assert not stored[:, 4:].any()
