@@ -22,10 +22,10 @@ READER_LATENCY = 8
 QUANTISER_LATENCY = 7
 ACCUMULATOR_LATENCY = 3
 ROW_MULT_LATENCY = 28  # of a softmax row's reciprocal, from the row's arrival at the reader
-SHADOW_HOLD = -1
 POST_USED_LATENCY = 7  # until a row needs its parameters no more
-TILE_STEPS = 3  # states of the tile loader between two tiles
-START_STEPS = 12  # from a job's acceptance to its first row at the issue stage
+TILE_STEPS = PARAMS_STEPS = 2  # of the tile loader, from a tile's last word to the next tile's, or its parameters', first
+START_STEPS = 11  # from a job's acceptance to its first row at the issue stage
+ISSUE_QUEUE = 16  # rows that the generator is ahead of the issue stage
 DISPATCH = 4  # from the last count that an instruction waits for to its start
 NEVER = -1e9  # a time before every other
 NORM_LATENCY = 56
@@ -171,7 +171,9 @@ class _Timeline:
         self.free = dict.fromkeys(isa.Unit, 0.0)
         self.stream = _WeightStream(config, memory)
         self.streams: list[tuple[int, float]] = []  # (index, start) of the Stream instructions
-        self.taken = self.issued = self.loader = NEVER  # last tile taken, last row issued, tile loader idle
+        # Last tile taken, last row made, last row issued, tile loader idle.
+        self.taken = self.generated = self.issued = self.loader = NEVER
+        self.tiles: deque[tuple[float, int]] = deque(maxlen=ISSUE_QUEUE + 1)
         self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
         self.accepted: dict[isa.Unit, deque[float]] = {unit: deque([NEVER] * QUEUE, maxlen=QUEUE) for unit in isa.Unit}
         self.dispatched: deque[float] = deque([0.0] * FETCH_QUEUE, maxlen=FETCH_QUEUE)
@@ -241,34 +243,50 @@ class _Timeline:
     def matmul(self, insn: isa.Matmul, rows: int, ready: float) -> tuple[float, float]:
         """(acceptance by the tile loader, time at which every result is visible)."""
         c = self.config
-        start = time = max(ready, self.loader)
+        start = max(ready, self.loader)
+        job = max(start + 1, self.generated + 1)  # the row issuer takes the next job when it has made the last row
+        first_row = job + START_STEPS
         if rows == 0:
-            self.loader = start + 2
-            self.issued = max(self.issued, start + START_STEPS) + 1
+            self.loader = job + 1
+            self.generated = job + 1
+            self.issue(max(self.issued + 1, first_row), 1)
             return start, self.issued + pipeline(c)
         streamed = insn.w_source == isa.WeightSource.STREAM
-        # Rows from issue to the array, and back: the shadow weights are free once the first row has passed.
-        hold = READ_LATENCY + READER_LATENCY + SHADOW_HOLD
         path = 0 if streamed else READ_LATENCY + QUANTISER_LATENCY
-        first_row = start + START_STEPS
+        time = job  # the tile loader's state before the next tile
         for left in range(insn.outputs, 0, -c.array_outputs):
             columns = min(c.array_outputs, left)
-            time = max(time + 1, self.taken + 1, self.bank_users[0] + post_entry(c) + POST_USED_LATENCY)
+            time = max(time, self.taken, self.bank_users[0] + post_entry(c) + POST_USED_LATENCY) + PARAMS_STEPS
             if insn.col_source == ColScale.PARAMETERS:
-                time = self.stream.pop(c.param_words(columns), time + 1)
-            for _ in range(0, insn.inputs, c.array_inputs):
-                time = max(time + 1, self.taken + hold - path)
+                time = self.stream.pop(c.param_words(columns), time)
+            for tile in range(0, insn.inputs, c.array_inputs):
+                time = (max(time, self.taken) + TILE_STEPS) if tile else time + 1
                 loaded = self.stream.pop(columns, time) if streamed else time + columns + path
                 free = max(self.issued + 1, first_row)
-                self.taken = max(loaded + 1, free)
-                self.result.stall_weights += max(0.0, self.taken - free)
-                self.issued = self.taken + rows - 1
+                self.result.stall_weights += max(0.0, loaded - free)
                 self.result.array_active += rows
-                time = loaded + TILE_STEPS - 1
+                self.issue(max(loaded, free), rows)
+                time = loaded
             self.bank_users.append(self.issued)
-        self.loader = time
+        self.loader = time + 1
+        total = rows * -(-insn.inputs // c.array_inputs) * -(-insn.outputs // c.array_outputs)
+        self.generated = max(job + total, self.issued_before(ISSUE_QUEUE))
         self.result.macs += rows * insn.inputs * insn.outputs
         return start, self.issued + pipeline(c)
+
+    def issue(self, taken: float, rows: int) -> None:
+        """A tile is taken and its rows go, one a cycle."""
+        self.taken = taken
+        self.issued = taken + rows - 1
+        self.tiles.append((taken, rows))
+
+    def issued_before(self, count: int) -> float:
+        """When the row went that is `count` rows before the latest."""
+        for taken, rows in reversed(self.tiles):
+            if count < rows:
+                return taken + rows - 1 - count
+            count -= rows
+        return NEVER
 
 
 class _WeightStream:

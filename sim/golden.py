@@ -115,7 +115,7 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Resul
 
 
 def product(x: Array, w: Array) -> Array:
-    """Exact int8 [R, K] @ int8 [N, K].T as int64: floating-point BLAS while every partial sum is a whole number it holds."""
+    """Exact int8 [R, K] @ int8 [N, K].T as int64: by floating-point BLAS, which holds every partial sum exactly."""
     exact = np.float32 if x.shape[1] * num.INT8_MAX**2 < 1 << 24 else np.float64
     return (x.astype(exact) @ w.T.astype(exact)).astype(np.int64)
 

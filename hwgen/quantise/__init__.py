@@ -6,9 +6,10 @@ import numpy as np
 
 from ..graph import Graph
 from ..intgraph import IntGraph
-from .calibrate import check_images, merge_tasks, noise, observe
+from .calibrate import check_images, noise, observe
 from .lower import lower, stream_scale
 from .scales import ScaleTooSmall
+from .shared import merge
 
 __all__ = ["quantise"]
 
@@ -16,15 +17,15 @@ __all__ = ["quantise"]
 def quantise(graphs: dict[str, Graph], images: dict[str, np.ndarray] | None) -> dict[str, IntGraph]:
     """Integer graphs by task; layers that tasks share get the same integers.
 
-    `graphs` by task name; `images`: ONNX input name -> [n, C, H, W], other arrays are ignored; None calibrates with seeded
-    noise, after which accuracy is not to be trusted. Raises UserError where an input's array is missing or has the wrong
-    shape, and where the network holds something that the machine cannot do.
+    `graphs` by task name; `images`: ONNX input name -> [n, C, H, W], other arrays are ignored; None calibrates with
+    seeded noise, after which accuracy is not to be trusted. Raises UserError where an input's array is missing or has
+    the wrong shape, and where the network holds something that the machine cannot do.
     """
     stats = {}
     for task, graph in graphs.items():
         data = {name: noise(shape) for name, shape in graph.inputs.items()} if images is None else images
         stats[task] = observe(graph, check_images(graph, data))
-    stats = merge_tasks(graphs, stats)
+    stats = merge(graphs, stats)
     scale = max(stream_scale(graph, stats[task]) for task, graph in graphs.items())
     while True:
         try:

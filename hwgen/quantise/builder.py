@@ -16,8 +16,8 @@ from .scales import UNIT_ROW, ScaleTooSmall, Weights, quantise_weights, smallest
 
 Array = np.ndarray
 
-# Room above the calibrated peak. A tensor of 16 bits that is converted row by row loses nothing by room; int8 operands with
-# a fixed scale (Q, K, V) lose resolution by it, and clipping a rare peak there hurts less.
+# Room above the calibrated peak of 16-bit tensors, which lose nothing by it: they are converted row by row. (Q, K and V
+# have a fixed int8 scale and get no room: resolution is worth more there than a rare peak, as measured.)
 WIDE_MARGIN = 2.0
 LOGIT_SCALE = float(np.log(2)) / LOGIT_STEPS
 ROW_UNIT = 2.0**-ROW_STEP_BITS  # a row-converted operand: real = int8 * row scale * ROW_UNIT * scale of the int16 step
@@ -100,7 +100,7 @@ def copy(b: Builder, name: str, source: View, out: View, row_max: RowMax = RowMa
 
 
 def row_operand(b: Builder, value: str) -> Held:
-    """The value, ready for a row conversion: where nothing stored its row maxima yet, an operation is added that does."""
+    """The value, ready for a row conversion: where nothing stored its row maxima, an operation is added that does."""
     held = b.held[value]
     if not held.row_max:
         copy(b, f"{value}.rows", held.view, held.view, RowMax.ABS)
@@ -142,7 +142,7 @@ def own_scale(b: Builder, node: fg.Node, need: float) -> float:
 
 
 def operands(b: Builder, node: fg.Linear) -> list[tuple[Held, Array, Array | None]]:
-    """What `node` multiplies, as (operand, weight per int16 step of it, bias): one, or one per column group of its input."""
+    """What `node` multiplies, as (operand, weight per int16 step of it, bias), for each column group of its input."""
     groups = b.groups.get(node.x)
     if groups is None:
         x = row_operand(b, node.x)
@@ -203,10 +203,8 @@ def product(b: Builder, name: str, out: View, x: Held, q: Weights, value: str | 
 
 def static_product(b: Builder, name: str, out: View, x: View, q: Weights, value: str | None = None, **fields) -> MatMul:
     """Emit the product of an operand of fixed scale with int8 weights made with the row multiplier UNIT_ROW."""
-    return b.emit(
-        MatMul(b.op_name(name), out, x, q.w, col_mult=q.col_mult, bias=q.bias, row_mult=UNIT_ROW, shift=q.shift, **fields),
-        value,
-    )
+    parameters = {"col_mult": q.col_mult, "bias": q.bias, "row_mult": UNIT_ROW, "shift": q.shift}
+    return b.emit(MatMul(b.op_name(name), out, x, q.w, **parameters, **fields), value)
 
 
 def gelu_scale(node: fg.Node, peak: float, need: float) -> tuple[int, float]:

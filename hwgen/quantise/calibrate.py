@@ -1,4 +1,4 @@
-"""Observes the float graph on calibration images: the range and mean of every column of every value."""
+"""Observes the float graph on calibration images: the range of every column of every value."""
 
 from __future__ import annotations
 
@@ -17,20 +17,17 @@ MANTISSA_BITS = 12
 
 @dataclass(frozen=True, eq=False)
 class Range:
-    """What the columns of a value were seen to hold, over all images and rows: smallest, largest, mean, each [columns]."""
+    """What the columns of a value were seen to hold, over all images and rows: smallest and largest, [columns]."""
 
     low: Array
     high: Array
-    mean: Array
 
     def magnitude(self, offset: Array | float = 0.0) -> Array:
         """Largest |value - offset| of each column, [columns]."""
         return np.maximum(np.abs(self.high - offset), np.abs(self.low - offset))
 
     def merge(self, other: Range) -> Range:
-        return Range(
-            np.minimum(self.low, other.low), np.maximum(self.high, other.high), (self.mean + other.mean) / 2
-        )
+        return Range(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +54,8 @@ def check_images(graph: fg.Graph, images: dict[str, Array]) -> dict[str, Array]:
         if data.dtype.kind not in "fiub":
             raise UserError(f"calibration data {name!r} holds {data.dtype}, not numbers")
         if data.ndim != len(shape) + 1 or data.shape[1:] != tuple(shape) or not len(data):
-            wanted = ("n", *shape)
-            raise UserError(f"calibration data {name!r} has shape {list(data.shape)}, the model's input needs {_show(wanted)}")
+            wanted = ", ".join(["n", *map(str, shape)])
+            raise UserError(f"calibration data {name!r} has shape {list(data.shape)}, the model's input [{wanted}]")
         if not np.isfinite(data).all():
             raise UserError(f"calibration data {name!r} holds NaN or infinity")
         found[name] = data
@@ -72,7 +69,6 @@ def observe(graph: fg.Graph, images: dict[str, Array]) -> Stats:
     """Evaluate the graph on every image; `images` as `check_images` returns them."""
     low: dict[str, Array] = {}
     high: dict[str, Array] = {}
-    total: dict[str, Array] = {}
     hidden: dict[str, float] = {}
     count = len(next(iter(images.values())))
     routes = {node.name for node in graph.nodes if isinstance(node, fg.Route)}
@@ -90,35 +86,8 @@ def observe(graph: fg.Graph, images: dict[str, Array]) -> Stats:
                 raise UserError(f"{name}: the float model computes NaN or infinity on the calibration data")
             low[name] = np.minimum(low.get(name, np.inf), columns.min(axis=0))
             high[name] = np.maximum(high.get(name, -np.inf), columns.max(axis=0))
-            total[name] = total.get(name, 0.0) + columns.mean(axis=0, dtype=np.float64)
-    values = {name: Range(_tidy(low[name]), _tidy(high[name]), _tidy(total[name] / count)) for name in low}
+    values = {name: Range(_tidy(low[name]), _tidy(high[name])) for name in low}
     return Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()})
-
-
-def merge_tasks(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Stats]:
-    """Statistics in which corresponding values of all tasks agree, so that shared layers get the same integers.
-
-    Values correspond while the node sequences of all graphs agree in types and shapes, counted from the first node.
-    """
-    if len(graphs) < 2:
-        return stats
-    merged = {task: Stats(dict(s.values), dict(s.hidden)) for task, s in stats.items()}
-    shapes = {task: fg.shapes(graph) for task, graph in graphs.items()}
-    chains = [[(task, name) for name in graph.inputs] + [(task, n.name) for n in graph.nodes] for task, graph in graphs.items()]
-    kinds = {(task, n.name): type(n) for task, graph in graphs.items() for n in graph.nodes}
-    for same in zip(*chains, strict=False):
-        if len({(kinds.get(key), shapes[key[0]][key[1]]) for key in same}) > 1:
-            break
-        for part in ("values", "hidden"):
-            found = [getattr(stats[task], part).get(name) for task, name in same]
-            if found[0] is None:
-                continue
-            whole = found[0]
-            for other in found[1:]:
-                whole = whole.merge(other) if isinstance(whole, Range) else max(whole, other)
-            for task, name in same:
-                getattr(merged[task], part)[name] = whole
-    return merged
 
 
 def _hidden_peak(node: fg.Experts, x: Array, routing: tuple[Array, Array]) -> float:
@@ -131,14 +100,10 @@ def _hidden_peak(node: fg.Experts, x: Array, routing: tuple[Array, Array]) -> fl
 
 
 def _tidy(x: Array | float) -> Array:
-    """Rounded to MANTISSA_BITS: the last bits of a float32 sum may differ between BLAS libraries, a bundle should not."""
+    """Rounded to MANTISSA_BITS: the last bits of a float32 sum differ between machines, a bundle should not."""
     mantissa, exponent = np.frexp(np.asarray(x, np.float64))
     return np.ldexp(np.rint(np.ldexp(mantissa, MANTISSA_BITS)), exponent - MANTISSA_BITS)
 
 
 def _names(images: dict[str, Array]) -> str:
     return ", ".join(repr(name) for name in images) or "no arrays"
-
-
-def _show(shape: tuple) -> str:
-    return "[" + ", ".join(str(n) for n in shape) + "]"

@@ -15,8 +15,7 @@ from .. import numerics as num
 
 Array = np.ndarray
 
-# Largest factor of each multiplier form: 65535 / 2^SHIFT_MIN (and / 2^16 for a column multiplier), a little less so that
-# rounding up stays in range.
+# Largest factor of a column multiplier and its shift, a little less so that rounding up stays in range.
 LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
 # Row multiplier where a row has no scale of its own (static operands): keeps the shift inside its range.
 UNIT_ROW = 1 << 15
@@ -83,13 +82,14 @@ def smallest_out_scale(weight: Array, step_in: float, bias: Array | None, row: i
     return need if bias is None else np.maximum(need, np.abs(bias) / num.INT16_MAX)
 
 
-def quantise_weights(weight: Array, step_in: float, step_out: Array | float, bias: Array | None, row: int = 1) -> Weights:
+def quantise_weights(
+    weight: Array, step_in: float, step_out: Array | float, bias: Array | None, row: int = 1
+) -> Weights:
     """Parameters of out = sum * column multiplier * row multiplier + bias.
 
-    `weight` [N, K] real; a sum of int8 products times the row multiplier counts in units of `step_in` times the weight's
-    step; `step_out` is the real value of an output step ([N] or one); `bias` [N] real or None; `row` is the immediate
-    row multiplier if there is one (else its unit belongs to `step_in`). The output scale must be at least
-    `smallest_out_scale`.
+    `weight` [N, K] real; a sum of int8 products (times the row multiplier, if that is not the immediate `row`) counts
+    in units of `step_in` times the weight's step; `step_out` is the real value of an output step ([N] or one); `bias`
+    [N] real or None. The output scale must be at least `smallest_out_scale`.
     """
     weight = np.asarray(weight, np.float64)
     step_out = np.broadcast_to(np.asarray(step_out, np.float64), weight.shape[:1])

@@ -16,22 +16,17 @@ from .calibrate import Range, Stats
 
 
 def signatures(graph: fg.Graph) -> dict[str, str]:
-    """For each node a text that is equal for nodes that compute the same function of equal inputs' roles.
+    """For each node a text that is equal for the same layer wherever it stands, and hardly ever for another.
 
-    Nodes with constants are told by them, a LayerNorm also by the layers that read it (fresh ones all look alike), others
-    by the nodes they read. Routers are left out: a task's own gate must not part what tasks share.
+    A layer is told by its constants, a LayerNorm also by the layers that read it (untrained ones all look alike), a node
+    without constants by the nodes it reads. Routers are left out: a task's own gate must not part what tasks share.
     """
     found: dict[str, str] = {name: name for name in graph.inputs}
     routers = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
     for node in graph.nodes:
         operands = [found[name] for name in node.inputs]
-        match node:
-            case fg.PatchEmbed() | fg.Linear() | fg.Embed():
-                operands = []
-            case fg.Experts():
-                operands = []
-            case fg.Add():
-                operands = sorted(operands)
+        if isinstance(node, fg.PatchEmbed | fg.Linear | fg.Embed | fg.Experts):
+            operands = []
         found[node.name] = _digest(type(node).__name__, *operands, *_constants(node))
     for node in graph.nodes:
         if isinstance(node, fg.LayerNorm):

@@ -1,12 +1,13 @@
 """Space in time: every item gets a range of addresses inside one bank, and no two items overlap in both.
 
-Big items first, each at the lowest free address of the bank where it clashes least with what is used at the same time.
-Items that are only loaded (constants) are placed for as long as they would like to be there; where that does not fit,
-for as long as they must, and are then given what time is free before.
+Items in a fixed order, big ones first, each at the lowest free address of the bank where it clashes least with what is
+used at the same time; other orders where that does not fit. Items that are only loaded (constants) are placed for as long
+as they would like to be there; where that does not fit, for as long as they must, and then get what time is free before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,12 @@ import numpy as np
 from ..errors import UserError
 
 LOAD_LEAD = 6  # loads that may be waiting for their use; fewer than the sequencer's instruction FIFO holds
+ORDERS: tuple[Callable[[Item], tuple], ...] = (
+    lambda item: (-item.size, item.first),
+    lambda item: (item.first - item.last, -item.size),  # long-lived ones first
+    lambda item: (-item.size * (item.last - item.first + 1),),
+    lambda item: (item.first, -item.size),
+)
 
 
 @dataclass
@@ -56,20 +63,22 @@ def place(
     must = [item.first for item in items]
     for item in items:
         item.first = item.early
-    if _fill(items, banks, bank_size, clashes) is None:
+    if _fill(items, banks, bank_size, clashes, ORDERS[0]) is None:
         return
     for item, first in zip(items, must, strict=True):
         item.first = first
-    failed = _fill(items, banks, bank_size, clashes)
-    if failed is not None:
-        need, name = peak(items)
-        have = banks * bank_size
-        short = f"{need - have} short" if need > have else "enough in sum, but not in one piece"
-        raise UserError(
-            f"no room for {failed.name} ({failed.size} {memory}): {name} and what lives beside it need {need}, "
-            f"there are {have} ({short}): raise {cure}"
-        )
-    _bring_forward(items)
+    for order in ORDERS:
+        failed = _fill(items, banks, bank_size, clashes, order)
+        if failed is None:
+            _bring_forward(items)
+            return
+    need, name = peak(items)
+    have = banks * bank_size
+    short = f"{need - have} short" if need > have else "enough in sum, but not in one piece"
+    raise UserError(
+        f"no room for {failed.name} ({failed.size} {memory}): {name} and what lives beside it need {need}, "
+        f"there are {have} ({short}): raise {cure}"
+    )
 
 
 def peak(items: list[Item]) -> tuple[int, str]:
@@ -81,8 +90,10 @@ def peak(items: list[Item]) -> tuple[int, str]:
     return best
 
 
-def _fill(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int]) -> Item | None:
-    """Place all items for first..last; returns the first one that found no place."""
+def _fill(
+    items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int], order: Callable[[Item], tuple]
+) -> Item | None:
+    """Place all items for first..last in rising order of `order`; returns the first one that found no place."""
     partners: dict[int, list[tuple[int, int]]] = {}
     for (i, j), cost in clashes.items():
         partners.setdefault(i, []).append((j, cost))
@@ -91,7 +102,7 @@ def _fill(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int
     last = np.array([item.last for item in items])
     size = np.array([item.size for item in items])
     address = np.full(len(items), -1)
-    for i in sorted(range(len(items)), key=lambda i: (-items[i].size, items[i].first, items[i].name)):
+    for i in sorted(range(len(items)), key=lambda i: (*order(items[i]), items[i].name)):
         beside = np.flatnonzero((address >= 0) & (first <= last[i]) & (last >= first[i]))
         choices = []
         for bank in range(banks):

@@ -5,7 +5,7 @@ import pytest
 from hwgen import boards, cost, isa
 from hwgen.config import Config
 from hwgen.intgraph import ColScale
-from hwgen.rtl import norm, sequencer, tiles
+from hwgen.rtl import issue, norm, sequencer, tiles
 from hwgen.rtl.accumulator import Accumulator
 from hwgen.rtl.array import MacArray
 from hwgen.rtl.ports import READ_LATENCY
@@ -22,7 +22,7 @@ def test_constants_are_those_of_the_hardware(config):
     assert cost.READER_LATENCY == RowReader.LATENCY
     assert cost.ROW_MULT_LATENCY == RowReader.ROW_MULT_LATENCY
     assert cost.QUANTISER_LATENCY == RowQuantiser.LATENCY == tiles.RowQuantiser.LATENCY
-    assert cost.SHADOW_HOLD == MacArray.SHADOW_HOLD
+    assert cost.ISSUE_QUEUE == issue.QUEUE_DEPTH
     assert cost.POST_USED_LATENCY == PostProcessor.USED_LATENCY
     assert (cost.QUEUE, cost.FETCH_QUEUE) == (sequencer.QUEUE, sequencer.FETCH_QUEUE)
     sums = READ_LATENCY + RowReader.LATENCY + MacArray.latency_of(config) + Accumulator.LATENCY

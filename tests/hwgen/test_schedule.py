@@ -129,8 +129,8 @@ def test_no_two_live_items_overlap(seed):
         items.append(Item(f"i{n}", int(rng.integers(1, 40)), first, first + int(rng.integers(20)), early))
         must.append((early, first))
     clashes = {(i, i + 1): 1 for i in range(0, 50, 2)}
-    place(items, 4, 128 if seed % 2 else 64, clashes, "chunks", "bank_words")
-    assert_apart(items, 128 if seed % 2 else 64)
+    place(items, 4, 128 if seed % 2 else 80, clashes, "chunks", "bank_words")
+    assert_apart(items, 128 if seed % 2 else 80)
     assert all(early <= item.first <= first for item, (early, first) in zip(items, must, strict=True))
 
 
