@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +73,16 @@ def _schedule(build: Build) -> str:
     return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM"
 
 
-def _rtl(build: Build) -> str:
+@lru_cache(maxsize=4)
+def verilog(config: Config) -> dict[str, str]:
+    """File name -> Verilog of the machine; the longest step of a build, so a process does it once per Config."""
     from .rtl.top import emit
 
-    build.verilog = emit(build.config)
+    return emit(config)
+
+
+def _rtl(build: Build) -> str:
+    build.verilog = dict(verilog(build.config))
     return f"{sum(text.count(chr(10)) for text in build.verilog.values())} lines of Verilog"
 
 

@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", type=Path, metavar="FILE.onnx")
 
     sub = command(_demo, "build the trained example, simulate its RTL and compare with the float model")
-    sub.add_argument("--images", type=int, default=2, metavar="N", help="default: %(default)s")
+    sub.add_argument("--images", type=int, default=4, metavar="N", help="default: %(default)s")
     sub.add_argument("--keep", type=Path, metavar="FOLDER", help="leave model, images and bundle there")
     return top
 

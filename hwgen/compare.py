@@ -88,7 +88,7 @@ class _Totals:
 def compare(graph: fg.Graph, intgraph: IntGraph, images: dict[str, Array], run_golden: Callable) -> Comparison:
     """Both models on all images. `images`: ONNX input name -> [n, C, H, W]; `run_golden`: `sim.golden.run`.
 
-    Compared are the values that `intgraph.trace` knows, in real units: a router by its choices, too.
+    Compared are the values that `intgraph.trace` knows, in real units; a router's logits as softmax scores, and its choices.
     """
     totals = _Totals()
     count = len(next(iter(images.values())))
@@ -105,10 +105,14 @@ def compare(graph: fg.Graph, intgraph: IntGraph, images: dict[str, Array], run_g
 
 
 def _one(totals: _Totals, graph: fg.Graph, intgraph: IntGraph, values: dict[str, Array], result) -> None:
+    logits = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
     for node in graph.nodes:
         if node.name in intgraph.trace:
+            expected = values[node.name] - _offset(graph, intgraph, node)
             found = result.values[node.name] * _scale(intgraph, node.name)
-            totals.values.setdefault(node.name, _Sums()).add(values[node.name] - _offset(graph, intgraph, node), found)
+            if node.name in logits:  # routing does not see a constant added to all logits of a token
+                expected, found = fg.softmax(expected), fg.softmax(found)
+            totals.values.setdefault(node.name, _Sums()).add(expected, found)
         if isinstance(node, fg.Route) and node.logits in intgraph.trace:
             chosen, _ = num.route(result.values[node.logits], node.top_k, node.renormalise)
             totals.routers.setdefault(node.name, _Shares()).add(values[node.name][0], chosen)

@@ -50,16 +50,16 @@ def demo(images: int, keep: Path | None = None, say=print) -> bool:
 
     labels = {name.removeprefix("label_"): values for name, values in data.items() if name.startswith("label_")}
     names = list(expected)
-    header = "".join(f"{name + ':':>9} {'true':>6} {'float':>6} {'RTL':>4}" for name in names)
-    say(f"\n{'image':>5}{header} {'cycles':>10} {'ms':>8} {'array busy':>11}")
+    header = "".join(f"   {name + ':':>9} {'true':>5} {'float':>5} {'RTL':>4}" for name in names)
+    say(f"\nimage{header} {'cycles':>11} {'ms':>7}  array busy")
     for i, counters in enumerate(rtl.counters):
         answers = ""
         for name in names:
             true = labels[name][i] if name in labels else "-"
-            answers += f"{'':>9} {true!s:>6} {expected[name][i].argmax():>6} {rtl.outputs[name][i].argmax():>4}"
+            answers += f"{'':12} {true!s:>5} {expected[name][i].argmax():>5} {rtl.outputs[name][i].argmax():>4}"
         milliseconds = counters["cycles"] / (state.config.clock_mhz * 1e3)
         busy = counters["array_active"] / counters["cycles"]
-        say(f"{i:>5}{answers} {counters['cycles']:>10,} {milliseconds:>8.3f} {busy:>11.1%}")
+        say(f"{i:>5}{answers} {counters['cycles']:>11,} {milliseconds:>7.3f} {busy:>11.1%}")
     same = all(np.array_equal(golden.outputs[name], rtl.outputs[name]) for name in names)
     error = max(float(np.abs(expected[name] - rtl.outputs[name]).max()) for name in names)
     say(f"\nRTL against the integer model: {'every output equal, bit for bit' if same else 'OUTPUTS DIFFER'}")

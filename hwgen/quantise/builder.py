@@ -136,7 +136,7 @@ def own_scale(b: Builder, node: fg.Node, need: float) -> float:
         return b.stream_scale
     if root in b.plan.logits:
         if need > LOGIT_SCALE:
-            raise UserError(f"{describe(node)}: router weights are too large for the machine's logits")
+            raise UserError(f"{describe(node)}: a router with weights or biases beyond what its logits can hold")
         return LOGIT_SCALE
     return max(wide_scale(b.stats.values[node.name].magnitude()), need)
 

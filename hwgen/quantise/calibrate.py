@@ -32,10 +32,15 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class Stats:
-    """`values`: Range of every input (one column) and value; `hidden`: largest |pre-activation| in each `Experts`."""
+    """
+    values  Range of every input (one column) and value
+    hidden  of each `Experts`: largest |pre-activation|
+    chosen  of the logits of each router: Range (one column) of those that were among a token's top k
+    """
 
     values: dict[str, Range]
     hidden: dict[str, float]
+    chosen: dict[str, Range]
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> Array:
@@ -70,6 +75,7 @@ def observe(graph: fg.Graph, images: dict[str, Array]) -> Stats:
     low: dict[str, Array] = {}
     high: dict[str, Array] = {}
     hidden: dict[str, float] = {}
+    chosen: dict[str, Range] = {}
     count = len(next(iter(images.values())))
     routes = {node.name for node in graph.nodes if isinstance(node, fg.Route)}
     for i in range(count):
@@ -78,6 +84,10 @@ def observe(graph: fg.Graph, images: dict[str, Array]) -> Stats:
             if isinstance(node, fg.Experts):
                 peak = _hidden_peak(node, values[node.x], values[node.routing])
                 hidden[node.name] = max(peak, hidden.get(node.name, 0.0))
+            if isinstance(node, fg.Route):
+                best = np.take_along_axis(values[node.logits], values[node.name][0], axis=1)
+                seen = Range(_tidy(best.min(keepdims=True)[0]), _tidy(best.max(keepdims=True)[0]))
+                chosen[node.logits] = seen.merge(chosen.get(node.logits, seen))
         for name, value in values.items():
             if name in routes:
                 continue
@@ -87,7 +97,7 @@ def observe(graph: fg.Graph, images: dict[str, Array]) -> Stats:
             low[name] = np.minimum(low.get(name, np.inf), columns.min(axis=0))
             high[name] = np.maximum(high.get(name, -np.inf), columns.max(axis=0))
     values = {name: Range(_tidy(low[name]), _tidy(high[name])) for name in low}
-    return Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()})
+    return Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen)
 
 
 def _hidden_peak(node: fg.Experts, x: Array, routing: tuple[Array, Array]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from .. import graph as fg
@@ -10,6 +12,7 @@ from ..intgraph import Constant, Input, IntGraph, Norm, Output, RowMax, View, ve
 from ..numerics import INT8_MAX, INT16_MAX, STATIC_SHIFT
 from .attention import attention
 from .builder import (
+    LOGIT_SCALE,
     Builder,
     Held,
     copy,
@@ -23,11 +26,12 @@ from .builder import (
 from .calibrate import Stats
 from .experts import experts, experts_need
 from .hidden import gelu
-from .plan import describe, plan, product_side
+from .plan import NEVER, describe, plan, product_side
 from .scales import UNIT_ROW, ScaleTooSmall, quantise_weights, smallest_out_scale
 
 Array = np.ndarray
 EPSILON_MAX = (1 << 48) - 1
+LOGIT_RANGE = LOGIT_SCALE * INT16_MAX
 
 
 def stream_scale(graph: fg.Graph, stats: Stats) -> float:
@@ -177,12 +181,34 @@ def _norm(b: Builder, node: fg.LayerNorm) -> None:
 
 
 def _linear_alone(b: Builder, node: fg.Linear) -> None:
+    if node.name in b.plan.logits:
+        node = _logits_in_range(b, node)
     scale = own_scale(b, node, linear_need(b, node))
     x = b.held[node.x]
     out = b.buffer(node.name, x.view.rows, len(node.weight), scale=scale)
     row_max = RowMax.ABS if read_by_array(b, node.name) else RowMax.NONE
     linear(b, node, out, scale, node.name, row_max=row_max)
     b.held[node.name] = Held(out, scale, row_max=row_max == RowMax.ABS, first_row=x.first_row)
+
+
+def _logits_in_range(b: Builder, node: fg.Linear) -> fg.Linear:
+    """The router's layer, moved by a constant where its logits leave the machine's range.
+
+    Routing does not see a constant added to all logits of a token, nor what becomes of logits far below the chosen.
+    """
+    chosen = b.stats.chosen[node.name]
+    low, high = float(chosen.low[0]), float(chosen.high[0])
+    whole = float(b.stats.values[node.name].magnitude().max())
+    free = (
+        all(isinstance(user, fg.Route) for user in b.plan.readers(node.name)) and b.plan.last_read[node.name] != NEVER
+    )
+    if max(abs(low), abs(high)) <= LOGIT_RANGE / 2 and (free or whole <= LOGIT_RANGE):
+        return node
+    if not free or (high - low) / 2 > 0.9 * LOGIT_RANGE:
+        reach = f"{low:.1f} to {high:.1f}, the machine holds +-{LOGIT_RANGE:.1f}"
+        raise UserError(f"{describe(node)}: the router's chosen logits reach from {reach}")
+    bias = np.zeros(len(node.weight)) if node.bias is None else np.asarray(node.bias, np.float64)
+    return replace(node, bias=bias - (low + high) / 2)
 
 
 def _add(b: Builder, node: fg.Add, moment: int) -> None:

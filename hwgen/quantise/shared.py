@@ -55,17 +55,21 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
     """The statistics by task, with those of equal nodes (and of equally named inputs) merged."""
     keys = {task: signatures(graph) for task, graph in graphs.items()}
     values: dict[str, Range] = {}
+    chosen: dict[str, Range] = {}
     hidden: dict[str, float] = {}
     for task, s in stats.items():
-        for name, seen in s.values.items():
-            key = keys[task][name]
-            values[key] = values[key].merge(seen) if key in values else seen
+        for merged, part in ((values, s.values), (chosen, s.chosen)):
+            for name, seen in part.items():
+                key = keys[task][name]
+                merged[key] = merged[key].merge(seen) if key in merged else seen
         for name, peak in s.hidden.items():
             key = keys[task][name]
             hidden[key] = max(peak, hidden.get(key, 0.0))
     return {
         task: Stats(
-            {name: values[keys[task][name]] for name in s.values}, {name: hidden[keys[task][name]] for name in s.hidden}
+            {name: values[keys[task][name]] for name in s.values},
+            {name: hidden[keys[task][name]] for name in s.hidden},
+            {name: chosen[keys[task][name]] for name in s.chosen},
         )
         for task, s in stats.items()
     }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, Signature
 
 from ..config import Config
 from ..errors import UserError
 from ..numerics import ACC_BITS, ACC_MAX, INT8_MAX
 from .common import delay_valid, register, tree, tree_latency
+from .shared import Shared, place
 
 GROUP = 8  # products in a cascade: 8 * 127 * 127 < 2^17, so that the low sum stays inside its 18 bits
 LOW_BITS = 18
@@ -17,6 +18,75 @@ SPLIT_BITS = 18
 PACKED_BITS = 27
 SUM_BITS = 36
 TREE_LEVELS = 2
+
+
+def groups(inputs: int) -> list[range]:
+    """The inputs of each cascade."""
+    return [range(start, min(start + GROUP, inputs)) for start in range(0, inputs, GROUP)]
+
+
+def positions(inputs: int) -> dict[int, int]:
+    """Every input's place in its cascade: a short last group stands at the end, so that all groups finish together."""
+    return {i: GROUP - len(group) + k for group in groups(inputs) for k, i in enumerate(group)}
+
+
+class MacPair(Shared):
+    """Two outputs of the array: y0 and y1 = the sums over i of w[i] * x[i] with their own weights.
+
+    Ports: x, w (I x signed(8)), each input delayed by its `positions`; write0, write1, swap: bit p acts on the inputs at
+    position p; y0, y1 signed(27). Latency and cost: see `MacArray`.
+    """
+
+    MODULE = "hwgen_mac_pair"
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__(self.ports(config))
+
+    @staticmethod
+    def ports(config: Config) -> Signature:
+        row = data.ArrayLayout(signed(8), config.array_inputs)
+        ins = {"x": In(row), "w": In(row), "write0": In(GROUP), "write1": In(GROUP), "swap": In(GROUP)}
+        return Signature({**ins, "y0": Out(signed(ACC_BITS)), "y1": Out(signed(ACC_BITS))})
+
+    def elaborate(self, platform):
+        m = Module()
+        inputs = self.config.array_inputs
+        position = positions(inputs)
+        shadow = [[Signal(signed(8), name=f"s{k}_{i}", reset_less=True) for i in range(inputs)] for k in range(2)]
+        packed = [Signal(signed(PACKED_BITS), name=f"a{i}", reset_less=True) for i in range(inputs)]
+        for p in range(GROUP):
+            here = [i for i in range(inputs) if position[i] == p]
+            for k, write in enumerate((self.write0, self.write1)):
+                with m.If(write[p]):
+                    m.d.sync += [shadow[k][i].eq(self.w[i]) for i in here]
+            with m.If(self.swap[p]):
+                m.d.sync += [packed[i].eq((shadow[1][i] << LOW_BITS) + shadow[0][i]) for i in here]
+
+        def cell(i: int, before: Signal | None) -> Signal:
+            """The cascade's sum up to input i."""
+            product = Signal(signed(SUM_BITS), name=f"m{i}", reset_less=True, attrs={"use_dsp": "yes"})
+            total = Signal(signed(SUM_BITS), name=f"p{i}", reset_less=True)
+            m.d.sync += [
+                product.eq(packed[i] * self.x[i]),
+                total.eq(product if before is None else before + product),
+            ]
+            return total
+
+        low, high = [], []
+        for g, group in enumerate(groups(inputs)):
+            total = None
+            for i in group:
+                total = cell(i, total)
+            # The low sum borrowed from the high one where it is negative.
+            low.append(register(m, total[:LOW_BITS].as_signed(), f"l{g}"))
+            split = Signal(signed(SPLIT_BITS), name=f"h{g}", reset_less=True)
+            m.d.sync += split.eq(total[LOW_BITS:].as_signed() + total[LOW_BITS - 1])
+            high.append(split)
+        for y, parts, name in ((self.y0, low, "t0"), (self.y1, high, "t1")):
+            result, _ = tree(m, parts, lambda a, b: a + b, TREE_LEVELS, name)
+            m.d.comb += y.eq(result)
+        return m
 
 
 class MacArray(Component):
@@ -69,7 +139,6 @@ class MacArray(Component):
     def elaborate(self, platform):
         m = Module()
         outputs, inputs = self.config.array_outputs, self.config.array_inputs
-        groups = [range(start, min(start + GROUP, inputs)) for start in range(0, inputs, GROUP)]
 
         # --- what enters the cells, delayed by their position in the cascade -----------------------------------------
         swap = [Signal(name="swap_0")]
@@ -82,49 +151,21 @@ class MacArray(Component):
                 m.d.sync += following.eq(chain[-1])
                 chain.append(following)
 
-        # Position of every input: a short last group stands at the end, so that all groups finish together.
-        position = {i: GROUP - len(group) + k for group in groups for k, i in enumerate(group)}
         x, w = {}, {}
-        for i, p in position.items():
+        for i, p in positions(inputs).items():
             xi, wi = self.x_data[i], self.w_data[i]
             for k in range(p + 1):
                 xi, wi = register(m, xi, f"x{i}_{k}"), register(m, wi, f"w{i}_{k}")
             x[i], w[i] = xi, wi
 
-        # --- cells ------------------------------------------------------------------------------------------------
-        def shadow(o: int, i: int) -> Signal:
-            held = Signal(signed(8), name=f"s{o}_{i}", reset_less=True)
-            with m.If(write[position[i] + 1][o]):
-                m.d.sync += held.eq(w[i])
-            return held
-
-        def cell(o: int, i: int, before: Signal | None) -> Signal:
-            """The cascade's sum up to input i for the outputs o and o + 1."""
-            packed = Signal(signed(PACKED_BITS), name=f"a{o}_{i}", reset_less=True)
-            product = Signal(signed(SUM_BITS), name=f"m{o}_{i}", reset_less=True, attrs={"use_dsp": "yes"})
-            total = Signal(signed(SUM_BITS), name=f"p{o}_{i}", reset_less=True)
-            w0, w1 = shadow(o, i), shadow(o + 1, i)
-            with m.If(swap[position[i]]):
-                m.d.sync += packed.eq((w1 << LOW_BITS) + w0)
-            m.d.sync += [
-                product.eq(packed * x[i]),
-                total.eq(product if before is None else before + product),
-            ]
-            return total
-
+        # --- pairs of outputs -------------------------------------------------------------------------------------
         for o in range(0, outputs, 2):
-            low, high = [], []
-            for g, group in enumerate(groups):
-                total = None
-                for i in group:
-                    total = cell(o, i, total)
-                # The low sum borrowed from the high one where it is negative.
-                low.append(register(m, total[:LOW_BITS].as_signed(), f"l{o}_{g}"))
-                split = Signal(signed(SPLIT_BITS), name=f"h{o}_{g}", reset_less=True)
-                m.d.sync += split.eq(total[LOW_BITS:].as_signed() + total[LOW_BITS - 1])
-                high.append(split)
-            for k, parts in enumerate((low, high)):
-                result, _ = tree(m, parts, lambda a, b: a + b, TREE_LEVELS, f"t{o + k}")
-                m.d.comb += self.y_data[o + k].eq(result)
+            pair = place(m, f"pair_{o}", MacPair, self.config, platform)
+            for i in range(inputs):
+                m.d.comb += [pair.x[i].eq(x[i]), pair.w[i].eq(w[i])]
+            m.d.comb += pair.swap.eq(Cat(swap[:GROUP]))
+            m.d.comb += pair.write0.eq(Cat(write[p + 1][o] for p in range(GROUP)))
+            m.d.comb += pair.write1.eq(Cat(write[p + 1][o + 1] for p in range(GROUP)))
+            m.d.comb += [self.y_data[o].eq(pair.y0), self.y_data[o + 1].eq(pair.y1)]
         m.d.comb += self.y_valid.eq(delay_valid(m, self.x_valid, self.latency, "valid"))
         return m

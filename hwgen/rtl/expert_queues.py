@@ -15,6 +15,7 @@ from .small_memory import LutRam
 from .walk import Walk
 
 MAX_TOP_K = 4
+MAX_ENTRIES = 1 << 16  # ports.QUEUE_LOOKUP
 SETTLE = 6  # cycles until the last write shows: queue RAM, and more than ports.WRITE_LATENCY
 
 
@@ -37,6 +38,8 @@ class ExpertQueues(Component):
     """
 
     def __init__(self, config: Config):
+        if config.queue_entries > MAX_ENTRIES:
+            raise ValueError(f"queue_entries={config.queue_entries}: the expert queues hold at most {MAX_ENTRIES}")
         self.config = config
         super().__init__(
             {

@@ -7,7 +7,6 @@ from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Component, In, Out
 
-from .. import isa
 from ..config import Config
 from ..intgraph import Indirect
 from . import ports

@@ -132,7 +132,8 @@ class NormLanes(Component):
     Ports: i_valid, i_first, i_last, i_data (a chunk), i_sum, i_r, i_e (of its row), i_mask (elements that are written; the
     others become zero); columns (D), held; gamma and beta of the chunk, GAMMA_AT and BETA_AT cycles after i_valid;
     o_valid, o_last, o_data LATENCY cycles after i_valid; max_valid, max_data: largest magnitude of a row,
-    `max_latency_of(config)` cycles after its last chunk. Cost: 3 multipliers per element (16 x column count, 27x18, 18x16) and a shifter.
+    `max_latency_of(config)` cycles after its last chunk.
+    Cost: 3 multipliers per element (16 x column count, 27x18, 18x16) and a shifter.
     """
 
     GAMMA_AT = 10

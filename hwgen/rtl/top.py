@@ -22,6 +22,7 @@ from .core import Core
 from .load import LoadUnit
 from .memory import template_memory
 from .sequencer import Sequencer
+from .shared import Shared
 from .store import StoreUnit
 from .stream_dma import WeightStream
 
@@ -159,14 +160,21 @@ class Top(Component):
 
 
 class VerilogPlatform:
-    """What elaboration asks of a target: RAMs become instances of rtl_templates/ram_sdp.v."""
+    """What elaboration asks of a target: RAMs become instances of rtl_templates/ram_sdp.v, `shared` components instances
+    of modules that are emitted once."""
 
     get_memory = staticmethod(template_memory)
+
+    def __init__(self):
+        self.shared: dict[str, tuple[type[Shared], Config]] = {}
 
 
 def emit(config: Config) -> dict[str, str]:
     """Verilog by file name: hwgen_top.v and the templates it instantiates. The same config gives the same bytes."""
-    text = verilog.convert(Top(config), name=TOP_MODULE, platform=VerilogPlatform(), strip_internal_attrs=True)
+    platform = VerilogPlatform()
+    text = verilog.convert(Top(config), name=TOP_MODULE, platform=platform, strip_internal_attrs=True)
+    for module, (kind, parameters) in platform.shared.items():
+        text += verilog.convert(kind(parameters), name=module, platform=platform, strip_internal_attrs=True)
     files = {f"{TOP_MODULE}.v": text}
     for template in sorted(resources.files("rtl_templates").iterdir(), key=lambda path: path.name):
         module, _, suffix = template.name.rpartition(".")

@@ -20,7 +20,7 @@ class VectorUnit(Component):
     instruction has finished, everything it wrote is visible); busy; the expert queues: lookup (combinational), queue (entry
     READ_LATENCY cycles after its address), nonempty (per expert). The queues change only while a ROUTE runs; experts that the
     last ROUTE did not have are empty, and `start` counts only where `count` is not zero.
-    Cycles: 2 and `norm.norm_cycles` or `router.route_cycles`.
+    Cycles from an instruction's acceptance to the next: 2 and `norm.norm_cycles` or `router.route_cycles`.
     """
 
     def __init__(self, config: Config):

@@ -79,7 +79,8 @@ def images(graph, count=4, seed=1):
     """Smooth random images [count, C, H, W] for every input."""
     rng = np.random.default_rng(seed)
     return {
-        name: rng.uniform(-1, 1, (count, *shape)).astype(np.float32) + rng.uniform(-0.5, 0.5, (count, 1, 1, 1)).astype(np.float32)
+        name: rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
+        + rng.uniform(-0.5, 0.5, (count, 1, 1, 1)).astype(np.float32)
         for name, shape in graph.inputs.items()
     }
 

@@ -11,6 +11,8 @@ import pytest
 from hwgen import build as build_module
 from hwgen.errors import UserError
 from hwgen.example import write
+from sim import rtl
+from sim.machine import Machine
 
 SMALL = ["--set", "array_outputs=8", "--set", "array_inputs=8"]
 
@@ -29,7 +31,8 @@ def made(tmp_path_factory) -> Path:
 def two_tasks(made) -> Path:
     """A bundle of two tasks `a` and `b`."""
     models = {task: made / "micro.onnx" for task in "ab"}
-    build_module.build(models, made / "two.bundle", calibrate=made / "micro_calib.npz")
+    settings = {"array_outputs": "8", "array_inputs": "8"}
+    build_module.build(models, made / "two.bundle", calibrate=made / "micro_calib.npz", settings=settings)
     return made / "two.bundle"
 
 
@@ -47,6 +50,7 @@ def test_bundle_is_complete(made):
 
 
 def test_built_twice_is_byte_identical(hwgen, made, tmp_path):
+    build_module.verilog.cache_clear()
     shutil.copy(made / "micro.onnx", tmp_path)
     options = ["--calibrate", made / "micro_calib.npz", "-o", tmp_path / "again.bundle"]
     code, out, err = hwgen("build", tmp_path / "micro.onnx", *SMALL, *options)
@@ -69,6 +73,55 @@ def test_golden_and_machine_give_the_same_numbers(hwgen, made, tmp_path):
             outputs.append(data["logits"])
     assert outputs[0].dtype == np.float32
     assert np.array_equal(*outputs)
+
+
+def on_the_machine(verilog, config, image, runs, *, data_base, weight_bases, dram):
+    """What `sim.rtl.simulate` does, on the machine model."""
+    assert any("module hwgen_top" in text for text in verilog.values())
+    memory, results = np.frombuffer(image, np.uint8).copy(), []
+    for run in runs:
+        for offset, data in run.writes:
+            memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+        start = data_base + run.program * config.axi_bytes
+        Machine(config).run(memory, start, run.instructions, data_base, weight_bases)
+        counters = {"CYCLES_LO": 1000 + len(results), "CYCLES_HI": 0, "ARRAY_ACTIVE": 250, "BUSY_MATMUL": 900, "ID": 1}
+        results.append(rtl.RunResult([memory[at : at + size].tobytes() for at, size in run.reads], counters))
+    return results
+
+
+def test_rtl_engine_gives_bytes_and_counters(hwgen, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(rtl, "simulate", on_the_machine)
+    outputs = []
+    for engine in ("golden", "rtl"):
+        options = ["--engine", engine, "--input", made / "micro_test.npz", "--output", tmp_path / "o.npz", "--json"]
+        code, out, err = hwgen("run", made / "micro.bundle", *options)
+        assert code == 0, err
+        with np.load(tmp_path / "o.npz") as data:
+            outputs.append(data["logits"])
+    assert np.array_equal(*outputs)
+    summary = json.loads(out)
+    assert summary["cycles"] == [1000, 1001, 1002, 1003]
+    assert summary["array_utilisation"][0] == 0.25
+    assert summary["counters"][0] == {"cycles": 1000, "array_active": 250, "busy_matmul": 900}
+    code, out, _ = hwgen("run", made / "micro.bundle", *options[:-1])
+    assert code == 0 and "image 3: 1,003 cycles" in out
+
+
+def test_demo_tells_whether_the_hardware_is_right(hwgen, tmp_path, monkeypatch):
+    monkeypatch.setattr(rtl, "simulate", on_the_machine)
+    code, out, err = hwgen("demo", "--images", 2, "--keep", tmp_path / "kept")
+    assert code == 0, err
+    assert "every output equal, bit for bit" in out
+    assert (tmp_path / "kept" / "m3vit-digits.bundle" / "manifest.json").is_file()
+
+    def broken(*arguments, **options):
+        results = on_the_machine(*arguments, **options)
+        return [rtl.RunResult([bytes(len(part)) for part in r.reads], r.registers) for r in results]
+
+    monkeypatch.setattr(rtl, "simulate", broken)
+    code, out, _ = hwgen("demo", "--images", 1, "--keep", tmp_path / "kept")
+    assert code == 1
+    assert "OUTPUTS DIFFER" in out
 
 
 def test_noise_calibration_warns(hwgen, made, tmp_path):

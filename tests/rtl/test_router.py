@@ -5,6 +5,7 @@ import pytest
 from hwgen.config import Config
 from hwgen.isa import Route
 from hwgen.numerics import INT16_MAX, route
+from hwgen.rtl.expert_queues import ExpertQueues
 from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.router import Router, route_cycles
 
@@ -131,3 +132,8 @@ def test_cycles(vector_memory, config):
     cases = [(rows, experts, top_k, 0, 0, "normal") for rows, experts, top_k in shapes]
     expected = [route_cycles(config, *shape) for shape in shapes]
     np.testing.assert_allclose(run_route(vector_memory, config, cases, 0.0, 5), expected, rtol=0.01, atol=1)
+
+
+def test_queue_too_deep():
+    with pytest.raises(ValueError, match="queue_entries=131072"):
+        ExpertQueues(Config(queue_entries=1 << 17))
