@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -137,7 +138,7 @@ def _build(options) -> int:
         progress=progress,
     )
     for warning in state.warnings:
-        print(f"hwgen: warning: {warning}", file=sys.stderr)
+        _warn(warning)
     if state.report:
         print(report.text(state.report))
     return GOOD
@@ -162,9 +163,22 @@ def _run(options) -> int:
 
 
 def _compare(options) -> int:
-    from . import compare
+    from dataclasses import asdict
 
-    return compare.main(options.model, options.bundle, options.input, options.task, _limit(options), options.json)
+    from sim import golden
+
+    from . import compare, run
+    from .files import read_images
+    from .frontend import import_model
+
+    bundle = run.open_bundle(options.bundle)
+    task = run.choose_task(bundle, options.task)
+    graph, integers = import_model(options.model), run.integer_graph(bundle, task)
+    run.check_origin(bundle, task, options.model, graph, warn=_warn)
+    images = read_images(options.input, run.inputs(bundle, task), _limit(options))
+    found = compare.compare(graph, integers, images, golden.run)
+    print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
+    return GOOD
 
 
 def _check(options) -> int:
@@ -278,6 +292,19 @@ def _counter(engine: str):
         print(f"\r{engine}: image {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return show
+
+
+def _warn(message: str) -> None:
+    print(f"hwgen: warning: {message}", file=sys.stderr)
+
+
+def _finite(value):
+    """JSON knows no infinity: null instead."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _line(error: Exception) -> str:

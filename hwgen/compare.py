@@ -88,7 +88,8 @@ class _Totals:
 def compare(graph: fg.Graph, intgraph: IntGraph, images: dict[str, Array], run_golden: Callable) -> Comparison:
     """Both models on all images. `images`: ONNX input name -> [n, C, H, W]; `run_golden`: `sim.golden.run`.
 
-    Compared are the values that `intgraph.trace` knows, in real units; a router's logits as softmax scores, and its choices.
+    Compared are the values that `intgraph.trace` knows, in real units; a router's logits as softmax scores, and its
+    choices.
     """
     totals = _Totals()
     count = len(next(iter(images.values())))

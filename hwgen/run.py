@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from . import boards, intgraph_io, isa
 from .build import GRAPH_FILE, REPORT_FILE
 from .config import Config
 from .errors import UserError
+from .graph import Graph
+from .intgraph import IntGraph
 
 ENGINES = ("golden", "machine", "rtl")
 Images = dict[str, np.ndarray]
@@ -118,6 +121,34 @@ def report_of(bundle: Bundle) -> dict:
     return json.loads(_file(bundle, REPORT_FILE))
 
 
+def integer_graph(bundle: Bundle, task: str) -> IntGraph:
+    """The integer graph of a task, which golden runs."""
+    return intgraph_io.load(_file(bundle, GRAPH_FILE), str(bundle.path / GRAPH_FILE))[task]
+
+
+def check_origin(bundle: Bundle, task: str, model: Path, graph: Graph, warn: Callable[[str], None]) -> None:
+    """Whether `model`, imported as `graph`, can be compared with the bundle.
+
+    Raises UserError where inputs or outputs differ; warns where the file is another one than was built.
+    """
+    entry = bundle.task(task)
+    for what, ours, theirs in (
+        ("inputs", {name: tuple(shape) for name, shape in graph.inputs.items()}, inputs(bundle, task)),
+        ("outputs", {o.name for o in graph.outputs}, {slot["name"] for slot in entry["outputs"]}),
+    ):
+        if ours != theirs:
+            raise UserError(f"{model}: its {what} {_plain(ours)} are not those of {bundle.path}, {_plain(theirs)}")
+    built = next(m["sha256"] for m in bundle.manifest["models"] if m["task"] == task)
+    if hashlib.sha256(model.read_bytes()).hexdigest() != built:
+        warn(f"{model} is not the file that {bundle.path} was built from")
+
+
+def _plain(names) -> str:
+    if isinstance(names, dict):
+        return ", ".join(f"{name} {list(shape)}" for name, shape in names.items())
+    return ", ".join(sorted(names))
+
+
 def _file(bundle: Bundle, name: str) -> bytes:
     if name not in bundle.files:
         raise UserError(f"{bundle.path}: holds no {name}")
@@ -157,8 +188,7 @@ def run(
 def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
     from sim import golden
 
-    graph = intgraph_io.load(_file(bundle, GRAPH_FILE), str(bundle.path / GRAPH_FILE))[task]
-    outputs = []
+    graph, outputs = integer_graph(bundle, task), []
     for i, image in enumerate(images):
         outputs.append(golden.run(graph, image).outputs)
         progress(i + 1, len(images))

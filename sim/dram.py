@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DramModel:
-    """Parameters of `sim/tb/dram.v`.
+    """Settings of `sim/tb/dram.v`.
 
     latency: clocks from a read burst's address to its first beat. bytes_per_cycle: what all ports move together (0: no
     limit), in steps of 1/16. refresh: every `refresh_period` clocks (0: never) nothing moves for `refresh_cycles`.
@@ -21,16 +21,16 @@ class DramModel:
     stall: int = 0
     seed: int = 1
 
-    def parameters(self) -> dict[str, int]:
-        """Verilog parameters of the test bench."""
-        return {
-            "LATENCY": self.latency,
-            "RATE": round(self.bytes_per_cycle * 16),
-            "REFRESH_PERIOD": self.refresh_period,
-            "REFRESH_CLOCKS": self.refresh_cycles,
-            "STALL": self.stall,
-            "SEED": self.seed,
-        }
+    def plusargs(self) -> tuple[str, ...]:
+        """Arguments of the simulation."""
+        return (
+            f"+latency={self.latency}",
+            f"+rate={round(self.bytes_per_cycle * 16)}",
+            f"+refresh_period={self.refresh_period}",
+            f"+refresh_clocks={self.refresh_cycles}",
+            f"+stall={self.stall}",
+            f"+seed={self.seed}",
+        )
 
 
 # The ZCU104's PS DDR4 at 300 MHz: 17.07 GB/s peak, 75 % usable; a refresh of 350 ns every 7.8 us.

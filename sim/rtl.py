@@ -102,9 +102,9 @@ def simulate(
         "sim.tb.bench",
         workdir,
         simulator=simulator,
-        parameters={"BYTES": beat, "WORDS": words, **dram.parameters()},
+        parameters={"BYTES": beat, "WORDS": words},
         defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
-        plusargs=(f"+dram={workdir / 'dram.bin'}",),
+        plusargs=(f"+dram={workdir / 'dram.bin'}", *dram.plusargs()),
         environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
     )
     report = json.loads((workdir / "result.json").read_text())

@@ -196,19 +196,21 @@ def _logits_in_range(b: Builder, node: fg.Linear) -> fg.Linear:
 
     Routing does not see a constant added to all logits of a token, nor what becomes of logits far below the chosen.
     """
-    chosen = b.stats.chosen[node.name]
+    chosen, seen = b.stats.chosen[node.name], b.stats.values[node.name]
     low, high = float(chosen.low[0]), float(chosen.high[0])
-    whole = float(b.stats.values[node.name].magnitude().max())
+    whole = float(seen.magnitude().max())
     free = (
         all(isinstance(user, fg.Route) for user in b.plan.readers(node.name)) and b.plan.last_read[node.name] != NEVER
     )
-    if max(abs(low), abs(high)) <= LOGIT_RANGE / 2 and (free or whole <= LOGIT_RANGE):
+    if whole <= LOGIT_RANGE / 2 or (whole <= LOGIT_RANGE and not free):
         return node
     if not free or (high - low) / 2 > 0.9 * LOGIT_RANGE:
         reach = f"{low:.1f} to {high:.1f}, the machine holds +-{LOGIT_RANGE:.1f}"
         raise UserError(f"{describe(node)}: the router's chosen logits reach from {reach}")
     bias = np.zeros(len(node.weight)) if node.bias is None else np.asarray(node.bias, np.float64)
-    return replace(node, bias=bias - (low + high) / 2)
+    centre = (low + high) / 2
+    never = seen.high - centre < -LOGIT_RANGE / 2  # experts that are masked out by a bias of any size
+    return replace(node, bias=np.where(never, np.maximum(bias - centre, -LOGIT_RANGE), bias - centre))
 
 
 def _add(b: Builder, node: fg.Add, moment: int) -> None:

@@ -1,19 +1,14 @@
 // DRAM behind several AXI4 ports: one data port (read and write, port 0) and read-only ports, over one memory.
 //
-// Every read burst waits LATENCY clocks; all ports together move at most RATE/16 bytes a clock (0: no limit); every
-// REFRESH_PERIOD clocks (0: never) nothing moves for REFRESH_CLOCKS; STALL/256 of the clocks withhold each handshake at
-// random. Addresses outside the memory answer SLVERR. The back door reads and writes one word a clock, for the test bench.
+// Every read burst waits +latency clocks; all ports together move at most +rate / 16 bytes a clock (0: no limit); every
+// +refresh_period clocks (0: never) nothing moves for +refresh_clocks; +stall / 256 of the clocks withhold each handshake
+// at random, drawn from +seed. Addresses outside the memory answer SLVERR. The back door reads and writes one word a
+// clock, for the test bench. +dram names the file of the memory's first contents.
 `default_nettype none
 module dram #(
     parameter PORTS = 3,
     parameter BYTES = 16,
-    parameter WORDS = 1024,
-    parameter LATENCY = 64,
-    parameter RATE = 688,
-    parameter REFRESH_PERIOD = 0,
-    parameter REFRESH_CLOCKS = 0,
-    parameter STALL = 0,
-    parameter SEED = 1
+    parameter WORDS = 1024
 ) (
     input  wire                     clk,
     input  wire                     rst,
@@ -53,7 +48,14 @@ module dram #(
     reg [BYTES*8-1:0] memory [0:WORDS-1];
     reg [8*1024-1:0] file;
     integer handle, got;
+    integer latency, rate, refresh_period, refresh_clocks, stall, seed;
     initial begin
+        if (!$value$plusargs("latency=%d", latency)) latency = 0;
+        if (!$value$plusargs("rate=%d", rate)) rate = 0;
+        if (!$value$plusargs("refresh_period=%d", refresh_period)) refresh_period = 0;
+        if (!$value$plusargs("refresh_clocks=%d", refresh_clocks)) refresh_clocks = 0;
+        if (!$value$plusargs("stall=%d", stall)) stall = 0;
+        if (!$value$plusargs("seed=%d", seed)) seed = 1;
         if ($value$plusargs("dram=%s", file)) begin
             handle = $fopen(file, "rb");
             got = $fread(memory, handle);
@@ -97,16 +99,16 @@ module dram #(
     always @(posedge clk) begin
         if (rst) begin
             arready <= 0; rvalid <= 0; awready <= 0; wready <= 0; bvalid <= 0;
-            showing = 0; now = 0; random = SEED + 32'h9e3779b9; credit = 0; turn = 0;
+            showing = 0; now = 0; random = seed + 32'h9e3779b9; credit = 0; turn = 0;
             write_head = 0; write_tail = 0; writes = 0; answer_head = 0; answer_tail = 0; answers = 0; write_error = 0;
             for (p = 0; p < PORTS; p = p + 1) begin
                 head[p] = 0; tail[p] = 0; count[p] = 0;
             end
         end else begin
             now = now + 1;
-            credit = credit + RATE;
-            if (RATE == 0 || credit > CREDIT_MAX) credit = CREDIT_MAX;
-            refreshing = REFRESH_PERIOD != 0 && (now % (REFRESH_PERIOD == 0 ? 1 : REFRESH_PERIOD)) < REFRESH_CLOCKS;
+            credit = credit + rate;
+            if (rate == 0 || credit > CREDIT_MAX) credit = CREDIT_MAX;
+            refreshing = refresh_period != 0 && (now % (refresh_period == 0 ? 1 : refresh_period)) < refresh_clocks;
             turn = (turn + 1) % PORTS;
             for (k = 0; k < PORTS; k = k + 1) begin
                 p = (turn + k) % PORTS;
@@ -114,17 +116,17 @@ module dram #(
                     slot = p * DEPTH + tail[p];
                     burst_addr[slot] = araddr[p*64 +: 64];
                     burst_beats[slot] = arlen[p*8 +: 8] + 1;
-                    burst_time[slot] = now + LATENCY;
+                    burst_time[slot] = now + latency;
                     tail[p] = tail[p] + 1;
                     count[p] = count[p] + 1;
                 end
                 random = next_random(random);
-                arready[p] <= count[p] < DEPTH - 2 && random[7:0] >= STALL;
+                arready[p] <= count[p] < DEPTH - 2 && random[7:0] >= stall;
                 if (rvalid[p] && rready[p]) showing[p] = 0;
                 random = next_random(random);
                 slot = p * DEPTH + head[p];
                 if (!showing[p] && count[p] != 0 && now >= burst_time[slot] && credit >= COST && !refreshing
-                    && random[7:0] >= STALL) begin
+                    && random[7:0] >= stall) begin
                     word = burst_addr[slot] >> SHIFT;
                     rdata[p*BYTES*8 +: BYTES*8] <= word < WORDS ? memory[word] : {BYTES*8{1'b0}};
                     rresp[p*2 +: 2] <= word < WORDS ? 2'b00 : 2'b10;
@@ -158,7 +160,7 @@ module dram #(
                 if (wlast) begin
                     write_head = write_head + 1;
                     writes = writes - 1;
-                    answer_time[answer_tail] = now + LATENCY;
+                    answer_time[answer_tail] = now + latency;
                     answer_resp[answer_tail] = write_error ? 2'b10 : 2'b00;
                     write_error = 0;
                     answer_tail = answer_tail + 1;
@@ -166,8 +168,8 @@ module dram #(
                 end
             end
             random = next_random(random);
-            awready <= writes < DEPTH - 2 && random[7:0] >= STALL;
-            wready <= writes != 0 && credit >= COST && !refreshing && random[15:8] >= STALL;
+            awready <= writes < DEPTH - 2 && random[7:0] >= stall;
+            wready <= writes != 0 && credit >= COST && !refreshing && random[15:8] >= stall;
             if (bvalid && bready) bvalid <= 0;
             if ((!bvalid || bready) && answers != 0 && now >= answer_time[answer_head]) begin
                 bvalid <= 1;

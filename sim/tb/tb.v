@@ -5,13 +5,7 @@
 `endif
 module tb #(
     parameter BYTES = 16,
-    parameter WORDS = 1024,
-    parameter LATENCY = 64,
-    parameter RATE = 688,
-    parameter REFRESH_PERIOD = 0,
-    parameter REFRESH_CLOCKS = 0,
-    parameter STALL = 0,
-    parameter SEED = 1
+    parameter WORDS = 1024
 ) (
     input  wire               clk,
     input  wire               rst,
@@ -49,10 +43,7 @@ module tb #(
     wire [BYTES-1:0] wstrb;
     wire [1:0] bresp;
 
-    dram #(
-        .PORTS(PORTS), .BYTES(BYTES), .WORDS(WORDS), .LATENCY(LATENCY), .RATE(RATE), .REFRESH_PERIOD(REFRESH_PERIOD),
-        .REFRESH_CLOCKS(REFRESH_CLOCKS), .STALL(STALL), .SEED(SEED)
-    ) memory (
+    dram #(.PORTS(PORTS), .BYTES(BYTES), .WORDS(WORDS)) memory (
         .clk(clk), .rst(rst),
         .arvalid(arvalid), .arready(arready), .araddr(araddr), .arlen(arlen),
         .rvalid(rvalid), .rready(rready), .rdata(rdata), .rresp(rresp), .rlast(rlast),

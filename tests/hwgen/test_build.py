@@ -186,6 +186,25 @@ def test_report_and_disasm(hwgen, made):
     assert "http" not in page
 
 
+def test_compare_tells_the_error_of_every_layer(hwgen, made, tmp_path):
+    options = ["--input", made / "micro_test.npz", "--limit", 2]
+    code, out, err = hwgen("compare", made / "micro.onnx", made / "micro.bundle", *options)
+    assert (code, err) == (0, "")
+    assert "SNR" in out and "logits" in out
+    code, out, err = hwgen("compare", made / "micro.onnx", made / "micro.bundle", *options, "--json")
+    found = json.loads(out)
+    assert found["images"] == 2 and found["outputs"][0]["name"] == "logits" and found["outputs"][0]["snr_db"] > 10
+
+    model = onnx.load(made / "micro.onnx")
+    model.doc_string = "another file, the same network"
+    onnx.save(model, tmp_path / "other.onnx")
+    code, out, err = hwgen("compare", tmp_path / "other.onnx", made / "micro.bundle", *options)
+    assert code == 0 and "other.onnx is not the file that" in err
+    write("m3vit-digits-digit", tmp_path / "m3vit.onnx")
+    code, out, err = hwgen("compare", tmp_path / "m3vit.onnx", made / "micro.bundle", *options)
+    assert code == 2 and "its outputs digit are not those of" in err
+
+
 def test_tasks_are_named_where_there_are_several(hwgen, made, two_tasks, tmp_path):
     data = made / "micro_test.npz"
     code, _, err = hwgen("run", two_tasks, "--engine", "golden", "--input", data)

@@ -45,24 +45,28 @@ def test_attention_is_compared_without_the_folded_bias():
 
 def test_numbers():
     """A fake golden result with known errors: 1 % of every element is 40 dB; one of two choices differs."""
-    linear = fg.Linear("logits", "image2d", np.eye(3), None)
-    graph = fg.Graph({"image2d": (2, 3)}, [linear, fg.Route("route", "logits", 1, False)], [])
-    graph.outputs.append(fg.Output("y", "logits", (6,)))
+    layers = [fg.Linear(name, "image2d", np.eye(3), None) for name in ("value", "logits")]
+    graph = fg.Graph({"image2d": (2, 3)}, [*layers, fg.Route("route", "logits", 1, False)], [])
+    graph.outputs.append(fg.Output("y", "value", (6,)))
     view = View("b", 0, 2, 1, 3)
     integer = IntGraph({"b": Buffer("b", 2, 4, scale=np.full((1, 4), 0.01))}, [], [Output("y", view, 0.01, (6,))])
-    integer.trace["logits"] = (view, "op")
+    integer.trace["value"] = integer.trace["logits"] = (view, "op")
     image = np.array([[1.0, 2.0, 3.0], [4.0, 3.0, 2.0]])
     stored = np.array([[101, 202, 303], [396, 297, 198]])
     other = np.array([[101, 202, 303], [198, 297, 396]])
 
     def run(data):
-        return lambda graph, images, trace: golden.Result({}, {"y": data.ravel() * 0.01}, values={"logits": data})
+        return lambda graph, images, trace: golden.Result(
+            {}, {"y": data.ravel() * 0.01}, values={"value": data, "logits": data}
+        )
 
     found = compare.compare(graph, integer, {"image2d": image[None]}, run(stored))
     assert abs(found.layers[0].snr_db - 40) < 1e-6 and abs(found.outputs[0].snr_db - 40) < 1e-6
     assert found.layers[0].cosine > 0.999 and found.routers[0].agreement == 1.0
     found = compare.compare(graph, integer, {"image2d": image[None]}, run(other))
     assert found.routers[0].agreement == 0.5
+    moved = compare.compare(graph, integer, {"image2d": image[None]}, run((image * 100).astype(int) + 500))
+    assert moved.layers[0].snr_db < 0 and moved.layers[1].snr_db > 100  # scores do not see a constant
     exact = compare.compare(graph, integer, {"image2d": image[None]}, run((image * 100).astype(int)))
     assert exact.layers[0].snr_db == compare.LIMIT_DB
 

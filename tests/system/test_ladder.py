@@ -1,0 +1,90 @@
+"""The ladder: trained and random networks give the same bits on golden, machine and RTL, at two array shapes."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.config import Config
+from hwgen.frontend import import_model
+from hwgen.graph import Graph
+from hwgen.quantise import quantise
+from sim.dram import DramModel
+from sim.tb.graphs import Shape, random_graph, random_images
+
+SQUARE = Config(array_outputs=16, array_inputs=16)
+ODD = Config(array_outputs=12, array_inputs=20, weight_ports=1)  # divides neither 64 nor the heads of 32
+SMALLEST = Config(
+    array_outputs=8, array_inputs=8, banks=2, acc_rows=32, bank_words=512, scale_entries=512, queue_entries=64,
+    norm_columns=64, weight_words=64, weight_ports=1, max_experts=8,
+)  # fmt: skip
+SHAPES = pytest.mark.parametrize("config", [SQUARE, ODD], ids=["16x16", "12x20"])
+IMAGES = 4
+CALIBRATION = 64
+
+
+ASSETS = Path(str(resources.files("hwgen.example"))) / "assets"
+
+
+@pytest.fixture(scope="module")
+def digits() -> dict[str, np.ndarray]:
+    """Calibration and test images of the digit models."""
+    return {part: np.load(ASSETS / f"digits_{part}.npz")["image"] for part in ("calib", "test")}
+
+
+@pytest.fixture
+def trained(request):
+    """Graph of a trained model: shipped with the project, or from the folder of real networks."""
+
+    def get(name: str) -> Graph:
+        path = ASSETS / f"{name}.onnx"
+        return import_model(path if path.exists() else request.getfixturevalue("models") / path.name)
+
+    return get
+
+
+@SHAPES
+@pytest.mark.parametrize("model", ["m3vit_digits_2task", "vit_digits", "vit_digits_dynamo"])
+def test_trained_model(model, config, trained, digits, climb):
+    graphs = quantise({"": trained(model)}, {"image": digits["calib"][:CALIBRATION]})
+    ladder = climb(graphs, config, "", [{"image": image} for image in digits["test"][:IMAGES]])
+    assert all(result.registers["ARRAY_ACTIVE"] > 0 for result in ladder.rtl)
+
+
+@SHAPES
+def test_two_tasks_in_one_bundle(config, trained, digits, climb):
+    """One file per task: both tasks run from one program image that holds the shared weights once."""
+    names = {"digit": "m3vit_digits_digit", "parity": "m3vit_digits_parity"}
+    graphs = quantise(
+        {task: trained(name) for task, name in names.items()},
+        {"image": digits["calib"][:CALIBRATION]},
+    )
+    images = [{"image": image} for image in digits["test"][:IMAGES]]
+    moe = [climb(graphs, config, task, images) for task in names]
+    # The trained router leaves experts without a token on some of these images.
+    assert any(0 in run.queue_lengths for ladder in moe for run in ladder.machine)
+
+
+@SHAPES
+@pytest.mark.parametrize("seed", range(3))
+def test_random_graph_with_stalls(seed, config, climb):
+    """Every mode of every operation; an expert with no token and one with all; handshakes withheld at random."""
+    graph = random_graph(seed, Shape(experts=6, top_k=2, favour=1, shun=4))
+    ladder = climb({"": graph}, config, "", [random_images(graph, seed)], DramModel(stall=100, seed=seed + 1))
+    tokens = Shape().tokens
+    for run in ladder.machine:
+        queues = np.array(run.queue_lengths).reshape(-1, 6)
+        assert (queues[:, 1] == tokens).all() and (queues[:, 4] == 0).all()
+
+
+def test_smallest_config_on_icarus(climb):
+    """A second simulator, four-state: nothing that reaches an output may depend on an uninitialised register."""
+    if shutil.which("iverilog") is None:
+        pytest.skip("iverilog is not installed")
+    shape = Shape(patches=(2, 2), patch=(1, 2), heads=1, head=12, layers=2, hidden=16, experts=3, top_k=2, classes=3)
+    graph = random_graph(5, shape)
+    climb({"": graph}, SMALLEST, "", [random_images(graph, 5)], simulator="icarus")
