@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from . import graph as fg
 from . import numerics as num
-from .errors import UserError
 from .intgraph import Convert, IntGraph, MatMul
 
 Array = np.ndarray
@@ -155,27 +152,3 @@ def text(comparison: Comparison) -> str:
     lines += [f"{row.name:{width}}  {row.kind:10}  {row.snr_db:6.1f}  {row.cosine:7.4f}" for row in rows]
     lines += [f"{router.name}: {router.agreement:.1%} of the expert choices agree" for router in comparison.routers]
     return "\n".join(lines)
-
-
-def main(model: Path, bundle: Path, data: Path, task: str | None, limit: int | None, as_json: bool) -> int:
-    """`hwgen compare`: prints the table or one JSON object; 0. Raises UserError for anything wrong with the files."""
-    from sim import golden
-
-    from . import intgraph_io, run
-    from .build import GRAPH_FILE
-    from .files import read_images
-    from .frontend import import_model
-
-    opened = run.open_bundle(bundle)
-    chosen = run.choose_task(opened, task)
-    graph = import_model(model)
-    if GRAPH_FILE not in opened.files:
-        raise UserError(f"{bundle}: holds no {GRAPH_FILE}")
-    integer = intgraph_io.load(opened.files[GRAPH_FILE], str(Path(bundle) / GRAPH_FILE))[chosen]
-    mine = {o.name: tuple(o.shape) for o in graph.outputs}, {k: tuple(v) for k, v in graph.inputs.items()}
-    its = {o.name: tuple(o.shape) for o in integer.outputs}, run.inputs(opened, chosen)
-    if mine != its or not set(integer.trace) <= {node.name for node in graph.nodes}:
-        raise UserError(f"{bundle}: was not built from {model}: other inputs, outputs or layers")
-    found = compare(graph, integer, read_images(data, graph.inputs, limit), golden.run)
-    print(json.dumps(asdict(found)) if as_json else text(found))
-    return 0

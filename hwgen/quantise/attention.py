@@ -1,7 +1,7 @@
 """Attention: Q and K in one product, V transposed, and for every head scores, softmax and P.V in one pass.
 
-Two exact savings: softmax does not see a constant added to all keys, so K has no bias and is centred (on the reference
-workload that is worth 10 dB); rows of softmax sum to one, so the bias of V goes past it into the output projection.
+Two exact savings: softmax does not see a constant added to all keys, so K has no bias and is centred (m3vit_edge_task0,
+12 images: 20.2 dB instead of 10.6); rows of softmax sum to one, so the bias of V goes past it into the output projection.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The hidden layer of an MLP: a linear layer with GELU, its outlier channels kept apart.
 
 A row is converted to int8 with the scale of its largest element. Where a few channels are far larger than the rest,
-they get a buffer, and so a row scale, of their own: two narrower products instead of one. (On m3vit_edge the 768 hidden
-channels of the first layer alone cost 1.5 dB of the final tokens without it.)
+they get a buffer, and so a row scale, of their own: two narrower products instead of one. (m3vit_edge_task0, 12
+images: three layers are split, the final tokens go from 20.5 to 21.8 dB; nearly all of the error was in the first.)
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ def signatures(graph: fg.Graph) -> dict[str, str]:
     """For each node a text that is equal for the same layer wherever it stands, and hardly ever for another.
 
     A layer is told by its constants, a LayerNorm also by the layers that read it (untrained ones all look alike), a
-    node without constants by the nodes it reads. Routers are left out: a task's own gate must not part what tasks share.
+    node without constants by the nodes it reads. Routers are left out: a task's own gate must not part
+    what tasks share.
     """
     found: dict[str, str] = {name: name for name in graph.inputs}
     routers = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}

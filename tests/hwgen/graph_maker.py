@@ -22,7 +22,7 @@ def vit(
     form="none",
     spread=1.0,
 ):
-    """A ViT with random weights; every second layer has experts where `experts` > 0. `classes` = 0: tokens are the output."""
+    """A ViT with random weights, experts in every second layer if `experts` > 0; with `classes` = 0 tokens come out."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape, scale=None):

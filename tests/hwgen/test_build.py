@@ -108,6 +108,7 @@ def test_rtl_engine_gives_bytes_and_counters(hwgen, made, tmp_path, monkeypatch)
 
 
 def test_demo_tells_whether_the_hardware_is_right(hwgen, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "verilog", lambda config: {"hwgen_top.v": "module hwgen_top; endmodule"})
     monkeypatch.setattr(rtl, "simulate", on_the_machine)
     code, out, err = hwgen("demo", "--images", 2, "--keep", tmp_path / "kept")
     assert code == 0, err

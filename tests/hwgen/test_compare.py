@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -75,4 +76,4 @@ def test_table_and_json():
     found = compared(maker.vit(experts=4), 1)
     text = compare.text(found)
     assert "1 images" in text and "1.route: 100.0%" in text and "logits" in text
-    assert json.loads(json.dumps(compare.asdict(found), allow_nan=False))["routers"][0]["agreement"] == 1.0
+    assert json.loads(json.dumps(asdict(found), allow_nan=False))["routers"][0]["agreement"] == 1.0
