@@ -1,7 +1,8 @@
 """Images to the bytes the accelerator loads, and the bytes it stores to the model's outputs.
 
 `entry` is an element of the manifest's `inputs` or `outputs` of a task. Rows lie as the instruction `Load` expects them:
-each column group padded to whole chunks of int16 elements, each chunk padded to `chunk_bytes`.
+each column group padded to whole chunks of elements, each chunk padded to `chunk_bytes`. Elements are int16, or int8
+where `element_bytes` is 1: then the row's value is INT16_STEPS times the element.
 """
 
 from __future__ import annotations
@@ -38,10 +39,15 @@ def patchify(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def pack_rows(layout: dict, rows: np.ndarray) -> bytes:
-    """int16 [rows, groups*width] as bytes in `layout`."""
-    padded = np.zeros(_shape(layout), "<i2")
+    """int16 [rows, groups*width] as bytes in `layout`. Raises ValueError where int8 elements cannot hold the values."""
+    element = _element(layout)
+    if element.itemsize == 1:
+        if (rows % INT16_STEPS).any():
+            raise ValueError(f"int8 rows hold multiples of {INT16_STEPS} only")
+        rows = rows // INT16_STEPS
+    padded = np.zeros(_shape(layout), element)
     chunks = padded[..., : layout["chunk"]]
-    groups = np.zeros((*chunks.shape[:2], chunks.shape[2] * layout["chunk"]), "<i2")
+    groups = np.zeros((*chunks.shape[:2], chunks.shape[2] * layout["chunk"]), element)
     groups[..., : layout["width"]] = rows.reshape(layout["rows"], layout["groups"], layout["width"])
     chunks[:] = groups.reshape(chunks.shape)
     return padded.tobytes()
@@ -49,13 +55,18 @@ def pack_rows(layout: dict, rows: np.ndarray) -> bytes:
 
 def unpack_rows(layout: dict, data: bytes | np.ndarray) -> np.ndarray:
     """int16 [rows, groups*width] from bytes in `layout`."""
-    shape = _shape(layout)
-    padded = np.frombuffer(data, "<i2", int(np.prod(shape))).reshape(shape)
+    shape, element = _shape(layout), _element(layout)
+    padded = np.frombuffer(data, element, int(np.prod(shape))).reshape(shape)
     chunks = padded[..., : layout["chunk"]].reshape(shape[0], shape[1], -1)
-    return chunks[..., : layout["width"]].reshape(shape[0], -1)
+    rows = chunks[..., : layout["width"]].reshape(shape[0], -1)
+    return rows.astype(np.int16) * INT16_STEPS if element.itemsize == 1 else rows
+
+
+def _element(layout: dict) -> np.dtype:
+    return np.dtype(np.int8 if layout["element_bytes"] == 1 else "<i2")
 
 
 def _shape(layout: dict) -> tuple[int, int, int, int]:
-    """rows, groups, chunks, int16 elements a chunk takes with its padding."""
+    """rows, groups, chunks, elements a chunk takes with its padding."""
     chunks = -(-layout["width"] // layout["chunk"])
-    return layout["rows"], layout["groups"], chunks, layout["chunk_bytes"] // 2
+    return layout["rows"], layout["groups"], chunks, layout["chunk_bytes"] // layout["element_bytes"]

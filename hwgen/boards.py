@@ -14,6 +14,7 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 REFRESH_PERIOD_US, REFRESH_US = 7.8, 0.35  # DDR4: every so often DRAM is shut for so long
+DRAM_LATENCY = 64  # clocks from a read burst's address to its first beat
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
 
 

@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from . import __version__, boards, doctor
+from . import __version__, doctor
 from .errors import Mismatch, UserError
 
 GOOD, FAILED, USER_FAULT, BUG, INTERRUPTED = 0, 1, 2, 3, 130
@@ -214,6 +214,8 @@ def _disasm(options) -> int:
 
 
 def _boards(options) -> int:
+    from . import boards
+
     print(boards.table())
     return GOOD
 

@@ -6,6 +6,12 @@ import math
 from dataclasses import asdict, dataclass, fields
 
 from .errors import UserError
+from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS
+from .numerics import ACC_BITS, ACC_MAX, INT8_MAX, MAX_EXPERTS
+
+MAX_NORM_COLUMNS = 1 << 15  # keeps the radicand of numerics.layer_norm below 2^62
+MAX_WEIGHT_PORTS = 4  # that the register map has room for
+MAX_ARRAY_OUTPUTS = 4096
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,10 @@ class Config:
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name != "clock_mhz" and (not isinstance(value, int) or isinstance(value, bool)):
+            if f.name == "clock_mhz":
+                if not isinstance(value, (int, float)) or not math.isfinite(value):
+                    raise UserError(f"Config clock_mhz={value!r} is not a finite number")
+            elif not isinstance(value, int) or isinstance(value, bool):
                 raise UserError(f"Config {f.name}={value!r} is not a whole number")
             if value <= 0:
                 raise UserError(f"Config {f.name}={value!r} must be positive")
@@ -43,15 +52,29 @@ class Config:
         need(self.array_outputs % 2 == 0, "array_outputs", "must be even (two outputs share a multiplier)")
         need(self.array_outputs >= 8, "array_outputs", "must be at least 8")
         need(self.array_inputs >= 8, "array_inputs", "must be at least 8")
+        longest = ACC_MAX // INT8_MAX**2
+        need(self.array_inputs <= longest, "array_inputs", f"at most {longest}: a sum would not fit {ACC_BITS} bits")
         for name in ("banks", "bank_words", "acc_rows", "scale_entries", "queue_entries", "norm_columns", "weight_words"):
             value = getattr(self, name)
-            need(value & (value - 1) == 0 and value >= 2, name, "must be a power of two")
+            need(value & (value - 1) == 0 and value >= 2, name, "must be a power of two, at least 2")
         need(self.weight_words >= 2 * self.array_outputs + 2 * self.burst_beats, "weight_words", "holds no two tiles")
         need(self.axi_bytes in (4, 8, 16, 32, 64), "axi_bytes", "must be 4, 8, 16, 32 or 64")
         need(self.burst_beats in (1, 2, 4, 8, 16), "burst_beats", "must be 1, 2, 4, 8 or 16")
-        need(self.max_experts <= 64, "max_experts", "at most 64")
-        need(self.acc_rows <= 4096, "acc_rows", "at most 4096")
-        need(self.weight_ports <= 4, "weight_ports", "at most 4")
+        for name, most in (
+            ("array_outputs", MAX_ARRAY_OUTPUTS),
+            ("acc_rows", 1 << ROW_BITS),
+            ("scale_entries", 1 << SCALE_BITS),
+            ("queue_entries", 1 << QUEUE_BITS),
+            ("max_experts", MAX_EXPERTS),
+            ("norm_columns", MAX_NORM_COLUMNS),
+            ("weight_ports", MAX_WEIGHT_PORTS),
+        ):
+            need(getattr(self, name) <= most, name, f"at most {most}")
+        if self.scratch_chunks > 1 << ADDRESS_BITS:
+            raise UserError(
+                f"Config banks={self.banks}, bank_words={self.bank_words}: {self.scratch_chunks} chunks of "
+                f"{self.chunk} elements, an address reaches {1 << ADDRESS_BITS}"
+            )
 
     # --- scratchpad: chunks of elements, addressed by chunk -----------------------------------------------------
     @property
@@ -88,6 +111,11 @@ class Config:
     def chunk_beats(self) -> int:
         """AXI beats that carry one chunk of int16 elements to or from DRAM (the last beat may be padded)."""
         return -(-2 * self.chunk // self.axi_bytes)
+
+    @property
+    def narrow_chunk_beats(self) -> int:
+        """AXI beats that carry one chunk of int8 elements from DRAM (the last beat may be padded)."""
+        return -(-self.chunk // self.axi_bytes)
 
     # --- weight stream ------------------------------------------------------------------------------------------
     @property

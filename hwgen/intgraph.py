@@ -82,7 +82,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """Loads `data` int16 [rows, cols] into a buffer at its start. `resident`: may stay loaded between images."""
+    """Loads `data` int16 [rows, cols] into a buffer at its start."""
 
     name: str
     out: View

@@ -20,7 +20,12 @@ from .intgraph import ColScale, Convert, Indirect, RowMax, RowScale
 
 WORD_BITS = 512
 WORD_BYTES = WORD_BITS // 8
+QUEUE_DEPTH = 16  # instructions waiting in front of a unit; the dispatcher stops at a full queue
 COUNT_BITS = 16  # of the finished-instruction counters; a program has fewer instructions per unit
+ADDRESS_BITS = 24  # of a chunk of the scratchpad
+SCALE_BITS = 16  # of an entry of the scale memory
+QUEUE_BITS = 16  # of an entry of the expert queues
+ROW_BITS = 12  # of an accumulator row, and of a token in an expert queue
 
 
 class Unit(IntEnum):
@@ -89,17 +94,19 @@ class End(Insn):
 class Load(Insn):
     """for r < rows: for c < chunks: scratch[dst + r*pitch + c] = next chunk of data[dram...]
 
-    DRAM holds the chunks one after another, each padded to `Config.chunk_beats` whole beats.
+    DRAM holds the chunks one after another, each padded to `Config.chunk_beats` whole beats. With `narrow` it holds
+    int8 elements, each chunk padded to `Config.narrow_chunk_beats`, and an element becomes 2^8 times its byte.
     """
 
     op = Op.LOAD
     unit = Unit.LOAD
 
     dram: int = bits(32)  # beats from the data base
-    dst: int = bits(24)
+    dst: int = bits(ADDRESS_BITS)
     rows: int = bits(16)
     chunks: int = bits(16)
     pitch: int = bits(16)
+    narrow: int = bits(1, default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +117,7 @@ class LoadScales(Insn):
     unit = Unit.LOAD
 
     dram: int = bits(32)
-    dst: int = bits(16)
+    dst: int = bits(SCALE_BITS)
     count: int = bits(16)
 
 
@@ -134,7 +141,8 @@ class Stream(Insn):
 class Matmul(Insn):
     """One matrix product through the array; O = array_outputs, I = array_inputs, all operands int8 after conversion.
 
-    R = rows, or the length of expert's queue (nothing is done where it is empty); token(i), gate(i): its entry i.
+    R = rows, or the length of expert's queue; token(i), gate(i): its entry i. Where the queue is empty nothing is done,
+    but with `discard` the weight words are popped and dropped: they were streamed before the queue's length was known.
     for ob < ceil(outputs / O):                          n(ob) = min(O, outputs - ob*O) valid columns
       if col_source == PARAMETERS: pop ceil(n / params_per_word) words: (u16 multiplier, i16 bias) of each column
       for ib < ceil(inputs / I):
@@ -159,9 +167,9 @@ class Matmul(Insn):
     rows: int = bits(16)
     inputs: int = bits(16)
     outputs: int = bits(16)
-    x: int = bits(24)
+    x: int = bits(ADDRESS_BITS)
     x_pitch: int = bits(16)
-    x_scale: int = bits(16, default=0)
+    x_scale: int = bits(SCALE_BITS, default=0)
     x_convert: Convert = bits(2, Convert, Convert.STATIC)
     w_source: WeightSource = bits(1, WeightSource, WeightSource.STREAM)
     w_convert: Convert = bits(1, Convert, Convert.STATIC)
@@ -175,16 +183,17 @@ class Matmul(Insn):
     residual: int = bits(1, default=0)
     shift: int = bits(6)
     expert: int = bits(8, default=NO_EXPERT)
-    w: int = bits(24, default=0)
+    discard: int = bits(1, default=0)
+    w: int = bits(ADDRESS_BITS, default=0)
     w_pitch: int = bits(16, default=0)
-    w_scale: int = bits(16, default=0)
+    w_scale: int = bits(SCALE_BITS, default=0)
     col_mult: int = bits(16, default=0)
     row_mult: int = bits(16, default=0)
-    res: int = bits(24, default=0)
+    res: int = bits(ADDRESS_BITS, default=0)
     res_pitch: int = bits(16, default=0)
-    y: int = bits(24)
+    y: int = bits(ADDRESS_BITS)
     y_pitch: int = bits(16)
-    y_scale: int = bits(16, default=0)
+    y_scale: int = bits(SCALE_BITS, default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +209,12 @@ class Norm(Insn):
 
     rows: int = bits(16)
     columns: int = bits(16)
-    x: int = bits(24)
+    x: int = bits(ADDRESS_BITS)
     x_pitch: int = bits(16)
-    y: int = bits(24)
+    y: int = bits(ADDRESS_BITS)
     y_pitch: int = bits(16)
-    y_scale: int = bits(16)
-    params: int = bits(24)
+    y_scale: int = bits(SCALE_BITS)
+    params: int = bits(ADDRESS_BITS)
     epsilon: int = bits(48)
 
 
@@ -225,9 +234,9 @@ class Route(Insn):
     top_k: int = bits(4)
     renormalise: int = bits(1)
     dense: int = bits(1)
-    x: int = bits(24)
+    x: int = bits(ADDRESS_BITS)
     x_pitch: int = bits(16)
-    y: int = bits(24, default=0)
+    y: int = bits(ADDRESS_BITS, default=0)
     y_pitch: int = bits(16, default=0)
 
 
@@ -239,7 +248,7 @@ class Store(Insn):
     unit = Unit.STORE
 
     dram: int = bits(32)
-    src: int = bits(24)
+    src: int = bits(ADDRESS_BITS)
     rows: int = bits(16)
     chunks: int = bits(16)
     pitch: int = bits(16)

@@ -92,6 +92,18 @@ def reciprocal(total: Array) -> Array:
     return RECIPROCAL_NUMERATOR // np.maximum(np.asarray(total, np.int64), INT8_MAX)
 
 
+# --- array -------------------------------------------------------------------------------------------------------
+
+
+def product(x: Array, w: Array) -> Array:
+    """Exact sums x @ w.T, int64 [R, N], of int8 operands [R, K] and [N, K], by floating-point BLAS.
+
+    Every partial sum is a whole number that the floating-point type holds exactly.
+    """
+    kind = np.float32 if x.shape[1] * INT8_MAX**2 < 1 << 24 else np.float64
+    return (x.astype(kind) @ w.astype(kind).T).astype(np.int64)
+
+
 # --- post-processor ----------------------------------------------------------------------------------------------
 
 
@@ -185,6 +197,7 @@ def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: int) -> Array:
 
 # --- router ------------------------------------------------------------------------------------------------------
 
+MAX_EXPERTS, MAX_TOP_K = 64, 4
 LOGIT_STEPS = 512  # logit grid: 2^(1/512) per step
 EXP2_TABLE = np.round(U16_MAX * 2.0 ** (-np.arange(LOGIT_STEPS) / LOGIT_STEPS)).astype(np.int64)
 GATE_BITS = 15

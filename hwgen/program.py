@@ -29,13 +29,17 @@ REGION_ALIGNMENT = 4096
 
 @dataclass(frozen=True)
 class RowLayout:
-    """int16 rows in DRAM: `groups` groups of `width` columns, each padded to chunks, each chunk to `chunk_bytes`."""
+    """Rows in DRAM: `groups` groups of `width` columns, each padded to chunks, each chunk to `chunk_bytes`.
+
+    Elements are int16, or with `element_bytes` 1 their high bytes, where the low ones are zero.
+    """
 
     rows: int
     groups: int
     width: int
     chunk: int
     chunk_bytes: int
+    element_bytes: int = 2
 
     @property
     def bytes(self) -> int:

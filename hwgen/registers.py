@@ -11,14 +11,13 @@ import json
 from dataclasses import dataclass
 from enum import IntFlag
 
-from .config import Config
+from .config import MAX_WEIGHT_PORTS, Config
 from .isa import Unit
 
 ADDRESS_BITS = 12
 DATA_BITS = 32
 ID = 0x4857474E  # "HWGN"
 VERSION = 0x00010000  # major, minor: a driver accepts its own major
-MAX_WEIGHT_PORTS = 4
 BASE_ALIGNMENT = 4096  # of the base registers, bytes: their low bits read as zero
 
 

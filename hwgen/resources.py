@@ -11,7 +11,7 @@ BRAM_SHAPES = {36: ((512, 72), (1024, 36), (2048, 18), (4096, 9)), 18: ((512, 36
 URAM_DEPTH, URAM_WIDTH = 4096, 72
 SMALL_BITS = 2048  # below this a memory is made of LUTs
 # Logic per lane, read off the Cost lines of hwgen/rtl and rounded up.
-LUT_PER_OUTPUT, LUT_PER_INPUT, LUT_BASE = 900, 500, 12000
+LUT_PER_OUTPUT, LUT_PER_INPUT, LUT_BASE = 900, 660, 12000  # an input has two 16x8 multipliers
 FF_PER_OUTPUT, FF_PER_INPUT, FF_BASE = 1400, 1000, 18000
 
 
@@ -40,8 +40,8 @@ def estimate(config: Config, board: Board) -> dict[str, int]:
     """lut, ff, dsp, bram, uram that the design of `config` takes on `board`; first order, not synthesis."""
     c = config
     used = dict.fromkeys(board.resources, 0)
-    # Array; two multiplies per output lane; row and tile quantiser; LayerNorm's square, three per element and its row.
-    used["dsp"] = -(-c.macs_per_cycle // board.macs_per_dsp) + 2 * c.array_outputs + 2 * c.array_inputs + 4 * c.chunk + 16
+    # Array; two multiplies per output lane; LayerNorm's square, three per element and its row.
+    used["dsp"] = -(-c.macs_per_cycle // board.macs_per_dsp) + 2 * c.array_outputs + 4 * c.chunk + 16
     used["lut"] = LUT_BASE + LUT_PER_OUTPUT * c.array_outputs + LUT_PER_INPUT * c.array_inputs
     used["ff"] = FF_BASE + FF_PER_OUTPUT * c.array_outputs + FF_PER_INPUT * c.array_inputs
     uram_left = board.resources["uram"]
@@ -49,7 +49,8 @@ def estimate(config: Config, board: Board) -> dict[str, int]:
         uram = count * -(-depth // URAM_DEPTH) * -(-width // URAM_WIDTH)
         if depth * width <= SMALL_BITS:
             used["lut"] += count * -(-depth * width // 64)
-        elif depth >= URAM_DEPTH // 2 and uram <= uram_left:  # a shallow memory would waste UltraRAM
+        # A shallow or narrow memory would waste UltraRAM.
+        elif depth >= URAM_DEPTH // 2 and width >= URAM_WIDTH // 2 and uram <= uram_left:
             used["uram"] += uram
             uram_left -= uram
         else:

@@ -213,6 +213,7 @@ def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress
 
 def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images], list[dict[str, int]]]:
     from sim import rtl
+    from sim.dram import of_board
 
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
@@ -225,21 +226,9 @@ def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images],
         runs,
         data_base=memory["data_base"],
         weight_bases=memory["weight_bases"],
-        dram=dram_model(boards.load(bundle.manifest["board"]), shape),
+        dram=of_board(boards.load(bundle.manifest["board"]), shape),
     )
     return [_outputs(entry, result.reads) for result in results], [_counters(result) for result in results]
-
-
-def dram_model(board: boards.Board, shape: Config):
-    """The simulated DRAM of a board: its usable bandwidth at the Config's clock, its refresh in cycles."""
-    from sim.dram import DramModel
-
-    mhz = shape.clock_mhz
-    return DramModel(
-        bytes_per_cycle=board.dram_bytes_per_second / (mhz * 1e6),
-        refresh_period=round(boards.REFRESH_PERIOD_US * mhz),
-        refresh_cycles=round(boards.REFRESH_US * mhz),
-    )
 
 
 def _writes(entry: dict, image: Images) -> list[tuple[int, bytes]]:

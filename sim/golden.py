@@ -114,12 +114,6 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Resul
     return Result(state.buffers, outputs, snapshots, values, state.queues)
 
 
-def product(x: Array, w: Array) -> Array:
-    """Exact int8 [R, K] @ int8 [N, K].T as int64: by floating-point BLAS, which holds every partial sum exactly."""
-    exact = np.float32 if x.shape[1] * num.INT8_MAX**2 < 1 << 24 else np.float64
-    return (x.astype(exact) @ w.T.astype(exact)).astype(np.int64)
-
-
 def _matmul(state: _State, op: MatMul) -> None:
     tokens = gates = None
     count = op.x.rows
@@ -146,7 +140,7 @@ def _matmul(state: _State, op: MatMul) -> None:
     col_mult = w_scale if op.col_scale == ColScale.ROW_SCALES else np.asarray(op.col_mult, np.int64)
     bias = 0 if op.bias is None else np.asarray(op.bias, np.int64)
 
-    y = num.requantise(product(x, w), col_mult, row_mult[:, None], op.shift, bias)
+    y = num.requantise(num.product(x, w), col_mult, row_mult[:, None], op.shift, bias)
     if op.gelu is not None:
         y = num.gelu(y, *op.gelu)
     if op.residual is not None:

@@ -22,7 +22,6 @@ from hwgen.isa import Unit, WeightSource
 Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
 
-QUEUE_DEPTH = 8  # instructions waiting for a unit; the dispatcher stops at a full queue
 GELU_FORM = {isa.Gelu.ERF: "none", isa.Gelu.TANH: "tanh"}
 PRIORITIES = {
     "program": None,
@@ -130,10 +129,12 @@ class Machine:
     # --- instructions: each returns what it will write --------------------------------------------------------------
 
     def load(self, insn: isa.Load) -> list[Write]:
-        chunk, size = self.config.chunk, self.config.chunk_beats * self.config.axi_bytes
-        count = insn.rows * insn.chunks
-        data = self.dram[self._data_bytes(insn.dram, count * size)].reshape(count, size)[:, : 2 * chunk]
-        values = np.ascontiguousarray(data).view("<i2").reshape(insn.rows, insn.chunks * chunk)
+        config, chunk, count = self.config, self.config.chunk, insn.rows * insn.chunks
+        size = (config.narrow_chunk_beats if insn.narrow else config.chunk_beats) * config.axi_bytes
+        data = self.dram[self._data_bytes(insn.dram, count * size)].reshape(count, size)
+        data = np.ascontiguousarray(data[:, : chunk if insn.narrow else 2 * chunk])
+        values = data.view(np.int8).astype(np.int16) << num.STATIC_SHIFT if insn.narrow else data.view("<i2")
+        values = values.reshape(insn.rows, insn.chunks * chunk)
         return [(self.scratch, self.rows(insn.dst, insn.pitch, np.arange(insn.rows), insn.chunks * chunk), values)]
 
     def load_scales(self, insn: isa.LoadScales) -> list[Write]:
@@ -160,7 +161,8 @@ class Machine:
 
     def route(self, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
         """What it writes, and the new queues."""
-        if insn.rows * insn.top_k > self.config.queue_entries or insn.experts > self.config.max_experts:
+        config = self.config
+        if insn.rows * insn.top_k > config.queue_entries or insn.experts > config.max_experts or insn.top_k > num.MAX_TOP_K:
             raise MachineFault(f"{insn.rows} tokens to {insn.top_k} of {insn.experts} experts exceed the queues")
         r, chunk = np.arange(insn.rows), self.config.chunk
         logits = self.scratch[self.rows(insn.x, insn.x_pitch, r, insn.experts)]
@@ -185,7 +187,7 @@ class Machine:
     def words_needed(self, insn: isa.Matmul) -> int:
         """Weight words that a Matmul pops."""
         config, words = self.config, 0
-        if self.queue(insn.expert, insn.rows)[2] == 0:
+        if self.queue(insn.expert, insn.rows)[2] == 0 and not insn.discard:
             return 0
         tiles = -(-insn.inputs // config.array_inputs) if insn.w_source == WeightSource.STREAM else 0
         for first in range(0, insn.outputs, config.array_outputs):
@@ -213,7 +215,7 @@ class Machine:
         if insn.indirect == Indirect.SCATTER:
             row_mult = num.gated_scale(row_mult, gates)
 
-        y = num.requantise(product(x, weights), col_mult, row_mult[:, None], insn.shift, bias)
+        y = num.requantise(num.product(x, weights), col_mult, row_mult[:, None], insn.shift, bias)
         if insn.gelu != isa.Gelu.OFF:
             y = num.gelu(y, GELU_FORM[insn.gelu], insn.gelu_shift)
         if insn.residual:
@@ -267,12 +269,6 @@ class Machine:
         return weights, insn.col_mult if insn.col_source == ColScale.IMMEDIATE else row_scales, 0
 
 
-def product(x: Array, w: Array) -> Array:
-    """Exact int8 [R, K] @ int8 [N, K].T, in floating point where every partial sum is a whole number it can hold."""
-    kind = np.float32 if x.shape[1] * num.INT8_MAX**2 < 1 << 24 else np.float64
-    return (x.astype(kind) @ w.astype(kind).T).astype(np.int64)
-
-
 class _Run:
     """One program on one machine: dispatch, wait counts, the weight buffer."""
 
@@ -309,7 +305,7 @@ class _Run:
     def _dispatch(self) -> None:
         while not isinstance(self.program[self.next], isa.End):
             queue = self.queues[self.program[self.next].unit]
-            if len(queue) == QUEUE_DEPTH:
+            if len(queue) == isa.QUEUE_DEPTH:
                 return
             queue.append(self.next)
             self.next += 1

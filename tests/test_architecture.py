@@ -3,29 +3,65 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("hwgen", "sim", "host", "boards", "rtl_templates")
+TOP_LEVEL = {*PACKAGES, "tests", ".ci", ".gitignore", "pyproject.toml", "README.md", "LICENSE"}
+TESTS = {"hwgen", "rtl", "sim", "host", "system", "bench"}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TEXT = {".py", ".v", ".vh", ".toml", ".md", ".cpp", ".h", ".tcl", ".html", ""}
 MAX_LINES = 500
 
-# Layer of each module of hwgen: it may import modules of lower layers, and of its own package. A package's layer is its
-# directory's.
-CONTRACTS = {"errors", "numerics", "config", "intgraph", "isa", "graph"}
-CONTRACT_IMPORTS = {
-    "errors": set(),
-    "numerics": set(),
-    "config": {"errors"},
-    "graph": set(),
-    "intgraph": {"numerics"},
-    "isa": {"intgraph"},
+# What each module or package of hwgen may read of the others, lowest first. The commands at the end may read everything.
+HWGEN = {
+    "": "",
+    "errors": "",
+    "numerics": "",
+    "intgraph": "numerics",
+    "isa": "intgraph",
+    "config": "errors isa numerics",
+    "graph": "",
+    "files": "errors",
+    "doctor": "",
+    "boards": "config errors",
+    "registers": "config isa",
+    "fuse": "graph numerics",
+    "frontend": "errors fuse graph",
+    "quantise": "errors graph intgraph numerics",
+    "compare": "graph intgraph numerics",
+    "intgraph_io": "errors intgraph",
+    "program": "config errors isa",
+    "schedule": "config errors intgraph isa numerics program",
+    "rtl": "config errors intgraph isa numerics registers",
+    "cost": "boards config intgraph isa rtl",  # the latencies that the units state
+    "resources": "boards config numerics",
+    "report": "boards cost isa program resources",
+    "report_html": "isa",
+    "example": "errors files",
 }
-HARDWARE = {"numerics", "config", "isa", "intgraph", "errors", "registers", "rtl"}
-EVERYTHING = {"cli", "build", "run", "compare", "demo", "__main__"}  # the only ones that may import sim and host
+COMMANDS = {"build", "run", "demo", "cli", "__main__"}
+SIM = {"boards", "config", "doctor", "errors", "graph", "intgraph", "isa", "numerics", "registers"}
+# What is not ours and not of the standard library. The host's list is what a board has.
+NUMPY = {"numpy", "scipy"}
+LIBRARIES = {
+    "hwgen.rtl": {"amaranth"},
+    "hwgen.frontend": NUMPY | {"onnx", "google", "onnxruntime"},
+    "hwgen.fuse": {"numpy", "onnx"},
+    "hwgen.example": {"numpy", "onnx"},
+    "hwgen.boards": {"tomli"},
+    "hwgen.config": set(),
+    "hwgen.cli": set(),
+    "hwgen.doctor": {"find_libpython"},
+    "hwgen": NUMPY,
+    "sim": {"numpy", "cocotb", "cocotb_tools"},
+    "host": {"numpy", "pynq"},
+    "boards": set(),
+    "rtl_templates": set(),
+}
 
 
 def name_of(path: Path) -> str:
@@ -65,44 +101,58 @@ def identify(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).startswith("hwgen")], ids=identify)
+def modules(package: str) -> list[Path]:
+    return [path for path in MODULES if name_of(path).split(".")[0] == package]
+
+
+@pytest.mark.parametrize("path", modules("hwgen"), ids=identify)
 def test_hwgen_imports_go_one_way(path):
-    parts = name_of(path).split(".")
-    part = parts[1] if len(parts) > 1 else ""
-    if part not in EVERYTHING:
-        assert not tops(path) & {"sim", "host"}, "only the command line's modules see sim and host"
-    if part in CONTRACT_IMPORTS:
-        assert hwgen_parts(path) <= CONTRACT_IMPORTS[part]
-    elif part == "rtl":
-        assert hwgen_parts(path) <= HARDWARE
-    elif part == "registers":
-        assert hwgen_parts(path) <= CONTRACTS
-    elif part not in EVERYTHING:
-        assert not hwgen_parts(path) & (EVERYTHING | {"rtl"}), "the compiler does not read the hardware or the commands"
-    if part in ("frontend", "fuse"):
-        assert not hwgen_parts(path) & {"isa", "config", "intgraph", "quantise", "schedule", "program", "boards"}
-    if part == "quantise":
-        assert not hwgen_parts(path) & {"isa", "config", "schedule", "program", "boards"}
+    part = (name_of(path).split(".") + [""])[1]
+    if part in COMMANDS:
+        return
+    assert part in HWGEN, f"say in HWGEN what {part} may import"
+    assert hwgen_parts(path) <= {part, *HWGEN[part].split()}
+    assert not tops(path) & {"sim", "host"}, "only the commands see sim and host"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).startswith("host")], ids=identify)
+def test_layers_have_no_cycle():
+    done = set()
+    for part, allowed in HWGEN.items():
+        assert set(allowed.split()) <= done, part
+        done.add(part)
+
+
+@pytest.mark.parametrize("path", modules("sim"), ids=identify)
+def test_sim_reads_contracts_and_no_hardware(path):
+    """The Verilog that it simulates is text to it; it neither compiles networks nor talks to boards."""
+    assert hwgen_parts(path) <= SIM
+    assert "host" not in tops(path)
+
+
+@pytest.mark.parametrize("path", modules("host"), ids=identify)
 def test_host_runs_without_the_compiler(path):
     """The board has numpy and pynq, nothing else. `--device rtl` and `sim` load their device by name."""
-    import sys
-
-    allowed = {"host", "numpy", "pynq", *sys.stdlib_module_names}
-    assert tops(path) <= allowed
-
-
-@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).startswith("sim")], ids=identify)
-def test_simulators_do_not_read_the_commands(path):
-    assert not hwgen_parts(path) & EVERYTHING
+    assert not tops(path) & {"hwgen", "sim"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=identify)
-def test_module_is_short_and_says_what_it_is(path):
+def test_libraries(path):
+    name = name_of(path)
+    allowed = next(LIBRARIES[key] for key in (".".join(name.split(".")[:2]), name.split(".")[0]) if key in LIBRARIES)
+    assert tops(path) - {*sys.stdlib_module_names, *PACKAGES} <= allowed
+
+
+def test_the_command_line_starts_without_any_library():
+    """So that `hwgen doctor` can say which are missing."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from hwgen.cli import main; sys.exit(main(['doctor']))"
+    run = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
+    assert run.returncode == 1, run.stderr
+    assert "MISSING   numpy" in run.stdout and "pip install 'numpy" in run.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identify)
+def test_module_says_what_it_is(path):
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MAX_LINES
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "no docstring"
 
@@ -114,6 +164,12 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
+def test_files_are_short():
+    for path in tracked():
+        if path.suffix in {".py", ".v", ".toml"}:
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES, path
+
+
 def test_no_file_names_a_place_on_one_machine():
     place = re.compile(r"(?<![\w.>-])/(?:home|root|work|Users|tmp|opt|usr/local)/\w")
     found = []
@@ -123,6 +179,16 @@ def test_no_file_names_a_place_on_one_machine():
                 if place.search(line) and path != Path(__file__).resolve():
                     found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert not found
+
+
+def test_layout():
+    """Top level and tests hold what the README says, and nothing else."""
+    for path in tracked():
+        parts = path.relative_to(ROOT).parts
+        assert parts[0] in TOP_LEVEL, path
+        if parts[0] == "tests" and len(parts) > 2:
+            assert parts[1] in TESTS, path
+    assert {package for package in PACKAGES if (ROOT / package / "__init__.py").is_file()} == set(PACKAGES)
 
 
 def test_tests_do_not_import_each_other():

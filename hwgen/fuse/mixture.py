@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..numerics import MAX_EXPERTS, MAX_TOP_K
 from .op import Unsupported
 from .params import parent
 from .symbols import (
@@ -235,6 +236,10 @@ def _mixed(m: Mixture) -> Mixed:
     hidden = last.x
     if not isinstance(hidden, Activated) or not isinstance(hidden.x, Lin):
         raise Unsupported("an expert is not linear, GELU, linear", "only experts of two linear layers are supported")
+    experts = last.shape[0]
+    if m.slots > MAX_TOP_K or experts > MAX_EXPERTS:
+        most = f"at most the best {MAX_TOP_K} of at most {MAX_EXPERTS} are supported"
+        raise Unsupported(f"combines the best {m.slots} of {experts} experts, {most}")
     first = hidden.x
     if len(first.shape) != 3 or len(first.x.shape) != 2:
         raise Unsupported("experts do not read the same tokens")

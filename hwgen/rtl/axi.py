@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream
-from amaranth.lib.wiring import Component, In, Out, Signature, connect, flipped
+from amaranth.lib.wiring import Component, In, Member, Out, Signature, connect, flipped
 
 from ..config import Config
 from .fifo import RamFifo
@@ -136,6 +136,21 @@ def _drive_address(m: Module, config: Config, bus, x: str, bursts: _Bursts, issu
         m.d.sync += busy.eq(0)
 
 
+def _engine(beats: Member, bus: Signature) -> dict:
+    """Ports of AxiReader and AxiWriter."""
+    return {
+        "base": In(BYTE_ADDRESS_BITS),
+        "command": In(stream.Signature(COMMAND)),
+        "beats": beats,
+        "bus": Out(bus),
+        "drain": In(1),
+        "idle": Out(1),
+        "busy": Out(1),
+        "error": Out(1),
+        "beat": Out(1),
+    }
+
+
 class AxiReader(Component):
     """Commands in, their beats out, in order; up to `config.outstanding` bursts in flight.
 
@@ -148,19 +163,7 @@ class AxiReader(Component):
 
     def __init__(self, config: Config):
         self.config = config
-        super().__init__(
-            {
-                "base": In(BYTE_ADDRESS_BITS),
-                "command": In(stream.Signature(COMMAND)),
-                "beats": Out(beat_stream(config)),
-                "bus": Out(axi_read(config)),
-                "drain": In(1),
-                "idle": Out(1),
-                "busy": Out(1),
-                "error": Out(1),
-                "beat": Out(1),
-            }
-        )
+        super().__init__(_engine(Out(beat_stream(config)), axi_read(config)))
 
     def elaborate(self, platform):
         m = Module()
@@ -211,19 +214,7 @@ class AxiWriter(Component):
 
     def __init__(self, config: Config):
         self.config = config
-        super().__init__(
-            {
-                "base": In(BYTE_ADDRESS_BITS),
-                "command": In(stream.Signature(COMMAND)),
-                "beats": In(beat_stream(config)),
-                "bus": Out(axi_write(config)),
-                "drain": In(1),
-                "idle": Out(1),
-                "busy": Out(1),
-                "error": Out(1),
-                "beat": Out(1),
-            }
-        )
+        super().__init__(_engine(In(beat_stream(config)), axi_write(config)))
 
     def elaborate(self, platform):
         m = Module()

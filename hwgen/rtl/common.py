@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Shape, ShapeCastable, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Shape, ShapeCastable, Signal, Value
 from amaranth.lib import data
 
 
@@ -70,17 +70,3 @@ def tree_latency(count: int, levels: int) -> int:
 def lanes_mask(count: Value, lanes: int) -> Value:
     """One bit per lane, set for lane < count."""
     return Cat(count > lane for lane in range(lanes))
-
-
-__all__ = [
-    "delay",
-    "delay_valid",
-    "lanes_mask",
-    "register",
-    "round_shift",
-    "saturate",
-    "signed",
-    "tree",
-    "tree_latency",
-    "unsigned",
-]

@@ -7,8 +7,8 @@ from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, Signature
 
 from .. import isa, registers
-from ..config import Config
-from ..registers import MAX_WEIGHT_PORTS, Status, offset
+from ..config import MAX_WEIGHT_PORTS, Config
+from ..registers import Status, offset
 from .axi import BYTE_ADDRESS_BITS
 
 UNITS = len(isa.Unit)

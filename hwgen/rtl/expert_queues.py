@@ -7,15 +7,14 @@ from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
-from ..numerics import INT16_MAX
+from ..numerics import INT16_MAX, MAX_TOP_K
 from . import ports
 from .common import delay, delay_valid, register
 from .memory import RAM_LATENCY, Ram
 from .small_memory import LutRam
 from .walk import Walk
 
-MAX_TOP_K = 4
-MAX_ENTRIES = 1 << 16  # ports.QUEUE_LOOKUP
+DENSE_CYCLES = RAM_LATENCY + 1  # of a dense row, and two for each of its chunks
 SETTLE = 6  # cycles until the last write shows: queue RAM, and more than ports.WRITE_LATENCY
 
 
@@ -33,13 +32,12 @@ class ExpertQueues(Component):
 
     Parameters: config. Ports: clear (strobe: all queues empty, begin); held during an instruction: rows, experts, top_k,
     dense, y, y_pitch; i_valid, i_expert, i_gate, i_last (last of its token); done (strobe); wr; lookup, queue, nonempty as
-    in VectorUnit. Cycles from the last entry to done: experts + rows*top_k + 13 without dense.
+    in VectorUnit. Cycles from the last entry to done: experts + rows*top_k + 13, and with
+    dense DENSE_CYCLES + 2 * chunks for every row.
     Cost: RAM of queue_entries x (28 and 28 + expert bits), LUT RAM of three small tables.
     """
 
     def __init__(self, config: Config):
-        if config.queue_entries > MAX_ENTRIES:
-            raise ValueError(f"queue_entries={config.queue_entries}: the expert queues hold at most {MAX_ENTRIES}")
         self.config = config
         super().__init__(
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
@@ -21,7 +21,7 @@ class LoadUnit(Component):
     Ports: insn (stream in), command (stream of COMMAND, at most MOST_BEATS each) and beats (stream in) of the data
     reader, wr (scratchpad write of a chunk), scale (scale memory write), done (strobe: everything written is visible),
     busy.
-    A chunk takes chunk_beats cycles, a scale one.
+    A chunk takes chunk_beats cycles, a narrow one narrow_chunk_beats, a scale one.
     """
 
     def __init__(self, config: Config):
@@ -63,11 +63,12 @@ class LoadUnit(Component):
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += [dram.eq(dram + piece), beats_left.eq(beats_left - piece)]
 
+        narrow = Signal(reset_less=True)
         scale_addr, scales_left = Signal(SCALE_ADDRESS_BITS, reset_less=True), Signal(16)
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
-                m.d.sync += [dram.eq(load.dram), scale_addr.eq(load_scales.dst)]
+                m.d.sync += [dram.eq(load.dram), narrow.eq(load.narrow), scale_addr.eq(load_scales.dst)]
                 with m.If(self.insn.valid):
                     with m.If(load_scales.op == isa.Op.LOAD_SCALES):
                         m.d.sync += scales_left.eq(load_scales.count)
@@ -77,7 +78,8 @@ class LoadUnit(Component):
                         m.next = "LOAD"
             with m.State("LOAD"):
                 with m.If(block.loaded):
-                    m.d.sync += beats_left.eq(block.total * config.chunk_beats)
+                    wide_total, narrow_total = block.total * config.chunk_beats, block.total * config.narrow_chunk_beats
+                    m.d.sync += beats_left.eq(Mux(narrow, narrow_total, wide_total))
                     m.next = "RUN"
             with m.State("SCALES"):
                 m.d.sync += beats_left.eq((scales_left + (lanes - 1)) >> (lanes - 1).bit_length())
@@ -92,14 +94,16 @@ class LoadUnit(Component):
 
         # Beats to chunks. The registers in front of the write ports keep the RAM's output away from the arbitration.
         beats = self.beats
-        chunk_bits = config.chunk * ELEMENT.width
         beat_bits = 8 * config.axi_bytes
         behind = [Signal(beat_bits, name=f"behind_{i}", reset_less=True) for i in range(config.chunk_beats - 1)]
         beat_at = Signal(range(max(config.chunk_beats, 2)))
         whole, take_chunk, take_scale, beat_end = Signal(), Signal(), Signal(), Signal()
         lane = Signal(range(lanes))
+        wide_data = Cat(*behind, beats.payload)[: config.chunk * ELEMENT.width]
+        narrow_bytes = Cat(*behind[: config.narrow_chunk_beats - 1], beats.payload)
+        narrow_data = Cat(Cat(Const(0, 8), narrow_bytes[8 * i : 8 * i + 8]) for i in range(config.chunk))
         m.d.comb += [
-            whole.eq(beat_at == config.chunk_beats - 1),
+            whole.eq(beat_at == Mux(narrow, config.narrow_chunk_beats - 1, config.chunk_beats - 1)),
             take_chunk.eq(beats.valid & block.more & (~whole | ~self.wr.valid | self.wr.ready)),
             take_scale.eq(beats.valid & (scales_left != 0) & (~self.scale.valid | self.scale.ready)),
             beat_end.eq((lane == lanes - 1) | (scales_left == 1)),
@@ -118,7 +122,7 @@ class LoadUnit(Component):
                 m.d.sync += [
                     self.wr.valid.eq(1),
                     self.wr.addr.eq(block.addr),
-                    self.wr.data.eq(Cat(*behind, beats.payload)[:chunk_bits]),
+                    self.wr.data.eq(Mux(narrow, narrow_data, wide_data)),
                 ]
 
         # Beats to scales.

@@ -10,7 +10,7 @@ from ..config import Config
 from . import ports
 from .common import delay, delay_valid, lanes_mask, register
 from .memory import RAM_LATENCY, Ram
-from .norm_pipeline import NormLanes, RowStatistics, columns_bits
+from .norm_pipeline import NormLanes, RowStatistics
 from .small_memory import SmallFifo
 from .walk import Walk
 
@@ -43,7 +43,6 @@ class Norm(Component):
 
     def __init__(self, config: Config):
         self.config = config
-        columns_bits(config)  # refuses a width that the arithmetic does not hold
         self.max_chunks = -(-config.norm_columns // config.chunk)
         self.buffer = max(LEAST_BUFFER, 1 << (2 * self.max_chunks - 1).bit_length())
         super().__init__(

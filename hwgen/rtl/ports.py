@@ -13,11 +13,10 @@ from amaranth.lib.wiring import In, Out, Signature
 
 from .. import isa
 from ..config import Config
+from ..isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS
+from ..isa import SCALE_BITS as SCALE_ADDRESS_BITS
 
-ADDRESS_BITS = 24
-SCALE_ADDRESS_BITS = 16
 ELEMENT = signed(16)
-ROW_BITS = 12  # row numbers and tokens: at most 4096 rows in a Matmul
 READ_LATENCY = 4  # a read accepted in cycle t has its data in cycle t + 4, for one cycle
 WRITE_LATENCY = 2  # a read accepted in cycle t + 2 or later sees a write accepted in cycle t
 
@@ -57,9 +56,9 @@ SCALE_WRITE = Signature({"valid": Out(1), "addr": Out(SCALE_ADDRESS_BITS), "data
 
 # Expert queues, held by the router. `count`, `start`: combinational functions of `expert`, stable while no Route runs.
 # `entry` READ_LATENCY cycles after `addr`: token and gate score of a queue entry.
-QUEUE_LOOKUP = Signature({"expert": Out(8), "count": In(ROW_BITS + 1), "start": In(16)})
+QUEUE_LOOKUP = Signature({"expert": Out(8), "count": In(ROW_BITS + 1), "start": In(QUEUE_BITS)})
 QUEUE_ENTRY = data.StructLayout({"token": unsigned(ROW_BITS), "gate": unsigned(16)})
-QUEUE_READ = Signature({"addr": Out(16), "entry": In(QUEUE_ENTRY)})
+QUEUE_READ = Signature({"addr": Out(QUEUE_BITS), "entry": In(QUEUE_ENTRY)})
 
 
 def insn_layout(insn: type[isa.Insn]) -> data.StructLayout:

@@ -115,7 +115,9 @@ class RowQuantiser(Component):
         x = [register(m, x[i], f"x3_{i}") for i in lanes]
 
         # 4: products
-        product = [register(m, x[i] * factor_3, f"product_{i}") for i in lanes]
+        # 16x8 products in LUTs: the DSPs belong to the array.
+        product = [Signal(signed(24), name=f"product_{i}", reset_less=True, attrs={"use_dsp": "no"}) for i in lanes]
+        m.d.sync += [p.eq(x[i] * factor_3) for i, p in zip(lanes, product, strict=True)]
         shift_4, drop_4 = register(m, shift_3, "shift_4"), register(m, drop_3, "drop_4")
         half = 1 << (numerics.STATIC_SHIFT - 1)
         below_half_4 = register(m, ((half << shift_3) - 1)[:15], "below_half_4")

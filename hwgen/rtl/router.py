@@ -10,11 +10,11 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
-from ..numerics import GATE_BITS
+from ..numerics import GATE_BITS, MAX_TOP_K
 from . import ports
 from .common import delay, delay_valid
 from .divide import Divider
-from .expert_queues import MAX_TOP_K, SETTLE, ExpertQueues, expert_bits
+from .expert_queues import DENSE_CYCLES, SETTLE, ExpertQueues, expert_bits
 from .gate_lanes import GateLanes, weight_sum_bits
 
 LANES = 4  # rows in lockstep
@@ -23,8 +23,8 @@ REFILL_CYCLES = ports.READ_LATENCY + 1  # and one for each lane's read, from one
 FIXED_CYCLES = 4  # registers and control
 
 
-def route_cycles(config: Config, rows: int, experts: int, top_k: int) -> int:
-    """Cycles from `start` to `done` when nothing stalls, without dense gates, for rows >= 1 (to within 1 %)."""
+def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: bool = False) -> int:
+    """Cycles from `start` to `done` when nothing stalls, for rows >= 1 (to within 1 %)."""
     *whole, rest = (min(config.chunk, experts - first) for first in range(0, experts, config.chunk))
     groups, last_rows = -(-rows // LANES), (rows - 1) % LANES + 1
 
@@ -40,7 +40,8 @@ def route_cycles(config: Config, rows: int, experts: int, top_k: int) -> int:
     before = group(last_rows) + (groups - 2) * group(LANES) if groups > 1 else 0
     last = sort(last_rows) + rest + 2 * experts + last_rows * top_k
     fixed = ports.READ_LATENCY + GateLanes.LATENCY + GATE_QUOTIENT_BITS + SETTLE + FIXED_CYCLES + min(rows, LANES)
-    return math.ceil(before) + last + rows * top_k + fixed
+    gates = rows * (DENSE_CYCLES + 2 * -(-experts // config.chunk)) if dense else 0
+    return math.ceil(before) + last + rows * top_k + gates + fixed
 
 
 class Router(Component):

@@ -9,10 +9,9 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.wiring import Component, In
 
 from ..config import Config
-from ..errors import UserError
 from .common import delay, register
 from .memory import RAM_LATENCY, STYLES, Ram
-from .ports import ADDRESS_BITS, READ_LATENCY, read_port, write_port
+from .ports import READ_LATENCY, read_port, write_port
 
 
 class Scratchpad(Component):
@@ -34,11 +33,6 @@ class Scratchpad(Component):
     """
 
     def __init__(self, config: Config, style: str = "auto"):
-        if config.scratch_chunks > 1 << ADDRESS_BITS:
-            raise UserError(
-                f"Config banks={config.banks}, bank_words={config.bank_words}: {config.scratch_chunks} chunks exceed "
-                f"the {1 << ADDRESS_BITS} that an address reaches"
-            )
         if style not in STYLES:
             raise ValueError(f"Scratchpad style={style!r} is not one of {STYLES}")
         self.config, self.style = config, style

@@ -13,7 +13,6 @@ from .fifo import RamFifo
 from .insn import insn_view
 from .ports import insn_layout, insn_stream
 
-QUEUE = 8  # instructions waiting in front of a unit
 FETCH_QUEUE = 16  # instructions fetched or being fetched, not yet dispatched
 FETCH_BATCH = 4  # instructions of one read command
 UNITS = len(isa.Unit)
@@ -26,7 +25,7 @@ class Sequencer(Component):
     unknown operation, an END elsewhere or a program without END end it at once as `illegal`; `fault` ends it too. After
     these the queues hold leftovers: reset before the next start.
     Dispatch is in program order, so a full queue holds up all instructions behind it: a program must not need, to free
-    an instruction, one that comes more than QUEUE of the same unit's later.
+    an instruction, one that comes more than isa.QUEUE_DEPTH of the same unit's later.
 
     Ports: start (strobe; resets the counts), program (beats from the data base), length (instructions); command and
     beats of the data reader; insn[5] (streams, by isa.Unit), done[5] (strobes, an instruction each); fault; running,
@@ -151,7 +150,7 @@ class Sequencer(Component):
         """The queue of a unit, as wide as its longest instruction; its head is offered once its counts are reached."""
         width = max(insn_layout(insn).size for insn in isa.INSNS.values() if insn.unit == unit)
         name = unit.name.lower()
-        m.submodules[f"queue_{name}"] = queue = RamFifo(width, QUEUE, style="distributed", lookahead=1)
+        m.submodules[f"queue_{name}"] = queue = RamFifo(width, isa.QUEUE_DEPTH, style="distributed", lookahead=1)
         out = self.insn[unit]
         released = Signal(name=f"released_{name}")  # counts only rise: once true for a head, it stays true
         m.d.comb += [

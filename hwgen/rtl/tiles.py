@@ -26,7 +26,7 @@ class TileLoader(Component):
 
     A tile of n valid outputs takes n weight words, or n scratchpad rows through a `RowQuantiser`. The next tile is
     written as soon as the previous one is taken: its weights are delayed on their way to the array as long as the rows
-    are (`Core`). A parameter bank is written only when no row that uses it is on its way (`bank_busy`).
+    are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A parameter bank is written only when no row that uses it is on its way (`bank_busy`).
 
     Ports: insn, words (weight words), lookup (queue length of an expert), rd/scale (stationary rows and their maxima),
     w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the shadow), take (strobe:
@@ -69,6 +69,7 @@ class TileLoader(Component):
         row = Signal(range(outputs + 1))
         bank = Signal()
         first_inputs = Signal()  # ib == 0
+        discarding = Signal()  # the queue is empty: words are only popped
         block = Signal(ports.ADDRESS_BITS)  # row ob*O of w, at ib = 0
         addr, scale = Signal(ports.ADDRESS_BITS), Signal(16)
         block_scale, offset = Signal(16), Signal(ports.ADDRESS_BITS)
@@ -107,10 +108,10 @@ class TileLoader(Component):
         arrived_final = delay(m, final, path, "w_final_path")
 
         # --- to the array ---------------------------------------------------------------------------------------
-        m.d.sync += self.w_valid.eq(arrived | pop)
+        m.d.sync += self.w_valid.eq(arrived | (pop & ~discarding))
         m.d.sync += self.w_row.eq(Mux(arrived, arrived_row, row))
         m.d.sync += self.w_data.eq(Mux(arrived, quantiser.o_data.as_value(), self.words.payload.as_value()))
-        with m.If((arrived & arrived_final) | (pop & final)):
+        with m.If((arrived & arrived_final) | (pop & final & ~discarding)):
             m.d.sync += self.full.eq(1)
 
         # --- to the parameter banks -----------------------------------------------------------------------------
@@ -118,7 +119,7 @@ class TileLoader(Component):
         pop_params, immediate = Signal(), Signal()
         pairs = self.words.payload.as_value()
         by_scale = arrived & (insn.col_source == ColScale.ROW_SCALES) & first_inputs
-        m.d.sync += [self.params.valid.eq(pop_params | immediate | by_scale), self.params.bank.eq(bank)]
+        m.d.sync += [self.params.valid.eq((pop_params & ~discarding) | immediate | by_scale), self.params.bank.eq(bank)]
         for o in range(outputs):
             j = o % c.params_per_word
             mult, bias = pairs[32 * j : 32 * j + 16], pairs[32 * j + 16 : 32 * j + 32]
@@ -167,18 +168,19 @@ class TileLoader(Component):
                     offset.eq(0),
                     *next_columns(),
                 ]
+                m.d.sync += discarding.eq(empty)
                 with m.If(self.job.ready):
                     m.next = "IDLE"
-                    with m.If(~empty):
+                    with m.If(~empty | insn.discard):
                         m.next = "PARAMS"
             with m.State("PARAMS"):
                 # Only when the previous tile is taken have all rows of the bank's last user been issued.
-                with m.If(~self.full & ~self.take & ~self.bank_busy.bit_select(bank, 1)):
+                with m.If((~self.full & ~self.take & ~self.bank_busy.bit_select(bank, 1)) | discarding):
                     with m.Switch(insn.col_source):
                         with m.Case(ColScale.PARAMETERS):
                             m.next = "PARAM_WORDS"
                         with m.Case(ColScale.IMMEDIATE):
-                            m.d.comb += immediate.eq(1)
+                            m.d.comb += immediate.eq(~discarding)
                             m.next = "TILE"
                         with m.Default():
                             m.next = "TILE"
@@ -190,7 +192,7 @@ class TileLoader(Component):
                         m.next = "TILE"
             with m.State("TILE"):
                 m.d.sync += row.eq(0)
-                with m.If(~self.full & ~self.take):
+                with m.If((~self.full & ~self.take) | discarding):
                     m.next = "STREAM"
                     with m.If(~from_stream):
                         m.next = "READ"
@@ -228,7 +230,7 @@ class TileLoader(Component):
                         addr.eq(addr - offset),
                         block_scale.eq(scale),
                         offset.eq(0),
-                        bank.eq(~bank),
+                        bank.eq(bank ^ ~discarding),
                         *next_columns(),
                     ]
                     m.next = "PARAMS"

@@ -77,7 +77,8 @@ def _slots(
     in_slots, out_slots = {}, []
     for i, op in enumerate(graph.ops):
         if isinstance(op, Input):
-            rows: RowLayout = row_layout(needs.layouts[op.out.buffer], op.out, op.out.rows, config)
+            layout = needs.layouts[op.out.buffer]
+            rows: RowLayout = row_layout(layout, op.out, op.out.rows, config, i in needs.narrow)
             offset = inputs.add(input_key(op, rows), rows.bytes)
             slot = InputSlot(op.image, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), offset, rows)
             in_slots[i] = slot

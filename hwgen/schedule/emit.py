@@ -33,7 +33,7 @@ from .liveness import steps, written
 from .prepare import Needs
 from .spaces import Spaces
 
-STREAM_LEAD = 6  # streams that may be dispatched before the Matmul of the first of them
+STREAM_LEAD = isa.QUEUE_DEPTH - 2  # streams that may be dispatched before the Matmul of the first of them
 GELU = {"none": isa.Gelu.ERF, "tanh": isa.Gelu.TANH}
 
 
@@ -56,6 +56,7 @@ class Emitter:
         self.emitted: list[tuple[isa.Insn, int, int]] = []
         self.streams: list[tuple[isa.Stream, int, int]] = []  # (instruction, op index, position of its Route or -1)
         self.route_position = -1
+        self.early_words = 0  # weight words of the latest Route's experts that are streamed without waiting for it
 
     def _stores(self) -> dict[int, list[tuple[int, int]]]:
         """Step -> outputs that are complete after it: their numbers and the operations that wrote them last."""
@@ -89,6 +90,7 @@ class Emitter:
             rows=rows,
             chunks=chunks,
             pitch=pitch,
+            narrow=int(i in self.needs.narrow),
         )
 
     def _load_view(self, i: int) -> None:
@@ -172,7 +174,8 @@ class Emitter:
         stream = -1
         if i in self.needs.weights:
             stream = len(self.streams)
-            self._stream(i, expert)
+            values["discard"] = int(expert != isa.NO_EXPERT and self._early(i))
+            self._stream(i, isa.NO_EXPERT if values["discard"] else expert)
         self._emit(
             isa.Matmul,
             i,
@@ -194,6 +197,15 @@ class Emitter:
             y_pitch=writes[0].pitch,
             **values,
         )
+
+    def _early(self, i: int) -> bool:
+        """Whether an expert's weights are streamed before its queue is known: those of the first experts, as far as the
+        buffer holds them. They arrive while attention leaves DRAM idle; where the queue turns out empty they are dropped.
+        """
+        words = self.early_words + self.needs.weights[i][1]
+        fits = words <= self.config.weight_words
+        self.early_words = words if fits else self.config.weight_words + 1  # a later one must not overtake
+        return fits
 
     def _stream(self, i: int, expert: int) -> None:
         word, words = self.needs.weights[i]
@@ -232,6 +244,7 @@ class Emitter:
         values |= {"rows": x.rows, "experts": op.logits.cols, "top_k": op.top_k, "renormalise": int(op.renormalise)}
         self._emit(isa.Route, i, [x], writes, x=x.start, x_pitch=x.pitch, **values)
         self.route_position = len(self.emitted) - 1
+        self.early_words = 0
 
     def _store(self, number: int, i: int) -> None:
         view = self.graph.outputs[number].view

@@ -14,6 +14,7 @@ import numpy as np
 from ..config import Config
 from ..errors import UserError
 from ..intgraph import Buffer, View
+from ..numerics import INT8_MAX, STATIC_SHIFT
 
 Array = np.ndarray
 
@@ -80,19 +81,29 @@ def align(value: int, step: int) -> int:
 # --- data region -------------------------------------------------------------------------------------------------
 
 
-def chunk_bytes(config: Config) -> int:
+def chunk_bytes(config: Config, narrow: bool = False) -> int:
     """Bytes of a chunk in DRAM: whole beats."""
-    return config.chunk_beats * config.axi_bytes
+    return (config.narrow_chunk_beats if narrow else config.chunk_beats) * config.axi_bytes
 
 
-def pack_rows(data: Array, columns: Array, config: Config) -> bytes:
-    """int16 [R, C] as isa.Load expects it, logical column c at physical column columns[c]."""
+def fits_narrow(data: Array) -> bool:
+    """Whether a narrow isa.Load can bring `data` int16: every element is an int8 value times 2^8."""
+    steps, rest = np.divmod(np.asarray(data, np.int64), 1 << STATIC_SHIFT)
+    return not rest.any() and bool((np.abs(steps) <= INT8_MAX).all())
+
+
+def pack_rows(data: Array, columns: Array, config: Config, narrow: bool = False) -> bytes:
+    """int16 [R, C] as isa.Load expects it, logical column c at physical column columns[c].
+
+    `narrow`: as bytes; the data must pass `fits_narrow`.
+    """
     chunk = config.chunk
     chunks = -(-(int(columns[-1]) + 1) // chunk)
     rows = np.zeros((data.shape[0], chunks * chunk), "<i2")
     rows[:, columns] = data
-    padded = np.zeros((data.shape[0] * chunks, chunk_bytes(config) // 2), "<i2")
-    padded[:, :chunk] = rows.reshape(-1, chunk)
+    element = np.dtype(np.int8 if narrow else "<i2")
+    padded = np.zeros((data.shape[0] * chunks, chunk_bytes(config, narrow) // element.itemsize), element)
+    padded[:, :chunk] = (rows >> STATIC_SHIFT if narrow else rows).reshape(-1, chunk)
     return padded.tobytes()
 
 
@@ -119,16 +130,6 @@ class DataStore:
 
 
 # --- weight stream -----------------------------------------------------------------------------------------------
-
-
-def stream_words(config: Config, outputs: int, inputs: int, parameters: bool, weights: bool) -> int:
-    """Weight words that a Matmul of physical size outputs x inputs pops."""
-    tiles = -(-inputs // config.array_inputs) if weights else 0
-    words = 0
-    for first in range(0, outputs, config.array_outputs):
-        n = min(config.array_outputs, outputs - first)
-        words += config.param_words(n) * parameters + n * tiles
-    return words
 
 
 def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias: Array | None) -> Array:

@@ -23,8 +23,9 @@ from ..intgraph import (
     RowScale,
     View,
 )
+from ..isa import ROW_BITS
 from ..program import RowLayout
-from .layout import DataStore, Layout, WeightStore, chunk_bytes, layout_of, pack_rows, pack_stream
+from .layout import DataStore, Layout, WeightStore, chunk_bytes, fits_narrow, layout_of, pack_rows, pack_stream
 from .liveness import written
 
 Array = np.ndarray
@@ -35,13 +36,15 @@ class Needs:
     """Layouts and DRAM addresses of one task, by op index.
 
     `weights`: (first word, words) of a MatMul. `data`: byte offset in the constants region, of a Constant, of gamma and
-    beta of a Norm, of the row multipliers of a MatMul. `sizes`: physical (outputs, inputs) of a MatMul.
+    beta of a Norm, of the row multipliers of a MatMul. `sizes`: physical (outputs, inputs) of a MatMul. `narrow`: each
+    Constant and Input that crosses DRAM as int8.
     """
 
     layouts: dict[str, Layout]
     weights: dict[int, tuple[int, int]] = field(default_factory=dict)
     data: dict[int, int] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    narrow: set[int] = field(default_factory=set)
 
 
 def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: DataStore) -> Needs:
@@ -56,7 +59,11 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
         match op:
             case Constant():
                 columns = _layout(needs, op.out).columns(op.out)
-                needs.data[i] = constants.add(pack_rows(op.data, columns, config))
+                if fits_narrow(op.data):
+                    needs.narrow.add(i)
+                needs.data[i] = constants.add(pack_rows(op.data, columns, config, i in needs.narrow))
+            case Input():
+                needs.narrow.add(i)  # the host quantises images to int8
             case Norm():
                 _check_norm(needs, op, config)
                 rows = np.stack([op.gamma, op.beta])
@@ -168,6 +175,10 @@ def _check_norm(needs: Needs, op: Norm, config: Config) -> None:
 def _check_route(op: RouteTokens, config: Config) -> None:
     if op.logits.cols > config.max_experts:
         raise UserError(f"{op.name}: {op.logits.cols} experts, max_experts={config.max_experts} is too small")
+    if op.top_k > num.MAX_TOP_K:
+        raise UserError(f"{op.name}: chooses {op.top_k} experts a token, the machine at most {num.MAX_TOP_K}")
+    if op.logits.rows > 1 << ROW_BITS:
+        raise UserError(f"{op.name}: {op.logits.rows} tokens, a router takes at most {1 << ROW_BITS}")
     entries = op.logits.rows * op.top_k
     if entries > config.queue_entries:
         raise UserError(
@@ -176,10 +187,10 @@ def _check_route(op: RouteTokens, config: Config) -> None:
         )
 
 
-def row_layout(layout: Layout, view: View, rows: int, config: Config) -> RowLayout:
-    """How a view lies in DRAM when its chunks are loaded or stored row by row."""
+def row_layout(layout: Layout, view: View, rows: int, config: Config, narrow: bool = False) -> RowLayout:
+    """How a view lies in DRAM when its chunks are loaded or stored row by row; `narrow` as in isa.Load."""
     groups, width = (view.cols // layout.width, layout.width) if layout.groups > 1 else (1, view.cols)
-    return RowLayout(rows, groups, width, config.chunk, chunk_bytes(config))
+    return RowLayout(rows, groups, width, config.chunk, chunk_bytes(config, narrow), 1 if narrow else 2)
 
 
 def input_key(op: Input, layout: RowLayout) -> tuple:

@@ -18,32 +18,36 @@ from sim import golden
 CONFIGS = [Config(), Config(array_outputs=12, array_inputs=20), Config(array_outputs=8, array_inputs=8, axi_bytes=64)]
 
 
-def layout_dict(config, rows, cols, groups=1):
+def layout_dict(config, rows, cols, groups=1, narrow=False):
     buffer = Buffer("b", rows, cols, groups)
     view = View("b", 0, rows, 0, cols)
     layout = layout_of(buffer, config)
-    return asdict(row_layout(layout, view, rows, config)), layout.columns(view)
+    return asdict(row_layout(layout, view, rows, config, narrow)), layout.columns(view)
 
 
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("cols, groups", [(1, 1), (16, 1), (37, 1), (30, 3), (32, 2)])
-def test_rows_lie_like_constants(config, cols, groups):
-    layout, columns = layout_dict(config, 7, cols, groups)
+def test_rows_lie_like_constants(config, cols, groups, narrow):
+    layout, columns = layout_dict(config, 7, cols, groups, narrow)
     rows = np.random.default_rng(0).integers(-32768, 32768, (7, cols)).astype(np.int16)
+    if narrow:
+        rows = rows // 256 * 256
     data = pack_rows(layout, rows)
-    assert data == pack_constant(rows, columns, config)
+    assert data == pack_constant(rows, columns, config, narrow)
     assert len(data) == RowLayout(**layout).bytes
     np.testing.assert_array_equal(unpack_rows(layout, data), rows)
 
 
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_input_equals_golden(config):
+def test_input_equals_golden(config, narrow):
     shape, patch = (3, 8, 12), (2, 4)
     rng = np.random.default_rng(1)
     image = (rng.normal(size=shape) * 3).astype(np.float32)
     step, offset = 0.0625, 0.25
     image[0, 0, :6] = offset + step * np.array([0.5, 1.5, -0.5, -2.5, 300, -300])  # ties and saturation
-    layout, _ = layout_dict(config, 12, 24)
+    layout, _ = layout_dict(config, 12, 24, narrow=narrow)
     entry = asdict(InputSlot("image", shape, patch, step, offset, 0, RowLayout(**layout)))
     got = unpack_rows(layout, pack_input(entry, image))
     op = Input("in", View("b", 0, 12, 0, 24), "image", shape, patch, step, offset)
@@ -52,6 +56,15 @@ def test_input_equals_golden(config):
     np.testing.assert_array_equal(first[:4], [0, 2, 0, -2])  # half to even
     steps = np.clip(np.round((image.astype(np.float64) - offset) / step), -127, 127)
     np.testing.assert_array_equal(got, patchify(steps, patch) * 256)
+
+
+def test_narrow_rows_are_bytes():
+    layout, _ = layout_dict(CONFIGS[1], 1, 6, narrow=True)  # chunks of 4 in beats of 16 bytes
+    assert (layout["element_bytes"], layout["chunk_bytes"]) == (1, 16)
+    data = pack_rows(layout, np.array([[1, -127, 127, 0, -1, 2]], np.int16) * 256)
+    assert data == bytes([1, 129, 127, 0, *[0] * 12, 255, 2, *[0] * 14])
+    with pytest.raises(ValueError, match="multiples of 256"):
+        pack_rows(layout, np.full((1, 6), 257, np.int16))
 
 
 def test_bad_images_are_refused():

@@ -1,43 +1,22 @@
-"""The cycle model: its constants are those of the RTL, its timeline keeps the order that the program demands."""
+"""The cycle model: its timeline keeps the order that the program demands, and knows what binds."""
+
+from dataclasses import replace
 
 import pytest
 
 from hwgen import boards, cost, isa
 from hwgen.config import Config
 from hwgen.intgraph import ColScale
-from hwgen.rtl import issue, norm, sequencer, tiles
-from hwgen.rtl.accumulator import Accumulator
-from hwgen.rtl.array import MacArray
-from hwgen.rtl.ports import READ_LATENCY
-from hwgen.rtl.post import PostProcessor
-from hwgen.rtl.reader import RowQuantiser, RowReader
 
-CONFIGS = [Config(), Config(array_outputs=12, array_inputs=20), Config(array_outputs=48, array_inputs=64)]
+SQUARE = Config()
 FAST = cost.Memory(bytes_per_cycle=1e9, latency=20)
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.array_outputs}x{c.array_inputs}")
-def test_constants_are_those_of_the_hardware(config):
-    assert cost.READ_LATENCY == READ_LATENCY
-    assert cost.READER_LATENCY == RowReader.LATENCY
-    assert cost.ROW_MULT_LATENCY == RowReader.ROW_MULT_LATENCY
-    assert cost.QUANTISER_LATENCY == RowQuantiser.LATENCY == tiles.RowQuantiser.LATENCY
-    assert cost.ISSUE_QUEUE == issue.QUEUE_DEPTH
-    assert cost.POST_USED_LATENCY == PostProcessor.USED_LATENCY
-    assert (cost.QUEUE, cost.FETCH_QUEUE) == (sequencer.QUEUE, sequencer.FETCH_QUEUE)
-    sums = READ_LATENCY + RowReader.LATENCY + MacArray.latency_of(config) + Accumulator.LATENCY
-    entry = max(sums, READ_LATENCY + RowReader.ROW_MULT_LATENCY)
-    assert cost.post_entry(config) == entry
-    assert cost.pipeline(config) == entry + PostProcessor.latency_of(config)
-    insn = isa.Norm(rows=10, columns=100, x=0, x_pitch=1, y=0, y_pitch=1, y_scale=0, params=0, epsilon=1)
-    assert abs(cost.vector_cycles(insn, config) - norm.norm_cycles(config, 10, 100)) <= 3
 
 
 def matmul(**fields) -> isa.Matmul:
     return isa.Matmul(**{"rows": 50, "x": 0, "x_pitch": 1, "shift": 16, "y": 0, "y_pitch": 1, **fields})
 
 
-def run(program, config=CONFIGS[0], memory=FAST, **more) -> cost.Estimate:
+def run(program, config=SQUARE, memory=FAST, **more) -> cost.Estimate:
     return cost.estimate([*program, isa.End()], config, memory, **more)
 
 
@@ -91,6 +70,15 @@ def test_waits_are_kept():
     spans = {s.unit: s for s in run(program).spans}
     assert spans[isa.Unit.LOAD].end < spans[isa.Unit.MATMUL].start
     assert spans[isa.Unit.MATMUL].end < spans[isa.Unit.STORE].start
+
+
+def test_beats_of_the_data_port():
+    load = isa.Load(dram=0, dst=0, rows=10, chunks=3, pitch=3)
+    store = isa.Store(dram=0, src=0, rows=10, chunks=3, pitch=3)
+    config = Config(array_outputs=24, array_inputs=24, axi_bytes=16)
+    assert cost.data_beats(load, config) == cost.data_beats(store, config) == 30 * 3
+    assert cost.data_beats(replace(load, narrow=1), config) == 30 * 2
+    assert cost.data_beats(isa.LoadScales(dram=0, dst=0, count=9), config) == 2
 
 
 def test_more_never_takes_less():

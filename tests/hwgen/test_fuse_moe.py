@@ -52,7 +52,7 @@ class Moe:
 
     def all_experts(self):
         """Outputs of all experts, [E, T, D]."""
-        x = self.op("Expand", self.op("Unsqueeze", self.tokens, [0]), [E, T, D])
+        x = self.op("Expand", self.op("Unsqueeze", self.tokens, [0]), [len(self.w1), T, D])
         hidden = self.op("Gelu", self.op("Add", self.op("MatMul", x, self.w1), self.b1[:, None]))
         return self.op("Add", self.op("MatMul", hidden, self.w2), self.b2[:, None])
 
@@ -295,6 +295,14 @@ def rows_weighted_by_other_tokens(moe):
     return gathered(moe, moe.op("Gather", values, list(reversed(range(T))), axis=0), indices)
 
 
+def five_of_eight(moe):
+    """More experts a token than a router chooses."""
+    moe.k = 5
+    moe.w1, moe.b1, moe.w2, moe.b2 = (np.concatenate([a, a]) for a in (moe.w1, moe.b1, moe.w2, moe.b2))
+    gate = moe.op("Softmax", moe.op("MatMul", moe.tokens, moe.normal(D, 2 * E)), axis=-1)
+    return gathered(moe, *moe.top(of=gate))
+
+
 def smallest(moe):
     values, indices = moe.op("TopK", moe.gate, [2], outputs=2, axis=-1, largest=0)
     return gathered(moe, values, indices)
@@ -313,6 +321,7 @@ def smallest(moe):
         (slots_exchanged, "different slots"),
         (rows_weighted_by_other_tokens, "different tokens"),
         (smallest, "largest"),
+        (five_of_eight, "best 5 of 8 experts, at most the best 4"),
     ],
 )
 def test_incomplete_mixture_is_refused(tmp_path, form, words):

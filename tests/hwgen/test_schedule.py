@@ -8,11 +8,11 @@ import pytest
 from hwgen import isa
 from hwgen.config import Config
 from hwgen.errors import UserError
-from hwgen.intgraph import Buffer, Constant, IntGraph, MatMul, Output, RowMax, View
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RowMax, View
 from hwgen.schedule import schedule
 from hwgen.schedule.allocate import Item, place
 from hwgen.schedule.emit import Emitter
-from hwgen.schedule.layout import DataStore, WeightStore, layout_of, pack_rows, pack_stream
+from hwgen.schedule.layout import DataStore, WeightStore, fits_narrow, layout_of, pack_rows, pack_stream
 from hwgen.schedule.liveness import Access, spans
 from hwgen.schedule.prepare import prepare
 from sim.tb.graphs import Shape, random_graph
@@ -55,6 +55,30 @@ def test_pack_rows_pads_chunks_to_beats():
     data = np.arange(1, 7, dtype=np.int16).reshape(1, 6)
     packed = np.frombuffer(pack_rows(data, np.array([0, 1, 2, 4, 5, 6]), config), "<i2")
     np.testing.assert_array_equal(packed, [1, 2, 3, 0, 0, 0, 0, 0, 4, 5, 6, 0, 0, 0, 0, 0])
+    packed = np.frombuffer(pack_rows(data * -256, np.array([0, 1, 2, 4, 5, 6]), config, narrow=True), np.int8)
+    np.testing.assert_array_equal(packed, [-1, -2, -3, *[0] * 13, -4, -5, -6, *[0] * 13])
+
+
+def test_narrow_where_every_element_is_int8():
+    assert fits_narrow(np.array([[0, 127 * 256, -127 * 256]], np.int16))
+    assert not fits_narrow(np.array([[0, 255]], np.int16))
+    assert not fits_narrow(np.array([[0, -257]], np.int16))
+    assert not fits_narrow(np.array([[0, -32768]], np.int16))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_constants_and_inputs_go_narrow(wide):
+    buffers = {name: Buffer(name, 4, 32) for name in ("c", "x")}
+    data = np.full((4, 32), 300 if wide else -3 * 256, np.int16)
+    ops = [
+        Constant("constant", View("c", 0, 4, 0, 32), data),
+        Input("image", View("x", 0, 4, 0, 32), "image", (2, 8, 8), (4, 4), 1.0, 0.0),
+    ]
+    outputs = [Output(name, View(name, 0, 4, 0, 32), 1.0, (4, 32)) for name in ("c", "x")]
+    task = schedule({"": IntGraph(buffers, ops, outputs)}, Config()).tasks[""]
+    loads = {origin: i for i, origin in zip(task.instructions, task.origins, strict=True) if isinstance(i, isa.Load)}
+    assert (loads["constant"].narrow, loads["image"].narrow) == (not wide, True)
+    assert task.inputs[0].layout.element_bytes == 1 and task.outputs[0].layout.element_bytes == 2
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=ids)
@@ -235,4 +259,4 @@ def test_streams_run_ahead_but_not_past_a_queue():
             assert ahead > 0
             ahead -= 1
         largest = max(largest, ahead)
-    assert ahead == 0 and 3 < largest <= 8
+    assert ahead == 0 and 3 < largest <= isa.QUEUE_DEPTH

@@ -109,8 +109,3 @@ def test_throughput(vector_memory, config, columns):
     """Without stalls a row costs its chunks; parameters and latency come once."""
     cases = [(rows, columns, "normal", 1) for rows in (1, 25)]
     assert run_norm(vector_memory, config, cases, 0.0, 6) == [norm_cycles(config, r, c) for r, c, *_ in cases]
-
-
-def test_too_wide():
-    with pytest.raises(ValueError, match="norm_columns=65536"):
-        Norm(Config(norm_columns=65536))

@@ -5,7 +5,6 @@ import pytest
 from hwgen.config import Config
 from hwgen.isa import Route
 from hwgen.numerics import INT16_MAX, route
-from hwgen.rtl.expert_queues import ExpertQueues
 from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.router import Router, route_cycles
 
@@ -128,12 +127,7 @@ def test_chunk_wider_than_experts(vector_memory):
 
 @pytest.mark.parametrize("config", [Config(max_experts=16, queue_entries=256), SQUARE, UNEVEN])
 def test_cycles(vector_memory, config):
-    shapes = [(5, 16, 2), (32, 16, 2), (33, 12, 4), (7, 16, 1), (1, 4, 2)]
-    cases = [(rows, experts, top_k, 0, 0, "normal") for rows, experts, top_k in shapes]
+    shapes = [(5, 16, 2, 0), (32, 16, 2, 0), (33, 12, 4, 0), (7, 16, 1, 0), (1, 4, 2, 0), (9, 14, 2, 1)]
+    cases = [(rows, experts, top_k, 0, dense, "normal") for rows, experts, top_k, dense in shapes]
     expected = [route_cycles(config, *shape) for shape in shapes]
     np.testing.assert_allclose(run_route(vector_memory, config, cases, 0.0, 5), expected, rtol=0.01, atol=1)
-
-
-def test_queue_too_deep():
-    with pytest.raises(ValueError, match="queue_entries=131072"):
-        ExpertQueues(Config(queue_entries=1 << 17))

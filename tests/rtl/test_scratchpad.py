@@ -4,7 +4,6 @@ import pytest
 from amaranth.sim import Simulator
 
 from hwgen.config import Config
-from hwgen.errors import UserError
 from hwgen.rtl.ports import READ_LATENCY, WRITE_LATENCY
 from hwgen.rtl.scratchpad import Scratchpad
 
@@ -132,11 +131,6 @@ def test_concurrent_traffic(outputs, inputs, banks, words):
         seen = run(config, 250, load, rng)
         assert seen["checked"] > 200 and seen["refused"] > 50, seen
         assert seen["wrapped"] > 20 or config.word_chunks == 1, seen
-
-
-def test_too_many_chunks():
-    with pytest.raises(UserError, match="exceed the 16777216"):
-        Scratchpad(Config(banks=16, bank_words=1 << 21))
 
 
 def test_bad_style():

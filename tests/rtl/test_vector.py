@@ -102,8 +102,8 @@ def test_program(vector_memory, config, stall, seed):
             assert memory.cycle - 1 >= memory.visible_at
             if not stall and kind == "norm" and insn.columns > 3 * config.chunk:
                 assert memory.cycle - begin == norm_cycles(config, insn.rows, insn.columns) + 1
-            if not stall and kind == "route" and not insn.dense:
-                cycles = route_cycles(config, insn.rows, insn.experts, insn.top_k)
+            if not stall and kind == "route":
+                cycles = route_cycles(config, insn.rows, insn.experts, insn.top_k, insn.dense)
                 assert abs(memory.cycle - begin - cycles - 1) <= 2
             found = apply(data, scales)
             np.testing.assert_array_equal(memory.data, data)

@@ -173,12 +173,23 @@ def test_streams_beyond_the_weight_buffer_deadlock():
     """A queue full of streams in front of the Matmul that would make room."""
     config = Config(weight_words=64)
     product = isa.Matmul(rows=1, inputs=16, outputs=16, x=0, x_pitch=1, shift=8, y=64, y_pitch=1)
-    streams = [isa.Stream(dram=0, words=20)] * 14
-    end = isa.End(wait_matmul=14)
+    count = isa.QUEUE_DEPTH + 6
+    streams = [isa.Stream(dram=0, words=20)] * count
+    end = isa.End(wait_matmul=count)
     with pytest.raises(MachineFault, match="deadlock"):
-        execute(config, [*streams, *[product] * 14, end])
-    interleaved = [insn for pair in zip(streams, [product] * 14, strict=True) for insn in pair]
+        execute(config, [*streams, *[product] * count, end])
+    interleaved = [insn for pair in zip(streams, [product] * count, strict=True) for insn in pair]
     execute(config, [*interleaved, end])
+
+
+def test_discard_drops_the_words_of_an_empty_queue():
+    """Words streamed before the queue's length was known are popped; without `discard` they would be left over."""
+    config = CONFIGS["16x16"]
+    product = isa.Matmul(rows=4, inputs=16, outputs=16, x=0, x_pitch=1, shift=8, y=64, y_pitch=1, expert=3)
+    stream = isa.Stream(dram=0, words=20)
+    execute(config, [stream, replace(product, discard=1), isa.End(wait_matmul=1)])
+    with pytest.raises(MachineFault, match="20 weight words are left over"):
+        execute(config, [stream, product, isa.End(wait_matmul=1)])
 
 
 def test_weight_words_are_striped():
@@ -192,6 +203,19 @@ def test_weight_words_are_striped():
     assert words.shape == (3, 48)
     np.testing.assert_array_equal(words[0], [*range(96, 128), *range(96, 112)])
     np.testing.assert_array_equal(words[2], [*range(32), *range(16)])
+
+
+def test_narrow_load():
+    config = Config(array_outputs=12, array_inputs=20)  # chunks of 4 elements in beats of 16 bytes
+    dram = np.full(1 << 16, 99, np.uint8)
+    values = np.array([-128, -127, -1, 0, 1, 2, 126, 127, 5, -5, 6, -6], np.int8)
+    for i, part in enumerate(values.reshape(3, 4)):
+        dram[4096 + 16 * i :][:4] = part.view(np.uint8)
+    load = isa.Load(dram=4096 // 16, dst=10, rows=3, chunks=1, pitch=2, narrow=1)
+    machine = execute(config, [load, isa.End(wait_load=1)], dram)
+    for row, part in enumerate(values.reshape(3, 4)):
+        np.testing.assert_array_equal(machine.scratch[40 + 8 * row :][:4], part.astype(int) * 256)
+        assert not machine.scratch[44 + 8 * row :][:4].any()
 
 
 def test_load_and_store_keep_chunks_and_padding():

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from host.pack import pack_input, unpack_output
-from hwgen import isa
+from hwgen import boards, isa
 from hwgen.config import Config
+from hwgen.cost import data_beats
 from hwgen.intgraph import IntGraph
 from hwgen.program import Program, TaskProgram
 from hwgen.rtl.top import emit
 from hwgen.schedule import schedule
 from sim import golden, rtl
-from sim.dram import DramModel
+from sim.dram import of_board
 from sim.machine import Machine
 
 Images = dict[str, np.ndarray]
@@ -46,17 +47,14 @@ def run_machine(program: Program, name: str, image: Images) -> MachineRun:
     task, config, dram = program.tasks[name], program.config, program.dram()
     for offset, data in writes(task, image):
         dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
-    beat = config.axi_bytes
-    seen = MachineRun({}, data_read_beats=len(task.instructions) * isa.WORD_BYTES // beat)
+    seen = MachineRun({}, data_read_beats=len(task.instructions) * isa.WORD_BYTES // config.axi_bytes)
 
     def observe(index: int, insn: isa.Insn, machine: Machine) -> None:
         match insn:
-            case isa.Load():
-                seen.data_read_beats += insn.rows * insn.chunks * config.chunk_beats
-            case isa.LoadScales():
-                seen.data_read_beats += -(-2 * insn.count // beat)
+            case isa.Load() | isa.LoadScales():
+                seen.data_read_beats += data_beats(insn, config)
             case isa.Store():
-                seen.data_write_beats += insn.rows * insn.chunks * config.chunk_beats
+                seen.data_write_beats += data_beats(insn, config)
             case isa.Stream():
                 if insn.expert == isa.NO_EXPERT or len(machine.queues[insn.expert][0]):
                     seen.weight_beats += insn.words * config.slice_beats
@@ -94,15 +92,18 @@ def verilog() -> Callable[[Config], dict[str, str]]:
 
 @pytest.fixture
 def climb(verilog, tmp_path) -> Callable[..., Ladder]:
-    """climb(graphs, config, task, images): the images on golden, machine and RTL; every output and counter must agree."""
+    """climb(graphs, config, task, images): the images on golden, machine and RTL; every output and counter must agree.
+
+    The memory is a ZCU104's; `stall` and `seed` let it withhold handshakes.
+    """
 
     def run(
         graphs: dict[str, IntGraph],
         config: Config,
         task_name: str,
         images: list[Images],
-        dram: DramModel | None = None,
         simulator: str = "verilator",
+        **stalls: int,
     ) -> Ladder:
         program = schedule(graphs, config)
         task = program.tasks[task_name]
@@ -117,7 +118,7 @@ def climb(verilog, tmp_path) -> Callable[..., Ladder]:
             [rtl.Run(writes(task, image), first, len(task.instructions), reads) for image in images],
             data_base=program.data_base,
             weight_bases=program.weight_bases,
-            dram=dram or DramModel(),
+            dram=of_board(boards.load("zcu104"), config, **stalls),
             simulator=simulator,
             workdir=tmp_path / f"{task_name or 'run'}-{config.array_outputs}x{config.array_inputs}-{simulator}",
         )

@@ -13,7 +13,6 @@ from hwgen.config import Config
 from hwgen.frontend import import_model
 from hwgen.graph import Graph
 from hwgen.quantise import quantise
-from sim.dram import DramModel
 from sim.tb.graphs import Shape, random_graph, random_images
 
 SQUARE = Config(array_outputs=16, array_inputs=16)
@@ -74,7 +73,7 @@ def test_two_tasks_in_one_bundle(config, trained, digits, climb):
 def test_random_graph_with_stalls(seed, config, climb):
     """Every mode of every operation; an expert with no token and one with all; handshakes withheld at random."""
     graph = random_graph(seed, Shape(experts=6, top_k=2, favour=1, shun=4))
-    ladder = climb({"": graph}, config, "", [random_images(graph, seed)], DramModel(stall=100, seed=seed + 1))
+    ladder = climb({"": graph}, config, "", [random_images(graph, seed)], stall=100, seed=seed + 1)
     tokens = Shape().tokens
     for run in ladder.machine:
         queues = np.array(run.queue_lengths).reshape(-1, 6)
