@@ -25,7 +25,7 @@ class Bundle:
         if not self.path.is_dir():
             raise BundleError(f"{self.path}: no bundle directory")
         text = self._read("manifest.json")
-        if hashlib.sha256(text).hexdigest() != self._read("manifest.sha256").decode("ascii", "replace").strip():
+        if f"{hashlib.sha256(text).hexdigest()}\n".encode() != self._read("manifest.sha256"):
             raise BundleError(f"{self.path / 'manifest.json'}: damaged (its hash is not that of manifest.sha256)")
         self.manifest: dict = self._parse(text)
         self.files: dict[str, bytes] = {}
@@ -49,6 +49,12 @@ class Bundle:
             raise BundleError(f"{path}: not the manifest of a bundle") from None
         if kind != FORMAT or version != FORMAT_VERSION:
             raise BundleError(f"{path}: format {kind!r} version {version}, this tool reads {FORMAT!r} {FORMAT_VERSION}")
+        for part in ("config", "memory", "tasks", "files"):
+            if not isinstance(manifest.get(part), dict) or not manifest[part]:
+                raise BundleError(f"{path}: holds no {part}")
+        for name in ("program.bin", "dram.bin"):
+            if name not in manifest["files"]:
+                raise BundleError(f"{path}: lists no {name}")
         return manifest
 
     @property

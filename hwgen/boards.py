@@ -50,6 +50,10 @@ class Board:
         config = Config.from_dict({"clock_mhz": self.clock_mhz, **self.config}).replace(settings or {})
         if config.axi_bytes * 8 > self.port_bits:
             raise UserError(f"Config axi_bytes={config.axi_bytes}: the ports of {self.name} are {self.port_bits} bits wide")
+        if config.weight_ports + 1 > self.port_count:
+            raise UserError(
+                f"Config weight_ports={config.weight_ports}: with the data port more than the {self.port_count} of {self.name}"
+            )
         return config
 
 

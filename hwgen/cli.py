@@ -264,6 +264,8 @@ def parse_models(texts: list[str]) -> dict[str, Path]:
             raise UserError(f"{text}: {task!r} is no task name (letters, digits, _ . -)")
         if task in models:
             raise UserError(f"{text}: task {task!r} is named twice")
+        if not path:
+            raise UserError(f"{text}: task {task!r} names no file")
         models[task] = Path(path)
     return models
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import graph as fg
 from . import numerics as num
+from .errors import UserError
 from .intgraph import Convert, IntGraph, MatMul
 
 Array = np.ndarray
@@ -86,7 +87,7 @@ def compare(graph: fg.Graph, intgraph: IntGraph, images: dict[str, Array], run_g
     """Both models on all images. `images`: ONNX input name -> [n, C, H, W]; `run_golden`: `sim.golden.run`.
 
     Compared are the values that `intgraph.trace` knows, in real units; a router's logits as softmax scores, and its
-    choices.
+    choices. Raises UserError where the two are not the same network.
     """
     totals = _Totals()
     count = len(next(iter(images.values())))
@@ -106,6 +107,7 @@ def _one(totals: _Totals, graph: fg.Graph, intgraph: IntGraph, values: dict[str,
     logits = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
     for node in graph.nodes:
         if node.name in intgraph.trace:
+            _same(node.name, values[node.name], result.values[node.name])
             expected = values[node.name] - _offset(graph, intgraph, node)
             found = result.values[node.name] * _scale(intgraph, node.name)
             if node.name in logits:  # routing does not see a constant added to all logits of a token
@@ -115,7 +117,14 @@ def _one(totals: _Totals, graph: fg.Graph, intgraph: IntGraph, values: dict[str,
             chosen, _ = num.route(result.values[node.logits], node.top_k, node.renormalise)
             totals.routers.setdefault(node.name, _Shares()).add(values[node.name][0], chosen)
     for name, expected in fg.outputs(graph, values).items():
+        _same(name, expected, result.outputs[name])
         totals.outputs.setdefault(name, _Sums()).add(expected, result.outputs[name])
+
+
+def _same(name: str, expected: Array, found: Array) -> None:
+    if expected.shape != found.shape:
+        ours, theirs = list(expected.shape), list(found.shape)
+        raise UserError(f"another network than the bundle's: {name!r} has shape {ours} in the model, {theirs} in the bundle")
 
 
 def _scale(intgraph: IntGraph, name: str) -> float | Array:

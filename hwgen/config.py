@@ -12,6 +12,9 @@ from .numerics import ACC_BITS, ACC_MAX, INT8_MAX, MAX_EXPERTS
 MAX_NORM_COLUMNS = 1 << 15  # keeps the radicand of numerics.layer_norm below 2^62
 MAX_WEIGHT_PORTS = 4  # that the register map has room for
 MAX_ARRAY_OUTPUTS = 4096
+MAX_MACS = 1 << 17  # several times the largest part; beyond it a build would take hours to say so
+MAX_WEIGHT_WORDS = 1 << 18
+MAX_OUTSTANDING = 256
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,6 @@ class Config:
         for name in ("banks", "bank_words", "acc_rows", "scale_entries", "queue_entries", "norm_columns", "weight_words"):
             value = getattr(self, name)
             need(value & (value - 1) == 0 and value >= 2, name, "must be a power of two, at least 2")
-        need(self.weight_words >= 2 * self.array_outputs + 2 * self.burst_beats, "weight_words", "holds no two tiles")
         need(self.axi_bytes in (4, 8, 16, 32, 64), "axi_bytes", "must be 4, 8, 16, 32 or 64")
         need(self.burst_beats in (1, 2, 4, 8, 16), "burst_beats", "must be 1, 2, 4, 8 or 16")
         for name, most in (
@@ -68,8 +70,14 @@ class Config:
             ("max_experts", MAX_EXPERTS),
             ("norm_columns", MAX_NORM_COLUMNS),
             ("weight_ports", MAX_WEIGHT_PORTS),
+            ("weight_words", MAX_WEIGHT_WORDS),
+            ("outstanding", MAX_OUTSTANDING),
         ):
             need(getattr(self, name) <= most, name, f"at most {most}")
+        if self.macs_per_cycle > MAX_MACS:
+            shape = f"array_outputs={self.array_outputs}, array_inputs={self.array_inputs}"
+            raise UserError(f"Config {shape}: {self.macs_per_cycle} multipliers, at most {MAX_MACS}")
+        need(self.weight_words >= 2 * self.array_outputs + 2 * self.burst_beats, "weight_words", "holds no two tiles")
         if self.scratch_chunks > 1 << ADDRESS_BITS:
             raise UserError(
                 f"Config banks={self.banks}, bank_words={self.bank_words}: {self.scratch_chunks} chunks of "
@@ -126,6 +134,7 @@ class Config:
 
     @property
     def slice_beats(self) -> int:
+        """AXI beats of a slice."""
         return self.slice_bytes // self.axi_bytes
 
     @property
@@ -134,11 +143,13 @@ class Config:
         return self.array_inputs // 4
 
     def param_words(self, columns: int) -> int:
+        """Weight words that carry the parameters of so many columns."""
         return -(-columns // self.params_per_word)
 
     # --- presentation -------------------------------------------------------------------------------------------
     @property
     def macs_per_cycle(self) -> int:
+        """int8 products of the array in a cycle."""
         return self.array_outputs * self.array_inputs
 
     def to_dict(self) -> dict:

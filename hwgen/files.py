@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,10 @@ def write_atomic(path: Path, content: bytes | Callable) -> None:
     """Write a file through a temporary one beside it, so that no reader ever sees half of it.
 
     content: the bytes, or a function that writes to the open binary file. Raises UserError where the folder is missing
-    or closed to us.
+    or closed to us, or where `path` is there already and no file.
     """
     path = Path(path)
+    check_writable(path)
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -44,8 +44,18 @@ def write_atomic(path: Path, content: bytes | Callable) -> None:
 def check_writable(path: Path) -> None:
     """Raise UserError where `write_atomic` would, before the long work whose result is to go there."""
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder")
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder")
+        if path.exists() and not path.is_file():  # a device or a pipe would be replaced, not written to
+            raise UserError(f"{path}: is no regular file")
+        check_folder(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def check_folder(path: Path) -> None:
+    """Raise UserError unless a file or folder named `path` can be made: its folder exists and is open to us."""
     if not path.parent.is_dir():
         raise UserError(f"{path}: folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
@@ -57,19 +67,27 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     write_atomic(path, lambda file: np.savez(file, **arrays))
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz. Raises UserError if it is missing, damaged or holds pickled objects."""
+def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, all or the `wanted` ones; the others are not even looked at.
+
+    Raises UserError if the file is missing or damaged, lacks a wanted array or has pickled objects in it.
+    """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not an .npz file of named arrays")
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(f"{path}: not an .npz file of named arrays")
-        with file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        with np.load(path, allow_pickle=False) as file:
+            held = file.files
+            arrays = {name: file[name] for name in (held if wanted is None else wanted) if name in held}
+    except Exception as error:  # damage shows as any of a dozen types, from zipfile.BadZipFile to MemoryError
         raise UserError(f"{path}: not a readable .npz file ({error})") from None
+    for name in wanted or ():
+        if not isinstance(arrays.get(name), np.ndarray):
+            names = ", ".join(sorted(held)) or "no array"
+            raise UserError(f"{path}: has no array {name!r} for the input of that name; it holds {names}")
+    return arrays
 
 
 def read_images(path: Path, inputs: dict[str, tuple[int, ...]], limit: int | None = None) -> dict[str, np.ndarray]:
@@ -78,11 +96,8 @@ def read_images(path: Path, inputs: dict[str, tuple[int, ...]], limit: int | Non
     inputs: input names with shapes without the batch axis. limit: use the first so many images. Raises UserError naming
     the file, the array and what was expected and found.
     """
-    arrays, images, count = read_npz(path), {}, None
+    arrays, images, count = read_npz(path, inputs), {}, None
     for name, shape in inputs.items():
-        if name not in arrays:
-            held = ", ".join(sorted(arrays)) or "no array"
-            raise UserError(f"{path}: has no array {name!r} for the input of that name; it holds {held}")
         array = arrays[name]
         expected = ", ".join(str(n) for n in ("images", *shape))
         if array.ndim != len(shape) + 1 or array.shape[1:] != tuple(shape):
@@ -94,11 +109,14 @@ def read_images(path: Path, inputs: dict[str, tuple[int, ...]], limit: int | Non
         if count not in (None, len(array)):
             raise UserError(f"{path}: array {name!r} holds {len(array)} images, another input {count}")
         count = len(array)
-        array = array[:limit].astype(np.float32)
-        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        with np.errstate(over="ignore"):
+            single = array[:limit].astype(np.float32)
+        bad = ~np.isfinite(single.reshape(len(single), -1)).all(axis=1)
         if bad.any():
-            raise UserError(f"{path}: array {name!r} holds NaN or infinity in image {int(bad.argmax())}")
-        images[name] = array
+            image = int(bad.argmax())
+            fault = "a value beyond float32" if np.isfinite(array[image]).all() else "NaN or infinity"
+            raise UserError(f"{path}: array {name!r} holds {fault} in image {image}")
+        images[name] = single
     return images
 
 

@@ -150,9 +150,11 @@ class Graph:
     outputs: list[Output]
 
     def node(self, name: str) -> Node:
+        """The node that makes value `name`; StopIteration where none does (an input)."""
         return next(n for n in self.nodes if n.name == name)
 
     def users(self, name: str) -> list[Node]:
+        """The nodes that read value `name`, in order."""
         return [n for n in self.nodes if name in n.inputs]
 
 
@@ -270,6 +272,7 @@ def gelu(x: Array, approximate: str) -> Array:
 
 
 def softmax(x: Array) -> Array:
+    """Softmax along the last axis."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 

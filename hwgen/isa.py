@@ -12,6 +12,7 @@ row scales in entries of the scale memory. `pitch` is the distance in chunks fro
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import ClassVar
@@ -29,6 +30,8 @@ ROW_BITS = 12  # of an accumulator row, and of a token in an expert queue
 
 
 class Unit(IntEnum):
+    """The units that run decoupled."""
+
     LOAD = 0  # DRAM -> scratchpad, scale memory
     WEIGHTS = 1  # DRAM -> weight buffer
     MATMUL = 2
@@ -37,6 +40,8 @@ class Unit(IntEnum):
 
 
 class Op(IntEnum):
+    """Operation codes: the low bits of every word."""
+
     END = 0
     LOAD = 1
     LOAD_SCALES = 2
@@ -48,11 +53,15 @@ class Op(IntEnum):
 
 
 class WeightSource(IntEnum):
+    """Where a Matmul's stationary operand comes from."""
+
     STREAM = 0
     SCRATCHPAD = 1
 
 
 class Gelu(IntEnum):
+    """Form of the activation behind a Matmul."""
+
     OFF = 0
     ERF = 1
     TANH = 2
@@ -268,6 +277,12 @@ for _insn in INSNS.values():
         raise AssertionError(f"{_insn.__name__} does not fit an instruction word")
 
 
+def fingerprint() -> str:
+    """Differs where two instruction sets differ: a bundle carries the one that its program is written in."""
+    words = {op.name: layout(insn) for op, insn in INSNS.items()}
+    return hashlib.sha256(repr((WORD_BITS, words)).encode()).hexdigest()[:16]
+
+
 def encode(insn: Insn) -> int:
     """The instruction word. A value that does not fit its field raises ValueError with its name."""
     word, position = int(insn.op), OP_BITS
@@ -297,6 +312,7 @@ def decode(word: int) -> Insn:
 
 
 def assemble(program: list[Insn]) -> bytes:
+    """The instruction words one after another, little endian."""
     return b"".join(encode(insn).to_bytes(WORD_BYTES, "little") for insn in program)
 
 

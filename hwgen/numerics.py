@@ -71,6 +71,7 @@ def quantise_rows(x: Array, row_max: Array) -> tuple[Array, Array]:
 
 
 def row_max_abs(x: Array) -> Array:
+    """Largest magnitude of each row: int64 [R] of [R, C]."""
     return np.abs(np.asarray(x, np.int64)).max(axis=1)
 
 
@@ -122,6 +123,7 @@ def gated_scale(row_scale: Array, gate: Array) -> Array:
 
 
 def add_residual(x: Array, y: Array) -> Array:
+    """x + y, saturated to int16."""
     return saturate(np.asarray(x, np.int64) + y, INT16_MAX)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from . import __version__, isa
 from .config import Config
 from .errors import UserError
+from .files import check_folder
 
 Array = np.ndarray
 
@@ -43,6 +44,7 @@ class RowLayout:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all rows."""
         return self.rows * self.groups * -(-self.width // self.chunk) * self.chunk_bytes
 
 
@@ -128,10 +130,12 @@ class Program:
 
     @property
     def data_base(self) -> int:
+        """Byte offset that the data base register holds, from the start of the DRAM buffer."""
         return self.regions["programs"].offset
 
     @property
     def weight_bases(self) -> list[int]:
+        """Byte offsets of the weight regions, one a port."""
         return [self.regions[f"weights{p}"].offset for p in range(len(self.stripes))]
 
     @property
@@ -204,6 +208,7 @@ def manifest(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tool": {"name": "hwgen", "version": __version__},
+        "isa": isa.fingerprint(),
         "models": models,
         "board": board,
         "config": program.config.to_dict(),
@@ -266,12 +271,14 @@ def check_target(path: Path | str) -> None:
     path = Path(path)
     if path.name in ("", ".."):
         raise UserError(f"{path}: is no name for a bundle directory")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: folder {path.parent} does not exist")
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise UserError(f"{path}: exists and is no bundle directory")
-    if path.is_dir() and any(path.iterdir()) and not _is_bundle(path):
-        raise UserError(f"{path}: exists and is no bundle; it is left as it is")
+    try:
+        check_folder(path)
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError(f"{path}: exists and is no bundle directory")
+        if path.is_dir() and any(path.iterdir()) and not _is_bundle(path):
+            raise UserError(f"{path}: exists and is no bundle; it is left as it is")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _is_bundle(path: Path) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from .boards import Board
 from .config import Config
-from .numerics import ACC_BITS
+from .isa import WORD_BYTES
+from .numerics import ACC_BITS, GELU_ENTRIES
 
 # (depth, width) shapes that one block offers; a memory takes as many as its cheapest tiling.
 BRAM_SHAPES = {36: ((512, 72), (1024, 36), (2048, 18), (4096, 9)), 18: ((512, 36), (1024, 18), (2048, 9), (4096, 4))}
 URAM_DEPTH, URAM_WIDTH = 4096, 72
+PROGRAM_WORDS = 16  # instructions fetched ahead
 SMALL_BITS = 2048  # below this a memory is made of LUTs
 # Logic per lane, read off the Cost lines of hwgen/rtl and rounded up.
 LUT_PER_OUTPUT, LUT_PER_INPUT, LUT_BASE = 900, 660, 12000  # an input has two 16x8 multipliers
@@ -16,18 +18,25 @@ FF_PER_OUTPUT, FF_PER_INPUT, FF_BASE = 1400, 1000, 18000
 
 
 def memories(config: Config) -> list[tuple[str, int, int, int]]:
-    """(name, how many, depth, width in bits) of every memory of the design."""
+    """(name, how many, depth, width in bits) of every memory of the design but the small queues between units."""
     c = config
+    expert_bits = max(1, (c.max_experts - 1).bit_length())
+    norm_chunks = -(-c.norm_columns // c.chunk)
+    norm_rows = max(512, 1 << (2 * norm_chunks - 1).bit_length())
     return [
         ("scratchpad", c.banks * c.word_chunks, c.bank_words, 16 * c.chunk),
-        ("weight buffer", c.weight_ports, c.weight_words, 8 * c.slice_bytes),
+        ("weight buffer", 1, c.weight_words, 8 * c.array_inputs),
         ("accumulators", 1, c.acc_rows, ACC_BITS * c.array_outputs),
         ("row scales", 2, c.scale_entries, 16),
         ("row maxima", 1, 2 * c.acc_rows, 16),
         ("softmax sums", 1, c.acc_rows, 20),
         ("expert queues", 1, c.queue_entries, 28),
-        ("GELU tables", c.array_outputs // 2, 1024, 16),
+        ("expert list", 1, c.queue_entries, 28 + expert_bits),
+        ("norm rows", 1, norm_rows, 16 * c.chunk),
+        ("norm parameters", 2, norm_chunks, 16 * c.chunk),
         ("read bursts", c.weight_ports + 1, c.outstanding * c.burst_beats, 8 * c.axi_bytes),
+        ("program", 1, PROGRAM_WORDS * WORD_BYTES // c.axi_bytes, 8 * c.axi_bytes),
+        ("GELU tables", c.array_outputs // 2, 2 * GELU_ENTRIES, 14),
     ]
 
 

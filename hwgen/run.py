@@ -72,11 +72,15 @@ def text(summary: dict) -> str:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """A bundle whose hashes are right. Raises UserError naming the file that is missing or damaged."""
+    """A bundle whose hashes and Config are right. Raises UserError naming the file that is missing or damaged."""
     try:
-        return Bundle(path)
+        bundle = Bundle(path)
+        config(bundle)
     except BundleError as error:
         raise UserError(str(error)) from None
+    except UserError as error:
+        raise UserError(f"{bundle.path / 'manifest.json'}: {error}") from None
+    return bundle
 
 
 def config(bundle: Bundle) -> Config:
@@ -102,10 +106,18 @@ def inputs(bundle: Bundle, task: str) -> dict[str, tuple[int, ...]]:
 
 
 def instructions(bundle: Bundle, task: str) -> list[isa.Insn]:
-    """The program of a task."""
+    """The program of a task. Raises UserError where it is written in another instruction set than this hwgen's."""
+    check_isa(bundle)
     program = bundle.task(task)["program"]
     start = program["offset_bytes"] - bundle.memory["regions"]["programs"]["offset"]
     return isa.disassemble(bundle.files["program.bin"][start : start + program["instructions"] * isa.WORD_BYTES])
+
+
+def check_isa(bundle: Bundle) -> None:
+    """Raise UserError unless the bundle's program is written in the instruction set of this hwgen."""
+    if bundle.manifest.get("isa") != isa.fingerprint():
+        version = bundle.manifest.get("tool", {}).get("version", "?")
+        raise UserError(f"{bundle.path}: built by hwgen {version} for another instruction set; build it again")
 
 
 def origins(bundle: Bundle, task: str) -> list[str]:
@@ -198,6 +210,7 @@ def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress)
 def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
     from sim.machine import Machine
 
+    check_isa(bundle)
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
     program = entry["program"]
     outputs = []

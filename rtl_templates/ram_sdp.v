@@ -1,20 +1,19 @@
 // Simple dual-port RAM with a registered output: read_data = memory[read_addr] two clocks later.
-// STYLE: "block", "ultra", "distributed" or "auto". Writes are enabled per GRANULARITY bits.
+// STYLE: "block", "ultra", "distributed" or "auto".
 `default_nettype none
 /* verilator lint_off WIDTHEXPAND */  // STYLE takes the width of the string it is given
 module ram_sdp #(
     parameter DEPTH = 1024,
     parameter WIDTH = 32,
-    parameter GRANULARITY = 32,
     parameter STYLE = "auto",
     parameter ADDRESS = (DEPTH <= 2) ? 1 : $clog2(DEPTH)
 ) (
-    input  wire                         clk,
-    input  wire [ADDRESS-1:0]           write_addr,
-    input  wire [WIDTH-1:0]             write_data,
-    input  wire [WIDTH/GRANULARITY-1:0] write_enable,
-    input  wire [ADDRESS-1:0]           read_addr,
-    output reg  [WIDTH-1:0]             read_data
+    input  wire               clk,
+    input  wire [ADDRESS-1:0] write_addr,
+    input  wire [WIDTH-1:0]   write_data,
+    input  wire               write_enable,
+    input  wire [ADDRESS-1:0] read_addr,
+    output reg  [WIDTH-1:0]   read_data
 );
     reg [WIDTH-1:0] fetched;
 
@@ -23,38 +22,26 @@ module ram_sdp #(
     generate
         if (STYLE == "ultra") begin : gen_ultra
             (* ram_style = "ultra" *) reg [WIDTH-1:0] memory [0:DEPTH-1];
-            integer i;
             always @(posedge clk) begin
-                for (i = 0; i < WIDTH / GRANULARITY; i = i + 1)
-                    if (write_enable[i])
-                        memory[write_addr][i*GRANULARITY +: GRANULARITY] <= write_data[i*GRANULARITY +: GRANULARITY];
+                if (write_enable) memory[write_addr] <= write_data;
                 fetched <= memory[read_addr];
             end
         end else if (STYLE == "block") begin : gen_block
             (* ram_style = "block" *) reg [WIDTH-1:0] memory [0:DEPTH-1];
-            integer i;
             always @(posedge clk) begin
-                for (i = 0; i < WIDTH / GRANULARITY; i = i + 1)
-                    if (write_enable[i])
-                        memory[write_addr][i*GRANULARITY +: GRANULARITY] <= write_data[i*GRANULARITY +: GRANULARITY];
+                if (write_enable) memory[write_addr] <= write_data;
                 fetched <= memory[read_addr];
             end
         end else if (STYLE == "distributed") begin : gen_distributed
             (* ram_style = "distributed" *) reg [WIDTH-1:0] memory [0:DEPTH-1];
-            integer i;
             always @(posedge clk) begin
-                for (i = 0; i < WIDTH / GRANULARITY; i = i + 1)
-                    if (write_enable[i])
-                        memory[write_addr][i*GRANULARITY +: GRANULARITY] <= write_data[i*GRANULARITY +: GRANULARITY];
+                if (write_enable) memory[write_addr] <= write_data;
                 fetched <= memory[read_addr];
             end
         end else begin : gen_auto
             reg [WIDTH-1:0] memory [0:DEPTH-1];
-            integer i;
             always @(posedge clk) begin
-                for (i = 0; i < WIDTH / GRANULARITY; i = i + 1)
-                    if (write_enable[i])
-                        memory[write_addr][i*GRANULARITY +: GRANULARITY] <= write_data[i*GRANULARITY +: GRANULARITY];
+                if (write_enable) memory[write_addr] <= write_data;
                 fetched <= memory[read_addr];
             end
         end

@@ -129,6 +129,7 @@ class Machine:
     # --- instructions: each returns what it will write --------------------------------------------------------------
 
     def load(self, insn: isa.Load) -> list[Write]:
+        """Chunks from DRAM to the scratchpad."""
         config, chunk, count = self.config, self.config.chunk, insn.rows * insn.chunks
         size = (config.narrow_chunk_beats if insn.narrow else config.chunk_beats) * config.axi_bytes
         data = self.dram[self._data_bytes(insn.dram, count * size)].reshape(count, size)
@@ -138,10 +139,12 @@ class Machine:
         return [(self.scratch, self.rows(insn.dst, insn.pitch, np.arange(insn.rows), insn.chunks * chunk), values)]
 
     def load_scales(self, insn: isa.LoadScales) -> list[Write]:
+        """Row multipliers from DRAM to the scale memory."""
         values = self.dram[self._data_bytes(insn.dram, 2 * insn.count)].view("<u2").copy()
         return [(self.scale, self._scales(insn.dst, np.arange(insn.count)), values)]
 
     def store(self, insn: isa.Store) -> list[Write]:
+        """Chunks from the scratchpad to DRAM, padding zero."""
         chunk, size = self.config.chunk, self.config.chunk_beats * self.config.axi_bytes
         index = self.rows(insn.src, insn.pitch, np.arange(insn.rows), insn.chunks * chunk)
         data = np.zeros((insn.rows * insn.chunks, size // 2), "<i2")
@@ -150,6 +153,7 @@ class Machine:
         return [(self.dram, np.arange(target.start, target.stop), data.view(np.uint8).reshape(-1))]
 
     def norm(self, insn: isa.Norm) -> list[Write]:
+        """Normalised rows and their maxima."""
         chunk, r = self.config.chunk, np.arange(insn.rows)
         whole = -(-insn.columns // chunk) * chunk
         gamma, beta = self.scratch[self.rows(insn.params, whole // chunk, np.arange(2), insn.columns)].astype(np.int64)

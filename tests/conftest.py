@@ -1,10 +1,14 @@
 """What several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from hwgen.cli import main
+
+# Before NumPy is imported: the matrices are small, and several workers would fight over the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from .reference import reference
 TOLERANCE = 2e-3
 HALF_TOLERANCE = 5e-2
 SEEDS = (0, 1, 2)
+NAMED = 5  # nodes that a refusal names for each fault; `check` lists all
 
 
 def check(path: str | Path) -> list[Finding]:
@@ -45,14 +46,15 @@ def import_model(path: str | Path, confirmed: bool = True) -> graph.Graph:
 
 
 def refusal(path: str | Path, findings: list[Finding]) -> str:
-    """One message for all findings, nodes with the same fault together."""
+    """One message for all findings, nodes with the same fault together, the first few of them by name."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for f in findings:
         groups.setdefault((f.op, f.reason, f.hint), []).append(f.node)
     lines = [f"{path}: {len(findings)} node{'s' if len(findings) > 1 else ''} not supported"]
     for (op, reason, hint), nodes in groups.items():
         advice = f" ({hint})" if hint else ""
-        lines.append(f"  {op}: {reason}{advice}: {', '.join(nodes)}")
+        more = f" and {len(nodes) - NAMED} more (`hwgen check` lists them)" if len(nodes) > NAMED else ""
+        lines.append(f"  {op}: {reason}{advice}: {', '.join(nodes[:NAMED])}{more}")
     return "\n".join(lines)
 
 

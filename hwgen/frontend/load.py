@@ -84,7 +84,10 @@ def _fetch(path: Path, tensor: TensorProto) -> None:
     data = path.parent / where.get("location", "")
     if not data.is_file():
         raise UserError(f"{path}: external data of initialiser {tensor.name!r}: no such file {data}")
-    end = int(where.get("offset", 0)) + int(where.get("length", 0))
+    try:
+        end = int(where.get("offset", 0)) + int(where.get("length", 0))
+    except ValueError:
+        raise UserError(f"{path}: external data of initialiser {tensor.name!r}: bad offset or length") from None
     if data.stat().st_size < end:
         raise UserError(
             f"{path}: external data of initialiser {tensor.name!r}: {data} is truncated ({end} bytes needed)"
@@ -98,6 +101,10 @@ def _fetch(path: Path, tensor: TensorProto) -> None:
 
 
 def _check(path: Path, proto: onnx.ModelProto) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    for opset in proto.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            raise UserError(f"{path}: opset {opset.version}; the newest that onnx {onnx.__version__} knows is {newest}")
     try:
         # By path where the weights are inside: a model in memory is serialised, which ends at 2 GB.
         onnx.checker.check_model(str(path) if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF else proto)

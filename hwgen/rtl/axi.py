@@ -69,6 +69,7 @@ def axi_write(config: Config) -> Signature:
 
 
 def beat_stream(config: Config) -> Signature:
+    """AXI beats as a stream."""
     return stream.Signature(8 * config.axi_bytes)
 
 

@@ -43,6 +43,7 @@ class Divider(Component):
 
     @property
     def latency(self) -> int:
+        """Cycles from a division to its quotient."""
         return self.quotient_bits
 
     def elaborate(self, platform):

@@ -19,6 +19,7 @@ IN_FLIGHT = 2  # groups between the sorted lists and `given`: one being summed, 
 
 
 def weight_sum_bits(config: Config) -> int:
+    """Bits of the sum of all experts' softmax weights."""
     return (config.max_experts * int(EXP2_TABLE[0])).bit_length()
 
 

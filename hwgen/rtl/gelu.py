@@ -12,12 +12,11 @@ from .common import delay, register
 GELU_LATENCY = 7
 DELTA_BITS = 14
 INDEX_BITS = (numerics.GELU_ENTRIES - 1).bit_length()
-TABLES = ("none", "tanh")  # halves of the ROM: forms of Gelu.ERF and Gelu.TANH
 
 
 def gelu_rom() -> list[int]:
-    """Both tables one behind the other: delta at tanh * GELU_ENTRIES + index."""
-    return [int(delta) for form in TABLES for delta in numerics.GELU_TABLE[form]]
+    """Both tables one behind the other: delta at tanh * GELU_ENTRIES + index (Gelu.ERF, then Gelu.TANH)."""
+    return [int(delta) for form in numerics.GELU_FORMS for delta in numerics.GELU_TABLE[form]]
 
 
 def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
@@ -30,7 +29,7 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
     final_shift = numerics.GELU_DELTA_BITS - numerics.GELU_INDEX_BITS  # of delta, less gelu_shift
     out = []
     for first in range(0, len(lanes), 2):
-        rom = Memory(shape=unsigned(DELTA_BITS), depth=len(TABLES) * numerics.GELU_ENTRIES, init=gelu_rom())
+        rom = Memory(shape=unsigned(DELTA_BITS), depth=len(numerics.GELU_FORMS) * numerics.GELU_ENTRIES, init=gelu_rom())
         m.submodules[f"rom{first // 2}"] = rom
         for k, x in enumerate(lanes[first : first + 2], first):
             # 1: magnitude. 2: shift, keeping the bit that rounds. 3: index.

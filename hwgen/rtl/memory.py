@@ -16,26 +16,25 @@ RAM_LATENCY = 2
 
 
 class Ram(Component):
-    """read_data = contents[read_addr], RAM_LATENCY (2) cycles later; write_enable per `granularity` bits.
+    """read_data = contents[read_addr], RAM_LATENCY (2) cycles later.
 
-    Parameters: depth (power of two or any), width in bits, granularity in bits (None: the whole word), style.
-    Ports: write_addr, write_data, write_enable [width/granularity]; read_addr, read_data. Contents start undefined
-    (zero in simulation). Cost: depth*width bits of the RAM that `style` names, `width` output registers inside it.
+    Parameters: depth (power of two or any), width in bits, style.
+    Ports: write_addr, write_data, write_enable; read_addr, read_data. Contents start undefined (zero in simulation).
+    Cost: depth*width bits of the RAM that `style` names, `width` output registers inside it.
     """
 
-    def __init__(self, depth: int, width: int, granularity: int | None = None, style: str = "auto"):
-        granularity = granularity or width
-        if depth < 1 or width < 1 or width % granularity:
-            raise ValueError(f"Ram depth={depth}, width={width}, granularity={granularity}")
+    def __init__(self, depth: int, width: int, style: str = "auto"):
+        if depth < 1 or width < 1:
+            raise ValueError(f"Ram depth={depth}, width={width}")
         if style not in STYLES:
             raise ValueError(f"Ram style={style!r} is not one of {STYLES}")
-        self.depth, self.width, self.granularity, self.style = depth, width, granularity, style
+        self.depth, self.width, self.style = depth, width, style
         address = range(max(depth, 2))
         super().__init__(
             {
                 "write_addr": In(address),
                 "write_data": In(width),
-                "write_enable": In(width // granularity),
+                "write_enable": In(1),
                 "read_addr": In(address),
                 "read_data": Out(width),
             }
@@ -48,8 +47,7 @@ class Ram(Component):
             m.submodules.template = get_memory(self)
             return m
         m.submodules.memory = memory = Memory(shape=unsigned(self.width), depth=self.depth, init=[])
-        granularity = None if self.granularity == self.width else self.granularity
-        write = memory.write_port(granularity=granularity)
+        write = memory.write_port()
         read = memory.read_port()
         registered = Signal(self.width, reset_less=True)
         m.d.comb += [
@@ -71,7 +69,6 @@ def template_memory(ram: Ram | Memory):
         "ram_sdp",
         p_DEPTH=ram.depth,
         p_WIDTH=ram.width,
-        p_GRANULARITY=ram.granularity,
         p_STYLE=ram.style,
         i_clk=ClockSignal(),
         i_write_addr=ram.write_addr,

@@ -80,6 +80,7 @@ class RowStatistics(Component):
 
     @staticmethod
     def latency_of(config: Config) -> int:
+        """Cycles from a row's last chunk to its statistics."""
         chunk = 1 + tree_latency(config.chunk, TREE_LEVELS) + 1
         return chunk + RowStatistics.products_latency_of(config) + 2 + Rsqrt.LATENCY
 
@@ -163,6 +164,7 @@ class NormLanes(Component):
 
     @staticmethod
     def max_latency_of(config: Config) -> int:
+        """Cycles from a row's last chunk to its largest magnitude."""
         return NormLanes.LATENCY + 2 + tree_latency(config.chunk, TREE_LEVELS)
 
     def elaborate(self, platform):

@@ -22,6 +22,7 @@ WRITE_LATENCY = 2  # a read accepted in cycle t + 2 or later sees a write accept
 
 
 def elements(config: Config, chunks: int) -> data.ArrayLayout:
+    """int16 elements of so many chunks."""
     return data.ArrayLayout(ELEMENT, chunks * config.chunk)
 
 

@@ -26,7 +26,8 @@ class TileLoader(Component):
 
     A tile of n valid outputs takes n weight words, or n scratchpad rows through a `RowQuantiser`. The next tile is
     written as soon as the previous one is taken: its weights are delayed on their way to the array as long as the rows
-    are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A parameter bank is written only when no row that uses it is on its way (`bank_busy`).
+    are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A parameter bank is
+    written only when no row that uses it is on its way (`bank_busy`).
 
     Ports: insn, words (weight words), lookup (queue length of an expert), rd/scale (stationary rows and their maxima),
     w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the shadow), take (strobe:

@@ -18,6 +18,7 @@ class Walk:
         self.next_row = Signal(ADDRESS_BITS, name=f"{name}_next_row", reset_less=True)
 
     def start(self, base: Value, pitch: Value) -> list:
+        """Begin at chunk `base`."""
         return [self.addr.eq(base), self.next_row.eq(base + pitch)]
 
     def step(self, last: Value, pitch: Value) -> list:

@@ -30,6 +30,7 @@ class Layout:
 
     @property
     def group_chunks(self) -> int:
+        """Chunks of one group of a row."""
         return -(-self.width // self.chunk)
 
     @property
@@ -70,6 +71,7 @@ class Layout:
 
 
 def layout_of(buffer: Buffer, config: Config) -> Layout:
+    """The row layout of a buffer on a machine."""
     return Layout(buffer.name, config.chunk, buffer.groups, buffer.cols // buffer.groups)
 
 
@@ -108,7 +110,7 @@ def pack_rows(data: Array, columns: Array, config: Config, narrow: bool = False)
 
 
 class DataStore:
-    """Constants of the data region, each once: `add` returns the byte offset from the region's start."""
+    """Constants of the data region, each once, at byte offsets from the region's start."""
 
     def __init__(self, config: Config):
         self.step = config.axi_bytes * config.burst_beats  # a burst never starts in the middle of another constant's
@@ -117,6 +119,7 @@ class DataStore:
         self.known: dict[bytes, int] = {}
 
     def add(self, data: bytes) -> int:
+        """Byte offset of `data`, which is stored unless it is there already."""
         data += bytes(-len(data) % self.step)
         key = hashlib.sha256(data).digest()
         if key not in self.known:
@@ -126,6 +129,7 @@ class DataStore:
         return self.known[key]
 
     def image(self) -> bytes:
+        """Contents of the region."""
         return b"".join(self.blocks)
 
 
@@ -160,7 +164,7 @@ def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias:
 
 
 class WeightStore:
-    """Weight segments, equal ones once: `add` returns the index of the segment's first word."""
+    """Weight segments, equal ones once, counted in words of a port's region."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -171,6 +175,7 @@ class WeightStore:
         self.known: dict[bytes, int] = {}
 
     def add(self, words: Array) -> int:
+        """Index of the first of these words, uint8 [n, array_inputs], stored unless they are there already."""
         key = hashlib.sha256(words.tobytes()).digest()
         if key not in self.known:
             padding = -self.size % self.step

@@ -27,6 +27,7 @@ class Bench:
         self.dut, self.beat = dut, beat
 
     async def reset(self) -> None:
+        """All inputs low, then a reset of some clocks."""
         dut = self.dut
         for name in ("awvalid", "wvalid", "bready", "arvalid", "rready"):
             getattr(dut, f"s_axi_{name}").value = 0
@@ -47,6 +48,7 @@ class Bench:
                 return
 
     async def write(self, name: str, value: int) -> None:
+        """Write a register by its name in hwgen.registers."""
         dut = self.dut
         dut.s_axi_awaddr.value, dut.s_axi_wdata.value = registers.offset(name), value
         dut.s_axi_awvalid.value = dut.s_axi_wvalid.value = dut.s_axi_bready.value = 1
@@ -64,6 +66,7 @@ class Bench:
                 getattr(dut, {"aw": "s_axi_awvalid", "w": "s_axi_wvalid", "b": "s_axi_bready"}[channel]).value = 0
 
     async def read(self, name: str) -> int:
+        """Value of a register."""
         dut = self.dut
         dut.s_axi_araddr.value = registers.offset(name)
         dut.s_axi_arvalid.value = 1
@@ -78,6 +81,7 @@ class Bench:
                 return int(value)
 
     async def poke(self, offset: int, data: bytes) -> None:
+        """Write memory through the back door; whole beats, else ValueError."""
         dut = self.dut
         if offset % self.beat or len(data) % self.beat:
             raise ValueError(f"back-door write of {len(data)} bytes at {offset} is not whole beats")
@@ -90,6 +94,7 @@ class Bench:
         await RisingEdge(dut.clk)
 
     async def peek(self, offset: int, length: int) -> bytes:
+        """Bytes of memory through the back door."""
         dut, data = self.dut, b""
         first, last = offset // self.beat, -(-(offset + length) // self.beat)
         for word in range(first, last):
@@ -102,6 +107,7 @@ class Bench:
         return data[start : start + length]
 
     async def snapshot(self) -> dict[str, int]:
+        """Every readable register by name."""
         return {r.name: await self.read(r.name) for r in registers.REGISTERS if r.access != "wo"}
 
 

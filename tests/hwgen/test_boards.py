@@ -17,7 +17,7 @@ def test_board_is_complete_and_its_array_fits_its_multipliers(name):
     config = board.make_config()
     assert isinstance(config, Config)
     assert config.macs_per_cycle <= board.resources["dsp"] * board.macs_per_dsp
-    assert config.weight_ports + 1 <= max(board.port_count, 2)
+    assert config.weight_ports + 1 <= board.port_count
     assert config.clock_mhz == board.clock_mhz
     assert config.outstanding <= board.port_outstanding
 
@@ -44,6 +44,8 @@ def test_settings_are_applied_and_checked():
         board.make_config({"array_rows": "8"})
     with pytest.raises(UserError, match="axi_bytes=64.*zcu104.*128 bits"):
         board.make_config({"axi_bytes": "64"})
+    with pytest.raises(UserError, match="weight_ports=4: .* the 4 of pynq-z2"):
+        boards.load("pynq-z2").make_config({"weight_ports": "4"})
 
 
 def test_bad_description_is_named():

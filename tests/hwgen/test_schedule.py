@@ -226,6 +226,11 @@ def test_what_does_not_fit_is_named(settings, message):
         schedule({"": random_graph(0, Shape(layers=3))}, replace(Config(), **settings))
 
 
+def test_more_experts_a_token_than_the_router_chooses():
+    with pytest.raises(UserError, match=r"l1\.route: chooses 5 experts a token, the machine at most 4"):
+        schedule({"": random_graph(0, Shape(experts=6, top_k=5))}, Config())
+
+
 def small(config=None, **options):
     """One product into a buffer of two groups."""
     buffers = {"x": Buffer("x", 4, 20, 2), "y": Buffer("y", 4, 20, 2), "w": Buffer("w", 20, 20, 1)}

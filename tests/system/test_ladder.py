@@ -21,11 +21,15 @@ SMALLEST = Config(
     array_outputs=8, array_inputs=8, banks=2, acc_rows=32, bank_words=512, scale_entries=512, queue_entries=64,
     norm_columns=64, weight_words=64, weight_ports=1, max_experts=8,
 )  # fmt: skip
-SHAPES = pytest.mark.parametrize("config", [SQUARE, ODD], ids=["16x16", "12x20"])
+SHAPES = pytest.mark.parametrize(
+    "config",
+    [  # a shape's tests go to one worker, which compiles it once
+        pytest.param(SQUARE, id="16x16", marks=pytest.mark.xdist_group("16x16")),
+        pytest.param(ODD, id="12x20", marks=pytest.mark.xdist_group("12x20")),
+    ],
+)
 IMAGES = 4
 CALIBRATION = 64
-
-
 ASSETS = Path(str(resources.files("hwgen.example"))) / "assets"
 
 

@@ -1,0 +1,132 @@
+"""The integer arithmetic against real arithmetic, with the stated errors, and its corner values."""
+
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from hwgen import numerics as num
+
+RNG_ROWS = 200
+
+
+def rounded(x):
+    """Half away from zero."""
+    return np.sign(x) * np.floor(np.abs(x) + 0.5)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 7, 16, 39])
+def test_round_shift_is_half_away_from_zero(shift):
+    rng = np.random.default_rng(shift)
+    half = 1 << shift >> 1
+    x = np.concatenate([rng.integers(-(1 << 44), 1 << 44, 500), np.arange(-9, 10) * half, [0, half - 1, -half + 1]])
+    assert np.array_equal(num.round_shift(x, shift), rounded(x / 2.0**shift))
+    assert np.array_equal(num.round_shift(x, np.full(x.shape, shift)), num.round_shift(x, shift))
+
+
+def test_every_row_maximum_fits_int8_and_comes_back():
+    """All 32,768 of them: the maximum stays within int8, uses at least half of it, and the scale undoes the factor."""
+    peak = np.arange(32768)
+    q, scale = num.quantise_rows(np.stack([peak, -peak, peak // 3], axis=1), peak)
+    assert np.abs(q).max() <= 127 and np.array_equal(q[:, 1], -q[:, 0])
+    assert q[128:, 0].min() >= 126
+    assert scale.max() < 1 << 16
+    step = np.maximum(peak, 128) / 127
+    assert np.abs(q * scale[:, None] / 128 - np.stack([peak, -peak, peak // 3], axis=1)).max(axis=1).max() < 1.02 * step.max()
+    assert (np.abs(q[:, 2] * scale / 128 - peak // 3) <= 0.52 * step * 1.02 + 1).all()
+
+
+def test_static_conversion():
+    x = np.array([0, 127, 128, -128, -127, 32767, -32767, 383, 384])
+    assert np.array_equal(num.quantise_static(x), [0, 0, 1, -1, 0, 127, -127, 1, 2])
+
+
+def test_probabilities_follow_softmax():
+    rng = np.random.default_rng(1)
+    scores = rng.integers(-32767, 32768, (RNG_ROWS, 1)) // 2 - rng.integers(0, 150, (RNG_ROWS, 60))
+    peak = scores.max(axis=1)
+    p = num.probabilities(scores, peak)
+    real = 2.0 ** ((scores - peak[:, None]) / num.SCORE_STEPS)
+    assert p.max() == 127 and p.min() == 0
+    assert np.abs(p / 127 - real).max() <= 0.5 / 127
+    weights = p * num.reciprocal(p.sum(axis=1))[:, None] / (127 * 65535)
+    assert np.abs(weights - real / real.sum(axis=1, keepdims=True)).max() < 0.012
+    assert num.reciprocal(np.array([127, 127 * 4160])).tolist() == [65535, 15]
+
+
+def test_requantise_bounds():
+    """The largest sum, multipliers and shift stay inside int64 and saturate; a saturated result is symmetric."""
+    acc = np.array([[num.ACC_MAX, -num.ACC_MAX, 1, -1, 0]])
+    y = num.requantise(acc, np.full(5, 65535), np.array([[65535]]), num.SHIFT_MIN, np.array([32767, -32767, 0, 0, 7]))
+    assert y.tolist() == [[32767, -32767, 256, -256, 7]]
+    assert num.requantise(acc, 65535, np.array([[65535]]), num.SHIFT_MAX, 0).tolist() == [[8, -8, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("columns", (64, 1040, 1041, 4160))
+def test_product_is_exact(columns):
+    rng = np.random.default_rng(4)
+    x, w = rng.integers(-127, 128, (3, columns)), rng.integers(-127, 128, (5, columns))
+    x[0], w[0] = 127, 127
+    x[1], w[1] = 127, -127
+    assert np.array_equal(num.product(x, w.astype(np.int8)), x @ w.T)
+
+
+@pytest.mark.parametrize("shift", range(num.GELU_SHIFT_MAX + 1))
+@pytest.mark.parametrize("form", num.GELU_FORMS)
+def test_gelu_error_is_as_stated(form, shift):
+    """Over every int16: within GELU_MAX_ERROR and half a step of the function."""
+    x = np.arange(-32767, 32768)
+    step = 2.0 ** -(7 + shift)
+    real = x * step
+    inner = erf(real / np.sqrt(2)) if form == "none" else np.tanh(np.sqrt(2 / np.pi) * (real + 0.044715 * real**3))
+    error = np.abs(num.gelu(x, form, shift) * step - 0.5 * real * (1 + inner))
+    assert error.max() <= num.GELU_MAX_ERROR + 0.5 * step
+    assert np.abs(num.gelu(x, form, shift)).max() <= 32767
+
+
+def test_rsqrt_error():
+    rng = np.random.default_rng(2)
+    n = np.concatenate([np.arange(1, 5000), (2.0 ** rng.uniform(0, 62, 20000)).astype(np.int64), [(1 << 62) - 1]])
+    r, e = num.rsqrt(n)
+    assert r.max() < 1 << num.RSQRT_BITS
+    relative = np.abs(r / 2.0 ** (num.RSQRT_BITS + e) * np.sqrt(n) - 1)
+    assert relative.max() < 4e-5
+
+
+def test_layer_norm_follows_the_definition():
+    rng = np.random.default_rng(3)
+    columns, gamma_scale = 192, 900
+    x = rng.integers(-30000, 30000, (RNG_ROWS, columns)) >> rng.integers(0, 12, (RNG_ROWS, 1))
+    gamma = rng.integers(-2 * gamma_scale, 2 * gamma_scale, columns)
+    beta = rng.integers(-5000, 5000, columns)
+    epsilon = 1 << 20
+    centred = x - x.mean(axis=1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + epsilon / columns**2)
+    real = np.clip(centred / deviation * gamma + beta, -32767, 32767)
+    assert np.abs(num.layer_norm(x, gamma, beta, epsilon) - real).max() < 2
+
+
+@pytest.mark.parametrize("row", [np.full(8, 32767), np.full(8, -32767), np.array([32767] + [-32767] * 7), np.zeros(8)])
+def test_layer_norm_corners(row):
+    """Constant rows have no variance: beta remains. One spike reaches sqrt(D - 1)."""
+    gamma, beta = np.full(8, 4096), np.arange(8)
+    y = num.layer_norm(row[None].astype(int), gamma, beta, 1)[0]
+    if np.ptp(row) == 0:
+        assert np.array_equal(y, beta)
+    else:
+        assert np.abs(y - beta - 4096 * np.array([np.sqrt(7)] + [-1 / np.sqrt(7)] * 7)).max() <= 2
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_route_follows_softmax_and_breaks_ties_downwards(renormalise):
+    rng = np.random.default_rng(5)
+    logits = rng.integers(-3000, 3000, (RNG_ROWS, 16))
+    logits[0] = 7
+    logits[1, 3:6] = 32767
+    experts, gates = num.route(logits, 4, renormalise)
+    assert experts[0].tolist() == [0, 1, 2, 3] and experts[1, :3].tolist() == [3, 4, 5]
+    real = 2.0 ** ((logits - logits.max(axis=1, keepdims=True)) / num.LOGIT_STEPS)
+    chosen = np.take_along_axis(real, experts, axis=1)
+    total = (chosen if renormalise else real).sum(axis=1, keepdims=True)
+    assert np.abs(gates / 2.0**num.GATE_BITS - chosen / total).max() < 2e-4
+    assert (np.diff(np.take_along_axis(logits, experts, axis=1), axis=1) <= 0).all()
+    assert num.route(np.full((1, 1), -32767), 1, renormalise)[1].tolist() == [[1 << num.GATE_BITS]]

@@ -1,0 +1,23 @@
+"""The reference workload at full size, in RTL on the zcu104 Config: minutes of compiling, so marked slow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwgen import boards
+from hwgen.frontend import import_model
+from hwgen.quantise import quantise
+
+pytestmark = pytest.mark.slow
+
+
+def test_m3vit_edge_both_tasks_on_zcu104(models, climb):
+    """Real weights and routing: golden = machine = RTL; switching task moves only what the routing of the task asks for."""
+    paths = {f"task{i}": models / f"m3vit_edge_task{i}.onnx" for i in range(2)}
+    with np.load(models / "edge_images.npz") as file:
+        calib, test = (file[name].astype(np.float32) / 256 for name in ("calib", "test"))
+    graphs = quantise({task: import_model(path, confirmed=False) for task, path in paths.items()}, {"image": calib})
+    for task in graphs:
+        ladder = climb(graphs, boards.load("zcu104").make_config(), task, [{"image": test[0]}])
+        assert 250_000 < ladder.rtl[0].cycles < 620_000
