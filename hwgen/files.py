@@ -78,7 +78,7 @@ def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.nd
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not an .npz file of named arrays")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             held = file.files
             arrays = {name: file[name] for name in (held if wanted is None else wanted) if name in held}
     except Exception as error:  # damage shows as any of a dozen types, from zipfile.BadZipFile to MemoryError

@@ -151,7 +151,8 @@ class Matmul(Insn):
     """One matrix product through the array; O = array_outputs, I = array_inputs, all operands int8 after conversion.
 
     R = rows, or the length of expert's queue; token(i), gate(i): its entry i. Where the queue is empty nothing is done,
-    but with `discard` the weight words are popped and dropped: they were streamed before the queue's length was known.
+    but with `discard` (and w_source STREAM) the weight words are popped and dropped: they were streamed before the
+    queue's length was known.
     for ob < ceil(outputs / O):                          n(ob) = min(O, outputs - ob*O) valid columns
       if col_source == PARAMETERS: pop ceil(n / params_per_word) words: (u16 multiplier, i16 bias) of each column
       for ib < ceil(inputs / I):
@@ -166,7 +167,7 @@ class Matmul(Insn):
           scratch[res + r''*res_pitch + ob*O/chunk]; the maximum over all columns of y goes to scale[y_scale + r],
           with max_continue together with that of row r of the previous Matmul with this y_max
     column multiplier: parameters / col_mult / row scale of the stationary row (from scale[w_scale + row])
-    row multiplier: row_mult / row scale (ROW) or reciprocal of the row's sum (PROBABILITY) / scale[x_scale + r];
+    row multiplier: row_mult / row scale (ROW) or reciprocal of the row's sum (PROBABILITY) / scale[x_scale + r'];
           with SCATTER numerics.gated_scale(that, gate(r))
     """
 

@@ -132,7 +132,7 @@ def _matmul(state: _State, op: MatMul) -> None:
     else:
         w, w_scale = op.w, None
     if op.row_scale == RowScale.TABLE:
-        row_mult = np.asarray(op.row_mult, np.int64)[in_order]
+        row_mult = np.asarray(op.row_mult, np.int64)[x_rows]
     elif op.row_scale == RowScale.IMMEDIATE:
         row_mult = np.full(count, op.row_mult, np.int64)
     if op.indirect == Indirect.SCATTER:

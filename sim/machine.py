@@ -202,6 +202,8 @@ class Machine:
     def matmul(self, insn: isa.Matmul, words: Array) -> list[Write]:
         """One product; `words` are the weight words it pops."""
         tokens, gates, count = self.queue(insn.expert, insn.rows)
+        if insn.discard and insn.w_source == WeightSource.SCRATCHPAD:
+            raise MachineFault("discard goes with streamed weights")
         if count == 0:
             return []
         if count > self.config.acc_rows:
@@ -215,7 +217,7 @@ class Machine:
         if insn.row_source == RowScale.IMMEDIATE:
             row_mult = np.full(count, insn.row_mult)
         elif insn.row_source == RowScale.TABLE:
-            row_mult = self.scale[self._scales(insn.x_scale, r)].astype(np.int64)
+            row_mult = self.scale[self._scales(insn.x_scale, x_rows)].astype(np.int64)
         if insn.indirect == Indirect.SCATTER:
             row_mult = num.gated_scale(row_mult, gates)
 

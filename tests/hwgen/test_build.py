@@ -172,6 +172,15 @@ def test_flipped_bit_is_refused_by_every_command(hwgen, made, tmp_path, name):
     assert not (tmp_path / "out.npz").exists()
 
 
+def test_bundle_of_another_instruction_set_is_refused(hwgen, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("hwgen.isa.fingerprint", lambda: "0123456789abcdef")
+    run = ["run", made / "micro.bundle", "--engine", "machine", "--input", made / "micro_test.npz"]
+    for command in (run, ["disasm", made / "micro.bundle"]):
+        code, out, err = hwgen(*command)
+        assert (code, out) == (2, "")
+        assert "micro.bundle: built by hwgen" in err and "another instruction set" in err
+
+
 def test_bad_run_options_are_named(hwgen, made, tmp_path):
     data, bundle = made / "micro_test.npz", made / "micro.bundle"
 
@@ -227,6 +236,16 @@ def test_compare_tells_the_error_of_every_layer(hwgen, made, tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     code, out, err = hwgen("compare", tmp_path / "other.onnx", made / "micro.bundle", *options)
     assert code == 0 and "other.onnx is not the file that" in err
+    wider = onnx.load(made / "micro.onnx")
+    for weight in wider.graph.initializer:
+        if weight.name == "head.weight":
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros((weight.dims[0] + 2, weight.dims[1]), "f4"), weight.name))
+        if weight.name == "head.bias":
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros(weight.dims[0] + 2, "f4"), weight.name))
+    wider.graph.output[0].type.tensor_type.shape.dim[1].dim_value += 2
+    onnx.save(wider, tmp_path / "wider.onnx")
+    code, out, err = hwgen("compare", tmp_path / "wider.onnx", made / "micro.bundle", *options)
+    assert code == 2 and "another network than the bundle's" in err and "Traceback" not in err
     write("m3vit-digits-digit", tmp_path / "m3vit.onnx")
     code, out, err = hwgen("compare", tmp_path / "m3vit.onnx", made / "micro.bundle", *options)
     assert code == 2 and "its outputs digit are not those of" in err

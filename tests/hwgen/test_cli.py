@@ -37,6 +37,7 @@ def one_line(err: str) -> bool:
         (["build", "a=x.onnx", "y.onnx"], "y.onnx: several models are several tasks"),
         (["build", "a=x.onnx", "a=y.onnx"], "task 'a' is named twice"),
         (["build", "a/b=x.onnx", "c=y.onnx"], "'a/b' is no task name"),
+        (["build", "a=x.onnx", "b="], "b=: task 'b' names no file"),
         (["check", "no-such.onnx"], "no-such.onnx: no such file"),
         (["example", "resnet", "-o", "x.onnx"], "unknown example 'resnet'; known are"),
         (["example", "m3vit-micro"], "-o FILE.onnx"),
@@ -82,7 +83,7 @@ def test_bad_build_options_are_told_before_the_work(hwgen, micro, tmp_path, monk
         ({"image": np.full((2, 1, 8, 8), np.nan)}, "NaN"),
         ({"image": np.zeros((0, 1, 8, 8))}, "no image"),
         ({"image": np.array([["a"]])}, "expected [images, 1, 8, 8]"),
-        (b"not a zip file", "not a readable .npz"),
+        (b"not a zip file", "not an .npz file"),
     ],
 )
 def test_bad_calibration_data_is_named(hwgen, micro, tmp_path, arrays, said):

@@ -1,5 +1,6 @@
 """The bundle directory: byte-identical, complete or absent, and refused when a bit has flipped."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -72,6 +73,10 @@ def test_a_flipped_bit_is_refused(tmp_path, program):
         with pytest.raises(BundleError, match=f"{blamed}: damaged"):
             Bundle(path)
         (path / name).write_bytes(content)
+    (path / "manifest.sha256").write_bytes(contents(path)["manifest.sha256"].strip())
+    with pytest.raises(BundleError, match="manifest.json: damaged"):  # the line's end counts, too
+        Bundle(path)
+    write(path, program)
     Bundle(path)
     (path / "dram.bin").unlink()
     with pytest.raises(BundleError, match="dram.bin: cannot be read"):
@@ -83,6 +88,26 @@ def test_what_is_no_bundle(tmp_path):
         Bundle(tmp_path / "absent")
     with pytest.raises(BundleError, match="manifest.json: cannot be read"):
         Bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"format_version": module.FORMAT_VERSION + 1}, f"version {module.FORMAT_VERSION + 1}, this tool reads"),
+        ({"format": "other"}, "format 'other'"),
+        ({"tasks": {}}, "holds no tasks"),
+        ({"files": [1]}, "holds no files"),
+        ({"files": {"dram.bin": "0"}}, "lists no program.bin"),
+    ],
+)
+def test_manifest_that_says_something_else(tmp_path, program, change, said):
+    path = tmp_path / "bundle"
+    write(path, program)
+    text = json.dumps(json.loads((path / "manifest.json").read_text()) | change).encode()
+    (path / "manifest.json").write_bytes(text)
+    (path / "manifest.sha256").write_text(hashlib.sha256(text).hexdigest() + "\n")
+    with pytest.raises(BundleError, match=f"manifest.json: .*{said}"):
+        Bundle(path)
 
 
 def test_replaces_only_bundles(tmp_path, program):
@@ -103,6 +128,8 @@ def test_replaces_only_bundles(tmp_path, program):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: exists and is no bundle"):
         write(tmp_path / "file", program)
+    with pytest.raises(UserError, match="cannot be written .File name too long"):
+        write(tmp_path / ("x" * 300), program)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "file", "mine"]
 
 

@@ -2,8 +2,10 @@
 """The core against the machine model: random products of every kind while weights and instructions come haltingly."""
 
 import random
+from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from hwgen import isa
 from hwgen.config import Config
@@ -18,10 +20,19 @@ CONFIG = Config(
 )  # fmt: skip
 ROWS, COLUMNS = 5, 20  # most rows, and most elements of a row, of every operand
 CHUNKS = -(-COLUMNS // CONFIG.chunk)
-X, W, RES, LOGITS, NORM, PARAMS, Y = 0, 32, 96, 120, 128, 150, 160  # chunks
+X, W, RES, LOGITS, NORM, DENSE, PARAMS, Y = 0, 32, 96, 120, 128, 148, 150, 160  # chunks
 ABS, SIGNED, TABLE, W_SCALE, NORM_SCALE, Y_SCALE = 0, 8, 16, 24, 48, 56  # entries of the scale memory
 BATCH = 7  # products on their way at once: each writes to its own place
 EXPERTS = (4, 2, 1)  # of the route before each batch: with 4 some queue is empty, with 1 one has all tokens
+
+
+@dataclass
+class Step:
+    """What the core is given at once: when all `vector` instructions but the last have finished, the rest."""
+
+    vector: list[isa.Insn] = field(default_factory=list)
+    products: list[isa.Matmul] = field(default_factory=list)
+    words: list[list[int]] = field(default_factory=list)
 
 
 def filled(rng) -> Machine:
@@ -37,16 +48,19 @@ def filled(rng) -> Machine:
     return machine
 
 
+def product(place: int, **fields) -> isa.Matmul:
+    """A Matmul from X into place number `place`."""
+    common = {"x": X, "x_pitch": CHUNKS, "y": Y + place * ROWS * CHUNKS, "y_pitch": CHUNKS, "y_scale": Y_SCALE + place * ROWS}
+    return isa.Matmul(**common | {"shift": 16, "row_mult": 1 << 14, "x_scale": TABLE} | fields)
+
+
 def random_product(rng, place: int, previous: isa.Matmul | None, sources: list[isa.Matmul]) -> isa.Matmul:
-    """A Matmul of any kind into place number `place`; half of them read what an earlier batch has left, with its maxima."""
+    """A Matmul of any kind; half of them read what an earlier batch has left, with its maxima."""
     convert = Convert(rng.integers(3))
-    rows = int(rng.integers(1, ROWS + 1))
     fields = {
-        "rows": rows,
+        "rows": int(rng.integers(1, ROWS + 1)),
         "inputs": int(rng.integers(1, COLUMNS + 1)),
         "outputs": int(rng.integers(1, COLUMNS + 1)),
-        "x": X,
-        "x_pitch": CHUNKS,
         "x_convert": convert,
         "x_scale": {Convert.STATIC: TABLE, Convert.ROW: ABS, Convert.PROBABILITY: SIGNED}[convert],
         "row_source": (RowScale.IMMEDIATE, RowScale.CONVERTED if convert else RowScale.TABLE)[rng.integers(2)],
@@ -58,18 +72,14 @@ def random_product(rng, place: int, previous: isa.Matmul | None, sources: list[i
         "residual": int(rng.integers(2)),
         "res": RES,
         "res_pitch": CHUNKS,
-        "y": Y + place * ROWS * CHUNKS,
-        "y_pitch": CHUNKS,
-        "y_scale": Y_SCALE + place * ROWS,
         "y_max": RowMax(rng.integers(3)),
     }
-    if rng.integers(2):
-        w_convert = Convert(rng.integers(2))
-        fields |= {"w_source": isa.WeightSource.SCRATCHPAD, "w": W, "w_pitch": CHUNKS, "w_scale": W_SCALE}
-        fields |= {"w_convert": w_convert}
     columns = [ColScale.PARAMETERS, ColScale.IMMEDIATE]
-    if fields.get("w_convert") == Convert.ROW:
-        columns.append(ColScale.ROW_SCALES)
+    if rng.integers(2):
+        fields |= {"w_source": isa.WeightSource.SCRATCHPAD, "w": W, "w_pitch": CHUNKS, "w_scale": W_SCALE}
+        fields["w_convert"] = Convert(rng.integers(2))
+        if fields["w_convert"] == Convert.ROW:
+            columns.append(ColScale.ROW_SCALES)
     fields["col_source"] = columns[rng.integers(len(columns))]
     if sources and rng.integers(2):
         source = sources[rng.integers(len(sources))]
@@ -77,33 +87,32 @@ def random_product(rng, place: int, previous: isa.Matmul | None, sources: list[i
         fields |= {"x": source.y, "x_convert": convert, "x_scale": source.y_scale, "row_source": RowScale.CONVERTED}
         fields |= {"rows": int(rng.integers(1, source.rows + 1)), "inputs": int(rng.integers(1, source.outputs + 1))}
     elif rng.integers(2):
-        fields |= {"expert": int(rng.integers(4)), "indirect": Indirect(rng.integers(1, 3)), "discard": int(rng.integers(2))}
+        fields |= {"expert": int(rng.integers(4)), "indirect": Indirect(rng.integers(1, 3))}
+        if "w_source" not in fields:
+            fields["discard"] = int(rng.integers(2))
         if fields["indirect"] == Indirect.SCATTER:
             fields["y_max"] = RowMax.NONE
     elif previous and previous.expert == isa.NO_EXPERT and previous.y_max == fields["y_max"] != RowMax.NONE:
         fields |= {"max_continue": 1, "rows": previous.rows}
-    return isa.Matmul(**fields)
+    return product(place, **fields)
 
 
-def batch(rng, machine: Machine, number: int, sources: list[isa.Matmul]) -> tuple[list[isa.Matmul], np.ndarray]:
-    """Products, applied to the machine, and the weight words that they pop."""
-    products, words = [], []
-    for place in range(number * BATCH, (number + 1) * BATCH):
-        insn = random_product(rng, place, products[-1] if products else None, sources)
-        popped = rng.integers(0, 256, (machine.words_needed(insn), CONFIG.array_inputs)).astype(np.uint8)
-        popped[popped == 128] = 0  # no weight is -128
-        for memory, index, values in machine.matmul(insn, popped):
-            memory[index] = values
-        products.append(insn)
-        words.append(popped)
-    return products, np.concatenate(words)
+def applied(rng, machine: Machine, insn: isa.Matmul) -> list[list[int]]:
+    """Apply a product to the machine; the weight words that it pops."""
+    words = rng.integers(0, 256, (machine.words_needed(insn), CONFIG.array_inputs)).astype(np.uint8)
+    words[words == 128] = 0  # no weight is -128
+    write(machine.matmul(insn, words))
+    return words.view(np.int8).tolist()
 
 
-def test_products(axi_model):
-    """Batches of products between routes; a norm runs beside them and contends for the scratchpad."""
-    rng, stalls = np.random.default_rng(7), random.Random(8)
-    dut, machine = Core(CONFIG), filled(rng)
-    chunk_bytes = 2 * CONFIG.chunk
+def write(writes) -> None:
+    for memory, index, values in writes:
+        memory[index] = values
+
+
+def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], stalls: random.Random) -> None:
+    """The core from `scratch` and `scale` through the steps; it must end with the machine's scratchpad."""
+    dut, chunk = Core(CONFIG), CONFIG.chunk
     finished = {"matmul": 0, "vector": 0}
     words: list[list[int]] = []  # still to be offered
 
@@ -121,62 +130,83 @@ def test_products(axi_model):
                 await ctx.tick()
 
     async def load(ctx):
-        ctx.set(dut.wr_load.valid, 1)
+        rows = scratch.reshape(-1, chunk).tolist()
         ctx.set(dut.wr_load.mask, 1)
-        for address in range(CONFIG.scratch_chunks):
-            ctx.set(dut.wr_load.addr, address)
-            ctx.set(dut.wr_load.data, machine.scratch[address * CONFIG.chunk :][: CONFIG.chunk].tolist())
-            await ctx.tick()
-        ctx.set(dut.wr_load.valid, 0)
-        ctx.set(dut.wr_scale.valid, 1)
-        for address, value in enumerate(machine.scale.tolist()):
-            ctx.set(dut.wr_scale.addr, address)
-            ctx.set(dut.wr_scale.data, value)
-            await ctx.tick()
-        ctx.set(dut.wr_scale.valid, 0)
+        for port, contents in ((dut.wr_load, rows), (dut.wr_scale, scale.tolist())):
+            ctx.set(port.valid, 1)
+            for address, value in enumerate(contents):
+                ctx.set(port.addr, address)
+                ctx.set(port.data, value)
+                await ctx.tick()
+            ctx.set(port.valid, 0)
 
     async def check(ctx):
-        """The whole scratchpad, one chunk a cycle."""
-        ctx.set(dut.rd_store.valid, 1)
         found = b""
+        ctx.set(dut.rd_store.valid, 1)
         for cycle in range(CONFIG.scratch_chunks + READ_LATENCY):
             ctx.set(dut.rd_store.addr, min(cycle, CONFIG.scratch_chunks - 1))
             if cycle >= READ_LATENCY:
-                found += ctx.get(dut.rd_store.data.as_value()).to_bytes(chunk_bytes, "little")
+                found += ctx.get(dut.rd_store.data.as_value()).to_bytes(2 * chunk, "little")
             await ctx.tick()
-        ctx.set(dut.rd_store.valid, 0)
         np.testing.assert_array_equal(np.frombuffer(found, "<i2"), machine.scratch)
-
-    async def until(ctx, unit, total):
-        while finished[unit] < total:
-            await ctx.tick()
 
     async def process(ctx):
         await load(ctx)
-        vectors = 0
-        done: list[isa.Matmul] = []
-        for number, experts in enumerate(EXPERTS):
-            route = isa.Route(
-                rows=ROWS, experts=experts, top_k=1, renormalise=0, dense=1, x=LOGITS, x_pitch=1, y=NORM + 20, y_pitch=0
-            )
-            writes, machine.queues = machine.route(route)
-            norm = isa.Norm(rows=3, columns=13, x=RES, x_pitch=3, y=NORM, y_pitch=2, y_scale=NORM_SCALE, params=PARAMS, epsilon=5)
-            for memory, index, values in [*writes, *machine.norm(norm)]:
-                memory[index] = values
-            await axi_model.send(ctx, dut.vector_insn, [isa.encode(route)], stalls)
-            vectors += 1
-            await until(ctx, "vector", vectors)
-            sources = [insn for insn in done if insn.y_max != RowMax.NONE and insn.expert == isa.NO_EXPERT]
-            products, popped = batch(rng, machine, number, sources)
-            words.extend(popped.view(np.int8).tolist())
-            await axi_model.send(ctx, dut.vector_insn, [isa.encode(norm)], stalls)
-            await axi_model.send(ctx, dut.matmul_insn, [isa.encode(insn) for insn in products], stalls)
-            done, vectors = done + products, vectors + 1
-            await until(ctx, "matmul", len(done))
-            await until(ctx, "vector", vectors)
+        wanted = {"matmul": 0, "vector": 0}
+
+        async def give(port, unit, insns):
+            wanted[unit] += len(insns)
+            await axi_model.send(ctx, port, [isa.encode(insn) for insn in insns], stalls)
+
+        async def wait():
+            while finished != wanted:
+                await ctx.tick()
+
+        for step in steps:
+            await give(dut.vector_insn, "vector", step.vector[:-1])
+            await wait()
+            words.extend(step.words)
+            await give(dut.vector_insn, "vector", step.vector[-1:])
+            await give(dut.matmul_insn, "matmul", step.products)
+            await wait()
             assert not words
         await check(ctx)
-        kinds = {(insn.x_convert, insn.w_source, insn.col_source, insn.indirect) for insn in done}
-        assert len(kinds) > BATCH and any(insn.x >= Y for insn in done)
 
     axi_model.simulate(dut, process, background=[count, stream])
+
+
+def test_products(axi_model):
+    """Batches of products between routes; a norm runs beside them and contends for the scratchpad."""
+    rng = np.random.default_rng(7)
+    machine = filled(rng)
+    scratch, scale = machine.scratch.copy(), machine.scale.copy()
+    route = {"rows": ROWS, "top_k": 1, "renormalise": 0, "dense": 1, "x": LOGITS, "x_pitch": 1, "y": DENSE, "y_pitch": 0}
+    norm = isa.Norm(
+        rows=3, columns=13, x=RES, x_pitch=CHUNKS, y=NORM, y_pitch=2, y_scale=NORM_SCALE, params=PARAMS, epsilon=5
+    )
+    steps, done = [], []
+    for experts in EXPERTS:
+        step = Step([isa.Route(experts=experts, **route), norm])
+        writes, machine.queues = machine.route(step.vector[0])
+        write([*writes, *machine.norm(norm)])
+        sources = [insn for insn in done if insn.y_max != RowMax.NONE and insn.expert == isa.NO_EXPERT]
+        for place in range(len(done), len(done) + BATCH):
+            insn = random_product(rng, place, step.products[-1] if step.products else None, sources)
+            step.words += applied(rng, machine, insn)
+            step.products.append(insn)
+        steps.append(step)
+        done += step.products
+    kinds = {(insn.x_convert, insn.w_source, insn.col_source, insn.indirect) for insn in done}
+    assert len(kinds) > BATCH and any(insn.x >= Y for insn in done)
+    simulate(axi_model, machine, scratch, scale, steps, random.Random(8))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_tiles_of_one_column(axi_model, rows):
+    """They load in three cycles, faster than the accumulator takes the same row again."""
+    rng = np.random.default_rng(rows)
+    machine = filled(rng)
+    scratch, scale = machine.scratch.copy(), machine.scale.copy()
+    step = Step(products=[product(0, rows=rows, inputs=COLUMNS, outputs=1)])
+    step.words = applied(rng, machine, step.products[0])
+    simulate(axi_model, machine, scratch, scale, [step], random.Random(rows))
