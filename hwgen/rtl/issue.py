@@ -10,10 +10,14 @@ from amaranth.lib.wiring import Component, In, Out
 from ..config import Config
 from ..intgraph import Indirect
 from . import ports
+from .accumulator import Accumulator
 from .common import delay, delay_valid
-from .reader import reader_meta
+from .post import PostProcessor
+from .reader import RowReader, reader_meta
 from .tiles import job_layout
 
+# Cycles between two visits of one row: what is kept by row (sums, maxima) is read and written back in between.
+ROW_GAP = max(Accumulator.ACC_GAP, RowReader.ACC_GAP, PostProcessor.MAX_GAP)
 QUEUE_DEPTH = 16  # rows between the generator and the issue stage: hides its latency across tiles
 
 
@@ -22,6 +26,7 @@ def row_layout(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "swap": 1,  # first row of a tile
+            "short": 1,  # the tile has fewer rows than ROW_GAP cycles
             "x_addr": ports.ADDRESS_BITS,
             "x_scale": ports.SCALE_ADDRESS_BITS,
             "row": ports.ROW_BITS,
@@ -120,6 +125,7 @@ class RowIssuer(Component):
         real = ~job.empty
         m.d.comb += [
             made.swap.eq((r == 0) & real),
+            made.short.eq(job.rows < ROW_GAP),
             made.x_addr.eq(insn.x + in_offset),
             made.x_scale.eq(insn.x_scale),
             made.row.eq(r),
@@ -195,7 +201,13 @@ class RowIssuer(Component):
 
         # --- issue ----------------------------------------------------------------------------------------------
         head = data.View(layout, fifo.r_data)
-        tile_ready, placeholder = ~head.swap | self.full, ~head.post.write & head.post.last
+        # A tile of so few rows that they come again too soon waits until the last one has gone ROW_GAP cycles before.
+        gap = Signal(range(ROW_GAP))
+        with m.If(self.issued):
+            m.d.sync += gap.eq(ROW_GAP - 1)
+        with m.Elif(gap != 0):
+            m.d.sync += gap.eq(gap - 1)
+        tile_ready, placeholder = ~head.swap | (self.full & (~head.short | (gap == 0))), ~head.post.write & head.post.last
         m.d.comb += [
             self.row.eq(head),
             self.rd_valid.eq(fifo.r_rdy & tile_ready & ~placeholder),

@@ -159,7 +159,7 @@ def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], sta
             await axi_model.send(ctx, port, [isa.encode(insn) for insn in insns], stalls)
 
         async def wait():
-            while finished != wanted:
+            while finished != wanted or words:  # words of an empty queue may be dropped later than it has finished
                 await ctx.tick()
 
         for step in steps:
@@ -169,7 +169,6 @@ def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], sta
             await give(dut.vector_insn, "vector", step.vector[-1:])
             await give(dut.matmul_insn, "matmul", step.products)
             await wait()
-            assert not words
         await check(ctx)
 
     axi_model.simulate(dut, process, background=[count, stream])
