@@ -52,7 +52,7 @@ LIBRARIES = {
     "hwgen.frontend": NUMPY | {"onnx", "google", "onnxruntime"},
     "hwgen.fuse": {"numpy", "onnx"},
     "hwgen.example": {"numpy", "onnx"},
-    "hwgen.boards": {"tomli"},
+    "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
     "hwgen.config": set(),
     "hwgen.cli": set(),
     "hwgen.doctor": {"find_libpython"},

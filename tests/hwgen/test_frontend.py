@@ -142,6 +142,22 @@ def test_reference_without_onnxruntime(name, monkeypatch):
     import_model(path)
 
 
+def test_reference_with_an_onnxruntime_too_old_for_the_model(monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = model("vit_digits_dynamo")
+    images = {"image": np.load(MODELS / "digits_test.npz")["image"][:2]}
+    fast = reference(path, images)
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("Unsupported model IR version")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    np.testing.assert_allclose(reference(path, images)["logits"], fast["logits"], atol=1e-3)
+    monkeypatch.setattr("onnx.reference.ReferenceEvaluator", refuse)
+    with pytest.raises(UserError, match="onnxruntime cannot run it: Unsupported model IR version"):
+        reference(path, images)
+
+
 def test_reference_runs_any_number_of_images_on_a_fixed_batch():
     images = np.load(MODELS / "digits_test.npz")["image"][:5]
     got = reference(model("m3vit_digits_2task"), {"image": images})
