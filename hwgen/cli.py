@@ -7,19 +7,36 @@ import json
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 
 from . import __version__, doctor
 from .errors import Mismatch, UserError
 
-GOOD, FAILED, USER_FAULT, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+GOOD, FAILED, USER_FAULT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. 0: good; 1: a check failed; 2: the user's input is at fault; 3: a fault of hwgen itself."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set signal handlers
+        return _main(arguments)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _main(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame) -> None:
+    """Leave as an exception does, so that files half-written are removed."""
+    raise SystemExit(TERMINATED)
+
+
+def _main(arguments: list[str] | None) -> int:
     try:
         options = parser().parse_args(arguments)
         code = options.command(options)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import hwgen.cli
 from hwgen.errors import Mismatch, UserError
 from hwgen.example import write
+from hwgen.files import write_atomic
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -175,6 +178,19 @@ def test_a_fault_of_ours_says_so(hwgen, monkeypatch):
     code, _, err = hwgen("boards")
     assert code == 3
     assert "ZeroDivisionError" in err and "fault of hwgen" in err
+
+
+def test_a_terminated_command_leaves_nothing(hwgen, tmp_path, monkeypatch):
+    def stopped(file):
+        file.write(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+    monkeypatch.setattr("hwgen.boards.table", lambda: write_atomic(tmp_path / "x", stopped))
+    before = signal.getsignal(signal.SIGTERM)
+    assert hwgen("boards")[0] == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_models_and_settings_are_parsed(tmp_path, monkeypatch):
