@@ -30,6 +30,7 @@ TILE_STEPS = PARAMS_STEPS = 2  # of the tile loader, from a tile's last word to 
 START_STEPS = 11  # from a job's acceptance to its first row at the issue stage
 DISPATCH = 4  # from the last count that an instruction waits for to its start
 VECTOR_STEPS = 2  # of the vector unit, around its norm or router
+REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
 NEVER = -1e9  # a time before every other
 
 
@@ -98,14 +99,21 @@ def pipeline(config: Config) -> int:
     return post_entry(config) + PostProcessor.latency_of(config)
 
 
+def beat_cycles(config: Config, memory: Memory, ports: int) -> float:
+    """Cycles per beat where so many ports share DRAM: the bus's one, DRAM's share, or what the bursts in flight allow."""
+    beat = max(1.0, config.axi_bytes * ports / memory.bytes_per_cycle) / memory.open
+    turn = memory.latency + REQUEST_STEPS + config.burst_beats * beat
+    return max(beat, turn / (config.outstanding * config.burst_beats))
+
+
 def word_cycles(config: Config, memory: Memory) -> float:
-    """Cycles per weight word: its beats on one port, or the share of DRAM that all ports take."""
-    return max(config.slice_beats, config.slice_bytes * config.weight_ports / memory.bytes_per_cycle) / memory.open
+    """Cycles per weight word: all ports read their slices of it at the same time."""
+    return config.slice_beats * beat_cycles(config, memory, config.weight_ports)
 
 
 def transfer_cycles(config: Config, memory: Memory, beats: int) -> float:
     """Cycles of `beats` on the data port, its latency included."""
-    return memory.latency + beats * max(1.0, config.axi_bytes / memory.bytes_per_cycle) / memory.open
+    return memory.latency + beats * beat_cycles(config, memory, 1)
 
 
 def data_beats(insn: isa.Insn, config: Config) -> int:

@@ -56,9 +56,10 @@ def place(
     """
     for item in items:
         if item.size > bank_size:
+            factor = 1 << (-(-item.size // bank_size) - 1).bit_length()  # memories are powers of two
             raise UserError(
                 f"{item.name} needs {item.size} {memory} in one piece, there are {bank_size}: "
-                f"raise {cure.split(' or ')[0]} by a factor of {-(-item.size // bank_size)}"
+                f"raise {cure.split(' or ')[0]} by a factor of {factor}"
             )
     must = [item.first for item in items]
     for item in items:

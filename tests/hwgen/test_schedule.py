@@ -214,6 +214,7 @@ def test_schedule_is_deterministic():
 
 @pytest.mark.parametrize("settings, message", [
     ({"bank_words": 16}, r"'x' needs 20 chunks of scratchpad in one piece, there are 16: raise bank_words"),
+    ({"bank_words": 4}, r"'x' needs 20 chunks of scratchpad in one piece, there are 4: raise bank_words by a factor of 8"),
     ({"bank_words": 64, "banks": 2}, r"no room for buffer .* \(24 short\): raise bank_words or banks"),
     ({"scale_entries": 16}, r"raise scale_entries"),
     ({"queue_entries": 16}, r"l1\.route: 10 tokens times 2 experts need queue_entries=20, it is 16"),
