@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import cost, isa, resources
+from . import dram as drams
 from .boards import Board
 from .program import Program
 
@@ -16,7 +17,7 @@ STATIC_WATT = 2.0  # fabric leakage and clock tree
 def make(program: Program, board: Board) -> dict:
     """The report of a scheduled program as one JSON object (`report.json` in the bundle)."""
     config = program.config
-    memory = cost.memory_of(board, config)
+    memory = drams.of_board(board, config)
     used = resources.table(config, board)
     return {
         "report_version": REPORT_VERSION,
@@ -47,7 +48,7 @@ def _task(task, config, memory) -> dict:
     for span in result.spans:
         insn = task.instructions[span.index]
         entry = {"index": span.index, "insn": type(insn).__name__, "of": task.origins[span.index]}
-        operations.append(entry | {"start": round(span.start), "end": round(span.end), "rows": span.rows})
+        operations.append(entry | {"start": round(span.start), "end": round(span.end)})
     dynamic = result.macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
     return {
         "estimate": True,
@@ -57,7 +58,7 @@ def _task(task, config, memory) -> dict:
         "macs": result.macs,
         "utilisation": round(result.macs / (cycles * config.macs_per_cycle), 4),
         "array_active_cycles": result.array_active,
-        "stall_weights_cycles": round(result.stall_weights),
+        "stall_weights_cycles": round(result.causes().get("dram", 0.0)),
         "unit_busy_cycles": {unit: round(busy) for unit, busy in result.busy().items()},
         "instructions": dict(sorted(kinds.items())),
         "traffic_bytes": {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes},

@@ -15,6 +15,7 @@ from host.bundle import Bundle, BundleError
 from host.pack import pack_input, unpack_output
 
 from . import boards, intgraph_io, isa
+from . import dram as drams
 from .build import GRAPH_FILE, REPORT_FILE
 from .config import Config
 from .errors import UserError
@@ -226,7 +227,6 @@ def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress
 
 def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images], list[dict[str, int]]]:
     from sim import rtl
-    from sim.dram import of_board
 
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
@@ -239,7 +239,7 @@ def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images],
         runs,
         data_base=memory["data_base"],
         weight_bases=memory["weight_bases"],
-        dram=of_board(boards.load(bundle.manifest["board"]), shape),
+        dram=drams.setting("board", boards.load(bundle.manifest["board"]), shape),
     )
     return [_outputs(entry, result.reads) for result in results], [_counters(result) for result in results]
 
