@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cost, isa, resources
+from . import cost, isa, resources, timeline
 from . import dram as drams
 from .boards import Board
 from .program import Program
@@ -58,8 +58,8 @@ def _task(task, config, memory) -> dict:
         "macs": result.macs,
         "utilisation": round(result.macs / (cycles * config.macs_per_cycle), 4),
         "array_active_cycles": result.array_active,
-        "stall_weights_cycles": round(result.causes().get("dram", 0.0)),
-        "unit_busy_cycles": {unit: round(busy) for unit, busy in result.busy().items()},
+        "stall_weights_cycles": round(timeline.causes(result.spans)["dram"]),
+        "unit_busy_cycles": {unit: round(busy) for unit, busy in timeline.busy(result.spans).items()},
         "instructions": dict(sorted(kinds.items())),
         "traffic_bytes": {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes},
         "energy_estimate": {

@@ -202,8 +202,9 @@ def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress)
     from sim import golden
 
     graph, outputs = integer_graph(bundle, task), []
+    weights = golden.operands(graph) if len(images) > 1 else None
     for i, image in enumerate(images):
-        outputs.append(golden.run(graph, image).outputs)
+        outputs.append(golden.run(graph, image, weights=weights).outputs)
         progress(i + 1, len(images))
     return outputs
 

@@ -67,6 +67,11 @@ def layers(program: list[isa.Insn], origins: list[str], spans: list[Span]) -> li
     return found
 
 
+def causes(spans: list[Span]) -> dict[str, float]:
+    """What the cycles up to the last Matmul's last row were spent on, by CAUSES."""
+    return {cause: sum(span.causes.get(cause, 0.0) for span in spans) for cause in CAUSES}
+
+
 def busy(spans: list[Span]) -> dict[str, float]:
     """Cycles in which each unit works on at least one instruction."""
     totals = {unit.name.lower(): 0.0 for unit in Unit}

@@ -73,8 +73,22 @@ def quantise_image(op: Input, image: Array) -> Array:
     return patchify((q * (1 << num.STATIC_SHIFT)).astype(np.int16), op.patch)
 
 
-def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Result:
-    """One image through the graph. `images`: ONNX input name -> float [C, H, W]; UserError where one is wrong."""
+Operands = dict[int, Array]  # by index of the operation: its constant weights as `numerics.product` takes them
+
+
+def operands(graph: IntGraph) -> Operands:
+    """The constant weights as operands: made once for several images, they save a conversion each."""
+    return {
+        i: op.w.astype(num.OPERAND) for i, op in enumerate(graph.ops) if isinstance(op, MatMul) and not isinstance(op.w, View)
+    }
+
+
+def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights: Operands | None = None) -> Result:
+    """One image through the graph. `images`: ONNX input name -> float [C, H, W]; UserError where one is wrong.
+
+    weights: `operands` of the graph, where several images run.
+    """
+    weights = weights or {}
     state = _State(
         {b.name: np.zeros((b.rows, b.cols), np.int16) for b in graph.buffers.values()},
         {b.name: np.zeros(b.rows, np.int64) for b in graph.buffers.values()},
@@ -86,7 +100,7 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Resul
     traced: dict[str, list[str]] = {}
     for name, (_, op_name) in graph.trace.items():
         traced.setdefault(op_name, []).append(name)
-    for op in graph.ops:
+    for i, op in enumerate(graph.ops):
         match op:
             case Constant():
                 state.write(op.out, op.data)
@@ -95,7 +109,7 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Resul
                     raise UserError(f"no array {op.image!r} (the model's input) among {sorted(images)}")
                 state.write(op.out, quantise_image(op, images[op.image]))
             case MatMul():
-                _matmul(state, op)
+                _matmul(state, op, weights.get(i))
             case Norm():
                 y = num.layer_norm(state.read(op.x), op.gamma, op.beta, op.epsilon)
                 state.write(op.out, y)
@@ -114,7 +128,7 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Resul
     return Result(state.buffers, outputs, snapshots, values, state.queues)
 
 
-def _matmul(state: _State, op: MatMul) -> None:
+def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
     tokens = gates = None
     count = op.x.rows
     if op.expert is not None:
@@ -130,7 +144,7 @@ def _matmul(state: _State, op: MatMul) -> None:
     if isinstance(op.w, View):
         w, w_scale = _convert(state, op.w, op.w_convert, np.arange(op.w.rows))
     else:
-        w, w_scale = op.w, None
+        w, w_scale = op.w if weights is None else weights, None
     if op.row_scale == RowScale.TABLE:
         row_mult = np.asarray(op.row_mult, np.int64)[x_rows]
     elif op.row_scale == RowScale.IMMEDIATE:

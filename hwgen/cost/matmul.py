@@ -36,11 +36,13 @@ class MatmulUnit:
         self.issued = -1.0
         self.tiles: deque[tuple[float, int]] = deque(maxlen=ISSUE_QUEUE + 1)
         self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
+        self.idle_at = NEVER  # the loader has finished its last instruction
         self.starved = 0.0  # cycles that the loader has waited for words since the last tile was taken
         self.causes = dict.fromkeys(CAUSES, 0.0)
         self.array_active = self.macs = 0
         self.depth = post_entry(config)
         self.pipeline = pipeline(config)
+        self.ready = 0.0  # from when on the loader is to blame if no row goes
         self._resume: Steps | None = None
 
     def start(self, insn: isa.Matmul, rows: int, done: Callable[[float, float, dict], None], idle: Callable[[], None]) -> None:
@@ -73,9 +75,13 @@ class MatmulUnit:
         c = self.config
         start = self.clock.now
         self.causes = dict.fromkeys(CAUSES, 0.0)
-        self.causes["depend"] = max(0.0, start - self.issued - 1)
-        self.ready = max(start, self.issued + 1)
-        self.starved = 0.0
+        # Since the last row the loader may have been discarding words; after that this instruction had to wait.
+        free = self.issued + 1
+        if start > free:
+            idle_at = min(start, max(self.idle_at, free))
+            self._wait(idle_at - free)
+            self.causes["depend"] = start - idle_at
+        self.ready = max(start, free)
         job = max(start + 1, self.generated + 1)  # the row issuer takes the next job when it has made the last row
         first_row = job + START_STEPS
         if rows == 0:
@@ -117,6 +123,7 @@ class MatmulUnit:
         done(self.issued + self.pipeline, self.issued, self.causes)
         if self._until(time + 1):
             yield
+        self.idle_at = self.clock.now
         idle()
 
     def _empty(self, insn: isa.Matmul, job: float, first_row: float, done, idle) -> Steps:
@@ -136,6 +143,7 @@ class MatmulUnit:
                 time = self.clock.now
         if self._until(time):
             yield
+        self.idle_at = self.clock.now
         idle()
 
     def _meet(self, a: int, a_pitch: int, a_rows: int, b: int, b_pitch: int, b_rows: int) -> bool:
@@ -147,18 +155,21 @@ class MatmulUnit:
 
     def _issue(self, taken: float, rows: int, delayed: int) -> None:
         """A tile is taken and its rows go, one a cycle, `delayed` of the cycles apart."""
-        wait = max(0.0, taken - self.ready)
-        dram = min(wait, self.starved)
-        self.causes["dram"] += dram
-        self.causes["tile"] += wait - dram
+        self._wait(max(0.0, taken - self.ready))
         self.causes["active"] += rows
         self.causes["bank"] += delayed
-        self.starved = 0.0
         self.taken = taken
         self.issued = taken + rows + delayed - 1
         self.ready = self.issued + 1
         self.array_active += rows
         self.tiles.append((taken + delayed, rows))
+
+    def _wait(self, cycles: float) -> None:
+        """No row has gone for so long because the loader was at work, as far as it starved for want of words."""
+        dram = min(cycles, self.starved)
+        self.causes["dram"] += dram
+        self.causes["tile"] += cycles - dram
+        self.starved = 0.0
 
     def _issued_before(self, count: int) -> float:
         """When the row went that is `count` rows before the latest."""

@@ -11,7 +11,7 @@ from ..config import Config
 from ..dram import Dram
 from ..isa import Unit
 from ..rtl.sequencer import FETCH_BATCH, FETCH_QUEUE
-from ..timeline import Span, busy
+from ..timeline import Span
 from .events import Clock
 from .matmul import MatmulUnit
 from .traffic import FIRST_WORD_STEPS, Traffic
@@ -36,18 +36,6 @@ class Estimate:
     weight_bytes: int = 0  # read by the weight ports, padding included
     read_bytes: int = 0  # read by the data port, the program apart
     write_bytes: int = 0
-
-    def causes(self) -> dict[str, float]:
-        """What the cycles up to the last Matmul's last row were spent on, by timeline.CAUSES."""
-        totals: dict[str, float] = {}
-        for span in self.spans:
-            for cause, cycles in span.causes.items():
-                totals[cause] = totals.get(cause, 0.0) + cycles
-        return totals
-
-    def busy(self) -> dict[str, float]:
-        """Cycles in which each unit works on at least one instruction."""
-        return busy(self.spans)
 
 
 def balanced(program: list[isa.Insn]) -> list[list[int]]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hwgen import cost, isa
+from hwgen import cost, isa, timeline
 from hwgen.config import Config
 from hwgen.cost.traffic import port_rate
 from hwgen.dram import Dram
@@ -35,7 +35,7 @@ def test_full_tiles_keep_the_array_busy():
 def test_few_rows_are_bound_by_loading_tiles():
     result = run([isa.Stream(dram=0, words=16 * 64 + 64), matmul(rows=1, inputs=64 * 16, outputs=16)])
     assert result.cycles > 64 * 16
-    assert result.causes()["tile"] > 0.8 * result.cycles - 300
+    assert timeline.causes(result.spans)["tile"] > 0.8 * result.cycles - 300
 
 
 def test_few_bursts_in_flight_are_the_limit():

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from host.pack import pack_input, unpack_output
-from hwgen import boards, isa
+from hwgen import boards, cost, isa, timeline
 from hwgen.config import Config
 from hwgen.cost import data_beats
-from hwgen.dram import of_board
+from hwgen.dram import Dram, setting
 from hwgen.intgraph import IntGraph
 from hwgen.program import Program, TaskProgram
 from hwgen.rtl.top import emit
@@ -28,7 +28,7 @@ class MachineRun:
     """What the machine model gave for an image, and what the hardware's counters must show for it."""
 
     outputs: Images
-    queue_lengths: list[int] = field(default_factory=list)  # of every expert queue, at each Route
+    queues: list[list[int]] = field(default_factory=list)  # length of every expert queue, for each Route
     weight_beats: int = 0
     data_read_beats: int = 0
     data_write_beats: int = 0
@@ -59,7 +59,7 @@ def run_machine(program: Program, name: str, image: Images) -> MachineRun:
                 if insn.expert == isa.NO_EXPERT or len(machine.queues[insn.expert][0]):
                     seen.weight_beats += insn.words * config.slice_beats
             case isa.Route():
-                seen.queue_lengths += [len(tokens) for tokens, _ in machine.queues[: insn.experts]]
+                seen.queues.append([len(tokens) for tokens, _ in machine.queues[: insn.experts]])
 
     Machine(config).run(
         dram, task.offset, len(task.instructions), program.data_base, program.weight_bases, observe=observe
@@ -75,6 +75,23 @@ class Ladder:
 
     machine: list[MachineRun]
     rtl: list[rtl.RunResult]
+
+
+def check_cycles(task: TaskProgram, config: Config, dram: Dram, machine: MachineRun, result: rtl.RunResult) -> None:
+    """The cycle model against the hardware: within 3 %, the whole run and every layer of it.
+
+    A layer may differ by the cycles in which one refresh shuts DRAM, as the model knows its mean and not its phase.
+    """
+    estimate = cost.estimate(task.instructions, config, dram, machine.queues)
+    assert abs(estimate.cycles - result.cycles) <= 0.03 * result.cycles + dram.refresh_cycles
+    assert [s.index for s in result.spans] == [s.index for s in estimate.spans] == list(range(len(task.instructions) - 1))
+    measured, expected = (timeline.layers(task.instructions, task.origins, s) for s in (result.spans, estimate.spans))
+    for real, model in zip(measured, expected, strict=True):
+        limit = 0.03 * real.cycles + dram.refresh_cycles
+        assert abs(real.cycles - model.cycles) <= limit, f"{real.name}: {real.cycles} cycles, the model says {model.cycles}"
+    spent = timeline.causes(result.spans)
+    assert spent["active"] == result.registers["ARRAY_ACTIVE"] == estimate.array_active
+    assert abs(spent["depend"] - timeline.causes(estimate.spans)["depend"]) <= 0.05 * result.cycles
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +111,8 @@ def verilog() -> Callable[[Config], dict[str, str]]:
 def climb(verilog, tmp_path) -> Callable[..., Ladder]:
     """climb(graphs, config, task, images): the images on golden, machine and RTL; every output and counter must agree.
 
-    The memory is a ZCU104's; `stall` and `seed` let it withhold handshakes.
+    The memory is a ZCU104's, or one without limits; `stall` and `seed` let it withhold handshakes, else the cycle model
+    must agree too.
     """
 
     def run(
@@ -103,6 +121,7 @@ def climb(verilog, tmp_path) -> Callable[..., Ladder]:
         task_name: str,
         images: list[Images],
         simulator: str = "verilator",
+        dram: str = "board",
         **stalls: int,
     ) -> Ladder:
         program = schedule(graphs, config)
@@ -111,6 +130,7 @@ def climb(verilog, tmp_path) -> Callable[..., Ladder]:
         machine = [run_machine(program, task_name, image) for image in images]
         first = (task.offset - program.data_base) // config.axi_bytes
         reads = [(slot.dram, slot.layout.bytes) for slot in task.outputs]
+        memory = replace(setting(dram, boards.load("zcu104"), config), **stalls)
         hardware = rtl.simulate(
             verilog(config),
             config,
@@ -118,7 +138,7 @@ def climb(verilog, tmp_path) -> Callable[..., Ladder]:
             [rtl.Run(writes(task, image), first, len(task.instructions), reads) for image in images],
             data_base=program.data_base,
             weight_bases=program.weight_bases,
-            dram=of_board(boards.load("zcu104"), config, **stalls),
+            dram=memory,
             simulator=simulator,
             workdir=tmp_path / f"{task_name or 'run'}-{config.array_outputs}x{config.array_inputs}-{simulator}",
         )
@@ -135,6 +155,8 @@ def climb(verilog, tmp_path) -> Callable[..., Ladder]:
             )
             assert counted["DATA_READ_BEATS"] == model.data_read_beats
             assert counted["DATA_WRITE_BEATS"] == model.data_write_beats
+            if not stalls:
+                check_cycles(task, config, memory, model, result)
         return Ladder(machine, hardware)
 
     return run
