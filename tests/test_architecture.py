@@ -37,7 +37,9 @@ HWGEN = {
     "program": "config errors files isa",
     "schedule": "config errors intgraph isa numerics program",
     "rtl": "config errors intgraph isa numerics registers",
+    "arrange": "intgraph",
     "cost": "boards config intgraph isa rtl",  # the latencies that the units state
+    "planner": "arrange config cost errors intgraph program schedule",
     "resources": "boards config isa numerics",
     "report": "boards cost isa program resources",
     "report_html": "isa",
