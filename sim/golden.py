@@ -84,9 +84,10 @@ def operands(graph: IntGraph) -> Operands:
 
 
 def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights: Operands | None = None) -> Result:
-    """One image through the graph. `images`: ONNX input name -> float [C, H, W]; UserError where one is wrong.
+    """One run of the graph. `images`: ONNX input name -> float [C, H, W]; UserError where one is wrong.
 
-    weights: `operands` of the graph, where several images run.
+    A graph for a batch takes [batch, C, H, W] and gives its outputs with that axis in front.
+    weights: `operands` of the graph, where it runs several times.
     """
     weights = weights or {}
     state = _State(
@@ -107,7 +108,8 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
             case Input():
                 if op.image not in images:
                     raise UserError(f"no array {op.image!r} (the model's input) among {sorted(images)}")
-                state.write(op.out, quantise_image(op, images[op.image]))
+                image = images[op.image] if graph.batch == 1 else images[op.image][op.index]
+                state.write(op.out, quantise_image(op, image))
             case MatMul():
                 _matmul(state, op, weights.get(i))
             case Norm():
@@ -122,10 +124,12 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
                 snapshots[op.name] = state.read(view).copy()
             for name in traced.get(op.name, ()):
                 values[name] = state.read(graph.trace[name][0]).copy()
-    outputs = {
-        o.name: (state.read(o.view) * np.float64(o.scale)).astype(np.float32).reshape(o.shape) for o in graph.outputs
-    }
-    return Result(state.buffers, outputs, snapshots, values, state.queues)
+    outputs: dict[str, list[Array]] = {}
+    for o in graph.outputs:
+        real = (state.read(o.view) * np.float64(o.scale)).astype(np.float32).reshape(o.shape)
+        outputs.setdefault(o.name, []).append(real)
+    joined = {name: parts[0] if graph.batch == 1 else np.stack(parts) for name, parts in outputs.items()}
+    return Result(state.buffers, joined, snapshots, values, state.queues)
 
 
 def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:

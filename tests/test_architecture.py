@@ -39,7 +39,9 @@ HWGEN = {
     "rtl": "config errors intgraph isa numerics registers",
     "timeline": "isa",
     "dram": "boards config errors",
+    "arrange": "intgraph",
     "cost": "config dram intgraph isa rtl timeline",  # the latencies that the units state
+    "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
     "report": "boards cost dram isa program resources timeline",
     "report_html": "isa",
