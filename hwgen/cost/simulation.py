@@ -11,11 +11,11 @@ from ..dram import Dram
 from ..isa import Unit
 from ..rtl.arbiter import MOST_BEATS
 from ..rtl.sequencer import FETCH_BATCH, FETCH_QUEUE
-from ..timeline import Span
+from ..timeline import Span, data_beats
 from .events import Clock
 from .matmul import MatmulUnit
 from .traffic import FIRST_WORD_STEPS, Traffic
-from .units import LOAD_END_STEPS, LOAD_STEPS, STORE_STEPS, data_beats, least_data_cycles, vector_cycles
+from .units import LOAD_END_STEPS, LOAD_STEPS, STORE_STEPS, least_data_cycles, vector_cycles
 
 DISPATCH = 2  # from the last count that an instruction waits for to its start
 QUEUE_STEPS = 5  # through the queue of a unit
