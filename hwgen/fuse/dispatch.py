@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from .emit import Context
-from .gate import choose_logits, is_part, mask_of, member
+from .gate import PARTS, choose_logits, is_mask, mask_of, member
 from .mixture import add, as_mixture, has_outputs, multiply, placed, total
 from .op import Op, Unsupported, constant_argument
 from .symbols import (
@@ -17,6 +17,7 @@ from .symbols import (
     Gate,
     Mixture,
     Packed,
+    Sized,
     TopIndices,
     TopValues,
     Unmasked,
@@ -235,10 +236,19 @@ def updated(mask: View, a: View, b: View) -> View | None:
     return None
 
 
+def _count(op: Op, mask: View) -> Sized:
+    """How many entries of a mask hold: the length of what is gathered by it."""
+    n = int(np.prod(mask.shape))
+    flat = replace(mask, shape=(n,), index=mask.positions.reshape(-1))
+    return Sized(np.full((1,) * len(mask.shape) if op.attribute("keepdims", 1) else (), n, np.int64), mask=flat)
+
+
 def reduce_sum(ctx: Context, op: Op, values: list) -> View:
     x, axes = values[0], constant_argument(op, values, 1, "axes")
     axes = [] if axes is None else [int(n) % len(x.shape) for n in np.atleast_1d(axes)]
-    if len(axes) != 1 or not is_part(x, x):
+    if is_mask(x) and len(axes) in (0, len(x.shape)):
+        return _count(op, x)
+    if len(axes) != 1 or not isinstance(x.sym, PARTS):
         raise Unsupported("sums over something that is neither the chosen nor all experts")
     y = total(ctx, x, axes[0])
     if not op.attribute("keepdims", 1):

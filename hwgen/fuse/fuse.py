@@ -19,6 +19,7 @@ from .constants import evaluate, output_shapes
 from .emit import Context, finish
 from .layout import MOVES, move
 from .op import Finding, Op, Unsupported
+from .sums import chained
 from .symbols import (
     Activated,
     Array,
@@ -105,6 +106,8 @@ RULES: dict[str, Rule] = {
     "ReduceSum": dispatch.reduce_sum,
     **dict.fromkeys("Equal Greater Less GreaterOrEqual LessOrEqual".split(), gate.compare),
     "Not": gate.negation,
+    "Clip": gate.bounded,
+    "Max": gate.bounded,
     "OneHot": gate.one_hot,
     "NonZero": dispatch.non_zero,
     "GatherElements": dispatch.gather_elements,
@@ -115,7 +118,7 @@ RULES: dict[str, Rule] = {
 # Operators whose rules take a constant in place of their first input; the others compute on it.
 ANY_FIRST = frozenset(
     "Add Sub Mul Div Pow MatMul Einsum Equal Greater Less GreaterOrEqual LessOrEqual".split()
-    + "Where Concat GatherElements ScatterElements ScatterND".split()
+    + "Where Concat Max GatherElements ScatterElements ScatterND".split()
     + ["com.microsoft.SkipLayerNormalization"]
 )
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
@@ -133,12 +136,16 @@ def fuse(
     values: dict[str, Any] = {name: Const(array, name) for name, array in constants.items()}
     for name, shape in inputs.items():
         values[name] = whole(Image(shape=shape[1:], name=name, source=name), shape)
-    findings: list[Finding] = []
+    found: list[tuple[Op, Finding]] = []
     makers: dict[str, Op] = {}
     for op in ops:
         makers.update(dict.fromkeys(op.outputs, op))
+        findings: list[Finding] = []
         results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
+        found += [(op, f) for f in findings]
         values.update({n: r for n, r in zip(op.outputs, results, strict=False) if n})
+    live = _live(ops, values, outputs)
+    findings = [f for op, f in found if live.intersection(op.outputs)]
     made = []
     for name in outputs:
         try:
@@ -150,7 +157,17 @@ def fuse(
     if findings:
         return None, findings
     shapes = {name: shape[1:] for name, shape in inputs.items()}
-    return graph.Graph(inputs=shapes, nodes=finish(ctx.nodes, made), outputs=made), []
+    return graph.Graph(inputs=shapes, nodes=chained(finish(ctx.nodes, made), made), outputs=made), []
+
+
+def _live(ops: Sequence[Op], values: Mapping[str, Any], outputs: Sequence[str]) -> set[str]:
+    """Names of the values that the outputs depend on: not what is multiplied by zero, whose product is a constant."""
+    live = set(outputs)
+    for op in reversed(ops):
+        used = [n for n in op.outputs if n in live]
+        if any(not isinstance(values.get(n), Const) for n in used):
+            live.update(n for n in op.inputs if n)
+    return live
 
 
 def _output(ctx: Context, name: str, value: Any) -> graph.Output:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..numerics import MAX_EXPERTS
 from . import mixture
 from .emit import Context
 from .op import Op, Unsupported, constant_argument
@@ -16,6 +17,7 @@ from .symbols import (
     Gate,
     Mixture,
     Renormalised,
+    SlotSum,
     Sym,
     TopIndices,
     TopValues,
@@ -25,6 +27,7 @@ from .symbols import (
     need_rows,
     need_tensor,
     positions,
+    reshaped,
     uniform,
 )
 
@@ -55,8 +58,13 @@ def arg_max(ctx: Context, op: Op, values: list) -> View:
 
 
 def reduce_max(ctx: Context, op: Op, values: list) -> View:
-    """ReduceMax over the experts: the score of a top-1 gate."""
+    """ReduceMax over the experts: the score of a top-1 gate; of a mask: whether any of the slots holds the expert."""
     x, axes = values[0], constant_argument(op, values, 1, "axes")
+    if is_mask(x) and axes is not None and np.size(axes) == 1:
+        axis = int(np.ravel(axes)[0]) % len(x.shape)
+        held = mixture.total(ctx, x, axis)  # one expert fills at most one slot, so that the largest is the sum
+        shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        return reshaped(held, shape) if op.attribute("keepdims", 1) else held
     if axes is None or [int(n) % len(x.shape) for n in np.atleast_1d(axes)] != [len(x.shape) - 1]:
         raise Unsupported("is not the largest along the last axis")
     top = _top(ctx, x, 1, True)[0]
@@ -103,6 +111,25 @@ def soft_gate(ctx: Context, x: View) -> View:
     if len(x.sym.shape) != 2 or not np.array_equal(need_rows(x).reshape(-1), np.arange(x.sym.shape[0])):
         raise Unsupported("is neither the softmax of attention nor that of a gate")
     return View(Gate(logits=x.sym, shape=x.sym.shape), x.shape)
+
+
+# The chosen scores sum up to at least the mean score of as many experts as there may be.
+LEAST_SUM = 1 / MAX_EXPERTS
+
+
+def bounded(ctx: Context, op: Op, values: list) -> View:
+    """Clip or Max of the sum of the chosen scores, which is never near zero, or of scores, which lie in 0..1."""
+    if op.type == "Clip":
+        low, high = (constant_argument(op, values, i, name) for i, name in ((1, "min"), (2, "max")))
+    else:
+        low, high = (next((v.array for v in values if isinstance(v, Const)), None), None)
+    x = next(v for v in values if isinstance(v, View))
+    least = LEAST_SUM if isinstance(x.sym, SlotSum) else 0.0
+    known = isinstance(x.sym, SlotSum | Gate | Renormalised) or isinstance(x.sym, TopValues) and x.sym.gated
+    fits = (low is None or np.all(low <= least * x.scale)) and (high is None or np.all(high >= x.scale))
+    if not known or x.scale <= 0 or not fits or sum(isinstance(v, View) for v in values) != 1:
+        raise Unsupported("limits the range of a computed tensor")
+    return x
 
 
 def renormalised(a: View, b: View) -> View:

@@ -357,7 +357,7 @@ def _mixed(m: Mixture) -> Mixed:
 def stacked(branches: list[Sym]) -> Sym:
     """Branches of one form, expert by expert, as one stack of experts."""
     first = branches[0]
-    if all(b is first for b in branches[1:]) and not isinstance(first, Lin | Activated):
+    if all(b is first for b in branches) and not isinstance(first, Lin | Activated):
         return first
     common = {"shape": (len(branches), *first.shape), "label": first.label, "source": first.source}
     if all(type(b) is Lin and len(b.shape) == 2 and b.shape == first.shape for b in branches):
@@ -366,7 +366,8 @@ def stacked(branches: list[Sym]) -> Sym:
             bias = None
             if any(b.bias is not None for b in branches):
                 bias = np.stack([zero if b.bias is None else b.bias for b in branches])
-            x = first.x if all(b.x is first.x for b in branches) else stacked([b.x for b in branches])
+            shared = all(b.x is first.x for b in branches) and not isinstance(first.x, Activated)
+            x = first.x if shared else stacked([b.x for b in branches])
             return Lin(x=x, weight=np.stack([b.weight for b in branches]), bias=bias, **common)
     if all(type(b) is Activated and b.form == first.form for b in branches):
         return Activated(x=stacked([b.x for b in branches]), form=first.form, **common)
