@@ -96,6 +96,8 @@ def scatter_elements(ctx: Context, op: Op, values: list) -> View:
     """Scores scattered into zeros by expert index: dense gate weights. Also ones into zeros: a mask; and the chosen
     logits into minus infinity."""
     data, index, scores = values
+    if isinstance(index, Const):
+        return scatter(ctx, op, values)
     axis = op.attribute("axis", 0) % len(data.shape)
     last = axis == len(data.shape) - 1
     gate = isinstance(index, View) and isinstance(index.sym, TopIndices) and data.shape[-1] == index.sym.logits.shape[-1]
@@ -160,6 +162,8 @@ def same_tokens(a: Packed, b: Packed) -> bool:
 def scatter(ctx: Context, op: Op, values: list) -> View:
     """ScatterND or ScatterElements of the rows of one expert: target + mask * rows, summed over slots."""
     target, places, rows = values
+    if isinstance(places, Const) and isinstance(rows, View):
+        return _permuted(op, target, places.array, rows)
     ragged = isinstance(places, Packed) and isinstance(rows, Packed) and same_tokens(places, rows)
     if not (ragged and isinstance(places.inner, Const) and isinstance(rows.inner, View)):
         raise Unsupported("is no scattering of the rows of one expert")
@@ -195,6 +199,27 @@ def scatter(ctx: Context, op: Op, values: list) -> View:
     if not adds and not updates and (target.sym.slots is not None or n > count):
         raise Unsupported("overwrites the output of other experts")
     return add(target, part)
+
+
+def _permuted(op: Op, target: View | Const, index: Array, rows: View) -> View:
+    """Rows scattered to known places, each of which is written once: moved rows."""
+    adds = op.attribute("reduction", "none") == "add"
+    if op.attribute("reduction", "none") not in ("none", "add"):
+        raise Unsupported(f"reduction {op.attribute('reduction')!r} is not supported")
+    if adds and not (isinstance(target, Const) and not np.any(target.array)):
+        raise Unsupported("adds to some places of a tensor")
+    shape = target.shape
+    flat = np.arange(int(np.prod(shape))).reshape(shape)
+    if op.type == "ScatterElements":
+        axis = op.attribute("axis", 0)
+        written = np.take_along_axis(flat, index.astype(np.int64), axis) if index.shape == rows.shape else flat[:0]
+    else:
+        written = flat[tuple(np.moveaxis(index, -1, 0))]
+    if not np.array_equal(np.sort(written, axis=None), flat.reshape(-1)):
+        raise Unsupported("writes only some places of a tensor, or some twice")
+    moved = np.empty(flat.size, np.int32)
+    moved[written.reshape(-1)] = rows.positions.reshape(-1)
+    return replace(rows, shape=shape, index=moved.reshape(shape))
 
 
 def _places(op: Op, target: View | Const, places: Packed, rows: Packed) -> tuple[Array, View]:

@@ -278,8 +278,11 @@ def contract(ctx: Context, a: View, b: View) -> View:
 
 
 def missing(m: Mixture) -> str:
-    """What a mixture lacks, or "" if it is complete but for the sum over a single slot."""
-    if m.score is None:
+    """What a mixture lacks, or "" if it is complete but for the sum over a single slot.
+
+    The best expert alone needs no score: normalised over one expert it is 1.
+    """
+    if m.score is None and not (m.mask and m.shape[1] == 1 and m.slots in (None, 1) and not m.cells):
         return "the outputs of experts are not weighted by a gate"
     if not m.mask or not has_outputs(m):
         return "gate scores are used without experts"
@@ -300,7 +303,7 @@ def missing(m: Mixture) -> str:
 
 def _finished(view: View) -> View:
     sym = view.sym
-    if sym.slots is not None and not missing(sym):
+    if sym.slots is not None and sym.score is not None and not missing(sym):
         return view.of(_mixed(sym))
     return view
 
@@ -308,7 +311,7 @@ def _finished(view: View) -> View:
 def settle(ctx: Context, view: View) -> View:
     """The view itself, or that of the finished mixture where only the sum over one slot (top-1) was left out."""
     sym = view.sym
-    if not isinstance(sym, Mixture) or missing(sym) or sym.slots is not None:
+    if not isinstance(sym, Mixture) or missing(sym):
         return view
     coordinates = list(np.unravel_index(view.positions, sym.shape))
     if sym.cells is not None:
@@ -341,7 +344,7 @@ def _mixed(m: Mixture) -> Mixed:
     return Mixed(
         logits=m.logits,
         top_k=m.slots,
-        renormalise=m.score == "renormalised",
+        renormalise=m.score != "gate",
         x=first.x,
         w1=first.weight,
         b1=first.bias,
