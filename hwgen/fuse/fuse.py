@@ -14,7 +14,7 @@ import numpy as np
 
 from hwgen import graph
 
-from . import dispatch, einsum, elementwise, gate, picked, products, ragged
+from . import dispatch, einsum, elementwise, gate, moe_op, picked, products, ragged
 from .constants import evaluate, output_shapes
 from .emit import Context, finish
 from .layout import MOVES, move
@@ -49,6 +49,7 @@ QUANTISED = (
     "QLinearMatMul",
     "QLinearConv",
     "MatMulInteger",
+    "QMoE",
 )
 HINTS = {
     **dict.fromkeys(QUANTISED, "give the float model: hwgen quantises it itself"),
@@ -100,6 +101,7 @@ RULES: dict[str, Rule] = {
     "Einsum": einsum.einsum,
     "Attention": products.attention_op,
     "com.microsoft.Attention": products.fused_attention,
+    "com.microsoft.MoE": moe_op.moe,
     "TopK": gate.top_k,
     "ArgMax": gate.arg_max,
     "ReduceMax": gate.reduce_max,

@@ -335,9 +335,7 @@ def _mixed(m: Mixture) -> Mixed:
     if not isinstance(hidden, Activated) or not isinstance(hidden.x, Lin):
         raise Unsupported("an expert is not linear, GELU, linear", "only experts of two linear layers are supported")
     experts = last.shape[0]
-    if m.slots > MAX_TOP_K or experts > MAX_EXPERTS:
-        most = f"at most the best {MAX_TOP_K} of at most {MAX_EXPERTS} are supported"
-        raise Unsupported(f"combines the best {m.slots} of {experts} experts, {most}")
+    check_size(m.slots, experts)
     first = hidden.x
     if len(first.shape) != 3 or len(first.x.shape) != 2:
         raise Unsupported("experts do not read the same tokens")
@@ -355,6 +353,13 @@ def _mixed(m: Mixture) -> Mixed:
         label=parent(first.label),
         source=last.source,
     )
+
+
+def check_size(top_k: int, experts: int) -> None:
+    """Raise Unsupported where the router cannot choose so many of so many."""
+    if top_k > MAX_TOP_K or experts > MAX_EXPERTS:
+        most = f"at most the best {MAX_TOP_K} of at most {MAX_EXPERTS} are supported"
+        raise Unsupported(f"combines the best {top_k} of {experts} experts, {most}")
 
 
 def stacked(branches: list[Sym]) -> Sym:
