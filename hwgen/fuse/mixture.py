@@ -118,8 +118,9 @@ def _masked_again(a: View, b: View) -> View:
         same = p.slots == q.slots and p.shape[1] == q.shape[1]
         if same or {p.slots, q.slots} == {None, 1} and p.shape[1] == q.shape[1] == 1:
             return y
-        if q.score == "gate" and q.slots == q.logits.shape[-1] and p.slots is not None:
-            return _finished(y.of(replace(q, slots=p.slots)))
+        slots = 1 if p.slots is None and p.shape[1] == 1 else p.slots
+        if q.score == "gate" and q.slots == q.logits.shape[-1] and slots is not None:
+            return _finished(y.of(replace(q, slots=slots)))
     raise Unsupported("multiplies two parts of a mixture of experts that do not belong together")
 
 
