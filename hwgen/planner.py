@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import cost
-from .arrange import Timing, batched, reorder, row_blocks
+from .arrange import Limits, Timing, batched, reorder, row_blocks, token_blocks
 from .config import Config
 from .errors import UserError
-from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens
+from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens, View
 from .program import Program
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
+ROOM = (0.95, 0.85, 0.75, 0.6, 0.45, 0.3)  # fractions of the scratchpad that token blocks are made for, until one fits
 MAX_BATCH = 64
 
 
@@ -25,18 +26,24 @@ class Arrangement:
     blocks: int = 1  # row blocks of linear layers and LayerNorms
     one_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer
     ordered: bool = True  # operations reordered so that the array waits less
+    room: float | None = None  # token blocks, so that what lives at one time takes this fraction of the scratchpad
 
-    def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
+    def apply(self, graph: IntGraph, config: Config, memory: cost.Memory, batch: int) -> IntGraph:
         """The arranged graph for a batch."""
         graph = batched(graph, batch, self.group, self.one_hidden)
         if self.blocks > 1:
             graph = row_blocks(graph, self.blocks)
+        if self.room is not None:
+            chunks = int(self.room * config.scratch_chunks)
+            limits = Limits(chunks, config.chunk, config.acc_rows, config.queue_entries)
+            graph = token_blocks(graph, limits, lambda op, rows: price(op, rows, config, memory))
         return reorder(graph, timing(config)) if self.ordered else graph
 
     def text(self, batch: int) -> str:
         """In a few words, for the build's progress."""
         parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
         parts += [f"{self.blocks} row blocks"] if self.blocks > 1 else []
+        parts += [f"token blocks for {self.room:.0%} of the scratchpad"] if self.room is not None else []
         return ", ".join(parts)
 
 
@@ -59,6 +66,12 @@ def arrangements(batch: int) -> Iterator[Arrangement]:
     yield Arrangement(one_hidden=True, ordered=False)
 
 
+def small_arrangements(batch: int) -> Iterator[list[Arrangement]]:
+    """Those that need little memory, for Configs that no other fits: the less room they take the slower they are."""
+    for room in ROOM:
+        yield [Arrangement(one_hidden=True, ordered=ordered, room=room) for ordered in (True, False)]
+
+
 def plan(
     graphs: dict[str, IntGraph], config: Config, memory: cost.Memory, batch: int = 1
 ) -> tuple[Program, Arrangement]:
@@ -68,20 +81,31 @@ def plan(
     smallest one is short of.
     """
     check_batch(batch)
-    best: tuple[float, Program, Arrangement] | None = None
     failure: UserError | None = None
-    for arrangement in arrangements(batch):
-        try:
-            program = schedule({task: arrangement.apply(g, config, batch) for task, g in graphs.items()}, config)
-        except UserError as error:
-            failure = error
-            continue
-        cycles = sum(cost.estimate(task.instructions, config, memory).cycles for task in program.tasks.values())
-        if best is None or cycles < best[0]:
-            best = cycles, program, arrangement
-    if best is None:
-        raise failure
-    return best[1:]
+    for candidates in (list(arrangements(batch)), *small_arrangements(batch)):
+        best: tuple[float, Program, Arrangement] | None = None
+        for arrangement in candidates:
+            try:
+                arranged = {task: arrangement.apply(g, config, memory, batch) for task, g in graphs.items()}
+                program = schedule(arranged, config)
+            except UserError as error:
+                failure = error
+                continue
+            cycles = sum(cost.estimate(task.instructions, config, memory).cycles for task in program.tasks.values())
+            if best is None or cycles < best[0]:
+                best = cycles, program, arrangement
+        if best is not None:
+            return best[1:]
+    raise failure
+
+
+def price(op: Op, rows: int, config: Config, memory: cost.Memory) -> float:
+    """Cycles of an operation with so many rows, about, where it has unit or DRAM for itself."""
+    if isinstance(op, MatMul):
+        outputs, inputs = -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+        array = outputs * inputs * max(rows, min(op.out.cols, config.array_outputs))
+        return max(array, 0 if isinstance(op.w, View) else op.w.size / memory.bytes_per_cycle) + cost.pipeline(config)
+    return 0.0
 
 
 def timing(config: Config) -> Timing:
