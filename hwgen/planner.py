@@ -14,7 +14,7 @@ from .program import Program
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
-ROOM = (0.95, 0.85, 0.75, 0.6, 0.45, 0.3)  # fractions of the scratchpad that token blocks are made for, until one fits
+ROOM = (0.98, 0.9, 0.8, 0.65, 0.5)  # fractions of the scratchpad that token blocks are made for, until one fits
 MAX_BATCH = 64
 
 
@@ -28,15 +28,15 @@ class Arrangement:
     ordered: bool = True  # operations reordered so that the array waits less
     room: float | None = None  # token blocks, so that what lives at one time takes this fraction of the scratchpad
 
-    def apply(self, graph: IntGraph, config: Config, memory: cost.Memory, batch: int) -> IntGraph:
+    def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
         """The arranged graph for a batch."""
         graph = batched(graph, batch, self.group, self.one_hidden)
         if self.blocks > 1:
             graph = row_blocks(graph, self.blocks)
         if self.room is not None:
-            chunks = int(self.room * config.scratch_chunks)
-            limits = Limits(chunks, config.chunk, config.acc_rows, config.queue_entries)
-            graph = token_blocks(graph, limits, lambda op, rows: price(op, rows, config, memory))
+            bank = int(self.room * config.bank_chunks)
+            limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries)
+            graph = token_blocks(graph, limits, lambda op, rows: price(op, rows, config))
         return reorder(graph, timing(config)) if self.ordered else graph
 
     def text(self, batch: int) -> str:
@@ -66,10 +66,11 @@ def arrangements(batch: int) -> Iterator[Arrangement]:
     yield Arrangement(one_hidden=True, ordered=False)
 
 
-def small_arrangements(batch: int) -> Iterator[list[Arrangement]]:
+def small_arrangements() -> Iterator[Arrangement]:
     """Those that need little memory, for Configs that no other fits: the less room they take the slower they are."""
     for room in ROOM:
-        yield [Arrangement(one_hidden=True, ordered=ordered, room=room) for ordered in (True, False)]
+        for ordered in (True, False):
+            yield Arrangement(one_hidden=True, ordered=ordered, room=room)
 
 
 def plan(
@@ -82,11 +83,11 @@ def plan(
     """
     check_batch(batch)
     failure: UserError | None = None
-    for candidates in (list(arrangements(batch)), *small_arrangements(batch)):
+    for candidates in (list(arrangements(batch)), *([small] for small in small_arrangements())):
         best: tuple[float, Program, Arrangement] | None = None
         for arrangement in candidates:
             try:
-                arranged = {task: arrangement.apply(g, config, memory, batch) for task, g in graphs.items()}
+                arranged = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
                 program = schedule(arranged, config)
             except UserError as error:
                 failure = error
@@ -99,13 +100,14 @@ def plan(
     raise failure
 
 
-def price(op: Op, rows: int, config: Config, memory: cost.Memory) -> float:
-    """Cycles of an operation with so many rows, about, where it has unit or DRAM for itself."""
-    if isinstance(op, MatMul):
-        outputs, inputs = -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
-        array = outputs * inputs * max(rows, min(op.out.cols, config.array_outputs))
-        return max(array, 0 if isinstance(op.w, View) else op.w.size / memory.bytes_per_cycle) + cost.pipeline(config)
-    return 0.0
+def price(op: Op, rows: int, config: Config) -> float:
+    """Cycles of an operation with so many rows, about, where it has its unit and DRAM for itself."""
+    if not isinstance(op, MatMul):
+        return 0.0
+    outputs, inputs = -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+    array = outputs * inputs * max(rows, min(op.out.cols, config.array_outputs))
+    words = 0 if isinstance(op.w, View) else op.out.cols * inputs
+    return max(array, words * config.slice_beats) + cost.pipeline(config)
 
 
 def timing(config: Config) -> Timing:

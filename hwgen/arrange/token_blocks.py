@@ -26,12 +26,27 @@ Price = Callable[[Op, int], float]
 
 @dataclass(frozen=True)
 class Limits:
-    """What token blocks must fit. chunks: of the scratchpad, `chunk` elements each. tokens, entries: of the queues."""
+    """What token blocks must fit: `banks` of `bank_chunks` chunks of `chunk` elements, and the queues of the experts.
 
-    chunks: int
+    tokens, entries: of a router's tokens, and of these times the experts that each chooses.
+    """
+
+    banks: int
+    bank_chunks: int
     chunk: int
     tokens: int
     entries: int
+
+    def over(self, sizes: list[int]) -> int:
+        """Chunks that are short where buffers of these sizes live at one time, each in one bank (first fit, decreasing)."""
+        free, short = [self.bank_chunks] * self.banks, 0
+        for size in sorted(sizes, reverse=True):
+            bank = next((b for b, left in enumerate(free) if left >= size), None)
+            if bank is None:
+                short += size
+            else:
+                free[bank] -= size
+        return short
 
     def size(self, buffer: Buffer, rows: int) -> int:
         """Chunks of so many rows of a buffer."""
@@ -81,7 +96,9 @@ def _streams(reader: Op, op: Op) -> bool:
 def _meets(op: Op, out: str, sources: set[str]) -> bool:
     """Whether `op` touches buffer `out` or writes one of `sources`."""
     views = row_views(op)
-    touched = {view.buffer for view in views.values()} | ({op.w.buffer} if isinstance(getattr(op, "w", None), View) else set())
+    touched = {view.buffer for view in views.values()} | (
+        {op.w.buffer} if isinstance(getattr(op, "w", None), View) else set()
+    )
     written = {views[name].buffer for name in ("out", "dense") if name in views}
     return out in touched or bool(written & sources)
 
@@ -157,11 +174,12 @@ class _Blocks:
         for name, (first, last) in self.spans.items():
             self.starts[first].append(name)
             self.ends[last].append(name)
-        live, self.live = 0, []  # chunks that live while a unit runs
+        self.live: list[set[str]] = []  # what lives while a unit runs
+        live: set[str] = set()
         for u in range(len(self.units)):
-            live += sum(self.full[name] for name in self.starts[u])
-            self.live.append(live)
-            live -= sum(self.full[name] for name in self.ends[u])
+            live |= set(self.starts[u])
+            self.live.append(set(live))
+            live -= set(self.ends[u])
 
     # --- choice -----------------------------------------------------------------------------------------------------
 
@@ -184,37 +202,38 @@ class _Blocks:
         queues = sum(
             max(0, op.logits.rows - self._tokens(op)) for op in self.units[first] if isinstance(op, RouteTokens)
         )
-        yield first + 1, 1, self._cost(first, first + 1, None, 1) + OVER * (self._over(self.live[first]) + queues)
-        together, inside, outside = _Together(), [], self.live[first]
-        for end in range(first, len(self.units)):
-            if not together.add(self.units[end]):
+        over = self.limits.over([self.full[name] for name in self.live[first]])
+        yield first + 1, 1, self._cost(first, first + 1, None, 1) + OVER * (over + queues)
+        together, inside, outside = _Together(), set(), set(self.live[first])
+        for end in range(first + 1, len(self.units) + 1):
+            if not together.add(self.units[end - 1]):
                 return
-            outside += sum(self.full[name] for name in self.starts[end]) if end > first else 0
-            local = [n for n in self.ends[end] if self.spans[n][0] >= first and n not in self.shared]
-            inside += local
-            outside -= sum(self.full[name] for name in local)
-            if not inside or together.rows <= MIN_ROWS:
-                continue
-            blocks, over = self._blocks(first, end + 1, together.rows, inside, outside)
-            if blocks > 1:
-                yield end + 1, blocks, self._cost(first, end + 1, together.rows, blocks) + OVER * over
+            outside |= set(self.starts[end - 1])
+            local = {n for n in self.ends[end - 1] if self.spans[n][0] >= first and n not in self.shared}
+            inside, outside = inside | local, outside - local
+            if inside and together.rows > MIN_ROWS:
+                blocks, over = self._blocks(first, end, together.rows, inside, outside)
+                yield end, blocks, self._cost(first, end, together.rows, blocks) + OVER * over
 
-    def _over(self, chunks: int) -> int:
-        return max(0, chunks - self.limits.chunks)
-
-    def _blocks(self, first: int, end: int, rows: int, inside: list[str], outside: int) -> tuple[int, int]:
+    def _blocks(self, first: int, end: int, rows: int, inside: set[str], outside: set[str]) -> tuple[int, int]:
         """(fewest blocks that fit, chunks that are short with them) of a run of units."""
-        tall = 0  # chunks a row of what lives inside at one time, at most
-        for u in range(first, end):
-            names = [name for name in inside if self.spans[name][0] <= u <= self.spans[name][1]]
-            tall = max(tall, sum(self.limits.size(self.source.buffers[name], 1) for name in names))
-        height = max(MIN_ROWS, min(rows, (self.limits.chunks - outside) // max(1, tall)))
+        height = rows
         for unit in self.units[first:end]:
             for op in unit:
                 if isinstance(op, RouteTokens):
                     height = min(height, self._tokens(op))
-        blocks = -(-rows // height)
-        return blocks, self._over(outside + -(-rows // blocks) * tall)
+        fixed = [self.full[name] for name in outside]
+        alive = [[n for n in inside if self.spans[n][0] <= u <= self.spans[n][1]] for u in range(first, end)]
+        blocks = max(2, -(-rows // height))
+        while True:
+            height = -(-rows // blocks)
+            over = max(
+                self.limits.over([*fixed, *(self.limits.size(self.source.buffers[n], height) for n in names)])
+                for names in alive
+            )
+            if not over or height <= MIN_ROWS:
+                return blocks, over
+            blocks += 1
 
     def _tokens(self, route: RouteTokens) -> int:
         """Tokens that the machine can route at once."""
