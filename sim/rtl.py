@@ -6,6 +6,9 @@ import base64
 import json
 import os
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,7 +23,7 @@ from hwgen.timeline import Span
 from . import simulators, trace
 from .dram import plusargs
 
-TRACE_FILE = "trace.txt"
+TRACE_FILE, PROGRESS_FILE = "trace.txt", "progress.txt"
 BENCH_WORDS_MIN = 1 << 16  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
 
 
@@ -47,6 +50,32 @@ class RunResult:
         return self.registers["CYCLES_LO"] | self.registers["CYCLES_HI"] << 32
 
 
+@contextmanager
+def _watched(path: Path, runs: int, progress: Callable[[int, int, int], None] | None) -> Iterator[None]:
+    """Meanwhile tell `progress` what the bench writes to `path`: run and cycles."""
+    if progress is None:
+        yield
+        return
+    path.unlink(missing_ok=True)
+    over = threading.Event()
+
+    def watch() -> None:
+        told = None
+        while not over.wait(1.0):
+            numbers = path.read_text().split() if path.exists() else []
+            if len(numbers) == 2 and numbers != told:
+                told = numbers
+                progress(int(numbers[0]), runs, int(numbers[1]))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def simulate(
     verilog: dict[str, str],
     config: Config,
@@ -59,17 +88,19 @@ def simulate(
     simulator: str = "verilator",
     timeout_cycles: int = 20_000_000,
     workdir: Path | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
 ) -> list[RunResult]:
     """Run the design `verilog` (file name -> text, top module hwgen_top) on the memory `image`, once per `Run`.
 
-    Byte addresses are offsets into `image`. Raises RuntimeError when the accelerator reports an error or does not halt
+    Byte addresses are offsets into `image`. progress(run, runs, cycles of this run) is called about once a second, from
+    another thread, once the design is compiled. Raises RuntimeError when the accelerator reports an error or does not halt
     within `timeout_cycles`, with its status registers in the message.
     """
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="hwgen-sim-") as temporary:
             return simulate(
                 verilog, config, image, runs, data_base=data_base, weight_bases=weight_bases, dram=dram,
-                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary),
+                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary), progress=progress,
             )  # fmt: skip
     beat = config.axi_bytes
     workdir.mkdir(parents=True, exist_ok=True)
@@ -100,17 +131,18 @@ def simulate(
     for name in ("dram.v", "trace.v", "tb.v"):
         sources[name] = bench.joinpath(name).read_text()
     ports = config.weight_ports
-    simulators.run_bench(
-        sources,
-        "tb",
-        "sim.tb.bench",
-        workdir,
-        simulator=simulator,
-        parameters={"BYTES": beat, "WORDS": words},
-        defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
-        plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
-        environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
-    )
+    with _watched(workdir / PROGRESS_FILE, len(runs), progress):
+        simulators.run_bench(
+            sources,
+            "tb",
+            "sim.tb.bench",
+            workdir,
+            simulator=simulator,
+            parameters={"BYTES": beat, "WORDS": words},
+            defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
+            plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
+            environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
+        )
     report = json.loads((workdir / "result.json").read_text())
     if "error" in report:
         raise RuntimeError(f"{simulator}: {report['error']}")

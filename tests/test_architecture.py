@@ -37,14 +37,15 @@ HWGEN = {
     "program": "config errors files isa",
     "schedule": "config errors intgraph isa numerics program",
     "rtl": "config errors intgraph isa numerics registers",
-    "timeline": "isa",
+    "timeline": "config isa",
     "dram": "boards config errors",
     "arrange": "intgraph",
     "cost": "config dram intgraph isa rtl timeline",  # the latencies that the units state
     "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
     "report": "boards cost dram isa program resources timeline",
-    "report_html": "isa",
+    "report_svg": "isa timeline",
+    "report_html": "report_svg timeline",
     "example": "errors files",
 }
 COMMANDS = {"build", "run", "demo", "cli", "__main__"}
