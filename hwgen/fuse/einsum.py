@@ -9,7 +9,7 @@ import numpy as np
 from .emit import Context
 from .op import Op, Unsupported
 from .products import matmul
-from .symbols import Const, View
+from .symbols import Const, View, reshaped
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,10 @@ def einsum(ctx: Context, op: Op, values: list) -> View:
     y = _arranged(b, terms.b, [*batch, *summed, *right], sizes, (*lead, size(summed), size(right)))
     product = matmul(ctx, op, [x, y])
     order = [*batch, *left, *right]
-    index = product.positions.reshape([sizes[c] for c in order])
-    index = index.transpose([order.index(c) for c in terms.out])
+    shape = tuple(sizes[c] for c in order)
+    if "".join(order) == terms.out:
+        return reshaped(product, shape)
+    index = product.positions.reshape(shape).transpose([order.index(c) for c in terms.out])
     return replace(product, shape=index.shape, index=index)
 
 
@@ -88,5 +90,6 @@ def _arranged(value: View | Const, term: str, order: list[str], sizes: dict[str,
     axes = [term.index(c) for c in order]
     if isinstance(value, Const):
         return Const(value.array.transpose(axes).reshape(shape), value.name)
-    index = value.positions.transpose(axes).reshape(shape)
-    return replace(value, shape=shape, index=index)
+    if axes == sorted(axes):
+        return reshaped(value, shape)
+    return replace(value, shape=shape, index=value.positions.transpose(axes).reshape(shape))

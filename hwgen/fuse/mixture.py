@@ -97,7 +97,7 @@ def multiply(ctx: Context, a: View, b: View) -> View:
         merged.summed = True
         merged.shape = (*shape[:2], 1, shape[3])
         coordinates[2] = np.zeros_like(coordinates[2])
-    return _finished(replace(placed(merged, coordinates, a.shape), scale=scale))
+    return replace(placed(merged, coordinates, a.shape), scale=scale)
 
 
 def _open_slots(m: Mixture) -> int:
@@ -120,7 +120,7 @@ def _masked_again(a: View, b: View) -> View:
             return y
         slots = 1 if p.slots is None and p.shape[1] == 1 else p.slots
         if q.score == "gate" and q.slots == q.logits.shape[-1] and slots is not None:
-            return _finished(y.of(replace(q, slots=slots)))
+            return y.of(replace(q, slots=slots))
     raise Unsupported("multiplies two parts of a mixture of experts that do not belong together")
 
 
@@ -161,7 +161,7 @@ def add(a: View, b: View) -> View:
     twice = p.branches.keys() & q.branches.keys()
     if twice:
         raise Unsupported(f"adds expert {min(twice)} twice")
-    return _finished(a.of(Mixture(**{**vars(p), "branches": p.branches | q.branches})))
+    return a.of(replace(p, branches=p.branches | q.branches))
 
 
 def _slot(view: View) -> Array:
@@ -241,8 +241,8 @@ def total(ctx: Context, view: View, axis: int) -> View:
         raise Unsupported("sums over something that is neither the chosen nor all experts")
     first = [c[..., 0] for c in coordinates]
     first[moving[0]] = np.zeros_like(first[moving[0]])
-    done = placed(Mixture(**{**vars(sym), **changed}), first, shape)
-    return _finished(replace(done, scale=view.scale))
+    done = placed(replace(sym, **changed), first, shape)
+    return replace(done, scale=view.scale)
 
 
 def _need_slots(sym: Mixture, slot: Array, n: int) -> None:
@@ -302,13 +302,6 @@ def missing(m: Mixture) -> str:
     return ""
 
 
-def _finished(view: View) -> View:
-    sym = view.sym
-    if sym.slots is not None and sym.score is not None and not missing(sym):
-        return view.of(_mixed(sym))
-    return view
-
-
 def settle(ctx: Context, view: View) -> View:
     """The view itself, or that of the finished mixture where only the sum over one slot (top-1) was left out."""
     sym = view.sym
@@ -322,12 +315,12 @@ def settle(ctx: Context, view: View) -> View:
         return view.of(ctx.once(("cells",), sym, lambda: _mixed(replace(sym, slots=slots))))
     if np.any(coordinates[1]):
         return view
-    _need_slots(sym, np.zeros((1, 1)), 1)
+    if sym.slots is None:
+        _need_slots(sym, np.zeros((1, 1)), 1)
     shape = (sym.shape[0], 1, *sym.shape[2:])
-    done = ctx.once(("top-1",), sym, lambda: _mixed(Mixture(**{**vars(sym), "slots": 1, "shape": shape})))
-    return View(
-        done, view.shape, np.ravel_multi_index(coordinates, shape).reshape(view.shape), view.scale, view.tainted
-    )
+    done = ctx.once(("mixed",), sym, lambda: _mixed(replace(sym, slots=sym.slots or 1, shape=shape)))
+    places = np.ravel_multi_index(coordinates, shape).reshape(view.shape)
+    return View(done, view.shape, places, view.scale, view.tainted)
 
 
 def _mixed(m: Mixture) -> Mixed:
