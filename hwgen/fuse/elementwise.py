@@ -8,9 +8,11 @@ from math import isclose, pi, sqrt
 import numpy as np
 
 from . import dispatch, gate, mixture
+from .attention import NEVER, add_bias
 from .emit import Context
-from .op import Op, Unsupported, constant_argument
+from .op import Op, Unsupported
 from .params import label_of, parent, scaled
+from .pooling import pooled, reduced_axes
 from .symbols import (
     Activated,
     Array,
@@ -25,14 +27,15 @@ from .symbols import (
     Patches,
     Phi,
     Poly,
+    Pooled,
     Renormalised,
     Scores,
     SlotSum,
     Square,
+    Sum,
     Sym,
     TopIndices,
     TopValues,
-    Value,
     Variance,
     View,
     broadcast,
@@ -40,12 +43,13 @@ from .symbols import (
     need_rows,
     need_tensor,
     same_elements,
+    token_layout,
     uniform,
     whole,
 )
 
-# Exporters write the constants of GELU with few or many digits.
-DIGITS = 1e-4
+# Exporters write the constants of GELU with few or many digits, or in 16 bit; the check against the file judges them.
+DIGITS = 4e-3
 # Some models guard a division by the sum of the chosen scores, which is at least 1/64, with such an epsilon.
 TINY = 1e-6
 
@@ -81,9 +85,11 @@ def add(ctx: Context, op: Op, a, b) -> View | Const:
             return a.of(_poly(x, {n: p.get(n, 0) + q.get(n, 0) for n in p | q}), 1.0)
     if Scores in (type(a.sym), type(b.sym)):
         scores = a if isinstance(a.sym, Scores) else b
-        raise Unsupported("adds a mask or bias to attention scores", "export without attention mask", scores)
-    names = ctx.emit(a), ctx.emit(b)
-    return whole(Value(shape=(int(np.prod(shape[:-1])), shape[-1]), name=ctx.add(names, op), source=op.name), shape)
+        raise Unsupported("adds a mask that is computed from the image", "export without attention mask", scores)
+    ctx.emit(a), ctx.emit(b)  # refused here, where it is, if at all
+    label = label_of(op)
+    label = f"{label}.add" if label else ""
+    return whole(Sum(a=a, b=b, shape=(int(np.prod(shape[:-1])), shape[-1]), label=label, source=op.name), shape)
 
 
 def _done(ctx: Context, view: View) -> bool:
@@ -95,7 +101,7 @@ def _add_constant(ctx: Context, op: Op, a: View, c: Array, const: Const) -> View
         return a
     value = uniform(c)
     if isinstance(a.sym, Scores):
-        raise Unsupported("adds a mask or bias to attention scores", "export without attention mask", a)
+        return add_bias(a, c.astype(np.float32))
     match a.sym:
         case Variance(x=x, epsilon=eps, power=1) as sym if value is not None:
             total = eps + value / a.scale
@@ -107,7 +113,7 @@ def _add_constant(ctx: Context, op: Op, a: View, c: Array, const: Const) -> View
             return a.of(_poly(x, terms | {0: terms.get(0, 0) + value}), 1.0)
         case SlotSum() if value is not None and 0 < value <= TINY:
             return a
-        case Lin() | Norm() | Patches() | Embedding():
+        case Lin() | Norm() | Patches() | Embedding() | Sum() | Pooled() | Activated(shape=(_, _)):
             sym = _shifted(a.sym, a.positions.reshape(-1), c.reshape(-1) / np.float32(a.scale))
             sym.label = label_of(op, const) or sym.label
             return a.of(sym)
@@ -115,13 +121,13 @@ def _add_constant(ctx: Context, op: Op, a: View, c: Array, const: Const) -> View
 
 
 def _shifted(sym: Sym, where: Array, c: Array) -> Sym:
-    """sym plus `c` at the flat positions `where`: as bias if the same in every row, else as position embedding."""
+    """sym plus `c` at the flat positions `where`: as bias if the same in every row, else as a table of positions."""
     width = sym.shape[-1]
     columns = where % width
     if isinstance(sym, Lin) and len(sym.shape) == 3:
         columns = where // (sym.shape[1] * width) * width + columns
     per_column = None
-    if not isinstance(sym, Embedding):
+    if isinstance(sym, Lin | Norm | Patches):
         size = width * (sym.shape[0] if len(sym.shape) == 3 else 1)
         per_column = by_key(c.astype(np.float32), columns, size, 0.0)
     if per_column is not None:
@@ -130,15 +136,13 @@ def _shifted(sym: Sym, where: Array, c: Array) -> Sym:
         per_column = per_column.reshape(sym.weight.shape[:-1] if isinstance(sym, Lin) else -1)
         return replace(sym, bias=per_column if sym.bias is None else sym.bias + per_column)
     table = by_key(c.astype(np.float32), where, int(np.prod(sym.shape)), 0.0)
-    if table is None or not isinstance(sym, Patches | Embedding):
-        raise Unsupported("adds a constant that differs from token to token after the first layer")
+    if table is None or len(sym.shape) != 2:
+        raise Unsupported("adds a constant that differs from view to view of one tensor")
     table = table.reshape(sym.shape)
     if isinstance(sym, Embedding):
         return replace(sym, position=sym.position + table)
     prefix = np.zeros((0, width), np.float32)
-    return Embedding(
-        patches=sym, prefix=prefix, position=table, shape=sym.shape, label=parent(sym.label), source=sym.source
-    )
+    return Embedding(x=sym, prefix=prefix, position=table, shape=sym.shape, label=parent(sym.label), source=sym.source)
 
 
 def subtract(ctx: Context, op: Op, a, b) -> View | Const:
@@ -171,7 +175,7 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
                 value is inner and isclose(offset, 1, rel_tol=DIGITS) and same_elements(x, y)
             ):
                 label = label_of(op) or (parent(value.label) + ".act").lstrip(".")
-                gelu = Activated(x=value, form=form, shape=phi.shape, label=label, source=op.name)
+                gelu = Activated(x=value, form=form, slope=phi.slope, shape=phi.shape, label=label, source=op.name)
                 return x.of(gelu, 2 * x.scale * y.scale)
             case Centred(x=value) as centred, Variance(x=of, power=-0.5) if value is of:
                 return _normalised(op, x, y, centred, y.sym.epsilon)
@@ -239,15 +243,17 @@ def _renormalised(a: View, b: View) -> View:
 
 
 def mean(ctx: Context, op: Op, values: list) -> View:
-    """ReduceMean over channels: a step of LayerNorm."""
+    """ReduceMean over channels: a step of LayerNorm; over tokens: mean pooling."""
     x = values[0]
-    axes = constant_argument(op, values, 1, "axes")
-    if axes is None or [int(n) % len(x.shape) for n in np.atleast_1d(axes)] != [len(x.shape) - 1]:
-        raise Unsupported("averages over tokens", "use the class token: mean pooling is not supported")
-    shape = x.shape[:-1] + ((1,) if op.attribute("keepdims", 1) else ())
+    axes = reduced_axes(op, values)
+    keep = op.attribute("keepdims", 1)
     if not isinstance(x.sym, Square):
         x = ctx.plain(x)
         need_tensor(x)
+    layout = token_layout(x)
+    if axes != [len(x.shape) - 1] or layout is None or len(layout[1]) < 2:
+        return pooled(op, x, axes, keep)
+    shape = x.shape[:-1] + ((1,) if keep else ())
     rows = need_rows(x).reshape(shape)
     if isinstance(x.sym, Square):
         return View(Variance(x=x.sym.x, epsilon=0.0, power=1, shape=(*x.sym.shape[:-1], 1)), shape, rows, x.scale)
@@ -340,6 +346,24 @@ def _poly(x: Sym, terms: dict[int, float]) -> Poly:
     return Poly(x=x, terms={n: c for n, c in terms.items() if c}, shape=x.shape)
 
 
+def sigmoid(ctx: Context, op: Op, values: list) -> View:
+    """Sigmoid, one factor of SiLU (Swish) and of QuickGELU."""
+    x = values[0]
+    if isinstance(x.sym, Poly) or x.scale <= 0:
+        raise Unsupported("is not the sigmoid of x * sigmoid(a * x)", "use GELU as activation", x)
+    return x.of(Phi(x=x.sym, form="sigmoid", offset=1.0, slope=x.scale, shape=x.sym.shape), 0.5)
+
+
+def swish(ctx: Context, op: Op, values: list) -> View:
+    """Swish of opset 24 and com.microsoft.QuickGelu: x * sigmoid(alpha * x)."""
+    alpha = float(op.attribute("alpha", 1.702 if op.type.endswith("QuickGelu") else 1.0))
+    return activation(ctx, op, values[0], "sigmoid", alpha)
+
+
+def relu(ctx: Context, op: Op, values: list) -> View:
+    return activation(ctx, op, values[0], "relu")
+
+
 def erf(ctx: Context, op: Op, values: list) -> View:
     x = values[0]
     if isinstance(x.sym, Poly) or not isclose(x.scale, sqrt(0.5), rel_tol=DIGITS):
@@ -356,24 +380,24 @@ def tanh(ctx: Context, op: Op, values: list) -> View:
     return values[0].of(Phi(x=x, form="tanh", shape=x.shape), 1.0)
 
 
-def gelu(ctx: Context, op: Op, x: View, form: str) -> View:
+def activation(ctx: Context, op: Op, x: View, form: str, slope: float = 1.0) -> View:
     x = ctx.plain(x)
     need_tensor(x)
     label = label_of(op) or (parent(x.sym.label) + ".act").lstrip(".")
-    return x.of(Activated(x=x.sym, form=form, shape=x.sym.shape, label=label, source=op.name))
+    return x.of(Activated(x=x.sym, form=form, slope=slope, shape=x.sym.shape, label=label, source=op.name))
 
 
 def gelu_op(ctx: Context, op: Op, values: list) -> View:
     form = op.attribute("approximate", "none")
     if form not in ("none", "tanh"):
         raise Unsupported(f"approximate={form!r}")
-    return gelu(ctx, op, values[0], form)
+    return activation(ctx, op, values[0], form)
 
 
 def bias_gelu(ctx: Context, op: Op, values: list) -> View:
     """com.microsoft.BiasGelu and FastGelu (the tanh form), whose bias may be absent."""
     x = values[0] if len(values) < 2 or values[1] is None else add(ctx, op, values[0], values[1])
-    return gelu(ctx, op, x, "tanh" if op.type.endswith("FastGelu") else "none")
+    return activation(ctx, op, x, "tanh" if op.type.endswith("FastGelu") else "none")
 
 
 # --- the rest ----------------------------------------------------------------------------------------------------
@@ -385,6 +409,12 @@ def cast(ctx: Context, op: Op, values: list) -> View:
     if not to_float and not isinstance(values[0].sym, TopIndices | Mixture):
         raise Unsupported("rounds a computed tensor to integers")
     return values[0]
+
+
+def cast_like(ctx: Context, op: Op, values: list) -> View | Const:
+    """To the type of a computed tensor, which is floating point."""
+    x = values[0]
+    return Const(x.array.astype(np.float32), x.name) if isinstance(x, Const) else x
 
 
 def select(ctx: Context, op: Op, values: list) -> View | Const:
@@ -399,5 +429,10 @@ def select(ctx: Context, op: Op, values: list) -> View | Const:
             if isinstance(chosen, View):
                 return broadcast(chosen, shape)
             return Const(np.broadcast_to(chosen.array, shape), chosen.name)
+        for kept, other, open_ in ((a, b, condition.array), (b, a, ~condition.array.astype(bool))):
+            if isinstance(kept, View) and isinstance(kept.sym, Scores) and isinstance(other, Const):
+                if np.all(other.array <= NEVER):
+                    shape = shape_of(condition, a, b)
+                    return add_bias(broadcast(kept, shape), np.broadcast_to(np.where(open_, 0.0, NEVER), shape))
     view = next((v for v in (a, b) if isinstance(v, View)), None)
     raise Unsupported("masks a computed tensor", "export without attention mask", view)

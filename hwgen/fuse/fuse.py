@@ -14,7 +14,7 @@ import numpy as np
 
 from hwgen import graph
 
-from . import dispatch, elementwise, gate, products
+from . import attention, attention_ops, dispatch, elementwise, embedding, gate, pooling, products
 from .constants import evaluate, output_shapes
 from .emit import Context, finish
 from .layout import MOVES, move
@@ -30,9 +30,10 @@ from .symbols import (
     Norm,
     Opaque,
     Packed,
+    Pooled,
     Probabilities,
+    Sum,
     Unknown,
-    Value,
     View,
     whole,
 )
@@ -49,9 +50,9 @@ QUANTISED = (
 )
 HINTS = {
     **dict.fromkeys(QUANTISED, "give the float model: hwgen quantises it itself"),
-    **dict.fromkeys(("Relu", "Sigmoid", "HardSwish", "Softplus", "QuickGelu"), "use GELU as activation"),
+    **dict.fromkeys(("HardSwish", "Softplus", "Elu", "LeakyRelu", "Mish"), "use GELU, SiLU or ReLU as activation"),
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
-    **dict.fromkeys(("GlobalAveragePool", "AveragePool", "MaxPool"), "use the class token: pooling is not supported"),
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
     "BatchNormalization": "use LayerNorm",
     "RMSNormalization": "use LayerNorm",
     "SimplifiedLayerNormalization": "use LayerNorm",
@@ -77,29 +78,37 @@ RULES: dict[str, Rule] = {
     "Sqrt": elementwise.root,
     "Reciprocal": elementwise.reciprocal,
     "ReduceMean": elementwise.mean,
+    "GlobalAveragePool": pooling.global_average,
+    "AveragePool": pooling.average,
     "LayerNormalization": elementwise.layer_norm,
     "com.microsoft.LayerNormalization": elementwise.layer_norm,
     "com.microsoft.SkipLayerNormalization": elementwise.skip_layer_norm,
     "Erf": elementwise.erf,
+    "Sigmoid": elementwise.sigmoid,
+    "Swish": elementwise.swish,
+    "com.microsoft.QuickGelu": elementwise.swish,
+    "Relu": elementwise.relu,
     "Tanh": elementwise.tanh,
     "Gelu": elementwise.gelu_op,
     "com.microsoft.Gelu": elementwise.gelu_op,
     "com.microsoft.BiasGelu": elementwise.bias_gelu,
     "com.microsoft.FastGelu": elementwise.bias_gelu,
     "Cast": elementwise.cast,
-    "CastLike": lambda ctx, op, values: values[0],
+    "CastLike": elementwise.cast_like,
     "Where": elementwise.select,
     "MatMul": products.matmul,
     "Gemm": products.gemm,
-    "Softmax": products.softmax,
-    "Conv": products.conv,
-    "Concat": products.concat,
-    "Attention": products.attention_op,
-    "com.microsoft.Attention": products.fused_attention,
+    "com.microsoft.FusedMatMul": products.fused_matmul,
+    "Softmax": attention.softmax,
+    "Conv": embedding.conv,
+    "Concat": embedding.concat,
+    "Attention": attention_ops.attention_op,
+    "com.microsoft.Attention": attention_ops.fused_attention,
+    "com.microsoft.MultiHeadAttention": attention_ops.multi_head_attention,
     "TopK": gate.top_k,
     "ArgMax": gate.arg_max,
     "ReduceMax": gate.reduce_max,
-    "ReduceSum": dispatch.reduce_sum,
+    "ReduceSum": pooling.reduce_sum,
     "Equal": gate.equal,
     "OneHot": gate.one_hot,
     "NonZero": dispatch.non_zero,
@@ -110,11 +119,11 @@ RULES: dict[str, Rule] = {
 
 # Operators whose rules take a constant in place of their first input; the others compute on it.
 ANY_FIRST = frozenset(
-    "Add Sub Mul Div Pow MatMul Equal Where Concat GatherElements ScatterElements ScatterND".split()
-    + ["com.microsoft.SkipLayerNormalization"]
+    "Add Sub Mul Div Pow MatMul Equal Where Concat Attention CastLike GatherElements ScatterElements ScatterND".split()
+    + [f"com.microsoft.{name}" for name in ("SkipLayerNormalization", "FusedMatMul", "MultiHeadAttention")]
 )
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
-SOLID = (Lin, Norm, Activated, Probabilities, Attended, Value)
+SOLID = (Lin, Norm, Activated, Probabilities, Attended, Sum, Pooled)
 
 
 def fuse(

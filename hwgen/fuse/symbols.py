@@ -34,13 +34,6 @@ class Image(Sym):
 
 
 @dataclass(eq=False, kw_only=True)
-class Value(Sym):
-    """A value that a node already put into the result makes."""
-
-    name: str
-
-
-@dataclass(eq=False, kw_only=True)
 class Opaque(Sym):
     """Stands for the result of an unsupported node, so that the nodes after it can be judged."""
 
@@ -61,9 +54,9 @@ class Patches(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Embedding(Sym):
-    """Concatenate(prefix, patches) + position: [T, D]."""
+    """Concatenate(prefix, x, zeros) + position: [T, D]."""
 
-    patches: Patches
+    x: Sym
     prefix: Array
     position: Array
 
@@ -75,6 +68,30 @@ class Lin(Sym):
     x: Sym
     weight: Array
     bias: Array | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Sum(Sym):
+    """a + b, two views of one shape that are tokens by channels: [T, D]."""
+
+    a: View
+    b: View
+
+
+@dataclass(eq=False, kw_only=True)
+class Pooled(Sym):
+    """Mean of rows start..stop of x: [1, D]."""
+
+    x: Sym
+    start: int
+    stop: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Joined(Sym):
+    """Channels of several tensors side by side: [T, W]; each part is a view [.., its channels] of T tokens."""
+
+    parts: list[View]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -136,19 +153,22 @@ class Poly(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Phi(Sym):
-    """offset + erf(x / sqrt 2), or for the tanh form offset + tanh(sqrt(2 / pi) (x + 0.044715 x^3))."""
+    """offset + erf(x / sqrt 2), or for the tanh form offset + tanh(sqrt(2 / pi) (x + 0.044715 x^3)), or for the sigmoid
+    form offset - 1 + 2 * sigmoid(slope * x), so that offset 1 makes x * Phi twice the activation in every form."""
 
     x: Sym
     form: str
     offset: float = 0.0
+    slope: float = 1.0
 
 
 @dataclass(eq=False, kw_only=True)
 class Activated(Sym):
-    """gelu(x) in `form` "none" (erf) or "tanh"."""
+    """gelu(x) in `form` "none" (erf) or "tanh"; x * sigmoid(slope * x) where `form` is "sigmoid"; or "relu"."""
 
     x: Sym
     form: str
+    slope: float = 1.0
 
 
 @dataclass(eq=False)
@@ -163,10 +183,11 @@ class Heads:
 
 @dataclass(eq=False, kw_only=True)
 class Scores(Sym):
-    """q_h @ k_h.T: [heads, Tq, Tk]."""
+    """q_h @ k_h.T + bias: [heads, Tq, Tk]."""
 
     q: Heads
     k: Heads
+    bias: Array | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -260,7 +281,7 @@ class Mixed(Sym):
 
 
 # What the rules below may read as tokens by channels.
-TENSORS = (Value, Opaque, Patches, Embedding, Lin, Padded, Norm, Activated, Attended, Mixed)
+TENSORS = (Opaque, Patches, Embedding, Lin, Sum, Pooled, Padded, Norm, Activated, Attended, Mixed)
 
 # --- values of the ONNX graph ------------------------------------------------------------------------------------
 
@@ -384,6 +405,8 @@ def describe(sym: Sym) -> str:
             return "attention scores"
         case Image():
             return "pixels"
+        case Joined():
+            return "channels of several tensors side by side"
         case Lin(shape=(_, _, _)) | Activated(shape=(_, _, _)):
             return "the outputs of all experts"
         case Mixture():
