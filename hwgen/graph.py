@@ -162,11 +162,13 @@ class Mean(Node):
 
 @dataclass(frozen=True)
 class Output:
-    """One output of the ONNX model: `value` reshaped to `shape` (without the batch axis)."""
+    """One output of the ONNX model: `value`, transposed first where `transposed` (channels before tokens, as in a feature
+    map), reshaped to `shape` (without the batch axis)."""
 
     name: str
     value: str
     shape: tuple[int, ...]
+    transposed: bool = False
 
 
 @dataclass
@@ -288,7 +290,7 @@ def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32) -> dict[s
 
 def outputs(graph: Graph, values: dict[str, Array]) -> dict[str, Array]:
     """The ONNX outputs, in ONNX shapes without the batch axis, from what `evaluate` returned."""
-    return {o.name: values[o.value].reshape(o.shape) for o in graph.outputs}
+    return {o.name: (values[o.value].T if o.transposed else values[o.value]).reshape(o.shape) for o in graph.outputs}
 
 
 def patchify(image: Array, patch: tuple[int, int]) -> Array:

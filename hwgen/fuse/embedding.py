@@ -8,19 +8,21 @@ import numpy as np
 
 from . import mixture
 from .emit import Context
-from .op import Op, Unsupported
+from .op import Op, Unsupported, constant_argument
 from .params import label_of
+from .pixels import patch_embedding
 from .symbols import (
+    Branches,
     Const,
     Embedding,
     Image,
     Joined,
     Padded,
-    Patches,
     View,
     need_rows,
     need_tensor,
     positions,
+    token_layout,
     whole,
 )
 
@@ -28,7 +30,7 @@ from .symbols import (
 def conv(ctx: Context, op: Op, values: list) -> View:
     """Conv as patch embedding: kernel equals stride, nothing padded, whole patches."""
     x, w = values[0], values[1]
-    if not isinstance(x.sym, Image) or x.index is not None or x.scale != 1:
+    if not isinstance(x.sym, Image) or x.index is not None:
         raise Unsupported("does not read the image", "only the patch embedding may be a convolution")
     if not isinstance(w, Const) or len(w.shape) != 4:
         raise Unsupported("its weight is not a constant [D, C, height, width]")
@@ -37,8 +39,10 @@ def conv(ctx: Context, op: Op, values: list) -> View:
     d, _, ph, pw = w.shape
     h, width = x.shape[2:]
     # What goes on where a wrong convolution stands, so that the nodes after it can be judged.
-    sym = Patches(image=x.sym, weight=w.array, bias=None, shape=((h // ph) * (width // pw), d), source=op.name)
-    sym.label = label_of(op, w)
+    if len(values) > 2 and values[2] is not None and not isinstance(values[2], Const):
+        raise Unsupported("its bias is not constant")
+    bias = None if len(values) < 3 or values[2] is None else values[2].array.astype(np.float32)
+    sym = patch_embedding(x.sym, w.array, bias, x.scale, op.name, label_of(op, w))
     index = positions((h // ph, width // pw, d)).transpose(2, 0, 1)[None]
     patches = View(sym, index.shape, index)
     strides = tuple(op.attribute("strides", [1, 1]))
@@ -55,11 +59,15 @@ def conv(ctx: Context, op: Op, values: list) -> View:
             raise Unsupported(f"{name} is {value}, must be {wanted}", hint, patches)
     if op.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise Unsupported(f"auto_pad is {op.attribute('auto_pad')}", "export without padding", patches)
-    if len(values) > 2 and values[2] is not None:
-        if not isinstance(values[2], Const):
-            raise Unsupported("its bias is not constant")
-        sym.bias = values[2].array.astype(np.float32)
     return patches
+
+
+def pad(ctx: Context, op: Op, values: list) -> View:
+    """Pad by nothing."""
+    pads = constant_argument(op, values, 1, "pads")
+    if pads is None or np.any(pads):
+        raise Unsupported(f"pads by {np.asarray(pads).tolist()}", "use an image of whole patches or windows", values[0])
+    return values[0]
 
 
 def concat(ctx: Context, op: Op, values: list) -> View:
@@ -75,9 +83,13 @@ def concat(ctx: Context, op: Op, values: list) -> View:
             return _stack(ctx, views, axis)
         except Unsupported:
             if axis != last:
-                raise
-    if len(views) == 1 and axis == last - 1:
-        return _with_tokens(ctx, op, values, views[0])
+                return _branches(views, axis)
+    if len(views) < len(values) and axis == last > 0 and token_layout(views[0]) is None:
+        y = concat(ctx, replace(op, attributes={"axis": last - 1}), [_channels_last(v) for v in values])
+        return _channels_last(y)
+    tokens = axis < last and all(int(np.prod(v.shape[:-1])) == v.shape[axis] for v in values)
+    if tokens and len(views) < len(values) and all(v.sym is views[0].sym for v in views):
+        return _with_tokens(ctx, op, values, axis)
     if len(views) == 1 and axis == last:
         return _pad(ctx, values, views[0])
     if len(views) == len(values) and axis == last:
@@ -85,27 +97,54 @@ def concat(ctx: Context, op: Op, values: list) -> View:
     raise Unsupported("joins tensors in a way that is neither constant tokens, nor channels, nor a stack of experts")
 
 
-def _with_tokens(ctx: Context, op: Op, values: list, x: View) -> View:
-    """Constant tokens before (class token, registers) or after the tokens of x."""
-    place = values.index(x)
+def _channels_last(v: View | Const) -> View | Const:
+    """The last two axes, channels and tokens, the other way round."""
+    if isinstance(v, Const):
+        return Const(np.swapaxes(v.array, -1, -2), v.name)
+    index = np.swapaxes(v.positions, -1, -2)
+    return replace(v, shape=index.shape, index=index)
+
+
+def _with_tokens(ctx: Context, op: Op, values: list, axis: int) -> View:
+    """Constant tokens (class token, registers) before, after or between tokens of one tensor, which keep their order."""
+    x = next(v for v in values if isinstance(v, View))
     width = x.sym.shape[-1]
-    if any(int(np.prod(v.shape[:-2])) != 1 or v.shape[-1] != width for v in values):
+    if any(v.shape[-1] != width for v in values):
         raise Unsupported("joins tokens of different widths")
-    x = x if isinstance(x.sym, Embedding) and x.scale == 1 else ctx.plain(x)
-    need_tensor(x)
-    if not np.array_equal(need_rows(x).reshape(-1), np.arange(x.sym.shape[0])):
-        raise Unsupported("joins constant tokens to rearranged tokens")
-    before, after = (
-        np.concatenate([np.zeros((0, width)), *(v.array.reshape(-1, width) for v in part)]).astype(np.float32)
-        for part in (values[:place], values[place + 1 :])
-    )
-    own, prefix, position = x.sym, np.zeros((0, width), np.float32), np.zeros(x.sym.shape, np.float32)
-    if isinstance(x.sym, Embedding):
-        own, prefix, position = x.sym.x, x.sym.prefix, x.sym.position
-    position = np.concatenate([np.zeros_like(before), position, after])
-    prefix = np.concatenate([before, prefix])
-    sym = Embedding(x=own, prefix=prefix, position=position, shape=position.shape, source=op.name)
-    return whole(sym, (*x.shape[:-2], *position.shape))
+    old = ctx.plain(x).sym
+    need_tensor(x.of(old))
+    if not isinstance(old, Embedding):
+        zeros = np.zeros(old.shape, np.float32)
+        old = Embedding(x=old, prefix=zeros[:0], position=zeros, shape=old.shape)
+    # Row r of an embedding is position[r], with prefix[r] or row r - P of its x added.
+    p, n = len(old.prefix), old.x.shape[0]
+    fixed = old.position.copy()
+    fixed[:p] += old.prefix
+    rows, table = [], []
+    for v in values:
+        if isinstance(v, Const):
+            rows += [-1] * v.shape[axis]
+            table.append(v.array.reshape(-1, width))
+        else:
+            at = need_rows(v).reshape(-1)
+            rows += [int(r) - p if p <= r < p + n else -1 for r in at]
+            table.append(fixed[at])
+    rows, table = np.array(rows), np.concatenate(table).astype(np.float32)
+    start = int(np.argmax(rows >= 0))
+    if not np.array_equal(rows[start : start + n], np.arange(n)) or np.count_nonzero(rows >= 0) != n:
+        raise Unsupported("joins constant tokens to tokens that do not stay together")
+    prefix = table[:start].copy()
+    table[:start] = 0
+    sym = Embedding(x=old.x, prefix=prefix, position=table, shape=table.shape, source=op.name)
+    return whole(sym, (*x.shape[:axis], len(table), *x.shape[axis + 1 :]))
+
+
+def _branches(views: list[View], axis: int) -> View:
+    """Tensors of one shape on an axis of their own, over which the next node will sum."""
+    shape = list(views[0].shape)
+    shape[axis] = len(views)
+    sym = Branches(parts=views, axis=axis, shape=tuple(shape), source=views[0].sym.source)
+    return whole(sym)
 
 
 def _join(ctx: Context, views: list[View]) -> View:

@@ -14,6 +14,7 @@ from hwgen import graph
 from . import mixture
 from .op import Unsupported
 from .params import scaled
+from .pixels import as_patches
 from .symbols import (
     Activated,
     Array,
@@ -61,6 +62,8 @@ class Context:
     def plain(self, view: View) -> View:
         """The settled view with its scale absorbed into the layer that makes it."""
         view = self.settle(view)
+        if isinstance(view.sym, Image):
+            view = self.once(("patches", view.scale, view.positions.tobytes()), view.sym, lambda: as_patches(view)) or view
         if abs(view.scale - 1) < 1e-6:
             return view if view.scale == 1 else view.of(view.sym, 1.0)
         return view.of(self.once(("scale", view.scale), view.sym, lambda: scaled(view.sym, view.scale)), 1.0)

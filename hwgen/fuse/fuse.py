@@ -14,7 +14,20 @@ import numpy as np
 
 from hwgen import graph
 
-from . import attention, attention_ops, dispatch, elementwise, embedding, gate, pooling, products
+from . import (
+    activation,
+    attention,
+    attention_ops,
+    contrib,
+    dispatch,
+    einsum,
+    elementwise,
+    embedding,
+    gate,
+    norm,
+    pooling,
+    products,
+)
 from .constants import evaluate, output_shapes
 from .emit import Context, finish
 from .layout import MOVES, move
@@ -35,6 +48,7 @@ from .symbols import (
     Sum,
     Unknown,
     View,
+    token_layout,
     whole,
 )
 
@@ -53,7 +67,6 @@ HINTS = {
     **dict.fromkeys(("HardSwish", "Softplus", "Elu", "LeakyRelu", "Mish"), "use GELU, SiLU or ReLU as activation"),
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
-    "BatchNormalization": "use LayerNorm",
     "RMSNormalization": "use LayerNorm",
     "SimplifiedLayerNormalization": "use LayerNorm",
 }
@@ -75,27 +88,32 @@ RULES: dict[str, Rule] = {
     "Div": _pair(elementwise.divide),
     "Pow": _pair(elementwise.power),
     "Neg": elementwise.negate,
-    "Sqrt": elementwise.root,
+    "Sqrt": norm.root,
     "Reciprocal": elementwise.reciprocal,
-    "ReduceMean": elementwise.mean,
+    "ReduceMean": pooling.mean,
     "GlobalAveragePool": pooling.global_average,
     "AveragePool": pooling.average,
-    "LayerNormalization": elementwise.layer_norm,
-    "com.microsoft.LayerNormalization": elementwise.layer_norm,
-    "com.microsoft.SkipLayerNormalization": elementwise.skip_layer_norm,
-    "Erf": elementwise.erf,
-    "Sigmoid": elementwise.sigmoid,
-    "Swish": elementwise.swish,
-    "com.microsoft.QuickGelu": elementwise.swish,
-    "Relu": elementwise.relu,
-    "Tanh": elementwise.tanh,
-    "Gelu": elementwise.gelu_op,
-    "com.microsoft.Gelu": elementwise.gelu_op,
-    "com.microsoft.BiasGelu": elementwise.bias_gelu,
-    "com.microsoft.FastGelu": elementwise.bias_gelu,
+    "LayerNormalization": norm.layer_norm,
+    "com.microsoft.LayerNormalization": norm.layer_norm,
+    "com.microsoft.SkipLayerNormalization": contrib.skip_layer_norm,
+    "Erf": activation.erf,
+    "Sigmoid": activation.sigmoid,
+    "Swish": activation.swish,
+    "com.microsoft.QuickGelu": activation.swish,
+    "Relu": activation.relu,
+    "Tanh": activation.tanh,
+    "Gelu": activation.gelu_op,
+    "com.microsoft.Gelu": activation.gelu_op,
+    "com.microsoft.BiasGelu": contrib.bias_gelu,
+    "com.microsoft.FastGelu": contrib.bias_gelu,
     "Cast": elementwise.cast,
     "CastLike": elementwise.cast_like,
     "Where": elementwise.select,
+    "IsNaN": elementwise.never,
+    "IsInf": elementwise.never,
+    "BatchNormalization": elementwise.batch_norm,
+    "Einsum": einsum.einsum,
+    "Pad": embedding.pad,
     "MatMul": products.matmul,
     "Gemm": products.gemm,
     "com.microsoft.FusedMatMul": products.fused_matmul,
@@ -119,7 +137,7 @@ RULES: dict[str, Rule] = {
 
 # Operators whose rules take a constant in place of their first input; the others compute on it.
 ANY_FIRST = frozenset(
-    "Add Sub Mul Div Pow MatMul Equal Where Concat Attention CastLike GatherElements ScatterElements ScatterND".split()
+    "Add Sub Mul Div Pow MatMul Equal Where Concat Attention CastLike Einsum GatherElements ScatterElements ScatterND".split()
     + [f"com.microsoft.{name}" for name in ("SkipLayerNormalization", "FusedMatMul", "MultiHeadAttention")]
 )
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
@@ -139,10 +157,7 @@ def fuse(
         values[name] = whole(Image(shape=shape[1:], name=name, source=name), shape)
     findings: list[Finding] = []
     makers: dict[str, Op] = {}
-    for op in ops:
-        makers.update(dict.fromkeys(op.outputs, op))
-        results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
-        values.update({n: r for n, r in zip(op.outputs, results, strict=False) if n})
+    _run_all(ctx, ops, values, makers, findings)
     made = []
     for name in outputs:
         try:
@@ -157,13 +172,34 @@ def fuse(
     return graph.Graph(inputs=shapes, nodes=finish(ctx.nodes, made), outputs=made), []
 
 
+def _run_all(
+    ctx: Context, ops: Sequence[Op], values: dict[str, Any], makers: dict[str, Op], findings: list[Finding]
+) -> None:
+    """Run nodes in order; an If whose condition is known is the branch taken."""
+    for op in ops:
+        makers.update(dict.fromkeys(op.outputs, op))
+        condition = values.get(op.inputs[0]) if op.type == "If" else None
+        if isinstance(condition, Const):
+            body = op.attribute("then_branch" if condition.array.all() else "else_branch")
+            inner = values | {name: Const(array, name) for name, array in body.constants.items()}
+            _run_all(ctx, body.ops, inner, makers, findings)
+            results = [inner[name] for name in body.outputs]
+        else:
+            results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
+        values.update({n: r for n, r in zip(op.outputs, results, strict=False) if n})
+
+
 def _output(ctx: Context, name: str, value: Any) -> graph.Output:
     if not isinstance(value, View):
         raise Unsupported(f"output {name!r} does not depend on the image")
     if len(value.shape) < 2 or value.shape[0] != 1:
         raise Unsupported(f"output {name!r} of shape {value.shape} has no batch axis")
+    rows, transposed = value, False
+    across = value.positions.reshape(value.shape[1], -1).T  # a feature map: channels before tokens
+    if token_layout(value) is None and token_layout(View(value.sym, across.shape, across)) is not None:
+        rows, transposed = replace(value, shape=across.shape, index=across), True
     try:
-        return graph.Output(name, ctx.emit(value), value.shape[1:])
+        return graph.Output(name, ctx.emit(rows), value.shape[1:], transposed)
     except Unsupported as no:
         raise Unsupported(f"output {name!r}: {no.reason}", no.hint) from None
 

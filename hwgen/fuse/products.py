@@ -15,9 +15,11 @@ from .params import label_of
 from .symbols import (
     Array,
     Const,
+    Image,
     Joined,
     Lin,
     Mixture,
+    Patches,
     Probabilities,
     View,
     broadcast,
@@ -97,6 +99,8 @@ def linear(ctx: Context, op: Op, x: View, w: Const) -> View:
     label = label_of(op, w)
     if isinstance(x.sym, Joined):
         return _joined_linear(ctx, op, x, w)
+    if isinstance(x.sym, Image):
+        x = ctx.plain(x)
     need_tensor(x)
     if int(np.prod(weight.shape[:-2])) != 1:
         return _expert_linear(op, x, weight, label)
@@ -109,10 +113,23 @@ def linear(ctx: Context, op: Op, x: View, w: Const) -> View:
     spread = _spread(weight.reshape(weight.shape[-2:]).T, columns, x.sym.shape[-1], x.scale)
     if len(x.sym.shape) == 3:
         spread = np.broadcast_to(spread, (x.sym.shape[0], *spread.shape))
-    sym = Lin(x=x.sym, weight=spread, shape=(*x.sym.shape[:-1], n), label=label, source=op.name)
+    if isinstance(x.sym, Patches) and x.sym.shape[1] == x.shape[-1]:  # two matrices in a row, the first a permutation
+        sym = _patches_linear(x.sym, spread, label, op)
+    else:
+        sym = Lin(x=x.sym, weight=spread, shape=(*x.sym.shape[:-1], n), label=label, source=op.name)
     if x.index is None:
         return whole(sym, shape)
     return View(sym, shape, (rows.reshape(-1, 1) * n + positions((n,))).reshape(shape))
+
+
+def _patches_linear(x: Patches, weight: Array, label: str, op: Op) -> Patches | Lin:
+    """A linear layer of pixels, which patches times an identity matrix are, is the patch embedding itself."""
+    first = x.weight.reshape(x.shape[1], -1)
+    if first.shape[0] != first.shape[1] or (np.count_nonzero(first, axis=0) > 1).any():
+        return Lin(x=x, weight=weight, shape=(x.shape[0], len(weight)), label=label, source=op.name)
+    bias = None if x.bias is None else weight @ x.bias
+    weight = (weight @ first).reshape(-1, *x.weight.shape[1:])
+    return Patches(image=x.image, weight=weight, bias=bias, shape=(x.shape[0], len(weight)), label=label, source=op.name)
 
 
 def _joined_linear(ctx: Context, op: Op, x: View, w: Const) -> View:

@@ -28,9 +28,11 @@ class Sym:
 
 @dataclass(eq=False, kw_only=True)
 class Image(Sym):
-    """A network input [C, H, W]."""
+    """A network input [C, H, W], times `gain` plus `offset`, [C] each."""
 
     name: str
+    gain: Array | None = None
+    offset: Array | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -95,6 +97,14 @@ class Joined(Sym):
 
 
 @dataclass(eq=False, kw_only=True)
+class Branches(Sym):
+    """Several tensors of one shape, where it is 1 on `axis`, one behind the other on that axis."""
+
+    parts: list[View]
+    axis: int
+
+
+@dataclass(eq=False, kw_only=True)
 class Padded(Sym):
     """x's columns at `place`, the same `constant` in every row elsewhere (zero at `place`): [T, W]."""
 
@@ -112,9 +122,10 @@ class Mean(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Centred(Sym):
-    """x minus its row means."""
+    """x minus its row means, times `gain` [D]."""
 
     x: Sym
+    gain: Array | None = None
 
 
 @dataclass(eq=False, kw_only=True)
