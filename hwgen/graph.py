@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-from scipy.special import erf
+from scipy.special import erf, expit
 
 Array = np.ndarray
 
@@ -44,9 +44,12 @@ class PatchEmbed(Node):
 
 @dataclass(frozen=True, eq=False)
 class Embed(Node):
-    """Concatenate(prefix, patches) + position -> [T, D]. `prefix` [P, D] may have no row (P = 0)."""
+    """Constant tokens and positions: concatenate(`prefix`, x, zeros) + position -> [T, D].
 
-    patches: str = value()
+    `prefix` [P, D] may have no row (P = 0). Rows of `position` beyond those of prefix and x are tokens of their own.
+    """
+
+    x: str = value()
     prefix: Array
     position: Array  # [T, D]; zeros where the model adds none
 
@@ -79,14 +82,30 @@ class Gelu(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Silu(Node):
+    """x * sigmoid(slope * x): SiLU (Swish) with slope 1, QuickGELU with slope 1.702."""
+
+    x: str = value()
+    slope: float
+
+
+@dataclass(frozen=True, eq=False)
+class Relu(Node):
+    """max(x, 0)."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
 class Attention(Node):
-    """softmax(q_h @ k_h.T * scale) @ v_h for each of `heads` heads, heads side by side in the columns: [T, D] each."""
+    """softmax(q_h @ k_h.T * scale + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns."""
 
     q: str = value()
     k: str = value()
     v: str = value()
     heads: int
     scale: float
+    bias: Array | None = None  # [heads, Tq, Tk], at most zero in every row: a relative position bias or a mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +151,24 @@ class Rows(Node):
     stop: int
 
 
+@dataclass(frozen=True, eq=False)
+class Mean(Node):
+    """Mean of rows start..stop of x: [1, D]."""
+
+    x: str = value()
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class Output:
-    """One output of the ONNX model: `value` reshaped to `shape` (without the batch axis)."""
+    """One output of the ONNX model: `value`, transposed first where `transposed` (channels before tokens, as in a feature
+    map), reshaped to `shape` (without the batch axis)."""
 
     name: str
     value: str
     shape: tuple[int, ...]
+    transposed: bool = False
 
 
 @dataclass
@@ -205,9 +235,9 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(b is None or b.shape == w.shape[:1], "bias shape")
             return (s[0][1] // w.shape[2]) * (s[0][2] // w.shape[3]), w.shape[0]
         case Embed(prefix=prefix, position=position):
-            shape = (s[0][0] + prefix.shape[0], s[0][1])
-            _need(prefix.shape[1] == s[0][1] and position.shape == shape, f"prefix {prefix.shape}, position {position.shape}")
-            return shape
+            fits = prefix.shape[1] == position.shape[1] == s[0][1] and s[0][0] + len(prefix) <= len(position)
+            _need(fits, f"x {s[0]}, prefix {prefix.shape}, position {position.shape}")
+            return position.shape
         case LayerNorm(gamma=g, beta=b):
             _need(g.shape == b.shape == s[0][1:], f"x {s[0]} against gamma {g.shape}, beta {b.shape}")
             return s[0]
@@ -218,9 +248,13 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
         case Gelu():
             _need(node.approximate in ("none", "tanh"), f"approximate={node.approximate!r}")
             return s[0]
-        case Attention(heads=h):
+        case Silu() | Relu():
+            _need(not isinstance(node, Silu) or node.slope > 0, "slope")
+            return s[0]
+        case Attention(heads=h, bias=bias):
             _need(s[0][1] == s[1][1] and s[1][0] == s[2][0], f"q {s[0]}, k {s[1]}, v {s[2]}")
             _need(s[0][1] % h == 0 and s[2][1] % h == 0, f"{h} heads do not divide the width")
+            _need(bias is None or bias.shape == (h, s[0][0], s[1][0]), "bias shape")
             return s[0][0], s[2][1]
         case Add():
             _need(s[0] == s[1], f"{s[0]} + {s[1]}")
@@ -237,6 +271,9 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
         case Rows(start=a, stop=b):
             _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
             return b - a, s[0][1]
+        case Mean(start=a, stop=b):
+            _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
+            return 1, s[0][1]
     raise ValueError("unknown node type")
 
 
@@ -253,7 +290,7 @@ def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32) -> dict[s
 
 def outputs(graph: Graph, values: dict[str, Array]) -> dict[str, Array]:
     """The ONNX outputs, in ONNX shapes without the batch axis, from what `evaluate` returned."""
-    return {o.name: values[o.value].reshape(o.shape) for o in graph.outputs}
+    return {o.name: (values[o.value].T if o.transposed else values[o.value]).reshape(o.shape) for o in graph.outputs}
 
 
 def patchify(image: Array, patch: tuple[int, int]) -> Array:
@@ -292,7 +329,10 @@ def _evaluate(node: Node, *v: Array) -> Array:
         case PatchEmbed(weight=w, bias=b):
             return _linear(patchify(v[0], w.shape[2:]), w.reshape(w.shape[0], -1), b)
         case Embed(prefix=prefix, position=position):
-            return (np.concatenate([prefix.astype(v[0].dtype), v[0]]) + position).astype(v[0].dtype)
+            y = position.astype(v[0].dtype)
+            y[: len(prefix)] += prefix
+            y[len(prefix) : len(prefix) + len(v[0])] += v[0]
+            return y
         case LayerNorm(gamma=g, beta=b, epsilon=eps):
             x = v[0].astype(np.float64)
             x = x - x.mean(axis=1, keepdims=True)
@@ -301,9 +341,14 @@ def _evaluate(node: Node, *v: Array) -> Array:
             return _linear(v[0], w, b)
         case Gelu(approximate=form):
             return gelu(v[0], form)
-        case Attention(heads=h, scale=scale):
+        case Silu(slope=slope):
+            return v[0] * expit(np.asarray(slope, v[0].dtype) * v[0])
+        case Relu():
+            return np.maximum(v[0], 0)
+        case Attention(heads=h, scale=scale, bias=bias):
             q, k, x = (a.reshape(a.shape[0], h, -1).transpose(1, 0, 2) for a in v)
-            p = softmax(q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype))
+            scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)
+            p = softmax(scores if bias is None else scores + bias.astype(q.dtype))
             return (p @ x).transpose(1, 0, 2).reshape(v[0].shape[0], -1)
         case Add():
             return v[0] + v[1]
@@ -321,4 +366,6 @@ def _evaluate(node: Node, *v: Array) -> Array:
             return y
         case Rows(start=a, stop=b):
             return v[0][a:b]
+        case Mean(start=a, stop=b):
+            return v[0][a:b].mean(axis=0, keepdims=True)
     raise ValueError(f"{node.name}: unknown node type {type(node).__name__}")

@@ -172,12 +172,14 @@ class RouteTokens:
 
 @dataclass(frozen=True)
 class Output:
-    """One ONNX output: real value = buffer view * scale, reshaped to `shape` (without the batch axis)."""
+    """One ONNX output: real value = buffer view * scale, transposed first where `transposed`, reshaped to `shape` (without
+    the batch axis)."""
 
     name: str
     view: View
     scale: float
     shape: tuple[int, ...]
+    transposed: bool = False
 
 
 Op = Constant | Input | MatMul | Norm | RouteTokens

@@ -108,9 +108,10 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Resul
                 snapshots[op.name] = state.read(view).copy()
             for name in traced.get(op.name, ()):
                 values[name] = state.read(graph.trace[name][0]).copy()
-    outputs = {
-        o.name: (state.read(o.view) * np.float64(o.scale)).astype(np.float32).reshape(o.shape) for o in graph.outputs
-    }
+    outputs = {}
+    for o in graph.outputs:
+        rows = state.read(o.view).T if o.transposed else state.read(o.view)
+        outputs[o.name] = (rows * np.float64(o.scale)).astype(np.float32).reshape(o.shape)
     return Result(state.buffers, outputs, snapshots, values, state.queues)
 
 

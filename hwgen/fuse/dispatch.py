@@ -8,6 +8,7 @@ import numpy as np
 
 from .emit import Context
 from .gate import PARTS, choose_logits, is_mask, mask_of, member
+from .gathering import Packed, Sized
 from .mixture import add, as_mixture, has_outputs, multiply, placed, total
 from .op import Op, Unsupported, constant_argument
 from .symbols import (
@@ -16,8 +17,6 @@ from .symbols import (
     Const,
     Gate,
     Mixture,
-    Packed,
-    Sized,
     TopIndices,
     TopValues,
     Unmasked,

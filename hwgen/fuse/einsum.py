@@ -22,7 +22,9 @@ class Terms:
 
 
 def einsum(ctx: Context, op: Op, values: list) -> View:
-    """Any Einsum of two tensors that sums over shared axes only."""
+    """Any Einsum of two tensors that sums over shared axes only, or a transposition of one."""
+    if len(values) == 1:
+        return _transposed(op, values[0])
     terms = terms_of(op, values)
     a, b = values
     shared = [c for c in terms.a if c in terms.b]
@@ -49,6 +51,14 @@ def einsum(ctx: Context, op: Op, values: list) -> View:
         return reshaped(product, shape)
     index = product.positions.reshape(shape).transpose([order.index(c) for c in terms.out])
     return replace(product, shape=index.shape, index=index)
+
+
+def _transposed(op: Op, x: View) -> View:
+    terms, _, out = op.attribute("equation").replace(" ", "").partition("->")
+    if "." in terms or sorted(terms) != sorted(out) or len(set(out)) != len(x.shape):
+        raise Unsupported("is neither a product of two tensors nor a transposition")
+    index = x.positions.transpose([terms.index(c) for c in out])
+    return replace(x, shape=index.shape, index=x.index if terms == out else index)
 
 
 def terms_of(op: Op, values: list) -> Terms:

@@ -14,11 +14,20 @@ import numpy as np
 
 from . import einsum, gate
 from .emit import Context
+from .gathering import Picked, Sized
 from .layout import MOVES, move
 from .mixture import placed
 from .op import Op, Unsupported
 from .ragged import ELEMENTWISE
-from .symbols import Array, Const, Lin, Mixture, Picked, Sized, TopIndices, View, same_elements
+from .symbols import (
+    Array,
+    Const,
+    Lin,
+    Mixture,
+    TopIndices,
+    View,
+    same_elements,
+)
 
 Apply = Callable[[Context, Op, list], Any]
 PRODUCTS = ("Mul", "MatMul", "Einsum")
