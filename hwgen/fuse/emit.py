@@ -154,7 +154,7 @@ class Context:
                 prefix, position = self.intern(prefix), self.intern(position)
                 return self.node(graph.Embed, "", "embed", x=x, prefix=prefix, position=position, **common)
             case Sum(a=a, b=b):
-                a, b = self._terms(a, b)
+                a, b = self.emit(a), self.emit(b)
                 return self.node(graph.Add, sym.label, "add", a=a, b=b, **common)
             case Pooled(x=x, start=start, stop=stop):
                 x = self.value(x, 0, x.shape[0])
@@ -207,14 +207,6 @@ class Context:
             approximate=m.form,
             **common,
         )
-
-    def _terms(self, a: View, b: View) -> tuple[str, str]:
-        """Values of two views to be added, one of which a product makes."""
-        syms = [self.plain(v).sym for v in (a, b)]
-        if not any(isinstance(sym, Lin | Mixed | Opaque) for sym in syms):
-            b = self.plain(b)
-            b = b.of(self.as_linear(b.sym))
-        return self.emit(a), self.emit(b)
 
     def _activation(self, sym: Activated, x: str, common: dict[str, str]) -> str:
         if sym.form == "relu":

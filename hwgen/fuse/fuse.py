@@ -181,7 +181,7 @@ def fuse(
     if findings:
         return None, findings
     shapes = {name: shape[1:] for name, shape in inputs.items()}
-    return graph.Graph(inputs=shapes, nodes=chained(finish(ctx.nodes, made), made), outputs=made), []
+    return chained(graph.Graph(inputs=shapes, nodes=finish(ctx.nodes, made), outputs=made)), []
 
 
 def _live(ops: Sequence[Op], values: Mapping[str, Any], outputs: Sequence[str]) -> set[str]:
