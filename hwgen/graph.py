@@ -139,7 +139,8 @@ class Experts(Node):
     b1: Array | None  # [E, H]
     w2: Array  # [E, D, H]
     b2: Array | None  # [E, D]
-    approximate: str  # GELU form: "none" or "tanh"
+    form: str  # of act: "none" or "tanh" for GELU, "sigmoid" for x * sigmoid(slope * x), "relu"
+    slope: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +264,7 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(1 <= k <= s[0][1], f"top {k} of {s[0][1]} experts")
             return s[0][0], k
         case Experts(w1=w1, b1=b1, w2=w2, b2=b2):
+            _need(node.form in FORMS and node.slope > 0, f"form={node.form!r}, slope={node.slope}")
             e, h, d = w1.shape
             _need(s[0][1] == d and w2.shape == (e, w2.shape[1], h), f"x {s[0]}, w1 {w1.shape}, w2 {w2.shape}")
             _need(b1 is None or b1.shape == (e, h), "b1 shape")
@@ -308,6 +310,16 @@ def gelu(x: Array, approximate: str) -> Array:
     return 0.5 * x * (1 + erf(x / np.sqrt(2).astype(x.dtype)))
 
 
+FORMS = ("none", "tanh", "sigmoid", "relu")
+
+
+def activate(x: Array, form: str, slope: float) -> Array:
+    """An activation by the name that `Experts` knows it by."""
+    if form == "sigmoid":
+        return x * expit(np.asarray(slope, x.dtype) * x)
+    return np.maximum(x, 0) if form == "relu" else gelu(x, form)
+
+
 def softmax(x: Array) -> Array:
     """Softmax along the last axis."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -342,9 +354,9 @@ def _evaluate(node: Node, *v: Array) -> Array:
         case Gelu(approximate=form):
             return gelu(v[0], form)
         case Silu(slope=slope):
-            return v[0] * expit(np.asarray(slope, v[0].dtype) * v[0])
+            return activate(v[0], "sigmoid", slope)
         case Relu():
-            return np.maximum(v[0], 0)
+            return activate(v[0], "relu", 1.0)
         case Attention(heads=h, scale=scale, bias=bias):
             q, k, x = (a.reshape(a.shape[0], h, -1).transpose(1, 0, 2) for a in v)
             scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)
@@ -356,12 +368,12 @@ def _evaluate(node: Node, *v: Array) -> Array:
             chosen = top_k(v[0], k)
             scores = np.take_along_axis(softmax(v[0]), chosen, axis=1)
             return chosen, scores / scores.sum(axis=1, keepdims=True) if again else scores
-        case Experts(w1=w1, b1=b1, w2=w2, b2=b2, approximate=form):
+        case Experts(w1=w1, b1=b1, w2=w2, b2=b2):
             x, (chosen, scores) = v
             y = np.zeros((x.shape[0], w2.shape[1]), x.dtype)
             for e in np.unique(chosen):
                 t, slot = np.nonzero(chosen == e)
-                h = gelu(_linear(x[t], w1[e], None if b1 is None else b1[e]), form)
+                h = activate(_linear(x[t], w1[e], None if b1 is None else b1[e]), node.form, node.slope)
                 y[t] += scores[t, slot, None] * _linear(h, w2[e], None if b2 is None else b2[e])
             return y
         case Rows(start=a, stop=b):

@@ -191,6 +191,10 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
                 return normalised(op, x, y, centred, y.sym.epsilon)
     if gate.is_part(a, b):
         return mixture.multiply(ctx, a, b)
+    for x, y in ((a, b), (b, a)):
+        gated = mixture.sigmoid_gated(x, y)
+        if gated is not None:
+            return gated
     if _centred(a) and _centred(b) and a.sym.x is b.sym.x and same_elements(a, b):
         return a.of(Square(x=a.sym.x, shape=a.sym.shape), a.scale * b.scale)
     (x, p), (y, q) = polynomial(a), polynomial(b)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import mixture
 from .emit import Context
+from .layers import stacked
 from .op import Op, Unsupported, constant_argument
 from .params import label_of
 from .pixels import patch_embedding
@@ -181,7 +181,7 @@ def _stack(ctx: Context, views: list[View], axis: int) -> View:
     views = [ctx.plain(v) for v in views]
     if any(len(v.sym.shape) != 2 or v.sym.shape != views[0].sym.shape for v in views):
         raise Unsupported("joins tensors that are not experts of one shape")
-    sym = mixture.stacked([v.sym for v in views])
+    sym = stacked([v.sym for v in views])
     size = int(np.prod(views[0].sym.shape))
     index = np.concatenate([v.positions + np.int32(e * size) for e, v in enumerate(views)], axis=axis)
     return View(sym, index.shape, index)

@@ -180,8 +180,6 @@ class Context:
         return self.value(sym, heads.start, heads.stop)
 
     def _experts(self, m: Mixed, common: dict[str, str]) -> str:
-        if m.form not in ("none", "tanh"):
-            raise Unsupported(f"experts with {m.form} as activation", "use GELU in experts")
         logits = self.value(m.logits, 0, m.logits.shape[0])
 
         def route() -> str:
@@ -204,7 +202,8 @@ class Context:
             b1=b1,
             w2=w2,
             b2=b2,
-            approximate=m.form,
+            form=m.form,
+            slope=m.slope,
             **common,
         )
 

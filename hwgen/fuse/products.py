@@ -10,6 +10,7 @@ from . import gate, mixture
 from .attention import attended, scores_of
 from .elementwise import add
 from .emit import Context
+from .layers import split
 from .op import Op, Unsupported
 from .params import label_of
 from .symbols import (
@@ -207,6 +208,6 @@ def _by_expert(ctx: Context, sym: Sym, places: Array) -> tuple[Sym, Array, Array
     if (columns != columns[0]).any():
         if len(sym.shape) != 2:
             raise Unsupported("the experts do not read the same channels")
-        sym = mixture.split(ctx, sym, columns)
+        sym = split(ctx, sym, columns)
         columns = np.arange(columns.shape[1])[None]
     return sym, rows[0], columns[0]

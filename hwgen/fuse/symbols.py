@@ -316,6 +316,7 @@ class Mixed(Sym):
     w2: Array
     b2: Array | None
     form: str
+    slope: float = 1.0
 
 
 # What the rules below may read as tokens by channels.

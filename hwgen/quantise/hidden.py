@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph as fg
-from ..intgraph import RowMax
+from ..intgraph import RowMax, View
 from ..numerics import INT16_MAX
 from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, gelu_scale, operands, product
 from .scales import quantise_weights, smallest_out_scale
@@ -37,33 +37,39 @@ def activation(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> None:
     for i, columns in enumerate(groups):
         w, constant = weight[columns], None if bias is None else bias[columns]
         need = float(smallest_out_scale(w, ROW_UNIT, constant).max())
-        form = _form(node, float(magnitude[columns].max()) * WIDE_MARGIN, need)
+        form = form_of(node, *kind_of(node), float(magnitude[columns].max()) * WIDE_MARGIN, need)
         scale = form.step * form.gain
         name = node.name if len(groups) == 1 else f"{node.name}.{i}"
         out = b.buffer(name, x.view.rows, len(columns), scale=scale)
-        for n, factor in enumerate(form.factors):
-            last = n == len(form.factors) - 1
-            scaled = None if constant is None else constant * factor
-            product(
-                b,
-                source.name,
-                out,
-                x,
-                quantise_weights(w * factor, ROW_UNIT, form.step, scaled),
-                node.name if len(groups) == 1 and last else None,
-                gelu=(form.table, form.shift),
-                residual=out if n else None,
-                row_max=RowMax.ABS if last else RowMax.NONE,
-                source=source.source,
-            )
+        activated(b, source.name, out, x, w, constant, form, node.name if len(groups) == 1 else None, source=source.source)
         held.append((columns, Held(out, scale, row_max=True, first_row=x.first_row)))
     b.held[node.name] = held[0][1]
     if len(groups) > 1:
         b.groups[node.name] = held
 
 
+def activated(
+    b: Builder, name: str, out: View, x: Held, w: Array, bias: Array | None, form: Form, value: str | None = None, **fields
+) -> None:
+    """Emit out = form(x @ w.T + bias); `w` and `bias` as `operands` gives them, `fields` go to the MatMuls."""
+    for n, factor in enumerate(form.factors):
+        last = n == len(form.factors) - 1
+        product(
+            b,
+            name,
+            out,
+            x,
+            quantise_weights(w * factor, ROW_UNIT, form.step, None if bias is None else bias * factor),
+            value if last else None,
+            gelu=(form.table, form.shift),
+            residual=out if n else None,
+            row_max=RowMax.ABS if last else RowMax.NONE,
+            **fields,
+        )
+
+
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """activation(x) ~= gain * sum over f in `factors` of gelu(f * x), with the table and shift of `numerics.gelu`;
     `step` is the real value of an int16 step of f * x."""
 
@@ -74,18 +80,27 @@ class _Form:
     step: float
 
 
-def _form(node: fg.Gelu | fg.Silu | fg.Relu, peak: float, need: float) -> _Form:
-    """For pre-activations that reach `peak` and a linear layer that needs at least the step `need`."""
+def kind_of(node: fg.Gelu | fg.Silu | fg.Relu) -> tuple[str, float]:
+    """(form, slope) as `graph.Experts` names them."""
     match node:
         case fg.Relu():
-            # GELU in steps so small that its bend around 0 is next to nothing: 22 steps of some ten thousand.
-            return _Form((1.0,), 1.0, "none", 0, max(peak / INT16_MAX, need))
+            return "relu", 1.0
         case fg.Silu(slope=slope):
-            factors = tuple(slope * f for f in SILU_FACTORS)
-            shift, step = gelu_scale(node, peak * sum(factors), need * max(factors))
-            return _Form(factors, 1 / sum(factors), "none", shift, step)
+            return "sigmoid", slope
+    return node.approximate, 1.0
+
+
+def form_of(node: fg.Node, kind: str, slope: float, peak: float, need: float) -> Form:
+    """For pre-activations that reach `peak` and a linear layer that needs at least the step `need`."""
+    if kind == "relu":
+        # GELU in steps so small that its bend around 0 is next to nothing: 22 steps of some ten thousand.
+        return Form((1.0,), 1.0, "none", 0, max(peak / INT16_MAX, need))
+    if kind == "sigmoid":
+        factors = tuple(slope * f for f in SILU_FACTORS)
+        shift, step = gelu_scale(node, peak * sum(factors), need * max(factors))
+        return Form(factors, 1 / sum(factors), "none", shift, step)
     shift, step = gelu_scale(node, peak, need)
-    return _Form((1.0,), 1.0, node.approximate, shift, step)
+    return Form((1.0,), 1.0, kind, shift, step)
 
 
 def _outliers(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> list[Array] | None:
