@@ -144,6 +144,38 @@ class Experts(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Dispatch(Node):
+    """Slots of a soft mixture of experts: softmax over the tokens of (weight @ keys.T), times x: [N, D]."""
+
+    keys: str = value()
+    x: str = value()
+    weight: Array  # [N, K]
+
+
+@dataclass(frozen=True, eq=False)
+class SlotExperts(Node):
+    """Expert e on rows e*S .. (e+1)*S of x, S = N / E: act(x @ w1[e].T + b1[e]) @ w2[e].T + b2[e]: [N, D]."""
+
+    x: str = value()
+    w1: Array  # [E, H, D]
+    b1: Array | None  # [E, H]
+    w2: Array  # [E, D, H]
+    b2: Array | None  # [E, D]
+    form: str  # as in Experts
+    slope: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Combine(Node):
+    """Tokens of a soft mixture of experts: softmax over the slots of (x @ weight.T + bias), times y: [T, D]."""
+
+    x: str = value()
+    y: str = value()
+    weight: Array  # [N, K]
+    bias: Array | None  # [N]
+
+
+@dataclass(frozen=True, eq=False)
 class Rows(Node):
     """Rows start..stop of x."""
 
@@ -270,6 +302,21 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(b1 is None or b1.shape == (e, h), "b1 shape")
             _need(b2 is None or b2.shape == (e, w2.shape[1]), "b2 shape")
             return s[0][0], w2.shape[1]
+        case Dispatch(weight=w):
+            _need(s[0][1] == w.shape[1] and s[0][0] == s[1][0], f"keys {s[0]}, x {s[1]}, weight {w.shape}")
+            return w.shape[0], s[1][1]
+        case SlotExperts(w1=w1, b1=b1, w2=w2, b2=b2):
+            e, h, d = w1.shape
+            _need(node.form in FORMS and node.slope > 0, f"form={node.form!r}, slope={node.slope}")
+            _need(s[0][1] == d and w2.shape == (e, w2.shape[1], h), f"x {s[0]}, w1 {w1.shape}, w2 {w2.shape}")
+            _need(s[0][0] % e == 0, f"{s[0][0]} slots for {e} experts")
+            _need(b1 is None or b1.shape == (e, h), "b1 shape")
+            _need(b2 is None or b2.shape == (e, w2.shape[1]), "b2 shape")
+            return s[0][0], w2.shape[1]
+        case Combine(weight=w, bias=b):
+            _need(s[0][1] == w.shape[1] and s[1][0] == w.shape[0], f"x {s[0]}, y {s[1]}, weight {w.shape}")
+            _need(b is None or b.shape == w.shape[:1], "bias shape")
+            return s[0][0], s[1][1]
         case Rows(start=a, stop=b):
             _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
             return b - a, s[0][1]
@@ -336,6 +383,17 @@ def _linear(x: Array, w: Array, b: Array | None) -> Array:
     return y if b is None else y + b.astype(x.dtype)
 
 
+def slot_hidden(node: SlotExperts, x: Array, activated: bool = True) -> list[Array]:
+    """Hidden layer [S, H] of every expert; without `activated` what goes into the activation."""
+    parts = x.reshape(len(node.w1), -1, x.shape[1])
+    hidden = [_linear(part, node.w1[e], None if node.b1 is None else node.b1[e]) for e, part in enumerate(parts)]
+    return [activate(h, node.form, node.slope) for h in hidden] if activated else hidden
+
+
+def _second(node: SlotExperts) -> list[tuple[Array, Array | None]]:
+    return [(w, None if node.b2 is None else node.b2[e]) for e, w in enumerate(node.w2)]
+
+
 def _evaluate(node: Node, *v: Array) -> Array:
     match node:
         case PatchEmbed(weight=w, bias=b):
@@ -376,6 +434,12 @@ def _evaluate(node: Node, *v: Array) -> Array:
                 h = activate(_linear(x[t], w1[e], None if b1 is None else b1[e]), node.form, node.slope)
                 y[t] += scores[t, slot, None] * _linear(h, w2[e], None if b2 is None else b2[e])
             return y
+        case Dispatch(weight=w):
+            return softmax(w.astype(v[0].dtype) @ v[0].T) @ v[1]
+        case SlotExperts():
+            return np.concatenate([_linear(h, *second) for h, second in zip(slot_hidden(node, v[0]), _second(node), strict=True)])
+        case Combine(weight=w, bias=b):
+            return softmax(_linear(v[0], w, b)) @ v[1]
         case Rows(start=a, stop=b):
             return v[0][a:b]
         case Mean(start=a, stop=b):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import gate
+from . import gate, soft
 from .emit import Context
 from .op import Op, Unsupported
 from .params import label_of, parent
@@ -74,9 +74,12 @@ def add_bias(scores: View, c: Array) -> View:
 
 
 def softmax(ctx: Context, op: Op, values: list) -> View:
-    """Softmax: over attention scores, over the experts of a gate, or over the chosen logits."""
+    """Softmax: over attention scores, over the experts of a gate, over the chosen logits, or over tokens for a slot."""
     x = values[0]
     axis = op.attribute("axis", -1 if op.opset >= 13 else 1) % len(x.shape)
+    slots = soft.over_tokens(ctx, x, axis)
+    if slots is not None:
+        return slots
     if axis != len(x.shape) - 1:
         raise Unsupported("is not taken along the last axis")
     return probabilities(op, x) if isinstance(x.sym, Scores) else gate.soft_gate(ctx, x)

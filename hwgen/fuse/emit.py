@@ -13,12 +13,13 @@ from hwgen import graph
 
 from . import mixture
 from .op import Unsupported
-from .params import scaled
+from .params import parent, scaled
 from .pixels import as_patches
 from .symbols import (
     Activated,
     Array,
     Attended,
+    Dispatched,
     Embedding,
     Heads,
     Image,
@@ -30,6 +31,7 @@ from .symbols import (
     Padded,
     Patches,
     Pooled,
+    SoftMixed,
     Sum,
     Sym,
     View,
@@ -169,6 +171,12 @@ class Context:
                 )
             case Mixed():
                 return self._experts(sym, common)
+            case Dispatched(keys=keys, x=x, weight=w):
+                keys, x = (self.value(part, 0, part.shape[0]) for part in (keys, x))
+                label = f"{sym.label}.dispatch" if sym.label else ""
+                return self.node(graph.Dispatch, label, "dispatch", keys=keys, x=x, weight=self.intern(w), **common)
+            case SoftMixed():
+                return self._soft(sym, common)
             case Mixture():
                 raise Unsupported(f"the mixture of experts is matched only in part: {mixture.missing(sym)}")
         raise Unsupported(f"cannot use {describe(sym)} as a tensor of its own")
@@ -178,6 +186,23 @@ class Context:
         if sym is not heads.x:
             sym.label = f"{label}.{part}" if label else ""
         return self.value(sym, heads.start, heads.stop)
+
+    def _soft(self, m: SoftMixed, common: dict[str, str]) -> str:
+        last, first = m.outputs, m.outputs.x.x
+        slots = self.value(first.x, 0, first.x.shape[0])
+        w1, b1, w2, b2 = (
+            self.intern(a if a is None or len(last.shape) == 3 else a[None])
+            for a in (first.weight, first.bias, last.weight, last.bias)
+        )
+        kind = {"form": last.x.form, "slope": last.x.slope}
+        y = self.node(
+            graph.SlotExperts, parent(first.label), "experts", x=slots, w1=w1, b1=b1, w2=w2, b2=b2, **kind, **common
+        )
+        logits = m.logits
+        x = self.value(logits.x, 0, logits.x.shape[0])
+        weight, bias = self.intern(logits.weight), self.intern(logits.bias)
+        label = f"{m.label}.combine" if m.label else ""
+        return self.node(graph.Combine, label, "combine", x=x, y=y, weight=weight, bias=bias, **common)
 
     def _experts(self, m: Mixed, common: dict[str, str]) -> str:
         logits = self.value(m.logits, 0, m.logits.shape[0])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import gate, mixture
+from . import gate, mixture, soft
 from .attention import attended, scores_of
 from .elementwise import add
 from .emit import Context
@@ -48,6 +48,9 @@ def matmul(ctx: Context, op: Op, values: list) -> View:
         return _transposed(linear(ctx, op, _transposed(b), Const(np.swapaxes(a.array, -1, -2), a.name)))
     if isinstance(a.sym, Probabilities):
         return attended(op, a, b)
+    weighted = soft.contract(ctx, a, b)
+    if weighted is not None:
+        return weighted
     if gate.is_part(a, b):
         return mixture.contract(ctx, a, b)
     return scores_of(op, a, b)
@@ -184,7 +187,7 @@ def _expert_linear(ctx: Context, op: Op, x: View, weight: Array, label: str) -> 
     spread = _spread(np.swapaxes(weight.reshape(experts, k, n), 1, 2), columns, sym.shape[-1], x.scale)
     tokens = sym.shape[-2]
     result = Lin(x=sym, weight=spread, shape=(experts, tokens, n), label=label, source=op.name)
-    index = (np.arange(experts)[:, None, None] * tokens + rows[:, None]) * n + np.arange(n)
+    index = (np.arange(experts)[:, None, None] * tokens + rows[..., None]) * n + np.arange(n)
     index = index.astype(np.int32).reshape(*shape, n)
     order = [*own, *rest, rank - 1]
     index = index.transpose([order.index(i) for i in range(rank)])
@@ -192,7 +195,7 @@ def _expert_linear(ctx: Context, op: Op, x: View, weight: Array, label: str) -> 
 
 
 def _by_expert(ctx: Context, sym: Sym, places: Array) -> tuple[Sym, Array, Array]:
-    """(tensor, rows [R], columns [K]) that every expert e reads at `places` [E, R, K] of `sym`.
+    """(tensor, rows [E, R], columns [K]) that every expert e reads at `places` [E, R, K] of `sym`.
 
     Where each expert reads columns of its own of a common linear layer, that becomes a stack of layers.
     """
@@ -203,11 +206,11 @@ def _by_expert(ctx: Context, sym: Sym, places: Array) -> tuple[Sym, Array, Array
     if len(sym.shape) == 3:
         rows = rows - np.arange(experts)[:, None] * sym.shape[-2]
     fits = len(sym.shape) == 2 or sym.shape[0] == experts
-    if not fits or rows.min() < 0 or rows.max() >= sym.shape[-2] or (rows != rows[0]).any():
+    if not fits or rows.min() < 0 or rows.max() >= sym.shape[-2]:
         raise Unsupported("the experts do not read the same tokens")
     if (columns != columns[0]).any():
         if len(sym.shape) != 2:
             raise Unsupported("the experts do not read the same channels")
         sym = split(ctx, sym, columns)
         columns = np.arange(columns.shape[1])[None]
-    return sym, rows[0], columns[0]
+    return sym, rows, columns[0]

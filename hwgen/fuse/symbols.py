@@ -319,8 +319,32 @@ class Mixed(Sym):
     slope: float = 1.0
 
 
+@dataclass(eq=False, kw_only=True)
+class SlotWeights(Sym):
+    """Softmax of logits over the tokens: [T, N]."""
+
+    logits: Lin
+
+
+@dataclass(eq=False, kw_only=True)
+class Dispatched(Sym):
+    """Slots of a soft mixture: softmax(weight @ keys.T) @ x: [N, D]."""
+
+    keys: Sym
+    x: Sym
+    weight: Array
+
+
+@dataclass(eq=False, kw_only=True)
+class SoftMixed(Sym):
+    """softmax(logits) @ outputs, where `outputs` are those of experts of two layers on `Dispatched` slots: [T, D]."""
+
+    logits: Sym
+    outputs: Lin
+
+
 # What the rules below may read as tokens by channels.
-TENSORS = (Opaque, Patches, Embedding, Lin, Sum, Pooled, Padded, Norm, Activated, Attended, Mixed)
+TENSORS = (Opaque, Patches, Embedding, Lin, Sum, Pooled, Padded, Norm, Activated, Attended, Mixed, Dispatched, SoftMixed)
 
 # --- values of the ONNX graph ------------------------------------------------------------------------------------
 

@@ -164,7 +164,9 @@ def smallest_transposed_step(weight: Array) -> Array:
     return weight_steps(weight) * _table_unit() / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
 
 
-def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, source: str) -> View:
+def transposed(
+    b: Builder, name: str, x: Held, weight: Array, step: Array, source: str, row_max: RowMax = RowMax.NONE
+) -> View:
     """Emit (x @ weight.T).T [N, tokens]: rows of `weight` [N, K] streamed against the stationary tokens, without bias.
 
     `step` [N]: real value of an int8 step of the result, which is stored as 2^STATIC_SHIFT int16 steps.
@@ -187,6 +189,7 @@ def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, sourc
             row_scale=RowScale.TABLE,
             row_mult=row_mult,
             shift=shift,
+            row_max=row_max,
             source=source,
         )
     )

@@ -29,6 +29,7 @@ from .experts import experts, experts_need
 from .hidden import activation
 from .plan import NEVER, describe, plan, product_side
 from .scales import UNIT_ROW, ScaleTooSmall, quantise_weights, smallest_out_scale
+from .soft import combine, dispatch, slot_experts
 
 Array = np.ndarray
 EPSILON_MAX = (1 << 48) - 1
@@ -74,6 +75,12 @@ def _lower(b: Builder, node: fg.Node, moment: int) -> None:
             _add(b, node, moment)
         case fg.Experts():
             _experts_alone(b, node)
+        case fg.Dispatch():
+            dispatch(b, node)
+        case fg.SlotExperts():
+            slot_experts(b, node)
+        case fg.Combine():
+            combine(b, node)
         case fg.Rows(x=x, start=start, stop=stop):
             held = b.held[x]
             view = held.view

@@ -9,13 +9,14 @@ import numpy as np
 _spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
 moe_maker = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(moe_maker)
-FORMS = {form.__name__: form for form in moe_maker.FORMS}
+FORMS = {form.__name__: form for form in [*moe_maker.FORMS, *moe_maker.SOFT_FORMS]}
 
 
 @dataclass(frozen=True)
 class Layer:
     """One block. `experts` 0 makes a dense MLP; `form` names a function of moe_maker.
 
+    Soft forms have `top_k` slots for each expert.
     gate: "random"; "one" (all tokens to expert 0 first); "ties" (pairs of experts with the same logits); "bias".
     """
 
@@ -42,7 +43,7 @@ class Network:
     bias: bool = True
     qkv: str = "fused"  # "fused", "split" or "einsum"
     scale: str = "mul"  # of the scores: "mul", "div" or "query"
-    gelu: str = "op"  # "op", "erf", "tanh" or "tanh op"
+    gelu: str = "op"  # "op", "erf", "tanh" or "tanh op"; or another activation: "silu" or "relu"
     norm: str = "op"  # "op" or "steps"
     classes: int = 5  # 0: all tokens come out
     seed: int = 0
@@ -82,6 +83,10 @@ class _Vit(moe_maker.Writer):
         kind = self.net.gelu
         if kind in ("op", "tanh op"):
             return self.op("Gelu", x, approximate="tanh" if kind == "tanh op" else "none")
+        if kind == "silu":
+            return self.op("Mul", x, self.op("Sigmoid", x))
+        if kind == "relu":
+            return self.op("Relu", x)
         if kind == "erf":
             inner = self.op("Erf", self.op("Div", x, np.float32(2**0.5)))
         else:

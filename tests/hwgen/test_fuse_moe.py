@@ -53,6 +53,17 @@ def test_every_form_is_one_mixture(tmp_path, form, k, bias):
     assert (experts.b2 is None) == (not bias)
 
 
+@pytest.mark.parametrize("form", maker.SOFT_FORMS)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_soft_mixture(tmp_path, form, slots):
+    moe = Moe(slots)
+    result = import_model(moe.save(tmp_path / "m.onnx", form(moe)))
+    kinds = [type(n).__name__ for n in result.nodes]
+    assert kinds == ["PatchEmbed", "Dispatch", "SlotExperts", "Combine", "Linear", "Add"]
+    assert result.nodes[1].weight.shape == (E * slots, D)
+    np.testing.assert_allclose(result.nodes[2].w2, moe.w2.transpose(0, 2, 1), rtol=1e-6)
+
+
 def test_top_1_by_arg_max_without_sum(tmp_path):
     moe = Moe()
     index = moe.op("ArgMax", moe.gate, axis=-1, keepdims=1)

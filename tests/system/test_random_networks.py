@@ -69,7 +69,7 @@ def networks(draw) -> Network:
         bias=draw(st.booleans()),
         qkv=choice("fused", "split", "einsum"),
         scale=choice("mul", "div", "query"),
-        gelu=choice("op", "erf", "tanh", "tanh op"),
+        gelu=choice("op", "erf", "tanh", "tanh op", "silu", "relu"),
         norm=choice("op", "steps"),
         classes=choice(0, 5),
         seed=draw(st.integers(0, 1 << 20)),
