@@ -59,6 +59,7 @@ class InputSlot:
     offset: float
     dram: int
     layout: RowLayout
+    index: int = 0  # which image of a batch
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,11 @@ class OutputSlot:
     scale: float
     dram: int
     layout: RowLayout
+<<<<<<< HEAD
     transposed: bool = False
+=======
+    index: int = 0  # of which image of a batch
+>>>>>>> main
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +136,7 @@ class Program:
     constants: bytes
     stripes: list[bytes]  # one a weight port
     regions: dict[str, Region]  # programs, constants, inputs, outputs, weights0...
+    batch: int = 1  # images that one run of a task takes
 
     @property
     def data_base(self) -> int:
@@ -216,6 +222,7 @@ def manifest(
         "models": models,
         "board": board,
         "config": program.config.to_dict(),
+        "batch": program.batch,
         "registers": registers,
         "memory": {
             "bytes": program.size,
