@@ -180,11 +180,8 @@ class Output:
     view: View
     scale: float
     shape: tuple[int, ...]
-<<<<<<< HEAD
     transposed: bool = False
-=======
     index: int = 0  # of which image of a batch
->>>>>>> main
 
 
 Op = Constant | Input | MatMul | Norm | RouteTokens

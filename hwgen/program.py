@@ -74,11 +74,8 @@ class OutputSlot:
     scale: float
     dram: int
     layout: RowLayout
-<<<<<<< HEAD
     transposed: bool = False
-=======
     index: int = 0  # of which image of a batch
->>>>>>> main
 
 
 @dataclass(frozen=True, eq=False)
