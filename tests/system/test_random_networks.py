@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.frontend import import_model, reference
+from hwgen.planner import Arrangement
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from sim import golden
@@ -28,6 +29,12 @@ CONFIGS = (
     Config(array_outputs=16, array_inputs=16, bank_words=4096),
     Config(array_outputs=12, array_inputs=20, weight_ports=1, bank_words=4096),  # divides neither tokens nor widths
     Config(array_outputs=8, array_inputs=8, banks=2, bank_words=16384, acc_rows=128, weight_words=64, weight_ports=1),
+)
+ARRANGEMENTS = (
+    Arrangement(blocks=2),
+    Arrangement(group=2),
+    Arrangement(group=1, one_hidden=True),
+    Arrangement(group=2, ordered=False),
 )
 IMAGES = 4
 # Root mean square error over deviation of outputs, where the same experts were chosen. Int8 weights of layers as narrow
@@ -93,7 +100,7 @@ def chosen(result: golden.Result, tokens: int) -> list[np.ndarray]:
 
 
 def check(net: Network, folder: Path, on_machine) -> None:
-    """Every image on the float model, on golden, and the first on the machine."""
+    """Images on the float model and on golden; on the machine too, one alone and as they can be arranged."""
     path = maker.write(net, folder / "net.onnx")
     graph = import_model(path)
     data = maker.images(net, IMAGES, net.seed)
@@ -114,9 +121,18 @@ def check(net: Network, folder: Path, on_machine) -> None:
             error = float(np.sqrt(np.square(got[same] - wanted[name][same]).mean())) / spread[name]
             assert error < TOLERANCE, f"{net}: {name} differs by {error:.3f} standard deviations"
     config = CONFIGS[net.seed % len(CONFIGS)]
+    arrangement = ARRANGEMENTS[net.seed % len(ARRANGEMENTS)]
+    batch = 1 if arrangement.blocks > 1 else 2
+    arranged = arrangement.apply(integer, config, batch)
+    batched = {"image": data[0] if batch == 1 else data[:batch]}
     machine = on_machine(schedule({"": integer}, config), "", {"image": data[0]})
+    arranged_machine = on_machine(schedule({"": arranged}, config), "", batched)
     for name in names:
         np.testing.assert_array_equal(machine[name], results[0].outputs[name], f"{net}: {name} on the machine")
+        images = [r.outputs[name] for r in results[:batch]]
+        joined = images[0] if batch == 1 else np.stack(images)
+        np.testing.assert_array_equal(golden.run(arranged, batched).outputs[name], joined, f"{net}: {name} arranged")
+        np.testing.assert_array_equal(arranged_machine[name], joined, f"{net}: {name} arranged, on the machine")
 
 
 QUIET = dict(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
