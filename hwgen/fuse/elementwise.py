@@ -257,9 +257,9 @@ def divide(ctx: Context, op: Op, a, b) -> View | Const:
         return multiply(ctx, op, a, b.of(variance_to(b.sym, -0.5), 1 / b.scale))
     if isinstance(a, View) and isinstance(a.sym, TopValues | Mixture) and isinstance(b.sym, SlotSum):
         return gate.renormalised(a, b)
-    if isinstance(a, View) and isinstance(b.sym, TopValues) and a.sym is b.sym and b.sym.shape[1] == 1:
-        one = SlotSum(logits=b.sym.logits, slots=1, shape=b.sym.shape)  # the sum over one slot, which optimisers drop
-        return gate.renormalised(a, b.of(one))
+    one = gate.by_itself(a, b) if isinstance(a, View) else None
+    if one is not None:
+        return one
     raise Unsupported("divides by a computed tensor in a way that is no LayerNorm or gate")
 
 

@@ -70,6 +70,7 @@ QUANTISED = (
 HINTS = {
     **dict.fromkeys(QUANTISED, "give the float model: hwgen quantises it itself"),
     **dict.fromkeys(("HardSwish", "Softplus", "Elu", "LeakyRelu", "Mish"), "use GELU, SiLU or ReLU as activation"),
+    "CumSum": "limits how many tokens an expert takes: export without expert capacity",
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
     "RMSNormalization": "use LayerNorm",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .op import Unsupported
-from .symbols import Activated, Array, Lin, Sym
+from .symbols import Activated, Array, Lin, Sym, View
 
 if TYPE_CHECKING:
     from .emit import Context
@@ -32,6 +32,14 @@ def stacked(branches: list[Sym]) -> Sym:
     if all(type(b) is Activated and (b.form, b.slope) == (first.form, first.slope) for b in branches):
         return Activated(x=stacked([b.x for b in branches]), form=first.form, slope=first.slope, **common)
     raise Unsupported("the experts do not have one form")
+
+
+def single_stack(ctx: Context, view: View, experts: int) -> View:
+    """The output of the only expert as a stack of one; any other view as it is."""
+    if experts != 1 or not isinstance(view.sym, Lin) or len(view.sym.shape) != 2:
+        return view
+    view = ctx.plain(view)
+    return view.of(ctx.once(("single",), view.sym, lambda: stacked([view.sym])))
 
 
 def split(ctx: Context, sym: Sym, columns: Array) -> Sym:
