@@ -64,13 +64,17 @@ class InputSlot:
 
 @dataclass(frozen=True)
 class OutputSlot:
-    """Where the driver finds an output: real value = int16 * scale, reshaped to `shape`. `dram`: byte offset."""
+    """Where the driver finds an output: real value = int16 * scale, reshaped to `shape`. `dram`: byte offset.
+
+    `transposed`: columns come before rows in that shape.
+    """
 
     name: str
     shape: tuple[int, ...]
     scale: float
     dram: int
     layout: RowLayout
+    transposed: bool = False
     index: int = 0  # of which image of a batch
 
 

@@ -76,6 +76,12 @@ def run_machine(program: Program, name: str, image: Images) -> MachineRun:
     return seen
 
 
+@pytest.fixture(scope="session")
+def on_machine() -> Callable[[Program, str, Images], Images]:
+    """on_machine(program, task, image): outputs of one image on the machine model."""
+    return lambda program, task, image: run_machine(program, task, image).outputs
+
+
 @dataclass
 class Ladder:
     """What `climb` compared: per image the machine's and the hardware's run."""
