@@ -7,7 +7,8 @@ from .elementwise import add
 from .emit import Context
 from .norm import layer_norm
 from .op import Op
-from .symbols import Lin, View
+from .symbols import Lin
+from .views import View
 
 
 def skip_layer_norm(ctx: Context, op: Op, values: list) -> list:
@@ -26,5 +27,3 @@ def bias_gelu(ctx: Context, op: Op, values: list) -> View:
     """com.microsoft.BiasGelu and FastGelu (the tanh form), whose bias may be absent."""
     x = values[0] if len(values) < 2 or values[1] is None else add(ctx, op, values[0], values[1])
     return activation(ctx, op, x, "tanh" if op.type.endswith("FastGelu") else "none")
-
-

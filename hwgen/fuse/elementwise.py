@@ -18,12 +18,10 @@ from .symbols import (
     Activated,
     Array,
     Centred,
-    Const,
     Embedding,
     Image,
     Lin,
     Mean,
-    Mixed,
     Mixture,
     Noise,
     Norm,
@@ -31,7 +29,6 @@ from .symbols import (
     Phi,
     Poly,
     Pooled,
-    Renormalised,
     Scores,
     SlotSum,
     Square,
@@ -39,14 +36,10 @@ from .symbols import (
     Sym,
     TopIndices,
     TopValues,
+    Unmasked,
     Variance,
-    View,
-    broadcast,
-    by_key,
-    same_elements,
-    uniform,
-    whole,
 )
+from .views import Const, View, broadcast, by_key, same_elements, uniform, whole
 
 # Some models guard a division by the sum of the chosen scores, which is at least 1/64, with such an epsilon.
 TINY = 1e-6
@@ -84,20 +77,10 @@ def add(ctx: Context, op: Op, a, b) -> View | Const:
     if Scores in (type(a.sym), type(b.sym)):
         scores = a if isinstance(a.sym, Scores) else b
         raise Unsupported("adds a mask that is computed from the image", "export without attention mask", scores)
-    for x, y in ((a, b), (b, a)):
-        if not _product(ctx, x) and isinstance(y.sym, Sum) and y.index is None:
-            first, second = (replace(v, shape=shape, scale=v.scale * y.scale) for v in (y.sym.a, y.sym.b))
-            if _product(ctx, first) and _product(ctx, second):  # x + (first + second), as parallel branches leave it
-                return add(ctx, op, add(ctx, op, x, first), second)
     ctx.emit(a), ctx.emit(b)  # refused here, where it is, if at all
     label = label_of(op)
     label = f"{label}.add" if label else ""
     return whole(Sum(a=a, b=b, shape=(int(np.prod(shape[:-1])), shape[-1]), label=label, source=op.name), shape)
-
-
-def _product(ctx: Context, view: View) -> bool:
-    """Whether the machine makes the tensor by products, which can be added to a stored tensor as they come out."""
-    return isinstance(ctx.settle(view).sym, Lin | Mixed)
 
 
 def _done(ctx: Context, view: View) -> bool:
@@ -251,22 +234,12 @@ def divide(ctx: Context, op: Op, a, b) -> View | Const:
         return multiply(ctx, op, a, Const(np.float32(1) / b.array.astype(np.float32), b.name))
     if isinstance(b.sym, Variance) and b.sym.power == 0.5:
         return multiply(ctx, op, a, b.of(variance_to(b.sym, -0.5), 1 / b.scale))
-    if isinstance(a, View) and isinstance(a.sym, TopValues) and isinstance(b.sym, SlotSum):
-        return _renormalised(a, b)
+    if isinstance(a, View) and isinstance(a.sym, TopValues | Mixture) and isinstance(b.sym, SlotSum):
+        return gate.renormalised(a, b)
+    if isinstance(a, View) and isinstance(b.sym, TopValues) and a.sym is b.sym and b.sym.shape[1] == 1:
+        one = SlotSum(logits=b.sym.logits, slots=1, shape=b.sym.shape)  # the sum over one slot, which optimisers drop
+        return gate.renormalised(a, b.of(one))
     raise Unsupported("divides by a computed tensor in a way that is no LayerNorm or gate")
-
-
-def _renormalised(a: View, b: View) -> View:
-    shape = shape_of(a, b)
-    a, b = broadcast(a, shape), broadcast(b, shape)
-    total, width, slots = a.sym, a.sym.shape[-1], b.sym.slots
-    rows, slot = a.positions // width, a.positions % width
-    if not (total.gated and total.logits is b.sym.logits and a.scale == b.scale and np.array_equal(rows, b.positions)):
-        raise Unsupported("divides gate scores by something else than their sum")
-    if not (np.all(slot < slots) and (total.ordered or slots == width)):
-        raise Unsupported("divides gate scores by the sum of other slots")
-    sym = Renormalised(logits=total.logits, ordered=total.ordered, shape=(total.shape[0], slots))
-    return View(sym, shape, rows * slots + slot, tainted=a.tainted)
 
 
 def power(ctx: Context, op: Op, a, b) -> View:
@@ -293,7 +266,7 @@ def negate(ctx: Context, op: Op, values: list) -> View:
 def cast(ctx: Context, op: Op, values: list) -> View:
     """A change of floating point width changes nothing here; expert indices and masks may become numbers."""
     to_float = op.attribute("to") in (1, 10, 11, 16)
-    if not to_float and not isinstance(values[0].sym, TopIndices | Mixture):
+    if not to_float and not isinstance(values[0].sym, TopIndices | Mixture | Unmasked):
         raise Unsupported("rounds a computed tensor to integers")
     return values[0]
 
@@ -324,7 +297,7 @@ def cast_like(ctx: Context, op: Op, values: list) -> View | Const:
 def select(ctx: Context, op: Op, values: list) -> View | Const:
     """Where: a constant choice, or a mask of the tokens of one expert."""
     condition, a, b = values
-    if isinstance(condition, View) and isinstance(condition.sym, Mixture):
+    if isinstance(condition, View) and isinstance(condition.sym, Mixture | Unmasked):
         return dispatch.where(ctx, condition, a, b)
     if isinstance(condition, Const):
         choice = uniform(condition.array)

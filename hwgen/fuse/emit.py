@@ -32,11 +32,9 @@ from .symbols import (
     Pooled,
     Sum,
     Sym,
-    View,
     describe,
-    need_rows,
-    token_layout,
 )
+from .views import View, need_rows, token_layout
 
 
 @dataclass(eq=False)
@@ -63,7 +61,9 @@ class Context:
         """The settled view with its scale absorbed into the layer that makes it."""
         view = self.settle(view)
         if isinstance(view.sym, Image):
-            view = self.once(("patches", view.scale, view.positions.tobytes()), view.sym, lambda: as_patches(view)) or view
+            view = (
+                self.once(("patches", view.scale, view.positions.tobytes()), view.sym, lambda: as_patches(view)) or view
+            )
         if abs(view.scale - 1) < 1e-6:
             return view if view.scale == 1 else view.of(view.sym, 1.0)
         return view.of(self.once(("scale", view.scale), view.sym, lambda: scaled(view.sym, view.scale)), 1.0)
@@ -154,7 +154,7 @@ class Context:
                 prefix, position = self.intern(prefix), self.intern(position)
                 return self.node(graph.Embed, "", "embed", x=x, prefix=prefix, position=position, **common)
             case Sum(a=a, b=b):
-                a, b = self._terms(a, b)
+                a, b = self.emit(a), self.emit(b)
                 return self.node(graph.Add, sym.label, "add", a=a, b=b, **common)
             case Pooled(x=x, start=start, stop=stop):
                 x = self.value(x, 0, x.shape[0])
@@ -165,7 +165,16 @@ class Context:
                 heads, scale = scores.shape[0], float(p.scale)
                 bias = None if scores.bias is None else self.intern(scores.bias * np.float32(scale))
                 return self.node(
-                    graph.Attention, sym.label, "attention", q=q, k=k, v=x, heads=heads, scale=scale, bias=bias, **common
+                    graph.Attention,
+                    sym.label,
+                    "attention",
+                    q=q,
+                    k=k,
+                    v=x,
+                    heads=heads,
+                    scale=scale,
+                    bias=bias,
+                    **common,
                 )
             case Mixed():
                 return self._experts(sym, common)
@@ -207,14 +216,6 @@ class Context:
             approximate=m.form,
             **common,
         )
-
-    def _terms(self, a: View, b: View) -> tuple[str, str]:
-        """Values of two views to be added, one of which a product makes."""
-        syms = [self.plain(v).sym for v in (a, b)]
-        if not any(isinstance(sym, Lin | Mixed | Opaque) for sym in syms):
-            b = self.plain(b)
-            b = b.of(self.as_linear(b.sym))
-        return self.emit(a), self.emit(b)
 
     def _activation(self, sym: Activated, x: str, common: dict[str, str]) -> str:
         if sym.form == "relu":

@@ -7,7 +7,8 @@ import numpy as np
 from .emit import Context
 from .op import Op, Unsupported
 from .params import label_of
-from .symbols import Centred, Const, Norm, Variance, View, need_rows, need_tensor
+from .symbols import Centred, Norm, Variance
+from .views import Const, View, need_rows, need_tensor
 
 
 def root_of(a: View, exponent: float) -> View:
@@ -29,7 +30,9 @@ def normalised(op: Op, x: View, y: View, centred: Centred, epsilon: float) -> Vi
         raise Unsupported("normalises by the variance of another row")
     width = centred.shape[-1]
     gamma = np.ones(width, np.float32) if centred.gain is None else centred.gain
-    norm = Norm(x=centred.x, gamma=gamma, beta=np.zeros(width, np.float32), epsilon=epsilon, shape=centred.shape, source=op.name)
+    norm = Norm(
+        x=centred.x, gamma=gamma, beta=np.zeros(width, np.float32), epsilon=epsilon, shape=centred.shape, source=op.name
+    )
     norm.label = label_of(op)
     return x.of(norm, x.scale * y.scale)
 
@@ -51,5 +54,3 @@ def layer_norm(ctx: Context, op: Op, values: list) -> View:
     label = label_of(op, gamma, *([] if beta is None else [beta]))
     norm = Norm(x=x.sym, gamma=g, beta=b, epsilon=epsilon, shape=x.sym.shape, label=label, source=op.name)
     return x.of(norm)
-
-

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .op import Op, Unsupported
-from .symbols import Const, Embedding, Lin, Mixed, Norm, Patches, Pooled, Sum, Sym
+from .symbols import Embedding, Lin, Mixed, Norm, Patches, Pooled, Sum, Sym
+from .views import Const
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 

@@ -12,22 +12,8 @@ from .elementwise import add
 from .emit import Context
 from .op import Op, Unsupported
 from .params import label_of
-from .symbols import (
-    Array,
-    Const,
-    Image,
-    Joined,
-    Lin,
-    Mixture,
-    Patches,
-    Probabilities,
-    View,
-    broadcast,
-    need_tensor,
-    positions,
-    token_layout,
-    whole,
-)
+from .symbols import Array, Image, Joined, Lin, Mixture, Patches, Probabilities, Sym
+from .views import Const, View, broadcast, need_tensor, positions, token_layout, whole
 
 
 def matmul(ctx: Context, op: Op, values: list) -> View:
@@ -40,7 +26,9 @@ def matmul(ctx: Context, op: Op, values: list) -> View:
     if isinstance(b, Const):
         return linear(ctx, op, a, b)
     if isinstance(a, Const):
-        return scores_of(op, a, b)
+        if a.shape[-2] == 1 and int(np.prod(a.shape[:-2])) > 1:
+            return scores_of(op, a, b)  # a learned query, by heads
+        return _transposed(linear(ctx, op, _transposed(b), Const(np.swapaxes(a.array, -1, -2), a.name)))  # AB = (B'A')'
     if isinstance(a.sym, Probabilities):
         return attended(op, a, b)
     if gate.is_part(a, b):
@@ -73,6 +61,11 @@ def _swapped(x: View | Const, batch: int, last: int) -> View | Const:
     return replace(x, shape=index.shape, index=index)
 
 
+def _transposed(view: View) -> View:
+    index = np.swapaxes(view.positions, -1, -2)
+    return replace(view, shape=index.shape, index=index)
+
+
 def gemm(ctx: Context, op: Op, values: list) -> View:
     """Gemm: alpha * A' @ B' + beta * C."""
     a, b, c = (list(values) + [None])[:3]
@@ -103,7 +96,7 @@ def linear(ctx: Context, op: Op, x: View, w: Const) -> View:
         x = ctx.plain(x)
     need_tensor(x)
     if int(np.prod(weight.shape[:-2])) != 1:
-        return _expert_linear(op, x, weight, label)
+        return _expert_linear(ctx, op, x, weight, label)
     shape = (*np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]), x.shape[-2], weight.shape[-1])
     layout = token_layout(x)
     if layout is None:
@@ -129,7 +122,9 @@ def _patches_linear(x: Patches, weight: Array, label: str, op: Op) -> Patches | 
         return Lin(x=x, weight=weight, shape=(x.shape[0], len(weight)), label=label, source=op.name)
     bias = None if x.bias is None else weight @ x.bias
     weight = (weight @ first).reshape(-1, *x.weight.shape[1:])
-    return Patches(image=x.image, weight=weight, bias=bias, shape=(x.shape[0], len(weight)), label=label, source=op.name)
+    return Patches(
+        image=x.image, weight=weight, bias=bias, shape=(x.shape[0], len(weight)), label=label, source=op.name
+    )
 
 
 def _joined_linear(ctx: Context, op: Op, x: View, w: Const) -> View:
@@ -157,23 +152,47 @@ def _spread(weight: Array, columns: Array, width: int, scale: float) -> Array:
     return full
 
 
-def _expert_linear(op: Op, x: View, weight: Array, label: str) -> View:
-    """All experts at once: x [.., E, T, K] @ weight [.., E, K, N]."""
-    batch = np.broadcast_shapes(x.shape[:-2], weight.shape[:-2])
-    experts = int(np.prod(weight.shape[:-2]))
-    if int(np.prod(batch)) != experts:
-        raise Unsupported(f"multiplies {x.shape} by one matrix for each of {experts} experts")
-    tokens, k, n = x.shape[-2], x.shape[-1], weight.shape[-1]
-    layout = token_layout(broadcast(x, (*batch, tokens, k)))
-    if layout is None:
+def _expert_linear(ctx: Context, op: Op, x: View, weight: Array, label: str) -> View:
+    """All experts at once: x [..., M, K] @ weight [..., K, N], whose leading axes are experts (or have one element)."""
+    rank = max(len(x.shape), weight.ndim)
+    weight = weight.reshape((1,) * (rank - weight.ndim) + weight.shape)
+    own = [i for i in range(rank - 2) if weight.shape[i] > 1]
+    rest = [i for i in range(rank - 1) if i not in own]
+    sizes = tuple(weight.shape[i] for i in own)
+    experts, k, n = int(np.prod(sizes)), *weight.shape[-2:]
+    places = x.positions.reshape((1,) * (rank - len(x.shape)) + x.shape)
+    target = tuple(weight.shape[i] if i in own else m for i, m in enumerate(places.shape))
+    places = np.broadcast_to(places, target).transpose([*own, *rest, rank - 1])
+    shape = places.shape[:-1]
+    places = places.reshape(experts, -1, k)
+    sym, rows, columns = _by_expert(ctx, x.sym, places)
+    spread = _spread(np.swapaxes(weight.reshape(experts, k, n), 1, 2), columns, sym.shape[-1], x.scale)
+    tokens = sym.shape[-2]
+    result = Lin(x=sym, weight=spread, shape=(experts, tokens, n), label=label, source=op.name)
+    index = (np.arange(experts)[:, None, None] * tokens + rows[:, None]) * n + np.arange(n)
+    index = index.astype(np.int32).reshape(*shape, n)
+    order = [*own, *rest, rank - 1]
+    index = index.transpose([order.index(i) for i in range(rank)])
+    return View(result, index.shape, index)
+
+
+def _by_expert(ctx: Context, sym: Sym, places: Array) -> tuple[Sym, Array, Array]:
+    """(tensor, rows [R], columns [K]) that every expert e reads at `places` [E, R, K] of `sym`.
+
+    Where each expert reads columns of its own of a common linear layer, that becomes a stack of layers.
+    """
+    width, experts = sym.shape[-1], len(places)
+    rows, columns = places[:, :, 0] // width, places[:, 0, :] % width
+    if not np.array_equal(places, rows[..., None] * width + columns[:, None, :]):
         raise Unsupported("multiplies a tensor that is not tokens by channels")
-    rows, own = layout[0].reshape(experts, tokens), x.sym.shape[-2]
-    if len(x.sym.shape) == 3:
-        rows = rows - np.arange(experts)[:, None] * own
-    stacked = len(x.sym.shape) == 2 or x.sym.shape[0] == experts
-    if not stacked or rows.min() < 0 or rows.max() >= own or (rows != rows[0]).any():
+    if len(sym.shape) == 3:
+        rows = rows - np.arange(experts)[:, None] * sym.shape[-2]
+    fits = len(sym.shape) == 2 or sym.shape[0] == experts
+    if not fits or rows.min() < 0 or rows.max() >= sym.shape[-2] or (rows != rows[0]).any():
         raise Unsupported("the experts do not read the same tokens")
-    spread = _spread(np.swapaxes(weight.reshape(experts, k, n), 1, 2), layout[1], x.sym.shape[-1], x.scale)
-    sym = Lin(x=x.sym, weight=spread, shape=(experts, own, n), label=label, source=op.name)
-    index = (np.arange(experts)[:, None, None] * own + rows[..., None]) * n + np.arange(n)
-    return View(sym, (*batch, tokens, n), index.astype(np.int32).reshape(*batch, tokens, n))
+    if (columns != columns[0]).any():
+        if len(sym.shape) != 2:
+            raise Unsupported("the experts do not read the same channels")
+        sym = mixture.split(ctx, sym, columns)
+        columns = np.arange(columns.shape[1])[None]
+    return sym, rows[0], columns[0]

@@ -8,11 +8,13 @@ writing the same idea ends in the same Sym, and what a rule concludes holds by c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .op import Unsupported
+if TYPE_CHECKING:
+    from .views import View
 
 Array = np.ndarray
 
@@ -258,12 +260,22 @@ class Renormalised(Sym):
 
 
 @dataclass(eq=False, kw_only=True)
+class ChosenLogits(Sym):
+    """The logits of the best `slots` experts, minus infinity for the others: [T, E]."""
+
+    logits: Sym
+    slots: int
+
+
+@dataclass(eq=False, kw_only=True)
 class Mixture(Sym):
     """Part of sum over s, e of score[t,s] * mask[t,s,e] * f_e(x)[t,d]; shape (T, K, E, D), 1 where an axis is absent.
 
     Slot s of token t goes to expert e where mask[t,s,e]. `score` is None, "gate" or "renormalised". `branches` maps
     expert to its last layer (None: not yet known which expert), `stacked` is the last layer of all experts in one Lin.
     `slots` is how many slots are summed (None: not summed); `summed` says that the experts in `branches`, or all, are.
+    A mask whose slots are summed tells whether token t goes to expert e at all. Where slots and experts are added one by
+    one, `cells` holds the pairs (slot, expert) that are in, of `chosen` slots.
     """
 
     logits: Sym | None = None
@@ -274,6 +286,23 @@ class Mixture(Sym):
     stacked: Lin | None = None
     slots: int | None = None
     summed: bool = False
+    cells: frozenset[tuple[int, int]] | None = None
+    chosen: int = 0
+
+
+@dataclass(eq=False, kw_only=True)
+class Unmasked(Sym):
+    """1 - mask, where the slots or experts that `mask` is about are not chosen; of its shape."""
+
+    mask: Mixture
+
+
+@dataclass(eq=False, kw_only=True)
+class Updated(Sym):
+    """base + part, two views of this shape: the rows of an expert read from the result so far, and its contribution."""
+
+    base: View
+    part: View
 
 
 @dataclass(eq=False, kw_only=True)
@@ -294,118 +323,6 @@ class Mixed(Sym):
 # What the rules below may read as tokens by channels.
 TENSORS = (Opaque, Patches, Embedding, Lin, Sum, Pooled, Padded, Norm, Activated, Attended, Mixed)
 
-# --- values of the ONNX graph ------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class Const:
-    """A known array; `name` of the initialiser it comes from, where there is one."""
-
-    array: Array
-    name: str = ""
-    tainted = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-
-@dataclass(eq=False)
-class View:
-    """scale * sym.flat[index]; index None: all of sym in order. `tainted`: an unsupported node is behind it."""
-
-    sym: Sym
-    shape: tuple[int, ...]
-    index: Array | None = None
-    scale: float = 1.0
-    tainted: bool = field(default=False)
-
-    @property
-    def positions(self) -> Array:
-        return positions(self.shape) if self.index is None else self.index
-
-    def of(self, sym: Sym, scale: float | None = None) -> View:
-        """The same elements of another Sym of the same shape."""
-        return replace(self, sym=sym, scale=self.scale if scale is None else scale)
-
-
-@dataclass(eq=False)
-class Packed:
-    """A ragged tensor: the entries of `inner` along `axis` (negative, from the right) where `mask` [n] holds."""
-
-    mask: View
-    inner: View | Const
-    axis: int
-
-    @property
-    def tainted(self) -> bool:
-        return self.inner.tainted
-
-
-@dataclass(eq=False)
-class Unknown:
-    """A value of unknown shape behind an unsupported node."""
-
-    tainted = True
-
-
-def positions(shape: tuple[int, ...]) -> Array:
-    """0, 1, 2, ... in `shape`."""
-    return np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
-
-
-def whole(sym: Sym, shape: tuple[int, ...] | None = None) -> View:
-    return View(sym, sym.shape if shape is None else shape)
-
-
-def reshaped(view: View, shape: tuple[int, ...]) -> View:
-    return replace(view, shape=shape, index=None if view.index is None else view.index.reshape(shape))
-
-
-def broadcast(view: View, shape: tuple[int, ...]) -> View:
-    """The view repeated to `shape` by the rules of NumPy."""
-    if view.shape == shape:
-        return view
-    if int(np.prod(view.shape)) == int(np.prod(shape)):
-        return reshaped(view, shape)
-    return replace(view, shape=shape, index=np.broadcast_to(view.positions, shape))
-
-
-def same_elements(a: View, b: View) -> bool:
-    """True where two views of one shape read the same positions of their Syms."""
-    if a.shape != b.shape:
-        return False
-    return (a.index is None and b.index is None) or bool(np.array_equal(a.positions, b.positions))
-
-
-def token_layout(view: View) -> tuple[Array, Array] | None:
-    """(rows, columns) where view[..., c] is column columns[c] of row rows[...] of its Sym; None for other layouts."""
-    width = view.sym.shape[-1]
-    if not view.shape or view.shape[-1] == 0:
-        return None
-    if view.index is None and view.shape[-1] == width:
-        return positions(view.shape[:-1]), np.arange(width)
-    flat = view.positions.reshape(-1, view.shape[-1])
-    rows, columns = flat[:, 0] // width, flat[0] % width
-    if not np.array_equal(flat, rows[:, None] * width + columns):
-        return None
-    return rows.reshape(view.shape[:-1]), columns
-
-
-def need_rows(view: View) -> Array:
-    """Rows of a view that shows whole rows of its Sym, channels in order."""
-    layout = token_layout(view)
-    if layout is None or not np.array_equal(layout[1], np.arange(view.sym.shape[-1])):
-        raise Unsupported("its input is not tokens by channels with the channels in order")
-    return layout[0]
-
-
-def need_tensor(view: View) -> Sym:
-    """The Sym of a view, which must be a tensor that the machine computes, not a step towards one."""
-    if not isinstance(view.sym, TENSORS):
-        raise Unsupported(f"reads {describe(view.sym)}")
-    return view.sym
-
 
 def describe(sym: Sym) -> str:
     """What a Sym is, for a message."""
@@ -422,35 +339,6 @@ def describe(sym: Sym) -> str:
             return "the outputs of all experts"
         case Mixture():
             return "a mixture of experts that is matched only in part"
-        case TopValues() | TopIndices() | SlotSum() | Renormalised():
+        case TopValues() | TopIndices() | SlotSum() | Renormalised() | ChosenLogits() | Unmasked():
             return "the choice of a gate"
     return f"the result of {sym.source!r}" if sym.source else f"an intermediate result ({type(sym).__name__})"
-
-
-def head_layout(view: View) -> Heads:
-    """Read a view [..., T, d] as heads of a [T, D] Sym."""
-    flat = view.positions.reshape(-1, *view.shape[-2:])
-    width = view.sym.shape[-1]
-    need_tensor(view)
-    rows, columns = flat[0, :, 0] // width, flat[:, 0, :] % width
-    contiguous = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
-    if len(view.sym.shape) != 2 or not contiguous:
-        raise Unsupported("an operand is not tokens by channels")
-    if not np.array_equal(flat, rows[:, None] * width + columns[:, None, :]):
-        raise Unsupported("an operand is not a split of the channels into heads")
-    return Heads(view.sym, columns, int(rows[0]), int(rows[0]) + len(rows))
-
-
-def by_key(values: Array, key: Array, size: int, absent: float) -> Array | None:
-    """v [size] with values == v[key] everywhere, `absent` where no key points; None where there is no such v."""
-    v = np.full(size, absent, values.dtype)
-    v[key] = values
-    return v if np.array_equal(v[key], values) else None
-
-
-def uniform(array: Array) -> float | None:
-    """The one value an array holds throughout, if so."""
-    if array.size == 0:
-        return None
-    first = array.flat[0]
-    return float(first) if array.size == 1 or bool((array == first).all()) else None

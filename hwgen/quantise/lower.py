@@ -254,4 +254,4 @@ def _output(b: Builder, output: fg.Output) -> Output:
     held = b.held.get(output.value)
     if held is None or np.ndim(held.scale) or held.offset is not None:
         raise UserError(f"output {output.name!r}: {output.value!r} cannot be an output of the machine")
-    return Output(output.name, held.view, float(held.scale), tuple(output.shape), output.transposed)
+    return Output(output.name, held.view, float(held.scale), tuple(output.shape), transposed=output.transposed)
