@@ -93,5 +93,7 @@ def _arranged(
     axes = [term.index(c) for c in order]
     if isinstance(value, Const):
         return Const(value.array.transpose(axes).reshape(shape), value.name)
+    if axes == sorted(axes):
+        return reshaped(value, shape)
     index = value.positions.transpose(axes).reshape(shape)
     return replace(value, shape=shape, index=index)
