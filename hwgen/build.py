@@ -105,7 +105,7 @@ def _bundle(build: Build) -> str:
         build.program,
         models=hashes,
         board=build.board.name,
-        registers=registers.manifest(),
+        registers=registers.manifest(build.config),
         files=contents,
     )
     return str(build.output)

@@ -195,7 +195,7 @@ def manifest(
     *,
     models: list[dict],
     board: str,
-    registers: dict,
+    registers: list[dict],
     files: dict[str, str],
 ) -> dict:
     """The manifest as a JSON object. models: {task, file, sha256} each; files: sha256 by relative name."""
@@ -244,7 +244,7 @@ def write_bundle(
     *,
     models: list[dict],
     board: str,
-    registers: dict,
+    registers: list[dict],
     files: dict[str, bytes | str] | None = None,
 ) -> None:
     """Write the bundle directory: manifest.json, manifest.sha256, program.bin, dram.bin and `files` (relative names).
