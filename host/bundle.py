@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .errors import BundleError
+
 FORMAT = "hwgen-bundle"
 FORMAT_VERSION = 1
-
-
-class BundleError(ValueError):
-    """The directory is no intact bundle, or does not hold what is asked for. The message names the file."""
+INSTRUCTION_BYTES = 64
 
 
 class Bundle:
@@ -85,3 +84,19 @@ class Bundle:
             target = slice(segment["dram_offset"], segment["dram_offset"] + size)
             memory[target] = np.frombuffer(data, np.uint8, size, start)
         return memory
+
+    @property
+    def batch(self) -> int:
+        """Images of one run of the program."""
+        return self.manifest.get("batch", 1)
+
+    def program(self, task: str) -> bytes:
+        """The instruction words of a task."""
+        entry = self.task(task)["program"]
+        start = entry["offset_bytes"] - self.memory["regions"]["programs"]["offset"]
+        return self.files["program.bin"][start : start + entry["instructions"] * INSTRUCTION_BYTES]
+
+    def estimated_cycles(self, task: str) -> int:
+        """Cycles of a run as the build's cost model expects them; 0 where the bundle holds no report."""
+        report = self.files.get("report.json")
+        return json.loads(report)["tasks"][task]["cycles"] if report else 0

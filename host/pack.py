@@ -31,6 +31,18 @@ def unpack_output(entry: dict, data: bytes | np.ndarray) -> np.ndarray:
     return (rows * np.float64(entry["scale"])).astype(np.float32).reshape(entry["shape"])
 
 
+def pack_group(entry: dict, images: np.ndarray, batch: int) -> bytes:
+    """Bytes of an input slot from at most `batch` images, float [n, C, H, W]; those of missing images are zero."""
+    size = entry["bytes"] // batch
+    return b"".join(pack_input(entry, image) for image in images).ljust(size * batch, b"\0")
+
+
+def unpack_group(entry: dict, data: np.ndarray, batch: int, count: int) -> np.ndarray:
+    """float32 [count, *shape]: the first `count` images of the `batch` in an output slot."""
+    size = entry["bytes"] // batch
+    return np.stack([unpack_output(entry, data[i * size : (i + 1) * size]) for i in range(count)])
+
+
 def patchify(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """[C, H, W] -> [patches, C*height*width], patches row-major, elements in the order of a convolution weight."""
     c, h, w = image.shape

@@ -24,6 +24,7 @@ from .rtl.post import PostProcessor
 from .rtl.reader import RowQuantiser, RowReader
 from .rtl.router import route_cycles
 from .rtl.sequencer import FETCH_QUEUE
+from .traffic import array_rows, data_beats
 
 # Steps of the control logic between the pipelines, whose latencies the units state.
 TILE_STEPS = PARAMS_STEPS = 2  # of the tile loader, from a tile's last word to the next tile's, or its parameters', first
@@ -114,14 +115,6 @@ def word_cycles(config: Config, memory: Memory) -> float:
 def transfer_cycles(config: Config, memory: Memory, beats: int) -> float:
     """Cycles of `beats` on the data port, its latency included."""
     return memory.latency + beats * beat_cycles(config, memory, 1)
-
-
-def data_beats(insn: isa.Insn, config: Config) -> int:
-    """Beats that a Load, LoadScales or Store moves."""
-    if isinstance(insn, isa.LoadScales):
-        return -(-2 * insn.count // config.axi_bytes)
-    narrow = isinstance(insn, isa.Load) and insn.narrow
-    return insn.rows * insn.chunks * (config.narrow_chunk_beats if narrow else config.chunk_beats)
 
 
 def vector_cycles(insn: isa.Insn, config: Config) -> int:
@@ -275,8 +268,7 @@ class _Timeline:
                 time = loaded
             self.bank_users.append(self.issued)
         self.loader = time + 1
-        total = rows * -(-insn.inputs // c.array_inputs) * -(-insn.outputs // c.array_outputs)
-        self.generated = max(job + total, self.issued_before(ISSUE_QUEUE))
+        self.generated = max(job + array_rows(insn, c, rows), self.issued_before(ISSUE_QUEUE))
         self.result.macs += rows * insn.inputs * insn.outputs
         return start, self.issued + pipeline(c)
 

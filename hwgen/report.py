@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from . import cost, isa, resources
+from . import cost, energy, isa, resources
 from .boards import Board
 from .program import Program
 
 REPORT_VERSION = 1
-# Energy per event on a 16 nm FPGA, joules; orders of magnitude for comparing builds, not a power analysis.
-JOULE_PER_MAC = 1.5e-12  # int8, with its operands' way through the fabric
-JOULE_PER_DRAM_BYTE = 120e-12  # LPDDR4/DDR4 with controller and PHY
-STATIC_WATT = 2.0  # fabric leakage and clock tree
 
 
 def make(program: Program, board: Board) -> dict:
@@ -39,7 +35,14 @@ def _task(task, config, memory) -> dict:
     result = cost.estimate(task.instructions, config, memory)
     cycles = max(1, round(result.cycles))
     seconds = cycles / (config.clock_mhz * 1e6)
-    traffic = result.weight_bytes + result.read_bytes + result.write_bytes
+    events = energy.activity(
+        config,
+        cycles=cycles,
+        array_active=result.array_active,
+        weight_bytes=result.weight_bytes,
+        data_bytes=result.read_bytes + result.write_bytes,
+    )
+    joules = energy.estimate(events, seconds)
     kinds: dict[str, int] = {}
     for insn in task.instructions:
         kinds[type(insn).__name__] = kinds.get(type(insn).__name__, 0) + 1
@@ -48,7 +51,6 @@ def _task(task, config, memory) -> dict:
         insn = task.instructions[span.index]
         entry = {"index": span.index, "insn": type(insn).__name__, "of": task.origins[span.index]}
         operations.append(entry | {"start": round(span.start), "end": round(span.end), "rows": span.rows})
-    dynamic = result.macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
     return {
         "estimate": True,
         "cycles": cycles,
@@ -62,9 +64,9 @@ def _task(task, config, memory) -> dict:
         "instructions": dict(sorted(kinds.items())),
         "traffic_bytes": {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes},
         "energy_estimate": {
-            "note": "first-order estimate from events and a static power, not measured",
-            "millijoule_per_image": round((dynamic + STATIC_WATT * seconds) * 1e3, 6),
-            "of_it_static": round(STATIC_WATT * seconds * 1e3, 6),
+            "note": energy.NOTE,
+            "millijoule_per_image": round(joules["total"] * 1e3, 6),
+            **{f"of_it_{name}": round(value * 1e3, 6) for name, value in joules.items() if name != "total"},
         },
         "operations": operations,
     }

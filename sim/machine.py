@@ -34,6 +34,10 @@ class MachineFault(Exception):
     """The program asks for what the machine cannot do: an address outside memory, a deadlock, weight words left over."""
 
 
+class DramFault(MachineFault):
+    """An address outside DRAM: hardware gets an error response."""
+
+
 @dataclass
 class Segment:
     """Weight words first..first+words, counted in every port's region alike."""
@@ -108,7 +112,7 @@ class Machine:
     def _data_bytes(self, beats: int, size: int) -> slice:
         start = self.data_base + beats * self.config.axi_bytes
         if start + size > self.dram.size:
-            raise MachineFault(f"DRAM access at byte {start} reaches beyond the end")
+            raise DramFault(f"DRAM access at byte {start} reaches beyond the end")
         return slice(start, start + size)
 
     def weight_words(self, segments: list[Segment]) -> Array:
@@ -121,7 +125,7 @@ class Machine:
                 start = base + segment.first * share
                 part = self.dram[start : start + segment.words * share]
                 if part.size != segment.words * share:
-                    raise MachineFault(f"weight words at byte {start} reach beyond the end of DRAM")
+                    raise DramFault(f"weight words at byte {start} reach beyond the end of DRAM")
                 words[at : at + segment.words, port * share : (port + 1) * share] = part.reshape(segment.words, share)
             at += segment.words
         return words[:, : config.array_inputs]

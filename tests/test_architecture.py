@@ -29,6 +29,8 @@ HWGEN = {
     "doctor": "",
     "boards": "config errors",
     "registers": "config isa",
+    "traffic": "config isa",
+    "energy": "config numerics",
     "fuse": "graph numerics",
     "frontend": "errors fuse graph",
     "quantise": "errors graph intgraph numerics",
@@ -37,14 +39,14 @@ HWGEN = {
     "program": "config errors files isa",
     "schedule": "config errors intgraph isa numerics program",
     "rtl": "config errors intgraph isa numerics registers",
-    "cost": "boards config intgraph isa rtl",  # the latencies that the units state
+    "cost": "boards config intgraph isa rtl traffic",  # the latencies that the units state
     "resources": "boards config isa numerics",
-    "report": "boards cost isa program resources",
+    "report": "boards cost energy isa program resources",
     "report_html": "isa",
     "example": "errors files",
 }
 COMMANDS = {"build", "run", "demo", "cli", "__main__"}
-SIM = {"boards", "config", "doctor", "errors", "graph", "intgraph", "isa", "numerics", "registers"}
+SIM = {"boards", "config", "doctor", "energy", "errors", "graph", "intgraph", "isa", "numerics", "registers", "traffic"}
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
 LIBRARIES = {
@@ -57,7 +59,7 @@ LIBRARIES = {
     "hwgen.cli": set(),
     "hwgen.doctor": {"find_libpython"},
     "hwgen": NUMPY,
-    "sim": {"numpy", "cocotb", "cocotb_tools"},
+    "sim": {"numpy", "cocotb", "cocotb_tools", "pynq"},
     "host": {"numpy", "pynq"},
     "boards": set(),
     "rtl_templates": set(),

@@ -11,11 +11,11 @@ import pytest
 from host.pack import pack_input, unpack_output
 from hwgen import boards, isa
 from hwgen.config import Config
-from hwgen.cost import data_beats
 from hwgen.intgraph import IntGraph
 from hwgen.program import Program, TaskProgram
 from hwgen.rtl.top import emit
 from hwgen.schedule import schedule
+from hwgen.traffic import data_beats
 from sim import golden, rtl
 from sim.dram import of_board
 from sim.machine import Machine
