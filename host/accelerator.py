@@ -6,6 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
+from pathlib import Path
 
 import numpy as np
 
@@ -30,8 +31,9 @@ class Accelerator:
         with Accelerator("digits.bundle", device="sim") as accelerator:
             logits = accelerator(images)
 
-    device: "board" (the default), "sim", "rtl", or an object that offers what `host.device` describes. task: the first
-    one unless named. wait: "polling" or "interrupt". timeout: seconds of the device's time a run may take; by default
+    device: "board" (the default), "sim", "rtl", or an object that offers what `host.device` describes, which stays open
+    when the accelerator closes. task: the first one unless named. bitstream: of the board, see
+    `host.board`. wait: "polling" or "interrupt". timeout: seconds of the device's time a run may take; by default
     PATIENCE times what the bundle's report expects, plus the device's `grace`. say: takes the line that tells the clock
     (None: silence).
 
@@ -46,6 +48,7 @@ class Accelerator:
         device=None,
         *,
         task: str | None = None,
+        bitstream: Path | str | None = None,
         wait: str = "polling",
         timeout: float | None = None,
         say: Callable[[str], None] | None = print,
@@ -58,7 +61,8 @@ class Accelerator:
         self._jobs: deque[Job] = deque()  # submitted and not finished; the first one is at work
         self._programs: dict[str, tuple[int, int, int]] = {}
         self.task = self.bundle.tasks[0] if task is None else task
-        self._device = open_device(device, self.bundle)
+        self._owned = device is None or isinstance(device, str)
+        self._device = open_device(device, self.bundle, bitstream)
         try:
             if self._device.lock_path is not None:
                 self._lock = DeviceLock(self._device.lock_path)
@@ -179,7 +183,8 @@ class Accelerator:
         finally:
             if self._memory is not None:
                 self._memory.free()
-            self._device.close()
+            if self._owned:
+                self._device.close()
             if self._lock is not None:
                 self._lock.release()
 

@@ -10,6 +10,8 @@
     wait_interrupt(seconds)                 True once the interrupt is high, False when the time is over
     sleep(seconds), now()                   the device's time: simulated where the device is
     rails()            power rails that can be sampled: {name: function that gives watts}
+    every(seconds, call)                    calls until the function that it returns is called; sample_seconds and
+                       idle_seconds are how often and how long rails are sampled
     close()
 
 `host.board` is the board, `sim.device` the simulated one over the machine model or the Verilog.
@@ -18,6 +20,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 from .bundle import Bundle
 from .errors import DeviceError
@@ -26,12 +29,17 @@ SIMULATED = {"sim": "machine", "rtl": "rtl"}
 NAMES = ("board", *SIMULATED)
 
 
-def open_device(device, bundle: Bundle):
-    """A device from its name in NAMES, None for the board; an object is taken as it is. Raises DeviceError."""
+def open_device(device, bundle: Bundle, bitstream: Path | str | None = None):
+    """A device from its name in NAMES, None for the board; an object is taken as it is. Raises DeviceError.
+
+    bitstream: for the board, see `host.board`.
+    """
     if device is None or device == "board":
         from .board import Board
 
-        return Board(bundle)
+        return Board(bundle, bitstream)
+    if bitstream is not None:
+        raise DeviceError(f"{bitstream}: a bitstream goes to the board, not to a simulated device")
     if not isinstance(device, str):
         return device
     if device not in SIMULATED:

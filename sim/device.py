@@ -50,6 +50,7 @@ class SimulatedBoard:
     simulated = True
     grace = 0.0
     poll_seconds = POLL_SECONDS
+    sample_seconds, idle_seconds = 20e-6, 1e-3
 
     def __init__(self, engine, config: Config, board: boards.Board, lock_path: Path | str | None = None):
         self.engine, self.lock_path = engine, lock_path
@@ -58,6 +59,7 @@ class SimulatedBoard:
         self.cycles_exact = engine.cycles_exact
         self._config, self._board = config, board
         self._buffers: list[Buffer] = []
+        self._observers: list[list] = []  # period, last call, function
         self._sampled = (0, Activity())
         self._watts: dict[str, float] = {}
         self._closed = False
@@ -99,9 +101,29 @@ class SimulatedBoard:
 
     def sleep(self, seconds: float) -> None:
         self.engine.advance(self._cycles(seconds))
+        self._call()
 
     def wait_interrupt(self, seconds: float) -> bool:
-        return self.engine.wait(self._cycles(seconds))
+        """In steps of the observers' period, so that they see what happens meanwhile."""
+        end = self.now() + seconds
+        step = min((period for period, _, _ in self._observers), default=seconds)
+        while (left := end - self.now()) > 0:
+            if self.engine.wait(self._cycles(min(left, step))):
+                return True
+            self._call()
+        return False
+
+    def every(self, seconds: float, call):
+        """Call whenever so much simulated time has passed, until the returned function is called."""
+        entry = [seconds, self.now(), call]
+        self._observers.append(entry)
+        return lambda: self._observers.remove(entry)
+
+    def _call(self) -> None:
+        for entry in self._observers:
+            if self.now() - entry[1] >= entry[0]:
+                entry[1] = self.now()
+                entry[2]()
 
     def _cycles(self, seconds: float) -> int:
         return max(1, round(seconds * self.clock_mhz * 1e6))
