@@ -73,7 +73,7 @@ def _schedule(build: Build) -> str:
     return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM"
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def verilog(config: Config) -> dict[str, str]:
     """File name -> Verilog of the machine; the longest step of a build, so a process does it once per Config."""
     from .rtl.top import emit

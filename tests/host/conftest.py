@@ -25,6 +25,13 @@ ASSETS = Path(str(resources.files("hwgen.example"))) / "assets"
 IMAGES = 4
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """What needs the bundle goes to the worker of the system tests with the same Config: its Verilog is made once."""
+    for item in items:
+        if "digits_bundle" in getattr(item, "fixturenames", ()) and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("16x16"))
+
+
 @dataclass
 class Bench:
     """A device with the bundle that fits it. `engine`: where faults are injected, None on a board."""
@@ -72,12 +79,7 @@ def pynq_or_skip():
 
 @pytest.fixture(
     scope="module",
-    params=[
-        "machine",
-        pytest.param("rtl", marks=pytest.mark.xdist_group("16x16")),
-        "pynq",
-        "board",
-    ],
+    params=["machine", "rtl", "pynq", "board"],
 )
 def opened(request, digits) -> Iterator[Bench]:
     """A device, for a module's tests one after the other."""

@@ -32,7 +32,15 @@ def test_answers_are_golden(bench, accelerator):
     bare = accelerator(bench.images[1:2], task="digit")
     np.testing.assert_array_equal(bare, bench.golden["digit"]["digit"][1:2])
     assert bare.dtype == np.float32
+
+
+def test_verify(bench, accelerator):
+    if bench.name == "rtl":
+        pytest.skip("reading all of a simulator's memory takes seconds")
     assert accelerator.verify() == []
+    accelerator.submit(bench.images[:1])
+    with pytest.raises(DeviceError, match="no run is under way"):
+        accelerator.verify()
 
 
 def test_interrupt(bench):

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from host.pack import pack_input, unpack_output
-from hwgen import boards, isa
+from hwgen import boards, build, isa
 from hwgen.config import Config
 from hwgen.intgraph import IntGraph
 from hwgen.program import Program, TaskProgram
-from hwgen.rtl.top import emit
 from hwgen.schedule import schedule
 from hwgen.traffic import data_beats
 from sim import golden, rtl
@@ -77,21 +76,8 @@ class Ladder:
     rtl: list[rtl.RunResult]
 
 
-@pytest.fixture(scope="session")
-def verilog() -> Callable[[Config], dict[str, str]]:
-    """Verilog of a Config, made once a session."""
-    made: dict[Config, dict[str, str]] = {}
-
-    def get(config: Config) -> dict[str, str]:
-        if config not in made:
-            made[config] = emit(config)
-        return made[config]
-
-    return get
-
-
 @pytest.fixture
-def climb(verilog, tmp_path) -> Callable[..., Ladder]:
+def climb(tmp_path) -> Callable[..., Ladder]:
     """climb(graphs, config, task, images): the images on golden, machine and RTL; every output and counter must agree.
 
     The memory is a ZCU104's; `stall` and `seed` let it withhold handshakes.
@@ -112,7 +98,7 @@ def climb(verilog, tmp_path) -> Callable[..., Ladder]:
         first = (task.offset - program.data_base) // config.axi_bytes
         reads = [(slot.dram, slot.layout.bytes) for slot in task.outputs]
         hardware = rtl.simulate(
-            verilog(config),
+            build.verilog(config),
             config,
             program.dram().tobytes(),
             [rtl.Run(writes(task, image), first, len(task.instructions), reads) for image in images],
