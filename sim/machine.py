@@ -23,6 +23,7 @@ Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
 
 GELU_FORM = {isa.Gelu.ERF: "none", isa.Gelu.TANH: "tanh"}
+WAITS = [(unit, f"wait_{unit.name.lower()}") for unit in Unit]
 PRIORITIES = {
     "program": None,
     "eager": (Unit.LOAD, Unit.WEIGHTS, Unit.STORE, Unit.VECTOR, Unit.MATMUL),
@@ -328,7 +329,7 @@ class _Run:
         return min(events, key=lambda event: (event[1], self.queues[event[0]][0] if event[1] else 0))
 
     def _met(self, insn: isa.Insn) -> bool:
-        return all(self.done[unit] >= getattr(insn, f"wait_{unit.name.lower()}") for unit in Unit)
+        return all(self.done[unit] >= getattr(insn, name) for unit, name in WAITS)
 
     def _can_start(self, unit: Unit) -> bool:
         if not self.queues[unit] or len(self.started[unit]) == self.in_flight:

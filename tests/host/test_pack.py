@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from host.pack import pack_input, pack_rows, unpack_output, unpack_rows
+from host.pack import pack_group, pack_input, pack_rows, unpack_group, unpack_output, unpack_rows
 from hwgen.config import Config
 from hwgen.graph import patchify
 from hwgen.intgraph import Buffer, Input, View
@@ -83,3 +83,17 @@ def test_output():
     got = unpack_output(entry, np.frombuffer(pack_rows(layout, rows), np.uint8))
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, (rows * np.float64(0.1)).astype(np.float32).reshape(5, 4))
+
+
+def test_groups():
+    """Images of a run lie one behind another; missing ones are zero, and not read back."""
+    layout, _ = layout_dict(CONFIGS[0], 4, 4)
+    slot = asdict(InputSlot("image", (1, 4, 4), (2, 2), 1.0, 0.0, 0, RowLayout(**layout)))
+    size = RowLayout(**layout).bytes
+    slot["bytes"] = 3 * size
+    images = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
+    data = pack_group(slot, images, 3)
+    assert data == pack_input(slot, images[0]) + pack_input(slot, images[1]) + bytes(size)
+    out = asdict(OutputSlot("y", (4, 4), 1 / 256, 0, RowLayout(**layout))) | {"bytes": 3 * size}
+    got = unpack_group(out, np.frombuffer(data, np.uint8), 3, 2)
+    np.testing.assert_array_equal(got, [patchify(image, (2, 2)) for image in images])
