@@ -72,9 +72,8 @@ def run(options) -> int:
             check_writable(path)
     bundle = Bundle(options.bundle)
     task = choose_task(bundle, options.task)
-    entry = bundle.task(task)
-    images = {name: a[: options.limit] for name, a in read_npz(options.input, [e["name"] for e in entry["inputs"]]).items()}
-    names = [e["name"] for e in entry["outputs"]]
+    images = {name: array[: options.limit] for name, array in read_npz(options.input, list(bundle.inputs(task))).items()}
+    names = bundle.outputs(task)
     expected = read_npz(options.expect, names) if options.expect else None
     device, bitstream = options.device, options.bitstream
     with Accelerator(bundle, device, task=task, bitstream=bitstream, wait=options.wait, say=None) as accelerator:

@@ -16,12 +16,13 @@ from .errors import Cancelled, DeviceError, HostError, InputError
 from .job import Job
 from .lock import DeviceLock
 from .memory import SLOTS, Memory
-from .pack import pack_group
+from .pack import pack_run
 from .registers import Registers
 from .runner import Runner
 
 Images = Mapping[str, np.ndarray]
 WAITS = ("polling", "interrupt")
+UNKNOWN_SECONDS = 0.1  # that a run may take which nobody estimated
 PATIENCE = 8.0  # times the estimated cycles of a run before it counts as hung
 
 
@@ -124,10 +125,9 @@ class Accelerator:
         InputError, DeviceFault.
         """
         task = self._task if task is None else self._known(task)
-        entry = self.bundle.task(task)
         bare = not isinstance(images, Mapping)
         parts = [job.outputs for job in self.stream(images, task)]
-        outputs = {slot["name"]: np.concatenate([p[slot["name"]] for p in parts]) for slot in entry["outputs"]}
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in self.bundle.outputs(task)}
         return next(iter(outputs.values())) if bare and len(outputs) == 1 else outputs
 
     def stream(self, images: Images | np.ndarray, task: str | Iterable[str] | None = None) -> Iterator[Job]:
@@ -209,14 +209,13 @@ class Accelerator:
 
     def _checked(self, images: Images | np.ndarray, task: str) -> dict[str, np.ndarray]:
         """float32 arrays by input name, all of one length. Raises InputError naming the array."""
-        entries = self.bundle.task(task)["inputs"]
+        inputs = self.bundle.inputs(task)
         if not isinstance(images, Mapping):
-            if len(entries) != 1:
-                raise InputError(f"the inputs {', '.join(e['name'] for e in entries)} are given by name, in a mapping")
-            images = {entries[0]["name"]: images}
+            if len(inputs) != 1:
+                raise InputError(f"the inputs {', '.join(inputs)} are given by name, in a mapping")
+            images = dict.fromkeys(inputs, images)
         arrays: dict[str, np.ndarray] = {}
-        for entry in entries:
-            name, shape = entry["name"], tuple(entry["shape"])
+        for name, shape in inputs.items():
             if name not in images:
                 raise InputError(f"input {name!r} is missing; given: {', '.join(map(repr, images)) or 'none'}")
             array = np.asarray(images[name])
@@ -240,11 +239,11 @@ class Accelerator:
 
     def _of_task(self, arrays: dict[str, np.ndarray], task: str) -> dict[str, np.ndarray]:
         """The checked arrays that a task takes, where tasks alternate."""
-        entries = self.bundle.task(task)["inputs"]
-        for entry in entries:
-            if entry["name"] not in arrays or arrays[entry["name"]].shape[1:] != tuple(entry["shape"]):
-                raise InputError(f"task {task!r} takes {entry['name']!r} of shape {entry['shape']}, unlike the first task")
-        return {entry["name"]: arrays[entry["name"]] for entry in entries}
+        inputs = self.bundle.inputs(task)
+        for name, shape in inputs.items():
+            if name not in arrays or arrays[name].shape[1:] != shape:
+                raise InputError(f"task {task!r} takes {name!r} of shape {list(shape)}, unlike the first task")
+        return {name: arrays[name] for name in inputs}
 
     def _program(self, task: str) -> tuple[int, int, int]:
         """First instruction in beats from the data base, instructions, CRC-32 of their words."""
@@ -261,9 +260,9 @@ class Accelerator:
             raise InputError(f"{count} images in one run; the bundle's program takes {batch} (`stream` takes any number)")
         if not self._slots:
             raise DeviceError(f"{SLOTS} runs are outstanding: wait for the first")
-        entry, slot = self.bundle.task(task), self._slots.popleft()
-        for item in entry["inputs"]:
-            self._memory.write(slot, item["dram"], pack_group(item, arrays[item["name"]], batch))
+        slot = self._slots.popleft()
+        for offset, data in pack_run(self.bundle.task(task)["inputs"], arrays):
+            self._memory.write(slot, offset, data)
         job = Job(self, task, slot, count, *self._program(task), self._limit(task))
         self._jobs.append(job)
         if len(self._jobs) == 1:
@@ -275,7 +274,7 @@ class Accelerator:
         if self._timeout is not None:
             return self._timeout
         expected = self.bundle.estimated_cycles(task) / (self._device.clock_mhz * 1e6)
-        return PATIENCE * expected + self._device.grace
+        return (PATIENCE * expected or UNKNOWN_SECONDS) + self._device.grace
 
     def _start(self) -> None:
         """Start the first job in line; if that fails, its `wait` tells."""

@@ -67,6 +67,11 @@ class Bundle:
         return self.manifest["memory"]
 
     @property
+    def batch(self) -> int:
+        """Images that one run of a program takes; slots of inputs and outputs say by `index` which of them they hold."""
+        return self.manifest["batch"]
+
+    @property
     def tasks(self) -> list[str]:
         return list(self.manifest["tasks"])
 
@@ -85,18 +90,21 @@ class Bundle:
             memory[target] = np.frombuffer(data, np.uint8, size, start)
         return memory
 
-    @property
-    def batch(self) -> int:
-        """Images of one run of the program."""
-        return self.manifest.get("batch", 1)
-
     def program(self, task: str) -> bytes:
         """The instruction words of a task."""
         entry = self.task(task)["program"]
         start = entry["offset_bytes"] - self.memory["regions"]["programs"]["offset"]
         return self.files["program.bin"][start : start + entry["instructions"] * INSTRUCTION_BYTES]
 
+    def inputs(self, task: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of a task's ONNX inputs, without the batch axis."""
+        return {slot["name"]: tuple(slot["shape"]) for slot in self.task(task)["inputs"]}
+
+    def outputs(self, task: str) -> list[str]:
+        """Names of a task's ONNX outputs."""
+        return list(dict.fromkeys(slot["name"] for slot in self.task(task)["outputs"]))
+
     def estimated_cycles(self, task: str) -> int:
         """Cycles of a run as the build's cost model expects them; 0 where the bundle holds no report."""
         report = self.files.get("report.json")
-        return json.loads(report)["tasks"][task]["cycles"] if report else 0
+        return json.loads(report)["tasks"][task]["run_cycles"] if report else 0

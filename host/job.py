@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from .errors import HostError
-from .pack import unpack_group
+from .pack import unpack_run
 
 
 class Job:
@@ -44,6 +46,5 @@ class Job:
 
     def unpack(self, memory, bundle) -> None:
         """Fetch the outputs from the job's slot."""
-        for entry in bundle.task(self.task)["outputs"]:
-            data = memory.read(self.slot, entry["dram"], entry["bytes"])
-            self.outputs[entry["name"]] = unpack_group(entry, data, bundle.batch, self.count)
+        slots = bundle.task(self.task)["outputs"]
+        self.outputs = unpack_run(slots, partial(memory.read, self.slot), self.count)

@@ -18,11 +18,12 @@ from threading import Thread
 
 from hwgen import registers
 from hwgen.config import Config
+from hwgen.dram import Dram
 from hwgen.energy import Activity, activity
 from hwgen.registers import Control
 
 from . import rtl
-from .dram import DramModel
+from .dram import plusargs
 
 SOCKET, JOB, LOAD_FILE, LOG = "socket", "job.json", "load.bin", "child.log"
 POKE_BYTES = 4096  # what is longer goes through a file
@@ -43,7 +44,7 @@ class Cosimulation:
         verilog: dict[str, str],
         config: Config,
         size: int,
-        dram: DramModel,
+        dram: Dram,
         simulator: str = "verilator",
     ):
         self.config, self.bytes, self.cycles = config, size, 0
@@ -183,7 +184,7 @@ def main(folder: Path) -> int:
     from hwgen.errors import UserError
 
     job = json.loads((folder / JOB).read_text())
-    plusargs = (f"+load={folder / LOAD_FILE}", *DramModel(**job["dram"]).plusargs())
+    arguments = (f"+load={folder / LOAD_FILE}", *plusargs(Dram(**job["dram"])))
     try:
         rtl.run_bench(
             job["verilog"],
@@ -192,7 +193,7 @@ def main(folder: Path) -> int:
             "sim.tb.server",
             folder,
             simulator=job["simulator"],
-            plusargs=plusargs,
+            plusargs=arguments,
         )
     except (UserError, RuntimeError) as error:
         print(error, file=sys.stderr)

@@ -13,6 +13,7 @@ import numpy as np
 
 from hwgen import boards
 from hwgen.config import Config
+from hwgen.dram import of_board
 from hwgen.energy import Activity, estimate
 from hwgen.errors import UserError
 
@@ -165,14 +166,12 @@ def open_device(bundle, engine: str, lock_path: Path | str | None = None) -> Sim
         size = COPIES * bundle.memory["bytes"] + 16 * PAGE
         if engine == "rtl":
             from .cosim import Cosimulation
-            from .dram import of_board
-
             verilog = {n.removeprefix("rtl/"): d.decode() for n, d in bundle.files.items() if n.startswith("rtl/")}
             running = Cosimulation(verilog, config, size, of_board(board, config))
         else:
-            from .register_file import MachineEngine
+            from .register_file import DEFAULT_CYCLES, MachineEngine
 
-            programs = {bundle.program(task): bundle.estimated_cycles(task) for task in bundle.tasks}
+            programs = {bundle.program(task): bundle.estimated_cycles(task) or DEFAULT_CYCLES for task in bundle.tasks}
             running = MachineEngine(config, size, programs)
     except UserError as error:
         raise RuntimeError(str(error)) from None

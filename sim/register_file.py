@@ -12,9 +12,9 @@ import numpy as np
 
 from hwgen import isa, registers
 from hwgen.config import Config
+from hwgen.counts import array_rows, data_beats
 from hwgen.energy import Activity, activity
 from hwgen.registers import Control, State, Status
-from hwgen.traffic import array_rows, data_beats
 
 from .machine import DramFault, Machine, MachineFault
 

@@ -29,7 +29,7 @@ HWGEN = {
     "doctor": "",
     "boards": "config errors",
     "registers": "config isa",
-    "traffic": "config isa",
+    "counts": "config isa",
     "energy": "config numerics",
     "fuse": "graph numerics",
     "frontend": "errors fuse graph",
@@ -39,14 +39,21 @@ HWGEN = {
     "program": "config errors files isa",
     "schedule": "config errors intgraph isa numerics program",
     "rtl": "config errors intgraph isa numerics registers",
-    "cost": "boards config intgraph isa rtl traffic",  # the latencies that the units state
+    "timeline": "isa",
+    "dram": "boards config errors",
+    "arrange": "intgraph",
+    "cost": "config counts dram intgraph isa rtl timeline",  # the latencies that the units state
+    "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
-    "report": "boards cost energy isa program resources",
+    "report": "boards cost dram energy isa program resources timeline",
     "report_html": "isa",
     "example": "errors files",
 }
 COMMANDS = {"build", "run", "demo", "cli", "__main__"}
-SIM = {"boards", "config", "doctor", "energy", "errors", "graph", "intgraph", "isa", "numerics", "registers", "traffic"}
+SIM = {
+    *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
+    *("intgraph", "isa", "numerics", "registers", "timeline"),
+}
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
 LIBRARIES = {

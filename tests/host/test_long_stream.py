@@ -12,10 +12,13 @@ import pytest
 
 from host.accelerator import Accelerator
 from host.bundle import Bundle
+from host.errors import InputError
 from hwgen import registers
 from hwgen.config import Config
+from hwgen.dram import UNLIMITED
+from hwgen.intgraph import IntGraph
+from hwgen.planner import plan
 from hwgen.program import write_bundle
-from hwgen.schedule import schedule
 from sim import golden
 from sim.device import open_device
 from sim.tb.graphs import Shape, random_graph, random_images
@@ -30,16 +33,16 @@ GROWTH = 8 * 1024  # bytes of Python objects that 200 images may leave behind
 RESIDENT_GROWTH = 8 << 20  # bytes of the process; what the tracing itself takes is in it
 
 
-@pytest.fixture
-def bundle(tmp_path):
-    graphs = {"": random_graph(5, SHAPE)}
-    program = schedule(graphs, CONFIG)
-    write_bundle(tmp_path / "b", program, models=[], board="zcu104", registers=registers.manifest(CONFIG))
-    return graphs[""], Bundle(tmp_path / "b")
+def make(path, batch: int = 1) -> tuple[IntGraph, Bundle]:
+    """Graph and bundle of a small random network; the bundle holds neither Verilog nor report."""
+    graph = random_graph(5, SHAPE)
+    program, _ = plan({"": graph}, CONFIG, UNLIMITED, batch)
+    write_bundle(path / "b", program, models=[], board="zcu104", registers=registers.manifest(CONFIG))
+    return graph, Bundle(path / "b")
 
 
-def test_thousand_images(bundle):
-    graph, bundle = bundle
+def test_thousand_images(tmp_path):
+    graph, bundle = make(tmp_path)
     pool = [random_images(graph, seed) for seed in range(DIFFERENT)]
     expected = [golden.run(graph, image).outputs for image in pool]
     order = [i for i, _ in zip(cycle(range(DIFFERENT)), range(IMAGES), strict=False)]
@@ -66,27 +69,19 @@ def test_thousand_images(bundle):
     assert device.allocated == 0
 
 
-def test_groups_of_images(bundle):
-    """A program that takes several images: `stream` groups them; the last group may be short."""
-    _, bundle = bundle
-    bundle.manifest["batch"] = 3
-    sizes = []
-
-    class Recording:
-        """Stands where the accelerator submits; answers with what it was given."""
-
-        def __init__(self, arrays, task):
-            self.count = len(next(iter(arrays.values())))
-            sizes.append(self.count)
-            self.outputs = {"y": np.full((self.count, 1), len(sizes))}
-
-        def wait(self):
-            return self
-
-        def abandon(self):
-            pass
-
+def test_batches(tmp_path):
+    """A program that takes three images a run: eight images are three runs, the last one short."""
+    graph, bundle = make(tmp_path, batch=3)
+    assert bundle.batch == 3
+    pool = [random_images(graph, seed) for seed in range(8)]
+    images = {name: np.stack([image[name] for image in pool]) for name in pool[0]}
     with Accelerator(bundle, open_device(bundle, "machine"), say=None) as accelerator:
-        accelerator._submit = Recording
-        image = next(iter(random_images(random_graph(5, SHAPE), 1).values()))
-        assert [job.count for job in accelerator.stream(np.stack([image] * 8))] == sizes == [3, 3, 2]
+        jobs = list(accelerator.stream(images))
+        found = accelerator(images)
+        with pytest.raises(InputError, match="4 images in one run; the bundle's program takes 3"):
+            accelerator.submit({name: array[:4] for name, array in images.items()})
+    assert [job.count for job in jobs] == [3, 3, 2]
+    for i, image in enumerate(pool):
+        for name, values in golden.run(graph, image).outputs.items():
+            np.testing.assert_array_equal(found[name][i], values)
+            np.testing.assert_array_equal(jobs[i // 3].outputs[name][i % 3], values)

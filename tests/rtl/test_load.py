@@ -7,9 +7,9 @@ import pytest
 
 from hwgen import isa
 from hwgen.config import Config
+from hwgen.counts import data_beats
 from hwgen.rtl.arbiter import MOST_BEATS
 from hwgen.rtl.load import LoadUnit
-from hwgen.traffic import data_beats
 
 SHAPES = {
     "exact": {"array_outputs": 8, "array_inputs": 8, "axi_bytes": 16},
