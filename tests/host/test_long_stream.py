@@ -29,7 +29,7 @@ CONFIG = Config(
 )  # fmt: skip
 SHAPE = Shape(patches=(2, 2), patch=(1, 2), heads=1, head=12, layers=1, hidden=16, experts=3, top_k=2, classes=3)
 IMAGES, DIFFERENT, TRACED = 1000, 7, 750
-GROWTH = 8 * 1024  # bytes of Python objects that 200 images may leave behind
+GROWTH = 200 * 128  # bytes of Python objects that 200 images may leave: NumPy keeps some tens of bytes an image, a run kilobytes
 RESIDENT_GROWTH = 8 << 20  # bytes of the process; what the tracing itself takes is in it
 
 
