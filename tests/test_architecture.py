@@ -47,9 +47,10 @@ HWGEN = {
     "resources": "boards config isa numerics",
     "report": "boards cost dram energy isa program resources timeline",
     "report_html": "isa",
+    "notebook": "",
     "example": "errors files",
 }
-COMMANDS = {"build", "run", "demo", "cli", "__main__"}
+COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
     *("intgraph", "isa", "numerics", "registers", "timeline"),
