@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, files, intgraph_io, registers, report, report_html
+from . import boards, files, intgraph_io, registers, report, report_html, vendor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
@@ -95,6 +95,7 @@ def _report(build: Build) -> str:
 
 def _bundle(build: Build) -> str:
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
+    contents |= vendor.scripts(build.config, build.board, list(contents))
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
     contents["report.html"] = report_html.page(build.report)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("hwgen", "sim", "host", "boards", "rtl_templates")
 TOP_LEVEL = {*PACKAGES, "tests", ".ci", ".gitignore", "pyproject.toml", "README.md", "LICENSE"}
-TESTS = {"hwgen", "rtl", "sim", "host", "system", "bench"}
+TESTS = {"boards", "hwgen", "rtl", "sim", "host", "system", "bench"}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TEXT = {".py", ".v", ".vh", ".toml", ".md", ".cpp", ".h", ".tcl", ".html", ""}
 MAX_LINES = 500
@@ -47,6 +47,7 @@ HWGEN = {
     "resources": "boards config isa numerics",
     "report": "boards cost dram energy isa program resources timeline",
     "report_html": "isa",
+    "vendor": "boards config registers rtl",
     "notebook": "",
     "example": "errors files",
 }
