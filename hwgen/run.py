@@ -89,7 +89,8 @@ def text(summary: dict) -> str:
         for i, (cycles, busy) in enumerate(zip(summary["cycles"], summary["array_utilisation"], strict=True)):
             ms = cycles / summary["clock_mhz"] / 1e3
             lines.append(f"image {i}: {cycles:,} cycles, {ms:.3f} ms at {summary['clock_mhz']:g} MHz, array busy {busy:.1%}")
-        lines.append(f"energy, an estimate from these counters: {summary['energy_estimate']['millijoule_per_image']:.3f} mJ an image")
+        millijoule = summary["energy_estimate"]["millijoule_per_image"]
+        lines.append(f"energy, an estimate from these counters: {millijoule:.3f} mJ an image")
     return "\n".join(lines)
 
 
