@@ -122,6 +122,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.add_argument("--task", metavar="T")
 
+    sub = command(_package, "a bundle with driver, self-test and notebook as a folder for the board")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the bundle's name with .package")
+    sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
+    sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
+
     command(_boards, "the known boards")
     command(_doctor, "what this machine lacks, and the command that installs it")
 
@@ -249,6 +255,15 @@ def _disasm(options) -> int:
         if name:
             print(f"task {name}")
         print(report.listing(run.instructions(bundle, name), run.origins(bundle, name)))
+    return GOOD
+
+
+def _package(options) -> int:
+    from . import package
+
+    output = options.output or options.bundle.with_suffix(".package")
+    names = package.package(options.bundle, output, options.bitstream, options.input)
+    print(f"{output}: {len(names)} files; its README.md says what to do on the board")
     return GOOD
 
 
