@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
     sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales")
     sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a Config field")
+    sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
     sub.add_argument("--stop-after", metavar="STEP", help="end after this step; no bundle is written")
 
     sub = command(_run, "run a bundle: golden model, machine model or simulated RTL")
@@ -151,6 +152,7 @@ def _build(options) -> int:
         board=options.board,
         calibrate=options.calibrate,
         settings=parse_settings(options.settings),
+        batch=options.batch,
         stop_after=options.stop_after,
         progress=progress,
     )

@@ -102,6 +102,7 @@ class Input:
     step: float
     offset: float
     source: str = ""
+    index: int = 0  # which image of a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +179,7 @@ class Output:
     view: View
     scale: float
     shape: tuple[int, ...]
+    index: int = 0  # of which image of a batch
 
 
 Op = Constant | Input | MatMul | Norm | RouteTokens
@@ -185,7 +187,10 @@ Op = Constant | Input | MatMul | Norm | RouteTokens
 
 @dataclass
 class IntGraph:
-    """Buffers and operations of one task, in execution order. `task` is its name ("" where there is only one)."""
+    """Buffers and operations of one task, in execution order. `task` is its name ("" where there is only one).
+
+    `batch`: images that one run takes; each has its own Input operations and Outputs.
+    """
 
     buffers: dict[str, Buffer]
     ops: list[Op]
@@ -193,6 +198,7 @@ class IntGraph:
     task: str = ""
     # float value (hwgen.graph name) -> the view that holds it after the op named in the second place; for comparison
     trace: dict[str, tuple[View, str]] = field(default_factory=dict)
+    batch: int = 1
 
 
 def verify(graph: IntGraph) -> None:

@@ -59,6 +59,7 @@ class InputSlot:
     offset: float
     dram: int
     layout: RowLayout
+    index: int = 0  # which image of a batch
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class OutputSlot:
     scale: float
     dram: int
     layout: RowLayout
+    index: int = 0  # of which image of a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,7 @@ class Program:
     constants: bytes
     stripes: list[bytes]  # one a weight port
     regions: dict[str, Region]  # programs, constants, inputs, outputs, weights0...
+    batch: int = 1  # images that one run of a task takes
 
     @property
     def data_base(self) -> int:
@@ -212,6 +215,7 @@ def manifest(
         "models": models,
         "board": board,
         "config": program.config.to_dict(),
+        "batch": program.batch,
         "registers": registers,
         "memory": {
             "bytes": program.size,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import cost, isa, resources
+from . import cost, isa, resources, timeline
 from .boards import Board
+from .dram import of_board
 from .program import Program
 
 REPORT_VERSION = 1
@@ -16,12 +17,13 @@ STATIC_WATT = 2.0  # fabric leakage and clock tree
 def make(program: Program, board: Board) -> dict:
     """The report of a scheduled program as one JSON object (`report.json` in the bundle)."""
     config = program.config
-    memory = cost.memory_of(board, config)
+    memory = of_board(board, config)
     used = resources.table(config, board)
     return {
         "report_version": REPORT_VERSION,
         "board": {"name": board.name, "part": board.part, "description": board.description},
         "clock_mhz": config.clock_mhz,
+        "batch": program.batch,
         "array": {"outputs": config.array_outputs, "inputs": config.array_inputs, "macs_per_cycle": config.macs_per_cycle},
         "dram": {
             "bytes": program.size,
@@ -29,17 +31,21 @@ def make(program: Program, board: Board) -> dict:
             "usable_bytes_per_cycle": round(memory.bytes_per_cycle, 3),
         },
         "note": "cycles, energy and resources are estimates; `hwgen run --engine rtl` measures cycles",
-        "tasks": {name: _task(task, config, memory) for name, task in program.tasks.items()},
+        "tasks": {name: _task(task, config, memory, program.batch) for name, task in program.tasks.items()},
         "resources": used,
         "over_budget": sorted(kind for kind, r in used.items() if r["fraction"] > 1),
     }
 
 
-def _task(task, config, memory) -> dict:
+def _task(task, config, memory, batch: int) -> dict:
+    """Numbers per image, but `run_cycles` and `operations`: those are of one run, which takes a batch."""
     result = cost.estimate(task.instructions, config, memory)
-    cycles = max(1, round(result.cycles))
+    cycles = max(1, round(result.cycles / batch))
     seconds = cycles / (config.clock_mhz * 1e6)
-    traffic = result.weight_bytes + result.read_bytes + result.write_bytes
+    macs = round(result.macs / batch)
+    moved = {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes}
+    moved = {name: round(total / batch) for name, total in moved.items()}
+    traffic = sum(moved.values())
     kinds: dict[str, int] = {}
     for insn in task.instructions:
         kinds[type(insn).__name__] = kinds.get(type(insn).__name__, 0) + 1
@@ -47,20 +53,21 @@ def _task(task, config, memory) -> dict:
     for span in result.spans:
         insn = task.instructions[span.index]
         entry = {"index": span.index, "insn": type(insn).__name__, "of": task.origins[span.index]}
-        operations.append(entry | {"start": round(span.start), "end": round(span.end), "rows": span.rows})
-    dynamic = result.macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
+        operations.append(entry | {"start": round(span.start), "end": round(span.end)})
+    dynamic = macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
     return {
         "estimate": True,
         "cycles": cycles,
+        "run_cycles": round(result.cycles),
         "milliseconds": round(seconds * 1e3, 6),
         "images_per_second": round(1 / seconds, 3),
-        "macs": result.macs,
-        "utilisation": round(result.macs / (cycles * config.macs_per_cycle), 4),
-        "array_active_cycles": result.array_active,
-        "stall_weights_cycles": round(result.stall_weights),
-        "unit_busy_cycles": {unit: round(busy) for unit, busy in result.busy().items()},
+        "macs": macs,
+        "utilisation": round(macs / (cycles * config.macs_per_cycle), 4),
+        "array_active_cycles": round(result.array_active / batch),
+        "stall_weights_cycles": round(timeline.causes(result.spans)["dram"] / batch),
+        "unit_busy_cycles": {unit: round(busy / batch) for unit, busy in timeline.busy(result.spans).items()},
         "instructions": dict(sorted(kinds.items())),
-        "traffic_bytes": {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes},
+        "traffic_bytes": moved,
         "energy_estimate": {
             "note": "first-order estimate from events and a static power, not measured",
             "millijoule_per_image": round((dynamic + STATIC_WATT * seconds) * 1e3, 6),

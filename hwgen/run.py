@@ -15,6 +15,7 @@ from host.bundle import Bundle, BundleError
 from host.pack import pack_input, unpack_output
 
 from . import boards, intgraph_io, isa
+from . import dram as drams
 from .build import GRAPH_FILE, REPORT_FILE
 from .config import Config
 from .errors import UserError
@@ -28,13 +29,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Run:
-    """What an engine gave: `outputs` maps ONNX outputs to float32 [images, ...]; `counters` one dict per image (rtl)."""
+    """What an engine gave: `outputs` maps ONNX outputs to float32 [images, ...]; `counters` one dict per batch (rtl)."""
 
     engine: str
     task: str
     outputs: Images
     seconds: float = 0.0
     counters: list[dict[str, int]] = field(default_factory=list)
+    batch: int = 1  # images that share a run of the program, and its cycles
 
     def summary(self, config: Config) -> dict:
         """The `--json` object of `hwgen run`."""
@@ -46,12 +48,14 @@ class Run:
             "outputs": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in self.outputs.items()},
         }
         if self.counters:
-            cycles = [c["cycles"] for c in self.counters]
+            cycles = [c["cycles"] / self.batch for c in self.counters for _ in range(self.batch)][: result["images"]]
+            busy = [c["array_active"] / c["cycles"] for c in self.counters for _ in range(self.batch)]
             result |= {
                 "clock_mhz": config.clock_mhz,
-                "cycles": cycles,
+                "batch": self.batch,
+                "cycles": [round(c) for c in cycles],
                 "images_per_second": round(config.clock_mhz * 1e6 * len(cycles) / sum(cycles), 3),
-                "array_utilisation": [round(c["array_active"] / c["cycles"], 4) for c in self.counters],
+                "array_utilisation": [round(b, 4) for b in busy[: result["images"]]],
                 "counters": self.counters,
             }
         return result
@@ -194,15 +198,16 @@ def run(
     else:
         outputs, counters = _rtl(bundle, task, one_by_one)
     stacked = {name: np.stack([image[name] for image in outputs]) for name in outputs[0]}
-    return Run(engine, task, stacked, time.monotonic() - start, counters)
+    return Run(engine, task, stacked, time.monotonic() - start, counters, bundle.batch)
 
 
 def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
     from sim import golden
 
     graph, outputs = integer_graph(bundle, task), []
+    weights = golden.operands(graph) if len(images) > 1 else None
     for i, image in enumerate(images):
-        outputs.append(golden.run(graph, image).outputs)
+        outputs.append(golden.run(graph, image, weights=weights).outputs)
         progress(i + 1, len(images))
     return outputs
 
@@ -213,24 +218,24 @@ def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress
     check_isa(bundle)
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
     program = entry["program"]
-    outputs = []
-    for i, image in enumerate(images):
-        for offset, data in _writes(entry, image):
+    outputs: list[Images] = []
+    for batch in _batches(images, bundle.batch):
+        for offset, data in _writes(entry, batch):
             dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
         machine = Machine(config(bundle))
         machine.run(dram, program["offset_bytes"], program["instructions"], memory["data_base"], memory["weight_bases"])
-        outputs.append(_outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)]))
-        progress(i + 1, len(images))
-    return outputs
+        outputs += _outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)], bundle.batch)
+        progress(min(len(outputs), len(images)), len(images))
+    return outputs[: len(images)]
 
 
 def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images], list[dict[str, int]]]:
     from sim import rtl
-    from sim.dram import of_board
 
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
-    runs = [rtl.Run(_writes(entry, image), program, entry["program"]["instructions"], _reads(entry)) for image in images]
+    count, reads = entry["program"]["instructions"], _reads(entry)
+    runs = [rtl.Run(_writes(entry, batch), program, count, reads) for batch in _batches(images, bundle.batch)]
     verilog = {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
     results = rtl.simulate(
         verilog,
@@ -239,21 +244,32 @@ def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images],
         runs,
         data_base=memory["data_base"],
         weight_bases=memory["weight_bases"],
-        dram=of_board(boards.load(bundle.manifest["board"]), shape),
+        dram=drams.setting("board", boards.load(bundle.manifest["board"]), shape),
     )
-    return [_outputs(entry, result.reads) for result in results], [_counters(result) for result in results]
+    outputs = [image for result in results for image in _outputs(entry, result.reads, bundle.batch)]
+    return outputs[: len(images)], [_counters(result) for result in results]
 
 
-def _writes(entry: dict, image: Images) -> list[tuple[int, bytes]]:
-    return [(slot["dram"], pack_input(slot, image[slot["name"]])) for slot in entry["inputs"]]
+def _batches(images: list[Images], size: int) -> list[list[Images]]:
+    """The images in runs of `size`; the last image fills the last run."""
+    padded = images + images[-1:] * (-len(images) % size)
+    return [padded[first : first + size] for first in range(0, len(padded), size)]
+
+
+def _writes(entry: dict, batch: list[Images]) -> list[tuple[int, bytes]]:
+    return [(slot["dram"], pack_input(slot, batch[slot["index"]][slot["name"]])) for slot in entry["inputs"]]
 
 
 def _reads(entry: dict) -> list[tuple[int, int]]:
     return [(slot["dram"], slot["bytes"]) for slot in entry["outputs"]]
 
 
-def _outputs(entry: dict, data: list[bytes]) -> Images:
-    return {slot["name"]: unpack_output(slot, part) for slot, part in zip(entry["outputs"], data, strict=True)}
+def _outputs(entry: dict, data: list[bytes], batch: int) -> list[Images]:
+    """Outputs of every image of a batch."""
+    found: list[Images] = [{} for _ in range(batch)]
+    for slot, part in zip(entry["outputs"], data, strict=True):
+        found[slot["index"]][slot["name"]] = unpack_output(slot, part)
+    return found
 
 
 def _counters(result) -> dict[str, int]:

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen import registers
+from hwgen import isa, registers
 from hwgen.config import Config
+from hwgen.dram import Dram
+from hwgen.timeline import Span
 
-from . import simulators
-from .dram import DramModel
+from . import simulators, trace
+from .dram import plusargs
 
+TRACE_FILE = "trace.txt"
 BENCH_WORDS_MIN = 1 << 16  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
 
 
@@ -33,10 +36,11 @@ class Run:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the accelerator left: the memory that was asked for and every readable register."""
+    """What the accelerator left: the memory that was asked for, every readable register, when each instruction ran."""
 
     reads: list[bytes]
     registers: dict[str, int] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
 
     @property
     def cycles(self) -> int:
@@ -51,7 +55,7 @@ def simulate(
     *,
     data_base: int = 0,
     weight_bases: list[int],
-    dram: DramModel,
+    dram: Dram,
     simulator: str = "verilator",
     timeout_cycles: int = 20_000_000,
     workdir: Path | None = None,
@@ -93,7 +97,7 @@ def simulate(
     (workdir / "job.json").write_text(json.dumps(job))
     bench = resources.files("sim").joinpath("tb")
     sources = dict(verilog)
-    for name in ("dram.v", "tb.v"):
+    for name in ("dram.v", "trace.v", "tb.v"):
         sources[name] = bench.joinpath(name).read_text()
     ports = config.weight_ports
     simulators.run_bench(
@@ -104,13 +108,17 @@ def simulate(
         simulator=simulator,
         parameters={"BYTES": beat, "WORDS": words},
         defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
-        plusargs=(f"+dram={workdir / 'dram.bin'}", *dram.plusargs()),
+        plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
         environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
     )
     report = json.loads((workdir / "result.json").read_text())
     if "error" in report:
         raise RuntimeError(f"{simulator}: {report['error']}")
-    return [
-        RunResult([base64.b64decode(data) for data in result["reads"]], result["registers"])
-        for result in report["runs"]
-    ]
+    events = trace.split((workdir / TRACE_FILE).read_text())
+    results = []
+    for run, result, seen in zip(runs, report["runs"], events, strict=True):
+        at = data_base + run.program * beat
+        program = isa.disassemble(image[at : at + run.instructions * isa.WORD_BYTES])
+        reads = [base64.b64decode(data) for data in result["reads"]]
+        results.append(RunResult(reads, result["registers"], trace.spans(seen, program)))
+    return results

@@ -25,13 +25,13 @@ from .symbols import (
     Patches,
     Phi,
     Poly,
-    Renormalised,
     Scores,
     SlotSum,
     Square,
     Sym,
     TopIndices,
     TopValues,
+    Unmasked,
     Value,
     Variance,
     View,
@@ -217,22 +217,12 @@ def divide(ctx: Context, op: Op, a, b) -> View | Const:
         return multiply(ctx, op, a, Const(np.float32(1) / b.array.astype(np.float32), b.name))
     if isinstance(b.sym, Variance) and b.sym.power == 0.5:
         return multiply(ctx, op, a, b.of(_variance(b.sym, -0.5), 1 / b.scale))
-    if isinstance(a, View) and isinstance(a.sym, TopValues) and isinstance(b.sym, SlotSum):
-        return _renormalised(a, b)
+    if isinstance(a, View) and isinstance(a.sym, TopValues | Mixture) and isinstance(b.sym, SlotSum):
+        return gate.renormalised(a, b)
+    if isinstance(a, View) and isinstance(b.sym, TopValues) and a.sym is b.sym and b.sym.shape[1] == 1:
+        one = SlotSum(logits=b.sym.logits, slots=1, shape=b.sym.shape)  # the sum over one slot, which optimisers drop
+        return gate.renormalised(a, b.of(one))
     raise Unsupported("divides by a computed tensor in a way that is no LayerNorm or gate")
-
-
-def _renormalised(a: View, b: View) -> View:
-    shape = shape_of(a, b)
-    a, b = broadcast(a, shape), broadcast(b, shape)
-    total, width, slots = a.sym, a.sym.shape[-1], b.sym.slots
-    rows, slot = a.positions // width, a.positions % width
-    if not (total.gated and total.logits is b.sym.logits and a.scale == b.scale and np.array_equal(rows, b.positions)):
-        raise Unsupported("divides gate scores by something else than their sum")
-    if not (np.all(slot < slots) and (total.ordered or slots == width)):
-        raise Unsupported("divides gate scores by the sum of other slots")
-    sym = Renormalised(logits=total.logits, ordered=total.ordered, shape=(total.shape[0], slots))
-    return View(sym, shape, rows * slots + slot, tainted=a.tainted)
 
 
 # --- LayerNorm ---------------------------------------------------------------------------------------------------
@@ -382,7 +372,7 @@ def bias_gelu(ctx: Context, op: Op, values: list) -> View:
 def cast(ctx: Context, op: Op, values: list) -> View:
     """A change of floating point width changes nothing here; expert indices and masks may become numbers."""
     to_float = op.attribute("to") in (1, 10, 11, 16)
-    if not to_float and not isinstance(values[0].sym, TopIndices | Mixture):
+    if not to_float and not isinstance(values[0].sym, TopIndices | Mixture | Unmasked):
         raise Unsupported("rounds a computed tensor to integers")
     return values[0]
 
@@ -390,7 +380,7 @@ def cast(ctx: Context, op: Op, values: list) -> View:
 def select(ctx: Context, op: Op, values: list) -> View | Const:
     """Where: a constant choice, or a mask of the tokens of one expert."""
     condition, a, b = values
-    if isinstance(condition, View) and isinstance(condition.sym, Mixture):
+    if isinstance(condition, View) and isinstance(condition.sym, Mixture | Unmasked):
         return dispatch.where(ctx, condition, a, b)
     if isinstance(condition, Const):
         choice = uniform(condition.array)

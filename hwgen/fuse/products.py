@@ -24,6 +24,7 @@ from .symbols import (
     Patches,
     Probabilities,
     Scores,
+    Sym,
     View,
     broadcast,
     head_layout,
@@ -44,13 +45,18 @@ def matmul(ctx: Context, op: Op, values: list) -> View:
         raise Unsupported(f"shapes {a.shape} and {b.shape} do not match")
     if isinstance(b, Const):
         return linear(ctx, op, a, b)
-    if isinstance(a, Const):
-        raise Unsupported("multiplies a constant matrix from the left")
+    if isinstance(a, Const):  # A B = (B' A')'
+        return _transposed(linear(ctx, op, _transposed(b), Const(np.swapaxes(a.array, -1, -2), a.name)))
     if isinstance(a.sym, Probabilities):
         return _attended(op, a, b)
     if gate.is_part(a, b):
         return mixture.contract(ctx, a, b)
     return _scores(op, a, b)
+
+
+def _transposed(view: View) -> View:
+    index = np.swapaxes(view.positions, -1, -2)
+    return replace(view, shape=index.shape, index=index)
 
 
 def gemm(ctx: Context, op: Op, values: list) -> View:
@@ -79,7 +85,7 @@ def linear(ctx: Context, op: Op, x: View, w: Const) -> View:
     weight = w.array.astype(np.float32)
     label = label_of(op, w)
     if int(np.prod(weight.shape[:-2])) != 1:
-        return _expert_linear(op, x, weight, label)
+        return _expert_linear(ctx, op, x, weight, label)
     shape = (*np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]), x.shape[-2], weight.shape[-1])
     layout = token_layout(x)
     if layout is None:
@@ -107,26 +113,50 @@ def _spread(weight: Array, columns: Array, width: int, scale: float) -> Array:
     return full
 
 
-def _expert_linear(op: Op, x: View, weight: Array, label: str) -> View:
-    """All experts at once: x [.., E, T, K] @ weight [.., E, K, N]."""
-    batch = np.broadcast_shapes(x.shape[:-2], weight.shape[:-2])
-    experts = int(np.prod(weight.shape[:-2]))
-    if int(np.prod(batch)) != experts:
-        raise Unsupported(f"multiplies {x.shape} by one matrix for each of {experts} experts")
-    tokens, k, n = x.shape[-2], x.shape[-1], weight.shape[-1]
-    layout = token_layout(broadcast(x, (*batch, tokens, k)))
-    if layout is None:
+def _expert_linear(ctx: Context, op: Op, x: View, weight: Array, label: str) -> View:
+    """All experts at once: x [..., M, K] @ weight [..., K, N], whose leading axes are experts (or have one element)."""
+    rank = max(len(x.shape), weight.ndim)
+    weight = weight.reshape((1,) * (rank - weight.ndim) + weight.shape)
+    own = [i for i in range(rank - 2) if weight.shape[i] > 1]
+    rest = [i for i in range(rank - 1) if i not in own]
+    sizes = tuple(weight.shape[i] for i in own)
+    experts, k, n = int(np.prod(sizes)), *weight.shape[-2:]
+    places = x.positions.reshape((1,) * (rank - len(x.shape)) + x.shape)
+    target = tuple(weight.shape[i] if i in own else m for i, m in enumerate(places.shape))
+    places = np.broadcast_to(places, target).transpose([*own, *rest, rank - 1])
+    shape = places.shape[:-1]
+    places = places.reshape(experts, -1, k)
+    sym, rows, columns = _by_expert(ctx, x.sym, places)
+    spread = _spread(np.swapaxes(weight.reshape(experts, k, n), 1, 2), columns, sym.shape[-1], x.scale)
+    tokens = sym.shape[-2]
+    result = Lin(x=sym, weight=spread, shape=(experts, tokens, n), label=label, source=op.name)
+    index = (np.arange(experts)[:, None, None] * tokens + rows[:, None]) * n + np.arange(n)
+    index = index.astype(np.int32).reshape(*shape, n)
+    order = [*own, *rest, rank - 1]
+    index = index.transpose([order.index(i) for i in range(rank)])
+    return View(result, index.shape, index)
+
+
+def _by_expert(ctx: Context, sym: Sym, places: Array) -> tuple[Sym, Array, Array]:
+    """(tensor, rows [R], columns [K]) that every expert e reads at `places` [E, R, K] of `sym`.
+
+    Where each expert reads columns of its own of a common linear layer, that becomes a stack of layers.
+    """
+    width, experts = sym.shape[-1], len(places)
+    rows, columns = places[:, :, 0] // width, places[:, 0, :] % width
+    if not np.array_equal(places, rows[..., None] * width + columns[:, None, :]):
         raise Unsupported("multiplies a tensor that is not tokens by channels")
-    rows, own = layout[0].reshape(experts, tokens), x.sym.shape[-2]
-    if len(x.sym.shape) == 3:
-        rows = rows - np.arange(experts)[:, None] * own
-    stacked = len(x.sym.shape) == 2 or x.sym.shape[0] == experts
-    if not stacked or rows.min() < 0 or rows.max() >= own or (rows != rows[0]).any():
+    if len(sym.shape) == 3:
+        rows = rows - np.arange(experts)[:, None] * sym.shape[-2]
+    fits = len(sym.shape) == 2 or sym.shape[0] == experts
+    if not fits or rows.min() < 0 or rows.max() >= sym.shape[-2] or (rows != rows[0]).any():
         raise Unsupported("the experts do not read the same tokens")
-    spread = _spread(np.swapaxes(weight.reshape(experts, k, n), 1, 2), layout[1], x.sym.shape[-1], x.scale)
-    sym = Lin(x=x.sym, weight=spread, shape=(experts, own, n), label=label, source=op.name)
-    index = (np.arange(experts)[:, None, None] * own + rows[..., None]) * n + np.arange(n)
-    return View(sym, (*batch, tokens, n), index.astype(np.int32).reshape(*batch, tokens, n))
+    if (columns != columns[0]).any():
+        if len(sym.shape) != 2:
+            raise Unsupported("the experts do not read the same channels")
+        sym = mixture.split(ctx, sym, columns)
+        columns = np.arange(columns.shape[1])[None]
+    return sym, rows[0], columns[0]
 
 
 # --- attention ---------------------------------------------------------------------------------------------------

@@ -226,12 +226,22 @@ class Renormalised(Sym):
 
 
 @dataclass(eq=False, kw_only=True)
+class ChosenLogits(Sym):
+    """The logits of the best `slots` experts, minus infinity for the others: [T, E]."""
+
+    logits: Sym
+    slots: int
+
+
+@dataclass(eq=False, kw_only=True)
 class Mixture(Sym):
     """Part of sum over s, e of score[t,s] * mask[t,s,e] * f_e(x)[t,d]; shape (T, K, E, D), 1 where an axis is absent.
 
     Slot s of token t goes to expert e where mask[t,s,e]. `score` is None, "gate" or "renormalised". `branches` maps
     expert to its last layer (None: not yet known which expert), `stacked` is the last layer of all experts in one Lin.
     `slots` is how many slots are summed (None: not summed); `summed` says that the experts in `branches`, or all, are.
+    A mask whose slots are summed tells whether token t goes to expert e at all. Where slots and experts are added one by
+    one, `cells` holds the pairs (slot, expert) that are in, of `chosen` slots.
     """
 
     logits: Sym | None = None
@@ -242,6 +252,23 @@ class Mixture(Sym):
     stacked: Lin | None = None
     slots: int | None = None
     summed: bool = False
+    cells: frozenset[tuple[int, int]] | None = None
+    chosen: int = 0
+
+
+@dataclass(eq=False, kw_only=True)
+class Unmasked(Sym):
+    """1 - mask, where the slots or experts that `mask` is about are not chosen; of its shape."""
+
+    mask: Mixture
+
+
+@dataclass(eq=False, kw_only=True)
+class Updated(Sym):
+    """base + part, two views of this shape: the rows of an expert read from the result so far, and its contribution."""
+
+    base: View
+    part: View
 
 
 @dataclass(eq=False, kw_only=True)
@@ -308,6 +335,32 @@ class Packed:
     @property
     def tainted(self) -> bool:
         return self.inner.tainted
+
+
+@dataclass(eq=False)
+class Picked:
+    """A tensor [*slots, ...] gathered by expert: inner[e, *slots, ...] for the expert e that `index` names for a slot.
+
+    `index` is a view [*slots] of expert indices. In `inner` an axis of slots may have one element for all.
+    """
+
+    index: View
+    inner: View | Const
+
+    @property
+    def tainted(self) -> bool:
+        return self.inner.tainted
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.index.shape + self.inner.shape[1 + len(self.index.shape) :]
+
+
+@dataclass(eq=False)
+class Sized(Const):
+    """A constant computed from the shape of a ragged tensor (see ragged.py), whose mask is `mask`."""
+
+    mask: View | None = None
 
 
 @dataclass(eq=False)
@@ -388,7 +441,7 @@ def describe(sym: Sym) -> str:
             return "the outputs of all experts"
         case Mixture():
             return "a mixture of experts that is matched only in part"
-        case TopValues() | TopIndices() | SlotSum() | Renormalised():
+        case TopValues() | TopIndices() | SlotSum() | Renormalised() | ChosenLogits() | Unmasked():
             return "the choice of a gate"
     return f"the result of {sym.source!r}" if sym.source else f"an intermediate result ({type(sym).__name__})"
 

@@ -121,28 +121,16 @@ def _queries_and_keys(b: Builder, node: fg.Attention, q: fg.Linear, k: fg.Linear
     q_steps, k_steps = (np.repeat(step, q_peak.shape[1]) for step in (q_step, k_step))
     factors = q_step * k_step * node.scale * np.log2(np.e) * SCORE_STEPS
 
-    def project(name, x: Held, weight, bias, steps, heads):
+    def project(linear: fg.Linear, what: str, x: Held, weight, bias, steps) -> View:
+        """One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad."""
         steps = steps / INT16_PER_INT8
-        out = b.buffer(name, x.view.rows, len(weight), heads, steps[None, :])
-        product(b, name, out, x, quantise_weights(weight, ROW_UNIT, steps, bias), source=q.source)
+        out = b.buffer(f"{node.name}.{what}", x.view.rows, len(weight), node.heads, steps[None, :])
+        product(b, f"{node.name}.{what}", out, x, quantise_weights(weight, ROW_UNIT, steps, bias), source=linear.source)
         return out
 
-    if q.x == k.x:
-        columns = len(q_weight)
-        q_bias = np.zeros(columns) if q_bias is None else q_bias
-        both = project(
-            f"{node.name}.qk",
-            qx,
-            np.concatenate([q_weight, k_weight]),
-            np.concatenate([q_bias, k_bias]),
-            np.concatenate([q_steps, k_steps]),
-            2 * node.heads,
-        )
-        q_view, k_view = _columns(both, 0, columns), _columns(both, columns, len(k_weight))
-    else:
-        q_view = project(f"{node.name}.q", qx, q_weight, q_bias, q_steps, node.heads)
-        k_view = project(f"{node.name}.k", kx, k_weight, k_bias, k_steps, node.heads)
-    b.trace[q.name] = (q_view, b.ops[-1 if q.x == k.x else -2].name)
+    q_view = project(q, "q", qx, q_weight, q_bias, q_steps)
+    b.trace[q.name] = q_view, b.ops[-1].name
+    k_view = project(k, "k", kx, k_weight, k_bias, k_steps)
     return q_view, k_view, factors
 
 

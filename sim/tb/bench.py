@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, First, ReadOnly, RisingEdge, with_timeout
+from cocotb.triggers import ClockCycles, First, ReadOnly, RisingEdge, Timer, with_timeout
 
 from hwgen import registers
 from hwgen.registers import Control, Status
@@ -122,7 +122,7 @@ async def run(bench: Bench, job: dict, entry: dict) -> dict:
     await bench.write("PROGRAM", entry["program"])
     await bench.write("PROGRAM_LENGTH", entry["instructions"])
     await bench.write("CONTROL", Control.START | Control.IRQ_ENABLE)
-    await First(RisingEdge(dut.irq), ClockCycles(dut.clk, job["timeout"]))
+    await First(RisingEdge(dut.irq), Timer(job["timeout"] * PERIOD_NS, "ns"))
     await RisingEdge(dut.clk)
     values = await bench.snapshot()
     status = Status(values["STATUS"])

@@ -133,6 +133,35 @@ def test_rtl_engine_gives_bytes_and_counters(hwgen, made, tmp_path, monkeypatch)
     assert code == 0 and "image 3: 1,003 cycles" in out
 
 
+def test_a_batch_shares_runs(hwgen, made, tmp_path, monkeypatch):
+    """Four images in batches of three: the last run is filled up, every image gets its own outputs and its share."""
+    monkeypatch.setattr(rtl, "simulate", on_the_machine)
+    bundle = tmp_path / "batch.bundle"
+    code, out, err = hwgen(
+        "build", made / "micro.onnx", *SMALL, "--calibrate", made / "micro_calib.npz", "--batch", 3, "-o", bundle
+    )
+    assert code == 0 and "batch of 3" in err, err
+    assert json.loads((bundle / "manifest.json").read_text())["batch"] == 3
+    found = {}
+    for engine in ("golden", "machine", "rtl"):
+        options = ["--engine", engine, "--input", made / "micro_test.npz", "--output", tmp_path / "o.npz", "--json"]
+        code, out, err = hwgen("run", bundle, *options)
+        assert code == 0, err
+        with np.load(tmp_path / "o.npz") as data:
+            found[engine] = data["logits"]
+    assert len(found["golden"]) == 4 and np.ptp(found["golden"], axis=0).any()
+    assert np.array_equal(found["golden"], found["machine"]) and np.array_equal(found["golden"], found["rtl"])
+    summary = json.loads(out)
+    assert summary["batch"] == 3 and summary["images"] == 4
+    assert summary["cycles"] == [333, 333, 333, 334]  # thirds of 1,000 and 1,001
+    single, whole = (json.loads((b / "report.json").read_text()) for b in (made / "micro.bundle", bundle))
+    one, three = (report["tasks"][""] for report in (single, whole))
+    assert three["macs"] == one["macs"] and abs(three["run_cycles"] - 3 * three["cycles"]) < 3
+    assert three["traffic_bytes"]["weights"] < one["traffic_bytes"]["weights"]
+    code, out, err = hwgen("build", made / "micro.onnx", *SMALL, "--batch", 0, "-o", tmp_path / "no.bundle")
+    assert (code, out) == (2, "") and "batch=0" in err and not (tmp_path / "no.bundle").exists()
+
+
 def test_demo_tells_whether_the_hardware_is_right(hwgen, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "verilog", lambda config: {"hwgen_top.v": "module hwgen_top; endmodule"})
     monkeypatch.setattr(rtl, "simulate", on_the_machine)
