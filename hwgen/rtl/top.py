@@ -171,23 +171,35 @@ class Top(Component):
 
 class VerilogPlatform:
     """What elaboration asks of a target: RAMs become instances of rtl_templates/ram_sdp.v, `shared` components instances
-    of modules that are emitted once."""
+    of modules that are emitted once; with `primitives` some of those are made of a family's own cells."""
 
     get_memory = staticmethod(template_memory)
 
-    def __init__(self):
+    def __init__(self, primitives: bool = False):
+        self.primitives = primitives
         self.shared: dict[str, tuple[type[Shared], Config]] = {}
 
 
 def emit(config: Config) -> dict[str, str]:
-    """Verilog by file name: hwgen_top.v and the templates it instantiates. The same config gives the same bytes."""
+    """Verilog by file name: hwgen_top.v, the shared modules and templates it instantiates. Same config, same bytes."""
     platform = VerilogPlatform()
-    text = verilog.convert(Top(config), name=TOP_MODULE, platform=platform, strip_internal_attrs=True)
-    for module, (kind, parameters) in platform.shared.items():
-        text += verilog.convert(kind(parameters), name=module, platform=platform, strip_internal_attrs=True)
-    files = {f"{TOP_MODULE}.v": text}
+    files = {f"{TOP_MODULE}.v": _convert(Top(config), TOP_MODULE, platform)}
+    files |= {f"{module}.v": emit_shared(*found) for module, found in platform.shared.items()}
     for template in sorted(resources.files("rtl_templates").iterdir(), key=lambda path: path.name):
         module, _, suffix = template.name.rpartition(".")
-        if suffix == "v" and re.search(rf"\b{module}\b", text):
+        if suffix == "v" and any(re.search(rf"\b{module}\b", text) for text in files.values()):
             files[template.name] = template.read_text(encoding="utf-8")
     return files
+
+
+def emit_shared(kind: type[Shared], config: Config) -> str:
+    """Verilog of a shared module: where it has a form made of primitives, a define chooses that one."""
+    described = _convert(kind(config), kind.MODULE, VerilogPlatform())
+    if kind.PRIMITIVES is None:
+        return described
+    primitives = _convert(kind(config), kind.MODULE, VerilogPlatform(primitives=True))
+    return f"`ifdef {kind.PRIMITIVES}\n{primitives}`else\n{described}`endif\n"
+
+
+def _convert(component: Component, name: str, platform: VerilogPlatform) -> str:
+    return verilog.convert(component, name=name, platform=platform, strip_internal_attrs=True)
