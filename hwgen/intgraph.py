@@ -179,12 +179,14 @@ class RouteTokens:
 
 @dataclass(frozen=True)
 class Output:
-    """One ONNX output: real value = buffer view * scale, reshaped to `shape` (without the batch axis)."""
+    """One ONNX output: real value = buffer view * scale, transposed first where `transposed`, reshaped to `shape` (without
+    the batch axis)."""
 
     name: str
     view: View
     scale: float
     shape: tuple[int, ...]
+    transposed: bool = False
     index: int = 0  # of which image of a batch
 
 

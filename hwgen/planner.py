@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from . import cost
 from .arrange import Limits, Timing, batched, reorder, row_blocks, token_blocks
 from .config import Config
+from .cost.matmul import TILE_STEPS
+from .cost.simulation import DISPATCH
+from .dram import Dram
 from .errors import UserError
 from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens, View
 from .program import Program
+from .rtl.norm import norm_cycles
+from .rtl.router import route_cycles
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
@@ -74,7 +79,7 @@ def small_arrangements() -> Iterator[Arrangement]:
 
 
 def plan(
-    graphs: dict[str, IntGraph], config: Config, memory: cost.Memory, batch: int = 1
+    graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1
 ) -> tuple[Program, Arrangement]:
     """The program with the fewest estimated cycles, summed over all tasks, and its arrangement.
 
@@ -118,11 +123,11 @@ def timing(config: Config) -> Timing:
             case MatMul():
                 outputs, inputs = -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
                 rows = tokens if op.expert is not None else op.x.rows
-                return outputs * inputs * max(rows, min(op.out.cols, config.array_outputs) + cost.TILE_STEPS)
+                return outputs * inputs * max(rows, min(op.out.cols, config.array_outputs) + TILE_STEPS)
             case Norm():
-                return cost.norm_cycles(config, op.x.rows, op.x.cols)
+                return norm_cycles(config, op.x.rows, op.x.cols)
             case RouteTokens():
-                return cost.route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
+                return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
         return 0.0
 
-    return Timing(duration, cost.pipeline(config) + cost.DISPATCH)
+    return Timing(duration, cost.pipeline(config) + DISPATCH)

@@ -23,7 +23,6 @@ from ..intgraph import (
     MatMul,
     Norm,
     Op,
-    Output,
     RouteTokens,
     RowScale,
     View,
@@ -87,7 +86,7 @@ class _Batch:
     def graph(self) -> IntGraph:
         ops = list(self._ops())
         outputs = [
-            Output(o.name, self._view(o.view, _Scope(image, 1)), o.scale, o.shape, image)
+            replace(o, view=self._view(o.view, _Scope(image, 1)), index=image)
             for image in range(self.images)
             for o in self.source.outputs
         ]

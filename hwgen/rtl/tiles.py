@@ -74,9 +74,12 @@ class TileLoader(Component):
         block = Signal(ports.ADDRESS_BITS)  # row ob*O of w, at ib = 0
         addr, scale = Signal(ports.ADDRESS_BITS), Signal(16)
         block_scale, offset = Signal(16), Signal(ports.ADDRESS_BITS)
-        m.d.comb += [
+        # Registers: `outputs_left` changes in JOB and NEXT, they are first looked at two cycles later.
+        last_row = Signal(range(outputs))
+        m.d.sync += [
             last_columns.eq(outputs_left <= outputs),
-            columns.eq(Mux(last_columns, outputs_left, outputs)),
+            columns.eq(Mux(outputs_left <= outputs, outputs_left, outputs)),
+            last_row.eq(Mux(outputs_left <= outputs, outputs_left - 1, outputs - 1)),
         ]
         from_stream = insn.w_source == isa.WeightSource.STREAM
 
@@ -86,6 +89,7 @@ class TileLoader(Component):
 
         # --- stationary rows from the scratchpad ----------------------------------------------------------------
         reading, pop = Signal(), Signal()
+        wanted = Signal()  # the loader's state takes a weight word as soon as there is one
         m.d.comb += [
             self.rd.valid.eq(reading),
             self.rd.addr.eq(addr),
@@ -96,7 +100,7 @@ class TileLoader(Component):
         lanes = Signal(range(c.array_inputs + 1))
         m.d.comb += lanes.eq(Mux(inputs_left <= c.array_inputs, inputs_left, c.array_inputs))
         final = Signal()
-        m.d.comb += final.eq(row == columns - 1)
+        m.d.comb += final.eq(row == last_row)
         m.d.comb += [
             quantiser.i_valid.eq(delay_valid(m, accepted, ports.READ_LATENCY, "w_read")),
             quantiser.i_data.eq(self.rd.data),
@@ -150,7 +154,7 @@ class TileLoader(Component):
             """Begin the next output tile: its parameters first."""
             return [word.eq(0), first_inputs.eq(1)]
 
-        m.d.comb += self.words.ready.eq(pop | pop_params)
+        m.d.comb += self.words.ready.eq(wanted)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
@@ -186,7 +190,7 @@ class TileLoader(Component):
                         with m.Default():
                             m.next = "TILE"
             with m.State("PARAM_WORDS"):
-                m.d.comb += pop_params.eq(self.words.valid)
+                m.d.comb += [wanted.eq(1), pop_params.eq(self.words.valid)]
                 with m.If(self.words.valid):
                     m.d.sync += word.eq(word + 1)
                     with m.If((word + 1) * c.params_per_word >= columns):
@@ -198,7 +202,7 @@ class TileLoader(Component):
                     with m.If(~from_stream):
                         m.next = "READ"
             with m.State("STREAM"):
-                m.d.comb += pop.eq(self.words.valid)
+                m.d.comb += [wanted.eq(1), pop.eq(self.words.valid)]
                 with m.If(self.words.valid):
                     m.d.sync += row.eq(row + 1)
                     with m.If(final):

@@ -92,9 +92,8 @@ def _slots(
     for number, output in enumerate(graph.outputs):
         rows = row_layout(needs.layouts[output.view.buffer], output.view, output.view.rows, config)
         offset = outputs.add((task, number), rows.bytes)
-        out_slots.append(
-            OutputSlot(output.name, tuple(output.shape), float(output.scale), offset, rows, output.index)
-        )
+        shape, scale = tuple(output.shape), float(output.scale)
+        out_slots.append(OutputSlot(output.name, shape, scale, offset, rows, output.transposed, output.index))
     return in_slots, out_slots
 
 

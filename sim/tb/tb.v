@@ -26,6 +26,9 @@ module tb #(
     output wire [1:0]         s_axi_rresp,
     output wire               s_axi_rvalid,
     input  wire               s_axi_rready,
+    input  wire               fault_error,
+    input  wire               fault_hold,
+    input  wire               backdoor_load,
     input  wire               backdoor_write,
     input  wire [31:0]        backdoor_addr,
     input  wire [BYTES*8-1:0] backdoor_wdata,
@@ -50,6 +53,7 @@ module tb #(
         .awvalid(awvalid), .awready(awready), .awaddr(awaddr),
         .wvalid(wvalid), .wready(wready), .wdata(wdata), .wstrb(wstrb), .wlast(wlast),
         .bvalid(bvalid), .bready(bready), .bresp(bresp),
+        .fault_error(fault_error), .fault_hold(fault_hold), .backdoor_load(backdoor_load),
         .backdoor_write(backdoor_write), .backdoor_addr(backdoor_addr),
         .backdoor_wdata(backdoor_wdata), .backdoor_rdata(backdoor_rdata)
     );
@@ -84,6 +88,20 @@ module tb #(
         `READ_PORT(w3, 4),
 `endif
         `READ_PORT(data, 0)
+    );
+
+// Strobe of each unit, in the order of isa.Unit.
+`define ACCEPTED(NAME) dut.sequencer.queue_``NAME.o__ready
+    trace timing (
+        .clk(clk), .rst(rst), .running(dut.sequencer.running),
+        .accepted({`ACCEPTED(store), `ACCEPTED(vector), `ACCEPTED(matmul), `ACCEPTED(weights), `ACCEPTED(load)}),
+        .finished(dut.sequencer.done), .wanted(dut.weights.wanted),
+        .word_in(dut.weights.buffer.i__valid && dut.weights.buffer.i__ready),
+        .issued(dut.core.issuer.issued), .last(dut.core.issuer.last),
+        .row_waits(dut.core.issuer.stall_weights),
+        .bank_waits(dut.core.issuer.stall_bank || (dut.core.loader.rd__valid && !dut.core.loader.rd__ready)),
+        .word_wanted(dut.core.loader.words__ready), .word_there(dut.core.loader.words__valid),
+        .tile_reads(dut.core.loader.rd__valid), .depend_waits(dut.sequencer.stall_depend)
     );
 endmodule
 `default_nettype wire

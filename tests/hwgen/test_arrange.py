@@ -9,6 +9,7 @@ from hwgen import cost, planner
 from hwgen.arrange import batched, reorder, row_blocks
 from hwgen.arrange.chains import chains
 from hwgen.config import Config
+from hwgen.dram import Dram
 from hwgen.errors import UserError
 from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, RowMax, View, verify
 from hwgen.planner import Arrangement
@@ -21,7 +22,7 @@ SHAPES = {
     "odd": Shape(experts=5, top_k=3, heads=3, head=8, patches=(2, 5), layers=3),
 }
 CONFIG = Config(bank_words=4096)
-MEMORY = cost.Memory(16.0)
+MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
 
 
 def images_of(graph: IntGraph, count: int) -> dict[str, np.ndarray]:

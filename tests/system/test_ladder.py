@@ -72,7 +72,13 @@ def test_two_tasks_in_one_bundle(config, trained, digits, climb):
     images = [{"image": image} for image in digits["test"][:IMAGES]]
     moe = [climb(graphs, config, task, images) for task in names]
     # The trained router leaves experts without a token on some of these images.
-    assert any(0 in run.queue_lengths for ladder in moe for run in ladder.machine)
+    assert any(0 in queue for ladder in moe for run in ladder.machine for queue in run.queues)
+
+
+@SHAPES
+def test_without_limits_of_dram(config, trained, digits, climb):
+    graphs = quantise({"": trained("m3vit_digits_2task")}, {"image": digits["calib"][:CALIBRATION]})
+    climb(graphs, config, "", [{"image": digits["test"][0]}], dram="unlimited")
 
 
 def test_task_switch_moves_no_weight(trained, digits, hardware):
@@ -98,7 +104,7 @@ def test_random_graph_with_stalls(seed, config, climb):
     ladder = climb({"": graph}, config, "", [random_images(graph, seed)], stall=100, seed=seed + 1)
     tokens = Shape().tokens
     for run in ladder.machine:
-        queues = np.array(run.queue_lengths).reshape(-1, 6)
+        queues = np.array(run.queues)
         assert (queues[:, 1] == tokens).all() and (queues[:, 4] == 0).all()
 
 
