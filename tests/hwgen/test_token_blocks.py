@@ -5,11 +5,12 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from hwgen import cost, planner
+from hwgen import planner
 from hwgen.arrange import Limits, token_blocks
 from hwgen.arrange.rows import edges
 from hwgen.arrange.units import units
 from hwgen.config import Config
+from hwgen.dram import Dram
 from hwgen.errors import UserError
 from hwgen.frontend import import_model
 from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, RowMax, View, verify
@@ -25,7 +26,7 @@ SHAPES = {
     "many tokens": Shape(patches=(5, 6), hidden=100),
 }
 ROOMY = 1 << 20
-MEMORY = cost.Memory(16.0)
+MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
 
 
 def price(op, rows: int) -> float:
