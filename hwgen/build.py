@@ -15,7 +15,7 @@ import numpy as np
 from . import boards, files, intgraph_io, registers, report, report_html
 from .config import Config
 from .errors import UserError
-from .graph import Graph
+from .graph import Graph, without_range
 from .intgraph import IntGraph
 from .program import Program, check_target, write_bundle
 
@@ -52,7 +52,12 @@ def _import(build: Build) -> str:
 
 def _calibrate(build: Build) -> str:
     if build.calibrate is None:
-        build.warnings.append(NOISE_WARNING)
+        missing = {task: len(without_range(graph)) for task, graph in build.graphs.items()}
+        if not any(missing.values()):
+            return "the scales of the quantised model"
+        partly = [f"{build.models[task]}: {n} values have no scale in the file; " for task, n in missing.items() if n]
+        quantised = any(graph.ranges for graph in build.graphs.values())
+        build.warnings.append((partly[0] if quantised else "") + NOISE_WARNING)
         return "seeded noise"
     build.images = files.read_images(build.calibrate, common_inputs(build.graphs))
     return f"{len(next(iter(build.images.values())))} images of {build.calibrate.name}"

@@ -143,11 +143,16 @@ class Output:
 
 @dataclass
 class Graph:
-    """`inputs` maps an ONNX input name to its shape without the batch axis."""
+    """`inputs` maps an ONNX input name to its shape without the batch axis.
+
+    `ranges`, of a model that is quantised already: value -> the smallest and largest number [columns] that its file lets
+    it hold, infinite in columns without limit; of an input [1].
+    """
 
     inputs: dict[str, tuple[int, ...]]
     nodes: list[Node]
     outputs: list[Output]
+    ranges: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
     def node(self, name: str) -> Node:
         """The node that makes value `name`; StopIteration where none does (an input)."""
@@ -156,6 +161,13 @@ class Graph:
     def users(self, name: str) -> list[Node]:
         """The nodes that read value `name`, in order."""
         return [n for n in self.nodes if name in n.inputs]
+
+
+def without_range(graph: Graph) -> list[str]:
+    """Inputs and values that `graph.ranges` does not limit in all columns: only images can tell what they hold."""
+    made = [n.name for n in graph.nodes if not isinstance(n, Rows | Route)]
+    limited = {name for name, limits in graph.ranges.items() if np.isfinite(limits).all()}
+    return [name for name in [*graph.inputs, *made] if name not in limited]
 
 
 # --- shapes ------------------------------------------------------------------------------------------------------

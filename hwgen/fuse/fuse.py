@@ -14,7 +14,7 @@ import numpy as np
 
 from hwgen import graph
 
-from . import dispatch, elementwise, gate, products
+from . import dispatch, elementwise, gate, products, quantised
 from .constants import evaluate, output_shapes
 from .emit import Context, finish
 from .layout import MOVES, move
@@ -39,16 +39,8 @@ from .symbols import (
 
 Rule = Callable[[Context, Op, list], Any]
 
-QUANTISED = (
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "QLinearMatMul",
-    "QLinearConv",
-    "MatMulInteger",
-)
 HINTS = {
-    **dict.fromkeys(QUANTISED, "give the float model: hwgen quantises it itself"),
+    **dict.fromkeys(quantised.INTEGER, quantised.HINT),
     **dict.fromkeys(("Relu", "Sigmoid", "HardSwish", "Softplus", "QuickGelu"), "use GELU as activation"),
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
     **dict.fromkeys(("GlobalAveragePool", "AveragePool", "MaxPool"), "use the class token: pooling is not supported"),
@@ -118,22 +110,31 @@ SOLID = (Lin, Norm, Activated, Probabilities, Attended, Value)
 
 
 def fuse(
-    ops: Sequence[Op], inputs: Mapping[str, tuple[int, ...]], constants: Mapping[str, Array], outputs: Sequence[str]
+    ops: Sequence[Op],
+    inputs: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, Array],
+    outputs: Sequence[str],
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[graph.Graph | None, list[Finding]]:
     """The ViT-level graph, or None and the nodes that prevent it.
 
-    `inputs` maps input names to shapes with a batch axis of 1, `constants` initialiser names to arrays.
+    `inputs` maps input names to shapes with a batch axis of 1, `constants` initialiser names to arrays, `ranges` tensors
+    of a quantised model to the smallest and largest value that they can hold.
     """
     ctx = Context(names=set(inputs))
     values: dict[str, Any] = {name: Const(array, name) for name, array in constants.items()}
     for name, shape in inputs.items():
         values[name] = whole(Image(shape=shape[1:], name=name, source=name), shape)
+        ctx.note_range(values[name], (ranges or {}).get(name))
     findings: list[Finding] = []
     makers: dict[str, Op] = {}
     for op in ops:
         makers.update(dict.fromkeys(op.outputs, op))
         results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
-        values.update({n: r for n, r in zip(op.outputs, results, strict=False) if n})
+        for name, result in zip(op.outputs, results, strict=False):
+            if name:
+                values[name] = result
+                ctx.note_range(result, (ranges or {}).get(name))
     made = []
     for name in outputs:
         try:
@@ -145,7 +146,7 @@ def fuse(
     if findings:
         return None, findings
     shapes = {name: shape[1:] for name, shape in inputs.items()}
-    return graph.Graph(inputs=shapes, nodes=finish(ctx.nodes, made), outputs=made), []
+    return graph.Graph(shapes, finish(ctx.nodes, made), made, ctx.ranges), []
 
 
 def _output(ctx: Context, name: str, value: Any) -> graph.Output:
@@ -206,10 +207,11 @@ def _apply(ctx: Context, op: Op, values: list) -> Any:
     if op.type == "Size":
         return Const(np.asarray(int(np.prod(present[0].shape)), np.int64))
     if all(isinstance(v, Const) for v in present):
-        if op.type in QUANTISED:
+        arrays = [None if v is None else v.array for v in values]
+        if op.type.rpartition(".")[2] in quantised.INTEGER - quantised.LINEAR:
             raise _unsupported(op)
-        arrays = evaluate(op, [None if v is None else v.array for v in values])
-        name = values[0].name if op.type in MOVES | {"Cast"} and values else ""
+        arrays = [quantised.linear(op, arrays)] if op.type in quantised.LINEAR else evaluate(op, arrays)
+        name = values[0].name if op.type in MOVES | quantised.LINEAR | {"Cast"} and values else ""
         return [Const(a, name) for a in arrays]
     if op.type in MOVES and isinstance(values[0], View):
         return [_moved(values[0], index) for index in move(op, values[0].positions, values)]
