@@ -299,6 +299,11 @@ def _linear(x: Array, w: Array, b: Array | None) -> Array:
     return y if b is None else y + b.astype(x.dtype)
 
 
+def evaluate_node(node: Node, values: dict[str, Array]) -> Array:
+    """The value of one node, from those of its inputs."""
+    return _evaluate(node, *(values[name] for name in node.inputs))
+
+
 def _evaluate(node: Node, *v: Array) -> Array:
     match node:
         case PatchEmbed(weight=w, bias=b):
