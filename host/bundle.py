@@ -68,6 +68,11 @@ class Bundle:
         return self.manifest["memory"]
 
     @property
+    def batch(self) -> int:
+        """Images that one run of a program takes; slots of inputs and outputs say by `index` which of them they hold."""
+        return self.manifest["batch"]
+
+    @property
     def tasks(self) -> list[str]:
         return list(self.manifest["tasks"])
 

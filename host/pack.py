@@ -28,6 +28,8 @@ def pack_input(entry: dict, image: np.ndarray) -> bytes:
 def unpack_output(entry: dict, data: bytes | np.ndarray) -> np.ndarray:
     """float32 array in the ONNX shape (without the batch axis) from the bytes of the output region."""
     rows = unpack_rows(entry["layout"], data)
+    if entry["transposed"]:
+        rows = rows.T
     return (rows * np.float64(entry["scale"])).astype(np.float32).reshape(entry["shape"])
 
 

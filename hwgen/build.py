@@ -14,9 +14,11 @@ import numpy as np
 
 from . import boards, files, intgraph_io, registers, report, report_html
 from .config import Config
+from .dram import of_board
 from .errors import UserError
 from .graph import Graph, without_range
 from .intgraph import IntGraph
+from .planner import check_batch, plan
 from .program import Program, check_target, write_bundle
 
 GRAPH_FILE = "graph.bin"
@@ -33,6 +35,7 @@ class Build:
     board: boards.Board
     config: Config
     calibrate: Path | None = None
+    batch: int = 1  # images that one run of the program takes
     graphs: dict[str, Graph] = field(default_factory=dict)
     images: dict[str, np.ndarray] | None = None
     integers: dict[str, IntGraph] = field(default_factory=dict)
@@ -71,11 +74,10 @@ def _quantise(build: Build) -> str:
 
 
 def _schedule(build: Build) -> str:
-    from .schedule import schedule
-
-    build.program = schedule(build.integers, build.config)
+    memory = of_board(build.board, build.config)
+    build.program, chosen = plan(build.integers, build.config, memory, build.batch)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
-    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM"
+    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {chosen.text(build.batch)}"
 
 
 @lru_cache(maxsize=4)
@@ -134,13 +136,15 @@ def build(
     board: str = "zcu104",
     calibrate: Path | None = None,
     settings: dict[str, str] | None = None,
+    batch: int = 1,
     stop_after: str | None = None,
     progress: Callable[[str, float, str], None] = lambda step, seconds, summary: None,
 ) -> Build:
     """Run the steps in order and return what they left; without `stop_after` the bundle is at `output`.
 
-    models: task name -> ONNX file. settings: Config fields that replace the board's, as texts. progress: called after
-    each step with its name, its seconds and a line on its artefact. Raises UserError, before any long work where it can.
+    models: task name -> ONNX file. settings: Config fields that replace the board's, as texts. batch: images that share
+    a run. progress: called after each step with its name, its seconds and a line on its artefact. Raises UserError,
+    before any long work where it can.
     """
     if stop_after is not None and stop_after not in STEPS:
         raise UserError(f"unknown step {stop_after!r}; the steps are {', '.join(STEPS)}")
@@ -150,7 +154,7 @@ def build(
     if calibrate is not None and not calibrate.is_file():
         raise UserError(f"{calibrate}: no such file")
     chosen = boards.load(board)
-    state = Build(dict(models), Path(output), chosen, chosen.make_config(settings), calibrate)
+    state = Build(dict(models), Path(output), chosen, chosen.make_config(settings), calibrate, check_batch(batch))
     if stop_after in (None, "bundle"):
         check_target(state.output)
     for name, step in STEPS.items():

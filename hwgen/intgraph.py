@@ -102,6 +102,7 @@ class Input:
     step: float
     offset: float
     source: str = ""
+    index: int = 0  # which image of a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +173,15 @@ class RouteTokens:
 
 @dataclass(frozen=True)
 class Output:
-    """One ONNX output: real value = buffer view * scale, reshaped to `shape` (without the batch axis)."""
+    """One ONNX output: real value = buffer view * scale, transposed first where `transposed`, reshaped to `shape` (without
+    the batch axis)."""
 
     name: str
     view: View
     scale: float
     shape: tuple[int, ...]
+    transposed: bool = False
+    index: int = 0  # of which image of a batch
 
 
 Op = Constant | Input | MatMul | Norm | RouteTokens
@@ -185,7 +189,10 @@ Op = Constant | Input | MatMul | Norm | RouteTokens
 
 @dataclass
 class IntGraph:
-    """Buffers and operations of one task, in execution order. `task` is its name ("" where there is only one)."""
+    """Buffers and operations of one task, in execution order. `task` is its name ("" where there is only one).
+
+    `batch`: images that one run takes; each has its own Input operations and Outputs.
+    """
 
     buffers: dict[str, Buffer]
     ops: list[Op]
@@ -193,6 +200,7 @@ class IntGraph:
     task: str = ""
     # float value (hwgen.graph name) -> the view that holds it after the op named in the second place; for comparison
     trace: dict[str, tuple[View, str]] = field(default_factory=dict)
+    batch: int = 1
 
 
 def verify(graph: IntGraph) -> None:

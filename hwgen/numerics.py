@@ -1,13 +1,17 @@
 """The integer arithmetic of the machine, written once.
 
 Golden and machine call these functions; the RTL fills its ROMs from these tables and its tests compare with them.
-Everything is exact integer arithmetic on int64 NumPy arrays; nothing here depends on the shape of the hardware.
+Everything is exact integer arithmetic; nothing here depends on the shape of the hardware.
 
-Formats: weights int8 in [-127, 127]; stored activations int16 in [-32767, 32767]; operands of the array int8.
-One rounding rule everywhere: round half away from zero (`round_shift`).
+Formats: weights int8 in [-127, 127]; stored activations int16 in [-32767, 32767], as int16 arrays; operands of the array
+int8, as whole numbers in float32 arrays (OPERAND), which BLAS multiplies. One rounding rule everywhere: round half away
+from zero (`round_shift`). Where the arrays are large it is done in float64, whose 53 bits hold every number that occurs
+(`_away`); everything else is int64.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,12 +27,27 @@ SHIFT_MIN, SHIFT_MAX = 8, 39  # of the shift after the row multiply
 STATIC_SHIFT = 8  # int16 -> int8 with a fixed scale: one int8 step is 2^8 int16 steps
 
 
+OPERAND = np.float32
+AWAY = 1.0 + 2.0**-44
+
+
 def round_shift(x: Array, shift: Array | int) -> Array:
     """x / 2^shift rounded half away from zero; shift >= 0 (per element or scalar)."""
     x = np.asarray(x, np.int64)
     shift = np.asarray(shift, np.int64)
-    half = np.where(shift > 0, np.left_shift(1, np.maximum(shift - 1, 0)), 0)
-    return (x + half - ((x < 0) & (shift > 0))) >> shift
+    half = np.left_shift(1, shift) >> 1  # 0 without a shift, where nothing rounds
+    y = (x >> 63) & -(half > 0).astype(np.int64)
+    return (y + x + half) >> shift
+
+
+def _away(x: Array, factor: Array | float, shift: Array | int) -> Array:
+    """round_shift(x * factor, shift) as float64, |x * factor| < 2^43, by rounding half to even.
+
+    A factor larger by AWAY moves each quotient away from zero by less than the distance to the next multiple of
+    2^-shift, and by more than float64's roundings: off a half, and never onto one or past it.
+    """
+    y = np.multiply(x, np.ldexp(np.multiply(factor, AWAY), np.negative(shift)), dtype=np.float64)
+    return np.rint(y, out=y)
 
 
 def saturate(x: Array, limit: int) -> Array:
@@ -50,7 +69,13 @@ def row_quantiser(row_max: Array) -> tuple[Array, Array, Array]:
 
     int8 = round_shift(int16 * factor, 8 + exponent); int16 ~= int8 * row_scale / 2^7.
     """
-    row_max = np.maximum(np.asarray(row_max, np.int64), 128)
+    row_max = np.maximum(row_max, 128)
+    return _FACTORS[row_max], _EXPONENTS[row_max], _ROW_SCALES[row_max]
+
+
+def _row_tables() -> tuple[Array, Array, Array]:
+    """`row_quantiser` of every row maximum."""
+    row_max = np.maximum(np.arange(INT16_MAX + 1), 128)
     exponent = np.zeros_like(row_max)
     for bit in range(8, 15):
         exponent += row_max >= 1 << bit
@@ -58,35 +83,40 @@ def row_quantiser(row_max: Array) -> tuple[Array, Array, Array]:
     return ROW_FACTOR[index], exponent, round_shift(ROW_STEP[index], 7 - exponent)
 
 
+_FACTORS, _EXPONENTS, _ROW_SCALES = _row_tables()
+
+
 def quantise_static(x: Array) -> Array:
     """int16 -> int8 with the fixed step 2^8."""
-    return saturate(round_shift(x, STATIC_SHIFT), INT8_MAX)
+    return saturate(_away(x, 1.0, STATIC_SHIFT), INT8_MAX).astype(OPERAND)
 
 
 def quantise_rows(x: Array, row_max: Array) -> tuple[Array, Array]:
     """int16 [R, C] with its row maxima [R] -> (int8 [R, C], row scales u16 [R])."""
     factor, exponent, scale = row_quantiser(row_max)
-    wide = np.asarray(x, np.int64) * factor[:, None]
-    return saturate(round_shift(wide, 8 + exponent[:, None]), INT8_MAX), scale
+    y = _away(x, factor[:, None], 8 + exponent[:, None])
+    return np.clip(y, -INT8_MAX, INT8_MAX, out=y).astype(OPERAND), scale
 
 
 def row_max_abs(x: Array) -> Array:
     """Largest magnitude of each row: int64 [R] of [R, C]."""
-    return np.abs(np.asarray(x, np.int64)).max(axis=1)
+    x = np.asarray(x)
+    return np.maximum(x.max(axis=1).astype(np.int64), -x.min(axis=1).astype(np.int64))
 
 
 # --- softmax in one pass -----------------------------------------------------------------------------------------
 
 SCORE_STEPS = 16  # score grid: 2^(1/16) per step
 PROBABILITY = np.round(INT8_MAX * 2.0 ** (-np.arange(128) / SCORE_STEPS)).astype(np.int64)  # last entry 1, then 0
+_PROBABILITY = np.append(PROBABILITY, 0).astype(OPERAND)  # and 0 for all that is further away
 RECIPROCAL_NUMERATOR = INT8_MAX * U16_MAX
 RECIPROCAL_EXPONENT_MAX = 12  # for rows of up to 2^13 tokens
 
 
 def probabilities(scores: Array, row_max: Array) -> Array:
     """round(127 * 2^((score - max) / 16)) for scores [R, C] and signed row maxima [R]; 0 beyond 127 steps."""
-    distance = np.asarray(row_max, np.int64)[:, None] - np.asarray(scores, np.int64)
-    return np.where(distance > 127, 0, PROBABILITY[np.clip(distance, 0, 127)])
+    distance = np.subtract(np.asarray(row_max, np.int64)[:, None], scores, dtype=np.int64)
+    return _PROBABILITY[np.clip(distance, 0, 128)]
 
 
 def reciprocal(total: Array) -> tuple[Array, Array]:
@@ -103,13 +133,21 @@ def reciprocal(total: Array) -> tuple[Array, Array]:
 # --- array -------------------------------------------------------------------------------------------------------
 
 
-def product(x: Array, w: Array) -> Array:
-    """Exact sums x @ w.T, int64 [R, N], of int8 operands [R, K] and [N, K], by floating-point BLAS.
+EXACT_INPUTS = (1 << 24) // INT8_MAX**2  # so many products add up exactly in OPERAND
 
-    Every partial sum is a whole number that the floating-point type holds exactly.
+
+def product(x: Array, w: Array) -> Array:
+    """Exact sums x @ w.T [R, N], as whole numbers in float64, of int8 operands [R, K] and [N, K], by floating-point BLAS.
+
+    In pieces of EXACT_INPUTS columns every partial sum is a whole number that OPERAND holds exactly.
     """
-    kind = np.float32 if x.shape[1] * INT8_MAX**2 < 1 << 24 else np.float64
-    return (x.astype(kind) @ w.astype(kind).T).astype(np.int64)
+    x, w = x.astype(OPERAND, copy=False), w.astype(OPERAND, copy=False)
+    pieces = -(-x.shape[1] // EXACT_INPUTS)
+    size = -(-x.shape[1] // pieces)
+    total = (x[:, :size] @ w[:, :size].T).astype(np.float64)
+    for first in range(size, x.shape[1], size):
+        total += x[:, first : first + size] @ w[:, first : first + size].T
+    return total
 
 
 # --- post-processor ----------------------------------------------------------------------------------------------
@@ -122,8 +160,9 @@ def requantise(acc: Array, col: Array | int, row: Array | int, shift: Array | in
 
     v = round(acc * col / 2^16); y = saturate(round(v * row / 2^shift) + bias).
     """
-    v = round_shift(np.asarray(acc, np.int64) * col, COL_SHIFT)
-    return saturate(round_shift(v * row, shift) + bias, INT16_MAX)
+    y = _away(_away(acc, col, COL_SHIFT), row, shift)
+    y += bias
+    return np.clip(y, -INT16_MAX, INT16_MAX, out=y).astype(np.int16)
 
 
 def gated_scale(row_scale: Array, gate: Array) -> Array:
@@ -133,7 +172,7 @@ def gated_scale(row_scale: Array, gate: Array) -> Array:
 
 def add_residual(x: Array, y: Array) -> Array:
     """x + y, saturated to int16."""
-    return saturate(np.asarray(x, np.int64) + y, INT16_MAX)
+    return saturate(np.add(x, y, dtype=np.int32), INT16_MAX).astype(np.int16)
 
 
 # --- GELU = ReLU - delta -----------------------------------------------------------------------------------------
@@ -161,10 +200,16 @@ GELU_TABLE = {form: gelu_delta(form) for form in GELU_FORMS}
 
 def gelu(x: Array, form: str, gelu_shift: int) -> Array:
     """int16 -> int16, both with the scale 2^-(7 + gelu_shift). Largest error: GELU_MAX_ERROR and one rounding."""
-    x = np.asarray(x, np.int64)
+    return _gelu_of_int16(form, gelu_shift)[np.asarray(x).astype(np.int16, copy=False).view(np.uint16)]
+
+
+@lru_cache
+def _gelu_of_int16(form: str, gelu_shift: int) -> Array:
+    """Its value for each int16, by the bits of the argument."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(np.int16).astype(np.int64)
     index = round_shift(np.abs(x), gelu_shift)
     delta = np.where(index < GELU_ENTRIES, GELU_TABLE[form][np.minimum(index, GELU_ENTRIES - 1)], 0)
-    return np.maximum(x, 0) - round_shift(delta, GELU_DELTA_BITS - GELU_INDEX_BITS - gelu_shift)
+    return (np.maximum(x, 0) - round_shift(delta, GELU_DELTA_BITS - GELU_INDEX_BITS - gelu_shift)).astype(np.int16)
 
 
 # --- LayerNorm ---------------------------------------------------------------------------------------------------
@@ -203,7 +248,7 @@ def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: int) -> Array:
     n = d * (x * x).sum(axis=1) - total * total + epsilon
     r, e = rsqrt(n)
     xhat = round_shift((d * x - total[:, None]) * r[:, None], RSQRT_BITS - XHAT_BITS + e[:, None])
-    return saturate(round_shift(saturate(xhat, XHAT_MAX) * gamma, GAMMA_SHIFT) + beta, INT16_MAX)
+    return saturate(round_shift(saturate(xhat, XHAT_MAX) * gamma, GAMMA_SHIFT) + beta, INT16_MAX).astype(np.int16)
 
 
 # --- router ------------------------------------------------------------------------------------------------------

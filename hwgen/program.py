@@ -59,17 +59,23 @@ class InputSlot:
     offset: float
     dram: int
     layout: RowLayout
+    index: int = 0  # which image of a batch
 
 
 @dataclass(frozen=True)
 class OutputSlot:
-    """Where the driver finds an output: real value = int16 * scale, reshaped to `shape`. `dram`: byte offset."""
+    """Where the driver finds an output: real value = int16 * scale, reshaped to `shape`. `dram`: byte offset.
+
+    `transposed`: columns come before rows in that shape.
+    """
 
     name: str
     shape: tuple[int, ...]
     scale: float
     dram: int
     layout: RowLayout
+    transposed: bool = False
+    index: int = 0  # of which image of a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +133,7 @@ class Program:
     constants: bytes
     stripes: list[bytes]  # one a weight port
     regions: dict[str, Region]  # programs, constants, inputs, outputs, weights0...
+    batch: int = 1  # images that one run of a task takes
 
     @property
     def data_base(self) -> int:
@@ -212,6 +219,7 @@ def manifest(
         "models": models,
         "board": board,
         "config": program.config.to_dict(),
+        "batch": program.batch,
         "registers": registers,
         "memory": {
             "bytes": program.size,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import cost, isa, resources
+from . import cost, isa, resources, timeline
 from .boards import Board
+from .dram import of_board
 from .program import Program
 
 REPORT_VERSION = 1
@@ -16,12 +17,13 @@ STATIC_WATT = 2.0  # fabric leakage and clock tree
 def make(program: Program, board: Board) -> dict:
     """The report of a scheduled program as one JSON object (`report.json` in the bundle)."""
     config = program.config
-    memory = cost.memory_of(board, config)
+    memory = of_board(board, config)
     used = resources.table(config, board)
     return {
         "report_version": REPORT_VERSION,
         "board": {"name": board.name, "part": board.part, "description": board.description},
         "clock_mhz": config.clock_mhz,
+        "batch": program.batch,
         "array": {"outputs": config.array_outputs, "inputs": config.array_inputs, "macs_per_cycle": config.macs_per_cycle},
         "dram": {
             "bytes": program.size,
@@ -29,49 +31,53 @@ def make(program: Program, board: Board) -> dict:
             "usable_bytes_per_cycle": round(memory.bytes_per_cycle, 3),
         },
         "note": "cycles, energy and resources are estimates; `hwgen run --engine rtl` measures cycles",
-        "tasks": {name: _task(task, config, memory) for name, task in program.tasks.items()},
+        "tasks": {name: _task(task, config, memory, program.batch) for name, task in program.tasks.items()},
         "resources": used,
         "over_budget": sorted(kind for kind, r in used.items() if r["fraction"] > 1),
     }
 
 
-def _task(task, config, memory) -> dict:
+def _task(task, config, memory, batch: int) -> dict:
+    """Numbers per image, but `run_cycles` and those of timeline.breakdown: they are of one run, which takes a batch."""
     result = cost.estimate(task.instructions, config, memory)
-    cycles = max(1, round(result.cycles))
+    cycles = max(1, round(result.cycles / batch))
     seconds = cycles / (config.clock_mhz * 1e6)
-    traffic = result.weight_bytes + result.read_bytes + result.write_bytes
+    macs = round(result.macs / batch)
+    moved = {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes}
+    moved = {name: round(total / batch) for name, total in moved.items()}
+    traffic = sum(moved.values())
     kinds: dict[str, int] = {}
     for insn in task.instructions:
         kinds[type(insn).__name__] = kinds.get(type(insn).__name__, 0) + 1
-    operations = []
-    for span in result.spans:
-        insn = task.instructions[span.index]
-        entry = {"index": span.index, "insn": type(insn).__name__, "of": task.origins[span.index]}
-        operations.append(entry | {"start": round(span.start), "end": round(span.end), "rows": span.rows})
-    dynamic = result.macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
+    spent = timeline.breakdown(task.instructions, task.origins, result.spans, result.cycles, config)
+    dynamic = macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
     return {
         "estimate": True,
         "cycles": cycles,
+        "run_cycles": spent["cycles"],
         "milliseconds": round(seconds * 1e3, 6),
         "images_per_second": round(1 / seconds, 3),
-        "macs": result.macs,
-        "utilisation": round(result.macs / (cycles * config.macs_per_cycle), 4),
-        "array_active_cycles": result.array_active,
-        "stall_weights_cycles": round(result.stall_weights),
-        "unit_busy_cycles": {unit: round(busy) for unit, busy in result.busy().items()},
+        "macs": macs,
+        "utilisation": round(macs / (cycles * config.macs_per_cycle), 4),
+        "array_active_cycles": round(result.array_active / batch),
+        "stall_weights_cycles": round(spent["causes"]["dram"] / batch),
+        "unit_busy_cycles": {unit: round(busy / batch) for unit, busy in spent["busy"].items()},
         "instructions": dict(sorted(kinds.items())),
-        "traffic_bytes": {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes},
+        "traffic_bytes": moved,
         "energy_estimate": {
             "note": "first-order estimate from events and a static power, not measured",
             "millijoule_per_image": round((dynamic + STATIC_WATT * seconds) * 1e3, 6),
             "of_it_static": round(STATIC_WATT * seconds * 1e3, 6),
         },
-        "operations": operations,
+        "run_busy": spent["busy"],
+        "causes": spent["causes"],
+        "layers": spent["layers"],
+        "operations": spent["operations"],
     }
 
 
-def text(report: dict) -> str:
-    """The table that ends a build and that `hwgen report` prints."""
+def text(report: dict, trace: dict | None = None) -> str:
+    """The table that ends a build and that `hwgen report` prints; with a `trace` the measured layers too."""
     array, board = report["array"], report["board"]
     lines = [
         f"{board['name']} ({board['part']}), {report['clock_mhz']:g} MHz, array {array['outputs']} x {array['inputs']}",
@@ -93,7 +99,27 @@ def text(report: dict) -> str:
     if report["over_budget"]:
         over = ", ".join(kind.upper() for kind in report["over_budget"])
         lines += ["", f"warning: estimated to exceed the part's {over}; a smaller array fits, e.g. --set array_inputs=..."]
+    if trace is not None:
+        lines += _measured(report, trace)
     return "\n".join(lines)
+
+
+def _measured(report: dict, trace: dict) -> list[str]:
+    """The layers of the runs of a trace, beside the estimate, which takes all experts for equally busy."""
+    head = "".join(f"{cause:>9}" for cause in (*timeline.CAUSES, "padding"))
+    estimates = report["tasks"][trace["task"]]["layers"]
+    lines = []
+    for i, run in enumerate(trace["runs"]):
+        title = f"measured, run {i}, DRAM {trace['dram']}"
+        lines += ["", f"{title:44} {'cycles':>9} {'estimate':>9}{head}"]
+        for layer, estimate in zip(run["layers"], estimates, strict=True):
+            spent = "".join(f"{layer[cause]:>9,}" for cause in (*timeline.CAUSES, "padding"))
+            lines.append(f"{layer['name'][-44:]:44} {layer['cycles']:>9,} {estimate['cycles']:>9,}{spent}")
+        total = "".join(f"{run['causes'][cause]:>9,}" for cause in timeline.CAUSES)
+        padding = sum(layer["padding"] for layer in run["layers"])
+        estimated = report["tasks"][trace["task"]]["run_cycles"]
+        lines.append(f"{'all':44} {run['cycles']:>9,} {estimated:>9,}{total}{padding:>9,}")
+    return lines
 
 
 def listing(program: list[isa.Insn], origins: list[str] | None = None) -> str:

@@ -17,24 +17,30 @@ from host.pack import pack_input, unpack_output
 from . import boards, intgraph_io, isa
 from .build import GRAPH_FILE, REPORT_FILE
 from .config import Config
+from .dram import Dram, setting
 from .errors import UserError
 from .graph import Graph
 from .intgraph import IntGraph
+from .timeline import Span, breakdown
 
 ENGINES = ("golden", "machine", "rtl")
 Images = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
+Cycles = Callable[[int, int, int], None]  # run, runs, cycles of this run so far
+TRACE_VERSION = 1
 
 
 @dataclass
 class Run:
-    """What an engine gave: `outputs` maps ONNX outputs to float32 [images, ...]; `counters` one dict per image (rtl)."""
+    """What an engine gave: `outputs` maps ONNX outputs to float32 [images, ...]; `counters` one dict per batch (rtl)."""
 
     engine: str
     task: str
     outputs: Images
     seconds: float = 0.0
     counters: list[dict[str, int]] = field(default_factory=list)
+    batch: int = 1  # images that share a run of the program, and its cycles
+    trace: dict | None = None  # where the cycles of each run went (rtl): `trace_of`
 
     def summary(self, config: Config) -> dict:
         """The `--json` object of `hwgen run`."""
@@ -46,12 +52,14 @@ class Run:
             "outputs": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in self.outputs.items()},
         }
         if self.counters:
-            cycles = [c["cycles"] for c in self.counters]
+            cycles = [c["cycles"] / self.batch for c in self.counters for _ in range(self.batch)][: result["images"]]
+            busy = [c["array_active"] / c["cycles"] for c in self.counters for _ in range(self.batch)]
             result |= {
                 "clock_mhz": config.clock_mhz,
-                "cycles": cycles,
+                "batch": self.batch,
+                "cycles": [round(c) for c in cycles],
                 "images_per_second": round(config.clock_mhz * 1e6 * len(cycles) / sum(cycles), 3),
-                "array_utilisation": [round(c["array_active"] / c["cycles"], 4) for c in self.counters],
+                "array_utilisation": [round(b, 4) for b in busy[: result["images"]]],
                 "counters": self.counters,
             }
         return result
@@ -177,32 +185,42 @@ def check_engine(engine: str) -> None:
 
 
 def run(
-    bundle: Bundle, engine: str, images: Images, task: str = "", progress: Progress = lambda done, total: None
+    bundle: Bundle,
+    engine: str,
+    images: Images,
+    task: str = "",
+    progress: Progress = lambda done, total: None,
+    dram: str = "board",
+    cycles: Cycles | None = None,
 ) -> Run:
     """All images through one engine. images: ONNX input name -> [images, C, H, W], as `files.read_images` gives them.
 
-    Raises UserError for an unknown engine or, with rtl, a missing simulator.
+    dram: the memory beside the RTL, a setting of `hwgen.dram`. cycles: told now and then how far the RTL is. Raises
+    UserError for an unknown engine or setting or, with rtl, a missing simulator.
     """
     check_engine(engine)
+    memory = setting(dram, boards.load(bundle.manifest["board"]), config(bundle))
     count = len(next(iter(images.values())))
     one_by_one = [{name: array[i] for name, array in images.items()} for i in range(count)]
-    start = time.monotonic()
+    start, trace = time.monotonic(), None
     if engine == "golden":
         outputs, counters = _golden(bundle, task, one_by_one, progress), []
     elif engine == "machine":
         outputs, counters = _machine(bundle, task, one_by_one, progress), []
     else:
-        outputs, counters = _rtl(bundle, task, one_by_one)
+        outputs, counters, spans = _rtl(bundle, task, one_by_one, memory, cycles)
+        trace = trace_of(bundle, task, dram, memory, counters, spans)
     stacked = {name: np.stack([image[name] for image in outputs]) for name in outputs[0]}
-    return Run(engine, task, stacked, time.monotonic() - start, counters)
+    return Run(engine, task, stacked, time.monotonic() - start, counters, bundle.batch, trace)
 
 
 def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
     from sim import golden
 
     graph, outputs = integer_graph(bundle, task), []
+    weights = golden.operands(graph) if len(images) > 1 else None
     for i, image in enumerate(images):
-        outputs.append(golden.run(graph, image).outputs)
+        outputs.append(golden.run(graph, image, weights=weights).outputs)
         progress(i + 1, len(images))
     return outputs
 
@@ -213,24 +231,68 @@ def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress
     check_isa(bundle)
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
     program = entry["program"]
-    outputs = []
-    for i, image in enumerate(images):
-        for offset, data in _writes(entry, image):
+    outputs: list[Images] = []
+    for batch in _batches(images, bundle.batch):
+        for offset, data in _writes(entry, batch):
             dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
         machine = Machine(config(bundle))
         machine.run(dram, program["offset_bytes"], program["instructions"], memory["data_base"], memory["weight_bases"])
-        outputs.append(_outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)]))
-        progress(i + 1, len(images))
-    return outputs
+        outputs += _outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)], bundle.batch)
+        progress(min(len(outputs), len(images)), len(images))
+    return outputs[: len(images)]
 
 
-def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images], list[dict[str, int]]]:
+def trace_of(
+    bundle: Bundle, task: str, name: str, memory: Dram, counters: list[dict[str, int]], spans: list[list[Span]]
+) -> dict:
+    """The JSON object that `hwgen run --trace` writes: of each run where its cycles went (`timeline.breakdown`)."""
+    shape, program, of = config(bundle), instructions(bundle, task), origins(bundle, task)
+    return {
+        "trace_version": TRACE_VERSION,
+        "bundle": trace_key(bundle),
+        "task": task,
+        "batch": bundle.batch,
+        "clock_mhz": shape.clock_mhz,
+        "dram": name,
+        "dram_bytes_per_cycle": round(memory.bytes_per_cycle, 3),
+        "runs": [
+            breakdown(program, of, seen, counted["cycles"], shape)
+            for counted, seen in zip(counters, spans, strict=True)
+        ],
+    }
+
+
+def trace_key(bundle: Bundle) -> str:
+    """Tells which program a trace is of."""
+    return hashlib.sha256(bundle.files["program.bin"]).hexdigest()[:16]
+
+
+def read_trace(path: Path, bundle: Bundle) -> dict:
+    """A trace that `hwgen run --trace` wrote for this bundle. Raises UserError for any other file."""
+    try:
+        trace = json.loads(path.read_text(encoding="utf-8"))
+        version = trace["trace_version"]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: is no trace that `hwgen run --trace` wrote") from None
+    if version != TRACE_VERSION:
+        raise UserError(f"{path}: trace version {version!r}, this hwgen reads {TRACE_VERSION}")
+    if trace["bundle"] != trace_key(bundle):
+        raise UserError(f"{path}: a trace of another program than that of {bundle.path}")
+    return trace
+
+
+def _rtl(
+    bundle: Bundle, task: str, images: list[Images], dram: Dram, cycles: Cycles | None
+) -> tuple[list[Images], list[dict[str, int]], list[list[Span]]]:
+    """Outputs of every image, counters and spans of every run."""
     from sim import rtl
-    from sim.dram import of_board
 
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
-    runs = [rtl.Run(_writes(entry, image), program, entry["program"]["instructions"], _reads(entry)) for image in images]
+    count, reads = entry["program"]["instructions"], _reads(entry)
+    runs = [rtl.Run(_writes(entry, batch), program, count, reads) for batch in _batches(images, bundle.batch)]
     verilog = {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
     results = rtl.simulate(
         verilog,
@@ -239,21 +301,33 @@ def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images],
         runs,
         data_base=memory["data_base"],
         weight_bases=memory["weight_bases"],
-        dram=of_board(boards.load(bundle.manifest["board"]), shape),
+        dram=dram,
+        progress=cycles,
     )
-    return [_outputs(entry, result.reads) for result in results], [_counters(result) for result in results]
+    outputs = [image for result in results for image in _outputs(entry, result.reads, bundle.batch)]
+    return outputs[: len(images)], [_counters(result) for result in results], [result.spans for result in results]
 
 
-def _writes(entry: dict, image: Images) -> list[tuple[int, bytes]]:
-    return [(slot["dram"], pack_input(slot, image[slot["name"]])) for slot in entry["inputs"]]
+def _batches(images: list[Images], size: int) -> list[list[Images]]:
+    """The images in runs of `size`; the last image fills the last run."""
+    padded = images + images[-1:] * (-len(images) % size)
+    return [padded[first : first + size] for first in range(0, len(padded), size)]
+
+
+def _writes(entry: dict, batch: list[Images]) -> list[tuple[int, bytes]]:
+    return [(slot["dram"], pack_input(slot, batch[slot["index"]][slot["name"]])) for slot in entry["inputs"]]
 
 
 def _reads(entry: dict) -> list[tuple[int, int]]:
     return [(slot["dram"], slot["bytes"]) for slot in entry["outputs"]]
 
 
-def _outputs(entry: dict, data: list[bytes]) -> Images:
-    return {slot["name"]: unpack_output(slot, part) for slot, part in zip(entry["outputs"], data, strict=True)}
+def _outputs(entry: dict, data: list[bytes], batch: int) -> list[Images]:
+    """Outputs of every image of a batch."""
+    found: list[Images] = [{} for _ in range(batch)]
+    for slot, part in zip(entry["outputs"], data, strict=True):
+        found[slot["index"]][slot["name"]] = unpack_output(slot, part)
+    return found
 
 
 def _counters(result) -> dict[str, int]:

@@ -73,8 +73,23 @@ def quantise_image(op: Input, image: Array) -> Array:
     return patchify((q * (1 << num.STATIC_SHIFT)).astype(np.int16), op.patch)
 
 
-def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Result:
-    """One image through the graph. `images`: ONNX input name -> float [C, H, W]; UserError where one is wrong."""
+Operands = dict[int, Array]  # by index of the operation: its constant weights as `numerics.product` takes them
+
+
+def operands(graph: IntGraph) -> Operands:
+    """The constant weights as operands: made once for several images, they save a conversion each."""
+    return {
+        i: op.w.astype(num.OPERAND) for i, op in enumerate(graph.ops) if isinstance(op, MatMul) and not isinstance(op.w, View)
+    }
+
+
+def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights: Operands | None = None) -> Result:
+    """One run of the graph. `images`: ONNX input name -> float [C, H, W]; UserError where one is wrong.
+
+    A graph for a batch takes [batch, C, H, W] and gives its outputs with that axis in front.
+    weights: `operands` of the graph, where it runs several times.
+    """
+    weights = weights or {}
     state = _State(
         {b.name: np.zeros((b.rows, b.cols), np.int16) for b in graph.buffers.values()},
         {b.name: np.zeros(b.rows, np.int64) for b in graph.buffers.values()},
@@ -86,16 +101,17 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Resul
     traced: dict[str, list[str]] = {}
     for name, (_, op_name) in graph.trace.items():
         traced.setdefault(op_name, []).append(name)
-    for op in graph.ops:
+    for i, op in enumerate(graph.ops):
         match op:
             case Constant():
                 state.write(op.out, op.data)
             case Input():
                 if op.image not in images:
                     raise UserError(f"no array {op.image!r} (the model's input) among {sorted(images)}")
-                state.write(op.out, quantise_image(op, images[op.image]))
+                image = images[op.image] if graph.batch == 1 else images[op.image][op.index]
+                state.write(op.out, quantise_image(op, image))
             case MatMul():
-                _matmul(state, op)
+                _matmul(state, op, weights.get(i))
             case Norm():
                 y = num.layer_norm(state.read(op.x), op.gamma, op.beta, op.epsilon)
                 state.write(op.out, y)
@@ -108,13 +124,15 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False) -> Resul
                 snapshots[op.name] = state.read(view).copy()
             for name in traced.get(op.name, ()):
                 values[name] = state.read(graph.trace[name][0]).copy()
-    outputs = {
-        o.name: (state.read(o.view) * np.float64(o.scale)).astype(np.float32).reshape(o.shape) for o in graph.outputs
-    }
-    return Result(state.buffers, outputs, snapshots, values, state.queues)
+    outputs: dict[str, list[Array]] = {}
+    for o in graph.outputs:
+        rows = state.read(o.view).T if o.transposed else state.read(o.view)
+        outputs.setdefault(o.name, []).append((rows * np.float64(o.scale)).astype(np.float32).reshape(o.shape))
+    joined = {name: parts[0] if graph.batch == 1 else np.stack(parts) for name, parts in outputs.items()}
+    return Result(state.buffers, joined, snapshots, values, state.queues)
 
 
-def _matmul(state: _State, op: MatMul) -> None:
+def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
     tokens = gates = None
     count = op.x.rows
     if op.expert is not None:
@@ -130,7 +148,7 @@ def _matmul(state: _State, op: MatMul) -> None:
     if isinstance(op.w, View):
         w, w_scale, _ = _convert(state, op.w, op.w_convert, np.arange(op.w.rows))
     else:
-        w, w_scale = op.w, None
+        w, w_scale = op.w if weights is None else weights, None
     if op.row_scale != RowScale.CONVERTED:
         exponent = np.zeros(count, np.int64)
     if op.row_scale == RowScale.TABLE:

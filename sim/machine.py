@@ -232,7 +232,7 @@ class Machine:
         padded[:, : insn.outputs] = y
         writes = [(self.scratch, self.rows(insn.y, insn.y_pitch, y_rows, padded.shape[1]), padded)]
         if insn.y_max != RowMax.NONE:
-            largest = num.row_max_abs(y) if insn.y_max == RowMax.ABS else y.max(axis=1)
+            largest = num.row_max_abs(y) if insn.y_max == RowMax.ABS else y.max(axis=1).astype(np.int64)
             if insn.max_continue:
                 largest = np.maximum(largest, self.running_max[insn.y_max][:count])
             self.running_max[insn.y_max] = largest

@@ -6,18 +6,24 @@ import base64
 import json
 import os
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from hwgen import registers
+from hwgen import isa, registers
 from hwgen.config import Config
+from hwgen.dram import Dram
+from hwgen.timeline import Span
 
-from . import simulators
-from .dram import DramModel
+from . import simulators, trace
+from .dram import plusargs
 
+TRACE_FILE, PROGRESS_FILE = "trace.txt", "progress.txt"
 BENCH_WORDS_MIN = 1 << 16  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
 
 
@@ -33,14 +39,41 @@ class Run:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the accelerator left: the memory that was asked for and every readable register."""
+    """What the accelerator left: the memory that was asked for, every readable register, when each instruction ran."""
 
     reads: list[bytes]
     registers: dict[str, int] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
 
     @property
     def cycles(self) -> int:
         return self.registers["CYCLES_LO"] | self.registers["CYCLES_HI"] << 32
+
+
+@contextmanager
+def _watched(path: Path, runs: int, progress: Callable[[int, int, int], None] | None) -> Iterator[None]:
+    """Meanwhile tell `progress` what the bench writes to `path`: run and cycles."""
+    if progress is None:
+        yield
+        return
+    path.unlink(missing_ok=True)
+    over = threading.Event()
+
+    def watch() -> None:
+        told = None
+        while not over.wait(1.0):
+            numbers = path.read_text().split() if path.exists() else []
+            if len(numbers) == 2 and numbers != told:
+                told = numbers
+                progress(int(numbers[0]), runs, int(numbers[1]))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def simulate(
@@ -51,21 +84,23 @@ def simulate(
     *,
     data_base: int = 0,
     weight_bases: list[int],
-    dram: DramModel,
+    dram: Dram,
     simulator: str = "verilator",
     timeout_cycles: int = 20_000_000,
     workdir: Path | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
 ) -> list[RunResult]:
     """Run the design `verilog` (file name -> text, top module hwgen_top) on the memory `image`, once per `Run`.
 
-    Byte addresses are offsets into `image`. Raises RuntimeError when the accelerator reports an error or does not halt
+    Byte addresses are offsets into `image`. progress(run, runs, cycles of this run) is called about once a second, from
+    another thread, once the design is compiled. Raises RuntimeError when the accelerator reports an error or does not halt
     within `timeout_cycles`, with its status registers in the message.
     """
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="hwgen-sim-") as temporary:
             return simulate(
                 verilog, config, image, runs, data_base=data_base, weight_bases=weight_bases, dram=dram,
-                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary),
+                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary), progress=progress,
             )  # fmt: skip
     beat = config.axi_bytes
     workdir.mkdir(parents=True, exist_ok=True)
@@ -93,24 +128,29 @@ def simulate(
     (workdir / "job.json").write_text(json.dumps(job))
     bench = resources.files("sim").joinpath("tb")
     sources = dict(verilog)
-    for name in ("dram.v", "tb.v"):
+    for name in ("dram.v", "trace.v", "tb.v"):
         sources[name] = bench.joinpath(name).read_text()
     ports = config.weight_ports
-    simulators.run_bench(
-        sources,
-        "tb",
-        "sim.tb.bench",
-        workdir,
-        simulator=simulator,
-        parameters={"BYTES": beat, "WORDS": words},
-        defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
-        plusargs=(f"+dram={workdir / 'dram.bin'}", *dram.plusargs()),
-        environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
-    )
+    with _watched(workdir / PROGRESS_FILE, len(runs), progress):
+        simulators.run_bench(
+            sources,
+            "tb",
+            "sim.tb.bench",
+            workdir,
+            simulator=simulator,
+            parameters={"BYTES": beat, "WORDS": words},
+            defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
+            plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
+            environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
+        )
     report = json.loads((workdir / "result.json").read_text())
     if "error" in report:
         raise RuntimeError(f"{simulator}: {report['error']}")
-    return [
-        RunResult([base64.b64decode(data) for data in result["reads"]], result["registers"])
-        for result in report["runs"]
-    ]
+    events = trace.split((workdir / TRACE_FILE).read_text())
+    results = []
+    for run, result, seen in zip(runs, report["runs"], events, strict=True):
+        at = data_base + run.program * beat
+        program = isa.disassemble(image[at : at + run.instructions * isa.WORD_BYTES])
+        reads = [base64.b64decode(data) for data in result["reads"]]
+        results.append(RunResult(reads, result["registers"], trace.spans(seen, program)))
+    return results

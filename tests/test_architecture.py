@@ -37,14 +37,19 @@ HWGEN = {
     "program": "config errors files isa",
     "schedule": "config errors intgraph isa numerics program",
     "rtl": "config errors intgraph isa numerics registers",
-    "cost": "boards config intgraph isa rtl",  # the latencies that the units state
+    "timeline": "config isa",
+    "dram": "boards config errors",
+    "arrange": "intgraph",
+    "cost": "config dram intgraph isa rtl timeline",  # the latencies that the units state
+    "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
-    "report": "boards cost isa program resources",
-    "report_html": "isa",
+    "report": "boards cost dram isa program resources timeline",
+    "report_svg": "isa timeline",
+    "report_html": "report_svg timeline",
     "example": "errors files",
 }
 COMMANDS = {"build", "run", "demo", "cli", "__main__"}
-SIM = {"boards", "config", "doctor", "errors", "graph", "intgraph", "isa", "numerics", "registers"}
+SIM = {"config", "doctor", "dram", "errors", "graph", "intgraph", "isa", "numerics", "registers", "timeline"}
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
 LIBRARIES = {

@@ -14,11 +14,30 @@ import numpy as np
 
 from hwgen import graph
 
-from . import dispatch, elementwise, gate, products, quantised
+from . import (
+    activation,
+    attention,
+    attention_ops,
+    contrib,
+    dispatch,
+    einsum,
+    elementwise,
+    embedding,
+    gate,
+    moe_op,
+    norm,
+    picked,
+    pooling,
+    products,
+    quantised,
+    ragged,
+)
 from .constants import evaluate, output_shapes
 from .emit import Context, finish
+from .gathering import Packed, Picked, Sized
 from .layout import MOVES, move
 from .op import Finding, Op, Unsupported
+from .sums import chained
 from .symbols import (
     Activated,
     Array,
@@ -29,11 +48,12 @@ from .symbols import (
     Noise,
     Norm,
     Opaque,
-    Packed,
+    Pooled,
     Probabilities,
+    Sum,
     Unknown,
-    Value,
     View,
+    token_layout,
     whole,
 )
 
@@ -41,10 +61,10 @@ Rule = Callable[[Context, Op, list], Any]
 
 HINTS = {
     **dict.fromkeys(quantised.INTEGER, quantised.HINT),
-    **dict.fromkeys(("Relu", "Sigmoid", "HardSwish", "Softplus", "QuickGelu"), "use GELU as activation"),
+    **dict.fromkeys(("HardSwish", "Softplus", "Elu", "LeakyRelu", "Mish"), "use GELU, SiLU or ReLU as activation"),
+    "CumSum": "limits how many tokens an expert takes: export without expert capacity",
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
-    **dict.fromkeys(("GlobalAveragePool", "AveragePool", "MaxPool"), "use the class token: pooling is not supported"),
-    "BatchNormalization": "use LayerNorm",
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
     "RMSNormalization": "use LayerNorm",
     "SimplifiedLayerNormalization": "use LayerNorm",
 }
@@ -66,33 +86,50 @@ RULES: dict[str, Rule] = {
     "Div": _pair(elementwise.divide),
     "Pow": _pair(elementwise.power),
     "Neg": elementwise.negate,
-    "Sqrt": elementwise.root,
+    "Sqrt": norm.root,
     "Reciprocal": elementwise.reciprocal,
-    "ReduceMean": elementwise.mean,
-    "LayerNormalization": elementwise.layer_norm,
-    "com.microsoft.LayerNormalization": elementwise.layer_norm,
-    "com.microsoft.SkipLayerNormalization": elementwise.skip_layer_norm,
-    "Erf": elementwise.erf,
-    "Tanh": elementwise.tanh,
-    "Gelu": elementwise.gelu_op,
-    "com.microsoft.Gelu": elementwise.gelu_op,
-    "com.microsoft.BiasGelu": elementwise.bias_gelu,
-    "com.microsoft.FastGelu": elementwise.bias_gelu,
+    "ReduceMean": pooling.mean,
+    "GlobalAveragePool": pooling.global_average,
+    "AveragePool": pooling.average,
+    "LayerNormalization": norm.layer_norm,
+    "com.microsoft.LayerNormalization": norm.layer_norm,
+    "com.microsoft.SkipLayerNormalization": contrib.skip_layer_norm,
+    "Erf": activation.erf,
+    "Sigmoid": activation.sigmoid,
+    "Swish": activation.swish,
+    "com.microsoft.QuickGelu": activation.swish,
+    "Relu": activation.relu,
+    "Tanh": activation.tanh,
+    "Gelu": activation.gelu_op,
+    "com.microsoft.Gelu": activation.gelu_op,
+    "com.microsoft.BiasGelu": contrib.bias_gelu,
+    "com.microsoft.FastGelu": contrib.bias_gelu,
     "Cast": elementwise.cast,
-    "CastLike": lambda ctx, op, values: values[0],
+    "CastLike": elementwise.cast_like,
     "Where": elementwise.select,
+    "IsNaN": elementwise.never,
+    "IsInf": elementwise.never,
+    "BatchNormalization": elementwise.batch_norm,
+    "Einsum": einsum.einsum,
+    "Pad": embedding.pad,
     "MatMul": products.matmul,
     "Gemm": products.gemm,
-    "Softmax": products.softmax,
-    "Conv": products.conv,
-    "Concat": products.concat,
-    "Attention": products.attention_op,
-    "com.microsoft.Attention": products.fused_attention,
+    "com.microsoft.FusedMatMul": products.fused_matmul,
+    "Softmax": attention.softmax,
+    "Conv": embedding.conv,
+    "Concat": embedding.concat,
+    "Attention": attention_ops.attention_op,
+    "com.microsoft.Attention": attention_ops.fused_attention,
+    "com.microsoft.MultiHeadAttention": attention_ops.multi_head_attention,
+    "com.microsoft.MoE": moe_op.moe,
     "TopK": gate.top_k,
     "ArgMax": gate.arg_max,
     "ReduceMax": gate.reduce_max,
-    "ReduceSum": dispatch.reduce_sum,
-    "Equal": gate.equal,
+    "ReduceSum": pooling.reduce_sum,
+    **dict.fromkeys("Equal Greater Less GreaterOrEqual LessOrEqual".split(), gate.compare),
+    "Not": gate.negation,
+    "Clip": gate.bounded,
+    "Max": gate.bounded,
     "OneHot": gate.one_hot,
     "NonZero": dispatch.non_zero,
     "GatherElements": dispatch.gather_elements,
@@ -102,11 +139,12 @@ RULES: dict[str, Rule] = {
 
 # Operators whose rules take a constant in place of their first input; the others compute on it.
 ANY_FIRST = frozenset(
-    "Add Sub Mul Div Pow MatMul Equal Where Concat GatherElements ScatterElements ScatterND".split()
-    + ["com.microsoft.SkipLayerNormalization"]
+    "Add Sub Mul Div Pow MatMul Einsum Equal Greater Less GreaterOrEqual LessOrEqual Max".split()
+    + "Where Concat Attention CastLike GatherElements ScatterElements ScatterND".split()
+    + [f"com.microsoft.{name}" for name in ("SkipLayerNormalization", "FusedMatMul", "MultiHeadAttention")]
 )
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
-SOLID = (Lin, Norm, Activated, Probabilities, Attended, Value)
+SOLID = (Lin, Norm, Activated, Probabilities, Attended, Sum, Pooled)
 
 
 def fuse(
@@ -121,20 +159,16 @@ def fuse(
     `inputs` maps input names to shapes with a batch axis of 1, `constants` initialiser names to arrays, `ranges` tensors
     of a quantised model to the smallest and largest value that they can hold.
     """
-    ctx = Context(names=set(inputs))
+    ctx = Context(names=set(inputs), limits=ranges or {})
     values: dict[str, Any] = {name: Const(array, name) for name, array in constants.items()}
     for name, shape in inputs.items():
         values[name] = whole(Image(shape=shape[1:], name=name, source=name), shape)
-        ctx.note_range(values[name], (ranges or {}).get(name))
-    findings: list[Finding] = []
+        ctx.note_range(values[name], ctx.limits.get(name))
+    found: list[tuple[Op, Finding]] = []
     makers: dict[str, Op] = {}
-    for op in ops:
-        makers.update(dict.fromkeys(op.outputs, op))
-        results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
-        for name, result in zip(op.outputs, results, strict=False):
-            if name:
-                values[name] = result
-                ctx.note_range(result, (ranges or {}).get(name))
+    _run_all(ctx, ops, values, makers, found)
+    live = _live(ops, values, outputs)
+    findings = [f for op, f in found if live.intersection(op.outputs)]
     made = []
     for name in outputs:
         try:
@@ -146,7 +180,45 @@ def fuse(
     if findings:
         return None, findings
     shapes = {name: shape[1:] for name, shape in inputs.items()}
-    return graph.Graph(shapes, finish(ctx.nodes, made), made, ctx.ranges), []
+    return chained(graph.Graph(shapes, finish(ctx.nodes, made), made, ctx.ranges)), []
+
+
+def _live(ops: Sequence[Op], values: Mapping[str, Any], outputs: Sequence[str]) -> set[str]:
+    """Names of the values that the outputs depend on: not what is multiplied by zero, whose product is a constant."""
+    live = set(outputs)
+    for op in reversed(ops):
+        used = [n for n in op.outputs if n in live]
+        if any(not isinstance(values.get(n), Const) for n in used):
+            live.update(n for n in op.inputs if n)
+    return live
+
+
+def _run_all(
+    ctx: Context,
+    ops: Sequence[Op],
+    values: dict[str, Any],
+    makers: dict[str, Op],
+    found: list[tuple[Op, Finding]],
+    whole: Op | None = None,
+) -> None:
+    """Run nodes in order; an If whose condition is known is the branch taken. Findings go to `found` with their node, or
+    with the If around it (`whole`)."""
+    for op in ops:
+        makers.update(dict.fromkeys(op.outputs, op))
+        condition = values.get(op.inputs[0]) if op.type == "If" else None
+        if isinstance(condition, Const):
+            body = op.attribute("then_branch" if condition.array.all() else "else_branch")
+            inner = values | {name: Const(array, name) for name, array in body.constants.items()}
+            _run_all(ctx, body.ops, inner, makers, found, whole or op)
+            results = [inner[name] for name in body.outputs]
+        else:
+            findings: list[Finding] = []
+            results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
+            found += [(whole or op, f) for f in findings]
+        for name, result in zip(op.outputs, results, strict=False):
+            if name:
+                values[name] = result
+                ctx.note_range(result, ctx.limits.get(name))
 
 
 def _output(ctx: Context, name: str, value: Any) -> graph.Output:
@@ -154,8 +226,12 @@ def _output(ctx: Context, name: str, value: Any) -> graph.Output:
         raise Unsupported(f"output {name!r} does not depend on the image")
     if len(value.shape) < 2 or value.shape[0] != 1:
         raise Unsupported(f"output {name!r} of shape {value.shape} has no batch axis")
+    rows, transposed = value, False
+    across = value.positions.reshape(value.shape[1], -1).T  # a feature map: channels before tokens
+    if token_layout(value) is None and token_layout(View(value.sym, across.shape, across)) is not None:
+        rows, transposed = replace(value, shape=across.shape, index=across), True
     try:
-        return graph.Output(name, ctx.emit(value), value.shape[1:])
+        return graph.Output(name, ctx.emit(rows), value.shape[1:], transposed)
     except Unsupported as no:
         raise Unsupported(f"output {name!r}: {no.reason}", no.hint) from None
 
@@ -189,7 +265,7 @@ def _unheard(op: Op) -> bool:
 def _taint(value: Any) -> Any:
     if isinstance(value, View) and not isinstance(value.sym, SOLID):
         return replace(value, tainted=True)
-    return replace(value, inner=_taint(value.inner)) if isinstance(value, Packed) else value
+    return replace(value, inner=_taint(value.inner)) if isinstance(value, Packed | Picked) else value
 
 
 def _apply(ctx: Context, op: Op, values: list) -> Any:
@@ -199,8 +275,11 @@ def _apply(ctx: Context, op: Op, values: list) -> Any:
     if op.type in RANDOM:
         shape = op.attribute("shape") or present[0].shape
         return View(Noise(shape=tuple(shape), source=op.name), tuple(shape))
+    counted = ragged.sized(op, values)
+    if any(isinstance(v, Picked) for v in present) or picked.picks(op, values):
+        return picked.run(ctx, op, values, _apply)
     if any(isinstance(v, Packed) for v in present):
-        return _packed(ctx, op, values)
+        return ragged.run(ctx, op, values, _apply)
     if op.type == "Shape":
         shape = np.asarray(present[0].shape, np.int64)
         return Const(shape[op.attribute("start", 0) : op.attribute("end", len(shape))])
@@ -212,6 +291,8 @@ def _apply(ctx: Context, op: Op, values: list) -> Any:
             raise _unsupported(op)
         arrays = [quantised.linear(op, arrays)] if op.type in quantised.LINEAR else evaluate(op, arrays)
         name = values[0].name if op.type in MOVES | quantised.LINEAR | {"Cast"} and values else ""
+        if counted is not None:
+            return [Sized(a, name, counted.mask) for a in arrays]
         return [Const(a, name) for a in arrays]
     if op.type in MOVES and isinstance(values[0], View):
         return [_moved(values[0], index) for index in move(op, values[0].positions, values)]
@@ -239,53 +320,6 @@ def _in_order(index: Array) -> bool:
     return bool(np.array_equal(flat, np.arange(flat.size)))
 
 
-# --- ragged tensors ----------------------------------------------------------------------------------------------
-
-
-def _packed(ctx: Context, op: Op, values: list) -> Any:
-    """Run a node on the full tensors behind ragged ones. Sound where every entry of the ragged axis stays by itself."""
-    if op.type == "ScatterND":
-        return dispatch.scatter(ctx, op, values)
-    packed = [v for v in values if isinstance(v, Packed)]
-    first = packed[0]
-    if not all(dispatch.same_tokens(p, first) and p.axis == first.axis for p in packed):
-        raise Unsupported("combines the tokens of different experts")
-    inner = [v.inner if isinstance(v, Packed) else v for v in values]
-    result = _apply(ctx, op, inner)
-    result = result[0] if isinstance(result, list) and len(op.outputs) == 1 else result
-    if isinstance(result, list):
-        raise Unsupported("splits the tokens of one expert")
-    return Packed(first.mask, result, _ragged_axis(op, values, inner, first, result))
-
-
-def _ragged_axis(op: Op, values: list, inner: list, first: Packed, result: View | Const) -> int:
-    n = first.mask.shape[0]
-    if op.type in ("Gather", "GatherND") and values[0] is not first:
-        depth = 0 if op.type == "GatherND" else op.attribute("axis", 0) % len(values[0].shape)
-        return depth + len(first.inner.shape) + first.axis - len(result.shape)
-    if op.type in MOVES and values[0] is first:
-        # Where the coordinate along the ragged axis goes tells where the axis goes.
-        shape = first.inner.shape
-        line = [1] * len(shape)
-        line[first.axis] = n
-        coordinate = move(op, np.broadcast_to(np.arange(n).reshape(line), shape), inner)[0]
-        for axis in range(-coordinate.ndim, 0):
-            if coordinate.shape[axis] == n and (np.moveaxis(coordinate, axis, -1) == np.arange(n)).all():
-                return axis
-        raise Unsupported("rearranges the tokens of one expert")
-    others = [v for v in values if v is not None and not isinstance(v, Packed)]
-    if op.type in ("MatMul", "Gemm"):
-        alone = values[0] is first and first.axis <= -2 and len(others) == len(values) - 1
-    elif op.type in ("LayerNormalization", "Cast", "Gelu", "Erf", "Floor", "Sqrt", "Tanh", "Pow"):
-        alone = first.axis < -1 or not op.type.startswith("Layer")
-    else:
-        alone = op.type in ("Add", "Sub", "Mul", "Div") or op.type.startswith("com.microsoft.")
-        alone = alone and all(len(v.shape) < -first.axis or v.shape[first.axis] == 1 for v in others)
-    if not alone:
-        raise Unsupported("mixes the tokens of one expert")
-    return first.axis
-
-
 # --- after a refusal ---------------------------------------------------------------------------------------------
 
 
@@ -293,7 +327,7 @@ def _stand_in(op: Op, values: list, recover: Any) -> list:
     """What the outputs of a refused node are taken for."""
     if recover is not None:
         return [_taint(recover)] + [Unknown()] * (len(op.outputs) - 1)
-    shapes = output_shapes(op, [None if v is None or isinstance(v, Unknown | Packed) else v.shape for v in values])
+    shapes = output_shapes(op, [None if v is None or isinstance(v, Unknown | Packed | Picked) else v.shape for v in values])
     data = next((v for v in values if isinstance(v, View)), None)
     if shapes[0] is None and _unheard(op) and data is not None:
         shapes[0] = data.shape  # most operators that ONNX cannot tell about (custom ones) keep the shape

@@ -17,7 +17,7 @@ INTEGER = frozenset(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearMatMul QLinearConv MatMulInteger ConvInteger".split()
     + "QGemm QAttention QLinearAdd QLinearMul QLinearSigmoid QLinearSoftmax QLinearConcat QLinearGlobalAveragePool".split()
     + "QLinearAveragePool QLinearReduceMean QLinearWhere DynamicQuantizeMatMul MatMulIntegerToFloat".split()
-    + "MatMulNBits MatMulFpQ4 MatMulBnb4".split()
+    + "MatMulNBits MatMulFpQ4 MatMulBnb4 QMoE".split()
 )
 HINT = "give the float model, which hwgen quantises itself, or one in QDQ format with int8 weights"
 

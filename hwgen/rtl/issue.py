@@ -46,8 +46,9 @@ class RowIssuer(Component):
     read. A Matmul with an empty queue is one placeholder row that writes nothing, so that instructions finish in order.
 
     Ports: job; queue (entries of the expert queues); rd_valid/rd_addr/rd_ready (scratchpad read) and scale_addr; full, take
-    (tile handshake); issued (a row, in the cycle its read is granted), row; strobes stall_weights, stall_bank, and
-    bank_used (a row that will use parameter bank `row.post.bank` was issued).
+    (tile handshake); issued (a row, in the cycle its read is granted), row; strobes stall_weights, stall_bank, last (the
+    issued row is its Matmul's last: the test bench's trace sees it) and bank_used (a row that will use parameter bank
+    `row.post.bank` was issued).
     Cost: three 12x16 multipliers, a FIFO of 16 rows.
     """
 
@@ -66,6 +67,7 @@ class RowIssuer(Component):
                 "issued": Out(1),
                 "row": Out(row_layout(config)),
                 "bank_used": Out(1),
+                "last": Out(1),
                 "stall_weights": Out(1),
                 "stall_bank": Out(1),
             }
@@ -217,6 +219,7 @@ class RowIssuer(Component):
             fifo.r_en.eq(self.issued),
             self.take.eq(self.issued & head.swap),
             self.bank_used.eq(self.issued & head.post.write),
+            self.last.eq(self.issued & head.post.last),
             self.stall_weights.eq(fifo.r_rdy & ~tile_ready),
             self.stall_bank.eq(self.rd_valid & ~self.rd_ready),
         ]

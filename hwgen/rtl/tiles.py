@@ -86,6 +86,7 @@ class TileLoader(Component):
 
         # --- stationary rows from the scratchpad ----------------------------------------------------------------
         reading, pop = Signal(), Signal()
+        wanted = Signal()  # the loader's state takes a weight word as soon as there is one
         m.d.comb += [
             self.rd.valid.eq(reading),
             self.rd.addr.eq(addr),
@@ -150,7 +151,7 @@ class TileLoader(Component):
             """Begin the next output tile: its parameters first."""
             return [word.eq(0), first_inputs.eq(1)]
 
-        m.d.comb += self.words.ready.eq(pop | pop_params)
+        m.d.comb += self.words.ready.eq(wanted)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
@@ -186,7 +187,7 @@ class TileLoader(Component):
                         with m.Default():
                             m.next = "TILE"
             with m.State("PARAM_WORDS"):
-                m.d.comb += pop_params.eq(self.words.valid)
+                m.d.comb += [wanted.eq(1), pop_params.eq(self.words.valid)]
                 with m.If(self.words.valid):
                     m.d.sync += word.eq(word + 1)
                     with m.If((word + 1) * c.params_per_word >= columns):
@@ -198,7 +199,7 @@ class TileLoader(Component):
                     with m.If(~from_stream):
                         m.next = "READ"
             with m.State("STREAM"):
-                m.d.comb += pop.eq(self.words.valid)
+                m.d.comb += [wanted.eq(1), pop.eq(self.words.valid)]
                 with m.If(self.words.valid):
                     m.d.sync += row.eq(row + 1)
                     with m.If(final):

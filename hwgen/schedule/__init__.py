@@ -67,7 +67,8 @@ def schedule(graphs: dict[str, IntGraph], config: Config) -> Program:
             places,
             offsets[task],
         )
-    return Program(config, tasks, constants.image(), weights.stripes(), regions)
+    batch = max(graph.batch for graph in graphs.values())
+    return Program(config, tasks, constants.image(), weights.stripes(), regions, batch)
 
 
 def _slots(
@@ -80,12 +81,15 @@ def _slots(
             layout = needs.layouts[op.out.buffer]
             rows: RowLayout = row_layout(layout, op.out, op.out.rows, config, i in needs.narrow)
             offset = inputs.add(input_key(op, rows), rows.bytes)
-            slot = InputSlot(op.image, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), offset, rows)
+            slot = InputSlot(
+                op.image, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), offset, rows, op.index
+            )
             in_slots[i] = slot
     for number, output in enumerate(graph.outputs):
         rows = row_layout(needs.layouts[output.view.buffer], output.view, output.view.rows, config)
         offset = outputs.add((task, number), rows.bytes)
-        out_slots.append(OutputSlot(output.name, tuple(output.shape), float(output.scale), offset, rows))
+        shape, scale = tuple(output.shape), float(output.scale)
+        out_slots.append(OutputSlot(output.name, shape, scale, offset, rows, output.transposed, output.index))
     return in_slots, out_slots
 
 

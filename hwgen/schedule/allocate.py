@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import UserError
 
 LOAD_LEAD = 6  # loads that may be waiting for their use; fewer than the sequencer's instruction FIFO holds
+PASSES = 4  # over all items, to move those apart that clash
 ORDERS: tuple[Callable[[Item], tuple], ...] = (
     lambda item: (-item.size, item.first),
     lambda item: (item.first - item.last, -item.size),  # long-lived ones first
@@ -116,9 +117,37 @@ def _fill(
             return items[i]
         _, offset, bank = min(choices)
         address[i] = bank * bank_size + offset
+    _move_apart(address, first, last, size, partners, banks, bank_size)
     for item, a in zip(items, address, strict=True):
         item.address = int(a)
     return None
+
+
+def _move_apart(address, first, last, size, partners, banks: int, bank_size: int) -> None:
+    """Move items, those that clash most first, to banks where they clash less, as long as that helps."""
+
+    def costs(i: int) -> list[int]:
+        sums = [0] * banks
+        for j, cost in partners.get(i, ()):
+            sums[address[j] // bank_size] += cost
+        return sums
+
+    for _ in range(PASSES):
+        moved = False
+        for i in sorted(partners, key=lambda i: (-costs(i)[address[i] // bank_size], i)):
+            now = costs(i)
+            here = address[i] // bank_size
+            for bank in sorted(range(banks), key=lambda bank: (now[bank], bank)):
+                if now[bank] >= now[here]:
+                    break
+                beside = np.flatnonzero((first <= last[i]) & (last >= first[i]) & (address // bank_size == bank))
+                offset = _gap(address[beside] - bank * bank_size, size[beside], size[i], bank_size)
+                if offset is not None:
+                    address[i] = bank * bank_size + offset
+                    moved = True
+                    break
+        if not moved:
+            return
 
 
 def _gap(starts: np.ndarray, sizes: np.ndarray, size: int, limit: int) -> int | None:

@@ -195,4 +195,4 @@ def row_layout(layout: Layout, view: View, rows: int, config: Config, narrow: bo
 
 def input_key(op: Input, layout: RowLayout) -> tuple:
     """Inputs of different tasks with equal keys share their place in DRAM."""
-    return op.image, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), layout
+    return op.image, op.index, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), layout

@@ -11,6 +11,8 @@ from .layout import align
 from .liveness import Span, buffer_accesses, final_reads, maximum_accesses, spans
 from .prepare import Needs
 
+NORM_BESIDE = 16  # operations behind a LayerNorm among which those are looked for that run beside it
+
 
 class Spaces:
     """Places of one task. `spans`, `maxima`: the spans of every buffer and of its row maxima, with their items.
@@ -77,7 +79,12 @@ class Spaces:
         return result
 
     def _clashes(self, scratch: list[Item]) -> dict[tuple[int, int], int]:
-        """Cost of two items in one bank: both are read while a Matmul runs or while the next one's tiles load."""
+        """Cycles that two items in one bank take from each other, about: a bank serves one read a cycle.
+
+        A Matmul reads its streamed rows nearly every cycle, its stationary rows once a tile (those of its first tiles
+        while the Matmul before it runs), residual rows in the last tile of every output. A LayerNorm reads beside the
+        Matmuls that follow it.
+        """
         number = {id(item): n for n, item in enumerate(scratch)}
         result: dict[tuple[int, int], int] = {}
 
@@ -87,16 +94,32 @@ class Spaces:
                 if pair[0] != pair[1]:
                     result[pair[0], pair[1]] = result.get((pair[0], pair[1]), 0) + cost
 
-        previous = None
-        for i, op in enumerate(self.graph.ops):
+        ops, previous = self.graph.ops, None
+        for i, op in enumerate(ops):
             if isinstance(op, MatMul):
-                clash(i, op.x, i, op.w, 4)
-                clash(i, op.x, i, op.residual, 2)
-                clash(i, op.w, i, op.residual, 1)
+                outputs, inputs = self._tiles(op)
+                stationary = op.out.cols * inputs
+                clash(i, op.x, i, op.w, stationary)
+                clash(i, op.x, i, op.residual, op.x.rows * outputs)
+                clash(i, op.w, i, op.residual, min(stationary, op.x.rows * outputs))
                 if previous is not None:
-                    clash(previous, self.graph.ops[previous].x, i, op.w, 2)
+                    clash(previous, ops[previous].x, i, op.w, min(stationary, self.config.array_outputs))
                 previous = i
+            elif isinstance(op, Norm):
+                left = op.x.rows * -(-op.x.cols // self.config.chunk)  # reads that no Matmul has run beside yet
+                for j in range(i + 1, min(i + 1 + NORM_BESIDE, len(ops))):
+                    other = ops[j]
+                    if isinstance(other, MatMul) and left > 0:
+                        outputs, inputs = self._tiles(other)
+                        cycles = min(left, other.x.rows * outputs * inputs)
+                        clash(i, op.x, j, other.x, cycles)
+                        clash(i, op.x, j, other.residual, cycles // inputs)
+                        left -= cycles
         return result
+
+    def _tiles(self, op: MatMul) -> tuple[int, int]:
+        """Tiles of a MatMul along its outputs and its inputs."""
+        return -(-op.out.cols // self.config.array_outputs), -(-op.x.cols // self.config.array_inputs)
 
     def item(self, view: View, i: int) -> Item:
         """The space of the view's buffer at operation i."""

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, First, ReadOnly, RisingEdge, with_timeout
+from cocotb.triggers import ClockCycles, First, ReadOnly, RisingEdge, Timer, with_timeout
 
 from hwgen import registers
 from hwgen.registers import Control, Status
 
 PERIOD_NS = 4
+PROGRESS_CYCLES = 10_000
 
 
 class Bench:
@@ -111,8 +112,12 @@ class Bench:
         return {r.name: await self.read(r.name) for r in registers.REGISTERS if r.access != "wo"}
 
 
-async def run(bench: Bench, job: dict, entry: dict) -> dict:
-    """One run: registers and memory after the accelerator halted. Raises RuntimeError if it failed or hung."""
+async def run(bench: Bench, job: dict, number: int, directory: Path) -> dict:
+    """Run `number` of the job: registers and memory after the accelerator halted. Raises RuntimeError if it failed or hung.
+
+    On the way it writes the number and the cycles so far to `directory`.
+    """
+    entry = job["runs"][number]
     dut = bench.dut
     for offset, data in entry["writes"]:
         await bench.poke(offset, base64.b64decode(data))
@@ -122,7 +127,12 @@ async def run(bench: Bench, job: dict, entry: dict) -> dict:
     await bench.write("PROGRAM", entry["program"])
     await bench.write("PROGRAM_LENGTH", entry["instructions"])
     await bench.write("CONTROL", Control.START | Control.IRQ_ENABLE)
-    await First(RisingEdge(dut.irq), ClockCycles(dut.clk, job["timeout"]))
+    for cycles in range(0, job["timeout"], PROGRESS_CYCLES):
+        (directory / "progress.txt").write_text(f"{number} {cycles}")
+        step = min(PROGRESS_CYCLES, job["timeout"] - cycles)
+        await First(RisingEdge(dut.irq), Timer(step * PERIOD_NS, "ns"))
+        if dut.irq.value == 1:
+            break
     await RisingEdge(dut.clk)
     values = await bench.snapshot()
     status = Status(values["STATUS"])
@@ -146,7 +156,7 @@ async def work(dut) -> None:
     try:
         if (found := await with_timeout(bench.read("CONFIG_HASH"), 10, "us")) != job["config_hash"]:
             raise RuntimeError(f"the hardware's Config hash {found:#x} is not the program's {job['config_hash']:#x}")
-        report = {"runs": [await run(bench, job, entry) for entry in job["runs"]]}
+        report = {"runs": [await run(bench, job, number, directory) for number in range(len(job["runs"]))]}
     except RuntimeError as error:
         report = {"error": str(error)}
     (directory / "result.json").write_text(json.dumps(report))

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen import cost, example, run
+from hwgen import example, run
 from hwgen.boards import load
 from hwgen.build import build
+from hwgen.dram import of_board
 from hwgen.files import write_npz
 
 
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     same = all(np.array_equal(golden.outputs[name], rtl.outputs[name]) for name in golden.outputs)
     counters = rtl.counters[0]
     board = load("zcu104")
-    limit = counters_bytes(counters, built.config) / cost.memory_of(board, built.config).bytes_per_cycle
+    limit = counters_bytes(counters, built.config) / of_board(board, built.config).bytes_per_cycle
     print(f"{model.name} on {board.name}, array {built.config.array_outputs} x {built.config.array_inputs}")
     print(f"RTL equal to golden       {'yes' if same else 'NO'}")
     print(f"cycles, one image         {counters['cycles']:,} ({counters['cycles'] / built.config.clock_mhz / 1e3:.3f} ms)")

@@ -56,8 +56,8 @@ def test_only_the_needed_work_is_done():
     stream = {b for b in integer.buffers if b == "embed" or ".add" in b}
     assert stream == {"embed"}  # the residual stream stays in place
     assert not any(op.name.endswith((".rows", ".copy")) for op in integer.ops)
-    projections = [op for op in integer.ops if op.name.endswith("attn.qk")]
-    assert [op.out.cols for op in projections] == [64, 64]
+    projections = [op for op in integer.ops if op.name.endswith(("attn.q", "attn.k"))]
+    assert [op.out.cols for op in projections] == [32] * 4
 
 
 def test_keys_are_centred_and_biases_are_folded():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from host.pack import pack_input, unpack_output
-from hwgen import isa
+from hwgen import isa, planner
 from hwgen.config import Config
 from hwgen.intgraph import Constant, Indirect, Input, RouteTokens
 from hwgen.schedule import schedule
@@ -39,12 +39,15 @@ def run(program, images, order="program", task="", observe=None):
     machine.scale[:] = rng.integers(0, 65536, machine.scale.size)
     entry, dram = program.tasks[task], program.dram()
     for slot in entry.inputs:
-        data = pack_input(asdict(slot), images[slot.name])
+        data = pack_input(asdict(slot), images[slot.name] if program.batch == 1 else images[slot.name][slot.index])
         dram[slot.dram : slot.dram + len(data)] = np.frombuffer(data, np.uint8)
     machine.run(
         dram, entry.offset, len(entry.instructions), program.data_base, program.weight_bases, observe, order
     )
-    return {s.name: unpack_output(asdict(s), dram[s.dram : s.dram + s.layout.bytes]) for s in entry.outputs}
+    found = {}
+    for s in entry.outputs:
+        found.setdefault(s.name, []).append(unpack_output(asdict(s), dram[s.dram : s.dram + s.layout.bytes]))
+    return {name: parts[0] if program.batch == 1 else np.stack(parts) for name, parts in found.items()}
 
 
 def assert_equal(got, wanted):
@@ -96,6 +99,20 @@ def test_any_order_of_the_units(config):
         program = schedule({"": graph}, config)
         for order in ORDERS:
             assert_equal(run(program, images, order), wanted)
+
+
+@pytest.mark.parametrize("arrangement", [*planner.arrangements(1), *planner.arrangements(4)], ids=str)
+def test_arrangements_in_any_order_of_the_units(arrangement):
+    batch = 1 if arrangement in planner.arrangements(1) else 4
+    config = replace(CONFIGS["12x20"], bank_words=4096)
+    graph = random_graph(3, Shape(layers=3, shun=0))
+    sets = [random_images(graph, seed) for seed in range(batch)]
+    wanted = [golden.run(graph, images).outputs for images in sets]
+    stacked = {name: np.stack([outputs[name] for outputs in wanted]) for name in wanted[0]}
+    images = {name: np.stack([s[name] for s in sets]) for name in sets[0]}
+    program = schedule({"": arrangement.apply(graph, config, batch)}, config)
+    for order in ORDERS:
+        assert_equal(run(program, images if batch > 1 else sets[0], order), stacked if batch > 1 else wanted[0])
 
 
 @pytest.mark.parametrize("acc_rows", [2, 4, 8])

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from host.pack import pack_input, unpack_output
-from hwgen import boards, isa
+from hwgen import boards, cost, isa, timeline
 from hwgen.config import Config
 from hwgen.cost import data_beats
+from hwgen.dram import Dram, setting
 from hwgen.intgraph import IntGraph
+from hwgen.planner import Arrangement
 from hwgen.program import Program, TaskProgram
 from hwgen.rtl.top import emit
 from hwgen.schedule import schedule
 from sim import golden, rtl
-from sim.dram import of_board
 from sim.machine import Machine
 
 Images = dict[str, np.ndarray]
@@ -28,24 +29,30 @@ class MachineRun:
     """What the machine model gave for an image, and what the hardware's counters must show for it."""
 
     outputs: Images
-    queue_lengths: list[int] = field(default_factory=list)  # of every expert queue, at each Route
+    queues: list[list[int]] = field(default_factory=list)  # length of every expert queue, for each Route
     weight_beats: int = 0
     data_read_beats: int = 0
     data_write_beats: int = 0
 
 
-def writes(task: TaskProgram, image: Images) -> list[tuple[int, bytes]]:
-    return [(slot.dram, pack_input(asdict(slot), image[slot.name])) for slot in task.inputs]
+def writes(program: Program, task: TaskProgram, image: Images) -> list[tuple[int, bytes]]:
+    """What to put into DRAM for an image, or for the images of a batch along the first axis."""
+    parts = {slot: image[slot.name] if program.batch == 1 else image[slot.name][slot.index] for slot in task.inputs}
+    return [(slot.dram, pack_input(asdict(slot), part)) for slot, part in parts.items()]
 
 
-def unpack(task: TaskProgram, data: list[bytes]) -> Images:
-    return {s.name: unpack_output(asdict(s), part) for s, part in zip(task.outputs, data, strict=True)}
+def unpack(program: Program, task: TaskProgram, data: list[bytes]) -> Images:
+    """Outputs of an image, or of the images of a batch along the first axis."""
+    found: dict[str, list[np.ndarray]] = {}
+    for slot, part in zip(task.outputs, data, strict=True):
+        found.setdefault(slot.name, []).append(unpack_output(asdict(slot), part))
+    return {name: parts[0] if program.batch == 1 else np.stack(parts) for name, parts in found.items()}
 
 
 def run_machine(program: Program, name: str, image: Images) -> MachineRun:
     """One image on the machine model."""
     task, config, dram = program.tasks[name], program.config, program.dram()
-    for offset, data in writes(task, image):
+    for offset, data in writes(program, task, image):
         dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
     seen = MachineRun({}, data_read_beats=len(task.instructions) * isa.WORD_BYTES // config.axi_bytes)
 
@@ -59,14 +66,20 @@ def run_machine(program: Program, name: str, image: Images) -> MachineRun:
                 if insn.expert == isa.NO_EXPERT or len(machine.queues[insn.expert][0]):
                     seen.weight_beats += insn.words * config.slice_beats
             case isa.Route():
-                seen.queue_lengths += [len(tokens) for tokens, _ in machine.queues[: insn.experts]]
+                seen.queues.append([len(tokens) for tokens, _ in machine.queues[: insn.experts]])
 
     Machine(config).run(
         dram, task.offset, len(task.instructions), program.data_base, program.weight_bases, observe=observe
     )
     reads = [dram[s.dram : s.dram + s.layout.bytes].tobytes() for s in task.outputs]
-    seen.outputs = unpack(task, reads)
+    seen.outputs = unpack(program, task, reads)
     return seen
+
+
+@pytest.fixture(scope="session")
+def on_machine() -> Callable[[Program, str, Images], Images]:
+    """on_machine(program, task, image): outputs of one image on the machine model."""
+    return lambda program, task, image: run_machine(program, task, image).outputs
 
 
 @dataclass
@@ -75,6 +88,23 @@ class Ladder:
 
     machine: list[MachineRun]
     rtl: list[rtl.RunResult]
+
+
+def check_cycles(task: TaskProgram, config: Config, dram: Dram, machine: MachineRun, result: rtl.RunResult) -> None:
+    """The cycle model against the hardware: within 3 %, the whole run and every layer of it.
+
+    A layer may differ by the cycles in which one refresh shuts DRAM, as the model knows its mean and not its phase.
+    """
+    estimate = cost.estimate(task.instructions, config, dram, machine.queues)
+    assert abs(estimate.cycles - result.cycles) <= 0.03 * result.cycles + dram.refresh_cycles
+    assert [s.index for s in result.spans] == [s.index for s in estimate.spans] == list(range(len(task.instructions) - 1))
+    measured, expected = (timeline.layers(task.instructions, task.origins, s) for s in (result.spans, estimate.spans))
+    for real, model in zip(measured, expected, strict=True):
+        limit = 0.03 * real.cycles + dram.refresh_cycles
+        assert abs(real.cycles - model.cycles) <= limit, f"{real.name}: {real.cycles} cycles, the model says {model.cycles}"
+    spent = timeline.causes(result.spans)
+    assert spent["active"] == result.registers["ARRAY_ACTIVE"] == estimate.array_active
+    assert abs(spent["depend"] - timeline.causes(estimate.spans)["depend"]) <= 0.05 * result.cycles
 
 
 @pytest.fixture(scope="session")
@@ -91,10 +121,42 @@ def verilog() -> Callable[[Config], dict[str, str]]:
 
 
 @pytest.fixture
-def climb(verilog, tmp_path) -> Callable[..., Ladder]:
+def hardware(verilog, tmp_path) -> Callable[..., list[rtl.RunResult]]:
+    """hardware(program, [(task, image), ...]): the runs one after another on the simulated RTL of the program's Config.
+
+    The memory is a ZCU104's, or one without limits; `stall` and `seed` let it withhold handshakes.
+    """
+
+    def run(
+        program: Program, work: list[tuple[str, Images]], simulator: str = "verilator", dram: str = "board", **stalls: int
+    ) -> list[rtl.RunResult]:
+        config, runs = program.config, []
+        for name, image in work:
+            task = program.tasks[name]
+            first = (task.offset - program.data_base) // config.axi_bytes
+            reads = [(slot.dram, slot.layout.bytes) for slot in task.outputs]
+            runs.append(rtl.Run(writes(program, task, image), first, len(task.instructions), reads))
+        return rtl.simulate(
+            verilog(config),
+            config,
+            program.dram().tobytes(),
+            runs,
+            data_base=program.data_base,
+            weight_bases=program.weight_bases,
+            dram=replace(setting(dram, boards.load("zcu104"), config), **stalls),
+            simulator=simulator,
+            workdir=tmp_path / f"{config.array_outputs}x{config.array_inputs}-{simulator}",
+        )
+
+    return run
+
+
+@pytest.fixture
+def climb(hardware) -> Callable[..., Ladder]:
     """climb(graphs, config, task, images): the images on golden, machine and RTL; every output and counter must agree.
 
-    The memory is a ZCU104's; `stall` and `seed` let it withhold handshakes.
+    With a batch every entry of `images` holds a batch along the first axis. `simulator`, `dram`, `stall`, `seed`: as
+    `hardware`. Without stalls the cycle model must agree too.
     """
 
     def run(
@@ -102,29 +164,22 @@ def climb(verilog, tmp_path) -> Callable[..., Ladder]:
         config: Config,
         task_name: str,
         images: list[Images],
-        simulator: str = "verilator",
-        **stalls: int,
+        dram: str = "board",
+        arrangement: Arrangement | None = None,
+        batch: int = 1,
+        **options,
     ) -> Ladder:
+        if arrangement is not None:
+            graphs = {name: arrangement.apply(graph, config, batch) for name, graph in graphs.items()}
         program = schedule(graphs, config)
         task = program.tasks[task_name]
         expected = [golden.run(graphs[task_name], image).outputs for image in images]
         machine = [run_machine(program, task_name, image) for image in images]
-        first = (task.offset - program.data_base) // config.axi_bytes
-        reads = [(slot.dram, slot.layout.bytes) for slot in task.outputs]
-        hardware = rtl.simulate(
-            verilog(config),
-            config,
-            program.dram().tobytes(),
-            [rtl.Run(writes(task, image), first, len(task.instructions), reads) for image in images],
-            data_base=program.data_base,
-            weight_bases=program.weight_bases,
-            dram=of_board(boards.load("zcu104"), config, **stalls),
-            simulator=simulator,
-            workdir=tmp_path / f"{task_name or 'run'}-{config.array_outputs}x{config.array_inputs}-{simulator}",
-        )
+        measured = hardware(program, [(task_name, image) for image in images], dram=dram, **options)
+        memory = setting(dram, boards.load("zcu104"), config)
         of_unit = [insn.unit for insn in task.instructions]
-        for i, (wanted, model, result) in enumerate(zip(expected, machine, hardware, strict=True)):
-            found = unpack(task, result.reads)
+        for i, (wanted, model, result) in enumerate(zip(expected, machine, measured, strict=True)):
+            found = unpack(program, task, result.reads)
             for name, values in wanted.items():
                 np.testing.assert_array_equal(model.outputs[name], values, f"machine, image {i}, {name}")
                 np.testing.assert_array_equal(found[name], values, f"RTL, image {i}, {name}")
@@ -135,6 +190,8 @@ def climb(verilog, tmp_path) -> Callable[..., Ladder]:
             )
             assert counted["DATA_READ_BEATS"] == model.data_read_beats
             assert counted["DATA_WRITE_BEATS"] == model.data_write_beats
-        return Ladder(machine, hardware)
+            if "stall" not in options:
+                check_cycles(task, config, memory, model, result)
+        return Ladder(machine, measured)
 
     return run

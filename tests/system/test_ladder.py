@@ -12,7 +12,10 @@ import pytest
 from hwgen.config import Config
 from hwgen.frontend import import_model
 from hwgen.graph import Graph
+from hwgen.planner import Arrangement
 from hwgen.quantise import quantise
+from hwgen.schedule import schedule
+from sim import golden
 from sim.tb.graphs import Shape, random_graph, random_images
 
 SQUARE = Config(array_outputs=16, array_inputs=16)
@@ -69,7 +72,28 @@ def test_two_tasks_in_one_bundle(config, trained, digits, climb):
     images = [{"image": image} for image in digits["test"][:IMAGES]]
     moe = [climb(graphs, config, task, images) for task in names]
     # The trained router leaves experts without a token on some of these images.
-    assert any(0 in run.queue_lengths for ladder in moe for run in ladder.machine)
+    assert any(0 in queue for ladder in moe for run in ladder.machine for queue in run.queues)
+
+
+@SHAPES
+def test_without_limits_of_dram(config, trained, digits, climb):
+    graphs = quantise({"": trained("m3vit_digits_2task")}, {"image": digits["calib"][:CALIBRATION]})
+    climb(graphs, config, "", [{"image": digits["test"][0]}], dram="unlimited")
+
+
+def test_task_switch_moves_no_weight(trained, digits, hardware):
+    """An image of another task before costs an image neither a byte nor a cycle."""
+    names = {"digit": "m3vit_digits_digit", "parity": "m3vit_digits_parity"}
+    calibration = {"image": digits["calib"][:CALIBRATION]}
+    program = schedule(quantise({task: trained(name) for task, name in names.items()}, calibration), SQUARE)
+    image = {"image": digits["test"][0]}
+    alternating = hardware(program, [(task, image) for task in ("digit", "parity", "digit", "parity")])
+    digit, parity = (hardware(program, [(task, image)] * 2) for task in names)
+    for run, same in zip(alternating[2:], (digit[1], parity[1]), strict=True):
+        counted = {name: n for name, n in run.registers.items() if "BEATS" in name or name.startswith("CYCLES")}
+        assert all(counted[name] for name in ("WEIGHT_BEATS0", "DATA_READ_BEATS", "DATA_WRITE_BEATS", "CYCLES_LO"))
+        assert counted == {name: same.registers[name] for name in counted}
+        assert run.reads == same.reads
 
 
 @SHAPES
@@ -80,8 +104,26 @@ def test_random_graph_with_stalls(seed, config, climb):
     ladder = climb({"": graph}, config, "", [random_images(graph, seed)], stall=100, seed=seed + 1)
     tokens = Shape().tokens
     for run in ladder.machine:
-        queues = np.array(run.queue_lengths).reshape(-1, 6)
+        queues = np.array(run.queues)
         assert (queues[:, 1] == tokens).all() and (queues[:, 4] == 0).all()
+
+
+@SHAPES
+def test_batch_with_stalls(config, climb):
+    """Three images share the experts' weights; with one queue for all of them, an empty and a full one."""
+    graph = random_graph(1, Shape(experts=6, top_k=2, favour=1, shun=4))
+    sets = [random_images(graph, seed) for seed in range(3)]
+    images = {name: np.stack([s[name] for s in sets]) for name in sets[0]}
+    ladder = climb({"": graph}, config, "", [images], arrangement=Arrangement(), batch=3, stall=100, seed=7)
+    wanted = [golden.run(graph, s).outputs for s in sets]
+    for name, values in ladder.machine[0].outputs.items():
+        np.testing.assert_array_equal(values, np.stack([outputs[name] for outputs in wanted]))
+
+
+@SHAPES
+def test_row_blocks(config, climb):
+    graph = random_graph(2, Shape())
+    climb({"": graph}, config, "", [random_images(graph, 0)], arrangement=Arrangement(blocks=2))
 
 
 def test_smallest_config_on_icarus(climb):

@@ -1,0 +1,29 @@
+"""Chains: MatMuls that continue each other's row maxima, which the machine keeps by row number from one to the next."""
+
+from __future__ import annotations
+
+from ..intgraph import MatMul, Op, RowMax
+
+
+def chains(ops: list[Op]) -> list[list[Op]]:
+    """`ops` in order as runs that must stay together: one operation, or all from a chain's first MatMul to its last.
+
+    Raises ValueError where a MatMul continues the maxima of one that is not among `ops`.
+    """
+    first = list(range(len(ops)))
+    previous: dict[RowMax, int] = {}
+    for i, op in enumerate(ops):
+        if not isinstance(op, MatMul) or op.row_max == RowMax.NONE:
+            continue
+        if op.continue_max:
+            if op.row_max not in previous:
+                raise ValueError(f"{op.name}: continue_max without an earlier MatMul")
+            start = first[previous[op.row_max]]
+            first[start : i + 1] = [start] * (i + 1 - start)
+        previous[op.row_max] = i
+    result: list[list[Op]] = []
+    for i, op in enumerate(ops):
+        if first[i] == i:
+            result.append([])
+        result[-1].append(op)
+    return result

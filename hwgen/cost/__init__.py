@@ -1,0 +1,12 @@
+"""The cycle model: what each instruction costs on a Config, and how the decoupled units overlap.
+
+`estimate` follows a program as the hardware does, from event to event: the sequencer dispatches into queues, units take an
+instruction when its counts are reached, a Matmul goes tile by tile, and all transfers share DRAM. Instructions are
+described in `units` and `matmul`, memory in `traffic`, the run in `simulation`.
+"""
+
+from ..timeline import data_beats
+from .simulation import Estimate, balanced, estimate
+from .units import pipeline, post_entry, vector_cycles
+
+__all__ = ["Estimate", "balanced", "data_beats", "estimate", "pipeline", "post_entry", "vector_cycles"]

@@ -1,0 +1,189 @@
+"""A Matmul in the cycle model, tile by tile: its tiles load while the previous tile's rows stream."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from .. import isa
+from ..config import Config
+from ..intgraph import ColScale
+from ..rtl.issue import QUEUE_DEPTH as ISSUE_QUEUE
+from ..rtl.issue import ROW_GAP
+from ..rtl.ports import READ_LATENCY
+from ..rtl.post import PostProcessor
+from ..rtl.reader import RowQuantiser
+from ..timeline import CAUSES
+from .events import Clock
+from .traffic import Traffic
+from .units import pipeline, post_entry
+
+# Steps of the control logic between the pipelines, whose latencies the units state.
+TILE_STEPS = PARAMS_STEPS = 2  # of the tile loader, from a tile's last word to the next tile's, or its parameters', first
+START_STEPS = 11  # from a job's acceptance to its first row at the issue stage
+NEVER = -1e9  # a time before every other
+
+Steps = Iterator[None]
+
+
+class MatmulUnit:
+    """Tile loader and row issuer. `array_active`, `macs`: cycles with a row, products of real operands."""
+
+    def __init__(self, config: Config, traffic: Traffic, clock: Clock):
+        self.config, self.traffic, self.clock = config, traffic, clock
+        # Last tile taken, last row made, last row issued.
+        self.taken = self.generated = NEVER
+        self.issued = -1.0
+        self.tiles: deque[tuple[float, int]] = deque(maxlen=ISSUE_QUEUE + 1)
+        self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
+        self.idle_at = NEVER  # the loader has finished its last instruction
+        self.starved = 0.0  # cycles that the loader has waited for words since the last tile was taken
+        self.causes = dict.fromkeys(CAUSES, 0.0)
+        self.array_active = self.macs = 0
+        self.depth = post_entry(config)
+        self.pipeline = pipeline(config)
+        self.ready = 0.0  # from when on the loader is to blame if no row goes
+        self._resume: Steps | None = None
+
+    def start(
+        self,
+        insn: isa.Matmul,
+        rows: int,
+        queued: float,
+        done: Callable[[float, float, dict], None],
+        idle: Callable[[], None],
+    ) -> None:
+        """Take an instruction now. queued: when it had come through the queue. done(end, last row issued, causes) once all
+        its rows are on their way; `idle` when the tile loader takes the next one.
+        """
+        self._resume = self._run(insn, rows, queued, done, idle)
+        self._go()
+
+    def _go(self) -> None:
+        next(self._resume, None)
+
+    def _until(self, time: float) -> bool:
+        """Whether to wait: an event at `time` goes on."""
+        if time <= self.clock.now:
+            return False
+        self.clock.at(time, self._go)
+        return True
+
+    def _pop(self, words: int, time: float) -> Steps:
+        """Take `words` from the stream from `time` on."""
+        if self._until(time):
+            yield
+        begin = self.clock.now
+        self.traffic.pop(words, self._go)
+        yield
+        self.starved += self.clock.now - begin - words
+
+    def _run(self, insn: isa.Matmul, rows: int, queued: float, done, idle) -> Steps:
+        c = self.config
+        start = self.clock.now
+        self.causes = dict.fromkeys(CAUSES, 0.0)
+        # Since the last row the loader may have been discarding words; after that this instruction had to wait.
+        free = self.issued + 1
+        if start > free:
+            idle_at = min(start, max(self.idle_at, free))
+            self._wait(idle_at - free)
+            queued = min(start, max(queued, idle_at))
+            self.causes["other"] = queued - idle_at
+            self.causes["depend"] = start - queued
+        self.ready = max(start, free)
+        job = max(start + 1, self.generated + 1)  # the row issuer takes the next job when it has made the last row
+        first_row = job + START_STEPS
+        if rows == 0:
+            yield from self._empty(insn, job, first_row, done, idle)
+            return
+        streamed = insn.w_source == isa.WeightSource.STREAM
+        path = 0 if streamed else READ_LATENCY + RowQuantiser.LATENCY
+        shared = not streamed and self._meet(insn.x, insn.x_pitch, rows, insn.w, insn.w_pitch, insn.outputs)
+        residual = insn.residual and self._meet(insn.x, insn.x_pitch, rows, insn.res, insn.res_pitch, rows)
+        blocks = -(-insn.outputs // c.array_outputs)
+        tiles = -(-insn.inputs // c.array_inputs)
+        time = job  # the tile loader's state before the next tile
+        for block in range(blocks):
+            columns = min(c.array_outputs, insn.outputs - block * c.array_outputs)
+            time = max(time, self.taken, self.bank_users[0] + self.depth + PostProcessor.USED_LATENCY) + PARAMS_STEPS
+            if insn.col_source == ColScale.PARAMETERS:
+                yield from self._pop(c.param_words(columns), time)
+                time = self.clock.now
+            for tile in range(tiles):
+                time = (max(time, self.taken) + TILE_STEPS) if tile else time + 1
+                if streamed:
+                    yield from self._pop(columns, time)
+                    time = self.clock.now
+                else:
+                    if shared:  # rows go first: the loader reads when the last one has gone
+                        time = max(time, self.issued + 1)
+                    time += columns + path
+                    if self._until(time):
+                        yield
+                free = max(self.issued + 1, first_row)
+                if rows < ROW_GAP:
+                    free = max(free, self.issued + ROW_GAP)
+                # Residuals of the block before are read from the same bank as this block's rows.
+                self._issue(max(time, free), rows, rows if residual and block and not tile else 0)
+            self.bank_users.append(self.issued)
+        total = rows * tiles * blocks
+        self.generated = max(job + total, self._issued_before(ISSUE_QUEUE))
+        self.macs += rows * insn.inputs * insn.outputs
+        done(self.issued + self.pipeline, self.issued, self.causes)
+        if self._until(time + 1):
+            yield
+        self.idle_at = self.clock.now
+        idle()
+
+    def _empty(self, insn: isa.Matmul, job: float, first_row: float, done, idle) -> Steps:
+        """An empty queue: a placeholder row, and words to discard."""
+        c = self.config
+        self.generated = job + 1
+        self._issue(max(self.issued + 1, first_row), 1, 0)
+        done(self.issued + self.pipeline, self.issued, self.causes)
+        time = job + 1
+        if insn.discard:
+            for first in range(0, insn.outputs, c.array_outputs):
+                columns = min(c.array_outputs, insn.outputs - first)
+                if insn.col_source == ColScale.PARAMETERS:
+                    yield from self._pop(c.param_words(columns), time + PARAMS_STEPS)
+                for tile in range(-(-insn.inputs // c.array_inputs)):
+                    yield from self._pop(columns, self.clock.now + (TILE_STEPS if tile else 1))
+                time = self.clock.now
+        if self._until(time):
+            yield
+        self.idle_at = self.clock.now
+        idle()
+
+    def _meet(self, a: int, a_pitch: int, a_rows: int, b: int, b_pitch: int, b_rows: int) -> bool:
+        """Whether rows from chunk `a` and rows from chunk `b` lie in a common scratchpad bank."""
+        size = self.config.bank_chunks
+        a_banks = a // size, (a + (a_rows - 1) * a_pitch) // size
+        b_banks = b // size, (b + (b_rows - 1) * b_pitch) // size
+        return a_banks[0] <= b_banks[1] and b_banks[0] <= a_banks[1]
+
+    def _issue(self, taken: float, rows: int, delayed: int) -> None:
+        """A tile is taken and its rows go, one a cycle, `delayed` of the cycles apart."""
+        self._wait(max(0.0, taken - self.ready))
+        self.causes["active"] += rows
+        self.causes["bank"] += delayed
+        self.taken = taken
+        self.issued = taken + rows + delayed - 1
+        self.ready = self.issued + 1
+        self.array_active += rows
+        self.tiles.append((taken + delayed, rows))
+
+    def _wait(self, cycles: float) -> None:
+        """No row has gone for so long because the loader was at work, as far as it starved for want of words."""
+        dram = min(cycles, self.starved)
+        self.causes["dram"] += dram
+        self.causes["tile"] += cycles - dram
+        self.starved = 0.0
+
+    def _issued_before(self, count: int) -> float:
+        """When the row went that is `count` rows before the latest."""
+        for taken, rows in reversed(self.tiles):
+            if count < rows:
+                return taken + rows - 1 - count
+            count -= rows
+        return NEVER

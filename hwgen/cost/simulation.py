@@ -1,0 +1,262 @@
+"""The run of a program in the cycle model: sequencer, queues, units and what they wait for."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from .. import isa
+from ..config import Config
+from ..dram import Dram
+from ..isa import Unit
+from ..rtl.arbiter import MOST_BEATS
+from ..rtl.sequencer import FETCH_BATCH, FETCH_QUEUE
+from ..timeline import Span, data_beats
+from .events import Clock
+from .matmul import MatmulUnit
+from .traffic import FIRST_WORD_STEPS, Traffic
+from .units import LOAD_END_STEPS, LOAD_STEPS, STORE_STEPS, least_data_cycles, vector_cycles
+
+DISPATCH = 2  # from the last count that an instruction waits for to its start
+QUEUE_STEPS = 5  # through the queue of a unit
+NEXT_STEPS = 5  # from an instruction's start to the next one's at the earliest
+FETCH_STEPS = 11  # of a fetch, beside DRAM
+WORD_STEPS = 1  # of the sequencer for an instruction, beside its beats
+STREAM_STEPS = 4  # of the weight stream, from an instruction's start to its end if it has nothing to wait for
+
+
+@dataclass
+class Estimate:
+    """One run of a program. Cycles are floats: DRAM delivers fractions of a word per cycle."""
+
+    cycles: float = 0.0
+    spans: list[Span] = field(default_factory=list)
+    array_active: int = 0  # cycles in which a row enters the array
+    macs: int = 0  # products of real operands, padding excluded
+    weight_bytes: int = 0  # read by the weight ports, padding included
+    read_bytes: int = 0  # read by the data port, the program apart
+    write_bytes: int = 0
+
+
+def balanced(program: list[isa.Insn]) -> list[list[int]]:
+    """Queue lengths for each Route if every expert got the same number of tokens: the guess where no image is known."""
+    lengths = []
+    for insn in program:
+        if isinstance(insn, isa.Route):
+            tokens = insn.rows * insn.top_k
+            lengths.append([(tokens * (e + 1)) // insn.experts - tokens * e // insn.experts for e in range(insn.experts)])
+    return lengths
+
+
+def estimate(program: list[isa.Insn], config: Config, dram: Dram, queues: list[list[int]] | None = None) -> Estimate:
+    """Follow `program` from start to END.
+
+    queues: for each Route in program order the number of tokens per expert; None: `balanced`. Raises ValueError for a
+    program that cannot end.
+    """
+    return _Simulation(program, config, dram, balanced(program) if queues is None else queues).run()
+
+
+class _Simulation:
+    def __init__(self, program: list[isa.Insn], config: Config, dram: Dram, queues: list[list[int]]):
+        self.program, self.config, self.dram, self.queues = program, config, dram, queues
+        self.clock = Clock()
+        self.traffic = Traffic(config, dram, self.clock)
+        self.matmul = MatmulUnit(config, self.traffic, self.clock)
+        self.result = Estimate()
+        self.queue: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
+        self.free = dict.fromkeys(Unit, True)
+        self.checking = dict.fromkeys(Unit, False)
+        self.done = dict.fromkeys(Unit, 0)
+        self.fetched = self.asked = self.next = 0  # instructions
+        self.ready_at = 0.0  # the next instruction's word is whole
+        self.waiting = False  # the dispatcher has an event to come
+        self.ended = False
+        self.routes = [-1]  # Routes up to each instruction
+        for insn in program:
+            self.routes.append(self.routes[-1] + isinstance(insn, isa.Route))
+        self.queued: dict[int, float] = {}  # when an instruction has come through its queue
+        self.last_start = dict.fromkeys(Unit, 0.0)
+
+    def run(self) -> Estimate:
+        self._fetch()
+        self.clock.run()
+        if not self.ended:
+            raise ValueError(f"the program stops at instruction {self.next}: {isa.text(self.program[self.next])}")
+        self.result.spans.sort(key=lambda span: span.index)
+        self.result.array_active, self.result.macs = self.matmul.array_active, self.matmul.macs
+        return self.result
+
+    # --- sequencer --------------------------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        """Ask for the next instructions while the queue has room."""
+        batch = min(FETCH_BATCH, len(self.program) - self.asked)
+        if batch and self.asked - self.next + FETCH_BATCH <= FETCH_QUEUE:
+            self.asked += batch
+            self.traffic.move(batch * isa.WORD_BYTES / self.config.axi_bytes, lambda: self._fetched(batch), fetch=True)
+            self._fetch()
+
+    def _fetched(self, batch: int) -> None:
+        """A batch of instructions has come; they are handed on one after another, as they came in."""
+        beats = isa.WORD_BYTES / self.config.axi_bytes
+
+        def whole() -> None:
+            self.fetched += 1
+            self._dispatch()
+
+        for i in range(batch):
+            self.clock.at(self.clock.now + FETCH_STEPS - (batch - 1 - i) * beats, whole)
+
+    def _dispatch(self) -> None:
+        """Hand the next instruction to its unit's queue; one every few cycles, in program order."""
+        if self.waiting or self.next >= self.fetched or self.ended:
+            return
+        if self.clock.now < self.ready_at:
+            self._later(self.ready_at)
+            return
+        insn = self.program[self.next]
+        if isinstance(insn, isa.End):
+            if self._met(insn):
+                self.ended = True
+                self.result.cycles = self.clock.now + 1
+            return
+        queue = self.queue[insn.unit]
+        if len(queue) >= isa.QUEUE_DEPTH:
+            return
+        queue.append(self.next)
+        self.queued[self.next] = self.clock.now + QUEUE_STEPS
+        self.next += 1
+        self.ready_at = self.clock.now + isa.WORD_BYTES / self.config.axi_bytes + WORD_STEPS
+        self._fetch()
+        if len(queue) == 1:
+            self._check(insn.unit, QUEUE_STEPS)
+        self._dispatch()
+
+    def _later(self, time: float) -> None:
+        self.waiting = True
+
+        def again() -> None:
+            self.waiting = False
+            self._dispatch()
+
+        self.clock.at(time, again)
+
+    def _met(self, insn: isa.Insn) -> bool:
+        return all(self.done[unit] >= getattr(insn, f"wait_{unit.name.lower()}") for unit in Unit)
+
+    def _check(self, unit: Unit, delay: float = 0.0) -> None:
+        """Start the head of a queue, `delay` cycles from now, if it may start."""
+        if self.queue[unit] and self.free[unit] and not self.checking[unit] and self._met(self.program[self.queue[unit][0]]):
+            self.checking[unit] = True
+            self.free[unit] = False
+            start = max(self.clock.now + delay, self.last_start[unit] + NEXT_STEPS)
+            self.clock.at(start, lambda: self._start(unit))
+
+    def _start(self, unit: Unit) -> None:
+        self.checking[unit] = False
+        self.last_start[unit] = self.clock.now
+        index = self.queue[unit].popleft()
+        self._dispatch()
+        insn = self.program[index]
+        {
+            Unit.LOAD: self._load,
+            Unit.WEIGHTS: self._stream,
+            Unit.MATMUL: self._matmul,
+            Unit.VECTOR: self._vector,
+            Unit.STORE: self._store,
+        }[unit](index, insn)
+
+    def _idle(self, unit: Unit) -> None:
+        self.free[unit] = True
+        self._check(unit)
+
+    def _finished(self, unit: Unit) -> None:
+        """One more instruction of a unit is finished: what waited for it may start."""
+        self.done[unit] += 1
+        for other in Unit:
+            self._check(other, DISPATCH)
+        self._dispatch()
+
+    # --- units ------------------------------------------------------------------------------------------------------
+
+    def _rows(self, index: int, insn: isa.Insn) -> int | None:
+        """Length of the queue that an instruction works on; None if it names no expert."""
+        if insn.expert == isa.NO_EXPERT:
+            return None
+        # A program whose experts outnumber the known queues is followed with empty ones.
+        counts = self.queues[self.routes[index]] if self.routes[index] >= 0 else []
+        return counts[insn.expert] if insn.expert < len(counts) else 0
+
+    def _end(self, index: int, unit: Unit, start: float, end: float) -> None:
+        """A span, the count at its end and the unit free one cycle later."""
+
+        def action() -> None:
+            self.result.spans.append(Span(index, unit, start, end, end))
+            self._finished(unit)
+            self.clock.at(end + 1, lambda: self._idle(unit))
+
+        self.clock.at(end, action)
+
+    def _load(self, index: int, insn: isa.Load | isa.LoadScales) -> None:
+        start, beats = self.clock.now, data_beats(insn, self.config)
+        self.result.read_bytes += beats * self.config.axi_bytes
+        least = start + LOAD_STEPS + self.dram.latency + least_data_cycles(insn, self.config)
+        left = [-(-beats // MOST_BEATS)]  # commands, cut so that the program's fetch comes in between
+
+        def arrived() -> None:
+            left[0] -= 1
+            if not left[0]:
+                self._end(index, Unit.LOAD, start, max(self.clock.now, least) + LOAD_END_STEPS)
+
+        def ask() -> None:
+            for first in range(0, beats, MOST_BEATS):
+                self.traffic.move(min(MOST_BEATS, beats - first), arrived)
+
+        self.clock.at(start + LOAD_STEPS, ask)
+
+    def _store(self, index: int, insn: isa.Store) -> None:
+        start, beats = self.clock.now, data_beats(insn, self.config)
+        self.result.write_bytes += beats * self.config.axi_bytes
+
+        def sent() -> None:
+            self._end(index, Unit.STORE, start, self.clock.now + STORE_STEPS)
+
+        self.traffic.move(beats, sent)
+
+    def _vector(self, index: int, insn: isa.Norm | isa.Route) -> None:
+        start = self.clock.now
+        self._end(index, Unit.VECTOR, start, start + vector_cycles(insn, self.config))
+
+    def _stream(self, index: int, insn: isa.Stream) -> None:
+        start = self.clock.now
+        words = insn.words if self._rows(index, insn) != 0 else 0
+        if not words:
+            self._end(index, Unit.WEIGHTS, start, start + STREAM_STEPS)
+            return
+        self.result.weight_bytes += words * self.config.slice_bytes * self.config.weight_ports
+        span = Span(index, Unit.WEIGHTS, start, start, start)
+        self.result.spans.append(span)
+
+        def arrived() -> None:
+            span.end = span.issued = self.clock.now
+
+        def asked() -> None:
+            self._finished(Unit.WEIGHTS)
+            self.clock.at(self.clock.now + 1, lambda: self._idle(Unit.WEIGHTS))
+
+        def issue() -> None:
+            self.traffic.stream(words, start + self.dram.latency + FIRST_WORD_STEPS, arrived, asked)
+
+        self.clock.at(start + STREAM_STEPS, issue)
+
+    def _matmul(self, index: int, insn: isa.Matmul) -> None:
+        start = self.clock.now
+        rows = self._rows(index, insn)
+
+        def done(end: float, issued: float, causes: dict[str, float]) -> None:
+            self.result.spans.append(Span(index, Unit.MATMUL, start, end, issued, causes))
+            self.clock.at(end, lambda: self._finished(Unit.MATMUL))
+
+        rows = insn.rows if rows is None else rows
+        self.matmul.start(insn, rows, self.queued[index], done, lambda: self._idle(Unit.MATMUL))

@@ -1,0 +1,179 @@
+"""DRAM in the cycle model: the data port and the weight stream as flows that share its bandwidth.
+
+Between two events every flow has a constant rate. Bandwidth is shared as the simulated memory's rotating priority does:
+a port takes what it wants, up to an equal share of what the others leave.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from ..config import Config
+from ..dram import Dram
+from ..rtl.arbiter import COMMANDS
+from .events import Action, Clock
+
+REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
+FIRST_WORD_STEPS = 12  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
+FIFO_WORDS = 5  # of the weight buffer, beyond its RAM
+TINY = 1e-6
+
+
+def port_rate(config: Config, dram: Dram) -> float:
+    """Beats a cycle that one port reaches alone: the bus's one, or what its bursts in flight allow."""
+    beats = min(1.0 * dram.open, dram.beats_per_cycle(config))
+    turn = dram.latency + REQUEST_STEPS + config.burst_beats / beats
+    return min(beats, config.outstanding * config.burst_beats / turn)
+
+
+@dataclass
+class _Command:
+    """A read of the data port, its beats not before `earliest`."""
+
+    left: float
+    earliest: float
+    arrived: Action
+
+
+@dataclass
+class _Segment:
+    """Words of one Stream instruction that have not arrived; they do not before `earliest`."""
+
+    left: float
+    earliest: float
+    arrived: Action
+    asked: Action | None  # until all words of the segments before it have been asked for
+
+
+class Traffic:
+    """Transfers of the data port, in order, and the weight stream with its buffer."""
+
+    def __init__(self, config: Config, dram: Dram, clock: Clock):
+        self.clock = clock
+        self.ports, self.slice_beats = config.weight_ports, config.slice_beats
+        self.total = dram.beats_per_cycle(config)
+        self.port = port_rate(config, dram)
+        # Words that are asked for ahead: the buffer's, and what the readers' queues hold.
+        self.in_flight = config.outstanding * config.burst_beats / config.slice_beats
+        self.capacity = config.weight_words + FIFO_WORDS + self.in_flight
+        self.latency = dram.latency
+        self.data: deque[_Command] = deque()  # accepted, in order
+        self.waiting: tuple[deque, deque] = (deque(), deque())  # (beats, action) of the program's fetch, of loads and stores
+        self.segments: deque[_Segment] = deque()
+        self.level = 0.0  # words in the buffer
+        self.wanted = 0.0  # words that the tile loader still wants to pop
+        self.popped: Action | None = None
+        self.since = 0.0
+        self.data_rate = self.arrival = self.pop_rate = 0.0
+        self.version = 0
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def move(self, beats: float, arrived: Action, fetch: bool = False) -> None:
+        """`beats` through the data port; then `arrived`. A `fetch` of the program goes before others that wait."""
+        self._advance()
+        self.waiting[not fetch].append((beats, arrived))
+        self._accept()
+        self._plan()
+
+    def _accept(self) -> None:
+        """Commands that the data port has room for."""
+        while len(self.data) < COMMANDS and any(self.waiting):
+            beats, arrived = (self.waiting[0] or self.waiting[1]).popleft()
+            earliest = self.clock.now + self.latency
+            self.data.append(_Command(beats, earliest, arrived))
+            self.clock.at(earliest, self._step)
+
+    def stream(self, words: int, earliest: float, arrived: Action, asked: Action) -> None:
+        """`words` more into the weight buffer, not before `earliest`; `arrived` when the last has come, `asked` when the
+        readers have asked for all words before these.
+        """
+        self._advance()
+        self.segments.append(_Segment(words, earliest, arrived, asked))
+        if earliest > self.clock.now:
+            self.clock.at(earliest, self._step)
+        self._plan()
+
+    def pop(self, words: int, action: Action) -> None:
+        """Take `words` from the buffer, one a cycle as far as there are any; then `action`."""
+        self._advance()
+        self.wanted, self.popped = words, action
+        self._plan()
+
+    # --- flows ------------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        self._advance()
+        self._plan()
+
+    def _advance(self) -> None:
+        """Move everything from the last event to now, and act where something is complete."""
+        elapsed, self.since = self.clock.now - self.since, self.clock.now
+        if elapsed > 0:
+            if self.data:
+                self.data[0].left -= self.data_rate * elapsed
+            if self.segments:
+                self.segments[0].left -= self.arrival * elapsed
+            self.wanted -= self.pop_rate * elapsed
+            self.level = max(0.0, self.level + (self.arrival - self.pop_rate) * elapsed)
+        if self.data and self.data[0].left <= TINY:
+            self.clock.at(self.clock.now, self.data.popleft().arrived)
+            self._accept()
+        if self.segments and self.segments[0].left <= TINY:
+            self.clock.at(self.clock.now, self.segments.popleft().arrived)
+        if self.popped is not None and self.wanted <= TINY:
+            self.wanted = 0.0
+            self.clock.at(self.clock.now, self.popped)
+            self.popped = None
+
+    def _before_asked(self) -> float:
+        """Words that must arrive until all before the latest segment are asked for."""
+        room = max(0.0, min(self.in_flight, self.capacity - self.level))
+        return sum(segment.left for segment in list(self.segments)[:-1]) - room
+
+    def _plan(self) -> None:
+        """Rates from now on, and the time of the next change."""
+        asking = bool(self.segments) and self.segments[-1].asked is not None
+        if asking and self._before_asked() <= TINY:
+            self.clock.at(self.clock.now, self.segments[-1].asked)
+            self.segments[-1].asked, asking = None, False
+        full = self.level >= self.capacity - TINY
+        empty = self.level <= TINY
+        pop = 1.0 if self.popped is not None else 0.0
+        streaming = bool(self.segments) and self.segments[0].earliest <= self.clock.now + TINY
+        most = self.port / self.slice_beats if streaming else 0.0
+        data = self.port if self.data and self.data[0].earliest <= self.clock.now + TINY else 0.0
+        wanted = min(most, pop) if full else most
+        self.data_rate, share = self._shared(data, wanted * self.slice_beats)
+        self.arrival = share / self.slice_beats
+        self.pop_rate = min(pop, self.arrival) if empty else pop
+        nexts = []
+        if self.data and self.data_rate > 0:
+            nexts.append(self.data[0].left / self.data_rate)
+        if self.arrival > 0:
+            nexts.append(self.segments[0].left / self.arrival)
+            if asking:
+                nexts.append(max(1.0, self._before_asked() / self.arrival))
+        if self.popped is not None and self.pop_rate > 0:
+            nexts.append(self.wanted / self.pop_rate)
+        change = self.arrival - self.pop_rate
+        if change > TINY and not full:
+            nexts.append((self.capacity - self.level) / change)
+        elif change < -TINY and not empty:
+            nexts.append(self.level / -change)
+        self.version += 1
+        if nexts:
+            version = self.version
+            self.clock.at(self.clock.now + max(min(nexts), TINY), lambda: self.version == version and self._step())
+
+    def _shared(self, data: float, weights: float) -> tuple[float, float]:
+        """Beats a cycle of the data port and of each weight port, for what they want."""
+        if data + self.ports * weights <= self.total:
+            return data, weights
+        equal = self.total / ((data > 0) + self.ports * (weights > 0))
+        if 0 < data < equal:
+            return data, min(weights, (self.total - data) / self.ports)
+        if 0 < weights < equal:
+            return min(data, self.total - self.ports * weights), weights
+        return min(data, equal), min(weights, equal)

@@ -1,0 +1,42 @@
+"""Cycles of single instructions, from the latencies that the hardware's units state."""
+
+from __future__ import annotations
+
+from .. import isa
+from ..config import Config
+from ..rtl.accumulator import Accumulator
+from ..rtl.array import MacArray
+from ..rtl.norm import norm_cycles
+from ..rtl.ports import READ_LATENCY
+from ..rtl.post import PostProcessor
+from ..rtl.reader import RowReader
+from ..rtl.router import route_cycles
+from ..timeline import data_beats
+
+VECTOR_STEPS = 1  # of the vector unit, around its norm or router
+LOAD_STEPS = 4  # of a load, from its start to its first command
+LOAD_END_STEPS = 8  # from its last beat to its end: queues, results visible
+STORE_STEPS = 12  # of a store likewise
+
+
+def post_entry(config: Config) -> int:
+    """Cycles from the issue of a row to its sums' entry into the post-processor."""
+    sums = RowReader.LATENCY + MacArray.latency_of(config) + Accumulator.LATENCY
+    return READ_LATENCY + max(sums, RowReader.ROW_MULT_LATENCY)
+
+
+def pipeline(config: Config) -> int:
+    """Cycles from the issue of a Matmul's last row until its results are visible to every reader."""
+    return post_entry(config) + PostProcessor.latency_of(config)
+
+
+def least_data_cycles(insn: isa.Insn, config: Config) -> int:
+    """Cycles that the unit itself needs for what the beats carry: a scale takes one."""
+    return insn.count if isinstance(insn, isa.LoadScales) else data_beats(insn, config)
+
+
+def vector_cycles(insn: isa.Insn, config: Config) -> int:
+    """Cycles of a Norm or Route, from its acceptance to its end."""
+    if isinstance(insn, isa.Norm):
+        return VECTOR_STEPS + norm_cycles(config, insn.rows, insn.columns)
+    return VECTOR_STEPS + route_cycles(config, insn.rows, insn.experts, insn.top_k, bool(insn.dense))

@@ -1,0 +1,107 @@
+"""Which arrangement of a network runs fastest on a Config: some are scheduled, the cycle model chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import cost
+from .arrange import Timing, batched, reorder, row_blocks
+from .config import Config
+from .cost.matmul import TILE_STEPS
+from .cost.simulation import DISPATCH
+from .dram import Dram
+from .errors import UserError
+from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens
+from .program import Program
+from .rtl.norm import norm_cycles
+from .rtl.router import route_cycles
+from .schedule import schedule
+
+ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How the images of a batch share the machine, see `arrange`."""
+
+    group: int = 1  # images of a batch whose rows go through a linear layer together
+    blocks: int = 1  # row blocks of linear layers and LayerNorms
+    one_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer
+    ordered: bool = True  # operations reordered so that the array waits less
+
+    def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
+        """The arranged graph for a batch."""
+        graph = batched(graph, batch, self.group, self.one_hidden)
+        if self.blocks > 1:
+            graph = row_blocks(graph, self.blocks)
+        return reorder(graph, timing(config)) if self.ordered else graph
+
+    def text(self, batch: int) -> str:
+        """In a few words, for the build's progress."""
+        parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
+        parts += [f"{self.blocks} row blocks"] if self.blocks > 1 else []
+        return ", ".join(parts)
+
+
+def check_batch(batch: int) -> int:
+    """`batch`, or a UserError where no program can take so many images."""
+    if not 1 <= batch <= MAX_BATCH:
+        raise UserError(f"batch={batch}: a program takes 1 to {MAX_BATCH} images")
+    return batch
+
+
+def arrangements(batch: int) -> Iterator[Arrangement]:
+    """The ones that are tried, in the order of preference where they are equally fast."""
+    if batch == 1:
+        yield from (Arrangement(blocks=blocks) for blocks in (1, *ROW_BLOCKS))
+        yield Arrangement(ordered=False)
+        return
+    for group in (g for g in (4, 2, 1) if batch % g == 0):
+        for one_hidden in (False, True):
+            yield Arrangement(group=group, one_hidden=one_hidden)
+    yield Arrangement(one_hidden=True, ordered=False)
+
+
+def plan(
+    graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1
+) -> tuple[Program, Arrangement]:
+    """The program with the fewest estimated cycles, summed over all tasks, and its arrangement.
+
+    memory: the DRAM that the estimate counts on. Raises UserError where no arrangement fits the Config, with what the
+    smallest one is short of.
+    """
+    check_batch(batch)
+    best: tuple[float, Program, Arrangement] | None = None
+    failure: UserError | None = None
+    for arrangement in arrangements(batch):
+        try:
+            program = schedule({task: arrangement.apply(g, config, batch) for task, g in graphs.items()}, config)
+        except UserError as error:
+            failure = error
+            continue
+        cycles = sum(cost.estimate(task.instructions, config, memory).cycles for task in program.tasks.values())
+        if best is None or cycles < best[0]:
+            best = cycles, program, arrangement
+    if best is None:
+        raise failure
+    return best[1:]
+
+
+def timing(config: Config) -> Timing:
+    """Cycles of operations on a Config, without DRAM: what an order of operations can change."""
+
+    def duration(op: Op, tokens: int) -> float:
+        match op:
+            case MatMul():
+                outputs, inputs = -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+                rows = tokens if op.expert is not None else op.x.rows
+                return outputs * inputs * max(rows, min(op.out.cols, config.array_outputs) + TILE_STEPS)
+            case Norm():
+                return norm_cycles(config, op.x.rows, op.x.cols)
+            case RouteTokens():
+                return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
+        return 0.0
+
+    return Timing(duration, cost.pipeline(config) + DISPATCH)
