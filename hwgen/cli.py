@@ -106,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("model", type=Path, metavar="MODEL.onnx")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.add_argument("--input", type=Path, required=True, metavar="IN.npz")
+    sub.add_argument(
+        "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
+    )
     _selection(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -213,7 +216,8 @@ def _compare(options) -> int:
     graph, integers = import_model(options.model), run.integer_graph(bundle, task)
     run.check_origin(bundle, task, options.model, graph, warn=_warn)
     images = read_images(options.input, run.inputs(bundle, task), _limit(options))
-    found = compare.compare(graph, integers, images, golden.run)
+    count = len(next(iter(images.values())))
+    found = compare.compare(graph, integers, images, golden.run, count if options.sensitivity else 1)
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
 
