@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, files, intgraph_io, registers, report, report_html
+from . import boards, files, intgraph_io, registers, report, report_html, vendor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
-from .graph import Graph
+from .graph import Graph, without_range
 from .intgraph import IntGraph
 from .planner import check_batch, plan
 from .program import Program, check_target, write_bundle
@@ -55,7 +55,12 @@ def _import(build: Build) -> str:
 
 def _calibrate(build: Build) -> str:
     if build.calibrate is None:
-        build.warnings.append(NOISE_WARNING)
+        missing = {task: len(without_range(graph)) for task, graph in build.graphs.items()}
+        if not any(missing.values()):
+            return "the scales of the quantised model"
+        partly = [f"{build.models[task]}: {n} values have no scale in the file; " for task, n in missing.items() if n]
+        quantised = any(graph.ranges for graph in build.graphs.values())
+        build.warnings.append((partly[0] if quantised else "") + NOISE_WARNING)
         return "seeded noise"
     build.images = files.read_images(build.calibrate, common_inputs(build.graphs))
     return f"{len(next(iter(build.images.values())))} images of {build.calibrate.name}"
@@ -75,7 +80,7 @@ def _schedule(build: Build) -> str:
     return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {chosen.text(build.batch)}"
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def verilog(config: Config) -> dict[str, str]:
     """File name -> Verilog of the machine; the longest step of a build, so a process does it once per Config."""
     from .rtl.top import emit
@@ -95,7 +100,9 @@ def _report(build: Build) -> str:
 
 def _bundle(build: Build) -> str:
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
+    contents |= vendor.scripts(build.config, build.board, list(contents))
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
+    contents[boards.BOARD_FILE] = boards.to_json(build.board)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
     contents["report.html"] = report_html.page(build.report)
     hashes = [
@@ -107,7 +114,7 @@ def _bundle(build: Build) -> str:
         build.program,
         models=hashes,
         board=build.board.name,
-        registers=registers.manifest(),
+        registers=registers.manifest(build.config),
         files=contents,
     )
     return str(build.output)

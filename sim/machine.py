@@ -23,6 +23,7 @@ Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
 
 GELU_FORM = {isa.Gelu.ERF: "none", isa.Gelu.TANH: "tanh"}
+WAITS = [(unit, f"wait_{unit.name.lower()}") for unit in Unit]
 PRIORITIES = {
     "program": None,
     "eager": (Unit.LOAD, Unit.WEIGHTS, Unit.STORE, Unit.VECTOR, Unit.MATMUL),
@@ -32,6 +33,10 @@ PRIORITIES = {
 
 class MachineFault(Exception):
     """The program asks for what the machine cannot do: an address outside memory, a deadlock, weight words left over."""
+
+
+class DramFault(MachineFault):
+    """An address outside DRAM: hardware gets an error response."""
 
 
 @dataclass
@@ -108,7 +113,7 @@ class Machine:
     def _data_bytes(self, beats: int, size: int) -> slice:
         start = self.data_base + beats * self.config.axi_bytes
         if start + size > self.dram.size:
-            raise MachineFault(f"DRAM access at byte {start} reaches beyond the end")
+            raise DramFault(f"DRAM access at byte {start} reaches beyond the end")
         return slice(start, start + size)
 
     def weight_words(self, segments: list[Segment]) -> Array:
@@ -121,7 +126,7 @@ class Machine:
                 start = base + segment.first * share
                 part = self.dram[start : start + segment.words * share]
                 if part.size != segment.words * share:
-                    raise MachineFault(f"weight words at byte {start} reach beyond the end of DRAM")
+                    raise DramFault(f"weight words at byte {start} reach beyond the end of DRAM")
                 words[at : at + segment.words, port * share : (port + 1) * share] = part.reshape(segment.words, share)
             at += segment.words
         return words[:, : config.array_inputs]
@@ -212,8 +217,10 @@ class Machine:
         x_rows = tokens if insn.indirect == Indirect.GATHER else r
         y_rows = tokens if insn.indirect == Indirect.SCATTER else r
         x = self.scratch[self.rows(insn.x, insn.x_pitch, x_rows, insn.inputs)]
-        x, row_mult = self._converted(x, insn.x_convert, insn.x_scale, x_rows)
+        x, row_mult, exponent = self._converted(x, insn.x_convert, insn.x_scale, x_rows)
         weights, col_mult, bias = self._stationary(insn, words)
+        if insn.row_source != RowScale.CONVERTED:
+            exponent = np.zeros(count, np.int64)
         if insn.row_source == RowScale.IMMEDIATE:
             row_mult = np.full(count, insn.row_mult)
         elif insn.row_source == RowScale.TABLE:
@@ -221,7 +228,7 @@ class Machine:
         if insn.indirect == Indirect.SCATTER:
             row_mult = num.gated_scale(row_mult, gates)
 
-        y = num.requantise(num.product(x, weights), col_mult, row_mult[:, None], insn.shift, bias)
+        y = num.requantise(num.product(x, weights), col_mult, row_mult[:, None], insn.shift + exponent[:, None], bias)
         if insn.gelu != isa.Gelu.OFF:
             y = num.gelu(y, GELU_FORM[insn.gelu], insn.gelu_shift)
         if insn.residual:
@@ -237,15 +244,16 @@ class Machine:
             writes.append((self.scale, self._scales(insn.y_scale, r), largest & num.U16_MAX))
         return writes
 
-    def _converted(self, x: Array, convert: Convert, scale: int, rows: Array) -> tuple[Array, Array | None]:
-        """int8 operands of int16 rows, and the row multipliers they bring."""
+    def _converted(self, x: Array, convert: Convert, scale: int, rows: Array) -> tuple[Array, Array | None, Array]:
+        """int8 operands of int16 rows, the row multipliers they bring and the exponents of these."""
+        none = np.zeros(len(rows), np.int64)
         if convert == Convert.STATIC:
-            return num.quantise_static(x), None
+            return num.quantise_static(x), None, none
         maxima = self.scale[self._scales(scale, rows)]
         if convert == Convert.ROW:
-            return num.quantise_rows(x, maxima)
+            return *num.quantise_rows(x, maxima), none
         p = num.probabilities(x, maxima.view(np.int16))
-        return p, num.reciprocal(p.sum(axis=1))
+        return p, *num.reciprocal(p.sum(axis=1))
 
     def _stationary(self, insn: isa.Matmul, words: Array) -> tuple[Array, Array | int, Array | int]:
         """(weights [outputs, inputs], column multiplier, bias)."""
@@ -269,7 +277,7 @@ class Machine:
         if insn.w_source == WeightSource.SCRATCHPAD:
             r = np.arange(insn.outputs)
             data = self.scratch[self.rows(insn.w, insn.w_pitch, r, insn.inputs)]
-            weights, row_scales = self._converted(data, insn.w_convert, insn.w_scale, r)
+            weights, row_scales, _ = self._converted(data, insn.w_convert, insn.w_scale, r)
         if insn.col_source == ColScale.PARAMETERS:
             return weights, pairs[:, 0].astype(np.int64), pairs[:, 1].view(np.int16).astype(np.int64)
         return weights, insn.col_mult if insn.col_source == ColScale.IMMEDIATE else row_scales, 0
@@ -324,7 +332,7 @@ class _Run:
         return min(events, key=lambda event: (event[1], self.queues[event[0]][0] if event[1] else 0))
 
     def _met(self, insn: isa.Insn) -> bool:
-        return all(self.done[unit] >= getattr(insn, f"wait_{unit.name.lower()}") for unit in Unit)
+        return all(self.done[unit] >= getattr(insn, name) for unit, name in WAITS)
 
     def _can_start(self, unit: Unit) -> bool:
         if not self.queues[unit] or len(self.started[unit]) == self.in_flight:

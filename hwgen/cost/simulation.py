@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from .. import isa
 from ..config import Config
+from ..counts import data_beats
 from ..dram import Dram
 from ..isa import Unit
 from ..rtl.arbiter import MOST_BEATS
 from ..rtl.sequencer import FETCH_BATCH, FETCH_QUEUE
-from ..timeline import Span, data_beats
+from ..timeline import Span
 from .events import Clock
 from .matmul import MatmulUnit, banks
 from .traffic import FIRST_WORD_STEPS, Traffic
