@@ -229,6 +229,11 @@ def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress
     return outputs[: len(images)]
 
 
+def verilog(bundle: Bundle) -> dict[str, str]:
+    """The design of a bundle: file name -> text."""
+    return {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
+
+
 def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images], list[dict[str, int]]]:
     from sim import rtl
 
@@ -236,9 +241,8 @@ def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images],
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
     count, reads = entry["program"]["instructions"], _reads(entry)
     runs = [rtl.Run(_writes(entry, batch), program, count, reads) for batch in _batches(images, bundle.batch)]
-    verilog = {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
     results = rtl.simulate(
-        verilog,
+        verilog(bundle),
         shape,
         bundle.dram().tobytes(),
         runs,

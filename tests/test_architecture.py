@@ -43,6 +43,7 @@ HWGEN = {
     "cost": "config dram intgraph isa rtl timeline",  # the latencies that the units state
     "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
+    "synth": "boards config errors",
     "report": "boards cost dram isa program resources timeline",
     "report_html": "isa",
     "example": "errors files",

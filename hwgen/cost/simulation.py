@@ -20,7 +20,7 @@ from .units import LOAD_STEPS, STORE_STEPS, data_beats, least_data_cycles, vecto
 DISPATCH = 2  # from the last count that an instruction waits for to its start
 QUEUE_STEPS = 5  # through the queue of a unit
 NEXT_STEPS = 5  # from an instruction's start to the next one's at the earliest
-FETCH_STEPS = 11  # of a fetch, beside DRAM
+FETCH_STEPS = 13  # of a fetch, beside DRAM
 WORD_STEPS = 1  # of the sequencer for an instruction, beside its beats
 STREAM_STEPS = 4  # of the weight stream, from an instruction's start to its end if it has nothing to wait for
 

@@ -13,7 +13,7 @@ from ..rtl.reader import RowReader
 from ..rtl.router import route_cycles
 
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
-LOAD_STEPS = 23  # of a load, around latency and beats: decode, address, queues, results visible
+LOAD_STEPS = 25  # of a load, around latency and beats: decode, address, queues, results visible
 STORE_STEPS = 12  # of a store likewise
 
 
