@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -96,6 +97,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", type=Path, required=True, metavar="IN.npz", help="one array per ONNX input")
     sub.add_argument("--output", type=Path, metavar="OUT.npz", help="one float32 array per ONNX output")
     _selection(sub)
+    sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
+    sub.add_argument("--trace", type=Path, metavar="FILE.json", help="rtl: when each instruction ran, where the cycles went")
+    sub.add_argument("--progress", action="store_true", help="tell how far it is even where stderr is no terminal")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command(_compare, "per-layer error of a bundle against its float model")
@@ -110,6 +114,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(_report, "estimated cycles, images per second, resources, traffic, energy of a bundle")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--trace", type=Path, metavar="FILE.json", help="measured runs, from hwgen run --trace")
+    sub.add_argument("--html", type=Path, metavar="FILE.html", help="write the page with timeline and roofline there")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command(_synth, "resources and logic depth of a bundle's Verilog, by open synthesis (Yosys)")
@@ -121,6 +127,12 @@ def parser() -> argparse.ArgumentParser:
     sub = command(_disasm, "the program of a bundle, readable")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.add_argument("--task", metavar="T")
+
+    sub = command(_package, "a bundle with driver, self-test and notebook as a folder for the board")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the bundle's name with .package")
+    sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
+    sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
 
     command(_boards, "the known boards")
     command(_doctor, "what this machine lacks, and the command that installs it")
@@ -171,17 +183,23 @@ def _build(options) -> int:
 
 def _run(options) -> int:
     from . import run
-    from .files import check_writable, read_images, write_npz
+    from .files import check_writable, read_images, write_atomic, write_npz
 
     run.check_engine(options.engine)
-    if options.output is not None:
-        check_writable(options.output)
+    if options.trace is not None and options.engine != "rtl":
+        raise UserError(f"--trace: the engine {options.engine} has no cycles; rtl has")
+    for path in (options.output, options.trace):
+        if path is not None:
+            check_writable(path)
     bundle = run.open_bundle(options.bundle)
     task = run.choose_task(bundle, options.task)
     images = read_images(options.input, run.inputs(bundle, task), _limit(options))
-    result = run.run(bundle, options.engine, images, task, progress=_counter(options.engine))
+    show, cycles = _counter(options.engine, options.progress)
+    result = run.run(bundle, options.engine, images, task, show, options.dram, cycles)
     if options.output is not None:
         write_npz(options.output, result.outputs)
+    if options.trace is not None:
+        write_atomic(options.trace, json.dumps(result.trace).encode())
     summary = result.summary(run.config(bundle))
     print(json.dumps(summary) if options.json else run.text(summary))
     return GOOD
@@ -220,10 +238,18 @@ def _check(options) -> int:
 
 
 def _report(options) -> int:
-    from . import report, run
+    from . import report, report_html, run
+    from .files import check_writable, write_atomic
 
-    found = run.report_of(run.open_bundle(options.bundle))
-    print(json.dumps(found) if options.json else report.text(found))
+    if options.html is not None:
+        check_writable(options.html)
+    bundle = run.open_bundle(options.bundle)
+    found = run.report_of(bundle)
+    trace = None if options.trace is None else run.read_trace(options.trace, bundle)
+    if options.html is not None:
+        write_atomic(options.html, report_html.page(found, trace).encode())
+    measured = {} if trace is None else {"measured": trace}
+    print(json.dumps(found | measured) if options.json else report.text(found, trace))
     return GOOD
 
 
@@ -255,6 +281,15 @@ def _disasm(options) -> int:
         if name:
             print(f"task {name}")
         print(report.listing(run.instructions(bundle, name), run.origins(bundle, name)))
+    return GOOD
+
+
+def _package(options) -> int:
+    from . import package
+
+    output = options.output or options.bundle.with_suffix(".package")
+    names = package.package(options.bundle, output, options.bitstream, options.input)
+    print(f"{output}: {len(names)} files; its README.md says what to do on the board")
     return GOOD
 
 
@@ -332,15 +367,25 @@ def _limit(options) -> int | None:
     return options.limit
 
 
-def _counter(engine: str):
-    """Progress on a terminal; nothing where stderr is a file."""
-    if not sys.stderr.isatty():
-        return lambda done, total: None
+def _counter(engine: str, always: bool):
+    """Progress on a terminal, or `always`; else nothing: functions for images done and for cycles simulated."""
+    if not (always or sys.stderr.isatty()):
+        return lambda done, total: None, None
+    begin, ended = ("\r", "") if sys.stderr.isatty() else ("", "\n")
+    first: list[tuple[float, int]] = []  # when the first count came: compiling is over
 
-    def show(done: int, total: int) -> None:
-        print(f"\r{engine}: image {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    def images(done: int, total: int) -> None:
+        print(f"{begin}{engine}: image {done} of {total}", end="\n" if done == total else ended, file=sys.stderr, flush=True)
 
-    return show
+    def cycles(run: int, runs: int, count: int) -> None:
+        if not count:
+            first[:] = []
+        first.append((time.monotonic(), count))
+        elapsed = first[-1][0] - first[0][0]
+        rate = f", {(count - first[0][1]) / elapsed:,.0f} cycles/s" if elapsed else ""
+        print(f"{begin}{engine}: run {run + 1} of {runs}, {count:,} cycles{rate}", end=ended, file=sys.stderr, flush=True)
+
+    return images, cycles
 
 
 def _warn(message: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-from scipy.special import erf
+from scipy.special import erf, expit
 
 Array = np.ndarray
 
@@ -44,9 +44,12 @@ class PatchEmbed(Node):
 
 @dataclass(frozen=True, eq=False)
 class Embed(Node):
-    """Concatenate(prefix, patches) + position -> [T, D]. `prefix` [P, D] may have no row (P = 0)."""
+    """Constant tokens and positions: concatenate(`prefix`, x, zeros) + position -> [T, D].
 
-    patches: str = value()
+    `prefix` [P, D] may have no row (P = 0). Rows of `position` beyond those of prefix and x are tokens of their own.
+    """
+
+    x: str = value()
     prefix: Array
     position: Array  # [T, D]; zeros where the model adds none
 
@@ -79,14 +82,30 @@ class Gelu(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Silu(Node):
+    """x * sigmoid(slope * x): SiLU (Swish) with slope 1, QuickGELU with slope 1.702."""
+
+    x: str = value()
+    slope: float
+
+
+@dataclass(frozen=True, eq=False)
+class Relu(Node):
+    """max(x, 0)."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
 class Attention(Node):
-    """softmax(q_h @ k_h.T * scale) @ v_h for each of `heads` heads, heads side by side in the columns: [T, D] each."""
+    """softmax(q_h @ k_h.T * scale + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns."""
 
     q: str = value()
     k: str = value()
     v: str = value()
     heads: int
     scale: float
+    bias: Array | None = None  # [heads, Tq, Tk], at most zero in every row: a relative position bias or a mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +139,40 @@ class Experts(Node):
     b1: Array | None  # [E, H]
     w2: Array  # [E, D, H]
     b2: Array | None  # [E, D]
-    approximate: str  # GELU form: "none" or "tanh"
+    form: str  # of act: "none" or "tanh" for GELU, "sigmoid" for x * sigmoid(slope * x), "relu"
+    slope: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Dispatch(Node):
+    """Slots of a soft mixture of experts: softmax over the tokens of (weight @ keys.T), times x: [N, D]."""
+
+    keys: str = value()
+    x: str = value()
+    weight: Array  # [N, K]
+
+
+@dataclass(frozen=True, eq=False)
+class SlotExperts(Node):
+    """Expert e on rows e*S .. (e+1)*S of x, S = N / E: act(x @ w1[e].T + b1[e]) @ w2[e].T + b2[e]: [N, D]."""
+
+    x: str = value()
+    w1: Array  # [E, H, D]
+    b1: Array | None  # [E, H]
+    w2: Array  # [E, D, H]
+    b2: Array | None  # [E, D]
+    form: str  # as in Experts
+    slope: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Combine(Node):
+    """Tokens of a soft mixture of experts: softmax over the slots of (x @ weight.T + bias), times y: [T, D]."""
+
+    x: str = value()
+    y: str = value()
+    weight: Array  # [N, K]
+    bias: Array | None  # [N]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +184,24 @@ class Rows(Node):
     stop: int
 
 
+@dataclass(frozen=True, eq=False)
+class Mean(Node):
+    """Mean of rows start..stop of x: [1, D]."""
+
+    x: str = value()
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class Output:
-    """One output of the ONNX model: `value` reshaped to `shape` (without the batch axis)."""
+    """One output of the ONNX model: `value`, transposed first where `transposed` (channels before tokens, as in a feature
+    map), reshaped to `shape` (without the batch axis)."""
 
     name: str
     value: str
     shape: tuple[int, ...]
+    transposed: bool = False
 
 
 @dataclass
@@ -205,9 +268,9 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(b is None or b.shape == w.shape[:1], "bias shape")
             return (s[0][1] // w.shape[2]) * (s[0][2] // w.shape[3]), w.shape[0]
         case Embed(prefix=prefix, position=position):
-            shape = (s[0][0] + prefix.shape[0], s[0][1])
-            _need(prefix.shape[1] == s[0][1] and position.shape == shape, f"prefix {prefix.shape}, position {position.shape}")
-            return shape
+            fits = prefix.shape[1] == position.shape[1] == s[0][1] and s[0][0] + len(prefix) <= len(position)
+            _need(fits, f"x {s[0]}, prefix {prefix.shape}, position {position.shape}")
+            return position.shape
         case LayerNorm(gamma=g, beta=b):
             _need(g.shape == b.shape == s[0][1:], f"x {s[0]} against gamma {g.shape}, beta {b.shape}")
             return s[0]
@@ -218,9 +281,13 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
         case Gelu():
             _need(node.approximate in ("none", "tanh"), f"approximate={node.approximate!r}")
             return s[0]
-        case Attention(heads=h):
+        case Silu() | Relu():
+            _need(not isinstance(node, Silu) or node.slope > 0, "slope")
+            return s[0]
+        case Attention(heads=h, bias=bias):
             _need(s[0][1] == s[1][1] and s[1][0] == s[2][0], f"q {s[0]}, k {s[1]}, v {s[2]}")
             _need(s[0][1] % h == 0 and s[2][1] % h == 0, f"{h} heads do not divide the width")
+            _need(bias is None or bias.shape == (h, s[0][0], s[1][0]), "bias shape")
             return s[0][0], s[2][1]
         case Add():
             _need(s[0] == s[1], f"{s[0]} + {s[1]}")
@@ -229,14 +296,33 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(1 <= k <= s[0][1], f"top {k} of {s[0][1]} experts")
             return s[0][0], k
         case Experts(w1=w1, b1=b1, w2=w2, b2=b2):
+            _need(node.form in FORMS and node.slope > 0, f"form={node.form!r}, slope={node.slope}")
             e, h, d = w1.shape
             _need(s[0][1] == d and w2.shape == (e, w2.shape[1], h), f"x {s[0]}, w1 {w1.shape}, w2 {w2.shape}")
             _need(b1 is None or b1.shape == (e, h), "b1 shape")
             _need(b2 is None or b2.shape == (e, w2.shape[1]), "b2 shape")
             return s[0][0], w2.shape[1]
+        case Dispatch(weight=w):
+            _need(s[0][1] == w.shape[1] and s[0][0] == s[1][0], f"keys {s[0]}, x {s[1]}, weight {w.shape}")
+            return w.shape[0], s[1][1]
+        case SlotExperts(w1=w1, b1=b1, w2=w2, b2=b2):
+            e, h, d = w1.shape
+            _need(node.form in FORMS and node.slope > 0, f"form={node.form!r}, slope={node.slope}")
+            _need(s[0][1] == d and w2.shape == (e, w2.shape[1], h), f"x {s[0]}, w1 {w1.shape}, w2 {w2.shape}")
+            _need(s[0][0] % e == 0, f"{s[0][0]} slots for {e} experts")
+            _need(b1 is None or b1.shape == (e, h), "b1 shape")
+            _need(b2 is None or b2.shape == (e, w2.shape[1]), "b2 shape")
+            return s[0][0], w2.shape[1]
+        case Combine(weight=w, bias=b):
+            _need(s[0][1] == w.shape[1] and s[1][0] == w.shape[0], f"x {s[0]}, y {s[1]}, weight {w.shape}")
+            _need(b is None or b.shape == w.shape[:1], "bias shape")
+            return s[0][0], s[1][1]
         case Rows(start=a, stop=b):
             _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
             return b - a, s[0][1]
+        case Mean(start=a, stop=b):
+            _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
+            return 1, s[0][1]
     raise ValueError("unknown node type")
 
 
@@ -253,7 +339,7 @@ def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32) -> dict[s
 
 def outputs(graph: Graph, values: dict[str, Array]) -> dict[str, Array]:
     """The ONNX outputs, in ONNX shapes without the batch axis, from what `evaluate` returned."""
-    return {o.name: values[o.value].reshape(o.shape) for o in graph.outputs}
+    return {o.name: (values[o.value].T if o.transposed else values[o.value]).reshape(o.shape) for o in graph.outputs}
 
 
 def patchify(image: Array, patch: tuple[int, int]) -> Array:
@@ -269,6 +355,16 @@ def gelu(x: Array, approximate: str) -> Array:
     if approximate == "tanh":
         return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(x.dtype) * (x + 0.044715 * x**3)))
     return 0.5 * x * (1 + erf(x / np.sqrt(2).astype(x.dtype)))
+
+
+FORMS = ("none", "tanh", "sigmoid", "relu")
+
+
+def activate(x: Array, form: str, slope: float) -> Array:
+    """An activation by the name that `Experts` knows it by."""
+    if form == "sigmoid":
+        return x * expit(np.asarray(slope, x.dtype) * x)
+    return np.maximum(x, 0) if form == "relu" else gelu(x, form)
 
 
 def softmax(x: Array) -> Array:
@@ -287,12 +383,26 @@ def _linear(x: Array, w: Array, b: Array | None) -> Array:
     return y if b is None else y + b.astype(x.dtype)
 
 
+def slot_hidden(node: SlotExperts, x: Array, activated: bool = True) -> list[Array]:
+    """Hidden layer [S, H] of every expert; without `activated` what goes into the activation."""
+    parts = x.reshape(len(node.w1), -1, x.shape[1])
+    hidden = [_linear(part, node.w1[e], None if node.b1 is None else node.b1[e]) for e, part in enumerate(parts)]
+    return [activate(h, node.form, node.slope) for h in hidden] if activated else hidden
+
+
+def _second(node: SlotExperts) -> list[tuple[Array, Array | None]]:
+    return [(w, None if node.b2 is None else node.b2[e]) for e, w in enumerate(node.w2)]
+
+
 def _evaluate(node: Node, *v: Array) -> Array:
     match node:
         case PatchEmbed(weight=w, bias=b):
             return _linear(patchify(v[0], w.shape[2:]), w.reshape(w.shape[0], -1), b)
         case Embed(prefix=prefix, position=position):
-            return (np.concatenate([prefix.astype(v[0].dtype), v[0]]) + position).astype(v[0].dtype)
+            y = position.astype(v[0].dtype)
+            y[: len(prefix)] += prefix
+            y[len(prefix) : len(prefix) + len(v[0])] += v[0]
+            return y
         case LayerNorm(gamma=g, beta=b, epsilon=eps):
             x = v[0].astype(np.float64)
             x = x - x.mean(axis=1, keepdims=True)
@@ -301,9 +411,14 @@ def _evaluate(node: Node, *v: Array) -> Array:
             return _linear(v[0], w, b)
         case Gelu(approximate=form):
             return gelu(v[0], form)
-        case Attention(heads=h, scale=scale):
+        case Silu(slope=slope):
+            return activate(v[0], "sigmoid", slope)
+        case Relu():
+            return activate(v[0], "relu", 1.0)
+        case Attention(heads=h, scale=scale, bias=bias):
             q, k, x = (a.reshape(a.shape[0], h, -1).transpose(1, 0, 2) for a in v)
-            p = softmax(q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype))
+            scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)
+            p = softmax(scores if bias is None else scores + bias.astype(q.dtype))
             return (p @ x).transpose(1, 0, 2).reshape(v[0].shape[0], -1)
         case Add():
             return v[0] + v[1]
@@ -311,14 +426,22 @@ def _evaluate(node: Node, *v: Array) -> Array:
             chosen = top_k(v[0], k)
             scores = np.take_along_axis(softmax(v[0]), chosen, axis=1)
             return chosen, scores / scores.sum(axis=1, keepdims=True) if again else scores
-        case Experts(w1=w1, b1=b1, w2=w2, b2=b2, approximate=form):
+        case Experts(w1=w1, b1=b1, w2=w2, b2=b2):
             x, (chosen, scores) = v
             y = np.zeros((x.shape[0], w2.shape[1]), x.dtype)
             for e in np.unique(chosen):
                 t, slot = np.nonzero(chosen == e)
-                h = gelu(_linear(x[t], w1[e], None if b1 is None else b1[e]), form)
+                h = activate(_linear(x[t], w1[e], None if b1 is None else b1[e]), node.form, node.slope)
                 y[t] += scores[t, slot, None] * _linear(h, w2[e], None if b2 is None else b2[e])
             return y
+        case Dispatch(weight=w):
+            return softmax(w.astype(v[0].dtype) @ v[0].T) @ v[1]
+        case SlotExperts():
+            return np.concatenate([_linear(h, *second) for h, second in zip(slot_hidden(node, v[0]), _second(node), strict=True)])
+        case Combine(weight=w, bias=b):
+            return softmax(_linear(v[0], w, b)) @ v[1]
         case Rows(start=a, stop=b):
             return v[0][a:b]
+        case Mean(start=a, stop=b):
+            return v[0][a:b].mean(axis=0, keepdims=True)
     raise ValueError(f"{node.name}: unknown node type {type(node).__name__}")

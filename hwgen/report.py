@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from . import cost, isa, resources, timeline
+from . import cost, energy, isa, resources, timeline
 from .boards import Board
 from .dram import of_board
 from .program import Program
 
 REPORT_VERSION = 1
-# Energy per event on a 16 nm FPGA, joules; orders of magnitude for comparing builds, not a power analysis.
-JOULE_PER_MAC = 1.5e-12  # int8, with its operands' way through the fabric
-JOULE_PER_DRAM_BYTE = 120e-12  # LPDDR4/DDR4 with controller and PHY
-STATIC_WATT = 2.0  # fabric leakage and clock tree
 
 
 def make(program: Program, board: Board) -> dict:
@@ -38,47 +34,52 @@ def make(program: Program, board: Board) -> dict:
 
 
 def _task(task, config, memory, batch: int) -> dict:
-    """Numbers per image, but `run_cycles` and `operations`: those are of one run, which takes a batch."""
+    """Numbers per image, but `run_cycles` and those of timeline.breakdown: they are of one run, which takes a batch."""
     result = cost.estimate(task.instructions, config, memory)
     cycles = max(1, round(result.cycles / batch))
     seconds = cycles / (config.clock_mhz * 1e6)
-    macs = round(result.macs / batch)
+    macs, active = round(result.macs / batch), round(result.array_active / batch)
     moved = {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes}
     moved = {name: round(total / batch) for name, total in moved.items()}
-    traffic = sum(moved.values())
+    events = energy.activity(
+        config,
+        cycles=cycles,
+        array_active=active,
+        weight_bytes=moved["weights"],
+        data_bytes=moved["read"] + moved["written"],
+    )
+    joules = energy.estimate(events, seconds)
     kinds: dict[str, int] = {}
     for insn in task.instructions:
         kinds[type(insn).__name__] = kinds.get(type(insn).__name__, 0) + 1
-    operations = []
-    for span in result.spans:
-        insn = task.instructions[span.index]
-        entry = {"index": span.index, "insn": type(insn).__name__, "of": task.origins[span.index]}
-        operations.append(entry | {"start": round(span.start), "end": round(span.end)})
-    dynamic = macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
+    spent = timeline.breakdown(task.instructions, task.origins, result.spans, result.cycles, config)
     return {
         "estimate": True,
         "cycles": cycles,
-        "run_cycles": round(result.cycles),
+        "run_cycles": spent["cycles"],
         "milliseconds": round(seconds * 1e3, 6),
         "images_per_second": round(1 / seconds, 3),
         "macs": macs,
         "utilisation": round(macs / (cycles * config.macs_per_cycle), 4),
-        "array_active_cycles": round(result.array_active / batch),
-        "stall_weights_cycles": round(timeline.causes(result.spans)["dram"] / batch),
-        "unit_busy_cycles": {unit: round(busy / batch) for unit, busy in timeline.busy(result.spans).items()},
+        "array_active_cycles": active,
+        "stall_weights_cycles": round(spent["causes"]["dram"] / batch),
+        "unit_busy_cycles": {unit: round(busy / batch) for unit, busy in spent["busy"].items()},
         "instructions": dict(sorted(kinds.items())),
         "traffic_bytes": moved,
         "energy_estimate": {
-            "note": "first-order estimate from events and a static power, not measured",
-            "millijoule_per_image": round((dynamic + STATIC_WATT * seconds) * 1e3, 6),
-            "of_it_static": round(STATIC_WATT * seconds * 1e3, 6),
+            "note": energy.NOTE,
+            "millijoule_per_image": round(joules["total"] * 1e3, 6),
+            **{f"of_it_{name}": round(value * 1e3, 6) for name, value in joules.items() if name != "total"},
         },
-        "operations": operations,
+        "run_busy": spent["busy"],
+        "causes": spent["causes"],
+        "layers": spent["layers"],
+        "operations": spent["operations"],
     }
 
 
-def text(report: dict) -> str:
-    """The table that ends a build and that `hwgen report` prints."""
+def text(report: dict, trace: dict | None = None) -> str:
+    """The table that ends a build and that `hwgen report` prints; with a `trace` the measured layers too."""
     array, board = report["array"], report["board"]
     lines = [
         f"{board['name']} ({board['part']}), {report['clock_mhz']:g} MHz, array {array['outputs']} x {array['inputs']}",
@@ -100,7 +101,27 @@ def text(report: dict) -> str:
     if report["over_budget"]:
         over = ", ".join(kind.upper() for kind in report["over_budget"])
         lines += ["", f"warning: estimated to exceed the part's {over}; a smaller array fits, e.g. --set array_inputs=..."]
+    if trace is not None:
+        lines += _measured(report, trace)
     return "\n".join(lines)
+
+
+def _measured(report: dict, trace: dict) -> list[str]:
+    """The layers of the runs of a trace, beside the estimate, which takes all experts for equally busy."""
+    head = "".join(f"{cause:>9}" for cause in (*timeline.CAUSES, "padding"))
+    estimates = report["tasks"][trace["task"]]["layers"]
+    lines = []
+    for i, run in enumerate(trace["runs"]):
+        title = f"measured, run {i}, DRAM {trace['dram']}"
+        lines += ["", f"{title:44} {'cycles':>9} {'estimate':>9}{head}"]
+        for layer, estimate in zip(run["layers"], estimates, strict=True):
+            spent = "".join(f"{layer[cause]:>9,}" for cause in (*timeline.CAUSES, "padding"))
+            lines.append(f"{layer['name'][-44:]:44} {layer['cycles']:>9,} {estimate['cycles']:>9,}{spent}")
+        total = "".join(f"{run['causes'][cause]:>9,}" for cause in timeline.CAUSES)
+        padding = sum(layer["padding"] for layer in run["layers"])
+        estimated = report["tasks"][trace["task"]]["run_cycles"]
+        lines.append(f"{'all':44} {run['cycles']:>9,} {estimated:>9,}{total}{padding:>9,}")
+    return lines
 
 
 def listing(program: list[isa.Insn], origins: list[str] | None = None) -> str:

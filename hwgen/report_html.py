@@ -1,10 +1,11 @@
-"""The report as one HTML page without outside references: the tables, and for each task a timeline of the units."""
+"""The report as one HTML page without outside references: tables, and of each run a timeline of the units and a roofline."""
 
 from __future__ import annotations
 
 from html import escape
 
-from .isa import INSNS, Unit
+from .report_svg import roofline, timeline
+from .timeline import CAUSES
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #1b1f24 }
@@ -12,13 +13,10 @@ table { border-collapse: collapse; margin: .6em 0 1.6em } td, th { padding: .25e
 td { text-align: right } td:first-child, th:first-child { text-align: left } .note { color: #5a6572 }
 svg { width: 100%; height: auto; background: #f6f8fa } text { font: 12px system-ui, sans-serif; fill: #1b1f24 }
 """
-COLOURS = {"load": "#4c78a8", "weights": "#72b7b2", "matmul": "#e45756", "vector": "#eeca3b", "store": "#54a24b"}
-WIDTH, LEFT, ROW = 1060, 70, 26
-UNIT_OF = {insn.__name__: insn.unit.name.lower() for insn in INSNS.values() if insn.unit is not None}
 
 
-def page(report: dict) -> str:
-    """The HTML text of a report made by `report.make`."""
+def page(report: dict, trace: dict | None = None) -> str:
+    """The HTML text of a report made by `report.make`. trace: measured runs, as `hwgen run --trace` writes them."""
     board, array = report["board"], report["array"]
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>hwgen: {escape(board['name'])}</title>",
@@ -39,9 +37,33 @@ def page(report: dict) -> str:
             ],
         ),
     ]
+    bandwidth = report["dram"]["usable_bytes_per_cycle"]
     for name, task in report["tasks"].items():
-        parts += [f"<h2>Timeline{' of ' + escape(name) if name else ''}</h2>", _timeline(task)]
+        title = f"Estimate{' for ' + name if name else ''}: where the cycles go"
+        parts += _run(title, task | {"cycles": task["run_cycles"], "busy": task["run_busy"]}, array, bandwidth)
+    for i, run in enumerate(trace["runs"] if trace else ()):
+        title = f"Measured, {trace['task'] + ', ' if trace['task'] else ''}run {i}, DRAM {trace['dram']}"
+        parts += _run(title, run, array, trace["dram_bytes_per_cycle"])
     return "\n".join(parts) + "\n</html>\n"
+
+
+def _run(title: str, run: dict, array: dict, bandwidth: float) -> list[str]:
+    """The section of one run of a program, as timeline.breakdown gives it."""
+    head = ["layer", "cycles", *CAUSES, "padding", "MAC/cycle", "MB"]
+    rows = []
+    for layer in run["layers"]:
+        cells = [layer["cycles"], *(layer[cause] for cause in CAUSES), layer["padding"]]
+        rate = layer["macs"] / max(1, layer["cycles"])
+        moved = layer["dram_bytes"] / 1e6
+        rows.append([layer["name"], *(f"{cell:,}" for cell in cells), f"{rate:,.0f}", f"{moved:.2f}"])
+    return [
+        f"<h2>{escape(title)}</h2>",
+        timeline(run),
+        roofline(run, array["macs_per_cycle"], bandwidth),
+        "<p class=note>active: a row enters the array, padding of it without an operand; the others: none does, for want "
+        "of a weight word, a tile, a scratchpad bank, a result, or for a step of the control logic.</p>",
+        _table(head, rows),
+    ]
 
 
 def _task_row(name: str, task: dict) -> list[str]:
@@ -61,25 +83,3 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
     lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _timeline(task: dict) -> str:
-    """One lane per unit, a bar per instruction; the tool tip names the operation."""
-    units = [unit.name.lower() for unit in Unit]
-    scale = (WIDTH - LEFT - 10) / task["cycles"]
-    marks = []
-    for i, unit in enumerate(units):
-        busy = task["unit_busy_cycles"][unit] / task["cycles"]
-        marks.append(f"<text x=4 y={i * ROW + 17}>{unit} {busy:.0%}</text>")
-    for entry in task["operations"]:
-        unit = UNIT_OF[entry["insn"]]
-        x, width = LEFT + 20 + entry["start"] * scale, max(0.3, (entry["end"] - entry["start"]) * scale)
-        tip = escape(f"{entry['insn']} {entry['of']}: {entry['start']:,} to {entry['end']:,}")
-        marks.append(
-            f"<rect x={x:.1f} y={units.index(unit) * ROW + 4} width={width:.1f} height={ROW - 8} fill='{COLOURS[unit]}' "
-            f"fill-opacity=.7><title>{tip}</title></rect>"
-        )
-    height = len(units) * ROW + 22
-    marks.append(f"<text x={LEFT + 20} y={height - 5}>0</text>")
-    marks.append(f"<text x={WIDTH} y={height - 5} text-anchor=end>{task['cycles']:,} cycles</text>")
-    return f"<svg viewBox='0 0 {WIDTH + 20} {height}'>{''.join(marks)}</svg>"

@@ -14,17 +14,20 @@ import numpy as np
 from host.bundle import Bundle, BundleError
 from host.pack import pack_input, unpack_output
 
-from . import boards, intgraph_io, isa
-from . import dram as drams
+from . import boards, energy, intgraph_io, isa
 from .build import GRAPH_FILE, REPORT_FILE
 from .config import Config
+from .dram import Dram, setting
 from .errors import UserError
 from .graph import Graph
 from .intgraph import IntGraph
+from .timeline import Span, breakdown
 
 ENGINES = ("golden", "machine", "rtl")
 Images = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
+Cycles = Callable[[int, int, int], None]  # run, runs, cycles of this run so far
+TRACE_VERSION = 1
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Run:
     seconds: float = 0.0
     counters: list[dict[str, int]] = field(default_factory=list)
     batch: int = 1  # images that share a run of the program, and its cycles
+    trace: dict | None = None  # where the cycles of each run went (rtl): `trace_of`
 
     def summary(self, config: Config) -> dict:
         """The `--json` object of `hwgen run`."""
@@ -57,8 +61,28 @@ class Run:
                 "images_per_second": round(config.clock_mhz * 1e6 * len(cycles) / sum(cycles), 3),
                 "array_utilisation": [round(b, 4) for b in busy[: result["images"]]],
                 "counters": self.counters,
+                "energy_estimate": self._energy(config),
             }
         return result
+
+    def _energy(self, config: Config) -> dict:
+        """Estimated from the counters of all runs, those that a short last batch left empty included."""
+        events, seconds = energy.Activity(), 0.0
+        for c in self.counters:
+            data = c.get("data_read_beats", 0) + c.get("data_write_beats", 0)
+            weights = sum(value for name, value in c.items() if name.startswith("weight_beats"))
+            events += energy.activity(
+                config,
+                cycles=c["cycles"],
+                array_active=c["array_active"],
+                weight_bytes=weights * config.axi_bytes,
+                data_bytes=data * config.axi_bytes,
+            )
+            seconds += c["cycles"] / (config.clock_mhz * 1e6)
+        images = len(self.counters) * self.batch
+        joules = energy.estimate(events, seconds)
+        per_image = {name: round(value * 1e3 / images, 6) for name, value in joules.items()}
+        return {"note": energy.NOTE, "millijoule_per_image": per_image.pop("total"), "of_it": per_image}
 
 
 def text(summary: dict) -> str:
@@ -69,6 +93,8 @@ def text(summary: dict) -> str:
         for i, (cycles, busy) in enumerate(zip(summary["cycles"], summary["array_utilisation"], strict=True)):
             ms = cycles / summary["clock_mhz"] / 1e3
             lines.append(f"image {i}: {cycles:,} cycles, {ms:.3f} ms at {summary['clock_mhz']:g} MHz, array busy {busy:.1%}")
+        millijoule = summary["energy_estimate"]["millijoule_per_image"]
+        lines.append(f"energy, an estimate from these counters: {millijoule:.3f} mJ an image")
     return "\n".join(lines)
 
 
@@ -181,24 +207,33 @@ def check_engine(engine: str) -> None:
 
 
 def run(
-    bundle: Bundle, engine: str, images: Images, task: str = "", progress: Progress = lambda done, total: None
+    bundle: Bundle,
+    engine: str,
+    images: Images,
+    task: str = "",
+    progress: Progress = lambda done, total: None,
+    dram: str = "board",
+    cycles: Cycles | None = None,
 ) -> Run:
     """All images through one engine. images: ONNX input name -> [images, C, H, W], as `files.read_images` gives them.
 
-    Raises UserError for an unknown engine or, with rtl, a missing simulator.
+    dram: the memory beside the RTL, a setting of `hwgen.dram`. cycles: told now and then how far the RTL is. Raises
+    UserError for an unknown engine or setting or, with rtl, a missing simulator.
     """
     check_engine(engine)
+    memory = setting(dram, boards.load(bundle.manifest["board"]), config(bundle))
     count = len(next(iter(images.values())))
     one_by_one = [{name: array[i] for name, array in images.items()} for i in range(count)]
-    start = time.monotonic()
+    start, trace = time.monotonic(), None
     if engine == "golden":
         outputs, counters = _golden(bundle, task, one_by_one, progress), []
     elif engine == "machine":
         outputs, counters = _machine(bundle, task, one_by_one, progress), []
     else:
-        outputs, counters = _rtl(bundle, task, one_by_one)
+        outputs, counters, spans = _rtl(bundle, task, one_by_one, memory, cycles)
+        trace = trace_of(bundle, task, dram, memory, counters, spans)
     stacked = {name: np.stack([image[name] for image in outputs]) for name in outputs[0]}
-    return Run(engine, task, stacked, time.monotonic() - start, counters, bundle.batch)
+    return Run(engine, task, stacked, time.monotonic() - start, counters, bundle.batch, trace)
 
 
 def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
@@ -234,7 +269,51 @@ def verilog(bundle: Bundle) -> dict[str, str]:
     return {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
 
 
-def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images], list[dict[str, int]]]:
+def trace_of(
+    bundle: Bundle, task: str, name: str, memory: Dram, counters: list[dict[str, int]], spans: list[list[Span]]
+) -> dict:
+    """The JSON object that `hwgen run --trace` writes: of each run where its cycles went (`timeline.breakdown`)."""
+    shape, program, of = config(bundle), instructions(bundle, task), origins(bundle, task)
+    return {
+        "trace_version": TRACE_VERSION,
+        "bundle": trace_key(bundle),
+        "task": task,
+        "batch": bundle.batch,
+        "clock_mhz": shape.clock_mhz,
+        "dram": name,
+        "dram_bytes_per_cycle": round(memory.bytes_per_cycle, 3),
+        "runs": [
+            breakdown(program, of, seen, counted["cycles"], shape)
+            for counted, seen in zip(counters, spans, strict=True)
+        ],
+    }
+
+
+def trace_key(bundle: Bundle) -> str:
+    """Tells which program a trace is of."""
+    return hashlib.sha256(bundle.files["program.bin"]).hexdigest()[:16]
+
+
+def read_trace(path: Path, bundle: Bundle) -> dict:
+    """A trace that `hwgen run --trace` wrote for this bundle. Raises UserError for any other file."""
+    try:
+        trace = json.loads(path.read_text(encoding="utf-8"))
+        version = trace["trace_version"]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: is no trace that `hwgen run --trace` wrote") from None
+    if version != TRACE_VERSION:
+        raise UserError(f"{path}: trace version {version!r}, this hwgen reads {TRACE_VERSION}")
+    if trace["bundle"] != trace_key(bundle):
+        raise UserError(f"{path}: a trace of another program than that of {bundle.path}")
+    return trace
+
+
+def _rtl(
+    bundle: Bundle, task: str, images: list[Images], dram: Dram, cycles: Cycles | None
+) -> tuple[list[Images], list[dict[str, int]], list[list[Span]]]:
+    """Outputs of every image, counters and spans of every run."""
     from sim import rtl
 
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
@@ -248,10 +327,11 @@ def _rtl(bundle: Bundle, task: str, images: list[Images]) -> tuple[list[Images],
         runs,
         data_base=memory["data_base"],
         weight_bases=memory["weight_bases"],
-        dram=drams.setting("board", boards.load(bundle.manifest["board"]), shape),
+        dram=dram,
+        progress=cycles,
     )
     outputs = [image for result in results for image in _outputs(entry, result.reads, bundle.batch)]
-    return outputs[: len(images)], [_counters(result) for result in results]
+    return outputs[: len(images)], [_counters(result) for result in results], [result.spans for result in results]
 
 
 def _batches(images: list[Images], size: int) -> list[list[Images]]:

@@ -109,7 +109,7 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
                 if op.image not in images:
                     raise UserError(f"no array {op.image!r} (the model's input) among {sorted(images)}")
                 image = images[op.image] if graph.batch == 1 else images[op.image][op.index]
-                state.write(op.out, quantise_image(op, image))
+                state.write(op.out, quantise_image(op, image)[op.row : op.row + op.out.rows])
             case MatMul():
                 _matmul(state, op, weights.get(i))
             case Norm():
@@ -126,8 +126,8 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
                 values[name] = state.read(graph.trace[name][0]).copy()
     outputs: dict[str, list[Array]] = {}
     for o in graph.outputs:
-        real = (state.read(o.view) * np.float64(o.scale)).astype(np.float32).reshape(o.shape)
-        outputs.setdefault(o.name, []).append(real)
+        rows = state.read(o.view).T if o.transposed else state.read(o.view)
+        outputs.setdefault(o.name, []).append((rows * np.float64(o.scale)).astype(np.float32).reshape(o.shape))
     joined = {name: parts[0] if graph.batch == 1 else np.stack(parts) for name, parts in outputs.items()}
     return Result(state.buffers, joined, snapshots, values, state.queues)
 

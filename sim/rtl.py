@@ -6,6 +6,9 @@ import base64
 import json
 import os
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,8 +23,8 @@ from hwgen.timeline import Span
 from . import simulators, trace
 from .dram import plusargs
 
-TRACE_FILE = "trace.txt"
-BENCH_WORDS_MIN = 1 << 16  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
+TRACE_FILE, PROGRESS_FILE = "trace.txt", "progress.txt"
+BENCH_WORDS_MIN = 1 << 20  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,32 @@ class RunResult:
         return self.registers["CYCLES_LO"] | self.registers["CYCLES_HI"] << 32
 
 
+@contextmanager
+def _watched(path: Path, runs: int, progress: Callable[[int, int, int], None] | None) -> Iterator[None]:
+    """Meanwhile tell `progress` what the bench writes to `path`: run and cycles."""
+    if progress is None:
+        yield
+        return
+    path.unlink(missing_ok=True)
+    over = threading.Event()
+
+    def watch() -> None:
+        told = None
+        while not over.wait(1.0):
+            numbers = path.read_text().split() if path.exists() else []
+            if len(numbers) == 2 and numbers != told:
+                told = numbers
+                progress(int(numbers[0]), runs, int(numbers[1]))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def simulate(
     verilog: dict[str, str],
     config: Config,
@@ -59,25 +88,23 @@ def simulate(
     simulator: str = "verilator",
     timeout_cycles: int = 20_000_000,
     workdir: Path | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
 ) -> list[RunResult]:
     """Run the design `verilog` (file name -> text, top module hwgen_top) on the memory `image`, once per `Run`.
 
-    Byte addresses are offsets into `image`. Raises RuntimeError when the accelerator reports an error or does not halt
+    Byte addresses are offsets into `image`. progress(run, runs, cycles of this run) is called about once a second, from
+    another thread, once the design is compiled. Raises RuntimeError when the accelerator reports an error or does not halt
     within `timeout_cycles`, with its status registers in the message.
     """
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="hwgen-sim-") as temporary:
             return simulate(
                 verilog, config, image, runs, data_base=data_base, weight_bases=weight_bases, dram=dram,
-                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary),
+                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary), progress=progress,
             )  # fmt: skip
     beat = config.axi_bytes
     workdir.mkdir(parents=True, exist_ok=True)
-    words = max(BENCH_WORDS_MIN, 1 << (-(-len(image) // beat) - 1).bit_length())
-    memory = np.zeros(-(-len(image) // beat) * beat, np.uint8)
-    memory[: len(image)] = np.frombuffer(image, np.uint8)
-    # $fread fills a word from its most significant byte.
-    (workdir / "dram.bin").write_bytes(memory.reshape(-1, beat)[:, ::-1].tobytes())
+    (workdir / "dram.bin").write_bytes(memory_file(image, beat))
     settings = {"DATA_BASE": data_base, **{f"WEIGHT_BASE{p}": base for p, base in enumerate(weight_bases)}}
     job = {
         "beat": beat,
@@ -95,22 +122,16 @@ def simulate(
         ],
     }
     (workdir / "job.json").write_text(json.dumps(job))
-    bench = resources.files("sim").joinpath("tb")
-    sources = dict(verilog)
-    for name in ("dram.v", "trace.v", "tb.v"):
-        sources[name] = bench.joinpath(name).read_text()
-    ports = config.weight_ports
-    simulators.run_bench(
-        sources,
-        "tb",
-        "sim.tb.bench",
-        workdir,
-        simulator=simulator,
-        parameters={"BYTES": beat, "WORDS": words},
-        defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
-        plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
-        environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
-    )
+    with _watched(workdir / PROGRESS_FILE, len(runs), progress):
+        run_bench(
+            verilog,
+            config,
+            len(image),
+            "sim.tb.bench",
+            workdir,
+            simulator=simulator,
+            plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
+        )
     report = json.loads((workdir / "result.json").read_text())
     if "error" in report:
         raise RuntimeError(f"{simulator}: {report['error']}")
@@ -122,3 +143,40 @@ def simulate(
         reads = [base64.b64decode(data) for data in result["reads"]]
         results.append(RunResult(reads, result["registers"], trace.spans(seen, program)))
     return results
+
+
+def memory_file(image: bytes, beat: int) -> bytes:
+    """Contents of a file that $fread puts into the bench's memory: it fills a word from its most significant byte."""
+    memory = np.zeros(-(-len(image) // beat) * beat, np.uint8)
+    memory[: len(image)] = np.frombuffer(image, np.uint8)
+    return memory.reshape(-1, beat)[:, ::-1].tobytes()
+
+
+def run_bench(
+    verilog: dict[str, str],
+    config: Config,
+    size: int,
+    module: str,
+    workdir: Path,
+    *,
+    simulator: str = "verilator",
+    plusargs: tuple[str, ...] = (),
+) -> None:
+    """The design beside at least `size` bytes of memory, driven by cocotb's test `module`, which finds `workdir` in
+    $HWGEN_BENCH. Raises as `simulators.run_bench`."""
+    beat, ports = config.axi_bytes, config.weight_ports
+    bench = resources.files("sim").joinpath("tb")
+    sources = dict(verilog)
+    for name in ("dram.v", "trace.v", "tb.v"):
+        sources[name] = bench.joinpath(name).read_text()
+    simulators.run_bench(
+        sources,
+        "tb",
+        module,
+        workdir,
+        simulator=simulator,
+        parameters={"BYTES": beat, "WORDS": max(BENCH_WORDS_MIN, 1 << (-(-size // beat) - 1).bit_length())},
+        defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
+        plusargs=plusargs,
+        environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
+    )

@@ -23,7 +23,6 @@ from ..intgraph import (
     MatMul,
     Norm,
     Op,
-    Output,
     RouteTokens,
     RowScale,
     View,
@@ -41,9 +40,9 @@ def batched(graph: IntGraph, images: int, group: int = 1, one_hidden: bool = Fal
     """
     if images % group:
         raise ValueError(f"groups of {group} do not divide a batch of {images}")
-    if images == 1:
-        return graph
-    return _Batch(_share_hidden(graph) if one_hidden else graph, images, group).graph()
+    if one_hidden:
+        graph = _share_hidden(graph)
+    return graph if images == 1 else _Batch(graph, images, group).graph()
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class _Batch:
     def graph(self) -> IntGraph:
         ops = list(self._ops())
         outputs = [
-            Output(o.name, self._view(o.view, _Scope(image, 1)), o.scale, o.shape, image)
+            replace(o, view=self._view(o.view, _Scope(image, 1)), index=image)
             for image in range(self.images)
             for o in self.source.outputs
         ]

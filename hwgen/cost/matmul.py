@@ -45,11 +45,18 @@ class MatmulUnit:
         self.ready = 0.0  # from when on the loader is to blame if no row goes
         self._resume: Steps | None = None
 
-    def start(self, insn: isa.Matmul, rows: int, done: Callable[[float, float, dict], None], idle: Callable[[], None]) -> None:
-        """Take an instruction now. done(end, last row issued, causes) once all its rows are on their way; `idle` when the
-        tile loader takes the next one.
+    def start(
+        self,
+        insn: isa.Matmul,
+        rows: int,
+        queued: float,
+        done: Callable[[float, float, dict], None],
+        idle: Callable[[], None],
+    ) -> None:
+        """Take an instruction now. queued: when it had come through the queue. done(end, last row issued, causes) once all
+        its rows are on their way; `idle` when the tile loader takes the next one.
         """
-        self._resume = self._run(insn, rows, done, idle)
+        self._resume = self._run(insn, rows, queued, done, idle)
         self._go()
 
     def _go(self) -> None:
@@ -71,7 +78,7 @@ class MatmulUnit:
         yield
         self.starved += self.clock.now - begin - words
 
-    def _run(self, insn: isa.Matmul, rows: int, done, idle) -> Steps:
+    def _run(self, insn: isa.Matmul, rows: int, queued: float, done, idle) -> Steps:
         c = self.config
         start = self.clock.now
         self.causes = dict.fromkeys(CAUSES, 0.0)
@@ -80,7 +87,9 @@ class MatmulUnit:
         if start > free:
             idle_at = min(start, max(self.idle_at, free))
             self._wait(idle_at - free)
-            self.causes["depend"] = start - idle_at
+            queued = min(start, max(queued, idle_at))
+            self.causes["other"] = queued - idle_at
+            self.causes["depend"] = start - queued
         self.ready = max(start, free)
         job = max(start + 1, self.generated + 1)  # the row issuer takes the next job when it has made the last row
         first_row = job + START_STEPS

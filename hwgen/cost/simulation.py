@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .. import isa
 from ..config import Config
+from ..counts import data_beats
 from ..dram import Dram
 from ..isa import Unit
+from ..rtl.arbiter import MOST_BEATS
 from ..rtl.sequencer import FETCH_BATCH, FETCH_QUEUE
 from ..timeline import Span
 from .events import Clock
 from .matmul import MatmulUnit
 from .traffic import FIRST_WORD_STEPS, Traffic
-from .units import LOAD_STEPS, STORE_STEPS, data_beats, least_data_cycles, vector_cycles
+from .units import LOAD_END_STEPS, LOAD_STEPS, STORE_STEPS, least_data_cycles, vector_cycles
 
 DISPATCH = 2  # from the last count that an instruction waits for to its start
 QUEUE_STEPS = 5  # through the queue of a unit
@@ -75,6 +76,7 @@ class _Simulation:
         self.routes = [-1]  # Routes up to each instruction
         for insn in program:
             self.routes.append(self.routes[-1] + isinstance(insn, isa.Route))
+        self.queued: dict[int, float] = {}  # when an instruction has come through its queue
         self.last_start = dict.fromkeys(Unit, 0.0)
 
     def run(self) -> Estimate:
@@ -93,16 +95,19 @@ class _Simulation:
         batch = min(FETCH_BATCH, len(self.program) - self.asked)
         if batch and self.asked - self.next + FETCH_BATCH <= FETCH_QUEUE:
             self.asked += batch
-            self.clock.at(self.clock.now + self.dram.latency + FETCH_STEPS, lambda: self._fetch_beats(batch))
+            self.traffic.move(batch * isa.WORD_BYTES / self.config.axi_bytes, lambda: self._fetched(batch), fetch=True)
             self._fetch()
 
-    def _fetch_beats(self, batch: int) -> None:
-        def arrived() -> None:
+    def _fetched(self, batch: int) -> None:
+        """A batch of instructions has come; they are handed on one after another, as they came in."""
+        beats = isa.WORD_BYTES / self.config.axi_bytes
+
+        def whole() -> None:
             self.fetched += 1
             self._dispatch()
 
-        for _ in range(batch):
-            self.traffic.move(isa.WORD_BYTES / self.config.axi_bytes, arrived, first=True)
+        for i in range(batch):
+            self.clock.at(self.clock.now + FETCH_STEPS - (batch - 1 - i) * beats, whole)
 
     def _dispatch(self) -> None:
         """Hand the next instruction to its unit's queue; one every few cycles, in program order."""
@@ -121,6 +126,7 @@ class _Simulation:
         if len(queue) >= isa.QUEUE_DEPTH:
             return
         queue.append(self.next)
+        self.queued[self.next] = self.clock.now + QUEUE_STEPS
         self.next += 1
         self.ready_at = self.clock.now + isa.WORD_BYTES / self.config.axi_bytes + WORD_STEPS
         self._fetch()
@@ -196,18 +202,28 @@ class _Simulation:
     def _load(self, index: int, insn: isa.Load | isa.LoadScales) -> None:
         start, beats = self.clock.now, data_beats(insn, self.config)
         self.result.read_bytes += beats * self.config.axi_bytes
-        lead = self.dram.latency + LOAD_STEPS
-        least = start + lead + least_data_cycles(insn, self.config)
-        move: Callable = lambda: self.traffic.move(  # noqa: E731
-            beats, lambda: self._end(index, Unit.LOAD, start, max(self.clock.now, least))
-        )
-        self.clock.at(start + lead, move)
+        least = start + LOAD_STEPS + self.dram.latency + least_data_cycles(insn, self.config)
+        left = [-(-beats // MOST_BEATS)]  # commands, cut so that the program's fetch comes in between
+
+        def arrived() -> None:
+            left[0] -= 1
+            if not left[0]:
+                self._end(index, Unit.LOAD, start, max(self.clock.now, least) + LOAD_END_STEPS)
+
+        def ask() -> None:
+            for first in range(0, beats, MOST_BEATS):
+                self.traffic.move(min(MOST_BEATS, beats - first), arrived)
+
+        self.clock.at(start + LOAD_STEPS, ask)
 
     def _store(self, index: int, insn: isa.Store) -> None:
         start, beats = self.clock.now, data_beats(insn, self.config)
         self.result.write_bytes += beats * self.config.axi_bytes
-        end = lambda: self._end(index, Unit.STORE, start, self.clock.now + self.dram.latency + STORE_STEPS)  # noqa: E731
-        self.traffic.move(beats, end)
+
+        def sent() -> None:
+            self._end(index, Unit.STORE, start, self.clock.now + STORE_STEPS)
+
+        self.traffic.move(beats, sent)
 
     def _vector(self, index: int, insn: isa.Norm | isa.Route) -> None:
         start = self.clock.now
@@ -243,4 +259,5 @@ class _Simulation:
             self.result.spans.append(Span(index, Unit.MATMUL, start, end, issued, causes))
             self.clock.at(end, lambda: self._finished(Unit.MATMUL))
 
-        self.matmul.start(insn, insn.rows if rows is None else rows, done, lambda: self._idle(Unit.MATMUL))
+        rows = insn.rows if rows is None else rows
+        self.matmul.start(insn, rows, self.queued[index], done, lambda: self._idle(Unit.MATMUL))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..dram import Dram
+from ..rtl.arbiter import COMMANDS
 from .events import Action, Clock
 
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
@@ -24,6 +25,15 @@ def port_rate(config: Config, dram: Dram) -> float:
     beats = min(1.0 * dram.open, dram.beats_per_cycle(config))
     turn = dram.latency + REQUEST_STEPS + config.burst_beats / beats
     return min(beats, config.outstanding * config.burst_beats / turn)
+
+
+@dataclass
+class _Command:
+    """A read of the data port, its beats not before `earliest`."""
+
+    left: float
+    earliest: float
+    arrived: Action
 
 
 @dataclass
@@ -47,7 +57,9 @@ class Traffic:
         # Words that are asked for ahead: the buffer's, and what the readers' queues hold.
         self.in_flight = config.outstanding * config.burst_beats / config.slice_beats
         self.capacity = config.weight_words + FIFO_WORDS + self.in_flight
-        self.data: deque[list] = deque()  # [beats left, action]
+        self.latency = dram.latency
+        self.data: deque[_Command] = deque()  # accepted, in order
+        self.waiting: tuple[deque, deque] = (deque(), deque())  # (beats, action) of the program's fetch, of loads and stores
         self.segments: deque[_Segment] = deque()
         self.level = 0.0  # words in the buffer
         self.wanted = 0.0  # words that the tile loader still wants to pop
@@ -58,11 +70,20 @@ class Traffic:
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def move(self, beats: float, action: Action, first: bool = False) -> None:
-        """`beats` through the data port, `first` before all that wait; then `action`."""
+    def move(self, beats: float, arrived: Action, fetch: bool = False) -> None:
+        """`beats` through the data port; then `arrived`. A `fetch` of the program goes before others that wait."""
         self._advance()
-        (self.data.appendleft if first else self.data.append)([beats, action])
+        self.waiting[not fetch].append((beats, arrived))
+        self._accept()
         self._plan()
+
+    def _accept(self) -> None:
+        """Commands that the data port has room for."""
+        while len(self.data) < COMMANDS and any(self.waiting):
+            beats, arrived = (self.waiting[0] or self.waiting[1]).popleft()
+            earliest = self.clock.now + self.latency
+            self.data.append(_Command(beats, earliest, arrived))
+            self.clock.at(earliest, self._step)
 
     def stream(self, words: int, earliest: float, arrived: Action, asked: Action) -> None:
         """`words` more into the weight buffer, not before `earliest`; `arrived` when the last has come, `asked` when the
@@ -91,13 +112,14 @@ class Traffic:
         elapsed, self.since = self.clock.now - self.since, self.clock.now
         if elapsed > 0:
             if self.data:
-                self.data[0][0] -= self.data_rate * elapsed
+                self.data[0].left -= self.data_rate * elapsed
             if self.segments:
                 self.segments[0].left -= self.arrival * elapsed
             self.wanted -= self.pop_rate * elapsed
             self.level = max(0.0, self.level + (self.arrival - self.pop_rate) * elapsed)
-        if self.data and self.data[0][0] <= TINY:
-            self.clock.at(self.clock.now, self.data.popleft()[1])
+        if self.data and self.data[0].left <= TINY:
+            self.clock.at(self.clock.now, self.data.popleft().arrived)
+            self._accept()
         if self.segments and self.segments[0].left <= TINY:
             self.clock.at(self.clock.now, self.segments.popleft().arrived)
         if self.popped is not None and self.wanted <= TINY:
@@ -121,14 +143,14 @@ class Traffic:
         pop = 1.0 if self.popped is not None else 0.0
         streaming = bool(self.segments) and self.segments[0].earliest <= self.clock.now + TINY
         most = self.port / self.slice_beats if streaming else 0.0
-        data = self.port if self.data else 0.0
+        data = self.port if self.data and self.data[0].earliest <= self.clock.now + TINY else 0.0
         wanted = min(most, pop) if full else most
         self.data_rate, share = self._shared(data, wanted * self.slice_beats)
         self.arrival = share / self.slice_beats
         self.pop_rate = min(pop, self.arrival) if empty else pop
         nexts = []
         if self.data and self.data_rate > 0:
-            nexts.append(self.data[0][0] / self.data_rate)
+            nexts.append(self.data[0].left / self.data_rate)
         if self.arrival > 0:
             nexts.append(self.segments[0].left / self.arrival)
             if asking:

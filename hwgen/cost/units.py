@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import isa
 from ..config import Config
+from ..counts import data_beats
 from ..rtl.accumulator import Accumulator
 from ..rtl.array import MacArray
 from ..rtl.norm import norm_cycles
@@ -13,7 +14,8 @@ from ..rtl.reader import RowReader
 from ..rtl.router import route_cycles
 
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
-LOAD_STEPS = 25  # of a load, around latency and beats: decode, address, queues, results visible
+LOAD_STEPS = 6  # of a load, from its start to its first command
+LOAD_END_STEPS = 8  # from its last beat to its end: queues, results visible
 STORE_STEPS = 12  # of a store likewise
 
 
@@ -26,14 +28,6 @@ def post_entry(config: Config) -> int:
 def pipeline(config: Config) -> int:
     """Cycles from the issue of a Matmul's last row until its results are visible to every reader."""
     return post_entry(config) + PostProcessor.latency_of(config)
-
-
-def data_beats(insn: isa.Insn, config: Config) -> int:
-    """Beats that a Load, LoadScales or Store moves."""
-    if isinstance(insn, isa.LoadScales):
-        return -(-2 * insn.count // config.axi_bytes)
-    narrow = isinstance(insn, isa.Load) and insn.narrow
-    return insn.rows * insn.chunks * (config.narrow_chunk_beats if narrow else config.chunk_beats)
 
 
 def least_data_cycles(insn: isa.Insn, config: Config) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx
 
 from hwgen.errors import UserError
-from hwgen.fuse import Op
+from hwgen.fuse import Body, Op
 
 from .load import Model, _array
+from .nchwc import plain_layout
 
 
 def image_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -31,7 +32,7 @@ def operators(model: Model) -> list[Op]:
     """The nodes that the outputs need, in order, attributes as Python values (tensors as float32 or integer arrays)."""
     needed = set(model.outputs)
     kept = []
-    for node in reversed(model.graph.node):
+    for node in reversed(plain_layout(model)):
         if needed.intersection(node.output):
             kept.append(node)
             needed.update(node.input)
@@ -53,7 +54,16 @@ def _operator(model: Model, node: onnx.NodeProto, place: int) -> Op:
     return Op(kind, name, tuple(node.input), tuple(node.output), attributes, opset, node)
 
 
+def _body(model: Model, graph: onnx.GraphProto) -> Body:
+    """A branch of an If."""
+    constants = {t.name: _array(model.path, t, False) for t in graph.initializer}
+    ops = [_operator(model, node, i) for i, node in enumerate(graph.node)]
+    return Body(ops, constants, tuple(o.name for o in graph.output))
+
+
 def _attribute(model: Model, attribute: onnx.AttributeProto):
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        return _body(model, attribute.g)
     value = onnx.helper.get_attribute_value(attribute)
     if attribute.type == onnx.AttributeProto.TENSOR:
         return _array(model.path, value, False)

@@ -39,6 +39,7 @@ def load(path: str | Path) -> Model:
     proto = _read(path)
     for tensor in proto.graph.initializer:
         _fetch(path, tensor)
+    _sort(proto.graph)
     _check(path, proto)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
@@ -98,6 +99,34 @@ def _fetch(path: Path, tensor: TensorProto) -> None:
         raise UserError(f"{path}: external data of initialiser {tensor.name!r}: {error}") from None
     tensor.data_location = TensorProto.DEFAULT
     del tensor.external_data[:]
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Nodes in the order of their data, which ONNX demands and some optimisers leave undone; a cycle stays for `_check`."""
+    made = {name for node in graph.node for name in node.output if name}
+    waiting = list(graph.node)
+    done: set[str] = set()
+    ordered: list[onnx.NodeProto] = []
+    while waiting:
+        ready = []
+        rest = []
+        for node in waiting:
+            read = {name for name in node.input if name in made}
+            for inner in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+                read.update(name for n in inner.node for name in n.input if name in made)
+            if read <= done:
+                ready.append(node)
+                done.update(node.output)
+            else:
+                rest.append(node)
+        if not ready:
+            return
+        ordered += ready
+        waiting = rest
+    if [id(n) for n in ordered] != [id(n) for n in graph.node]:
+        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
+        del graph.node[:]
+        graph.node.extend(copies)
 
 
 def _check(path: Path, proto: onnx.ModelProto) -> None:

@@ -1,6 +1,6 @@
 """Matching of ONNX nodes into the nodes of `hwgen.graph`."""
 
 from .fuse import fuse
-from .op import Finding, Op
+from .op import Body, Finding, Op
 
-__all__ = ["Finding", "Op", "fuse"]
+__all__ = ["Body", "Finding", "Op", "fuse"]

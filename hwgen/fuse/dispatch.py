@@ -8,6 +8,8 @@ import numpy as np
 
 from .emit import Context
 from .gate import PARTS, choose_logits, is_mask, mask_of, member
+from .gathering import Packed, Sized
+from .layers import single_stack
 from .mixture import add, as_mixture, has_outputs, multiply, placed, total
 from .op import Op, Unsupported, constant_argument
 from .symbols import (
@@ -16,8 +18,6 @@ from .symbols import (
     Const,
     Gate,
     Mixture,
-    Packed,
-    Sized,
     TopIndices,
     TopValues,
     Unmasked,
@@ -69,7 +69,7 @@ def gather_elements(ctx: Context, op: Op, values: list) -> View:
             return index.of(top)
         raise Unsupported("gathers the scores of another gate")
     cut = tuple(slice(0, n) if i != axis else slice(None) for i, n in enumerate(index.shape))
-    data = as_mixture(ctx, data)
+    data = as_mixture(ctx, single_stack(ctx, data, index.sym.logits.shape[-1]))
     tokens, _, count, width = data.sym.shape
     if data.sym.stacked is None or data.sym.mask:
         raise Unsupported("picks from something that is not all experts' outputs")

@@ -9,7 +9,7 @@ import numpy as np
 from .emit import Context
 from .op import Op, Unsupported
 from .products import matmul
-from .symbols import Const, View
+from .symbols import Const, View, reshaped
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Terms:
 
 
 def einsum(ctx: Context, op: Op, values: list) -> View:
-    """Any Einsum of two tensors that sums over shared axes only."""
+    """Any Einsum of two tensors that sums over shared axes only, or a transposition of one."""
+    if len(values) == 1:
+        return _transposed(op, values[0])
     terms = terms_of(op, values)
     a, b = values
     shared = [c for c in terms.a if c in terms.b]
@@ -44,9 +46,19 @@ def einsum(ctx: Context, op: Op, values: list) -> View:
     y = _arranged(b, terms.b, [*batch, *summed, *right], sizes, (*lead, size(summed), size(right)))
     product = matmul(ctx, op, [x, y])
     order = [*batch, *left, *right]
-    index = product.positions.reshape([sizes[c] for c in order])
-    index = index.transpose([order.index(c) for c in terms.out])
+    shape = tuple(sizes[c] for c in order)
+    if "".join(order) == terms.out:
+        return reshaped(product, shape)
+    index = product.positions.reshape(shape).transpose([order.index(c) for c in terms.out])
     return replace(product, shape=index.shape, index=index)
+
+
+def _transposed(op: Op, x: View) -> View:
+    terms, _, out = op.attribute("equation").replace(" ", "").partition("->")
+    if "." in terms or sorted(terms) != sorted(out) or len(set(out)) != len(x.shape):
+        raise Unsupported("is neither a product of two tensors nor a transposition")
+    index = x.positions.transpose([terms.index(c) for c in out])
+    return replace(x, shape=index.shape, index=x.index if terms == out else index)
 
 
 def terms_of(op: Op, values: list) -> Terms:
@@ -88,5 +100,6 @@ def _arranged(value: View | Const, term: str, order: list[str], sizes: dict[str,
     axes = [term.index(c) for c in order]
     if isinstance(value, Const):
         return Const(value.array.transpose(axes).reshape(shape), value.name)
-    index = value.positions.transpose(axes).reshape(shape)
-    return replace(value, shape=shape, index=index)
+    if axes == sorted(axes):
+        return reshaped(value, shape)
+    return replace(value, shape=shape, index=value.positions.transpose(axes).reshape(shape))

@@ -1,15 +1,18 @@
-"""Rules for operators that work element by element, and for the LayerNorm and GELU that exporters build from them."""
+"""Rules for operators that work element by element, of which exporters also build LayerNorm, GELU and gates."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import isclose, pi, sqrt
+from math import isclose
 
 import numpy as np
 
 from . import dispatch, gate, mixture
+from .activation import DIGITS, poly, polynomial
+from .attention import NEVER, add_bias
 from .emit import Context
-from .op import Op, Unsupported, constant_argument
+from .norm import normalised, root_of, variance_to
+from .op import Op, Unsupported
 from .params import label_of, parent, scaled
 from .symbols import (
     Activated,
@@ -17,35 +20,34 @@ from .symbols import (
     Centred,
     Const,
     Embedding,
+    Image,
     Lin,
     Mean,
+    Mixed,
     Mixture,
     Noise,
     Norm,
     Patches,
     Phi,
     Poly,
+    Pooled,
     Scores,
     SlotSum,
     Square,
+    Sum,
     Sym,
     TopIndices,
     TopValues,
     Unmasked,
-    Value,
     Variance,
     View,
     broadcast,
     by_key,
-    need_rows,
-    need_tensor,
     same_elements,
     uniform,
     whole,
 )
 
-# Exporters write the constants of GELU with few or many digits.
-DIGITS = 1e-4
 # Some models guard a division by the sum of the chosen scores, which is at least 1/64, with such an epsilon.
 TINY = 1e-6
 
@@ -76,14 +78,26 @@ def add(ctx: Context, op: Op, a, b) -> View | Const:
     if isinstance(a.sym, Mixture) and isinstance(b.sym, Mixture) and not (_done(ctx, a) and _done(ctx, b)):
         return mixture.add(a, b)
     if isinstance(a.sym, Poly) or isinstance(b.sym, Poly):
-        (x, p), (y, q) = _polynomial(a), _polynomial(b)
+        (x, p), (y, q) = polynomial(a), polynomial(b)
         if x is y and same_elements(a, b):
-            return a.of(_poly(x, {n: p.get(n, 0) + q.get(n, 0) for n in p | q}), 1.0)
+            return a.of(poly(x, {n: p.get(n, 0) + q.get(n, 0) for n in p | q}), 1.0)
     if Scores in (type(a.sym), type(b.sym)):
         scores = a if isinstance(a.sym, Scores) else b
-        raise Unsupported("adds a mask or bias to attention scores", "export without attention mask", scores)
-    names = ctx.emit(a), ctx.emit(b)
-    return whole(Value(shape=(int(np.prod(shape[:-1])), shape[-1]), name=ctx.add(names, op), source=op.name), shape)
+        raise Unsupported("adds a mask that is computed from the image", "export without attention mask", scores)
+    for x, y in ((a, b), (b, a)):
+        if not _product(ctx, x) and isinstance(y.sym, Sum) and y.index is None:
+            first, second = (replace(v, shape=shape, scale=v.scale * y.scale) for v in (y.sym.a, y.sym.b))
+            if _product(ctx, first) and _product(ctx, second):  # x + (first + second), as parallel branches leave it
+                return add(ctx, op, add(ctx, op, x, first), second)
+    ctx.emit(a), ctx.emit(b)  # refused here, where it is, if at all
+    label = label_of(op)
+    label = f"{label}.add" if label else ""
+    return whole(Sum(a=a, b=b, shape=(int(np.prod(shape[:-1])), shape[-1]), label=label, source=op.name), shape)
+
+
+def _product(ctx: Context, view: View) -> bool:
+    """Whether the machine makes the tensor by products, which can be added to a stored tensor as they come out."""
+    return isinstance(ctx.settle(view).sym, Lin | Mixed)
 
 
 def _done(ctx: Context, view: View) -> bool:
@@ -95,19 +109,21 @@ def _add_constant(ctx: Context, op: Op, a: View, c: Array, const: Const) -> View
         return a
     value = uniform(c)
     if isinstance(a.sym, Scores):
-        raise Unsupported("adds a mask or bias to attention scores", "export without attention mask", a)
+        return add_bias(a, c.astype(np.float32))
     match a.sym:
+        case Image() if a.index is None:
+            return _each_channel(a, 1.0, c / np.float32(a.scale))
         case Variance(x=x, epsilon=eps, power=1) as sym if value is not None:
             total = eps + value / a.scale
             return a.of(Variance(x=x, epsilon=total, power=1, shape=sym.shape))
         case Phi(x=x, form=form, offset=offset) as sym if value is not None:
             return a.of(Phi(x=x, form=form, offset=offset + value / a.scale, shape=sym.shape))
         case Poly() if value is not None:
-            x, terms = _polynomial(a)
-            return a.of(_poly(x, terms | {0: terms.get(0, 0) + value}), 1.0)
+            x, terms = polynomial(a)
+            return a.of(poly(x, terms | {0: terms.get(0, 0) + value}), 1.0)
         case SlotSum() if value is not None and 0 < value <= TINY:
             return a
-        case Lin() | Norm() | Patches() | Embedding():
+        case Lin() | Norm() | Patches() | Embedding() | Sum() | Pooled() | Activated(shape=(_, _)):
             sym = _shifted(a.sym, a.positions.reshape(-1), c.reshape(-1) / np.float32(a.scale))
             sym.label = label_of(op, const) or sym.label
             return a.of(sym)
@@ -115,13 +131,13 @@ def _add_constant(ctx: Context, op: Op, a: View, c: Array, const: Const) -> View
 
 
 def _shifted(sym: Sym, where: Array, c: Array) -> Sym:
-    """sym plus `c` at the flat positions `where`: as bias if the same in every row, else as position embedding."""
+    """sym plus `c` at the flat positions `where`: as bias if the same in every row, else as a table of positions."""
     width = sym.shape[-1]
     columns = where % width
     if isinstance(sym, Lin) and len(sym.shape) == 3:
         columns = where // (sym.shape[1] * width) * width + columns
     per_column = None
-    if not isinstance(sym, Embedding):
+    if isinstance(sym, Lin | Norm | Patches):
         size = width * (sym.shape[0] if len(sym.shape) == 3 else 1)
         per_column = by_key(c.astype(np.float32), columns, size, 0.0)
     if per_column is not None:
@@ -130,15 +146,13 @@ def _shifted(sym: Sym, where: Array, c: Array) -> Sym:
         per_column = per_column.reshape(sym.weight.shape[:-1] if isinstance(sym, Lin) else -1)
         return replace(sym, bias=per_column if sym.bias is None else sym.bias + per_column)
     table = by_key(c.astype(np.float32), where, int(np.prod(sym.shape)), 0.0)
-    if table is None or not isinstance(sym, Patches | Embedding):
-        raise Unsupported("adds a constant that differs from token to token after the first layer")
+    if table is None or len(sym.shape) != 2:
+        raise Unsupported("adds a constant that differs from view to view of one tensor")
     table = table.reshape(sym.shape)
     if isinstance(sym, Embedding):
         return replace(sym, position=sym.position + table)
     prefix = np.zeros((0, width), np.float32)
-    return Embedding(
-        patches=sym, prefix=prefix, position=table, shape=sym.shape, label=parent(sym.label), source=sym.source
-    )
+    return Embedding(x=sym, prefix=prefix, position=table, shape=sym.shape, label=parent(sym.label), source=sym.source)
 
 
 def subtract(ctx: Context, op: Op, a, b) -> View | Const:
@@ -171,22 +185,30 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
                 value is inner and isclose(offset, 1, rel_tol=DIGITS) and same_elements(x, y)
             ):
                 label = label_of(op) or (parent(value.label) + ".act").lstrip(".")
-                gelu = Activated(x=value, form=form, shape=phi.shape, label=label, source=op.name)
+                gelu = Activated(x=value, form=form, slope=phi.slope, shape=phi.shape, label=label, source=op.name)
                 return x.of(gelu, 2 * x.scale * y.scale)
             case Centred(x=value) as centred, Variance(x=of, power=-0.5) if value is of:
-                return _normalised(op, x, y, centred, y.sym.epsilon)
+                return normalised(op, x, y, centred, y.sym.epsilon)
     if gate.is_part(a, b):
         return mixture.multiply(ctx, a, b)
-    if isinstance(a.sym, Centred) and isinstance(b.sym, Centred) and a.sym.x is b.sym.x and same_elements(a, b):
+    for x, y in ((a, b), (b, a)):
+        gated = mixture.sigmoid_gated(x, y)
+        if gated is not None:
+            return gated
+    if _centred(a) and _centred(b) and a.sym.x is b.sym.x and same_elements(a, b):
         return a.of(Square(x=a.sym.x, shape=a.sym.shape), a.scale * b.scale)
-    (x, p), (y, q) = _polynomial(a), _polynomial(b)
+    (x, p), (y, q) = polynomial(a), polynomial(b)
     if x is y and same_elements(a, b):
         terms: dict[int, float] = {}
         for n, c in p.items():
             for m, d in q.items():
                 terms[n + m] = terms.get(n + m, 0.0) + c * d
-        return a.of(_poly(x, terms), 1.0)
+        return a.of(poly(x, terms), 1.0)
     raise Unsupported("multiplies two computed tensors in a way that is no GELU, LayerNorm or gate weighting")
+
+
+def _centred(a: View) -> bool:
+    return isinstance(a.sym, Centred) and a.sym.gain is None
 
 
 def _multiply_constant(op: Op, a: View, c: Array, const: Const) -> View | Const:
@@ -195,6 +217,8 @@ def _multiply_constant(op: Op, a: View, c: Array, const: Const) -> View | Const:
         return Const(np.zeros(a.shape, np.float32))
     if value is not None:
         return replace(a, scale=a.scale * value)
+    if isinstance(a.sym, Image) and a.index is None:
+        return _each_channel(a, c, 0.0)
     width = a.sym.shape[-1]
     keys = a.positions % width
     size = width
@@ -204,10 +228,24 @@ def _multiply_constant(op: Op, a: View, c: Array, const: Const) -> View | Const:
     factor = by_key(c.reshape(-1).astype(np.float32), keys.reshape(-1), size, 1.0)
     if factor is None:
         raise Unsupported("multiplies by a constant that differs from token to token")
+    if isinstance(a.sym, Centred):
+        return a.of(replace(a.sym, gain=factor if a.sym.gain is None else a.sym.gain * factor))
     sym = scaled(a.sym, factor.reshape(a.sym.weight.shape[:-1]) if isinstance(a.sym, Lin) else factor)
     if isinstance(sym, Norm):
         sym.label, sym.source = label_of(op, const) or sym.label, sym.source or op.name
     return a.of(sym)
+
+
+def _each_channel(a: View, factor: Array | float, term: Array | float) -> View:
+    """Pixels of an image times `factor` plus `term`, arrays of the image's shape, the same throughout a channel."""
+    sym = a.sym
+    channels = sym.shape[0]
+    factor, term = (np.broadcast_to(np.float32(x), a.shape).reshape(channels, -1) for x in (factor, term))
+    if (factor != factor[:, :1]).any() or (term != term[:, :1]).any():
+        raise Unsupported("changes the pixels of a channel differently")
+    gain = np.ones(channels, np.float32) if sym.gain is None else sym.gain
+    offset = np.zeros(channels, np.float32) if sym.offset is None else sym.offset
+    return a.of(replace(sym, gain=gain * factor[:, 0], offset=offset * factor[:, 0] + term[:, 0]))
 
 
 def divide(ctx: Context, op: Op, a, b) -> View | Const:
@@ -216,32 +254,13 @@ def divide(ctx: Context, op: Op, a, b) -> View | Const:
             raise Unsupported("divides by zero")
         return multiply(ctx, op, a, Const(np.float32(1) / b.array.astype(np.float32), b.name))
     if isinstance(b.sym, Variance) and b.sym.power == 0.5:
-        return multiply(ctx, op, a, b.of(_variance(b.sym, -0.5), 1 / b.scale))
+        return multiply(ctx, op, a, b.of(variance_to(b.sym, -0.5), 1 / b.scale))
     if isinstance(a, View) and isinstance(a.sym, TopValues | Mixture) and isinstance(b.sym, SlotSum):
         return gate.renormalised(a, b)
-    if isinstance(a, View) and isinstance(b.sym, TopValues) and a.sym is b.sym and b.sym.shape[1] == 1:
-        one = SlotSum(logits=b.sym.logits, slots=1, shape=b.sym.shape)  # the sum over one slot, which optimisers drop
-        return gate.renormalised(a, b.of(one))
+    one = gate.by_itself(a, b) if isinstance(a, View) else None
+    if one is not None:
+        return one
     raise Unsupported("divides by a computed tensor in a way that is no LayerNorm or gate")
-
-
-# --- LayerNorm ---------------------------------------------------------------------------------------------------
-
-
-def mean(ctx: Context, op: Op, values: list) -> View:
-    """ReduceMean over channels: a step of LayerNorm."""
-    x = values[0]
-    axes = constant_argument(op, values, 1, "axes")
-    if axes is None or [int(n) % len(x.shape) for n in np.atleast_1d(axes)] != [len(x.shape) - 1]:
-        raise Unsupported("averages over tokens", "use the class token: mean pooling is not supported")
-    shape = x.shape[:-1] + ((1,) if op.attribute("keepdims", 1) else ())
-    if not isinstance(x.sym, Square):
-        x = ctx.plain(x)
-        need_tensor(x)
-    rows = need_rows(x).reshape(shape)
-    if isinstance(x.sym, Square):
-        return View(Variance(x=x.sym.x, epsilon=0.0, power=1, shape=(*x.sym.shape[:-1], 1)), shape, rows, x.scale)
-    return View(Mean(x=x.sym, shape=(*x.sym.shape[:-1], 1)), shape, rows)
 
 
 def power(ctx: Context, op: Op, a, b) -> View:
@@ -250,22 +269,8 @@ def power(ctx: Context, op: Op, a, b) -> View:
         square = multiply(ctx, op, a, a)
         return square if exponent == 2 else multiply(ctx, op, square, a)
     if exponent in (0.5, -0.5) and isinstance(a, View):
-        return _root(a, exponent)
+        return root_of(a, exponent)
     raise Unsupported("is not a square, a cube or a square root")
-
-
-def _root(a: View, exponent: float) -> View:
-    if not (isinstance(a.sym, Variance) and a.sym.power == 1 and a.scale == 1):
-        raise Unsupported("takes the root of something that is no variance")
-    return a.of(_variance(a.sym, exponent))
-
-
-def _variance(sym: Variance, exponent: float) -> Variance:
-    return Variance(x=sym.x, epsilon=sym.epsilon, power=exponent, shape=sym.shape)
-
-
-def root(ctx: Context, op: Op, values: list) -> View:
-    return _root(values[0], 0.5)
 
 
 def reciprocal(ctx: Context, op: Op, values: list) -> View:
@@ -274,96 +279,6 @@ def reciprocal(ctx: Context, op: Op, values: list) -> View:
 
 def negate(ctx: Context, op: Op, values: list) -> View:
     return replace(values[0], scale=-values[0].scale)
-
-
-def _normalised(op: Op, x: View, y: View, centred: Centred, epsilon: float) -> View:
-    if not np.array_equal(x.positions // centred.shape[-1], y.positions):
-        raise Unsupported("normalises by the variance of another row")
-    width = centred.shape[-1]
-    ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
-    norm = Norm(x=centred.x, gamma=ones, beta=zeros, epsilon=epsilon, shape=centred.shape, source=op.name)
-    norm.label = label_of(op)
-    return x.of(norm, x.scale * y.scale)
-
-
-def layer_norm(ctx: Context, op: Op, values: list) -> View:
-    """The LayerNormalization operator."""
-    x = ctx.plain(values[0])
-    if op.attribute("axis", -1) % len(x.shape) != len(x.shape) - 1:
-        raise Unsupported("normalises over more than the channels")
-    need_tensor(x)
-    gamma, beta = values[1], values[2] if len(values) > 2 else None
-    if not isinstance(gamma, Const) or not (beta is None or isinstance(beta, Const)):
-        raise Unsupported("its scale or bias is not constant")
-    need_rows(x)
-    width = x.shape[-1]
-    g = np.broadcast_to(gamma.array, (width,)).astype(np.float32)
-    b = np.broadcast_to(0 if beta is None else beta.array, (width,)).astype(np.float32)
-    epsilon = float(op.attribute("epsilon", 1e-5))
-    label = label_of(op, gamma, *([] if beta is None else [beta]))
-    norm = Norm(x=x.sym, gamma=g, beta=b, epsilon=epsilon, shape=x.sym.shape, label=label, source=op.name)
-    return x.of(norm)
-
-
-def skip_layer_norm(ctx: Context, op: Op, values: list) -> list:
-    """com.microsoft.SkipLayerNormalization: y = LayerNorm(input + skip + bias), and the sum as fourth output."""
-    a, b, gamma, beta, bias = (list(values) + [None] * 5)[:5]
-    if bias is not None:
-        if not isinstance(a, View) or not isinstance(a.sym, Lin):
-            a, b = b, a
-        a = add(ctx, op, a, bias)
-    total = add(ctx, op, a, b)
-    normalised = layer_norm(ctx, op, [total, gamma, beta])
-    return [normalised, None, None, total][: len(op.outputs)]
-
-
-# --- GELU --------------------------------------------------------------------------------------------------------
-
-
-def _polynomial(view: View) -> tuple[Sym, dict[int, float]]:
-    if isinstance(view.sym, Poly):
-        return view.sym.x, {n: c * view.scale for n, c in view.sym.terms.items()}
-    return view.sym, {1: view.scale}
-
-
-def _poly(x: Sym, terms: dict[int, float]) -> Poly:
-    return Poly(x=x, terms={n: c for n, c in terms.items() if c}, shape=x.shape)
-
-
-def erf(ctx: Context, op: Op, values: list) -> View:
-    x = values[0]
-    if isinstance(x.sym, Poly) or not isclose(x.scale, sqrt(0.5), rel_tol=DIGITS):
-        raise Unsupported("is not the erf(x / sqrt 2) of a GELU")
-    return x.of(Phi(x=x.sym, form="none", shape=x.sym.shape), 1.0)
-
-
-def tanh(ctx: Context, op: Op, values: list) -> View:
-    x, terms = _polynomial(values[0])
-    c = sqrt(2 / pi)
-    expected = {1: c, 3: 0.044715 * c}
-    if terms.keys() != expected.keys() or any(not isclose(terms[n], expected[n], rel_tol=DIGITS) for n in terms):
-        raise Unsupported("is not the tanh of a GELU", "use GELU as activation", values[0])
-    return values[0].of(Phi(x=x, form="tanh", shape=x.shape), 1.0)
-
-
-def gelu(ctx: Context, op: Op, x: View, form: str) -> View:
-    x = ctx.plain(x)
-    need_tensor(x)
-    label = label_of(op) or (parent(x.sym.label) + ".act").lstrip(".")
-    return x.of(Activated(x=x.sym, form=form, shape=x.sym.shape, label=label, source=op.name))
-
-
-def gelu_op(ctx: Context, op: Op, values: list) -> View:
-    form = op.attribute("approximate", "none")
-    if form not in ("none", "tanh"):
-        raise Unsupported(f"approximate={form!r}")
-    return gelu(ctx, op, values[0], form)
-
-
-def bias_gelu(ctx: Context, op: Op, values: list) -> View:
-    """com.microsoft.BiasGelu and FastGelu (the tanh form), whose bias may be absent."""
-    x = values[0] if len(values) < 2 or values[1] is None else add(ctx, op, values[0], values[1])
-    return gelu(ctx, op, x, "tanh" if op.type.endswith("FastGelu") else "none")
 
 
 # --- the rest ----------------------------------------------------------------------------------------------------
@@ -375,6 +290,29 @@ def cast(ctx: Context, op: Op, values: list) -> View:
     if not to_float and not isinstance(values[0].sym, TopIndices | Mixture | Unmasked):
         raise Unsupported("rounds a computed tensor to integers")
     return values[0]
+
+
+def never(ctx: Context, op: Op, values: list) -> Const:
+    """IsNaN, IsInf: the machine's numbers are finite."""
+    return Const(np.zeros(values[0].shape, bool))
+
+
+def batch_norm(ctx: Context, op: Op, values: list) -> View:
+    """BatchNormalization in inference: a factor and a term for every channel, which stand on axis 1."""
+    x, *parameters = values[:5]
+    if not all(isinstance(p, Const) for p in parameters) or op.attribute("training_mode", 0):
+        raise Unsupported("its parameters are not constant", "export the model in inference mode")
+    gamma, beta, average, variance = (p.array.astype(np.float64) for p in parameters)
+    factor = gamma / np.sqrt(variance + op.attribute("epsilon", 1e-5))
+    shape = (1, -1, *[1] * (len(x.shape) - 2))
+    y = multiply(ctx, op, x, Const(factor.astype(np.float32).reshape(shape)))
+    return add(ctx, op, y, Const((beta - average * factor).astype(np.float32).reshape(shape)))
+
+
+def cast_like(ctx: Context, op: Op, values: list) -> View | Const:
+    """To the type of a computed tensor, which is floating point."""
+    x = values[0]
+    return Const(x.array.astype(np.float32), x.name) if isinstance(x, Const) else x
 
 
 def select(ctx: Context, op: Op, values: list) -> View | Const:
@@ -389,5 +327,10 @@ def select(ctx: Context, op: Op, values: list) -> View | Const:
             if isinstance(chosen, View):
                 return broadcast(chosen, shape)
             return Const(np.broadcast_to(chosen.array, shape), chosen.name)
+        for kept, other, open_ in ((a, b, condition.array), (b, a, ~condition.array.astype(bool))):
+            if isinstance(kept, View) and isinstance(kept.sym, Scores) and isinstance(other, Const):
+                if np.all(other.array <= NEVER):
+                    shape = shape_of(condition, a, b)
+                    return add_bias(broadcast(kept, shape), np.broadcast_to(np.where(open_, 0.0, NEVER), shape))
     view = next((v for v in (a, b) if isinstance(v, View)), None)
     raise Unsupported("masks a computed tensor", "export without attention mask", view)

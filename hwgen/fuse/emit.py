@@ -12,12 +12,14 @@ import numpy as np
 from hwgen import graph
 
 from . import mixture
-from .op import Op, Unsupported
-from .params import label_of, scaled
+from .op import Unsupported
+from .params import parent, scaled
+from .pixels import as_patches
 from .symbols import (
     Activated,
     Array,
     Attended,
+    Dispatched,
     Embedding,
     Heads,
     Image,
@@ -28,8 +30,10 @@ from .symbols import (
     Opaque,
     Padded,
     Patches,
+    Pooled,
+    SoftMixed,
+    Sum,
     Sym,
-    Value,
     View,
     describe,
     need_rows,
@@ -60,6 +64,8 @@ class Context:
     def plain(self, view: View) -> View:
         """The settled view with its scale absorbed into the layer that makes it."""
         view = self.settle(view)
+        if isinstance(view.sym, Image):
+            view = self.once(("patches", view.scale, view.positions.tobytes()), view.sym, lambda: as_patches(view)) or view
         if abs(view.scale - 1) < 1e-6:
             return view if view.scale == 1 else view.of(view.sym, 1.0)
         return view.of(self.once(("scale", view.scale), view.sym, lambda: scaled(view.sym, view.scale)), 1.0)
@@ -73,7 +79,7 @@ class Context:
         sym = view.sym
         if layout is None and not isinstance(sym, Image):
             raise Unsupported(f"needs {describe(sym)} in a layout that is not tokens by channels")
-        if isinstance(sym, Lin) and len(sym.shape) == 2:
+        if layout is not None and len(sym.shape) == 2:
             sym = self.columns(sym, layout[1])
         else:
             need_rows(view)
@@ -87,8 +93,10 @@ class Context:
         """The given columns of sym, by keeping those rows of its weight."""
         if np.array_equal(columns, np.arange(sym.shape[-1])):
             return sym
-        if not isinstance(sym, Lin) or len(sym.shape) != 2:
+        if len(sym.shape) != 2:
             raise Unsupported(f"uses some channels of {describe(sym)}")
+        if not isinstance(sym, Lin):
+            sym = self.as_linear(sym)
 
         def make() -> Lin:
             bias = None if sym.bias is None else sym.bias[columns]
@@ -97,10 +105,18 @@ class Context:
 
         return self.once(("columns", columns.tobytes()), sym, make)
 
+    def as_linear(self, sym: Sym) -> Lin:
+        """The tensor as the result of a linear layer, which some operations of the machine must have before them."""
+        if isinstance(sym, Lin):
+            return sym
+
+        def make() -> Lin:
+            return Lin(x=sym, weight=np.eye(sym.shape[-1], dtype=np.float32), shape=sym.shape, source=sym.source)
+
+        return self.once(("linear",), sym, make)
+
     def value(self, sym: Sym, start: int, stop: int) -> str:
         """Name of rows start..stop of sym. Layers that treat rows alike are computed on those rows only."""
-        if isinstance(sym, Value) and (start, stop) == (0, sym.shape[0]):
-            return sym.name
         return self.once(("value", start, stop), sym, lambda: self._make(sym, start, stop))
 
     def _make(self, sym: Sym, start: int, stop: int) -> str:
@@ -118,9 +134,9 @@ class Context:
                 return self.node(
                     graph.LayerNorm, sym.label, "layernorm", x=x, gamma=g, beta=b, epsilon=float(epsilon), **common
                 )
-            case Activated(x=x, form=form, shape=(_, _)):
-                x = self.value(x, start, stop)
-                return self.node(graph.Gelu, sym.label, "gelu", x=x, approximate=form, **common)
+            case Activated(x=x, shape=(_, _)):
+                x = self.value(self.as_linear(x), start, stop)
+                return self._activation(sym, x, common)
             case Opaque():
                 return "?"
         if (start, stop) != (0, sym.shape[0]):
@@ -135,28 +151,58 @@ class Context:
                 return self.node(
                     graph.PatchEmbed, sym.label, "patch_embed", image=image.name, weight=w, bias=b, **common
                 )
-            case Embedding(patches=patches, prefix=prefix, position=position):
-                x = self.value(patches, 0, patches.shape[0])
+            case Embedding(x=x, prefix=prefix, position=position):
+                x = self.value(x, 0, x.shape[0])
                 prefix, position = self.intern(prefix), self.intern(position)
-                return self.node(graph.Embed, "", "embed", patches=x, prefix=prefix, position=position, **common)
+                return self.node(graph.Embed, "", "embed", x=x, prefix=prefix, position=position, **common)
+            case Sum(a=a, b=b):
+                a, b = self.emit(a), self.emit(b)
+                return self.node(graph.Add, sym.label, "add", a=a, b=b, **common)
+            case Pooled(x=x, start=start, stop=stop):
+                x = self.value(x, 0, x.shape[0])
+                return self.node(graph.Mean, sym.label, "mean", x=x, start=start, stop=stop, **common)
             case Attended(probabilities=p, v=v):
                 scores = p.scores
                 q, k, x = (self._heads(h, part, sym.label) for h, part in ((scores.q, "q"), (scores.k, "k"), (v, "v")))
-                heads = scores.shape[0]
+                heads, scale = scores.shape[0], float(p.scale)
+                bias = None if scores.bias is None else self.intern(scores.bias * np.float32(scale))
                 return self.node(
-                    graph.Attention, sym.label, "attention", q=q, k=k, v=x, heads=heads, scale=float(p.scale), **common
+                    graph.Attention, sym.label, "attention", q=q, k=k, v=x, heads=heads, scale=scale, bias=bias, **common
                 )
             case Mixed():
                 return self._experts(sym, common)
+            case Dispatched(keys=keys, x=x, weight=w):
+                keys, x = (self.value(part, 0, part.shape[0]) for part in (keys, x))
+                label = f"{sym.label}.dispatch" if sym.label else ""
+                return self.node(graph.Dispatch, label, "dispatch", keys=keys, x=x, weight=self.intern(w), **common)
+            case SoftMixed():
+                return self._soft(sym, common)
             case Mixture():
                 raise Unsupported(f"the mixture of experts is matched only in part: {mixture.missing(sym)}")
         raise Unsupported(f"cannot use {describe(sym)} as a tensor of its own")
 
     def _heads(self, heads: Heads, part: str, label: str) -> str:
-        sym = self.columns(heads.x, heads.columns.reshape(-1))
+        sym = self.as_linear(self.columns(heads.x, heads.columns.reshape(-1)))
         if sym is not heads.x:
             sym.label = f"{label}.{part}" if label else ""
         return self.value(sym, heads.start, heads.stop)
+
+    def _soft(self, m: SoftMixed, common: dict[str, str]) -> str:
+        last, first = m.outputs, m.outputs.x.x
+        slots = self.value(first.x, 0, first.x.shape[0])
+        w1, b1, w2, b2 = (
+            self.intern(a if a is None or len(last.shape) == 3 else a[None])
+            for a in (first.weight, first.bias, last.weight, last.bias)
+        )
+        kind = {"form": last.x.form, "slope": last.x.slope}
+        y = self.node(
+            graph.SlotExperts, parent(first.label), "experts", x=slots, w1=w1, b1=b1, w2=w2, b2=b2, **kind, **common
+        )
+        logits = m.logits
+        x = self.value(logits.x, 0, logits.x.shape[0])
+        weight, bias = self.intern(logits.weight), self.intern(logits.bias)
+        label = f"{m.label}.combine" if m.label else ""
+        return self.node(graph.Combine, label, "combine", x=x, y=y, weight=weight, bias=bias, **common)
 
     def _experts(self, m: Mixed, common: dict[str, str]) -> str:
         logits = self.value(m.logits, 0, m.logits.shape[0])
@@ -181,14 +227,17 @@ class Context:
             b1=b1,
             w2=w2,
             b2=b2,
-            approximate=m.form,
+            form=m.form,
+            slope=m.slope,
             **common,
         )
 
-    def add(self, names: tuple[str, str], op: Op) -> str:
-        """An Add node."""
-        label = label_of(op)
-        return self.node(graph.Add, f"{label}.add" if label else "", "add", a=names[0], b=names[1], source=op.name)
+    def _activation(self, sym: Activated, x: str, common: dict[str, str]) -> str:
+        if sym.form == "relu":
+            return self.node(graph.Relu, sym.label, "relu", x=x, **common)
+        if sym.form == "sigmoid":
+            return self.node(graph.Silu, sym.label, "silu", x=x, slope=sym.slope, **common)
+        return self.node(graph.Gelu, sym.label, "gelu", x=x, approximate=sym.form, **common)
 
     def node(self, kind: type[graph.Node], label: str, fallback: str, **parameters: Any) -> str:
         """Append a node of a unique readable name and return that name."""

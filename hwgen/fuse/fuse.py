@@ -14,9 +14,26 @@ import numpy as np
 
 from hwgen import graph
 
-from . import dispatch, einsum, elementwise, gate, moe_op, picked, products, ragged
+from . import (
+    activation,
+    attention,
+    attention_ops,
+    contrib,
+    dispatch,
+    einsum,
+    elementwise,
+    embedding,
+    gate,
+    moe_op,
+    norm,
+    picked,
+    pooling,
+    products,
+    ragged,
+)
 from .constants import evaluate, output_shapes
 from .emit import Context, finish
+from .gathering import Packed, Picked, Sized
 from .layout import MOVES, move
 from .op import Finding, Op, Unsupported
 from .sums import chained
@@ -30,13 +47,12 @@ from .symbols import (
     Noise,
     Norm,
     Opaque,
-    Packed,
-    Picked,
+    Pooled,
     Probabilities,
-    Sized,
+    Sum,
     Unknown,
-    Value,
     View,
+    token_layout,
     whole,
 )
 
@@ -53,10 +69,10 @@ QUANTISED = (
 )
 HINTS = {
     **dict.fromkeys(QUANTISED, "give the float model: hwgen quantises it itself"),
-    **dict.fromkeys(("Relu", "Sigmoid", "HardSwish", "Softplus", "QuickGelu"), "use GELU as activation"),
+    **dict.fromkeys(("HardSwish", "Softplus", "Elu", "LeakyRelu", "Mish"), "use GELU, SiLU or ReLU as activation"),
+    "CumSum": "limits how many tokens an expert takes: export without expert capacity",
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
-    **dict.fromkeys(("GlobalAveragePool", "AveragePool", "MaxPool"), "use the class token: pooling is not supported"),
-    "BatchNormalization": "use LayerNorm",
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
     "RMSNormalization": "use LayerNorm",
     "SimplifiedLayerNormalization": "use LayerNorm",
 }
@@ -78,34 +94,46 @@ RULES: dict[str, Rule] = {
     "Div": _pair(elementwise.divide),
     "Pow": _pair(elementwise.power),
     "Neg": elementwise.negate,
-    "Sqrt": elementwise.root,
+    "Sqrt": norm.root,
     "Reciprocal": elementwise.reciprocal,
-    "ReduceMean": elementwise.mean,
-    "LayerNormalization": elementwise.layer_norm,
-    "com.microsoft.LayerNormalization": elementwise.layer_norm,
-    "com.microsoft.SkipLayerNormalization": elementwise.skip_layer_norm,
-    "Erf": elementwise.erf,
-    "Tanh": elementwise.tanh,
-    "Gelu": elementwise.gelu_op,
-    "com.microsoft.Gelu": elementwise.gelu_op,
-    "com.microsoft.BiasGelu": elementwise.bias_gelu,
-    "com.microsoft.FastGelu": elementwise.bias_gelu,
+    "ReduceMean": pooling.mean,
+    "GlobalAveragePool": pooling.global_average,
+    "AveragePool": pooling.average,
+    "LayerNormalization": norm.layer_norm,
+    "com.microsoft.LayerNormalization": norm.layer_norm,
+    "com.microsoft.SkipLayerNormalization": contrib.skip_layer_norm,
+    "Erf": activation.erf,
+    "Sigmoid": activation.sigmoid,
+    "Swish": activation.swish,
+    "com.microsoft.QuickGelu": activation.swish,
+    "Relu": activation.relu,
+    "Tanh": activation.tanh,
+    "Gelu": activation.gelu_op,
+    "com.microsoft.Gelu": activation.gelu_op,
+    "com.microsoft.BiasGelu": contrib.bias_gelu,
+    "com.microsoft.FastGelu": contrib.bias_gelu,
     "Cast": elementwise.cast,
-    "CastLike": lambda ctx, op, values: values[0],
+    "CastLike": elementwise.cast_like,
     "Where": elementwise.select,
+    "IsNaN": elementwise.never,
+    "IsInf": elementwise.never,
+    "BatchNormalization": elementwise.batch_norm,
+    "Einsum": einsum.einsum,
+    "Pad": embedding.pad,
     "MatMul": products.matmul,
     "Gemm": products.gemm,
-    "Softmax": products.softmax,
-    "Conv": products.conv,
-    "Concat": products.concat,
-    "Einsum": einsum.einsum,
-    "Attention": products.attention_op,
-    "com.microsoft.Attention": products.fused_attention,
+    "com.microsoft.FusedMatMul": products.fused_matmul,
+    "Softmax": attention.softmax,
+    "Conv": embedding.conv,
+    "Concat": embedding.concat,
+    "Attention": attention_ops.attention_op,
+    "com.microsoft.Attention": attention_ops.fused_attention,
+    "com.microsoft.MultiHeadAttention": attention_ops.multi_head_attention,
     "com.microsoft.MoE": moe_op.moe,
     "TopK": gate.top_k,
     "ArgMax": gate.arg_max,
     "ReduceMax": gate.reduce_max,
-    "ReduceSum": dispatch.reduce_sum,
+    "ReduceSum": pooling.reduce_sum,
     **dict.fromkeys("Equal Greater Less GreaterOrEqual LessOrEqual".split(), gate.compare),
     "Not": gate.negation,
     "Clip": gate.bounded,
@@ -119,12 +147,12 @@ RULES: dict[str, Rule] = {
 
 # Operators whose rules take a constant in place of their first input; the others compute on it.
 ANY_FIRST = frozenset(
-    "Add Sub Mul Div Pow MatMul Einsum Equal Greater Less GreaterOrEqual LessOrEqual".split()
-    + "Where Concat Max GatherElements ScatterElements ScatterND".split()
-    + ["com.microsoft.SkipLayerNormalization"]
+    "Add Sub Mul Div Pow MatMul Einsum Equal Greater Less GreaterOrEqual LessOrEqual Max".split()
+    + "Where Concat Attention CastLike GatherElements ScatterElements ScatterND".split()
+    + [f"com.microsoft.{name}" for name in ("SkipLayerNormalization", "FusedMatMul", "MultiHeadAttention")]
 )
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
-SOLID = (Lin, Norm, Activated, Probabilities, Attended, Value)
+SOLID = (Lin, Norm, Activated, Probabilities, Attended, Sum, Pooled)
 
 
 def fuse(
@@ -140,12 +168,7 @@ def fuse(
         values[name] = whole(Image(shape=shape[1:], name=name, source=name), shape)
     found: list[tuple[Op, Finding]] = []
     makers: dict[str, Op] = {}
-    for op in ops:
-        makers.update(dict.fromkeys(op.outputs, op))
-        findings: list[Finding] = []
-        results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
-        found += [(op, f) for f in findings]
-        values.update({n: r for n, r in zip(op.outputs, results, strict=False) if n})
+    _run_all(ctx, ops, values, makers, found)
     live = _live(ops, values, outputs)
     findings = [f for op, f in found if live.intersection(op.outputs)]
     made = []
@@ -159,7 +182,7 @@ def fuse(
     if findings:
         return None, findings
     shapes = {name: shape[1:] for name, shape in inputs.items()}
-    return graph.Graph(inputs=shapes, nodes=chained(finish(ctx.nodes, made), made), outputs=made), []
+    return chained(graph.Graph(inputs=shapes, nodes=finish(ctx.nodes, made), outputs=made)), []
 
 
 def _live(ops: Sequence[Op], values: Mapping[str, Any], outputs: Sequence[str]) -> set[str]:
@@ -172,13 +195,42 @@ def _live(ops: Sequence[Op], values: Mapping[str, Any], outputs: Sequence[str]) 
     return live
 
 
+def _run_all(
+    ctx: Context,
+    ops: Sequence[Op],
+    values: dict[str, Any],
+    makers: dict[str, Op],
+    found: list[tuple[Op, Finding]],
+    whole: Op | None = None,
+) -> None:
+    """Run nodes in order; an If whose condition is known is the branch taken. Findings go to `found` with their node, or
+    with the If around it (`whole`)."""
+    for op in ops:
+        makers.update(dict.fromkeys(op.outputs, op))
+        condition = values.get(op.inputs[0]) if op.type == "If" else None
+        if isinstance(condition, Const):
+            body = op.attribute("then_branch" if condition.array.all() else "else_branch")
+            inner = values | {name: Const(array, name) for name, array in body.constants.items()}
+            _run_all(ctx, body.ops, inner, makers, found, whole or op)
+            results = [inner[name] for name in body.outputs]
+        else:
+            findings: list[Finding] = []
+            results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
+            found += [(whole or op, f) for f in findings]
+        values.update({n: r for n, r in zip(op.outputs, results, strict=False) if n})
+
+
 def _output(ctx: Context, name: str, value: Any) -> graph.Output:
     if not isinstance(value, View):
         raise Unsupported(f"output {name!r} does not depend on the image")
     if len(value.shape) < 2 or value.shape[0] != 1:
         raise Unsupported(f"output {name!r} of shape {value.shape} has no batch axis")
+    rows, transposed = value, False
+    across = value.positions.reshape(value.shape[1], -1).T  # a feature map: channels before tokens
+    if token_layout(value) is None and token_layout(View(value.sym, across.shape, across)) is not None:
+        rows, transposed = replace(value, shape=across.shape, index=across), True
     try:
-        return graph.Output(name, ctx.emit(value), value.shape[1:])
+        return graph.Output(name, ctx.emit(rows), value.shape[1:], transposed)
     except Unsupported as no:
         raise Unsupported(f"output {name!r}: {no.reason}", no.hint) from None
 

@@ -28,6 +28,7 @@ from .symbols import (
     need_tensor,
     positions,
     reshaped,
+    same_elements,
     uniform,
 )
 
@@ -153,6 +154,18 @@ def renormalised(a: View, b: View) -> View:
     return View(sym, shape, rows * slots + slot, tainted=a.tainted)
 
 
+def by_itself(a: View, b: View) -> View | None:
+    """Gate scores divided by their sum over one slot or one expert, which is they themselves; None where it is not."""
+    part, shape = a.sym, np.broadcast_shapes(a.shape, b.shape)
+    if part is not b.sym or a.scale != b.scale or not same_elements(broadcast(a, shape), broadcast(b, shape)):
+        return None
+    if isinstance(part, TopValues) and part.gated and part.shape[1] == 1:
+        return broadcast(a, shape).of(Renormalised(logits=part.logits, ordered=part.ordered, shape=part.shape), 1.0)
+    if isinstance(part, Mixture) and part.mask and part.score == "gate" and part.slots and part.logits.shape[-1] == 1:
+        return broadcast(a, shape).of(replace(part, score="renormalised"), 1.0)
+    return None
+
+
 def is_mask(value: object) -> bool:
     """True for a view of a mask without scores and experts, slots summed or not."""
     if not isinstance(value, View) or not isinstance(value.sym, Mixture):
@@ -230,7 +243,7 @@ def choose_logits(mask: View, logits: View) -> View:
     """Where(expert is chosen, logit, minus infinity)."""
     sym = mask.sym
     same = logits.sym is sym.logits and logits.scale == 1 and np.array_equal(mask.positions, logits.positions)
-    if sym.slots is None or sym.shape[2] == 1 or not same:
+    if sym.slots is None or sym.shape[2] != sym.logits.shape[-1] or not same:
         raise Unsupported("keeps other logits than those of the chosen experts")
     return logits.of(ChosenLogits(logits=sym.logits, slots=sym.slots, shape=sym.logits.shape))
 

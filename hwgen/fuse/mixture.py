@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
+from .layers import nothing, same_layers, stacked
 from .op import Unsupported
 from .params import parent
 from .symbols import (
@@ -22,9 +23,9 @@ from .symbols import (
     Lin,
     Mixed,
     Mixture,
+    Phi,
     Renormalised,
     SlotSum,
-    Sym,
     TopValues,
     View,
     broadcast,
@@ -97,7 +98,7 @@ def multiply(ctx: Context, a: View, b: View) -> View:
         merged.summed = True
         merged.shape = (*shape[:2], 1, shape[3])
         coordinates[2] = np.zeros_like(coordinates[2])
-    return _finished(replace(placed(merged, coordinates, a.shape), scale=scale))
+    return replace(placed(merged, coordinates, a.shape), scale=scale)
 
 
 def _open_slots(m: Mixture) -> int:
@@ -120,7 +121,7 @@ def _masked_again(a: View, b: View) -> View:
             return y
         slots = 1 if p.slots is None and p.shape[1] == 1 else p.slots
         if q.score == "gate" and q.slots == q.logits.shape[-1] and slots is not None:
-            return _finished(y.of(replace(q, slots=slots)))
+            return y.of(replace(q, slots=slots))
     raise Unsupported("multiplies two parts of a mixture of experts that do not belong together")
 
 
@@ -161,7 +162,7 @@ def add(a: View, b: View) -> View:
     twice = p.branches.keys() & q.branches.keys()
     if twice:
         raise Unsupported(f"adds expert {min(twice)} twice")
-    return _finished(a.of(Mixture(**{**vars(p), "branches": p.branches | q.branches})))
+    return a.of(replace(p, branches=p.branches | q.branches))
 
 
 def _slot(view: View) -> Array:
@@ -194,25 +195,13 @@ def _add_cells(a: View, b: View) -> View:
     branches = p.branches
     if branches is not None:
         both = branches.keys() & q.branches.keys()
-        if not all(_same_layers(branches[e], q.branches[e]) for e in both):
+        if not all(same_layers(branches[e], q.branches[e]) for e in both):
             raise Unsupported("gives an expert other weights in another slot")
         branches = branches | q.branches
     chosen = max(p.chosen, q.chosen, p.shape[1], q.shape[1])
     sym = replace(p, branches=branches, cells=ours | theirs, chosen=chosen, shape=(p.shape[0], 1, 1, p.shape[3]))
     first = [c if i in (0, 3) else np.zeros_like(c) for i, c in enumerate(coordinates[0])]
     return replace(placed(sym, first, a.shape), scale=a.scale)
-
-
-def _same_layers(a: Sym, b: Sym) -> bool:
-    """True where two experts' layers are one, though an exporter wrote them twice."""
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, Lin):
-        same = np.array_equal(a.weight, b.weight) and (a.bias is None) == (b.bias is None)
-        return same and (a.bias is None or np.array_equal(a.bias, b.bias)) and _same_layers(a.x, b.x)
-    return isinstance(a, Activated) and a.form == b.form and _same_layers(a.x, b.x)
 
 
 def total(ctx: Context, view: View, axis: int) -> View:
@@ -241,8 +230,8 @@ def total(ctx: Context, view: View, axis: int) -> View:
         raise Unsupported("sums over something that is neither the chosen nor all experts")
     first = [c[..., 0] for c in coordinates]
     first[moving[0]] = np.zeros_like(first[moving[0]])
-    done = placed(Mixture(**{**vars(sym), **changed}), first, shape)
-    return _finished(replace(done, scale=view.scale))
+    done = placed(replace(sym, **changed), first, shape)
+    return replace(done, scale=view.scale)
 
 
 def _need_slots(sym: Mixture, slot: Array, n: int) -> None:
@@ -302,13 +291,6 @@ def missing(m: Mixture) -> str:
     return ""
 
 
-def _finished(view: View) -> View:
-    sym = view.sym
-    if sym.slots is not None and sym.score is not None and not missing(sym):
-        return view.of(_mixed(sym))
-    return view
-
-
 def settle(ctx: Context, view: View) -> View:
     """The view itself, or that of the finished mixture where only the sum over one slot (top-1) was left out."""
     sym = view.sym
@@ -322,19 +304,19 @@ def settle(ctx: Context, view: View) -> View:
         return view.of(ctx.once(("cells",), sym, lambda: _mixed(replace(sym, slots=slots))))
     if np.any(coordinates[1]):
         return view
-    _need_slots(sym, np.zeros((1, 1)), 1)
+    if sym.slots is None:
+        _need_slots(sym, np.zeros((1, 1)), 1)
     shape = (sym.shape[0], 1, *sym.shape[2:])
-    done = ctx.once(("top-1",), sym, lambda: _mixed(Mixture(**{**vars(sym), "slots": 1, "shape": shape})))
-    return View(
-        done, view.shape, np.ravel_multi_index(coordinates, shape).reshape(view.shape), view.scale, view.tainted
-    )
+    done = ctx.once(("mixed",), sym, lambda: _mixed(replace(sym, slots=sym.slots or 1, shape=shape)))
+    places = np.ravel_multi_index(coordinates, shape).reshape(view.shape)
+    return View(done, view.shape, places, view.scale, view.tainted)
 
 
 def _mixed(m: Mixture) -> Mixed:
     last = m.stacked if m.stacked is not None else stacked([m.branches[e] for e in sorted(m.branches)])
     hidden = last.x
     if not isinstance(hidden, Activated) or not isinstance(hidden.x, Lin):
-        raise Unsupported("an expert is not linear, GELU, linear", "only experts of two linear layers are supported")
+        raise Unsupported("an expert is not linear, activation, linear", "only experts of two linear layers are supported")
     experts = last.shape[0]
     check_size(m.slots, experts)
     first = hidden.x
@@ -350,6 +332,7 @@ def _mixed(m: Mixture) -> Mixed:
         w2=last.weight,
         b2=last.bias,
         form=hidden.form,
+        slope=hidden.slope,
         shape=(last.shape[1], last.shape[2]),
         label=parent(first.label),
         source=last.source,
@@ -363,37 +346,27 @@ def check_size(top_k: int, experts: int) -> None:
         raise Unsupported(f"combines the best {top_k} of {experts} experts, {most}")
 
 
-def stacked(branches: list[Sym]) -> Sym:
-    """Branches of one form, expert by expert, as one stack of experts."""
-    first = branches[0]
-    if all(b is first for b in branches) and not isinstance(first, Lin | Activated):
-        return first
-    common = {"shape": (len(branches), *first.shape), "label": first.label, "source": first.source}
-    if all(type(b) is Lin and len(b.shape) == 2 and b.shape == first.shape for b in branches):
-        if len({b.weight.shape for b in branches}) == 1:
-            zero = np.zeros(first.weight.shape[0], np.float32)
-            bias = None
-            if any(b.bias is not None for b in branches):
-                bias = np.stack([zero if b.bias is None else b.bias for b in branches])
-            shared = all(b.x is first.x for b in branches) and not isinstance(first.x, Activated)
-            x = first.x if shared else stacked([b.x for b in branches])
-            return Lin(x=x, weight=np.stack([b.weight for b in branches]), bias=bias, **common)
-    if all(type(b) is Activated and b.form == first.form for b in branches):
-        return Activated(x=stacked([b.x for b in branches]), form=first.form, **common)
-    raise Unsupported("the experts do not have one form")
+def sigmoid_gated(gate: View, output: View) -> View | None:
+    """sigmoid(logit of a token) * f(x): a mixture of f and of an expert that gives zero, of which both are chosen.
 
-
-def split(ctx: Context, sym: Sym, columns: Array) -> Sym:
-    """A stack [E, T, K] of the columns [E, K] that each expert has in one layer of all of them."""
-
-    def make() -> Sym:
-        shape = (len(columns), sym.shape[0], columns.shape[1])
-        common = {"shape": shape, "label": sym.label, "source": sym.source}
-        if isinstance(sym, Activated):
-            return Activated(x=split(ctx, sym.x, columns), form=sym.form, **common)
-        if isinstance(sym, Lin):
-            bias = None if sym.bias is None else sym.bias[columns]
-            return Lin(x=sym.x, weight=sym.weight[columns], bias=bias, **common)
-        raise Unsupported("the experts do not read the same channels")
-
-    return ctx.once(("split", columns.tobytes()), sym, make)
+    None where the product is none of an expert's output.
+    """
+    phi, last = gate.sym, output.sym
+    if not (isinstance(phi, Phi) and phi.form == "sigmoid" and phi.offset == 1 and phi.shape[-1] == 1):
+        return None
+    logit = phi.x
+    if not (isinstance(logit, Lin) and len(logit.shape) == 2 and isinstance(last, Lin) and len(last.shape) == 2):
+        return None
+    if not np.array_equal(gate.positions, output.positions // last.shape[1]):
+        raise Unsupported("weights an expert's output by the gate of another token")
+    weight, bias = phi.slope * logit.weight, None if logit.bias is None else phi.slope * logit.bias
+    both = replace(
+        logit,
+        weight=np.concatenate([weight, 0 * weight]),
+        bias=None if bias is None else np.concatenate([bias, 0 * bias]),
+        shape=(logit.shape[0], 2),
+    )
+    parts = stacked([last, nothing(last)])
+    shape = (last.shape[0], 1, 1, last.shape[1])
+    whole = Mixture(logits=both, score="gate", mask=True, stacked=parts, slots=2, summed=True, shape=shape)
+    return View(_mixed(whole), output.shape, output.index, 2 * gate.scale * output.scale)

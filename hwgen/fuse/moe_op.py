@@ -10,7 +10,7 @@ from .op import Op, Unsupported
 from .params import label_of
 from .symbols import Array, Const, Gate, Mixed, View, need_rows, need_tensor
 
-ACTIVATIONS = {"gelu": "tanh"}  # onnxruntime computes the tanh form
+ACTIVATIONS = {"gelu": "tanh", "relu": "relu", "silu": "sigmoid"}  # onnxruntime computes the tanh form of GELU
 
 
 def moe(ctx: Context, op: Op, values: list) -> View:
@@ -20,7 +20,7 @@ def moe(ctx: Context, op: Op, values: list) -> View:
         raise Unsupported("its experts have a gated activation", "use experts of linear, activation, linear")
     kind = op.attribute("activation_type", "relu")
     if kind not in ACTIVATIONS:
-        raise Unsupported(f"its experts have {kind} as activation", "use GELU in experts")
+        raise Unsupported(f"its experts have {kind} as activation", "use GELU, SiLU or ReLU in experts")
     if op.attribute("use_sparse_mixer", 0):
         raise Unsupported("chooses experts by sparse mixing", "use the top-k of a softmax")
     if not all(v is None or isinstance(v, Const) for v in (w1, b1, w2, b2)):

@@ -47,6 +47,15 @@ class Op:
         return self.attributes.get(name, default)
 
 
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A graph inside a node (a branch of an If): it reads the values around it, its constants and its own."""
+
+    ops: list[Op]
+    constants: dict[str, np.ndarray]
+    outputs: tuple[str, ...]
+
+
 def constant_argument(op: Op, values: Sequence[Any], position: int, name: str, default: Any = None) -> Any:
     """An argument that older opsets hold as attribute `name` and newer ones as constant input `position`."""
     if name in op.attributes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .op import Op, Unsupported
-from .symbols import Const, Lin, Mixed, Norm, Sym
+from .symbols import Const, Embedding, Lin, Mixed, Norm, Patches, Pooled, Sum, Sym
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 
@@ -25,6 +25,15 @@ def scaled(sym: Sym, factor: float | np.ndarray) -> Sym:
             return Norm(x=x, gamma=_f32(g * factor), beta=_f32(b * factor), epsilon=eps, **common)
         case Mixed(w2=w, b2=b):
             return replace(sym, w2=_f32(w * by_row), b2=None if b is None else _f32(b * factor))
+        case Sum(a=a, b=b) if np.ndim(factor) == 0:
+            return replace(sym, a=replace(a, scale=a.scale * factor), b=replace(b, scale=b.scale * factor))
+        case Patches(weight=w, bias=b):
+            w = _f32(w * np.reshape(factor, (-1, 1, 1, 1)))
+            return replace(sym, weight=w, bias=None if b is None else _f32(b * factor))
+        case Embedding(x=x, prefix=p, position=t):
+            return replace(sym, x=scaled(x, factor), prefix=_f32(p * factor), position=_f32(t * factor))
+        case Pooled(x=x):
+            return replace(sym, x=scaled(x, factor))
     raise Unsupported(
         "multiplies by a constant a tensor that no linear layer or LayerNorm makes",
         "fold the constant into a neighbouring layer",

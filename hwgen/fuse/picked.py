@@ -14,11 +14,21 @@ import numpy as np
 
 from . import einsum, gate
 from .emit import Context
+from .gathering import Picked, Sized
+from .layers import single_stack
 from .layout import MOVES, move
 from .mixture import placed
 from .op import Op, Unsupported
 from .ragged import ELEMENTWISE
-from .symbols import Array, Const, Lin, Mixture, Picked, Sized, TopIndices, View, same_elements
+from .symbols import (
+    Array,
+    Const,
+    Lin,
+    Mixture,
+    TopIndices,
+    View,
+    same_elements,
+)
 
 Apply = Callable[[Context, Op, list], Any]
 PRODUCTS = ("Mul", "MatMul", "Einsum")
@@ -213,7 +223,7 @@ def _chosen(ctx: Context, p: Picked) -> View:
     """The outputs of the chosen experts, as a part of a mixture that waits for its gate scores."""
     if not isinstance(p.inner, View):
         raise Unsupported("weights something that is no expert's output")
-    inner = ctx.plain(p.inner)
+    inner = single_stack(ctx, ctx.plain(p.inner), p.inner.shape[0])
     sym, top = inner.sym, p.index.sym
     if not isinstance(sym, Lin) or len(sym.shape) != 3:
         raise Unsupported("weights something that is no expert's output")

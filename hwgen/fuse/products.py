@@ -1,4 +1,4 @@
-"""Rules for linear layers, patch embedding, attention and concatenation."""
+"""Rules for matrix products: linear layers, and which product is attention or the weighting of experts."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import gate, mixture
+from . import gate, mixture, soft
+from .attention import attended, scores_of
 from .elementwise import add
 from .emit import Context
+from .layers import split
 from .op import Op, Unsupported
-from .params import label_of, parent
+from .params import label_of
 from .symbols import (
     Array,
-    Attended,
     Const,
-    Embedding,
-    Heads,
     Image,
+    Joined,
     Lin,
     Mixture,
-    Padded,
     Patches,
     Probabilities,
-    Scores,
     Sym,
     View,
     broadcast,
-    head_layout,
-    need_rows,
     need_tensor,
     positions,
     token_layout,
@@ -45,13 +41,44 @@ def matmul(ctx: Context, op: Op, values: list) -> View:
         raise Unsupported(f"shapes {a.shape} and {b.shape} do not match")
     if isinstance(b, Const):
         return linear(ctx, op, a, b)
-    if isinstance(a, Const):  # A B = (B' A')'
+    if isinstance(a, Const):
+        if a.shape[-2] == 1 and b.shape[-1] > 1:
+            return scores_of(op, a, b)
+        # A B = (B' A')'
         return _transposed(linear(ctx, op, _transposed(b), Const(np.swapaxes(a.array, -1, -2), a.name)))
     if isinstance(a.sym, Probabilities):
-        return _attended(op, a, b)
+        return attended(op, a, b)
+    weighted = soft.contract(ctx, a, b)
+    if weighted is not None:
+        return weighted
     if gate.is_part(a, b):
         return mixture.contract(ctx, a, b)
-    return _scores(op, a, b)
+    return scores_of(op, a, b)
+
+
+def fused_matmul(ctx: Context, op: Op, values: list) -> View:
+    """com.microsoft.FusedMatMul: alpha * A' @ B', each with its last two axes swapped, or its first moved before the
+    last two (transBatch), or both."""
+    a, b = (
+        _swapped(x, op.attribute(f"transBatch{n}", 0), op.attribute(f"trans{n}", 0))
+        for x, n in zip(values, "AB", strict=True)
+    )
+    y = matmul(ctx, op, [a, b])
+    return replace(y, scale=y.scale * op.attribute("alpha", 1.0))
+
+
+def _swapped(x: View | Const, batch: int, last: int) -> View | Const:
+    axes = list(range(len(x.shape)))
+    if batch:
+        axes = [*axes[1:-1], axes[0], axes[-1]]
+    if last:
+        axes[-2:] = axes[:-3:-1]
+    if axes == sorted(axes):
+        return x
+    if isinstance(x, Const):
+        return Const(x.array.transpose(axes), x.name)
+    index = x.positions.transpose(axes)
+    return replace(x, shape=index.shape, index=index)
 
 
 def _transposed(view: View) -> View:
@@ -81,9 +108,13 @@ def linear(ctx: Context, op: Op, x: View, w: Const) -> View:
     x = ctx.settle(x)
     if isinstance(x.sym, Mixture):
         raise Unsupported(f"the mixture of experts is matched only in part: {mixture.missing(x.sym)}")
-    need_tensor(x)
     weight = w.array.astype(np.float32)
     label = label_of(op, w)
+    if isinstance(x.sym, Joined):
+        return _joined_linear(ctx, op, x, w)
+    if isinstance(x.sym, Image):
+        x = ctx.plain(x)
+    need_tensor(x)
     if int(np.prod(weight.shape[:-2])) != 1:
         return _expert_linear(ctx, op, x, weight, label)
     shape = (*np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]), x.shape[-2], weight.shape[-1])
@@ -95,10 +126,36 @@ def linear(ctx: Context, op: Op, x: View, w: Const) -> View:
     spread = _spread(weight.reshape(weight.shape[-2:]).T, columns, x.sym.shape[-1], x.scale)
     if len(x.sym.shape) == 3:
         spread = np.broadcast_to(spread, (x.sym.shape[0], *spread.shape))
-    sym = Lin(x=x.sym, weight=spread, shape=(*x.sym.shape[:-1], n), label=label, source=op.name)
+    if isinstance(x.sym, Patches) and x.sym.shape[1] == x.shape[-1]:  # two matrices in a row, the first a permutation
+        sym = _patches_linear(x.sym, spread, label, op)
+    else:
+        sym = Lin(x=x.sym, weight=spread, shape=(*x.sym.shape[:-1], n), label=label, source=op.name)
     if x.index is None:
         return whole(sym, shape)
     return View(sym, shape, (rows.reshape(-1, 1) * n + positions((n,))).reshape(shape))
+
+
+def _patches_linear(x: Patches, weight: Array, label: str, op: Op) -> Patches | Lin:
+    """A linear layer of pixels, which patches times an identity matrix are, is the patch embedding itself."""
+    first = x.weight.reshape(x.shape[1], -1)
+    if first.shape[0] != first.shape[1] or (np.count_nonzero(first, axis=0) > 1).any():
+        return Lin(x=x, weight=weight, shape=(x.shape[0], len(weight)), label=label, source=op.name)
+    bias = None if x.bias is None else weight @ x.bias
+    weight = (weight @ first).reshape(-1, *x.weight.shape[1:])
+    return Patches(image=x.image, weight=weight, bias=bias, shape=(x.shape[0], len(weight)), label=label, source=op.name)
+
+
+def _joined_linear(ctx: Context, op: Op, x: View, w: Const) -> View:
+    """A linear layer of channels side by side is the sum of one linear layer of each."""
+    if x.index is not None or int(np.prod(w.shape[:-2])) != 1:
+        raise Unsupported("multiplies joined channels that were rearranged")
+    total, at = None, 0
+    for part in x.sym.parts:
+        n = part.shape[-1]
+        y = linear(ctx, op, replace(part, scale=part.scale * x.scale), Const(w.array[..., at : at + n, :], w.name))
+        y = broadcast(y, (*x.shape[:-1], w.shape[-1]))
+        total, at = y if total is None else add(ctx, op, total, y), at + n
+    return total
 
 
 def _spread(weight: Array, columns: Array, width: int, scale: float) -> Array:
@@ -130,7 +187,7 @@ def _expert_linear(ctx: Context, op: Op, x: View, weight: Array, label: str) -> 
     spread = _spread(np.swapaxes(weight.reshape(experts, k, n), 1, 2), columns, sym.shape[-1], x.scale)
     tokens = sym.shape[-2]
     result = Lin(x=sym, weight=spread, shape=(experts, tokens, n), label=label, source=op.name)
-    index = (np.arange(experts)[:, None, None] * tokens + rows[:, None]) * n + np.arange(n)
+    index = (np.arange(experts)[:, None, None] * tokens + rows[..., None]) * n + np.arange(n)
     index = index.astype(np.int32).reshape(*shape, n)
     order = [*own, *rest, rank - 1]
     index = index.transpose([order.index(i) for i in range(rank)])
@@ -138,7 +195,7 @@ def _expert_linear(ctx: Context, op: Op, x: View, weight: Array, label: str) -> 
 
 
 def _by_expert(ctx: Context, sym: Sym, places: Array) -> tuple[Sym, Array, Array]:
-    """(tensor, rows [R], columns [K]) that every expert e reads at `places` [E, R, K] of `sym`.
+    """(tensor, rows [E, R], columns [K]) that every expert e reads at `places` [E, R, K] of `sym`.
 
     Where each expert reads columns of its own of a common linear layer, that becomes a stack of layers.
     """
@@ -149,218 +206,11 @@ def _by_expert(ctx: Context, sym: Sym, places: Array) -> tuple[Sym, Array, Array
     if len(sym.shape) == 3:
         rows = rows - np.arange(experts)[:, None] * sym.shape[-2]
     fits = len(sym.shape) == 2 or sym.shape[0] == experts
-    if not fits or rows.min() < 0 or rows.max() >= sym.shape[-2] or (rows != rows[0]).any():
+    if not fits or rows.min() < 0 or rows.max() >= sym.shape[-2]:
         raise Unsupported("the experts do not read the same tokens")
     if (columns != columns[0]).any():
         if len(sym.shape) != 2:
             raise Unsupported("the experts do not read the same channels")
-        sym = mixture.split(ctx, sym, columns)
+        sym = split(ctx, sym, columns)
         columns = np.arange(columns.shape[1])[None]
-    return sym, rows[0], columns[0]
-
-
-# --- attention ---------------------------------------------------------------------------------------------------
-
-
-def _scores(op: Op, a: View, b: View) -> View:
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    tq, d, tk = a.shape[-2], a.shape[-1], b.shape[-1]
-    keys = np.swapaxes(b.positions, -1, -2)
-    keys = broadcast(replace(b, shape=keys.shape, index=keys), (*lead, tk, d))
-    q, k = head_layout(broadcast(a, (*lead, tq, d))), head_layout(keys)
-    sym = Scores(q=q, k=k, shape=(len(q.columns), tq, tk), label=label_of(op), source=op.name)
-    return View(sym, (*lead, tq, tk), scale=a.scale * b.scale)
-
-
-def softmax(ctx: Context, op: Op, values: list) -> View:
-    """Softmax: over attention scores, over the experts of a gate, or over the chosen logits."""
-    x = values[0]
-    axis = op.attribute("axis", -1 if op.opset >= 13 else 1) % len(x.shape)
-    if axis != len(x.shape) - 1:
-        raise Unsupported("is not taken along the last axis")
-    if not isinstance(x.sym, Scores):
-        return gate.soft_gate(ctx, x)
-    if x.index is not None:
-        raise Unsupported("is taken over rearranged attention scores")
-    sym = Probabilities(scores=x.sym, scale=x.scale, shape=x.sym.shape, label=x.sym.label, source=op.name)
-    return View(sym, x.shape)
-
-
-def _attended(op: Op, p: View, v: View) -> View:
-    if p.index is not None or p.scale != 1:
-        raise Unsupported("multiplies rearranged or scaled attention probabilities")
-    lead = np.broadcast_shapes(p.shape[:-2], v.shape[:-2])
-    if lead != p.shape[:-2]:
-        raise Unsupported("values have more heads than scores")
-    values = head_layout(broadcast(v, (*lead, *v.shape[-2:])))
-    heads, tq, _ = p.sym.shape
-    d = v.shape[-1]
-    label = label_of(op) or _common_parent(p.sym.scores.q, values)
-    sym = Attended(probabilities=p.sym, v=values, shape=(tq, heads * d), label=label, source=op.name)
-    index = positions((tq, heads, d)).transpose(1, 0, 2)
-    return View(sym, (*lead, tq, d), index.reshape(*lead, tq, d), v.scale)
-
-
-def _common_parent(q: Heads, v: Heads) -> str:
-    label = parent(q.x.label)
-    return label if label == parent(v.x.label) else ""
-
-
-def attention_op(ctx: Context, op: Op, values: list) -> list[View]:
-    """The Attention operator of opset 23: Q, K, V [1, heads, T, d] or [1, T, heads * d]; no mask, cache or soft cap."""
-    q, k, v = values[:3]
-    if any(x is not None for x in values[3:]) or op.attribute("is_causal", 0) or op.attribute("softcap", 0.0):
-        raise Unsupported("has a mask, a cache or a soft cap", "export without attention mask", q)
-    heads = op.attribute("q_num_heads", 0)
-    flat = len(q.shape) == 3
-    if flat:
-        kv_heads = op.attribute("kv_num_heads", heads)
-        q, k, v = _by_head(q, heads), _by_head(k, kv_heads), _by_head(v, kv_heads)
-    if k.shape[1] != q.shape[1]:
-        group = q.shape[1] // k.shape[1]
-        k, v = (replace(x, index=np.repeat(x.positions, group, axis=1)) for x in (k, v))
-        k, v = (replace(x, shape=x.index.shape) for x in (k, v))
-    scale = op.attribute("scale", 1 / np.sqrt(q.shape[-1]))
-    keys = np.swapaxes(k.positions, -1, -2)
-    scores = _scores(op, q, replace(k, shape=keys.shape, index=keys))
-    scores = replace(scores, scale=scores.scale * float(scale))
-    p = View(Probabilities(scores=scores.sym, scale=scores.scale, shape=scores.sym.shape), scores.shape)
-    y = _attended(op, p, v)
-    if flat:
-        index = y.positions.transpose(0, 2, 1, 3)
-        index = index.reshape(index.shape[0], index.shape[1], -1)
-        y = replace(y, shape=index.shape, index=index)
-    return [y, None, None, None][: len(op.outputs)]
-
-
-def _by_head(x: View, heads: int) -> View:
-    index = x.positions.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
-    return replace(x, shape=index.shape, index=index)
-
-
-def fused_attention(ctx: Context, op: Op, values: list) -> list[View]:
-    """com.microsoft.Attention: x, one weight [K, 3 D] and bias [3 D] for q, k and v; no mask."""
-    x, w, b = values[:3]
-    heads = op.attribute("num_heads")
-    if any(v is not None for v in values[3:]) or op.attribute("unidirectional", 0) or op.attribute("do_rotary", 0):
-        raise Unsupported("has a mask or a cache", "export without attention mask", x)
-    sizes = op.attribute("qkv_hidden_sizes") or [w.shape[-1] // 3] * 3
-    y = linear(ctx, op, x, w)
-    y = y if b is None else add(ctx, op, y, b)
-    ends = np.cumsum(sizes)[:-1]
-    q, k, v = (
-        _by_head(replace(y, shape=part.shape, index=part), heads) for part in np.split(y.positions, ends, axis=-1)
-    )
-    scale = op.attribute("scale", 0.0) or float(1 / np.sqrt(q.shape[-1]))
-    keys = np.swapaxes(k.positions, -1, -2)
-    scores = _scores(op, q, replace(k, shape=keys.shape, index=keys))
-    p = View(Probabilities(scores=scores.sym, scale=scale * scores.scale, shape=scores.sym.shape), scores.shape)
-    out = _attended(op, p, v)
-    index = out.positions.transpose(0, 2, 1, 3)
-    index = index.reshape(index.shape[0], index.shape[1], -1)
-    return [replace(out, shape=index.shape, index=index)] + [None] * (len(op.outputs) - 1)
-
-
-# --- the embedding -----------------------------------------------------------------------------------------------
-
-
-def conv(ctx: Context, op: Op, values: list) -> View:
-    """Conv as patch embedding: kernel equals stride, nothing padded, whole patches."""
-    x, w = values[0], values[1]
-    if not isinstance(x.sym, Image) or x.index is not None or x.scale != 1:
-        raise Unsupported("does not read the image", "only the patch embedding may be a convolution")
-    if not isinstance(w, Const) or len(w.shape) != 4:
-        raise Unsupported("its weight is not a constant [D, C, height, width]")
-    if len(x.shape) != 4 or w.shape[1] != x.shape[1]:
-        raise Unsupported(f"the image is {x.shape} but the weight is {w.shape}")
-    d, _, ph, pw = w.shape
-    h, width = x.shape[2:]
-    # What goes on where a wrong convolution stands, so that the nodes after it can be judged.
-    sym = Patches(image=x.sym, weight=w.array, bias=None, shape=((h // ph) * (width // pw), d), source=op.name)
-    sym.label = label_of(op, w)
-    index = positions((h // ph, width // pw, d)).transpose(2, 0, 1)[None]
-    patches = View(sym, index.shape, index)
-    strides = tuple(op.attribute("strides", [1, 1]))
-    for name, value, wanted in (
-        ("kernel_shape", tuple(op.attribute("kernel_shape", [ph, pw])), (ph, pw)),
-        ("strides", strides, (ph, pw)),
-        ("pads", tuple(op.attribute("pads", [0] * 4)), (0,) * 4),
-        ("dilations", tuple(op.attribute("dilations", [1, 1])), (1, 1)),
-        ("group", op.attribute("group", 1), 1),
-        ("image remainder", (h % ph, width % pw), (0, 0)),
-    ):
-        if value != wanted:
-            hint = "the patch embedding must cut the image into whole patches, kernel equal to stride"
-            raise Unsupported(f"{name} is {value}, must be {wanted}", hint, patches)
-    if op.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Unsupported(f"auto_pad is {op.attribute('auto_pad')}", "export without padding", patches)
-    if len(values) > 2 and values[2] is not None:
-        if not isinstance(values[2], Const):
-            raise Unsupported("its bias is not constant")
-        sym.bias = values[2].array.astype(np.float32)
-    return patches
-
-
-def concat(ctx: Context, op: Op, values: list) -> View:
-    """Concat: class token before patches, a constant after the channels, parts of one tensor, or experts stacked."""
-    views = [v for v in values if isinstance(v, View)]
-    axis = op.attribute("axis") % len(views[0].shape)
-    last = len(views[0].shape) - 1
-    if len(views) == len(values) and all(v.sym is views[0].sym and v.scale == views[0].scale for v in views):
-        index = np.concatenate([v.positions for v in views], axis=axis)
-        return replace(views[0], shape=index.shape, index=index)
-    if len(views) == len(values) and all(v.shape[axis] == 1 for v in views):
-        return _stack(ctx, views, axis)
-    if len(views) == 1 and axis == last - 1:
-        return _prepend(op, values, views[0])
-    if len(views) == 1 and axis == last:
-        return _pad(ctx, values, views[0])
-    raise Unsupported("joins tensors in a way that is neither a class token nor a stack of experts")
-
-
-def _prepend(op: Op, values: list, x: View) -> View:
-    if values[-1] is not x or not isinstance(x.sym, Patches | Embedding) or x.scale != 1:
-        raise Unsupported("joins constant tokens to something else than the patches, or after them")
-    if not np.array_equal(need_rows(x).reshape(-1), np.arange(x.sym.shape[0])):
-        raise Unsupported("joins constant tokens to rearranged patches")
-    width = x.sym.shape[-1]
-    tokens = np.concatenate([v.array.reshape(-1, width) for v in values[:-1]]).astype(np.float32)
-    zeros = np.zeros_like(tokens)
-    if isinstance(x.sym, Embedding):
-        patches, prefix, position = x.sym.patches, x.sym.prefix, x.sym.position
-    else:
-        patches, prefix, position = x.sym, np.zeros((0, width), np.float32), np.zeros(x.sym.shape, np.float32)
-    position = np.concatenate([zeros, position])
-    prefix = np.concatenate([tokens, prefix])
-    sym = Embedding(patches=patches, prefix=prefix, position=position, shape=position.shape, source=op.name)
-    return whole(sym, (*x.shape[:-2], *position.shape))
-
-
-def _pad(ctx: Context, values: list, x: View) -> View:
-    x = ctx.plain(x)
-    rows = need_rows(x)
-    parts, place, at = [], None, 0
-    for v in values:
-        n = v.shape[-1]
-        if v is not x and isinstance(v, Const):
-            flat = v.array.reshape(-1, n)
-            if (flat != flat[:1]).any():
-                raise Unsupported("joins channels that differ from token to token")
-            parts.append(flat[0])
-        else:
-            place = np.arange(at, at + n)
-            parts.append(np.zeros(n, np.float32))
-        at += n
-    shape = (*x.sym.shape[:-1], at)
-    sym = Padded(x=x.sym, place=place, constant=np.concatenate(parts), shape=shape, source=x.sym.source)
-    return View(sym, (*x.shape[:-1], at), rows[..., None] * at + positions((at,)))
-
-
-def _stack(ctx: Context, views: list[View], axis: int) -> View:
-    views = [ctx.plain(v) for v in views]
-    if any(len(v.sym.shape) != 2 or v.sym.shape != views[0].sym.shape for v in views):
-        raise Unsupported("joins tensors that are not experts of one shape")
-    sym = mixture.stacked([v.sym for v in views])
-    size = int(np.prod(views[0].sym.shape))
-    index = np.concatenate([v.positions + np.int32(e * size) for e, v in enumerate(views)], axis=axis)
-    return View(sym, index.shape, index)
+    return sym, rows, columns[0]

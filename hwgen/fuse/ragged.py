@@ -15,9 +15,13 @@ import numpy as np
 
 from . import dispatch
 from .emit import Context
+from .gathering import Packed, Sized
 from .layout import MOVES, move
 from .op import Op, Unsupported
-from .symbols import Const, Packed, Sized, View
+from .symbols import (
+    Const,
+    View,
+)
 
 Apply = Callable[[Context, Op, list], Any]
 

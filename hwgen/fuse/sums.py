@@ -1,17 +1,42 @@
-"""Sums of several layers, one after the other: x + (routed + shared) becomes (x + routed) + shared.
+"""Sums as the machine does them: it adds the result of a product to what is stored already.
 
-The machine adds the result of a product to what is stored already, so every Add needs a product as one of its operands.
+So every Add needs a product as one of its operands: x + (routed + shared) becomes (x + routed) + shared, and where there
+is no product, one with the identity is put in.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from hwgen.graph import Add, Experts, Linear, Node, Output
+import numpy as np
+
+from hwgen.graph import Add, Experts, Graph, Linear, Node, shapes
 
 
-def chained(nodes: list[Node], outputs: list[Output]) -> list[Node]:
+def chained(graph: Graph) -> Graph:
+    """The graph with a product as one operand of every Add."""
+    nodes = _chains(graph)
+    products = {n.name for n in nodes if isinstance(n, Linear | Experts)}
+    names = {n.name for n in nodes} | set(graph.inputs)
+    sizes = None
+    result = []
+    for node in nodes:
+        if isinstance(node, Add) and not products.intersection((node.a, node.b)):
+            sizes = sizes or shapes(replace(graph, nodes=nodes))
+            name = f"{node.name}.identity"
+            while name in names:
+                name += "_"
+            names.add(name)
+            identity = np.eye(sizes[node.b][1], dtype=np.float32)
+            result.append(Linear(name, node.b, identity, None, source=node.source))
+            node = replace(node, b=name)
+        result.append(node)
+    return replace(graph, nodes=result)
+
+
+def _chains(graph: Graph) -> list[Node]:
     """The nodes with nested sums as chains, wherever one operand of every Add in the chain is then a product."""
+    nodes, outputs = graph.nodes, graph.outputs
     made = {node.name: node for node in nodes}
     read: dict[str, int] = {}
     for name in [*(name for node in nodes for name in node.inputs), *(o.value for o in outputs)]:

@@ -28,16 +28,11 @@ class Sym:
 
 @dataclass(eq=False, kw_only=True)
 class Image(Sym):
-    """A network input [C, H, W]."""
+    """A network input [C, H, W], times `gain` plus `offset`, [C] each."""
 
     name: str
-
-
-@dataclass(eq=False, kw_only=True)
-class Value(Sym):
-    """A value that a node already put into the result makes."""
-
-    name: str
+    gain: Array | None = None
+    offset: Array | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -61,9 +56,9 @@ class Patches(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Embedding(Sym):
-    """Concatenate(prefix, patches) + position: [T, D]."""
+    """Concatenate(prefix, x, zeros) + position: [T, D]."""
 
-    patches: Patches
+    x: Sym
     prefix: Array
     position: Array
 
@@ -75,6 +70,38 @@ class Lin(Sym):
     x: Sym
     weight: Array
     bias: Array | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Sum(Sym):
+    """a + b, two views of one shape that are tokens by channels: [T, D]."""
+
+    a: View
+    b: View
+
+
+@dataclass(eq=False, kw_only=True)
+class Pooled(Sym):
+    """Mean of rows start..stop of x: [1, D]."""
+
+    x: Sym
+    start: int
+    stop: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Joined(Sym):
+    """Channels of several tensors side by side: [T, W]; each part is a view [.., its channels] of T tokens."""
+
+    parts: list[View]
+
+
+@dataclass(eq=False, kw_only=True)
+class Branches(Sym):
+    """Several tensors of one shape, where it is 1 on `axis`, one behind the other on that axis."""
+
+    parts: list[View]
+    axis: int
 
 
 @dataclass(eq=False, kw_only=True)
@@ -95,9 +122,10 @@ class Mean(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Centred(Sym):
-    """x minus its row means."""
+    """x minus its row means, times `gain` [D]."""
 
     x: Sym
+    gain: Array | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -136,19 +164,22 @@ class Poly(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Phi(Sym):
-    """offset + erf(x / sqrt 2), or for the tanh form offset + tanh(sqrt(2 / pi) (x + 0.044715 x^3))."""
+    """offset + erf(x / sqrt 2), or for the tanh form offset + tanh(sqrt(2 / pi) (x + 0.044715 x^3)), or for the sigmoid
+    form offset - 1 + 2 * sigmoid(slope * x), so that offset 1 makes x * Phi twice the activation in every form."""
 
     x: Sym
     form: str
     offset: float = 0.0
+    slope: float = 1.0
 
 
 @dataclass(eq=False, kw_only=True)
 class Activated(Sym):
-    """gelu(x) in `form` "none" (erf) or "tanh"."""
+    """gelu(x) in `form` "none" (erf) or "tanh"; x * sigmoid(slope * x) where `form` is "sigmoid"; or "relu"."""
 
     x: Sym
     form: str
+    slope: float = 1.0
 
 
 @dataclass(eq=False)
@@ -163,10 +194,11 @@ class Heads:
 
 @dataclass(eq=False, kw_only=True)
 class Scores(Sym):
-    """q_h @ k_h.T: [heads, Tq, Tk]."""
+    """q_h @ k_h.T + bias: [heads, Tq, Tk]."""
 
     q: Heads
     k: Heads
+    bias: Array | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -284,10 +316,35 @@ class Mixed(Sym):
     w2: Array
     b2: Array | None
     form: str
+    slope: float = 1.0
+
+
+@dataclass(eq=False, kw_only=True)
+class SlotWeights(Sym):
+    """Softmax of logits over the tokens: [T, N]."""
+
+    logits: Lin
+
+
+@dataclass(eq=False, kw_only=True)
+class Dispatched(Sym):
+    """Slots of a soft mixture: softmax(weight @ keys.T) @ x: [N, D]."""
+
+    keys: Sym
+    x: Sym
+    weight: Array
+
+
+@dataclass(eq=False, kw_only=True)
+class SoftMixed(Sym):
+    """softmax(logits) @ outputs, where `outputs` are those of experts of two layers on `Dispatched` slots: [T, D]."""
+
+    logits: Sym
+    outputs: Lin
 
 
 # What the rules below may read as tokens by channels.
-TENSORS = (Value, Opaque, Patches, Embedding, Lin, Padded, Norm, Activated, Attended, Mixed)
+TENSORS = (Opaque, Patches, Embedding, Lin, Sum, Pooled, Padded, Norm, Activated, Attended, Mixed, Dispatched, SoftMixed)
 
 # --- values of the ONNX graph ------------------------------------------------------------------------------------
 
@@ -322,45 +379,6 @@ class View:
     def of(self, sym: Sym, scale: float | None = None) -> View:
         """The same elements of another Sym of the same shape."""
         return replace(self, sym=sym, scale=self.scale if scale is None else scale)
-
-
-@dataclass(eq=False)
-class Packed:
-    """A ragged tensor: the entries of `inner` along `axis` (negative, from the right) where `mask` [n] holds."""
-
-    mask: View
-    inner: View | Const
-    axis: int
-
-    @property
-    def tainted(self) -> bool:
-        return self.inner.tainted
-
-
-@dataclass(eq=False)
-class Picked:
-    """A tensor [*slots, ...] gathered by expert: inner[e, *slots, ...] for the expert e that `index` names for a slot.
-
-    `index` is a view [*slots] of expert indices. In `inner` an axis of slots may have one element for all.
-    """
-
-    index: View
-    inner: View | Const
-
-    @property
-    def tainted(self) -> bool:
-        return self.inner.tainted
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.index.shape + self.inner.shape[1 + len(self.index.shape) :]
-
-
-@dataclass(eq=False)
-class Sized(Const):
-    """A constant computed from the shape of a ragged tensor (see ragged.py), whose mask is `mask`."""
-
-    mask: View | None = None
 
 
 @dataclass(eq=False)
@@ -437,6 +455,8 @@ def describe(sym: Sym) -> str:
             return "attention scores"
         case Image():
             return "pixels"
+        case Joined():
+            return "channels of several tensors side by side"
         case Lin(shape=(_, _, _)) | Activated(shape=(_, _, _)):
             return "the outputs of all experts"
         case Mixture():

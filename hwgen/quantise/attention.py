@@ -25,6 +25,7 @@ from .scales import (
 
 Array = np.ndarray
 INT16_PER_INT8 = 1 << STATIC_SHIFT
+SCORE_LOWEST = -INT16_MAX // 2  # with any score added, still far below those that have a probability
 PROBABILITY_ONE = INT8_MAX * U16_MAX  # probability times reciprocal of a row: this is 1
 
 
@@ -40,20 +41,19 @@ def attention(b: Builder, node: fg.Attention) -> None:
     fold = b.plan.only_multiplied(node.name)
     held = b.stats.values[node.name]
     v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) / INT8_MAX, TINY)
-    # Room for the multiplier of V: a row multiplier u16 / 2^SHIFT_MIN.
-    v_need = weight_steps(v_weight) * _table_unit() / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
-    v_step = np.maximum(np.maximum(v_step, v_need), v_step.max() * 2.0**-12)
+    v_step = np.maximum(np.maximum(v_step, smallest_transposed_step(v_weight)), v_step.max() * 2.0**-12)
     scale = wide_scale(held.magnitude(v_constant if fold else 0.0))
     scale = max(scale, float(v_step.max()) / (PROBABILITY_ONE * LARGEST_FACTOR))
     if not fold:
         scale = max(scale, float(np.abs(v_constant).max()) / INT16_MAX)
     col_mult, shift = multipliers(v_step / (PROBABILITY_ONE * scale))
     v_step = np.ldexp(col_mult * (PROBABILITY_ONE * scale), -(COL_SHIFT + shift))  # exactly what the multiplier means
-    transposed = _values(b, v, x, v_weight, v_step)
+    across = transposed(b, v.name, x, v_weight, v_step, v.source)
 
     bias = None if fold else np.rint(v_constant / scale).astype(np.int16)
     out = b.buffer(node.name, q_view.rows, columns, node.heads, scale)
     scores = [b.buffer(f"{node.name}.scores{i}", q_view.rows, k_view.rows) for i in range(min(2, node.heads))]
+    biases = _biases(b, node)
     for h in range(node.heads):
         col, score_shift = single(factors[h])
         s = scores[h % 2]
@@ -67,6 +67,7 @@ def attention(b: Builder, node: fg.Attention) -> None:
                 col_mult=col,
                 row_mult=UNIT_ROW,
                 shift=score_shift,
+                residual=None if biases is None else biases[h],
                 row_max=RowMax.SIGNED,
                 source=node.source,
             )
@@ -77,7 +78,7 @@ def attention(b: Builder, node: fg.Attention) -> None:
                 b.op_name(f"{node.name}.values.{h}"),
                 _columns(out, h * width, width),
                 s,
-                View(transposed.buffer, h * width, width, 0, transposed.cols),
+                View(across.buffer, h * width, width, 0, across.cols),
                 x_convert=Convert.PROBABILITY,
                 col_mult=col_mult[head],
                 bias=np.zeros(width, np.int16) if bias is None else bias[head],
@@ -95,6 +96,18 @@ def attention(b: Builder, node: fg.Attention) -> None:
 
 def _columns(view: View, start: int, count: int) -> View:
     return View(view.buffer, view.row, view.rows, view.col + start, count)
+
+
+def _biases(b: Builder, node: fg.Attention) -> list[View] | None:
+    """Emit the bias of each head, in score steps, to be added to the scores."""
+    if node.bias is None:
+        return None
+    steps = np.rint(node.bias.astype(np.float64) * np.log2(np.e) * SCORE_STEPS)
+    views = []
+    for h, data in enumerate(np.maximum(steps, SCORE_LOWEST).astype(np.int16)):
+        views.append(b.buffer(f"{node.name}.bias.{h}", *data.shape))
+        b.emit(Constant(b.op_name(f"{node.name}.bias.{h}"), views[-1], data, node.source))
+    return views
 
 
 def _table_unit() -> float:
@@ -134,21 +147,28 @@ def _queries_and_keys(b: Builder, node: fg.Attention, q: fg.Linear, k: fg.Linear
     return q_view, k_view, factors
 
 
-def _values(b: Builder, v: fg.Linear, x: Held, weight: Array, step: Array) -> View:
-    """Emit V transposed [columns, tokens], without its bias: rows of `weight` streamed against the stationary tokens.
+def smallest_transposed_step(weight: Array) -> Array:
+    """Smallest int8 step [N] of `transposed`: its row multiplier is a u16 / 2^SHIFT_MIN."""
+    return weight_steps(weight) * _table_unit() / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
 
-    `step` [columns]: real value of an int8 step of V.
+
+def transposed(
+    b: Builder, name: str, x: Held, weight: Array, step: Array, source: str, row_max: RowMax = RowMax.NONE
+) -> View:
+    """Emit (x @ weight.T).T [N, tokens]: rows of `weight` [N, K] streamed against the stationary tokens, without bias.
+
+    `step` [N]: real value of an int8 step of the result, which is stored as 2^STATIC_SHIFT int16 steps.
     """
     step16 = step / INT16_PER_INT8
     row_mult, shift = multipliers(weight_steps(weight) * _table_unit() / step16, fraction_bits=0)
     exact = np.ldexp(row_mult * step16 / _table_unit(), -shift)
-    w = b.buffer(f"{v.name}.weight", *weight.shape, scale=exact[:, None] / INT16_PER_INT8)
+    w = b.buffer(f"{name}.weight", *weight.shape, scale=exact[:, None] / INT16_PER_INT8)
     data = int8_weights(weight, exact).astype(np.int16) * INT16_PER_INT8
-    b.emit(Constant(b.op_name(f"{v.name}.weight"), w, data, v.source))
-    out = b.buffer(v.name, len(weight), x.view.rows, scale=step16[:, None])
+    b.emit(Constant(b.op_name(f"{name}.weight"), w, data, source))
+    out = b.buffer(name, len(weight), x.view.rows, scale=step16[:, None])
     b.emit(
         MatMul(
-            b.op_name(v.name),
+            b.op_name(name),
             out,
             w,
             x.view,
@@ -157,7 +177,8 @@ def _values(b: Builder, v: fg.Linear, x: Held, weight: Array, step: Array) -> Vi
             row_scale=RowScale.TABLE,
             row_mult=row_mult,
             shift=shift,
-            source=v.source,
+            row_max=row_max,
+            source=source,
         )
     )
     return out

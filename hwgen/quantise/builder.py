@@ -124,7 +124,8 @@ def wide_scale(magnitude: Array | float) -> float:
 
 
 def read_by_array(b: Builder, value: str) -> bool:
-    return any(isinstance(user, fg.Linear | fg.Experts) for user in b.plan.readers(value))
+    multiplying = fg.Linear | fg.Experts | fg.Mean | fg.Dispatch | fg.SlotExperts | fg.Combine
+    return any(isinstance(user, multiplying) for user in b.plan.readers(value))
 
 
 def own_scale(b: Builder, node: fg.Node, need: float) -> float:

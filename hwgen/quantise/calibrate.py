@@ -34,7 +34,7 @@ class Range:
 class Stats:
     """
     values  Range of every input (one column) and value
-    hidden  of each `Experts`: largest |pre-activation|
+    hidden  of each `Experts` and `SlotExperts`: largest |pre-activation|
     chosen  of the logits of each router: Range (one column) of those that were among a token's top k
     """
 
@@ -83,6 +83,9 @@ def observe(graph: fg.Graph, images: dict[str, Array]) -> Stats:
         for node in graph.nodes:
             if isinstance(node, fg.Experts):
                 peak = _hidden_peak(node, values[node.x], values[node.routing])
+                hidden[node.name] = max(peak, hidden.get(node.name, 0.0))
+            if isinstance(node, fg.SlotExperts):
+                peak = max(float(np.abs(h).max()) for h in fg.slot_hidden(node, values[node.x], activated=False))
                 hidden[node.name] = max(peak, hidden.get(node.name, 0.0))
             if isinstance(node, fg.Route):
                 best = np.take_along_axis(values[node.logits], values[node.name][0], axis=1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import graph as fg
 from ..errors import UserError
-from ..intgraph import Indirect, RouteTokens, RowMax, View
+from ..intgraph import Indirect, RouteTokens, View
 from ..numerics import GATE_BITS, STATIC_SHIFT
-from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, folded, gelu_scale, product, row_operand, static_product
+from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, folded, product, row_operand, static_product
+from .hidden import Form, activated, form_of
 from .plan import describe
 from .scales import UNIT_ROW, quantise_weights, smallest_out_scale
 
@@ -17,16 +20,17 @@ def _first(b: Builder, node: fg.Experts, e: int):
     return folded(b.held[node.x], node.w1[e], None if node.b1 is None else node.b1[e])
 
 
-def _activation(b: Builder, node: fg.Experts) -> tuple[int, float]:
-    """(gelu_shift, step) of the hidden layer, one for all experts."""
+def _form(b: Builder, node: fg.Experts) -> Form:
+    """The activation, the same of all experts."""
     first = [_first(b, node, e) for e in range(len(node.w1))]
     need = max(float(smallest_out_scale(weight, ROW_UNIT, bias).max()) for weight, bias in first)
-    return gelu_scale(node, b.stats.hidden[node.name] * WIDE_MARGIN, need)
+    return form_of(node, node.form, node.slope, b.stats.hidden[node.name] * WIDE_MARGIN, need)
 
 
 def experts_need(b: Builder, node: fg.Experts) -> float:
     """Smallest output step of `experts`."""
-    _, scale = _activation(b, node)
+    form = _form(b, node)
+    scale = form.step * form.gain
     need = max(float(smallest_out_scale(w * scale, ROW_UNIT, None).max()) for w in node.w2)
     if node.b2 is not None:
         need = max(need, float(smallest_out_scale(node.b2.T, GATE_STEP, None, UNIT_ROW).max()))
@@ -48,27 +52,19 @@ def experts(b: Builder, node: fg.Experts, out: View, scale: float, value: str) -
     if dense is not None:
         q = quantise_weights(node.b2.T, GATE_STEP, scale, None, UNIT_ROW)
         static_product(b, f"{node.name}.bias", out, dense, q, residual=out, source=node.source)
-    shift, step = _activation(b, node)
+    form = _form(b, node)
+    step = form.step * form.gain
     hidden = [
         Held(b.buffer(f"{node.name}.hidden{i}", tokens, hidden_columns, scale=step), step, row_max=True)
         for i in range(min(2, count))
     ]
     for e in range(count):
+        if not np.any(node.w2[e]):  # it adds its bias at most, which is in already
+            continue
         weight, bias = _first(b, node, e)
-        first = quantise_weights(weight, ROW_UNIT, step, bias)
         second = quantise_weights(node.w2[e] * step, ROW_UNIT, scale, None)
-        product(
-            b,
-            f"{node.name}.{e}.w1",
-            hidden[e % 2].view,
-            x,
-            first,
-            gelu=(node.approximate, shift),
-            row_max=RowMax.ABS,
-            expert=(route_name, e),
-            indirect=Indirect.GATHER,
-            source=node.source,
-        )
+        where = {"expert": (route_name, e), "source": node.source}
+        activated(b, f"{node.name}.{e}.w1", hidden[e % 2].view, x, weight, bias, form, indirect=Indirect.GATHER, **where)
         product(
             b,
             f"{node.name}.{e}.w2",
@@ -77,7 +73,6 @@ def experts(b: Builder, node: fg.Experts, out: View, scale: float, value: str) -
             second,
             value,
             residual=out,
-            expert=(route_name, e),
             indirect=Indirect.SCATTER,
-            source=node.source,
+            **where,
         )

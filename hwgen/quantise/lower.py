@@ -10,6 +10,7 @@ from .. import graph as fg
 from ..errors import UserError
 from ..intgraph import Constant, Input, IntGraph, Norm, Output, RowMax, View, verify
 from ..numerics import INT8_MAX, INT16_MAX, STATIC_SHIFT
+from . import tokens
 from .attention import attention
 from .builder import (
     LOGIT_SCALE,
@@ -25,9 +26,10 @@ from .builder import (
 )
 from .calibrate import Stats
 from .experts import experts, experts_need
-from .hidden import gelu
+from .hidden import activation
 from .plan import NEVER, describe, plan, product_side
 from .scales import UNIT_ROW, ScaleTooSmall, quantise_weights, smallest_out_scale
+from .soft import combine, dispatch, slot_experts
 
 Array = np.ndarray
 EPSILON_MAX = (1 << 48) - 1
@@ -63,14 +65,22 @@ def _lower(b: Builder, node: fg.Node, moment: int) -> None:
             _norm(b, node)
         case fg.Linear():
             _linear_alone(b, node)
-        case fg.Gelu():
-            gelu(b, node)
+        case fg.Gelu() | fg.Silu() | fg.Relu():
+            activation(b, node)
+        case fg.Mean():
+            tokens.mean(b, node)
         case fg.Attention():
             attention(b, node)
         case fg.Add():
             _add(b, node, moment)
         case fg.Experts():
             _experts_alone(b, node)
+        case fg.Dispatch():
+            dispatch(b, node)
+        case fg.SlotExperts():
+            slot_experts(b, node)
+        case fg.Combine():
+            combine(b, node)
         case fg.Rows(x=x, start=start, stop=stop):
             held = b.held[x]
             view = held.view
@@ -104,15 +114,15 @@ def _patch_weights(node: fg.PatchEmbed, offset: float) -> tuple[Array, Array]:
 
 
 def _embed(b: Builder, node: fg.Embed) -> None:
-    patches = b.plan.nodes.get(node.patches)
+    patches = b.plan.nodes[node.x]
     if not isinstance(patches, fg.PatchEmbed):
-        raise UserError(f"{describe(node)}: the tokens must come from a patch embedding, not from {node.patches!r}")
+        return tokens.embed(b, node)
     x, step, offset = _image(b, patches)
     weight, bias = _patch_weights(patches, offset)
     prefix = len(node.prefix)
     table = np.array(np.broadcast_to(node.position, b.shapes[node.name]), np.float64)
     table[:prefix] += node.prefix
-    table[prefix:] += bias
+    table[prefix : prefix + x.rows] += bias
     peak = float(np.abs(table).max()) / INT16_MAX
     need = max(peak, float(smallest_out_scale(weight, step, None, UNIT_ROW).max()))
     if need > b.stream_scale:
@@ -121,7 +131,7 @@ def _embed(b: Builder, node: fg.Embed) -> None:
     table = np.rint(table / b.stream_scale).astype(np.int16)
     b.emit(Constant(b.op_name(f"{node.name}.table"), out, table, node.source))
     q = quantise_weights(weight, step, b.stream_scale, None, UNIT_ROW)
-    rows = View(out.buffer, prefix, out.rows - prefix, 0, out.cols)
+    rows = View(out.buffer, prefix, x.rows, 0, out.cols)
     op = static_product(b, patches.name, rows, x, q, residual=rows, source=patches.source)
     b.trace[node.name] = out, op.name
     b.held[node.name] = Held(out, b.stream_scale)
@@ -251,4 +261,4 @@ def _output(b: Builder, output: fg.Output) -> Output:
     held = b.held.get(output.value)
     if held is None or np.ndim(held.scale) or held.offset is not None:
         raise UserError(f"output {output.name!r}: {output.value!r} cannot be an output of the machine")
-    return Output(output.name, held.view, float(held.scale), tuple(output.shape))
+    return Output(output.name, held.view, float(held.scale), tuple(output.shape), output.transposed)

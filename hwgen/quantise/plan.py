@@ -48,7 +48,7 @@ class Plan:
     def only_multiplied(self, name: str) -> bool:
         """Whether all readers of the value multiply it with a matrix, so that scales and offsets fold into that."""
         return self.last_read.get(name, 0) != NEVER and all(
-            isinstance(user, fg.Linear | fg.Experts) for user in self.readers(name)
+            isinstance(user, fg.Linear | fg.Experts | fg.Mean) for user in self.readers(name)
         )
 
 
@@ -67,12 +67,12 @@ def product_side(nodes: dict[str, fg.Node], add: fg.Add) -> tuple[str, str]:
 def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
     """Values that a node computes itself instead of reading them."""
     match node:
-        case fg.Gelu(x=x):
+        case fg.Gelu(x=x) | fg.Silu(x=x) | fg.Relu(x=x):
             return (x,)
         case fg.Attention(q=q, k=k, v=v):
             return q, k, v
-        case fg.Embed(patches=patches):
-            return (patches,)
+        case fg.Embed(x=x) if isinstance(nodes.get(x), fg.PatchEmbed | fg.Linear):
+            return (x,)
         case fg.Add():
             return (product_side(nodes, node)[0],)
         case fg.Experts(routing=routing):
@@ -123,6 +123,8 @@ def plan(graph: fg.Graph) -> Plan:
     for node in nodes.values():
         if isinstance(node, fg.Embed | fg.Add):
             stream.add(node.name)
+        if isinstance(node, fg.Embed) and node.x not in fused_values(nodes, node):
+            stream.add(roots[node.x])
         if isinstance(node, fg.Add):
             stream.add(roots[product_side(nodes, node)[1]])
     logits = {roots[n.logits] for n in nodes.values() if isinstance(n, fg.Route)}

@@ -10,7 +10,7 @@ from ..config import Config
 from .axi import COMMAND, beat_stream
 
 MOST_BEATS = 64  # of a command through the arbiter: bounds how long one client makes the other wait
-_DEPTH = 4
+COMMANDS = 4  # accepted and not yet answered
 
 
 class ReadArbiter(Component):
@@ -32,9 +32,9 @@ class ReadArbiter(Component):
 
     def elaborate(self, platform):
         m = Module()
-        owners = [Signal(name=f"owner_{i}", reset_less=True) for i in range(_DEPTH)]
-        counts = [Signal(range(MOST_BEATS + 1), name=f"beats_{i}", reset_less=True) for i in range(_DEPTH)]
-        write_at, read_at, held = Signal(range(_DEPTH)), Signal(range(_DEPTH)), Signal(range(_DEPTH + 1))
+        owners = [Signal(name=f"owner_{i}", reset_less=True) for i in range(COMMANDS)]
+        counts = [Signal(range(MOST_BEATS + 1), name=f"beats_{i}", reset_less=True) for i in range(COMMANDS)]
+        write_at, read_at, held = Signal(range(COMMANDS)), Signal(range(COMMANDS)), Signal(range(COMMANDS + 1))
         served = Signal(range(MOST_BEATS + 1))  # beats of the oldest command
         first, second = self.commands
         chosen, free, push, pop, passed = Signal(), Signal(), Signal(), Signal(), Signal()
@@ -42,7 +42,7 @@ class ReadArbiter(Component):
         keep = Signal()
         m.d.comb += [
             chosen.eq(keep | ~first.valid),
-            free.eq(held != _DEPTH),
+            free.eq(held != COMMANDS),
             self.command.valid.eq(Mux(chosen, second.valid, first.valid) & free),
             self.command.payload.eq(Mux(chosen, second.payload, first.payload)),
             first.ready.eq(self.command.ready & free & ~chosen),
@@ -51,7 +51,7 @@ class ReadArbiter(Component):
         ]
         m.d.sync += keep.eq(self.command.valid & ~self.command.ready & chosen)
         with m.If(push):
-            for i in range(_DEPTH):
+            for i in range(COMMANDS):
                 with m.If(write_at == i):
                     m.d.sync += [owners[i].eq(chosen), counts[i].eq(self.command.payload.beats)]
 

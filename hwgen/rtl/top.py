@@ -17,6 +17,7 @@ from ..config import Config
 from ..isa import Unit
 from .arbiter import ReadArbiter
 from .axi import AxiReader, AxiWriter, axi_read, axi_write
+from .checksum import Checksum
 from .control import AXI_LITE, Control
 from .core import Core
 from .load import LoadUnit
@@ -88,7 +89,9 @@ class Top(Component):
             reader.drain.eq(control.drain),
             writer.drain.eq(control.drain),
             weights.drain.eq(control.drain),
-            control.idle.eq(reader.idle & writer.idle & weights.idle),
+            control.flying.data_reads.eq(~reader.idle),
+            control.flying.data_writes.eq(~writer.idle),
+            control.flying.weight_reads.eq(~weights.idle),
             control.read_error.eq(reader.error | weights.error),
             control.write_error.eq(writer.error),
         ]
@@ -103,6 +106,13 @@ class Top(Component):
         connect(m, store.command, writer.command)
         connect(m, store.beats, writer.beats)
         m.d.comb += store.writing.eq(writer.busy)
+        m.submodules.checksum = checksum = Checksum(config)
+        m.d.comb += [
+            checksum.start.eq(control.start),
+            checksum.valid.eq(sequencer.beats.valid & sequencer.beats.ready),
+            checksum.beat.eq(sequencer.beats.payload),
+            control.program_crc.eq(checksum.crc),
+        ]
 
         # Instructions.
         connect(m, sequencer.insn[Unit.LOAD], load.insn)

@@ -18,6 +18,7 @@ from hwgen import registers
 from hwgen.registers import Control, Status
 
 PERIOD_NS = 4
+PROGRESS_CYCLES = 10_000
 
 
 class Bench:
@@ -31,8 +32,15 @@ class Bench:
         dut = self.dut
         for name in ("awvalid", "wvalid", "bready", "arvalid", "rready"):
             getattr(dut, f"s_axi_{name}").value = 0
-        for name in ("s_axi_awaddr", "s_axi_araddr", "s_axi_wdata", "backdoor_write", "backdoor_addr", "backdoor_wdata"):
+        for name in ("s_axi_awaddr", "s_axi_araddr", "s_axi_wdata", "fault_error", "fault_hold"):
             getattr(dut, name).value = 0
+        for name in ("load", "write", "addr", "wdata"):
+            getattr(dut, f"backdoor_{name}").value = 0
+        await self.pulse_reset()
+
+    async def pulse_reset(self) -> None:
+        """The reset pin for some clocks."""
+        dut = self.dut
         dut.rst.value = 1
         await ClockCycles(dut.clk, 8)
         dut.rst.value = 0
@@ -49,8 +57,12 @@ class Bench:
 
     async def write(self, name: str, value: int) -> None:
         """Write a register by its name in hwgen.registers."""
+        await self.write_at(registers.offset(name), value)
+
+    async def write_at(self, offset: int, value: int) -> None:
+        """Write the register at a byte offset."""
         dut = self.dut
-        dut.s_axi_awaddr.value, dut.s_axi_wdata.value = registers.offset(name), value
+        dut.s_axi_awaddr.value, dut.s_axi_wdata.value = offset, value
         dut.s_axi_awvalid.value = dut.s_axi_wvalid.value = dut.s_axi_bready.value = 1
         pending = {"aw", "w", "b"}
         while pending:
@@ -66,9 +78,13 @@ class Bench:
                 getattr(dut, {"aw": "s_axi_awvalid", "w": "s_axi_wvalid", "b": "s_axi_bready"}[channel]).value = 0
 
     async def read(self, name: str) -> int:
-        """Value of a register."""
+        """Value of a register, by its name."""
+        return await self.read_at(registers.offset(name))
+
+    async def read_at(self, offset: int) -> int:
+        """Value of the register at a byte offset."""
         dut = self.dut
-        dut.s_axi_araddr.value = registers.offset(name)
+        dut.s_axi_araddr.value = offset
         dut.s_axi_arvalid.value = 1
         await self._until(dut.s_axi_arready)
         dut.s_axi_arvalid.value, dut.s_axi_rready.value = 0, 1
@@ -93,6 +109,14 @@ class Bench:
         dut.backdoor_write.value = 0
         await RisingEdge(dut.clk)
 
+    async def load(self, offset: int) -> None:
+        """The words of the file that +load names, to memory from a beat-aligned byte offset on."""
+        dut = self.dut
+        dut.backdoor_addr.value, dut.backdoor_load.value = offset // self.beat, 1
+        await RisingEdge(dut.clk)
+        dut.backdoor_load.value = 0
+        await RisingEdge(dut.clk)
+
     async def peek(self, offset: int, length: int) -> bytes:
         """Bytes of memory through the back door."""
         dut, data = self.dut, b""
@@ -111,8 +135,12 @@ class Bench:
         return {r.name: await self.read(r.name) for r in registers.REGISTERS if r.access != "wo"}
 
 
-async def run(bench: Bench, job: dict, entry: dict) -> dict:
-    """One run: registers and memory after the accelerator halted. Raises RuntimeError if it failed or hung."""
+async def run(bench: Bench, job: dict, number: int, directory: Path) -> dict:
+    """Run `number` of the job: registers and memory after the accelerator halted. Raises RuntimeError if it failed or hung.
+
+    On the way it writes the number and the cycles so far to `directory`.
+    """
+    entry = job["runs"][number]
     dut = bench.dut
     for offset, data in entry["writes"]:
         await bench.poke(offset, base64.b64decode(data))
@@ -122,7 +150,12 @@ async def run(bench: Bench, job: dict, entry: dict) -> dict:
     await bench.write("PROGRAM", entry["program"])
     await bench.write("PROGRAM_LENGTH", entry["instructions"])
     await bench.write("CONTROL", Control.START | Control.IRQ_ENABLE)
-    await First(RisingEdge(dut.irq), Timer(job["timeout"] * PERIOD_NS, "ns"))
+    for cycles in range(0, job["timeout"], PROGRESS_CYCLES):
+        (directory / "progress.txt").write_text(f"{number} {cycles}")
+        step = min(PROGRESS_CYCLES, job["timeout"] - cycles)
+        await First(RisingEdge(dut.irq), Timer(step * PERIOD_NS, "ns"))
+        if dut.irq.value == 1:
+            break
     await RisingEdge(dut.clk)
     values = await bench.snapshot()
     status = Status(values["STATUS"])
@@ -146,7 +179,7 @@ async def work(dut) -> None:
     try:
         if (found := await with_timeout(bench.read("CONFIG_HASH"), 10, "us")) != job["config_hash"]:
             raise RuntimeError(f"the hardware's Config hash {found:#x} is not the program's {job['config_hash']:#x}")
-        report = {"runs": [await run(bench, job, entry) for entry in job["runs"]]}
+        report = {"runs": [await run(bench, job, number, directory) for number in range(len(job["runs"]))]}
     except RuntimeError as error:
         report = {"error": str(error)}
     (directory / "result.json").write_text(json.dumps(report))

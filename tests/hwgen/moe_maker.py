@@ -330,6 +330,29 @@ def einsum(moe):
     return moe.op("Einsum", y, gates, equation="ted,te->td")
 
 
+def soft(moe):
+    """A soft mixture with `k` slots for each expert, by MatMul: expert after expert on its rows."""
+    slots = moe.experts * moe.k
+    scores = moe.op("MatMul", moe.tokens, moe.w.normal(moe.width, slots))
+    inputs = moe.op("MatMul", moe.op("Transpose", moe.op("Softmax", scores, axis=0), perm=[1, 0]), moe.tokens)
+    parts = [moe.op("Slice", inputs, [e * moe.k], [(e + 1) * moe.k], [0]) for e in range(moe.experts)]
+    outputs = moe.op("Concat", *(moe.expert(e, part) for e, part in enumerate(parts)), axis=0)
+    return moe.op("MatMul", moe.op("Softmax", scores, axis=-1), outputs)
+
+
+def soft_by_einsum(moe):
+    """The same with all experts at once, in the letters of the paper."""
+    scores = moe.op("Einsum", moe.tokens, moe.w.normal(moe.width, moe.experts, moe.k), equation="td,dep->tep")
+    inputs = moe.op("Einsum", moe.tokens, moe.op("Softmax", scores, axis=0), equation="td,tep->epd")
+    b1, b2 = (None if b is None else b[:, None] for b in (moe.b1, moe.b2))
+    hidden = moe.act(moe.plus(moe.op("Einsum", inputs, moe.w1, equation="epd,edh->eph"), b1))
+    outputs = moe.plus(moe.op("Einsum", hidden, moe.w2, equation="eph,ehd->epd"), b2)
+    flat = moe.op("Softmax", moe.op("Reshape", scores, [moe.count, -1]), axis=-1)
+    combine = moe.op("Reshape", flat, [moe.count, moe.experts, moe.k])
+    return moe.op("Einsum", outputs, combine, equation="epd,tep->td")
+
+
+SOFT_FORMS = [soft, soft_by_einsum]
 FORMS = [
     gather_elements,
     gather_elements_and_sum,

@@ -15,10 +15,11 @@ import pytest
 
 import hwgen as hwgen_package
 from hwgen import build as build_module
-from hwgen import resources
+from hwgen import cost, isa, resources
 from hwgen.config import Config
 from hwgen.errors import UserError
 from hwgen.example import write
+from hwgen.timeline import CAUSES
 from sim import rtl
 from sim.machine import Machine
 
@@ -101,8 +102,8 @@ def test_golden_and_machine_give_the_same_numbers(hwgen, made, tmp_path):
     assert np.array_equal(*outputs)
 
 
-def on_the_machine(verilog, config, image, runs, *, data_base, weight_bases, dram):
-    """What `sim.rtl.simulate` does, on the machine model."""
+def on_the_machine(verilog, config, image, runs, *, data_base, weight_bases, dram, progress):
+    """What `sim.rtl.simulate` does, on the machine and the cycle model."""
     assert any("module hwgen_top" in text for text in verilog.values())
     memory, results = np.frombuffer(image, np.uint8).copy(), []
     for run in runs:
@@ -111,7 +112,9 @@ def on_the_machine(verilog, config, image, runs, *, data_base, weight_bases, dra
         start = data_base + run.program * config.axi_bytes
         Machine(config).run(memory, start, run.instructions, data_base, weight_bases)
         counters = {"CYCLES_LO": 1000 + len(results), "CYCLES_HI": 0, "ARRAY_ACTIVE": 250, "BUSY_MATMUL": 900, "ID": 1}
-        results.append(rtl.RunResult([memory[at : at + size].tobytes() for at, size in run.reads], counters))
+        program = isa.disassemble(memory[start : start + run.instructions * isa.WORD_BYTES].tobytes())
+        reads = [memory[at : at + size].tobytes() for at, size in run.reads]
+        results.append(rtl.RunResult(reads, counters, cost.estimate(program, config, dram).spans))
     return results
 
 
@@ -129,8 +132,11 @@ def test_rtl_engine_gives_bytes_and_counters(hwgen, made, tmp_path, monkeypatch)
     assert summary["cycles"] == [1000, 1001, 1002, 1003]
     assert summary["array_utilisation"][0] == 0.25
     assert summary["counters"][0] == {"cycles": 1000, "array_active": 250, "busy_matmul": 900}
+    energy = summary["energy_estimate"]
+    assert "estimate" in energy["note"] and energy["of_it"]["dram"] == 0  # these runs counted no beats
+    assert energy["millijoule_per_image"] == pytest.approx(sum(energy["of_it"].values()), rel=1e-2)
     code, out, _ = hwgen("run", made / "micro.bundle", *options[:-1])
-    assert code == 0 and "image 3: 1,003 cycles" in out
+    assert code == 0 and "image 3: 1,003 cycles" in out and "energy, an estimate from these counters: " in out
 
 
 def test_a_batch_shares_runs(hwgen, made, tmp_path, monkeypatch):
@@ -247,8 +253,57 @@ def test_report_and_disasm(hwgen, made):
     assert "MATMUL" in out and "ROUTE" in out and out.splitlines()[-1].split()[1] == "END"
     assert "; " in out
     page = (made / "micro.bundle" / "report.html").read_text()
-    assert page.count("<rect") == len(task["operations"])
-    assert "http" not in page
+    bars = sum(1 + sum(entry.get(cause, 0) > 0 for cause in CAUSES) for entry in task["operations"])
+    assert page.count("<rect") == bars > len(task["operations"])
+    assert page.count("<circle") == sum(layer["macs"] > 0 for layer in task["layers"]) and "http" not in page
+    assert sum(layer["macs"] for layer in task["layers"]) == task["macs"]
+    assert sum(layer["dram_bytes"] for layer in task["layers"]) == sum(task["traffic_bytes"].values())
+    for cause in CAUSES:
+        assert abs(sum(layer[cause] for layer in task["layers"]) - task["causes"][cause]) <= len(task["layers"])
+    assert 0 < task["causes"]["active"] <= task["cycles"] - task["causes"]["depend"]
+
+
+def test_trace_of_a_run(hwgen, made, tmp_path, monkeypatch):
+    """Measured layers beside the estimated ones; a trace belongs to its program."""
+    monkeypatch.setattr(rtl, "simulate", on_the_machine)
+    bundle, trace, page = made / "micro.bundle", tmp_path / "t.json", tmp_path / "r.html"
+    options = ["--engine", "rtl", "--input", made / "micro_test.npz", "--limit", 2, "--trace", trace]
+    code, _, err = hwgen("run", bundle, *options, "--dram", "unlimited")
+    assert code == 0, err
+    measured = json.loads(trace.read_text())
+    assert (measured["dram"], measured["dram_bytes_per_cycle"], len(measured["runs"])) == ("unlimited", 0.0, 2)
+    estimate = json.loads((bundle / "report.json").read_text())["tasks"][""]
+    assert len(measured["runs"][0]["operations"]) == len(estimate["operations"])
+    code, out, err = hwgen("report", bundle, "--trace", trace, "--html", page)
+    assert (code, err) == (0, "") and "measured, run 1, DRAM unlimited" in out
+    assert page.read_text().count("<svg") == 6
+    code, out, _ = hwgen("report", bundle, "--trace", trace, "--json")
+    assert json.loads(out)["measured"] == measured
+
+    def fails(command, *options) -> str:
+        code, _, err = hwgen(command, bundle, *options)
+        assert code == 2
+        return err
+
+    assert "unknown DRAM setting 'slow'; there are board, unlimited" in fails("run", *options, "--dram", "slow")
+    options[1] = "machine"
+    assert "--trace: the engine machine has no cycles" in fails("run", *options)
+    trace.write_text(json.dumps(measured | {"bundle": "0" * 16}))
+    assert "a trace of another program" in fails("report", "--trace", trace)
+    trace.write_text("{}")
+    assert "t.json: is no trace" in fails("report", "--trace", trace)
+
+
+def test_progress_of_a_simulation(hwgen, made, monkeypatch):
+    def simulate(*arguments, progress, **more):
+        for cycles in (0, 10_000):
+            progress(0, 1, cycles)
+        return on_the_machine(*arguments, progress=None, **more)
+
+    monkeypatch.setattr(rtl, "simulate", simulate)
+    options = ["--engine", "rtl", "--input", made / "micro_test.npz", "--limit", 1]
+    code, _, err = hwgen("run", made / "micro.bundle", *options, "--progress")
+    assert code == 0 and re.search(r"rtl: run 1 of 1, 10,000 cycles, [\d,]+ cycles/s", err)
 
 
 def test_compare_tells_the_error_of_every_layer(hwgen, made, tmp_path):

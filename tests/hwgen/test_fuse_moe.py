@@ -24,11 +24,11 @@ T, D, E, HIDDEN = 6, 8, 4, 5
 class Moe(maker.Moe):
     """A graph of patch embedding, gate and experts. `x` [1, T, D], `tokens` [T, D]."""
 
-    def __init__(self, k=2, seed=0, **options):
+    def __init__(self, k=2, seed=0, experts=E, **options):
         writer = maker.Writer(seed)
         conv = writer.op("Conv", "image", writer.normal(D, 1, 2, 2), kernel_shape=[2, 2], strides=[2, 2])
         self.x = writer.op("Transpose", writer.op("Reshape", conv, [1, D, T]), perm=[0, 2, 1])
-        super().__init__(writer, writer.op("Reshape", self.x, [T, D]), (T, D), E, HIDDEN, k, **options)
+        super().__init__(writer, writer.op("Reshape", self.x, [T, D]), (T, D), experts, HIDDEN, k, **options)
 
     def normal(self, *shape):
         return self.w.normal(*shape)
@@ -51,6 +51,24 @@ def test_every_form_is_one_mixture(tmp_path, form, k, bias):
     factor = 2.5 if form is maker.scaled_scores else 1
     np.testing.assert_allclose(experts.w2, factor * moe.w2.transpose(0, 2, 1), rtol=1e-6)
     assert (experts.b2 is None) == (not bias)
+
+
+@pytest.mark.parametrize("form", maker.FORMS)
+def test_one_expert(tmp_path, form):
+    moe = Moe(1, experts=1)
+    result = import_model(moe.save(tmp_path / "m.onnx", form(moe)))
+    assert any(isinstance(n, graph.Experts) for n in result.nodes)
+
+
+@pytest.mark.parametrize("form", maker.SOFT_FORMS)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_soft_mixture(tmp_path, form, slots):
+    moe = Moe(slots)
+    result = import_model(moe.save(tmp_path / "m.onnx", form(moe)))
+    kinds = [type(n).__name__ for n in result.nodes]
+    assert kinds == ["PatchEmbed", "Dispatch", "SlotExperts", "Combine", "Linear", "Add"]
+    assert result.nodes[1].weight.shape == (E * slots, D)
+    np.testing.assert_allclose(result.nodes[2].w2, moe.w2.transpose(0, 2, 1), rtol=1e-6)
 
 
 def test_top_1_by_arg_max_without_sum(tmp_path):

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from host.pack import pack_input, unpack_output
-from hwgen import boards, cost, isa, timeline
+from hwgen import boards, build, cost, isa, timeline
 from hwgen.config import Config
-from hwgen.cost import data_beats
+from hwgen.counts import data_beats
 from hwgen.dram import Dram, setting
 from hwgen.intgraph import IntGraph
 from hwgen.planner import Arrangement
 from hwgen.program import Program, TaskProgram
-from hwgen.rtl.top import emit
 from hwgen.schedule import schedule
 from sim import golden, rtl
 from sim.machine import Machine
@@ -76,6 +75,12 @@ def run_machine(program: Program, name: str, image: Images) -> MachineRun:
     return seen
 
 
+@pytest.fixture(scope="session")
+def on_machine() -> Callable[[Program, str, Images], Images]:
+    """on_machine(program, task, image): outputs of one image on the machine model."""
+    return lambda program, task, image: run_machine(program, task, image).outputs
+
+
 @dataclass
 class Ladder:
     """What `climb` compared: per image the machine's and the hardware's run."""
@@ -101,21 +106,8 @@ def check_cycles(task: TaskProgram, config: Config, dram: Dram, machine: Machine
     assert abs(spent["depend"] - timeline.causes(estimate.spans)["depend"]) <= 0.05 * result.cycles
 
 
-@pytest.fixture(scope="session")
-def verilog() -> Callable[[Config], dict[str, str]]:
-    """Verilog of a Config, made once a session."""
-    made: dict[Config, dict[str, str]] = {}
-
-    def get(config: Config) -> dict[str, str]:
-        if config not in made:
-            made[config] = emit(config)
-        return made[config]
-
-    return get
-
-
 @pytest.fixture
-def hardware(verilog, tmp_path) -> Callable[..., list[rtl.RunResult]]:
+def hardware(tmp_path) -> Callable[..., list[rtl.RunResult]]:
     """hardware(program, [(task, image), ...]): the runs one after another on the simulated RTL of the program's Config.
 
     The memory is a ZCU104's, or one without limits; `stall` and `seed` let it withhold handshakes.
@@ -131,7 +123,7 @@ def hardware(verilog, tmp_path) -> Callable[..., list[rtl.RunResult]]:
             reads = [(slot.dram, slot.layout.bytes) for slot in task.outputs]
             runs.append(rtl.Run(writes(program, task, image), first, len(task.instructions), reads))
         return rtl.simulate(
-            verilog(config),
+            build.verilog(config),
             config,
             program.dram().tobytes(),
             runs,

@@ -126,6 +126,15 @@ def test_row_blocks(config, climb):
     climb({"": graph}, config, "", [random_images(graph, 0)], arrangement=Arrangement(blocks=2))
 
 
+@SHAPES
+def test_token_blocks(config, climb):
+    """No room for anything: every run in the smallest blocks, each with its own queues."""
+    graph = random_graph(3, Shape(patches=(4, 5)))
+    arrangement = Arrangement(one_hidden=True, room=0.0)
+    assert len(arrangement.apply(graph, config, 1).ops) > 2 * len(graph.ops)
+    climb({"": graph}, config, "", [random_images(graph, 0)], arrangement=arrangement)
+
+
 def test_smallest_config_on_icarus(climb):
     """A second simulator, four-state: nothing that reaches an output may depend on an uninitialised register."""
     if shutil.which("iverilog") is None:

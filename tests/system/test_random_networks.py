@@ -1,0 +1,151 @@
+"""Random vision transformers, dense and with experts: the float model against golden, golden against the machine."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hwgen import graph as fg
+from hwgen.config import Config
+from hwgen.frontend import import_model, reference
+from hwgen.planner import Arrangement
+from hwgen.quantise import quantise
+from hwgen.schedule import schedule
+from sim import golden
+
+_spec = importlib.util.spec_from_file_location(
+    "network_maker", Path(__file__).parents[1] / "hwgen" / "network_maker.py"
+)
+maker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maker)
+Network, Layer = maker.Network, maker.Layer
+
+CONFIGS = (
+    Config(array_outputs=16, array_inputs=16, bank_words=4096),
+    Config(array_outputs=12, array_inputs=20, weight_ports=1, bank_words=4096),  # divides neither tokens nor widths
+    Config(array_outputs=8, array_inputs=8, banks=2, bank_words=16384, acc_rows=128, weight_words=64, weight_ports=1),
+)
+ARRANGEMENTS = (
+    Arrangement(blocks=2),
+    Arrangement(group=2),
+    Arrangement(group=1, one_hidden=True),
+    Arrangement(group=2, ordered=False),
+)
+IMAGES = 4
+# Root mean square error over deviation of outputs, where the same experts were chosen. Int8 weights of layers as narrow
+# as these (a row of 4 to 48 of them) leave a few per cent; a layer left out or misread leaves about one.
+TOLERANCE = 0.25
+
+
+@st.composite
+def layers(draw) -> Layer:
+    hidden = draw(st.integers(1, 40))
+    if draw(st.booleans()):
+        return Layer(hidden=hidden)
+    experts = draw(st.one_of(st.integers(1, 9), st.sampled_from([16, 33, 64])))
+    return Layer(
+        hidden=hidden,
+        experts=experts,
+        top_k=draw(st.integers(1, min(4, experts))),
+        form=draw(st.sampled_from(sorted(maker.FORMS))),
+        gate=draw(st.sampled_from(["random", "one", "ties", "bias"])),
+        shared=draw(st.sampled_from([0, 0, 7])),
+    )
+
+
+@st.composite
+def networks(draw) -> Network:
+    def choice(*values):
+        return draw(st.sampled_from(values))
+
+    prefix = draw(st.integers(0, 2))
+    return Network(
+        grid=(draw(st.integers(1, 4)), draw(st.integers(2, 5))),
+        patch=(draw(st.integers(1, 4)), draw(st.integers(1, 4))),
+        channels=choice(1, 3),
+        heads=draw(st.integers(1, 3)),
+        head=draw(st.integers(4, 17)),
+        prefix=prefix,
+        position=draw(st.booleans()),
+        layers=tuple(draw(st.lists(layers(), min_size=1, max_size=2))),
+        bias=draw(st.booleans()),
+        qkv=choice("fused", "split", "einsum"),
+        scale=choice("mul", "div", "query"),
+        gelu=choice("op", "erf", "tanh", "tanh op", "silu", "relu"),
+        norm=choice("op", "steps"),
+        classes=choice(0, 5),
+        seed=draw(st.integers(0, 1 << 20)),
+    )
+
+
+def choices(graph: fg.Graph, image: np.ndarray) -> list[np.ndarray]:
+    """The experts that the float model chooses, of each routing, sorted for each token."""
+    values = fg.evaluate(graph, {"image": image})
+    return [np.sort(values[n.name][0], axis=1) for n in graph.nodes if isinstance(n, fg.Route)]
+
+
+def chosen(result: golden.Result, tokens: int) -> list[np.ndarray]:
+    """The same of golden."""
+    routes: dict[str, list[list[int]]] = {}
+    for (name, expert), (queue, _) in sorted(result.queues.items(), key=lambda item: item[0][1]):
+        rows = routes.setdefault(name, [[] for _ in range(tokens)])
+        for token in queue:
+            rows[token].append(expert)
+    return [np.array(rows) for rows in routes.values()]
+
+
+def check(net: Network, folder: Path, on_machine) -> None:
+    """Images on the float model and on golden; on the machine too, one alone and as they can be arranged."""
+    path = maker.write(net, folder / "net.onnx")
+    graph = import_model(path)
+    data = maker.images(net, IMAGES, net.seed)
+    integer = quantise({"": graph}, {"image": data})[""]
+    wanted = reference(path, {"image": data})
+    results = [golden.run(integer, {"image": image}) for image in data]
+    names = list(wanted)
+    spread = {name: float(wanted[name].std()) + 1e-9 for name in names}
+    same = []
+    for i, result in enumerate(results):
+        mine, theirs = chosen(result, net.tokens), choices(graph, data[i])
+        if all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True)):
+            same.append(i)
+    for name in names:
+        got = np.stack([r.outputs[name] for r in results]).reshape(wanted[name].shape)
+        assert np.isfinite(got).all()
+        if same:
+            error = float(np.sqrt(np.square(got[same] - wanted[name][same]).mean())) / spread[name]
+            assert error < TOLERANCE, f"{net}: {name} differs by {error:.3f} standard deviations"
+    config = CONFIGS[net.seed % len(CONFIGS)]
+    arrangement = ARRANGEMENTS[net.seed % len(ARRANGEMENTS)]
+    batch = 1 if arrangement.blocks > 1 else 2
+    arranged = arrangement.apply(integer, config, batch)
+    batched = {"image": data[0] if batch == 1 else data[:batch]}
+    machine = on_machine(schedule({"": integer}, config), "", {"image": data[0]})
+    arranged_machine = on_machine(schedule({"": arranged}, config), "", batched)
+    for name in names:
+        np.testing.assert_array_equal(machine[name], results[0].outputs[name], f"{net}: {name} on the machine")
+        images = [r.outputs[name] for r in results[:batch]]
+        joined = images[0] if batch == 1 else np.stack(images)
+        np.testing.assert_array_equal(golden.run(arranged, batched).outputs[name], joined, f"{net}: {name} arranged")
+        np.testing.assert_array_equal(arranged_machine[name], joined, f"{net}: {name} arranged, on the machine")
+
+
+QUIET = dict(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+
+
+@settings(max_examples=25, derandomize=True, **QUIET)
+@given(net=networks())
+def test_random_network(net, tmp_path, on_machine):
+    check(net, tmp_path, on_machine)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, **QUIET)
+@given(net=networks())
+def test_many_random_networks(net, tmp_path, on_machine):
+    check(net, tmp_path, on_machine)
