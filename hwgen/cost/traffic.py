@@ -15,7 +15,7 @@ from ..rtl.arbiter import COMMANDS
 from .events import Action, Clock
 
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
-FIRST_WORD_STEPS = 12  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
+FIRST_WORD_STEPS = 13  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
 FIFO_WORDS = 5  # of the weight buffer, beyond its RAM
 TINY = 1e-6
 
