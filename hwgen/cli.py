@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
     sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
     sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales")
-    sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a Config field")
+    what = "a field of Config or Quantisation"
+    sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
     sub.add_argument("--stop-after", metavar="STEP", help="end after this step; no bundle is written")
 
