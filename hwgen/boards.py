@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
+from pathlib import Path
 
 from .config import Config
 from .errors import UserError
@@ -63,7 +64,12 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Board:
-    """The board of that name. Raises UserError listing the known ones."""
+    """The board of that name, or of the TOML file that `name` is the path of. Raises UserError listing the known ones."""
+    if name.endswith(".toml"):
+        try:
+            return parse(Path(name).stem, Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"board file {name}: {getattr(error, 'strerror', None) or error}") from None
     if name not in names():
         raise UserError(f"unknown board {name!r}; known are {', '.join(names())}")
     return parse(name, files("boards").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
@@ -97,6 +103,11 @@ def parse(name: str, text: str) -> Board:
         raise UserError(f"board {name}: {error}") from None
     except KeyError as error:
         raise UserError(f"board {name}: its description has no {error.args[0]!r}") from None
+
+
+def to_dict() -> dict[str, dict]:
+    """All boards by name, for `hwgen boards --json`."""
+    return {name: asdict(load(name)) for name in names()}
 
 
 def table() -> str:

@@ -16,7 +16,7 @@ from . import boards, files, intgraph_io, registers, report, report_html, vendor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
-from .graph import Graph
+from .graph import Graph, without_range
 from .intgraph import IntGraph
 from .planner import check_batch, plan
 from .program import Program, check_target, write_bundle
@@ -55,7 +55,12 @@ def _import(build: Build) -> str:
 
 def _calibrate(build: Build) -> str:
     if build.calibrate is None:
-        build.warnings.append(NOISE_WARNING)
+        missing = {task: len(without_range(graph)) for task, graph in build.graphs.items()}
+        if not any(missing.values()):
+            return "the scales of the quantised model"
+        partly = [f"{build.models[task]}: {n} values have no scale in the file; " for task, n in missing.items() if n]
+        quantised = any(graph.ranges for graph in build.graphs.values())
+        build.warnings.append((partly[0] if quantised else "") + NOISE_WARNING)
         return "seeded noise"
     build.images = files.read_images(build.calibrate, common_inputs(build.graphs))
     return f"{len(next(iter(build.images.values())))} images of {build.calibrate.name}"

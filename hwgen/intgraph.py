@@ -35,7 +35,7 @@ class RowScale(IntEnum):
     """Where the row multiplier of the post-processor comes from."""
 
     IMMEDIATE = 0  # one number for all rows
-    CONVERTED = 1  # ROW: the row scale; PROBABILITY: numerics.reciprocal of the row's sum
+    CONVERTED = 1  # ROW: the row scale; PROBABILITY: numerics.reciprocal of the row's sum, whose exponent adds to `shift`
     TABLE = 2  # one constant u16 a row
 
 

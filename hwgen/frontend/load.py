@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
 from hwgen.errors import UserError
+
+from .quantised import Ranges, unquantise
 
 Array = np.ndarray
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -22,6 +24,9 @@ class Model:
 
     Floating point initialisers are float32 whatever the file holds. `inputs` maps inputs that are no initialisers to
     shapes with the batch axis, None for a dynamic dimension; `half` says that the model computes in 16 bit somewhere.
+
+    Of a quantised model, all this describes the floating point model that it emulates: `emulated` is that model
+    serialised, `ranges` the (smallest, largest) value of its quantised tensors (empty for others).
     """
 
     path: Path
@@ -31,6 +36,8 @@ class Model:
     inputs: dict[str, tuple[int | None, ...]]
     outputs: list[str]
     half: bool
+    emulated: bytes | None = None
+    ranges: Ranges = field(default_factory=dict)
 
 
 def load(path: str | Path) -> Model:
@@ -43,6 +50,8 @@ def load(path: str | Path) -> Model:
     _check(path, proto)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
+    ranges = unquantise(proto)
+    emulated = None if ranges is None else proto.SerializeToString()
     graph = proto.graph
     if graph.sparse_initializer:
         raise UserError(f"{path}: initialiser {graph.sparse_initializer[0].values.name!r} is sparse; not supported")
@@ -60,7 +69,7 @@ def load(path: str | Path) -> Model:
     outputs = [o.name for o in graph.output]
     del graph.initializer[:]
     opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
-    return Model(path, graph, constants, opsets, inputs, outputs, half)
+    return Model(path, graph, constants, opsets, inputs, outputs, half, emulated, ranges or {})
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -12,6 +12,8 @@ from ..errors import UserError
 Array = np.ndarray
 NOISE_IMAGES = 4
 NOISE_LIMIT = 2.5  # standard deviations; about the range of a normalised photograph
+NOISE_MARGIN = 4.0  # of what a quantised model does not limit and noise has to show
+HIDDEN_MAX = 100.0  # room is given to the hidden layers of experts up to here: the machine holds 128
 MANTISSA_BITS = 12
 
 
@@ -43,10 +45,35 @@ class Stats:
     chosen: dict[str, Range]
 
 
-def noise(shape: tuple[int, ...], seed: int = 0) -> Array:
-    """Seeded stand-in for calibration images [n, C, H, W]: clipped normal noise."""
+def noise(shape: tuple[int, ...], limits: tuple[Array, Array] | None = None, seed: int = 0) -> Array:
+    """Seeded stand-in for calibration images [n, C, H, W]: clipped normal noise, moved to `limits` where they are known."""
     rng = np.random.default_rng(seed)
-    return np.clip(rng.standard_normal((NOISE_IMAGES, *shape)), -NOISE_LIMIT, NOISE_LIMIT).astype(np.float32)
+    images = np.clip(rng.standard_normal((NOISE_IMAGES, *shape)), -NOISE_LIMIT, NOISE_LIMIT)
+    if limits is not None:
+        images = limits[0][0] + (images + NOISE_LIMIT) * ((limits[1][0] - limits[0][0]) / (2 * NOISE_LIMIT))
+    return images.astype(np.float32)
+
+
+def limited(graph: fg.Graph, stats: Stats, trusted: bool) -> Stats:
+    """The statistics within `graph.ranges`. Unless they are `trusted` (of real images), the file's ranges replace them.
+
+    Then what the file does not limit gets NOISE_MARGIN of room, which costs 16-bit tensors nothing that matters.
+    """
+    if not graph.ranges:
+        return stats
+    values = {}
+    for name, seen in stats.values.items():
+        low, high = graph.ranges.get(name, (-np.inf, np.inf))
+        if trusted:
+            values[name] = Range(np.clip(seen.low, low, high), np.clip(seen.high, low, high))
+        else:
+            known = np.isfinite(low) & np.isfinite(high)
+            low, high = np.where(known, low, seen.low * NOISE_MARGIN), np.where(known, high, seen.high * NOISE_MARGIN)
+            values[name] = Range(low, high)
+    hidden = (
+        stats.hidden if trusted else {n: max(p, min(p * NOISE_MARGIN, HIDDEN_MAX)) for n, p in stats.hidden.items()}
+    )
+    return Stats(values, hidden, stats.chosen)
 
 
 def check_images(graph: fg.Graph, images: dict[str, Array]) -> dict[str, Array]:

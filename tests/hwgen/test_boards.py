@@ -1,5 +1,8 @@
 """Boards: every TOML file makes a valid Config, faults are named."""
 
+import json
+from importlib import resources
+
 import pytest
 
 from hwgen import boards
@@ -58,3 +61,24 @@ def test_bad_description_is_named():
 def test_table_has_every_board():
     table = boards.table()
     assert len(table.splitlines()) == 1 + len(boards.names())
+
+
+def test_a_new_board_is_a_file(hwgen, tmp_path):
+    """A copy with a new part and Config builds like the boards that come with hwgen."""
+    text = (resources.files("boards") / "ulx3s-85f.toml").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text.replace("LFE5U-85F-6BG381C", "LFE5U-45F"), encoding="utf-8")
+    board = boards.load(str(mine))
+    assert (board.name, board.part) == ("mine", "LFE5U-45F")
+    model = tmp_path / "micro.onnx"
+    assert hwgen("example", "m3vit-micro", "-o", model)[0] == 0
+    code, _, err = hwgen("build", model, "--board", mine, "-o", tmp_path / "b", "--stop-after", "schedule")
+    assert code == 0 and "token" not in err
+    code, _, err = hwgen("build", model, "--board", tmp_path / "other.toml")
+    assert code == 2 and "other.toml: No such file" in err
+
+
+def test_boards_as_json(hwgen):
+    code, out, _ = hwgen("boards", "--json")
+    found = json.loads(out)
+    assert code == 0 and sorted(found) == boards.names() and found["kv260"]["resources"]["uram"] == 64
