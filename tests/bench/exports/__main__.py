@@ -133,8 +133,9 @@ def main(arguments: list[str]) -> int:
         print("\n".join(job.name for job in chosen))
         return 0
     warnings.filterwarnings("ignore")  # of the exporters, which are not on trial
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
+    torch.backends.mha.set_fastpath_enabled(False)  # which TorchScript cannot export
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
