@@ -69,7 +69,8 @@ def reduce_max(ctx: Context, op: Op, values: list) -> View:
         shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
         return reshaped(held, shape) if op.attribute("keepdims", 1) else held
     if axes is None or [int(n) % len(x.shape) for n in np.atleast_1d(axes)] != [len(x.shape) - 1]:
-        raise Unsupported("is not the largest along the last axis")
+        hint = "pool by the class token or the mean of the tokens"
+        raise Unsupported("is not the largest along the last axis", hint)
     top = _top(ctx, x, 1, True)[0]
     return top if op.attribute("keepdims", 1) else replace(top, shape=top.shape[:-1])
 
