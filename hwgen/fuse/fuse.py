@@ -65,6 +65,7 @@ HINTS = {
     "CumSum": "limits how many tokens an expert takes: export without expert capacity",
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
+    "Exp": "write attention and gates with Softmax",
     "RMSNormalization": "use LayerNorm",
     "SimplifiedLayerNormalization": "use LayerNorm",
 }
