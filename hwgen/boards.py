@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ except ImportError:  # Python 3.10
 
 REFRESH_PERIOD_US, REFRESH_US = 7.8, 0.35  # DDR4: every so often DRAM is shut for so long
 DRAM_LATENCY = 64  # clocks from a read burst's address to its first beat
+BOARD_FILE = "board.json"  # in a bundle, so that it runs where the board's TOML file is not
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
 
 
@@ -103,6 +105,17 @@ def parse(name: str, text: str) -> Board:
         raise UserError(f"board {name}: {error}") from None
     except KeyError as error:
         raise UserError(f"board {name}: its description has no {error.args[0]!r}") from None
+
+
+def to_json(board: Board) -> str:
+    """A board as a bundle carries it."""
+    return json.dumps(asdict(board), indent=1, sort_keys=True) + "\n"
+
+
+def from_json(text: bytes | str) -> Board:
+    """The board that `to_json` wrote."""
+    values = json.loads(text)
+    return Board(**values | {"rails": tuple(values["rails"])})
 
 
 def to_dict() -> dict[str, dict]:
