@@ -134,6 +134,33 @@ def test_causal_attention_is_refused(tmp_path, options):
     assert finding.op == "Attention" and "causal mask or a soft cap" in finding.reason
 
 
+def onnxruntime_attention(w, mask="", bias=""):
+    x = w.tokens()
+    return w.op("Attention", x, w.normal(D, 3 * D), w.normal(3 * D), mask, "", bias, num_heads=H, **MICROSOFT)
+
+
+def onnxruntime_multi_head(w, mask="", bias=""):
+    x = w.tokens()
+    parts = [w.linear(x) for _ in range(3)]
+    return w.op("MultiHeadAttention", *parts, "", mask, bias, num_heads=H, **MICROSOFT)
+
+
+@pytest.mark.parametrize("form", [onnxruntime_attention, onnxruntime_multi_head])
+def test_bias_and_open_mask_of_onnxruntimes_operators(tmp_path, form):
+    pytest.importorskip("onnxruntime")
+    w = Writer()
+    node = attention_of(tmp_path, w.op("Identity", form(w, np.ones((1, T), np.int32), BIAS)), w)
+    np.testing.assert_allclose(node.bias, (BIAS - BIAS.max(-1, keepdims=True))[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [onnxruntime_attention, onnxruntime_multi_head])
+def test_mask_of_onnxruntimes_operators_is_refused(tmp_path, form):
+    w = Writer()
+    y = form(w, np.array([[1, 1, 1, 1, 0, 0]], np.int32))
+    (finding,) = check(w.save(tmp_path, y))
+    assert finding.op.startswith("com.microsoft.") and finding.reason == "has a mask" and "without" in finding.hint
+
+
 def test_positions_computed_from_queries_are_refused(tmp_path):
     """BoTNet's relative positions: a second product with the queries, added to the scores."""
     w = Writer()
