@@ -71,3 +71,22 @@ def test_the_highest_level_blocks_the_patch_embedding(tmp_path):
     assert findings[0].op == "com.microsoft.nchwc.Conv" and findings[0].node == conv.name
     with pytest.raises(UserError, match="nchwc.Conv"):
         import_model(path)
+
+
+def test_layer_norm_before_the_opset_that_has_it(tmp_path):
+    """onnxruntime's optimisers write it into files of any opset, which ONNX's own checker calls invalid."""
+    net = Network(gelu="erf", qkv="split")
+    path = maker.write(net, tmp_path / "m.onnx")
+    wanted = import_model(path)
+    proto = onnx.load(path)
+    proto.opset_import[0].version = 13
+    onnx.save(proto, path)
+    with pytest.raises(onnx.checker.ValidationError, match="LayerNormalization"):
+        onnx.checker.check_model(proto)
+    got = import_model(path)
+    assert [n.name for n in got.nodes] == [n.name for n in wanted.nodes]
+    proto.opset_import[0].version = 12
+    proto.graph.node[-1].op_type = "Gelu"  # of opset 20
+    onnx.save(proto, path)
+    with pytest.raises(UserError, match="not a valid ONNX graph.*Gelu"):
+        check(path)
