@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
     sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
     sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales")
-    sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a Config field")
+    what = "a field of Config or Quantisation"
+    sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
     sub.add_argument("--stop-after", metavar="STEP", help="end after this step; no bundle is written")
 
@@ -119,6 +120,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.add_argument("--trace", type=Path, metavar="FILE.json", help="measured runs, from hwgen run --trace")
     sub.add_argument("--html", type=Path, metavar="FILE.html", help="write the page with timeline and roofline there")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command(_synth, "resources and logic depth of a bundle's Verilog, by open synthesis (Yosys)")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--unit", metavar="NAME", help="only this unit, as the table names it")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time; default: %(default)s")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command(_disasm, "the program of a bundle, readable")
@@ -257,6 +264,26 @@ def _report(options) -> int:
         write_atomic(options.html, report_html.page(found, trace).encode())
     measured = {} if trace is None else {"measured": trace}
     print(json.dumps(found | measured) if options.json else report.text(found, trace))
+    return GOOD
+
+
+def _synth(options) -> int:
+    from sim.simulators import cache_directory
+
+    from . import boards, run, synth
+
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs} must be at least 1")
+    bundle = run.open_bundle(options.bundle)
+    found = synth.synthesise(
+        run.verilog(bundle),
+        boards.load(bundle.manifest["board"]),
+        only=options.unit,
+        cache=cache_directory() / "synth",
+        jobs=options.jobs,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(json.dumps(found.to_dict()) if options.json else synth.text(found))
     return GOOD
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from . import graph as fg
 from . import numerics as num
 from .errors import UserError
-from .intgraph import Convert, IntGraph, MatMul
+from .intgraph import IntGraph
 
 Array = np.ndarray
 LIMIT_DB = 200.0  # stands for "no error at all", so that reports stay finite
@@ -145,7 +145,7 @@ def _real(graph: fg.Graph, intgraph: IntGraph, values: dict[str, Array], result)
     for node in graph.nodes:
         if node.name in intgraph.trace:
             _same(node.name, values[node.name], result.values[node.name])
-            real = result.values[node.name] * _scale(intgraph, node.name) + _offset(graph, intgraph, node)
+            real = result.values[node.name] * _scale(intgraph, node.name) + intgraph.offsets.get(node.name, 0.0)
             if node.name in logits:
                 real = real + np.median(values[node.name] - real, axis=1, keepdims=True)
             found[node.name] = real
@@ -160,7 +160,7 @@ def _one(totals: _Totals, graph: fg.Graph, intgraph: IntGraph, values: dict[str,
             if node.name in logits:
                 expected, real = fg.softmax(expected), fg.softmax(real)
             else:  # a constant that both hold would hide the error
-                offset = _offset(graph, intgraph, node)
+                offset = intgraph.offsets.get(node.name, 0.0)
                 expected, real = expected - offset, real - offset
             totals.values.setdefault(node.name, _Sums()).add(expected, real)
         if isinstance(node, fg.Route) and node.logits in intgraph.trace:
@@ -214,22 +214,6 @@ def _scale(intgraph: IntGraph, name: str) -> float | Array:
         return buffer.scale
     whole = np.broadcast_to(buffer.scale, (buffer.rows, buffer.cols))
     return whole[view.row : view.row + view.rows, view.col : view.col + view.cols]
-
-
-def _offset(graph: fg.Graph, intgraph: IntGraph, node: fg.Node) -> float | Array:
-    """What the float value holds beyond the integer one: attention leaves the bias of V to the output projection."""
-    if not isinstance(node, fg.Attention):
-        return 0.0
-    v = graph.node(node.v)
-    buffer = intgraph.trace[node.name][0].buffer
-    products = [
-        op
-        for op in intgraph.ops
-        if isinstance(op, MatMul) and op.out.buffer == buffer and op.x_convert == Convert.PROBABILITY
-    ]
-    if not isinstance(v, fg.Linear) or v.bias is None or any(np.any(op.bias) for op in products):
-        return 0.0
-    return v.bias
 
 
 def text(comparison: Comparison) -> str:

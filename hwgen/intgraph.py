@@ -206,6 +206,8 @@ class IntGraph:
     task: str = ""
     # float value (hwgen.graph name) -> the view that holds it after the op named in the second place; for comparison
     trace: dict[str, tuple[View, str]] = field(default_factory=dict)
+    # float value -> what it holds [columns] beyond the integers in its view times their scale
+    offsets: dict[str, Array] = field(default_factory=dict)
     batch: int = 1
 
 

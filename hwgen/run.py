@@ -266,6 +266,11 @@ def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress
     return outputs[: len(images)]
 
 
+def verilog(bundle: Bundle) -> dict[str, str]:
+    """The design of a bundle: file name -> text."""
+    return {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
+
+
 def trace_of(
     bundle: Bundle, task: str, name: str, memory: Dram, counters: list[dict[str, int]], spans: list[list[Span]]
 ) -> dict:
@@ -317,9 +322,8 @@ def _rtl(
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
     count, reads = entry["program"]["instructions"], _reads(entry)
     runs = [rtl.Run(_writes(entry, batch), program, count, reads) for batch in _batches(images, bundle.batch)]
-    verilog = {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
     results = rtl.simulate(
-        verilog,
+        verilog(bundle),
         shape,
         bundle.dram().tobytes(),
         runs,

@@ -46,6 +46,7 @@ HWGEN = {
     "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
     "explore": "boards config cost dram errors intgraph planner resources",
+    "synth": "boards config errors",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",

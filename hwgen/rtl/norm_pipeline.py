@@ -7,7 +7,17 @@ from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
 from ..numerics import GAMMA_SHIFT, INT16_MAX, RSQRT_BITS, XHAT_BITS, XHAT_MAX
-from .common import LARGEST_LEVELS, delay, delay_valid, largest_tree, register, round_shift, saturate, tree, tree_latency
+from .common import (
+    LARGEST_LEVELS,
+    delay,
+    delay_valid,
+    largest_tree,
+    register,
+    round_shift,
+    saturate,
+    tree,
+    tree_latency,
+)
 from .ports import ELEMENT, elements
 from .rsqrt import EXPONENT_BITS, Rsqrt
 

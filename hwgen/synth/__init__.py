@@ -20,8 +20,9 @@ from ..boards import Board
 from ..errors import UserError
 from . import yosys
 from .families import Family, family, resources
-from .netlist import Netlist, Path as LogicPath, paths, read
-from .partition import TOP, Unit, units
+from .netlist import Netlist, paths, read
+from .netlist import Path as LogicPath
+from .partition import Unit, units
 
 MAX_LEVELS = 6  # between registers, outside multipliers and memories
 KINDS = ("lut", "ff", "dsp", "bram", "uram")
@@ -150,3 +151,20 @@ def _synthesise(unit: Unit, kind: Family, cache: Path | None) -> Netlist:
         partial.write_text(json.dumps(found))
         partial.replace(kept)
     return read(found, unit.module)
+
+
+def text(found: Synthesis, listed: int = 12) -> str:
+    """The table that `hwgen synth` prints, with the `listed` deepest paths."""
+    lines = [f"{'unit':22} {'of it':>5}" + "".join(f"{kind.upper():>10}" for kind in KINDS)]
+    for name, used in found.units.items():
+        lines.append(f"{name:22} {found.count[name]:>5}" + "".join(f"{used[kind]:>10,.10g}" for kind in KINDS))
+    total, available = found.total, found.board.resources
+    lines.append(f"{'all':22} {'':>5}" + "".join(f"{total[kind]:>10,.10g}" for kind in KINDS))
+    lines.append(f"{found.board.name:22} {'':>5}" + "".join(f"{available[kind]:>10,}" for kind in KINDS))
+    over = [kind.upper() for kind in KINDS if total[kind] > available[kind]]
+    if over:
+        lines += ["", f"warning: exceeds the part's {', '.join(over)}"]
+    deep = sum(path.levels > MAX_LEVELS for path in found.paths)
+    lines += ["", f"deepest logic, LUT levels ({deep} of {len(found.paths)} pairs of registers above {MAX_LEVELS}):"]
+    lines += [f"{path.levels:>3}  {path.start} -> {path.end} ({path.count} bits)" for path in found.paths[:listed]]
+    return "\n".join(lines)

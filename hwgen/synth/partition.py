@@ -29,7 +29,10 @@ class Unit:
 
 
 def split(verilog: str, defines: tuple[str, ...] = ()) -> dict[str, str]:
-    """Module name -> text, `ifdef` resolved. Brackets leave escaped names: `\\\\x[0] ` beside bit 0 of `x` makes ABC9 mix the two up."""
+    """Module name -> text, `ifdef` resolved.
+
+    Brackets leave escaped names: ABC9 takes a net named x[0] for bit 0 of x, if both are there, and fails.
+    """
     text = _ESCAPED.sub(lambda name: name[0].replace("[", "<").replace("]", ">"), verilog)
     text = _CHOICE.sub(lambda choice: choice[2 if choice[1] in defines else 3], text)
     return {m[1].lstrip("\\"): m[0] for m in _MODULE.finditer(text)}
