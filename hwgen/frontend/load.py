@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from .quantised import Ranges, unquantise
 
 Array = np.ndarray
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+# Operators that onnxruntime's optimisers write into the standard domain at any opset, with the one that took them up.
+EARLY = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1 << 30}
 
 
 @dataclass(eq=False)
@@ -145,9 +149,28 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
             raise UserError(f"{path}: opset {opset.version}; the newest that onnx {onnx.__version__} knows is {newest}")
     try:
         # By path where the weights are inside: a model in memory is serialised, which ends at 2 GB.
-        onnx.checker.check_model(str(path) if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF else proto)
+        with _early_operators_aside(proto):
+            onnx.checker.check_model(str(path) if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF else proto)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise UserError(f"{path}: not a valid ONNX graph: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _early_operators_aside(proto: onnx.ModelProto) -> Iterator[None]:
+    """Operators of EARLY, which the checker does not know at the file's opset, in a domain that it does not look into."""
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    early = [n for n in proto.graph.node if not n.domain and opset < EARLY.get(n.op_type, 0)]
+    for node in early:
+        node.domain = "early"
+    if early:
+        proto.opset_import.append(onnx.helper.make_opsetid("early", 1))
+    try:
+        yield
+    finally:
+        for node in early:
+            node.domain = ""
+        if early:
+            del proto.opset_import[-1]
 
 
 def _array(path: Path, tensor: TensorProto, used: bool) -> Array:

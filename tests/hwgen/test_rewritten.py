@@ -71,3 +71,46 @@ def test_the_highest_level_blocks_the_patch_embedding(tmp_path):
     assert findings[0].op == "com.microsoft.nchwc.Conv" and findings[0].node == conv.name
     with pytest.raises(UserError, match="nchwc.Conv"):
         import_model(path)
+
+
+def test_layer_norm_before_the_opset_that_has_it(tmp_path):
+    """onnxruntime's optimisers write it into files of any opset, which ONNX's own checker calls invalid."""
+    net = Network(gelu="erf", qkv="split")
+    path = maker.write(net, tmp_path / "m.onnx")
+    wanted = import_model(path)
+    proto = onnx.load(path)
+    proto.opset_import[0].version = 13
+    onnx.save(proto, path)
+    with pytest.raises(onnx.checker.ValidationError, match="LayerNormalization"):
+        onnx.checker.check_model(proto)
+    got = import_model(path)
+    assert [n.name for n in got.nodes] == [n.name for n in wanted.nodes]
+    proto.opset_import[0].version = 12
+    proto.graph.node[-1].op_type = "Gelu"  # of opset 20
+    onnx.save(proto, path)
+    with pytest.raises(UserError, match="not a valid ONNX graph.*Gelu"):
+        check(path)
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", "LeakyRelu"])
+def test_product_fused_with_its_activation(tmp_path, activation):
+    """Gemm and activation become FusedGemm where tokens are two-dimensional, as inside experts."""
+    w = maker.moe_maker.Writer()
+
+    def linear(x, outputs=8):
+        return w.op("Gemm", x, w.normal(8, outputs), w.normal(outputs))
+
+    conv = w.op("Conv", "image", w.normal(8, 1, 2, 2), kernel_shape=[2, 2], strides=[2, 2])
+    x = linear(w.op("Reshape", w.op("Transpose", w.op("Reshape", conv, [1, 8, 6]), perm=[0, 2, 1]), [6, 8]))
+    if activation == "Sigmoid":  # the gate of a shared expert
+        y = w.op("Mul", w.op("Sigmoid", linear(x, 1)), linear(w.op("Gelu", linear(x))))
+    else:
+        y = linear(w.op(activation, linear(x)))
+    plain = w.write(tmp_path / "plain.onnx", (1, 4, 6), w.op("Reshape", y, [1, 6, 8]), [1, 6, 8])
+    path = optimised(plain, "ORT_ENABLE_EXTENDED", tmp_path / "m.onnx")
+    assert "com.microsoft.FusedGemm" in operators(path)
+    if activation == "LeakyRelu":
+        (finding,) = check(path)
+        assert finding.op == "com.microsoft.FusedGemm" and "LeakyRelu" in finding.reason
+    else:
+        assert [type(n) for n in import_model(path).nodes] == [type(n) for n in import_model(plain).nodes]
