@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .errors import BundleError
+
 FORMAT = "hwgen-bundle"
 FORMAT_VERSION = 1
-
-
-class BundleError(ValueError):
-    """The directory is no intact bundle, or does not hold what is asked for. The message names the file."""
+INSTRUCTION_BYTES = 64
 
 
 class Bundle:
@@ -90,3 +89,22 @@ class Bundle:
             target = slice(segment["dram_offset"], segment["dram_offset"] + size)
             memory[target] = np.frombuffer(data, np.uint8, size, start)
         return memory
+
+    def program(self, task: str) -> bytes:
+        """The instruction words of a task."""
+        entry = self.task(task)["program"]
+        start = entry["offset_bytes"] - self.memory["regions"]["programs"]["offset"]
+        return self.files["program.bin"][start : start + entry["instructions"] * INSTRUCTION_BYTES]
+
+    def inputs(self, task: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of a task's ONNX inputs, without the batch axis."""
+        return {slot["name"]: tuple(slot["shape"]) for slot in self.task(task)["inputs"]}
+
+    def outputs(self, task: str) -> list[str]:
+        """Names of a task's ONNX outputs."""
+        return list(dict.fromkeys(slot["name"] for slot in self.task(task)["outputs"]))
+
+    def estimated_cycles(self, task: str) -> int:
+        """Cycles of a run as the build's cost model expects them; 0 where the bundle holds no report."""
+        report = self.files.get("report.json")
+        return json.loads(report)["tasks"][task]["run_cycles"] if report else 0

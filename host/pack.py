@@ -7,6 +7,8 @@ where `element_bytes` is 1: then the row's value is INT16_STEPS times the elemen
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 INT8_MAX = 127
@@ -31,6 +33,26 @@ def unpack_output(entry: dict, data: bytes | np.ndarray) -> np.ndarray:
     if entry["transposed"]:
         rows = rows.T
     return (rows * np.float64(entry["scale"])).astype(np.float32).reshape(entry["shape"])
+
+
+def pack_run(slots: list[dict], arrays: dict[str, np.ndarray]) -> Iterator[tuple[int, bytes]]:
+    """(byte offset in DRAM, bytes) of every input slot of a run. arrays: input name -> [n, C, H, W], n at most its batch.
+
+    A slot's `index` says which of the images it takes; the last one stands in for those that are missing.
+    """
+    for slot in slots:
+        images = arrays[slot["name"]]
+        yield slot["dram"], pack_input(slot, images[min(slot["index"], len(images) - 1)])
+
+
+def unpack_run(slots: list[dict], read: Callable[[int, int], np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Output name -> float32 [count, ...] of a run's first `count` images. read: bytes of DRAM from offset and size."""
+    images: dict[str, list] = {}
+    for slot in sorted(slots, key=lambda slot: slot["index"]):
+        if slot["index"] < count:
+            data = read(slot["dram"], slot["bytes"])
+            images.setdefault(slot["name"], []).append(unpack_output(slot, data))
+    return {name: np.stack(parts) for name, parts in images.items()}
 
 
 def patchify(image: np.ndarray, height: int, width: int) -> np.ndarray:

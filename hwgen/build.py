@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, files, intgraph_io, registers, report, report_html
+from . import boards, files, intgraph_io, registers, report, report_html, vendor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
@@ -82,7 +82,7 @@ def _schedule(build: Build) -> str:
     return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {chosen.text(build.batch)}"
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def verilog(config: Config) -> dict[str, str]:
     """File name -> Verilog of the machine; the longest step of a build, so a process does it once per Config."""
     from .rtl.top import emit
@@ -102,7 +102,9 @@ def _report(build: Build) -> str:
 
 def _bundle(build: Build) -> str:
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
+    contents |= vendor.scripts(build.config, build.board, list(contents))
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
+    contents[boards.BOARD_FILE] = boards.to_json(build.board)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
     contents["report.html"] = report_html.page(build.report)
     hashes = [
@@ -114,7 +116,7 @@ def _bundle(build: Build) -> str:
         build.program,
         models=hashes,
         board=build.board.name,
-        registers=registers.manifest(),
+        registers=registers.manifest(build.config),
         quantisation=build.quantisation.to_dict(),
         files=contents,
     )

@@ -122,11 +122,32 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--html", type=Path, metavar="FILE.html", help="write the page with timeline and roofline there")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
+    sub = command(_synth, "resources and logic depth of a bundle's Verilog, by open synthesis (Yosys)")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--unit", metavar="NAME", help="only this unit, as the table names it")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time; default: %(default)s")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
     sub = command(_disasm, "the program of a bundle, readable")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.add_argument("--task", metavar="T")
 
-    command(_boards, "the known boards")
+    sub = command(_package, "a bundle with driver, self-test and notebook as a folder for the board")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the bundle's name with .package")
+    sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
+    sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
+
+    sub = command(_boards, "the known boards")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command(_explore, "search the Configs of a board for a network: estimated cycles against resources")
+    sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
+    sub.add_argument("--target-fps", type=float, metavar="F", help="choose the smallest Config that gives F images a second")
+    sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run")
+    sub.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
     command(_doctor, "what this machine lacks, and the command that installs it")
 
     sub = command(_example, "write an example network with its images")
@@ -246,6 +267,26 @@ def _report(options) -> int:
     return GOOD
 
 
+def _synth(options) -> int:
+    from sim.simulators import cache_directory
+
+    from . import boards, run, synth
+
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs} must be at least 1")
+    bundle = run.open_bundle(options.bundle)
+    found = synth.synthesise(
+        run.verilog(bundle),
+        boards.load(bundle.manifest["board"]),
+        only=options.unit,
+        cache=cache_directory() / "synth",
+        jobs=options.jobs,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(json.dumps(found.to_dict()) if options.json else synth.text(found))
+    return GOOD
+
+
 def _disasm(options) -> int:
     from . import report, run
 
@@ -257,10 +298,43 @@ def _disasm(options) -> int:
     return GOOD
 
 
+def _package(options) -> int:
+    from . import package
+
+    output = options.output or options.bundle.with_suffix(".package")
+    names = package.package(options.bundle, output, options.bitstream, options.input)
+    print(f"{output}: {len(names)} files; its README.md says what to do on the board")
+    return GOOD
+
+
 def _boards(options) -> int:
     from . import boards
 
-    print(boards.table())
+    print(json.dumps(boards.to_dict()) if options.json else boards.table())
+    return GOOD
+
+
+def _explore(options) -> int:
+    from . import boards, build, explore
+    from .planner import check_batch
+
+    models, board = parse_models(options.models), boards.load(options.board)
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: must be at least 1")
+    if options.target_fps is not None and not (math.isfinite(options.target_fps) and options.target_fps > 0):
+        raise UserError(f"--target-fps {options.target_fps}: must be a positive number")
+    state = build.build(models, Path("unused"), board=options.board, batch=check_batch(options.batch), stop_after="quantise")
+    front = explore.explore(
+        state.integers, board, batch=options.batch, workers=options.workers, progress=_counter("explore", True, "Config")[0]
+    )
+    best = explore.choose(front, options.target_fps)
+    if options.json:
+        print(json.dumps({"board": board.name, "front": [p.to_dict() for p in front], "choice": best.to_dict()}))
+        return GOOD
+    print(explore.text(front, options.target_fps))
+    own = board.make_config().to_dict()
+    settings = [f"--set {key}={value}" for key, value in best.config.to_dict().items() if value != own[key]]
+    print(f"\nhwgen build --board {options.board} {' '.join(settings) or '(its own Config is the choice)'}")
     return GOOD
 
 
@@ -331,7 +405,7 @@ def _limit(options) -> int | None:
     return options.limit
 
 
-def _counter(engine: str, always: bool):
+def _counter(engine: str, always: bool, what: str = "image"):
     """Progress on a terminal, or `always`; else nothing: functions for images done and for cycles simulated."""
     if not (always or sys.stderr.isatty()):
         return lambda done, total: None, None
@@ -339,7 +413,7 @@ def _counter(engine: str, always: bool):
     first: list[tuple[float, int]] = []  # when the first count came: compiling is over
 
     def images(done: int, total: int) -> None:
-        print(f"{begin}{engine}: image {done} of {total}", end="\n" if done == total else ended, file=sys.stderr, flush=True)
+        print(f"{begin}{engine}: {what} {done} of {total}", end="\n" if done == total else ended, file=sys.stderr, flush=True)
 
     def cycles(run: int, runs: int, count: int) -> None:
         if not count:

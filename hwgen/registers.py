@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from enum import IntFlag
 
 from .config import MAX_WEIGHT_PORTS, Config
-from .isa import Unit
+from .isa import Unit, fingerprint
 
 ADDRESS_BITS = 12
 DATA_BITS = 32
 ID = 0x4857474E  # "HWGN"
-VERSION = 0x00010000  # major, minor: a driver accepts its own major
+VERSION = 0x00010001  # major, minor: a driver accepts its own major
 BASE_ALIGNMENT = 4096  # of the base registers, bytes: their low bits read as zero
 
 
@@ -38,6 +38,22 @@ class Status(IntFlag):
     READ_ERROR = 1 << 4
     WRITE_ERROR = 1 << 5
     ILLEGAL = 1 << 6
+
+
+class State(IntFlag):
+    """Bits of STATE: what is at work in this clock. The first ones are the units, in the order of isa.Unit."""
+
+    LOAD = 1 << Unit.LOAD
+    WEIGHTS = 1 << Unit.WEIGHTS
+    MATMUL = 1 << Unit.MATMUL
+    VECTOR = 1 << Unit.VECTOR
+    STORE = 1 << Unit.STORE
+    RUNNING = 1 << 8
+    DATA_READS = 1 << 9  # bursts that DRAM has not answered, by master
+    DATA_WRITES = 1 << 10
+    WEIGHT_READS = 1 << 11
+    DRAINING = 1 << 12  # a soft reset waits for them
+    RESETTING = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,12 @@ REGISTERS: tuple[Register, ...] = (
         *(r for p in _PORTS for r in _wide(f"WEIGHT_BASE{p}", "rw", f"byte address of weight port {p}; 4 KiB aligned")),
     ),
     *_block(
+        0x060,
+        ("STATE", "ro", "units at work and bursts in flight, now", State),
+        ("PROGRAM_CRC", "ro", "CRC-32 (as zlib's) of the instruction words fetched since start, in order"),
+        ("ISA", "ro", "first half of the fingerprint of the instruction set that this hardware decodes"),
+    ),
+    *_block(
         0x080,
         *_wide("CYCLES", "ro", "cycles from start to halt"),
         ("INSTRUCTION", "ro", "instructions handed to the units so far: the index of the next one"),
@@ -110,12 +132,24 @@ def config_hash(config: Config) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
-def manifest() -> list[dict]:
-    """The map as plain JSON values: name, offset, access, doc and, where a register has them, its bits by name."""
-    listed = []
+def isa_word() -> int:
+    """What register ISA reads."""
+    return int(fingerprint()[:8], 16)
+
+
+def identity(config: Config) -> dict[str, int]:
+    """The read-only registers that tell which hardware this is, by name: a driver compares them with its bundle."""
+    return {"ID": ID, "VERSION": VERSION, "CONFIG_HASH": config_hash(config), "ISA": isa_word()}
+
+
+def manifest(config: Config) -> list[dict]:
+    """The map as plain JSON values: name, offset, access, doc, `bits` by name, `value` of those that are constant."""
+    listed, constants = [], identity(config)
     for register in REGISTERS:
         entry = {"name": register.name, "offset": register.offset, "access": register.access, "doc": register.doc}
         if register.bits is not None:
             entry["bits"] = {bit.name: int(bit) for bit in register.bits}
+        if register.name in constants:
+            entry["value"] = constants[register.name]
         listed.append(entry)
     return listed

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from . import cost, isa, resources, timeline
+from . import cost, energy, isa, resources, timeline
 from .boards import Board
 from .dram import of_board
 from .program import Program
 
 REPORT_VERSION = 1
-# Energy per event on a 16 nm FPGA, joules; orders of magnitude for comparing builds, not a power analysis.
-JOULE_PER_MAC = 1.5e-12  # int8, with its operands' way through the fabric
-JOULE_PER_DRAM_BYTE = 120e-12  # LPDDR4/DDR4 with controller and PHY
-STATIC_WATT = 2.0  # fabric leakage and clock tree
 
 
 def make(program: Program, board: Board) -> dict:
@@ -42,15 +38,21 @@ def _task(task, config, memory, batch: int) -> dict:
     result = cost.estimate(task.instructions, config, memory)
     cycles = max(1, round(result.cycles / batch))
     seconds = cycles / (config.clock_mhz * 1e6)
-    macs = round(result.macs / batch)
+    macs, active = round(result.macs / batch), round(result.array_active / batch)
     moved = {"weights": result.weight_bytes, "read": result.read_bytes, "written": result.write_bytes}
     moved = {name: round(total / batch) for name, total in moved.items()}
-    traffic = sum(moved.values())
+    events = energy.activity(
+        config,
+        cycles=cycles,
+        array_active=active,
+        weight_bytes=moved["weights"],
+        data_bytes=moved["read"] + moved["written"],
+    )
+    joules = energy.estimate(events, seconds)
     kinds: dict[str, int] = {}
     for insn in task.instructions:
         kinds[type(insn).__name__] = kinds.get(type(insn).__name__, 0) + 1
     spent = timeline.breakdown(task.instructions, task.origins, result.spans, result.cycles, config)
-    dynamic = macs * JOULE_PER_MAC + traffic * JOULE_PER_DRAM_BYTE
     return {
         "estimate": True,
         "cycles": cycles,
@@ -59,15 +61,15 @@ def _task(task, config, memory, batch: int) -> dict:
         "images_per_second": round(1 / seconds, 3),
         "macs": macs,
         "utilisation": round(macs / (cycles * config.macs_per_cycle), 4),
-        "array_active_cycles": round(result.array_active / batch),
+        "array_active_cycles": active,
         "stall_weights_cycles": round(spent["causes"]["dram"] / batch),
         "unit_busy_cycles": {unit: round(busy / batch) for unit, busy in spent["busy"].items()},
         "instructions": dict(sorted(kinds.items())),
         "traffic_bytes": moved,
         "energy_estimate": {
-            "note": "first-order estimate from events and a static power, not measured",
-            "millijoule_per_image": round((dynamic + STATIC_WATT * seconds) * 1e3, 6),
-            "of_it_static": round(STATIC_WATT * seconds * 1e3, 6),
+            "note": energy.NOTE,
+            "millijoule_per_image": round(joules["total"] * 1e3, 6),
+            **{f"of_it_{name}": round(value * 1e3, 6) for name, value in joules.items() if name != "total"},
         },
         "run_busy": spent["busy"],
         "causes": spent["causes"],

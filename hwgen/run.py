@@ -14,7 +14,7 @@ import numpy as np
 from host.bundle import Bundle, BundleError
 from host.pack import pack_input, unpack_output
 
-from . import boards, intgraph_io, isa
+from . import boards, energy, intgraph_io, isa
 from .build import GRAPH_FILE, REPORT_FILE
 from .config import Config
 from .dram import Dram, setting
@@ -61,8 +61,28 @@ class Run:
                 "images_per_second": round(config.clock_mhz * 1e6 * len(cycles) / sum(cycles), 3),
                 "array_utilisation": [round(b, 4) for b in busy[: result["images"]]],
                 "counters": self.counters,
+                "energy_estimate": self._energy(config),
             }
         return result
+
+    def _energy(self, config: Config) -> dict:
+        """Estimated from the counters of all runs, those that a short last batch left empty included."""
+        events, seconds = energy.Activity(), 0.0
+        for c in self.counters:
+            data = c.get("data_read_beats", 0) + c.get("data_write_beats", 0)
+            weights = sum(value for name, value in c.items() if name.startswith("weight_beats"))
+            events += energy.activity(
+                config,
+                cycles=c["cycles"],
+                array_active=c["array_active"],
+                weight_bytes=weights * config.axi_bytes,
+                data_bytes=data * config.axi_bytes,
+            )
+            seconds += c["cycles"] / (config.clock_mhz * 1e6)
+        images = len(self.counters) * self.batch
+        joules = energy.estimate(events, seconds)
+        per_image = {name: round(value * 1e3 / images, 6) for name, value in joules.items()}
+        return {"note": energy.NOTE, "millijoule_per_image": per_image.pop("total"), "of_it": per_image}
 
 
 def text(summary: dict) -> str:
@@ -73,6 +93,8 @@ def text(summary: dict) -> str:
         for i, (cycles, busy) in enumerate(zip(summary["cycles"], summary["array_utilisation"], strict=True)):
             ms = cycles / summary["clock_mhz"] / 1e3
             lines.append(f"image {i}: {cycles:,} cycles, {ms:.3f} ms at {summary['clock_mhz']:g} MHz, array busy {busy:.1%}")
+        millijoule = summary["energy_estimate"]["millijoule_per_image"]
+        lines.append(f"energy, an estimate from these counters: {millijoule:.3f} mJ an image")
     return "\n".join(lines)
 
 
@@ -199,7 +221,9 @@ def run(
     UserError for an unknown engine or setting or, with rtl, a missing simulator.
     """
     check_engine(engine)
-    memory = setting(dram, boards.load(bundle.manifest["board"]), config(bundle))
+    if boards.BOARD_FILE not in bundle.files:
+        raise UserError(f"{bundle.path}: holds no {boards.BOARD_FILE}: it is of an earlier hwgen, build it again")
+    memory = setting(dram, boards.from_json(bundle.files[boards.BOARD_FILE]), config(bundle))
     count = len(next(iter(images.values())))
     one_by_one = [{name: array[i] for name, array in images.items()} for i in range(count)]
     start, trace = time.monotonic(), None
@@ -240,6 +264,11 @@ def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress
         outputs += _outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)], bundle.batch)
         progress(min(len(outputs), len(images)), len(images))
     return outputs[: len(images)]
+
+
+def verilog(bundle: Bundle) -> dict[str, str]:
+    """The design of a bundle: file name -> text."""
+    return {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
 
 
 def trace_of(
@@ -293,9 +322,8 @@ def _rtl(
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
     count, reads = entry["program"]["instructions"], _reads(entry)
     runs = [rtl.Run(_writes(entry, batch), program, count, reads) for batch in _batches(images, bundle.batch)]
-    verilog = {name.removeprefix("rtl/"): data.decode() for name, data in bundle.files.items() if name.startswith("rtl/")}
     results = rtl.simulate(
-        verilog,
+        verilog(bundle),
         shape,
         bundle.dram().tobytes(),
         runs,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from . import isa
 from .config import Config
+from .counts import data_beats
 from .isa import Unit
 
 # What a cycle of the row issuer is spent on, in the order of `sim/tb/trace.v`: a row enters the array, or none does for
@@ -142,14 +143,6 @@ def _bytes(insn: isa.Insn, config: Config) -> int:
         case isa.Load() | isa.LoadScales() | isa.Store():
             return data_beats(insn, config) * config.axi_bytes
     return 0
-
-
-def data_beats(insn: isa.Insn, config: Config) -> int:
-    """Beats that a Load, LoadScales or Store moves."""
-    if isinstance(insn, isa.LoadScales):
-        return -(-2 * insn.count // config.axi_bytes)
-    narrow = isinstance(insn, isa.Load) and insn.narrow
-    return insn.rows * insn.chunks * (config.narrow_chunk_beats if narrow else config.chunk_beats)
 
 
 def causes(spans: list[Span]) -> dict[str, float]:

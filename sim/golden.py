@@ -109,7 +109,7 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
                 if op.image not in images:
                     raise UserError(f"no array {op.image!r} (the model's input) among {sorted(images)}")
                 image = images[op.image] if graph.batch == 1 else images[op.image][op.index]
-                state.write(op.out, quantise_image(op, image))
+                state.write(op.out, quantise_image(op, image)[op.row : op.row + op.out.rows])
             case MatMul():
                 _matmul(state, op, weights.get(i))
             case Norm():

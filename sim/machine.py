@@ -23,6 +23,7 @@ Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
 
 GELU_FORM = {isa.Gelu.ERF: "none", isa.Gelu.TANH: "tanh"}
+WAITS = [(unit, f"wait_{unit.name.lower()}") for unit in Unit]
 PRIORITIES = {
     "program": None,
     "eager": (Unit.LOAD, Unit.WEIGHTS, Unit.STORE, Unit.VECTOR, Unit.MATMUL),
@@ -32,6 +33,10 @@ PRIORITIES = {
 
 class MachineFault(Exception):
     """The program asks for what the machine cannot do: an address outside memory, a deadlock, weight words left over."""
+
+
+class DramFault(MachineFault):
+    """An address outside DRAM: hardware gets an error response."""
 
 
 @dataclass
@@ -108,7 +113,7 @@ class Machine:
     def _data_bytes(self, beats: int, size: int) -> slice:
         start = self.data_base + beats * self.config.axi_bytes
         if start + size > self.dram.size:
-            raise MachineFault(f"DRAM access at byte {start} reaches beyond the end")
+            raise DramFault(f"DRAM access at byte {start} reaches beyond the end")
         return slice(start, start + size)
 
     def weight_words(self, segments: list[Segment]) -> Array:
@@ -121,7 +126,7 @@ class Machine:
                 start = base + segment.first * share
                 part = self.dram[start : start + segment.words * share]
                 if part.size != segment.words * share:
-                    raise MachineFault(f"weight words at byte {start} reach beyond the end of DRAM")
+                    raise DramFault(f"weight words at byte {start} reach beyond the end of DRAM")
                 words[at : at + segment.words, port * share : (port + 1) * share] = part.reshape(segment.words, share)
             at += segment.words
         return words[:, : config.array_inputs]
@@ -327,7 +332,7 @@ class _Run:
         return min(events, key=lambda event: (event[1], self.queues[event[0]][0] if event[1] else 0))
 
     def _met(self, insn: isa.Insn) -> bool:
-        return all(self.done[unit] >= getattr(insn, f"wait_{unit.name.lower()}") for unit in Unit)
+        return all(self.done[unit] >= getattr(insn, name) for unit, name in WAITS)
 
     def _can_start(self, unit: Unit) -> bool:
         if not self.queues[unit] or len(self.started[unit]) == self.in_flight:

@@ -24,7 +24,7 @@ from . import simulators, trace
 from .dram import plusargs
 
 TRACE_FILE, PROGRESS_FILE = "trace.txt", "progress.txt"
-BENCH_WORDS_MIN = 1 << 16  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
+BENCH_WORDS_MIN = 1 << 20  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,7 @@ def simulate(
             )  # fmt: skip
     beat = config.axi_bytes
     workdir.mkdir(parents=True, exist_ok=True)
-    words = max(BENCH_WORDS_MIN, 1 << (-(-len(image) // beat) - 1).bit_length())
-    memory = np.zeros(-(-len(image) // beat) * beat, np.uint8)
-    memory[: len(image)] = np.frombuffer(image, np.uint8)
-    # $fread fills a word from its most significant byte.
-    (workdir / "dram.bin").write_bytes(memory.reshape(-1, beat)[:, ::-1].tobytes())
+    (workdir / "dram.bin").write_bytes(memory_file(image, beat))
     settings = {"DATA_BASE": data_base, **{f"WEIGHT_BASE{p}": base for p, base in enumerate(weight_bases)}}
     job = {
         "beat": beat,
@@ -126,22 +122,15 @@ def simulate(
         ],
     }
     (workdir / "job.json").write_text(json.dumps(job))
-    bench = resources.files("sim").joinpath("tb")
-    sources = dict(verilog)
-    for name in ("dram.v", "trace.v", "tb.v"):
-        sources[name] = bench.joinpath(name).read_text()
-    ports = config.weight_ports
     with _watched(workdir / PROGRESS_FILE, len(runs), progress):
-        simulators.run_bench(
-            sources,
-            "tb",
+        run_bench(
+            verilog,
+            config,
+            len(image),
             "sim.tb.bench",
             workdir,
             simulator=simulator,
-            parameters={"BYTES": beat, "WORDS": words},
-            defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
             plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
-            environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
         )
     report = json.loads((workdir / "result.json").read_text())
     if "error" in report:
@@ -154,3 +143,40 @@ def simulate(
         reads = [base64.b64decode(data) for data in result["reads"]]
         results.append(RunResult(reads, result["registers"], trace.spans(seen, program)))
     return results
+
+
+def memory_file(image: bytes, beat: int) -> bytes:
+    """Contents of a file that $fread puts into the bench's memory: it fills a word from its most significant byte."""
+    memory = np.zeros(-(-len(image) // beat) * beat, np.uint8)
+    memory[: len(image)] = np.frombuffer(image, np.uint8)
+    return memory.reshape(-1, beat)[:, ::-1].tobytes()
+
+
+def run_bench(
+    verilog: dict[str, str],
+    config: Config,
+    size: int,
+    module: str,
+    workdir: Path,
+    *,
+    simulator: str = "verilator",
+    plusargs: tuple[str, ...] = (),
+) -> None:
+    """The design beside at least `size` bytes of memory, driven by cocotb's test `module`, which finds `workdir` in
+    $HWGEN_BENCH. Raises as `simulators.run_bench`."""
+    beat, ports = config.axi_bytes, config.weight_ports
+    bench = resources.files("sim").joinpath("tb")
+    sources = dict(verilog)
+    for name in ("dram.v", "trace.v", "tb.v"):
+        sources[name] = bench.joinpath(name).read_text()
+    simulators.run_bench(
+        sources,
+        "tb",
+        module,
+        workdir,
+        simulator=simulator,
+        parameters={"BYTES": beat, "WORDS": max(BENCH_WORDS_MIN, 1 << (-(-size // beat) - 1).bit_length())},
+        defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
+        plusargs=plusargs,
+        environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
+    )

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("hwgen", "sim", "host", "boards", "rtl_templates")
 TOP_LEVEL = {*PACKAGES, "tests", ".ci", ".gitignore", "pyproject.toml", "README.md", "LICENSE"}
-TESTS = {"hwgen", "rtl", "sim", "host", "system", "bench"}
+TESTS = {"boards", "hwgen", "rtl", "sim", "host", "system", "bench"}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TEXT = {".py", ".v", ".vh", ".toml", ".md", ".cpp", ".h", ".tcl", ".html", ""}
 MAX_LINES = 500
@@ -29,6 +29,8 @@ HWGEN = {
     "doctor": "",
     "boards": "config errors",
     "registers": "config isa",
+    "counts": "config isa",
+    "energy": "config numerics",
     "fuse": "graph numerics",
     "frontend": "errors fuse graph",
     "quantise": "errors graph intgraph numerics",
@@ -37,19 +39,26 @@ HWGEN = {
     "program": "config errors files isa",
     "schedule": "config errors intgraph isa numerics program",
     "rtl": "config errors intgraph isa numerics registers",
-    "timeline": "config isa",
+    "timeline": "config counts isa",
     "dram": "boards config errors",
     "arrange": "intgraph",
-    "cost": "config dram intgraph isa rtl timeline",  # the latencies that the units state
+    "cost": "config counts dram intgraph isa rtl timeline",  # the latencies that the units state
     "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
-    "report": "boards cost dram isa program resources timeline",
+    "explore": "boards config cost dram errors intgraph planner resources",
+    "synth": "boards config errors",
+    "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",
+    "vendor": "boards config registers rtl",
+    "notebook": "",
     "example": "errors files",
 }
-COMMANDS = {"build", "run", "demo", "cli", "__main__"}
-SIM = {"config", "doctor", "dram", "errors", "graph", "intgraph", "isa", "numerics", "registers", "timeline"}
+COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
+SIM = {
+    *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
+    *("intgraph", "isa", "numerics", "registers", "timeline"),
+}
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
 LIBRARIES = {
@@ -62,7 +71,7 @@ LIBRARIES = {
     "hwgen.cli": set(),
     "hwgen.doctor": {"find_libpython"},
     "hwgen": NUMPY,
-    "sim": {"numpy", "cocotb", "cocotb_tools"},
+    "sim": {"numpy", "cocotb", "cocotb_tools", "pynq"},
     "host": {"numpy", "pynq"},
     "boards": set(),
     "rtl_templates": set(),

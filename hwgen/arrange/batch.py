@@ -40,9 +40,9 @@ def batched(graph: IntGraph, images: int, group: int = 1, one_hidden: bool = Fal
     """
     if images % group:
         raise ValueError(f"groups of {group} do not divide a batch of {images}")
-    if images == 1:
-        return graph
-    return _Batch(_share_hidden(graph) if one_hidden else graph, images, group).graph()
+    if one_hidden:
+        graph = _share_hidden(graph)
+    return graph if images == 1 else _Batch(graph, images, group).graph()
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from ..intgraph import IntGraph, MatMul, Norm, Op, RowScale, View
+from ..intgraph import IntGraph, MatMul, Norm, Op, View
 from .chains import chains
+from .rows import edges, part, part_name
 
 
 def row_blocks(graph: IntGraph, blocks: int) -> IntGraph:
@@ -35,16 +34,7 @@ def _splits(op: Op) -> bool:
 
 def _split(op: MatMul | Norm, blocks: int) -> list[Op]:
     rows = op.x.rows
-    edges = sorted({rows * k // blocks for k in range(blocks + 1)})
-    parts: list[Op] = []
-    for k, (first, end) in enumerate(zip(edges, edges[1:], strict=False)):
-        changes: dict = {
-            name: replace(view, row=view.row + first, rows=end - first)
-            for name in ("x", "out", "residual")
-            if isinstance(view := getattr(op, name, None), View)
-        }
-        if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
-            changes["row_mult"] = np.broadcast_to(np.asarray(op.row_mult), rows)[first:end]
-        name = op.name if end == rows else f"{op.name}.rows{k}"
-        parts.append(replace(op, name=name, **changes))
-    return parts
+    return [
+        part(op, first, end, part_name(op.name, k, end == rows), lambda view: view)
+        for k, (first, end) in enumerate(edges(rows, blocks))
+    ]

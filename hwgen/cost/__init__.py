@@ -5,8 +5,7 @@ instruction when its counts are reached, a Matmul goes tile by tile, and all tra
 described in `units` and `matmul`, memory in `traffic`, the run in `simulation`.
 """
 
-from ..timeline import data_beats
 from .simulation import Estimate, balanced, estimate
 from .units import pipeline, post_entry, vector_cycles
 
-__all__ = ["Estimate", "balanced", "data_beats", "estimate", "pipeline", "post_entry", "vector_cycles"]
+__all__ = ["Estimate", "balanced", "estimate", "pipeline", "post_entry", "vector_cycles"]

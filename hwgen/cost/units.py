@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import isa
 from ..config import Config
+from ..counts import data_beats
 from ..rtl.accumulator import Accumulator
 from ..rtl.array import MacArray
 from ..rtl.norm import norm_cycles
@@ -11,10 +12,9 @@ from ..rtl.ports import READ_LATENCY
 from ..rtl.post import PostProcessor
 from ..rtl.reader import RowReader
 from ..rtl.router import route_cycles
-from ..timeline import data_beats
 
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
-LOAD_STEPS = 4  # of a load, from its start to its first command
+LOAD_STEPS = 6  # of a load, from its start to its first command
 LOAD_END_STEPS = 8  # from its last beat to its end: queues, results visible
 STORE_STEPS = 12  # of a store likewise
 

@@ -115,7 +115,8 @@ class Context:
         rows = layout[0].reshape(-1)
         start, stop = int(rows[0]), int(rows[0]) + len(rows)
         if not np.array_equal(rows, np.arange(start, stop)):
-            raise Unsupported(f"needs tokens of {describe(sym)} in another order")
+            hint = "keep the tokens in order: windows and shifts are not supported"
+            raise Unsupported(f"needs tokens of {describe(sym)} in another order", hint)
         return self.value(sym, start, stop)
 
     def columns(self, sym: Sym, columns: Array) -> Sym:

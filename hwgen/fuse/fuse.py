@@ -65,6 +65,7 @@ HINTS = {
     "CumSum": "limits how many tokens an expert takes: export without expert capacity",
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
+    "Exp": "write attention and gates with Softmax",
     "RMSNormalization": "use LayerNorm",
     "SimplifiedLayerNormalization": "use LayerNorm",
 }
@@ -263,9 +264,13 @@ def _unheard(op: Op) -> bool:
 
 
 def _taint(value: Any) -> Any:
-    if isinstance(value, View) and not isinstance(value.sym, SOLID):
+    if isinstance(value, View) and (not isinstance(value.sym, SOLID) or _of_stand_ins(value.sym)):
         return replace(value, tainted=True)
     return replace(value, inner=_taint(value.inner)) if isinstance(value, Packed | Picked) else value
+
+
+def _of_stand_ins(sym: Any) -> bool:
+    return isinstance(sym, Sum) and isinstance(sym.a.sym, Opaque) and isinstance(sym.b.sym, Opaque)
 
 
 def _apply(ctx: Context, op: Op, values: list) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, Signature
 
@@ -18,6 +18,22 @@ SPLIT_BITS = 18
 PACKED_BITS = 27
 SUM_BITS = 36
 TREE_LEVELS = 2
+DSP_BITS = 48
+# A cell's registers and ways inside a DSP48E2. What is not named here or in `_primitives` stays at zero.
+DSP48E2_SHAPE = (
+    *(("p", f"{name}REG", 1) for name in ("A", "ACASC", "AD", "C", "D", "M", "P")),
+    *(("p", f"{name}REG", 0) for name in ("ALUMODE", "B", "BCASC", "CARRYIN", "CARRYINSEL", "INMODE", "OPMODE")),
+    ("p", "AMULTSEL", "AD"),
+    *(("i", f"CE{name}", Const(0)) for name in ("A1", "ALUMODE", "B1", "B2", "C", "CARRYIN", "CTRL", "INMODE")),
+    *(("i", f"RST{name}", Const(0)) for name in ("A", "ALLCARRYIN", "ALUMODE", "B", "C", "CTRL", "D", "INMODE", "M", "P")),
+    ("i", "ACIN", Const(0, 30)),
+    ("i", "ALUMODE", Const(0, 4)),
+    ("i", "BCIN", Const(0, 18)),
+    ("i", "CARRYCASCIN", Const(0)),
+    ("i", "CARRYIN", Const(0)),
+    ("i", "CARRYINSEL", Const(0, 3)),
+    ("i", "MULTSIGNIN", Const(0)),
+)
 
 
 def groups(inputs: int) -> list[range]:
@@ -35,9 +51,11 @@ class MacPair(Shared):
 
     Ports: x, w (I x signed(8)), each input delayed by its `positions`; write0, write1, swap: bit p acts on the inputs at
     position p; y0, y1 signed(27). Latency and cost: see `MacArray`.
+    A platform with `primitives` gets each cell as an instance of a DSP48E2, else it is described.
     """
 
     MODULE = "hwgen_mac_pair"
+    PRIMITIVES = "HWGEN_DSP48E2"
 
     def __init__(self, config: Config):
         self.config = config
@@ -51,6 +69,21 @@ class MacPair(Shared):
 
     def elaborate(self, platform):
         m = Module()
+        cascades = self._primitives if getattr(platform, "primitives", False) else self._described
+        low, high = [], []
+        for g, total in enumerate(cascades(m)):
+            # The low sum borrowed from the high one where it is negative.
+            low.append(register(m, total[:LOW_BITS].as_signed(), f"l{g}"))
+            split = Signal(signed(SPLIT_BITS), name=f"h{g}", reset_less=True)
+            m.d.sync += split.eq(total[LOW_BITS:].as_signed() + total[LOW_BITS - 1])
+            high.append(split)
+        for y, parts, name in ((self.y0, low, "t0"), (self.y1, high, "t1")):
+            result, _ = tree(m, parts, lambda a, b: a + b, TREE_LEVELS, name)
+            m.d.comb += y.eq(result)
+        return m
+
+    def _described(self, m: Module) -> list[Signal]:
+        """The sum of each cascade, of cells that tools map to multipliers as they can."""
         inputs = self.config.array_inputs
         position = positions(inputs)
         shadow = [[Signal(signed(8), name=f"s{k}_{i}", reset_less=True) for i in range(inputs)] for k in range(2)]
@@ -73,20 +106,49 @@ class MacPair(Shared):
             ]
             return total
 
-        low, high = [], []
-        for g, group in enumerate(groups(inputs)):
+        totals = []
+        for group in groups(inputs):
             total = None
             for i in group:
                 total = cell(i, total)
-            # The low sum borrowed from the high one where it is negative.
-            low.append(register(m, total[:LOW_BITS].as_signed(), f"l{g}"))
-            split = Signal(signed(SPLIT_BITS), name=f"h{g}", reset_less=True)
-            m.d.sync += split.eq(total[LOW_BITS:].as_signed() + total[LOW_BITS - 1])
-            high.append(split)
-        for y, parts, name in ((self.y0, low, "t0"), (self.y1, high, "t1")):
-            result, _ = tree(m, parts, lambda a, b: a + b, TREE_LEVELS, name)
-            m.d.comb += y.eq(result)
-        return m
+            totals.append(total)
+        return totals
+
+    def _primitives(self, m: Module) -> list[Signal]:
+        """The same of DSP48E2: shadow weights in D and A2, their packed sum in AD, product in M, sum in P (see UG579)."""
+        position = positions(self.config.array_inputs)
+        totals = []
+        for group in groups(self.config.array_inputs):
+            cascade = Const(0, DSP_BITS)
+            for i in group:
+                p = position[i]
+                w1 = Signal(signed(30), name=f"a{i}")
+                m.d.comb += w1.eq(self.w[i] << LOW_BITS)
+                w0, x = Signal(signed(27), name=f"d{i}"), Signal(signed(18), name=f"b{i}")
+                m.d.comb += [w0.eq(self.w[i]), x.eq(self.x[i])]
+                total, following = Signal(DSP_BITS, name=f"p{i}"), Signal(DSP_BITS, name=f"c{i}")
+                m.submodules[f"cell_{i}"] = Instance(
+                    "DSP48E2",
+                    *DSP48E2_SHAPE,
+                    i_CLK=ClockSignal(),
+                    i_A=w1,
+                    i_B=x,
+                    i_C=Const(0, DSP_BITS),
+                    i_D=w0,
+                    i_PCIN=cascade,
+                    i_CEA2=self.write1[p],
+                    i_CED=self.write0[p],
+                    i_CEAD=self.swap[p],
+                    i_CEM=Const(1),
+                    i_CEP=Const(1),
+                    i_INMODE=Const(0b00100, 5),  # AD = D + A2
+                    i_OPMODE=Const(0b00_001_01_01 if i != group[0] else 0b00_000_01_01, 9),  # P = M + PCIN, or M
+                    o_P=total,
+                    o_PCOUT=following,
+                )
+                cascade = following
+            totals.append(total[:SUM_BITS])
+        return totals
 
 
 class MacArray(Component):

@@ -12,12 +12,14 @@ from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Member, Out, Signature, connect, flipped
 
 from ..config import Config
+from .common import counter
 from .fifo import RamFifo
 
 ID_BITS = 1
 BYTE_ADDRESS_BITS = 64
 COMMAND = data.StructLayout({"offset": 32, "beats": 32})  # both in beats; no beats: nothing happens
 INCREMENT = 1
+BURST_CYCLES = 2  # from one burst to the next at the earliest
 CACHE = 0b0011  # modifiable, bufferable: interconnects may pack and reorder towards DRAM
 
 
@@ -74,10 +76,10 @@ def beat_stream(config: Config) -> Signature:
 
 
 class _Bursts(Component):
-    """Cuts commands into bursts: one (addr, len) a cycle at most, taken with `step`.
+    """Cuts commands into bursts: one (addr, len) in BURST_CYCLES at most, taken with `step`.
 
-    Ports: base, command (stream in); valid, beats (1..burst_beats) and addr of the next burst, step. Bursts end at
-    multiples of burst_beats. Latency: a cycle from command to burst.
+    Ports: base, command (stream in); valid, beats (1..burst_beats) and addr of the next burst, step; busy (a command or
+    a burst left). Bursts end at multiples of burst_beats. Latency: two cycles from command to burst.
     """
 
     def __init__(self, config: Config):
@@ -87,6 +89,7 @@ class _Bursts(Component):
                 "base": In(BYTE_ADDRESS_BITS),
                 "command": In(stream.Signature(COMMAND)),
                 "valid": Out(1),
+                "busy": Out(1),
                 "beats": Out(range(config.burst_beats + 1)),
                 "addr": Out(BYTE_ADDRESS_BITS),
                 "step": In(1),
@@ -98,21 +101,30 @@ class _Bursts(Component):
         most = self.config.burst_beats
         shift = (self.config.axi_bytes - 1).bit_length()
         offset, left = Signal(32, reset_less=True), Signal(32)
-        behind = (offset & (most - 1))[: most.bit_length()]
+        valid, idle = Signal(), Signal(init=1)
+        beats = Signal(range(most + 1), reset_less=True)
+        addr = Signal(BYTE_ADDRESS_BITS, reset_less=True)
         to_border = Signal(range(most + 1))
         m.d.comb += [
-            self.valid.eq(left != 0),
-            self.command.ready.eq(left == 0),
-            to_border.eq(most - behind),
-            self.beats.eq(Mux(left > to_border, to_border, left)),
-            self.addr.eq(Cat(Const(0, 12), self.base[12:]) + (offset << shift)),
+            self.valid.eq(valid),
+            self.busy.eq(~idle),
+            self.command.ready.eq(idle),
+            to_border.eq(most - (offset & (most - 1))),
+            self.beats.eq(beats),
+            self.addr.eq(addr),
         ]
-        with m.If(self.command.ready):
+        # What is left is looked at in one cycle and taken in another.
+        m.d.sync += [
+            valid.eq((left != 0) & ~self.step),
+            beats.eq(Mux(left > to_border, to_border, left)),
+            addr.eq(Cat(Const(0, 12), self.base[12:]) + (offset << shift)),
+        ]
+        with m.If(idle):
             m.d.sync += offset.eq(self.command.payload.offset)
             with m.If(self.command.valid):
-                m.d.sync += left.eq(self.command.payload.beats)
+                m.d.sync += [left.eq(self.command.payload.beats), idle.eq(self.command.payload.beats == 0)]
         with m.Elif(self.step):
-            m.d.sync += [offset.eq(offset + self.beats), left.eq(left - self.beats)]
+            m.d.sync += [offset.eq(offset + beats), left.eq(left - beats), idle.eq(left == beats)]
         return m
 
 
@@ -176,17 +188,13 @@ class AxiReader(Component):
         connect(m, fifo.o, flipped(self.beats))
 
         space = Signal(range(depth + 1), init=depth)  # beats that the queue can take beyond those asked for
-        flying = Signal(range(config.outstanding + 1))  # bursts
         issue, taken, last = Signal(), Signal(), Signal()
+        _, flying, all_flying = counter(m, issue, last, config.outstanding, "flying")  # bursts
+        enough = Signal()  # space for a burst; a cycle late, as bursts are at least two apart
+        m.d.sync += enough.eq(space >= config.burst_beats)
         m.d.comb += [
             bursts.base.eq(self.base),
-            issue.eq(
-                bursts.valid
-                & (~bus.arvalid | bus.arready)
-                & (space >= config.burst_beats)
-                & (flying != config.outstanding)
-                & ~self.drain
-            ),
+            issue.eq(bursts.valid & (~bus.arvalid | bus.arready) & enough & ~all_flying & ~self.drain),
             taken.eq(self.beats.valid & self.beats.ready),
             bus.rready.eq(fifo.i.ready),
             fifo.i.valid.eq(bus.rvalid),
@@ -194,14 +202,11 @@ class AxiReader(Component):
             self.beat.eq(bus.rvalid & bus.rready),
             last.eq(self.beat & bus.rlast),
             self.error.eq(self.beat & bus.rresp[1]),
-            self.idle.eq(flying == 0),
-            self.busy.eq(bursts.valid | ~self.idle),
+            self.idle.eq(~flying),
+            self.busy.eq(bursts.busy | ~self.idle),
         ]
         _drive_address(m, config, bus, "ar", bursts, issue)
-        m.d.sync += [
-            space.eq(space + taken - Mux(issue, bursts.beats, 0)),
-            flying.eq(flying + issue - last),
-        ]
+        m.d.sync += space.eq(space + taken - Mux(issue, bursts.beats, 0))
         return m
 
 
@@ -222,12 +227,12 @@ class AxiWriter(Component):
         config, bus = self.config, self.bus
         m.submodules.bursts = bursts = _Bursts(config)
         connect(m, flipped(self.command), bursts.command)
-        flying = Signal(range(config.outstanding + 1))
         left = Signal(range(config.burst_beats + 1))  # beats of the burst under way
         issue, answered = Signal(), Signal()
+        _, flying, all_flying = counter(m, issue, answered, config.outstanding, "flying")
         m.d.comb += [
             bursts.base.eq(self.base),
-            issue.eq(bursts.valid & ~bus.awvalid & (left == 0) & (flying != config.outstanding) & ~self.drain),
+            issue.eq(bursts.valid & ~bus.awvalid & (left == 0) & ~all_flying & ~self.drain),
             bus.wvalid.eq(self.beats.valid & ~bus.awvalid & (left != 0)),
             bus.wdata.eq(self.beats.payload),
             bus.wstrb.eq(~Const(0, config.axi_bytes)),
@@ -237,11 +242,10 @@ class AxiWriter(Component):
             bus.bready.eq(1),
             answered.eq(bus.bvalid),
             self.error.eq(bus.bvalid & bus.bresp[1]),
-            self.idle.eq(flying == 0),
-            self.busy.eq(bursts.valid | ~self.idle),
+            self.idle.eq(~flying),
+            self.busy.eq(bursts.busy | ~self.idle),
         ]
         _drive_address(m, config, bus, "aw", bursts, issue)
-        m.d.sync += flying.eq(flying + issue - answered)
         with m.If(issue):
             m.d.sync += left.eq(bursts.beats)
         with m.Elif(self.beat):

@@ -38,16 +38,17 @@ class Block(Component):
         walk = Walk("block")
         rows, chunks, pitch = (Signal(16, name=f"{n}_held", reset_less=True) for n in ("rows", "chunks", "pitch"))
         column, left = Signal(16, reset_less=True), Signal(32)
-        multiply, last = Signal(), Signal()
+        multiply, last, more, some = Signal(), Signal(), Signal(), Signal(reset_less=True)
         product = rows * chunks
-        m.d.comb += [last.eq(column + 1 == chunks), self.more.eq(left != 0), self.addr.eq(walk.addr)]
+        m.d.comb += [last.eq(column + 1 == chunks), self.more.eq(more), self.addr.eq(walk.addr)]
         m.d.sync += [multiply.eq(self.start), self.loaded.eq(multiply)]
         with m.If(self.start):
+            m.d.sync += some.eq((self.rows != 0) & (self.chunks != 0))
             m.d.sync += [column.eq(0), rows.eq(self.rows), chunks.eq(self.chunks), pitch.eq(self.pitch)]
             m.d.sync += walk.start(self.first, self.pitch)
         with m.Elif(multiply):
-            m.d.sync += [self.total.eq(product), left.eq(product)]
+            m.d.sync += [self.total.eq(product), left.eq(product), more.eq(some)]
         with m.Elif(self.step):
-            m.d.sync += [left.eq(left - 1), column.eq(Mux(last, 0, column + 1))]
+            m.d.sync += [left.eq(left - 1), more.eq(left != 1), column.eq(Mux(last, 0, column + 1))]
             m.d.sync += walk.step(last, pitch)
         return m

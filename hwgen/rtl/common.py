@@ -67,6 +67,51 @@ def tree_latency(count: int, levels: int) -> int:
     return latency
 
 
+LARGEST_LEVELS = 2  # binary levels that `largest` stands for
+
+
+def largest(values: list) -> Value:
+    """The largest of one to four values, combinational: all are compared at the same time."""
+    if len(values) == 1:
+        return values[0]
+    if len(values) == 2:
+        return Mux(values[0] > values[1], *values)
+    beats = {(i, j): values[i] > values[j] for j in range(len(values)) for i in range(j)}  # i ahead of j, i < j
+    best = values[-1]
+    for i in range(len(values) - 1):
+        earlier = [~beats[j, i] for j in range(i)]
+        later = [beats[i, j] for j in range(i + 1, len(values))]
+        best = Mux(Cat(*earlier, *later).all(), values[i], best)
+    return best
+
+
+def largest_tree(m: Module, values: list, name: str = "max") -> tuple[Value, int]:
+    """(the largest of values, latency in cycles): `largest` of four, a register, and so on."""
+    latency = 0
+    while len(values) > 1:
+        values = [largest(values[i : i + 4]) for i in range(0, len(values), 4)]
+        values = [register(m, v, f"{name}_{latency}_{i}") for i, v in enumerate(values)]
+        latency += 1
+    return values[0], latency
+
+
+def counter(m: Module, up: Value, down: Value, limit: int, name: str, init: int = 0) -> tuple[Signal, Signal, Signal]:
+    """(count, count != 0, count == limit), each a register: `up` and `down` are strobes, together they cancel out.
+
+    `up` only below the limit, `down` only above zero.
+    """
+    count = Signal(range(limit + 1), name=name, init=init)
+    some = Signal(name=f"{name}_some", init=init != 0)
+    full = Signal(name=f"{name}_full", init=init == limit)
+    m.d.sync += [
+        some.eq(up | (count > 1) | (some & ~down)),
+        full.eq(~down & (full | (up & (count == limit - 1)))),
+    ]
+    with m.If(up != down):
+        m.d.sync += count.eq(count + Cat(1, down.replicate(len(count) - 1))[: len(count)])
+    return count, some, full
+
+
 def lanes_mask(count: Value, lanes: int) -> Value:
     """One bit per lane, set for lane < count."""
     return Cat(count > lane for lane in range(lanes))

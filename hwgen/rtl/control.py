@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Component, In, Out, Signature
 
 from .. import isa, registers
 from ..config import MAX_WEIGHT_PORTS, Config
-from ..registers import Status, offset
+from ..registers import State, Status, offset
 from .axi import BYTE_ADDRESS_BITS
 
 UNITS = len(isa.Unit)
@@ -53,14 +53,16 @@ EVENTS = data.StructLayout(
     }
 )
 
+FLYING = data.StructLayout({"data_reads": 1, "data_writes": 1, "weight_reads": 1})
+
 
 class Control(Component):
     """registers.REGISTERS as an AXI4-Lite slave. Every access is answered OKAY; what no register holds reads as zero.
 
-    A soft reset first lets the bursts in flight finish (`drain` until `idle`), then holds `reset` for RESET_CYCLES.
+    A soft reset first lets the bursts in flight finish (`drain` until none is `flying`), then holds `reset` for RESET_CYCLES.
     Ports: bus (AXI_LITE, taken as a slave), irq (level); to the sequencer start (strobe), program, length; data_base,
-    weight_base[4]; from it running, finished, illegal, instruction, counts[5]; read_error, write_error (strobes), fault
-    (an error is set); events (EVENTS); drain, idle, reset.
+    weight_base[4]; from it running, finished, illegal, instruction, counts[5]; program_crc; read_error, write_error
+    (strobes), fault (an error is set); events (EVENTS); flying (FLYING: bursts that are not answered), drain, reset.
     """
 
     def __init__(self, config: Config):
@@ -79,12 +81,13 @@ class Control(Component):
                 "illegal": In(1),
                 "instruction": In(32),
                 "counts": In(data.ArrayLayout(unsigned(isa.COUNT_BITS), UNITS)),
+                "program_crc": In(32),
                 "read_error": In(1),
                 "write_error": In(1),
                 "fault": Out(1),
                 "events": In(EVENTS),
+                "flying": In(FLYING),
                 "drain": Out(1),
-                "idle": In(1),
                 "reset": Out(1),
             }
         )
@@ -95,6 +98,8 @@ class Control(Component):
             "ID": Const(registers.ID, 32),
             "VERSION": Const(registers.VERSION, 32),
             "CONFIG_HASH": Const(registers.config_hash(self.config), 32),
+            "ISA": Const(registers.isa_word(), 32),
+            "PROGRAM_CRC": self.program_crc,
             "INSTRUCTION": self.instruction,
         }
         values |= {f"FINISHED_{u.name}": self.counts[u] for u in isa.Unit}
@@ -184,7 +189,7 @@ class Control(Component):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 m.d.comb += [resetting.eq(1), self.drain.eq(1)]
-                with m.If(self.idle):
+                with m.If(self.flying.as_value() == 0):
                     m.d.sync += last.eq(RESET_CYCLES - 1)
                     m.next = "RESET"
             with m.State("RESET"):
@@ -214,6 +219,24 @@ class Control(Component):
             (Status.ILLEGAL, errors[2]),
         )
         values["CONTROL"] = Mux(enable, int(registers.Control.IRQ_ENABLE), 0)
-        status = Signal(32, name="status")
-        m.d.comb += [status[int(flag).bit_length() - 1].eq(value) for flag, value in flags]
-        values["STATUS"] = status
+        values["STATUS"] = _flags(m, "status", flags)
+        values["STATE"] = _flags(
+            m,
+            "state",
+            (
+                *((State[u.name], self.events.busy[u]) for u in isa.Unit),
+                (State.RUNNING, self.running),
+                (State.DATA_READS, self.flying.data_reads),
+                (State.DATA_WRITES, self.flying.data_writes),
+                (State.WEIGHT_READS, self.flying.weight_reads),
+                (State.DRAINING, self.drain),
+                (State.RESETTING, self.reset),
+            ),
+        )
+
+
+def _flags(m: Module, name: str, flags) -> Signal:
+    """A register's value from (flag, level) pairs."""
+    value = Signal(registers.DATA_BITS, name=name)
+    m.d.comb += [value[int(flag).bit_length() - 1].eq(level) for flag, level in flags]
+    return value

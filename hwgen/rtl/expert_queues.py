@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
@@ -88,62 +88,76 @@ class ExpertQueues(Component):
         of = Signal(number)
         known, count = Signal(), Signal(ports.ROW_BITS + 1)
         arrived = Signal(entry)
+        walk = Signal()  # over the counts
+        valid, last = delay_valid(m, self.i_valid, 1, "entry"), register(m, self.i_last, "entry_last")
+        walking = delay_valid(m, walk, 1, "walking")
+        following = Mux(self.i_valid, self.i_expert, expert[:number])
+        m.d.sync += [of.eq(following), known.eq(nonempty.bit_select(following, 1) | (valid & (of == following)))]
         m.d.comb += [
-            of.eq(Mux(self.i_valid, self.i_expert, expert)),
-            known.eq(nonempty.bit_select(of, 1)),
             count.eq(Mux(known, counts.read(of), 0)),
             counts.write_addr.eq(of),
             counts.write_data.eq(count + 1),
-            counts.write_enable.eq(self.i_valid),
+            counts.write_enable.eq(valid),
             arrived.token.eq(token),
-            arrived.gate.eq(self.i_gate),
-            arrived.expert.eq(self.i_expert),
+            arrived.gate.eq(register(m, self.i_gate, "entry_gate")),
+            arrived.expert.eq(of),
             listed.write_addr.eq(entries),
             listed.write_data.eq(arrived),
-            listed.write_enable.eq(self.i_valid),
+            listed.write_enable.eq(valid),
         ]
-        with m.If(self.i_valid):
+        with m.If(valid):
             m.d.sync += [
-                nonempty.bit_select(self.i_expert, 1).eq(1),
+                nonempty.bit_select(of, 1).eq(1),
                 entries.eq(entries + 1),
-                token.eq(token + self.i_last),
+                token.eq(token + last),
             ]
 
         # --- placement ------------------------------------------------------------------------------------------
         place, at = Signal(), Signal(range(depth + 1))
+        to_place, some_to_place = Signal(range(depth + 1)), Signal()
         total = Signal(16)
         placing = delay_valid(m, place, RAM_LATENCY, "placing")
         placed = data.View(entry, listed.read_data)
         position = cursors.read(placed.expert)
-        summing = Signal()
         m.d.comb += [
             listed.read_addr.eq(at),
-            starts.write_addr.eq(expert),
+            starts.write_addr.eq(of),
             starts.write_data.eq(total),
-            starts.write_enable.eq(summing),
-            cursors.write_addr.eq(Mux(summing, expert, placed.expert)),
-            cursors.write_data.eq(Mux(summing, total, position + 1)),
-            cursors.write_enable.eq(summing | placing),
+            starts.write_enable.eq(walking),
+            cursors.write_addr.eq(Mux(walking, of, placed.expert)),
+            cursors.write_data.eq(Mux(walking, total, position + 1)),
+            cursors.write_enable.eq(walking | placing),
             queues.write_addr.eq(register(m, position, "position")),
             queues.write_data.eq(register(m, Cat(placed.token, placed.gate), "moved")),
             queues.write_enable.eq(delay_valid(m, placing, 1, "moving")),
         ]
+        with m.If(walking):
+            m.d.sync += total.eq(total + count)
         with m.If(place):
-            m.d.sync += at.eq(at + 1)
+            m.d.sync += [at.eq(at + 1), to_place.eq(to_place - 1), some_to_place.eq(to_place != 1)]
 
         # --- a dense row of gates -------------------------------------------------------------------------------
         chunk = self.config.chunk
-        recent = [Signal(entry, name=f"recent_{k}", reset_less=True) for k in range(MAX_TOP_K)]
+        # The last entries: their experts counted from the chunk's first one, and their gates, limited to int16.
+        kept = data.StructLayout({"lane": signed(9), "gate": 15})
+        recent = [Signal(kept, name=f"recent_{k}", reset_less=True) for k in range(MAX_TOP_K)]
+        newest = Signal(kept)
+        m.d.comb += [
+            newest.lane.eq(placed.expert),
+            newest.gate.eq(Mux(placed.gate > INT16_MAX, INT16_MAX, placed.gate)),
+        ]
+        write, left, next_chunk = Walk("dense"), Signal(8), Signal()
         with m.If(placing):
-            m.d.sync += [new.eq(old) for new, old in zip(recent, [placed, *recent], strict=False)]
-        write, base, left = Walk("dense"), Signal(8), Signal(8)
+            m.d.sync += [new.eq(old) for new, old in zip(recent, [newest, *recent], strict=False)]
+        with m.Elif(next_chunk):
+            m.d.sync += [entry.lane.eq(entry.lane - chunk) for entry in recent]
+        counts_k = [register(m, self.top_k > k, f"counts_{k}") for k in range(MAX_TOP_K)]
         row = Signal(ports.elements(self.config, 1), reset_less=True)
         for lane in range(chunk):
             gate = 0
             for k in range(MAX_TOP_K):
-                hit = (recent[k].expert == base + lane) & (self.top_k > k)
-                limited = Mux(recent[k].gate > INT16_MAX, INT16_MAX, recent[k].gate)
-                gate = gate | Mux(hit, limited, 0)
+                hit = (recent[k].lane == lane) & counts_k[k]
+                gate = gate | Mux(hit, recent[k].gate, 0)
             m.d.sync += row[lane].eq(gate)
         m.d.comb += [self.wr.addr.eq(write.addr), self.wr.mask.eq(1), self.wr.data.eq(row)]
 
@@ -161,19 +175,19 @@ class ExpertQueues(Component):
                 with m.If(token == self.rows):
                     m.next = "SUM"
             with m.State("SUM"):
-                m.d.comb += summing.eq(1)
-                m.d.sync += [total.eq(total + count), expert.eq(expert + 1)]
+                m.d.comb += walk.eq(1)
+                m.d.sync += [expert.eq(expert + 1), to_place.eq(entries), some_to_place.eq(entries != 0)]
                 with m.If(expert + 1 == self.experts):
                     m.next = "PLACE"
             with m.State("PLACE"):
                 m.d.sync += wait.eq(SETTLE)
-                with m.If(at == entries):
+                with m.If(~some_to_place):
                     m.next = "SETTLE"
                 with m.Else():
                     m.d.comb += place.eq(1)
                     m.d.sync += in_row.eq(in_row + 1)
                     with m.If(self.dense & (in_row + 1 == self.top_k)):
-                        m.d.sync += [base.eq(0), left.eq(self.experts), wait.eq(RAM_LATENCY)]
+                        m.d.sync += [left.eq(self.experts), wait.eq(RAM_LATENCY)]
                         m.next = "ROW"
             with m.State("ROW"):
                 # The row's entries are in `recent` when `wait` is over; one more cycle puts a chunk together.
@@ -186,7 +200,8 @@ class ExpertQueues(Component):
                 m.d.comb += self.wr.valid.eq(1)
                 with m.If(self.wr.ready):
                     m.d.sync += write.step(left <= chunk, self.y_pitch)
-                    m.d.sync += [base.eq(base + chunk), left.eq(left - chunk)]
+                    m.d.comb += next_chunk.eq(1)
+                    m.d.sync += left.eq(left - chunk)
                     m.next = "CHUNK"
                     with m.If(left <= chunk):
                         m.next = "PLACE"

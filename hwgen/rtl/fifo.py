@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
-from .common import delay_valid
+from .common import counter, delay_valid
 from .memory import RAM_LATENCY, Ram
 
 FULL_RATE = 4  # lookahead that hides the RAM's latency: one word a cycle
@@ -34,12 +34,13 @@ class RamFifo(Component):
         m.submodules.ram = ram = Ram(self.depth, self.width, style=self.style)
         push, fetch, pop = Signal(), Signal(), Signal()
         write_at, read_at = Signal(range(self.depth)), Signal(range(self.depth))
-        stored = Signal(range(self.depth + 1))
-        room = Signal(range(self.lookahead + 1), init=self.lookahead)  # registers neither filled nor promised
+        _, stored, full = counter(m, push, fetch, self.depth, "stored")
+        # Registers neither filled nor promised.
+        _, room, _ = counter(m, pop, fetch, self.lookahead, "room", init=self.lookahead)
         m.d.comb += [
-            self.i.ready.eq(stored != self.depth),
+            self.i.ready.eq(~full),
             push.eq(self.i.valid & self.i.ready),
-            fetch.eq((stored != 0) & (room != 0)),
+            fetch.eq(stored & room),
             pop.eq(self.o.valid & self.o.ready),
             ram.write_addr.eq(write_at),
             ram.write_data.eq(self.i.payload),
@@ -49,15 +50,12 @@ class RamFifo(Component):
         m.d.sync += [
             write_at.eq(write_at + push),
             read_at.eq(read_at + fetch),
-            stored.eq(stored + push - fetch),
-            room.eq(room + pop - fetch),
         ]
 
         arrived = delay_valid(m, fetch, RAM_LATENCY, "arriving")
         ahead = [Signal(self.width, name=f"ahead_{i}", reset_less=True) for i in range(self.lookahead)]
-        held = Signal(range(self.lookahead + 1))
-        m.d.sync += held.eq(held + arrived - pop)
-        m.d.comb += self.o.valid.eq(held != 0)
+        _, held, _ = counter(m, arrived, pop, self.lookahead, "held")
+        m.d.comb += self.o.valid.eq(held)
         if self.lookahead == 1:
             with m.If(arrived):
                 m.d.sync += ahead[0].eq(ram.read_data)

@@ -54,24 +54,30 @@ class LoadUnit(Component):
 
         # Commands, cut so that the program's fetch need not wait for a long load.
         dram, beats_left = Signal(32, reset_less=True), Signal(32)
-        piece = Mux(beats_left > MOST_BEATS, MOST_BEATS, beats_left)
+        piece, asking = Signal(range(MOST_BEATS + 1), reset_less=True), Signal()
+        asked = self.command.valid & self.command.ready
+        m.d.sync += [
+            piece.eq(Mux(beats_left > MOST_BEATS, MOST_BEATS, beats_left)),
+            asking.eq((beats_left != 0) & ~asked),
+        ]
         m.d.comb += [
-            self.command.valid.eq(beats_left != 0),
+            self.command.valid.eq(asking),
             self.command.payload.offset.eq(dram),
             self.command.payload.beats.eq(piece),
         ]
-        with m.If(self.command.valid & self.command.ready):
+        with m.If(asked):
             m.d.sync += [dram.eq(dram + piece), beats_left.eq(beats_left - piece)]
 
         narrow = Signal(reset_less=True)
         scale_addr, scales_left = Signal(SCALE_ADDRESS_BITS, reset_less=True), Signal(16)
+        more_scales = Signal()
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
                 m.d.sync += [dram.eq(load.dram), narrow.eq(load.narrow), scale_addr.eq(load_scales.dst)]
                 with m.If(self.insn.valid):
                     with m.If(load_scales.op == isa.Op.LOAD_SCALES):
-                        m.d.sync += scales_left.eq(load_scales.count)
+                        m.d.sync += [scales_left.eq(load_scales.count), more_scales.eq(load_scales.count != 0)]
                         m.next = "SCALES"
                     with m.Else():
                         m.d.comb += block.start.eq(1)
@@ -85,7 +91,7 @@ class LoadUnit(Component):
                 m.d.sync += beats_left.eq((scales_left + (lanes - 1)) >> (lanes - 1).bit_length())
                 m.next = "RUN"
             with m.State("RUN"):
-                with m.If(~block.more & (scales_left == 0) & ~self.wr.valid & ~self.scale.valid):
+                with m.If(~block.more & ~more_scales & ~self.wr.valid & ~self.scale.valid):
                     m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
@@ -105,7 +111,7 @@ class LoadUnit(Component):
         m.d.comb += [
             whole.eq(beat_at == Mux(narrow, config.narrow_chunk_beats - 1, config.chunk_beats - 1)),
             take_chunk.eq(beats.valid & block.more & (~whole | ~self.wr.valid | self.wr.ready)),
-            take_scale.eq(beats.valid & (scales_left != 0) & (~self.scale.valid | self.scale.ready)),
+            take_scale.eq(beats.valid & more_scales & (~self.scale.valid | self.scale.ready)),
             beat_end.eq((lane == lanes - 1) | (scales_left == 1)),
             beats.ready.eq(take_chunk | (take_scale & beat_end)),
             block.step.eq(take_chunk & whole),
@@ -132,6 +138,7 @@ class LoadUnit(Component):
             m.d.sync += [
                 lane.eq(Mux(beat_end, 0, lane + 1)),
                 scales_left.eq(scales_left - 1),
+                more_scales.eq(scales_left != 1),
                 scale_addr.eq(scale_addr + 1),
                 self.scale.valid.eq(1),
                 self.scale.addr.eq(scale_addr),

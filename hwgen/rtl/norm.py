@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Component, In, Out
 from .. import isa
 from ..config import Config
 from . import ports
-from .common import delay, delay_valid, lanes_mask, register
+from .common import counter, delay, delay_valid, lanes_mask, register
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
 from .small_memory import SmallFifo
@@ -67,14 +67,10 @@ class Norm(Component):
             lanes.columns.eq(insn.columns),
         ]
 
-        def credit(limit: int, take: Value, give: Value, name: str) -> Signal:
-            """Counts `limit` places, one taken and one given back by each strobe."""
-            free = Signal(range(limit + 1), init=limit, name=name)
-            with m.If(take & ~give):
-                m.d.sync += free.eq(free - 1)
-            with m.Elif(give & ~take):
-                m.d.sync += free.eq(free + 1)
-            return free
+        def credit(limit: int, take: Value, give: Value, name: str) -> tuple[Signal, Signal]:
+            """(some of `limit` places are free, all are): one is taken and one given back by each strobe."""
+            _, some, all_free = counter(m, give, take, limit, name, init=limit)
+            return some, all_free
 
         # --- reads: parameters, then rows -----------------------------------------------------------------------
         reading_params, reading_rows, beta = Signal(), Signal(), Signal()
@@ -84,10 +80,10 @@ class Norm(Component):
         read = Walk("x")
         accepted = Signal()
         read_last = Signal()
-        rows_free, buffer_free = Signal(range(ROWS + 1)), Signal(range(self.buffer + 1))
+        rows_free, buffer_free = Signal(), Signal()  # there is room for a row's maximum, for a chunk
         room = Signal()
         m.d.comb += [
-            room.eq((buffer_free != 0) & ((column != 0) | (rows_free != 0))),
+            room.eq(buffer_free & ((column != 0) | rows_free)),
             self.rd.valid.eq(reading_params | (reading_rows & room)),
             self.rd.addr.eq(read.addr),
             accepted.eq(self.rd.valid & self.rd.ready),
@@ -134,9 +130,9 @@ class Norm(Component):
         read_at = Signal(range(self.buffer))
         replay_column = Signal(range(max(self.max_chunks, 2)))
         replay, replay_last = Signal(), Signal()
-        out_free = Signal(range(CHUNKS + 1))
+        out_free = Signal()
         m.d.comb += [
-            replay.eq(known.o.valid & (out_free != 0)),
+            replay.eq(known.o.valid & out_free),
             replay_last.eq(replay_column == last_chunk),
             known.o.ready.eq(replay & replay_last),
             rows.read_addr.eq(read_at),
@@ -191,11 +187,10 @@ class Norm(Component):
         with m.If(scale_written):
             m.d.sync += scale_addr.eq(scale_addr + 1)
         row_begins = accepted & reading_rows & (column == 0)
-        m.d.comb += [
-            rows_free.eq(credit(ROWS, row_begins, scale_written, "rows_credit")),
-            buffer_free.eq(credit(self.buffer, accepted & reading_rows, replay, "buffer_credit")),
-            out_free.eq(credit(CHUNKS, replay, written, "out_credit")),
-        ]
+        some_rows, no_rows = credit(ROWS, row_begins, scale_written, "rows_credit")
+        some_buffer, _ = credit(self.buffer, accepted & reading_rows, replay, "buffer_credit")
+        some_out, none_out = credit(CHUNKS, replay, written, "out_credit")
+        m.d.comb += [rows_free.eq(some_rows), buffer_free.eq(some_buffer), out_free.eq(some_out)]
 
         # --- control --------------------------------------------------------------------------------------------
         settle = Signal(range(SETTLE + 1))
@@ -235,7 +230,7 @@ class Norm(Component):
                         with m.If(row == 1):
                             m.next = "DRAIN"
             with m.State("DRAIN"):
-                with m.If((rows_free == ROWS) & (out_free == CHUNKS)):
+                with m.If(no_rows & none_out):
                     m.next = "SETTLE"
             with m.State("SETTLE"):
                 m.d.sync += settle.eq(settle - 1)

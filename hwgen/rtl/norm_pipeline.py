@@ -7,7 +7,17 @@ from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
 from ..numerics import GAMMA_SHIFT, INT16_MAX, RSQRT_BITS, XHAT_BITS, XHAT_MAX
-from .common import delay, delay_valid, register, round_shift, saturate, tree, tree_latency
+from .common import (
+    LARGEST_LEVELS,
+    delay,
+    delay_valid,
+    largest_tree,
+    register,
+    round_shift,
+    saturate,
+    tree,
+    tree_latency,
+)
 from .ports import ELEMENT, elements
 from .rsqrt import EXPONENT_BITS, Rsqrt
 
@@ -165,7 +175,7 @@ class NormLanes(Component):
     @staticmethod
     def max_latency_of(config: Config) -> int:
         """Cycles from a row's last chunk to its largest magnitude."""
-        return NormLanes.LATENCY + 2 + tree_latency(config.chunk, TREE_LEVELS)
+        return NormLanes.LATENCY + 2 + tree_latency(config.chunk, LARGEST_LEVELS)
 
     def elaborate(self, platform):
         m = Module()
@@ -204,7 +214,7 @@ class NormLanes(Component):
             m.d.comb += self.o_data[i].eq(y)
             magnitudes.append(register(m, Mux(y < 0, -y, y)[:15], f"mag_{i}"))
         # --- row maximum ----------------------------------------------------------------------------------------
-        chunk_max, steps = tree(m, magnitudes, lambda a, b: Mux(a > b, a, b), TREE_LEVELS, "max")
+        chunk_max, steps = largest_tree(m, magnitudes)
         valid = delay_valid(m, self.i_valid, self.LATENCY, "valid")
         last = delay(m, self.i_last, self.LATENCY, "last")
         max_first = delay(m, self.i_first, self.LATENCY + 1 + steps, "first")

@@ -12,11 +12,10 @@ from ..config import Config
 from ..intgraph import RowMax
 from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, RECIPROCAL_EXPONENT_MAX, SHIFT_MAX, SHIFT_MIN
 from . import ports
-from .common import delay, delay_valid, lanes_mask, register, tree, tree_latency
+from .common import LARGEST_LEVELS, delay, delay_valid, lanes_mask, largest_tree, register, tree_latency
 from .gelu import GELU_LATENCY, gelu_lanes
 from .memory import RAM_LATENCY, Ram
 
-MAX_LEVELS = 2
 LOWEST = -(1 << 15)  # below every stored element
 
 
@@ -58,7 +57,7 @@ class PostProcessor(Component):
 
     def __init__(self, config: Config):
         self.config = config
-        self.scale_latency = self.Y_LATENCY + 1 + tree_latency(config.array_outputs, MAX_LEVELS) + 1
+        self.scale_latency = self.Y_LATENCY + 1 + tree_latency(config.array_outputs, LARGEST_LEVELS) + 1
         self.latency = self.latency_of(config)
         chunks = config.output_chunks
         super().__init__(
@@ -79,7 +78,7 @@ class PostProcessor(Component):
     @classmethod
     def latency_of(cls, config: Config) -> int:
         """Cycles from a row to its `done`."""
-        return cls.Y_LATENCY + 1 + tree_latency(config.array_outputs, MAX_LEVELS) + 1 + ports.WRITE_LATENCY
+        return cls.Y_LATENCY + 1 + tree_latency(config.array_outputs, LARGEST_LEVELS) + 1 + ports.WRITE_LATENCY
 
     def elaborate(self, platform):
         m = Module()
@@ -186,7 +185,7 @@ class PostProcessor(Component):
             key = Signal(signed(16), name=f"key{o}", reset_less=True)
             m.d.sync += key.eq(Mux(keep[o], Mux(y[-1] & ~signed_max, -y, y), LOWEST))
             keys.append(key)
-        largest, cycles = tree(m, keys, lambda a, b: Mux(a > b, a, b), MAX_LEVELS, "max")
+        largest, cycles = largest_tree(m, keys)
         end = at + 1 + cycles
 
         rows = self.config.acc_rows

@@ -56,6 +56,14 @@ def constant_table(values, index: Value, width: int) -> Value:
     return Cat(bits)
 
 
+def _multiple(value: Value, factor: Value) -> Value:
+    """value * factor of a few bits, in LUTs and carry chains."""
+    parts = [Mux(bit, value << i, 0) for i, bit in enumerate(factor)]
+    while len(parts) > 1:
+        parts = [sum(parts[i + 1 : i + 2], parts[i]) for i in range(0, len(parts), 2)]
+    return parts[0]
+
+
 class RowQuantiser(Component):
     """o_data = numerics.quantise_rows (i_convert = 1, i_scale the row's largest magnitude) or quantise_static (0).
 
@@ -65,7 +73,7 @@ class RowQuantiser(Component):
     Ports: i_valid, i_data (I x s16), i_convert, i_scale (u16, below 2^15), i_lanes (1..I valid lanes; the others give
     zero); o_valid, o_data (I x s8), o_scale (u16 row scale of i_scale, whatever i_convert).
     Latency: LATENCY (7), a row every cycle.
-    Cost: I multipliers 16x8, about 140 registers and 80 LUTs a lane; two 128-entry tables for all.
+    Cost: no DSP; about 160 registers and 200 LUTs a lane; two 128-entry tables for all.
     """
 
     LATENCY = 7
@@ -114,20 +122,22 @@ class RowQuantiser(Component):
         drop_3 = register(m, ~exponent_2, "drop_3")  # 7 - exponent, the shift of the step
         x = [register(m, x[i], f"x3_{i}") for i in lanes]
 
-        # 4: products
-        # 16x8 products in LUTs: the DSPs belong to the array.
-        product = [Signal(signed(24), name=f"product_{i}", reset_less=True, attrs={"use_dsp": "no"}) for i in lanes]
-        m.d.sync += [p.eq(x[i] * factor_3) for i, p in zip(lanes, product, strict=True)]
+        # 4: products with the factor's halves, of shifted sums: the DSPs belong to the array.
+        low, high = (
+            [register(m, _multiple(v, factor_3[at : at + 4]), f"{name}_{i}") for i, v in enumerate(x)]
+            for at, name in ((0, "low"), (4, "high"))
+        )
+        negative = [register(m, v[-1], f"negative_{i}") for i, v in enumerate(x)]  # as the product: the factor is positive
         shift_4, drop_4 = register(m, shift_3, "shift_4"), register(m, drop_3, "drop_4")
         half = 1 << (numerics.STATIC_SHIFT - 1)
         below_half_4 = register(m, ((half << shift_3) - 1)[:15], "below_half_4")
         step_4 = register(m, step_3 + ((1 << drop_3) >> 1), "step_4")
 
         # 5: product + half - (product < 0), as product + (half - 1) + (product >= 0): a carry, no second adder
-        rounded = [
-            register(m, (Cat(1, p).as_signed() + Cat(~p[-1], below_half_4, 0).as_signed())[1:].as_signed(), f"sum_{i}")
-            for i, p in enumerate(product)
-        ]
+        rounded = []
+        for i in lanes:
+            with_carry = Cat(1, low[i]).as_signed() + Cat(~negative[i], below_half_4, 0).as_signed() + (high[i] << 5)
+            rounded.append(register(m, with_carry[1:25].as_signed(), f"sum_{i}"))
         shift_5, scale_5 = register(m, shift_4, "shift_5"), register(m, (step_4 >> drop_4)[:16], "scale_5")
 
         # 6: shift; 7: saturate

@@ -20,7 +20,7 @@ from .gate_lanes import GateLanes, weight_sum_bits
 LANES = 4  # rows in lockstep
 GATE_QUOTIENT_BITS = GATE_BITS + 1  # 2^15 stands for 1
 REFILL_CYCLES = ports.READ_LATENCY + 1  # and one for each lane's read, from one chunk to the next
-FIXED_CYCLES = 4  # registers and control
+FIXED_CYCLES = 6  # registers and control
 
 
 def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: bool = False) -> int:
@@ -108,17 +108,24 @@ class Router(Component):
         group_rows = Signal(range(LANES + 1))
         last_lane, last_chunk, accepted = Signal(), Signal(), Signal()
         about = Signal(ahead, reset_less=True)
-        m.d.comb += [
+        begun = Signal()
+        # A cycle late: between two groups, and two chunks, `claimed` lasts longer.
+        m.d.sync += [
             group_rows.eq(Mux(rows_left > LANES, LANES, rows_left)),
-            last_lane.eq(lane + 1 == group_rows),
             last_chunk.eq(left <= chunk),
+            begun.eq(self.start),
+        ]
+        m.d.comb += [
+            last_lane.eq(lane + 1 == group_rows),
             self.rd.valid.eq(running & ~claimed),
             self.rd.addr.eq(addr),
             accepted.eq(self.rd.valid & self.rd.ready),
         ]
         with m.If(self.start):
-            m.d.sync += [running.eq(insn.rows != 0), claimed.eq(0), rows_left.eq(insn.rows), left.eq(insn.experts)]
+            m.d.sync += [running.eq(0), claimed.eq(0), rows_left.eq(insn.rows), left.eq(insn.experts)]
             m.d.sync += [group.eq(insn.x), chunk_addr.eq(insn.x), addr.eq(insn.x), lane.eq(0)]
+        with m.Elif(begun):
+            m.d.sync += running.eq(rows_left != 0)
         with m.Elif(accepted):
             m.d.sync += [lane.eq(lane + 1), addr.eq(addr + insn.x_pitch)]
             with m.If(last_lane):

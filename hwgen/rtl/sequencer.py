@@ -74,11 +74,14 @@ class Sequencer(Component):
         m.submodules.fetched = fetched = RamFifo(8 * config.axi_bytes, FETCH_QUEUE * insn_beats)
         room = Signal(range(FETCH_QUEUE + 1), init=FETCH_QUEUE)
         offset, left = Signal(32, reset_less=True), Signal(32)
-        batch = Signal(range(FETCH_BATCH + 1))
+        batch, asking = Signal(range(FETCH_BATCH + 1)), Signal()
         asked, dispatched = Signal(), Signal()
-        m.d.comb += [
+        m.d.sync += [
             batch.eq(Mux(left > FETCH_BATCH, FETCH_BATCH, left)),
-            self.command.valid.eq((left != 0) & (room >= FETCH_BATCH)),
+            asking.eq((left != 0) & (room >= FETCH_BATCH) & ~asked),
+        ]
+        m.d.comb += [
+            self.command.valid.eq(asking),
             self.command.payload.offset.eq(offset),
             self.command.payload.beats.eq(batch * insn_beats),
             asked.eq(self.command.valid & self.command.ready),

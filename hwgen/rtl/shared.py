@@ -17,6 +17,7 @@ class Shared(Component):
     """A component that depends on nothing but the Config, and has flat ports."""
 
     MODULE: str  # name of the Verilog module
+    PRIMITIVES: str | None = None  # Verilog define under which the module is made of a family's primitives
 
     @staticmethod
     def ports(config: Config) -> Signature:

@@ -13,9 +13,9 @@ from amaranth.lib.wiring import Component, In, Out
 
 
 def rom(m: Module, values: Sequence[int], width: int, addr: Value, name: str) -> Signal:
-    """values[addr], two cycles later (a block RAM with its output register, or LUTs)."""
+    """values[addr], two cycles later: a block RAM with its output register."""
     contents = MemoryData(shape=unsigned(width), depth=len(values), init=[int(v) for v in values])
-    m.submodules[name] = memory = MemoryInstance(data=contents)
+    m.submodules[name] = memory = MemoryInstance(data=contents, attrs={"rom_style": "block"})
     read, out = Signal(width, name=f"{name}_read"), Signal(width, name=f"{name}_data", reset_less=True)
     memory.read_port(domain="sync", addr=addr, data=read, en=Const(1), transparent_for=())
     m.d.sync += out.eq(read)

@@ -74,9 +74,12 @@ class TileLoader(Component):
         block = Signal(ports.ADDRESS_BITS)  # row ob*O of w, at ib = 0
         addr, scale = Signal(ports.ADDRESS_BITS), Signal(16)
         block_scale, offset = Signal(16), Signal(ports.ADDRESS_BITS)
-        m.d.comb += [
+        # Registers: `outputs_left` changes in JOB and NEXT, they are first looked at two cycles later.
+        last_row = Signal(range(outputs))
+        m.d.sync += [
             last_columns.eq(outputs_left <= outputs),
-            columns.eq(Mux(last_columns, outputs_left, outputs)),
+            columns.eq(Mux(outputs_left <= outputs, outputs_left, outputs)),
+            last_row.eq(Mux(outputs_left <= outputs, outputs_left - 1, outputs - 1)),
         ]
         from_stream = insn.w_source == isa.WeightSource.STREAM
 
@@ -97,7 +100,7 @@ class TileLoader(Component):
         lanes = Signal(range(c.array_inputs + 1))
         m.d.comb += lanes.eq(Mux(inputs_left <= c.array_inputs, inputs_left, c.array_inputs))
         final = Signal()
-        m.d.comb += final.eq(row == columns - 1)
+        m.d.comb += final.eq(row == last_row)
         m.d.comb += [
             quantiser.i_valid.eq(delay_valid(m, accepted, ports.READ_LATENCY, "w_read")),
             quantiser.i_data.eq(self.rd.data),

@@ -17,6 +17,7 @@ from ..config import Config
 from ..isa import Unit
 from .arbiter import ReadArbiter
 from .axi import AxiReader, AxiWriter, axi_read, axi_write
+from .checksum import Checksum
 from .control import AXI_LITE, Control
 from .core import Core
 from .load import LoadUnit
@@ -88,7 +89,9 @@ class Top(Component):
             reader.drain.eq(control.drain),
             writer.drain.eq(control.drain),
             weights.drain.eq(control.drain),
-            control.idle.eq(reader.idle & writer.idle & weights.idle),
+            control.flying.data_reads.eq(~reader.idle),
+            control.flying.data_writes.eq(~writer.idle),
+            control.flying.weight_reads.eq(~weights.idle),
             control.read_error.eq(reader.error | weights.error),
             control.write_error.eq(writer.error),
         ]
@@ -103,6 +106,13 @@ class Top(Component):
         connect(m, store.command, writer.command)
         connect(m, store.beats, writer.beats)
         m.d.comb += store.writing.eq(writer.busy)
+        m.submodules.checksum = checksum = Checksum(config)
+        m.d.comb += [
+            checksum.start.eq(control.start),
+            checksum.valid.eq(sequencer.beats.valid & sequencer.beats.ready),
+            checksum.beat.eq(sequencer.beats.payload),
+            control.program_crc.eq(checksum.crc),
+        ]
 
         # Instructions.
         connect(m, sequencer.insn[Unit.LOAD], load.insn)
@@ -161,23 +171,35 @@ class Top(Component):
 
 class VerilogPlatform:
     """What elaboration asks of a target: RAMs become instances of rtl_templates/ram_sdp.v, `shared` components instances
-    of modules that are emitted once."""
+    of modules that are emitted once; with `primitives` some of those are made of a family's own cells."""
 
     get_memory = staticmethod(template_memory)
 
-    def __init__(self):
+    def __init__(self, primitives: bool = False):
+        self.primitives = primitives
         self.shared: dict[str, tuple[type[Shared], Config]] = {}
 
 
 def emit(config: Config) -> dict[str, str]:
-    """Verilog by file name: hwgen_top.v and the templates it instantiates. The same config gives the same bytes."""
+    """Verilog by file name: hwgen_top.v, the shared modules and templates it instantiates. Same config, same bytes."""
     platform = VerilogPlatform()
-    text = verilog.convert(Top(config), name=TOP_MODULE, platform=platform, strip_internal_attrs=True)
-    for module, (kind, parameters) in platform.shared.items():
-        text += verilog.convert(kind(parameters), name=module, platform=platform, strip_internal_attrs=True)
-    files = {f"{TOP_MODULE}.v": text}
+    files = {f"{TOP_MODULE}.v": _convert(Top(config), TOP_MODULE, platform)}
+    files |= {f"{module}.v": emit_shared(*found) for module, found in platform.shared.items()}
     for template in sorted(resources.files("rtl_templates").iterdir(), key=lambda path: path.name):
         module, _, suffix = template.name.rpartition(".")
-        if suffix == "v" and re.search(rf"\b{module}\b", text):
+        if suffix == "v" and any(re.search(rf"\b{module}\b", text) for text in files.values()):
             files[template.name] = template.read_text(encoding="utf-8")
     return files
+
+
+def emit_shared(kind: type[Shared], config: Config) -> str:
+    """Verilog of a shared module: where it has a form made of primitives, a define chooses that one."""
+    described = _convert(kind(config), kind.MODULE, VerilogPlatform())
+    if kind.PRIMITIVES is None:
+        return described
+    primitives = _convert(kind(config), kind.MODULE, VerilogPlatform(primitives=True))
+    return f"`ifdef {kind.PRIMITIVES}\n{primitives}`else\n{described}`endif\n"
+
+
+def _convert(component: Component, name: str, platform: VerilogPlatform) -> str:
+    return verilog.convert(component, name=name, platform=platform, strip_internal_attrs=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from .. import isa
@@ -49,7 +50,10 @@ def schedule(graphs: dict[str, IntGraph], config: Config) -> Program:
     code = {}
     for task, graph in graphs.items():
         in_slots, out_slots = slots[task]
-        input_offsets = {i: zero["inputs"].offset + slot.dram for i, slot in in_slots.items()}
+        input_offsets = {
+            i: zero["inputs"].offset + slot.dram + graphs[task].ops[i].row * slot.layout.bytes // slot.layout.rows
+            for i, slot in in_slots.items()
+        }
         output_offsets = [zero["outputs"].offset + slot.dram for slot in out_slots]
         code[task] = Emitter(graph, config, needs[task], input_offsets, output_offsets).program()
 
@@ -62,7 +66,7 @@ def schedule(graphs: dict[str, IntGraph], config: Config) -> Program:
         tasks[task] = TaskProgram(
             [_relocate(insn, moved) for insn in instructions],
             origins,
-            [replace(slot, dram=regions["inputs"].offset + slot.dram) for slot in in_slots.values()],
+            [replace(slot, dram=regions["inputs"].offset + slot.dram) for slot in _each_once(in_slots.values())],
             [replace(slot, dram=regions["outputs"].offset + slot.dram) for slot in out_slots],
             places,
             offsets[task],
@@ -79,7 +83,7 @@ def _slots(
     for i, op in enumerate(graph.ops):
         if isinstance(op, Input):
             layout = needs.layouts[op.out.buffer]
-            rows: RowLayout = row_layout(layout, op.out, op.out.rows, config, i in needs.narrow)
+            rows: RowLayout = row_layout(layout, op.out, op.patches, config, i in needs.narrow)
             offset = inputs.add(input_key(op, rows), rows.bytes)
             slot = InputSlot(
                 op.image, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), offset, rows, op.index
@@ -91,6 +95,11 @@ def _slots(
         shape, scale = tuple(output.shape), float(output.scale)
         out_slots.append(OutputSlot(output.name, shape, scale, offset, rows, output.transposed, output.index))
     return in_slots, out_slots
+
+
+def _each_once(slots: Iterable[InputSlot]) -> list[InputSlot]:
+    """Loads of parts of an image share its slot."""
+    return list(dict.fromkeys(slots))
 
 
 def _relocate(insn: isa.Insn, beats: int) -> isa.Insn:

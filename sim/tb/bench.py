@@ -32,8 +32,15 @@ class Bench:
         dut = self.dut
         for name in ("awvalid", "wvalid", "bready", "arvalid", "rready"):
             getattr(dut, f"s_axi_{name}").value = 0
-        for name in ("s_axi_awaddr", "s_axi_araddr", "s_axi_wdata", "backdoor_write", "backdoor_addr", "backdoor_wdata"):
+        for name in ("s_axi_awaddr", "s_axi_araddr", "s_axi_wdata", "fault_error", "fault_hold"):
             getattr(dut, name).value = 0
+        for name in ("load", "write", "addr", "wdata"):
+            getattr(dut, f"backdoor_{name}").value = 0
+        await self.pulse_reset()
+
+    async def pulse_reset(self) -> None:
+        """The reset pin for some clocks."""
+        dut = self.dut
         dut.rst.value = 1
         await ClockCycles(dut.clk, 8)
         dut.rst.value = 0
@@ -50,8 +57,12 @@ class Bench:
 
     async def write(self, name: str, value: int) -> None:
         """Write a register by its name in hwgen.registers."""
+        await self.write_at(registers.offset(name), value)
+
+    async def write_at(self, offset: int, value: int) -> None:
+        """Write the register at a byte offset."""
         dut = self.dut
-        dut.s_axi_awaddr.value, dut.s_axi_wdata.value = registers.offset(name), value
+        dut.s_axi_awaddr.value, dut.s_axi_wdata.value = offset, value
         dut.s_axi_awvalid.value = dut.s_axi_wvalid.value = dut.s_axi_bready.value = 1
         pending = {"aw", "w", "b"}
         while pending:
@@ -67,9 +78,13 @@ class Bench:
                 getattr(dut, {"aw": "s_axi_awvalid", "w": "s_axi_wvalid", "b": "s_axi_bready"}[channel]).value = 0
 
     async def read(self, name: str) -> int:
-        """Value of a register."""
+        """Value of a register, by its name."""
+        return await self.read_at(registers.offset(name))
+
+    async def read_at(self, offset: int) -> int:
+        """Value of the register at a byte offset."""
         dut = self.dut
-        dut.s_axi_araddr.value = registers.offset(name)
+        dut.s_axi_araddr.value = offset
         dut.s_axi_arvalid.value = 1
         await self._until(dut.s_axi_arready)
         dut.s_axi_arvalid.value, dut.s_axi_rready.value = 0, 1
@@ -92,6 +107,14 @@ class Bench:
             dut.backdoor_wdata.value = int.from_bytes(data[i : i + self.beat], "little")
             await RisingEdge(dut.clk)
         dut.backdoor_write.value = 0
+        await RisingEdge(dut.clk)
+
+    async def load(self, offset: int) -> None:
+        """The words of the file that +load names, to memory from a beat-aligned byte offset on."""
+        dut = self.dut
+        dut.backdoor_addr.value, dut.backdoor_load.value = offset // self.beat, 1
+        await RisingEdge(dut.clk)
+        dut.backdoor_load.value = 0
         await RisingEdge(dut.clk)
 
     async def peek(self, offset: int, length: int) -> bytes:

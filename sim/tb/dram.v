@@ -3,7 +3,10 @@
 // Every read burst waits +latency clocks; all ports together move at most +rate / 16 bytes a clock (0: no limit); every
 // +refresh_period clocks (0: never) nothing moves for +refresh_clocks; +stall / 256 of the clocks withhold each handshake
 // at random, drawn from +seed. Addresses outside the memory answer SLVERR. The back door reads and writes one word a
-// clock, for the test bench. +dram names the file of the memory's first contents.
+// clock, for the test bench. +dram names the file of the memory's first contents; at each backdoor_load the words of the
+// file that +load names go to backdoor_addr and behind it.
+// Faults, while their input is high: fault_error answers SLVERR to every beat read and every burst written (which is
+// not stored), fault_hold takes and answers nothing.
 `default_nettype none
 module dram #(
     parameter PORTS = 3,
@@ -35,6 +38,9 @@ module dram #(
     input  wire                     bready,
     output reg  [1:0]               bresp,
 
+    input  wire                     fault_error,
+    input  wire                     fault_hold,
+    input  wire                     backdoor_load,
     input  wire                     backdoor_write,
     input  wire [31:0]              backdoor_addr,
     input  wire [BYTES*8-1:0]       backdoor_wdata,
@@ -46,7 +52,7 @@ module dram #(
     localparam CREDIT_MAX = COST * (PORTS + 1) * 4;
 
     reg [BYTES*8-1:0] memory [0:WORDS-1];
-    reg [8*1024-1:0] file;
+    reg [8*1024-1:0] file, load_file;
     integer handle, got;
     integer latency, rate, refresh_period, refresh_clocks, stall, seed;
     initial begin
@@ -56,6 +62,7 @@ module dram #(
         if (!$value$plusargs("refresh_clocks=%d", refresh_clocks)) refresh_clocks = 0;
         if (!$value$plusargs("stall=%d", stall)) stall = 0;
         if (!$value$plusargs("seed=%d", seed)) seed = 1;
+        if (!$value$plusargs("load=%s", load_file)) load_file = "";
         if ($value$plusargs("dram=%s", file)) begin
             handle = $fopen(file, "rb");
             got = $fread(memory, handle);
@@ -108,7 +115,8 @@ module dram #(
             now = now + 1;
             credit = credit + rate;
             if (rate == 0 || credit > CREDIT_MAX) credit = CREDIT_MAX;
-            refreshing = refresh_period != 0 && (now % (refresh_period == 0 ? 1 : refresh_period)) < refresh_clocks;
+            refreshing = fault_hold
+                || (refresh_period != 0 && (now % (refresh_period == 0 ? 1 : refresh_period)) < refresh_clocks);
             turn = (turn + 1) % PORTS;
             for (k = 0; k < PORTS; k = k + 1) begin
                 p = (turn + k) % PORTS;
@@ -121,7 +129,7 @@ module dram #(
                     count[p] = count[p] + 1;
                 end
                 random = next_random(random);
-                arready[p] <= count[p] < DEPTH - 2 && random[7:0] >= stall;
+                arready[p] <= count[p] < DEPTH - 2 && random[7:0] >= stall && !fault_hold;
                 if (rvalid[p] && rready[p]) showing[p] = 0;
                 random = next_random(random);
                 slot = p * DEPTH + head[p];
@@ -129,7 +137,7 @@ module dram #(
                     && random[7:0] >= stall) begin
                     word = burst_addr[slot] >> SHIFT;
                     rdata[p*BYTES*8 +: BYTES*8] <= word < WORDS ? memory[word] : {BYTES*8{1'b0}};
-                    rresp[p*2 +: 2] <= word < WORDS ? 2'b00 : 2'b10;
+                    rresp[p*2 +: 2] <= word < WORDS && !fault_error ? 2'b00 : 2'b10;
                     rlast[p] <= burst_beats[slot] == 1;
                     showing[p] = 1;
                     credit = credit - COST;
@@ -150,7 +158,7 @@ module dram #(
             end
             if (wvalid && wready) begin
                 word = write_addr[write_head] >> SHIFT;
-                if (word < WORDS) begin
+                if (word < WORDS && !fault_error) begin
                     for (b = 0; b < BYTES; b = b + 1)
                         if (wstrb[b]) memory[word][b*8 +: 8] = wdata[b*8 +: 8];
                 end else
@@ -168,15 +176,21 @@ module dram #(
                 end
             end
             random = next_random(random);
-            awready <= writes < DEPTH - 2 && random[7:0] >= stall;
+            awready <= writes < DEPTH - 2 && random[7:0] >= stall && !fault_hold;
             wready <= writes != 0 && credit >= COST && !refreshing && random[15:8] >= stall;
             if (bvalid && bready) bvalid <= 0;
-            if ((!bvalid || bready) && answers != 0 && now >= answer_time[answer_head]) begin
+            if ((!bvalid || bready) && answers != 0 && now >= answer_time[answer_head]
+                && !fault_hold) begin
                 bvalid <= 1;
                 bresp <= answer_resp[answer_head];
                 answer_head = answer_head + 1;
                 answers = answers - 1;
             end
+        end
+        if (backdoor_load) begin
+            handle = $fopen(load_file, "rb");
+            got = $fread(memory, handle, backdoor_addr);
+            $fclose(handle);
         end
         if (backdoor_write) memory[backdoor_addr] = backdoor_wdata;
         backdoor_rdata <= memory[backdoor_addr];

@@ -26,6 +26,9 @@ module tb #(
     output wire [1:0]         s_axi_rresp,
     output wire               s_axi_rvalid,
     input  wire               s_axi_rready,
+    input  wire               fault_error,
+    input  wire               fault_hold,
+    input  wire               backdoor_load,
     input  wire               backdoor_write,
     input  wire [31:0]        backdoor_addr,
     input  wire [BYTES*8-1:0] backdoor_wdata,
@@ -50,6 +53,7 @@ module tb #(
         .awvalid(awvalid), .awready(awready), .awaddr(awaddr),
         .wvalid(wvalid), .wready(wready), .wdata(wdata), .wstrb(wstrb), .wlast(wlast),
         .bvalid(bvalid), .bready(bready), .bresp(bresp),
+        .fault_error(fault_error), .fault_hold(fault_hold), .backdoor_load(backdoor_load),
         .backdoor_write(backdoor_write), .backdoor_addr(backdoor_addr),
         .backdoor_wdata(backdoor_wdata), .backdoor_rdata(backdoor_rdata)
     );

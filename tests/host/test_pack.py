@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from host.pack import pack_input, pack_rows, unpack_output, unpack_rows
+from host.pack import pack_input, pack_rows, pack_run, unpack_output, unpack_rows, unpack_run
 from hwgen.config import Config
 from hwgen.graph import patchify
 from hwgen.intgraph import Buffer, Input, View
@@ -83,3 +83,21 @@ def test_output():
     got = unpack_output(entry, np.frombuffer(pack_rows(layout, rows), np.uint8))
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, (rows * np.float64(0.1)).astype(np.float32).reshape(5, 4))
+
+
+def test_runs_of_several_images():
+    """A slot's index says which image it holds; the last image stands in for missing ones, which are not read back."""
+    layout, _ = layout_dict(CONFIGS[0], 4, 4)
+    size = RowLayout(**layout).bytes
+    make = {"shape": (1, 4, 4), "patch": (2, 2), "step": 1.0, "offset": 0.0, "layout": RowLayout(**layout)}
+    order = (2, 0, 1)
+    slots = [asdict(InputSlot("image", dram=at * size, index=i, **make)) for at, i in enumerate(order)]
+    images = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
+    written = dict(pack_run(slots, {"image": images}))
+    assert written == {at * size: pack_input(slots[0], images[min(i, 1)]) for at, i in enumerate(order)}
+    outputs = [
+        asdict(OutputSlot("y", (4, 4), 1 / 256, at * size, RowLayout(**layout), index=i)) | {"bytes": size}
+        for at, i in enumerate(order)
+    ]
+    got = unpack_run(outputs, lambda offset, size: np.frombuffer(written[offset], np.uint8), 2)
+    np.testing.assert_array_equal(got["y"], [patchify(image, (2, 2)) for image in images])

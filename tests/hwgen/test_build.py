@@ -132,8 +132,11 @@ def test_rtl_engine_gives_bytes_and_counters(hwgen, made, tmp_path, monkeypatch)
     assert summary["cycles"] == [1000, 1001, 1002, 1003]
     assert summary["array_utilisation"][0] == 0.25
     assert summary["counters"][0] == {"cycles": 1000, "array_active": 250, "busy_matmul": 900}
+    energy = summary["energy_estimate"]
+    assert "estimate" in energy["note"] and energy["of_it"]["dram"] == 0  # these runs counted no beats
+    assert energy["millijoule_per_image"] == pytest.approx(sum(energy["of_it"].values()), rel=1e-2)
     code, out, _ = hwgen("run", made / "micro.bundle", *options[:-1])
-    assert code == 0 and "image 3: 1,003 cycles" in out
+    assert code == 0 and "image 3: 1,003 cycles" in out and "energy, an estimate from these counters: " in out
 
 
 def test_a_batch_shares_runs(hwgen, made, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 from hwgen import cost, isa, timeline
 from hwgen.config import Config
 from hwgen.cost.traffic import port_rate
+from hwgen.counts import data_beats
 from hwgen.dram import Dram
 from hwgen.intgraph import ColScale
 
@@ -89,9 +90,9 @@ def test_beats_of_the_data_port():
     load = isa.Load(dram=0, dst=0, rows=10, chunks=3, pitch=3)
     store = isa.Store(dram=0, src=0, rows=10, chunks=3, pitch=3)
     config = Config(array_outputs=24, array_inputs=24, axi_bytes=16)
-    assert cost.data_beats(load, config) == cost.data_beats(store, config) == 30 * 3
-    assert cost.data_beats(replace(load, narrow=1), config) == 30 * 2
-    assert cost.data_beats(isa.LoadScales(dram=0, dst=0, count=9), config) == 2
+    assert data_beats(load, config) == data_beats(store, config) == 30 * 3
+    assert data_beats(replace(load, narrow=1), config) == 30 * 2
+    assert data_beats(isa.LoadScales(dram=0, dst=0, count=9), config) == 2
 
 
 def test_more_never_takes_less():

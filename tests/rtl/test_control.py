@@ -12,10 +12,11 @@ from hwgen.registers import (
     BASE_ALIGNMENT,
     ID,
     REGISTERS,
-    VERSION,
     Control,
+    State,
     Status,
     config_hash,
+    identity,
     manifest,
     offset,
 )
@@ -36,7 +37,10 @@ def test_register_map():
     for register in REGISTERS:
         assert register.offset % 4 == 0 and 0 <= register.offset < 1 << ADDRESS_BITS
         assert register.access in ("ro", "wo", "rw") and register.doc
-    status = next(entry for entry in manifest() if entry["name"] == "STATUS")
+    assert identity(CONFIG).keys() == {"ID", "VERSION", "CONFIG_HASH", "ISA"}
+    entries = manifest(CONFIG)
+    assert {e["name"]: e["value"] for e in entries if "value" in e} == identity(CONFIG)
+    status = next(entry for entry in entries if entry["name"] == "STATUS")
     assert status["offset"] == offset("STATUS") and status["bits"]["DONE"] == int(Status.DONE)
 
 
@@ -51,9 +55,8 @@ def test_read_and_write(axi_model, unit):
     rng = random.Random(2)
 
     async def process(ctx):
-        assert await lite.read(ctx, offset("ID")) == ID
-        assert await lite.read(ctx, offset("VERSION")) == VERSION
-        assert await lite.read(ctx, offset("CONFIG_HASH")) == config_hash(CONFIG)
+        for name, value in identity(CONFIG).items():
+            assert await lite.read(ctx, offset(name)) == value
         plain = [r for r in REGISTERS if r.access == "rw" and r.name != "CONTROL"]
         values = {r.name: rng.getrandbits(32) for r in plain}
         for name, value in values.items():
@@ -127,6 +130,12 @@ def test_run_interrupt_and_counters(axi_model, unit):
             assert ctx.get(dut.irq)
         ctx.set(dut.counts[isa.Unit.STORE], 7)
         ctx.set(dut.instruction, 9)
+        ctx.set(dut.program_crc, 0xDEADBEEF)
+        ctx.set(dut.flying, {"data_writes": 1, "weight_reads": 1})
+        ctx.set(dut.events, {"busy": 1 << isa.Unit.STORE | 1 << isa.Unit.LOAD})
+        assert await lite.read(ctx, offset("PROGRAM_CRC")) == 0xDEADBEEF
+        want = State.STORE | State.LOAD | State.DATA_WRITES | State.WEIGHT_READS
+        assert await lite.read(ctx, offset("STATE")) == want
         assert await lite.read(ctx, offset("FINISHED_STORE")) == 7
         assert await lite.read(ctx, offset("INSTRUCTION")) == 9
 
@@ -139,10 +148,10 @@ def test_errors_and_soft_reset(axi_model, unit):
     resets, starts = [], []
 
     async def watch(ctx):
-        async for _, _, reset, start, idle in ctx.tick().sample(dut.reset, dut.start, dut.idle):
+        async for _, _, reset, start, flying in ctx.tick().sample(dut.reset, dut.start, dut.flying):
             resets.append(reset)
             starts.append(start)
-            assert idle or not reset
+            assert not (reset and flying.data_reads)
 
     async def process(ctx):
         async def strobe(*signals):
@@ -156,6 +165,7 @@ def test_errors_and_soft_reset(axi_model, unit):
         async def status():
             return Status(await lite.read(ctx, offset("STATUS")))
 
+        ctx.set(dut.flying, {"data_reads": 1})
         await strobe(dut.read_error)
         assert ctx.get(dut.fault)
         await strobe(dut.write_error)
@@ -168,7 +178,8 @@ def test_errors_and_soft_reset(axi_model, unit):
         for _ in range(30):
             await ctx.tick()
         assert ctx.get(dut.drain) and Status.BUSY in await status()
-        ctx.set(dut.idle, 1)
+        assert await lite.read(ctx, offset("STATE")) == State.DATA_READS | State.DRAINING
+        ctx.set(dut.flying, {})
         for _ in range(RESET_CYCLES + 3):
             await ctx.tick()
         assert await status() == Status(0) and not ctx.get(dut.drain)

@@ -3,6 +3,7 @@
 
 import random
 import re
+import zlib
 
 import pytest
 from amaranth.hdl import Module, Signal, signed
@@ -127,6 +128,8 @@ def test_program(axi_model, machine):
             want = {"ARRAY_ACTIVE": 16, "DATA_WRITE_BEATS": 48, "DATA_READ_BEATS": 48 + 8 * len(PROGRAM)}
             want |= {"WEIGHT_BEATS0": 16, "WEIGHT_BEATS1": 16, "INSTRUCTION": len(PROGRAM)}
             want |= {f"FINISHED_{u.name}": sum(i.unit == u for i in PROGRAM) for u in isa.Unit}
+            want["PROGRAM_CRC"] = zlib.crc32(isa.assemble(PROGRAM))
+            want["STATE"] = 0
             for name, value in want.items():
                 assert await lite.read(ctx, offset(name)) == value, name
             assert await lite.read(ctx, offset("CYCLES_LO")) > await lite.read(ctx, offset("BUSY_STORE")) > 0

@@ -1,0 +1,159 @@
+"""`hwgen package`: a bundle, the driver, a self-test and a notebook as one folder that is copied to the board."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from importlib.resources import files as resource_files
+from pathlib import Path
+
+import numpy as np
+
+from host.bundle import Bundle
+from host.self_test import BUNDLE, FOLDER, IMAGES, array_name
+
+from . import __version__, run
+from .errors import UserError
+from .files import check_replaceable, read_images, replace_folder
+from .notebook import notebook
+
+MARK = "hwgen-package.json"
+BITSTREAM = "hwgen"
+SELF_TEST_IMAGES = 4
+NOISE_STEPS = 100  # of the input quantiser, around its offset
+
+README = """\
+# {name} for {board}
+
+Everything that the board needs to run this network: bundle, driver, self-test, notebook. Made by hwgen {version}.
+
+    sudo python3 -m pip install .          # once, in this folder, on the board's PYNQ image
+    sudo python3 -m host.self_test         # here: bit for bit against what the simulation gave
+    sudo pynq get-notebooks                # puts {overlay}/notebooks into the notebook folder
+    sudo python3 -m host {overlay}/bundle IN.npz --output OUT.npz{task}
+
+{bitstream}
+"""
+WITH_BITSTREAM = "The bitstream `{overlay}/hwgen.bit` with its `hwgen.hwh` is part of this package."
+WITHOUT_BITSTREAM = """\
+This package was made without a bitstream. Vivado 2022.2 or later makes it:
+
+    vivado -mode batch -source {overlay}/bundle/vivado/build.tcl
+
+and `hwgen.bit` and `hwgen.hwh`, which it leaves in the current folder, belong into `{overlay}/`."""
+PYPROJECT = """\
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{project}"
+version = "{version}"
+description = "{name}, an accelerator made by hwgen, for PYNQ"
+dependencies = ["numpy"]
+
+[project.entry-points."pynq.notebooks"]
+{project} = "{overlay}.notebooks"
+
+[tool.setuptools]
+packages = ["host", "{overlay}", "{overlay}.notebooks"]
+
+[tool.setuptools.package-data]
+"*" = ["**/*"]
+"""
+OVERLAY = '''\
+"""An accelerator made by hwgen: `open()` gives the driver."""
+
+from pathlib import Path
+
+from host.accelerator import Accelerator
+
+FOLDER = Path(__file__).resolve().parent
+BUNDLE = FOLDER / "bundle"
+
+
+def open(device=None, **options) -> Accelerator:
+    """The accelerator on the board, or on a simulated one; see host.accelerator.Accelerator."""
+    return Accelerator(BUNDLE, device, **options)
+'''
+
+
+def package(path: Path, output: Path, bitstream: Path | None = None, images: Path | None = None) -> list[str]:
+    """Write the deployment package of the bundle `path` to the folder `output`; returns the names of its files.
+
+    bitstream: a .bit with its .hwh beside it. images: an .npz whose first images the self-test takes; without it, seeded
+    noise in the inputs' range. Raises UserError; the folder appears complete or not at all.
+    """
+    check_replaceable(output, _is_package, "package")
+    bundle = run.open_bundle(path)
+    contents = {f"{FOLDER}/{BUNDLE}/{name}": data for name, data in _bundle_files(bundle).items()}
+    contents |= {f"host/{name}": data for name, data in _driver().items()}
+    if bitstream is not None:
+        contents |= {f"{FOLDER}/{BITSTREAM}{part}": _read(bitstream.with_suffix(part)) for part in (".bit", ".hwh")}
+    contents[f"{FOLDER}/{IMAGES}"] = _self_test(bundle, images)
+    name = ", ".join(dict.fromkeys(Path(model["file"]).stem for model in bundle.manifest["models"]))
+    project = "hwgen-" + re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+    note = WITHOUT_BITSTREAM if bitstream is None else WITH_BITSTREAM
+    task = "" if bundle.tasks == [""] else f" --task {bundle.tasks[0]}"
+    values = {"name": name, "board": bundle.manifest["board"], "version": __version__, "overlay": FOLDER, "project": project}
+    texts = {
+        "README.md": README.format(bitstream=note.format(**values), task=task, **values),
+        "pyproject.toml": PYPROJECT.format(**values),
+        f"{FOLDER}/__init__.py": OVERLAY,
+        f"{FOLDER}/notebooks/__init__.py": "",
+        f"{FOLDER}/notebooks/hwgen.ipynb": notebook(name, bundle.manifest["board"]),
+    }
+    contents |= {file: text.encode() for file, text in texts.items()}
+    hashes = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(contents.items())}
+    mark = {"format": "hwgen-package", "tool": {"name": "hwgen", "version": __version__}, "files": hashes}
+    contents[MARK] = (json.dumps(mark, indent=1) + "\n").encode()
+    replace_folder(output, contents, _is_package, "package")
+    return sorted(contents)
+
+
+def _is_package(path: Path) -> bool:
+    return (path / MARK).is_file()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); a bitstream is a .bit with its .hwh beside it") from None
+
+
+def _bundle_files(bundle: Bundle) -> dict[str, bytes]:
+    return bundle.files | {name: (bundle.path / name).read_bytes() for name in ("manifest.json", "manifest.sha256")}
+
+
+def _driver() -> dict[str, bytes]:
+    """The modules of the driver."""
+    found = {entry.name: entry.read_bytes() for entry in resource_files("host").iterdir() if entry.name.endswith(".py")}
+    return dict(sorted(found.items()))
+
+
+def _self_test(bundle: Bundle, images: Path | None) -> bytes:
+    """The .npz of the self-test: inputs and golden's outputs of every task."""
+    arrays: dict[str, np.ndarray] = {}
+    for task in bundle.tasks:
+        if images is None:
+            given = _noise(bundle, task)
+        else:
+            given = read_images(images, run.inputs(bundle, task), SELF_TEST_IMAGES)
+        outputs = run.run(bundle, "golden", given, task).outputs
+        for kind, group in (("in", given), ("out", outputs)):
+            arrays |= {array_name(task, kind, name): array for name, array in group.items()}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def _noise(bundle: Bundle, task: str) -> dict[str, np.ndarray]:
+    rng, found = np.random.default_rng(0), {}
+    for slot in bundle.task(task)["inputs"]:
+        if slot["name"] not in found:
+            steps = rng.uniform(-NOISE_STEPS, NOISE_STEPS, (SELF_TEST_IMAGES, *slot["shape"]))
+            found[slot["name"]] = (slot["offset"] + slot["step"] * steps).astype(np.float32)
+    return found

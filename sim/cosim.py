@@ -1,0 +1,205 @@
+"""The Verilog in a simulator that runs beside this process and does what it is told, register by register.
+
+The simulator is a child process (`python -m sim.cosim FOLDER`), whose cocotb side (`sim.tb.server`) takes commands from
+a socket; between commands simulated time stands still. The memory model is Verilog, so Python is at work at register
+accesses only.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from threading import Thread
+
+from hwgen import registers
+from hwgen.config import Config
+from hwgen.dram import Dram
+from hwgen.energy import Activity, activity
+from hwgen.registers import Control
+
+from . import rtl
+from .dram import plusargs
+
+SOCKET, JOB, LOAD_FILE, LOG = "socket", "job.json", "load.bin", "child.log"
+POKE_BYTES = 4096  # what is longer goes through a file
+COMPILE_SECONDS = 1800  # that a simulator may take to compile a large design
+
+
+class Cosimulation:
+    """An engine for `sim.device` over the simulated Verilog; see there for what it offers.
+
+    Raises RuntimeError where the simulator is missing, does not compile the design, or dies.
+    """
+
+    name = "simulated Verilog"
+    cycles_exact = True
+
+    def __init__(
+        self,
+        verilog: dict[str, str],
+        config: Config,
+        size: int,
+        dram: Dram,
+        simulator: str = "verilator",
+    ):
+        self.config, self.bytes, self.cycles = config, size, 0
+        self._total, self._offsets = Activity(), {name: r.offset for name, r in registers.BY_NAME.items()}
+        self._folder = tempfile.TemporaryDirectory(prefix="hwgen-cosim-")
+        folder = self._path = Path(self._folder.name)
+        job = {"verilog": verilog, "config": config.to_dict(), "size": size, "dram": asdict(dram), "simulator": simulator}
+        (folder / JOB).write_text(json.dumps(job))
+        listener = Listener(str(folder / SOCKET), "AF_UNIX")
+        with open(folder / LOG, "w") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "sim.cosim", str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._connection: Connection | None = None
+        try:
+            self._connection = self._accept(listener)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            listener.close()
+
+    def _accept(self, listener: Listener) -> Connection:
+        """The child's connection. Raises RuntimeError with what it said when it ends without."""
+        found: list[Connection] = []
+        waiting = Thread(target=lambda: found.append(listener.accept()), daemon=True)
+        waiting.start()
+        for _ in range(COMPILE_SECONDS * 10):
+            waiting.join(0.1)
+            if not waiting.is_alive():
+                return found[0]
+            if self._child.poll() is not None:
+                break
+        raise RuntimeError(f"the simulator did not start: {self._said()}")
+
+    def _said(self) -> str:
+        text = (self._path / LOG).read_text(errors="replace").strip()
+        return text.splitlines()[-1] if text else f"exit code {self._child.poll()}"
+
+    def _ask(self, *command):
+        try:
+            self._connection.send(command)
+            self.cycles, answer = self._connection.recv()
+        except (EOFError, OSError):
+            raise RuntimeError(f"the simulator has ended: {self._said()}") from None
+        return answer
+
+    # --- what sim.device asks for -------------------------------------------------------------------------------
+
+    def read(self, offset: int) -> int:
+        """Value of the register at a byte offset."""
+        return self._ask("read", offset)
+
+    def write(self, offset: int, value: int) -> None:
+        """Write the register at a byte offset."""
+        if offset == self._offsets["CONTROL"] and value & Control.START:
+            self._collect()
+        self._ask("write", offset, value)
+
+    def advance(self, cycles: int) -> None:
+        """Let clocks pass."""
+        self._ask("advance", cycles)
+
+    def wait(self, cycles: int) -> bool:
+        """Let clocks pass until the interrupt, `cycles` at most; whether it is high."""
+        return self._ask("wait", cycles)
+
+    def poke(self, address: int, data: bytes) -> None:
+        """Write memory from outside."""
+        beat = self.config.axi_bytes
+        self._check(address, len(data))
+        before, after = address % beat, -(address + len(data)) % beat
+        if before or after:  # memory is written in whole words
+            around = self._ask("peek", address - before, before + len(data) + after)
+            data = around[:before] + data + around[len(around) - after :]
+        if len(data) > POKE_BYTES:
+            (self._path / LOAD_FILE).write_bytes(rtl.memory_file(data, beat))
+            self._ask("load", address - before)
+        else:
+            self._ask("poke", address - before, data)
+
+    def peek(self, address: int, size: int) -> bytes:
+        """Read memory from outside."""
+        self._check(address, size)
+        return self._ask("peek", address, size)
+
+    def _check(self, address: int, size: int) -> None:
+        if not 0 <= address <= address + size <= self.bytes:
+            raise ValueError(f"bytes {address} to {address + size} lie outside the {self.bytes} of DRAM")
+
+    def fault(self, error: bool, hold: bool) -> None:
+        """error: DRAM answers with errors; hold: it does not answer at all."""
+        self._ask("fault", error, hold)
+
+    def reset(self) -> None:
+        """The reset pin."""
+        self._collect()
+        self._ask("reset")
+
+    def activity(self) -> Activity:
+        """What all runs so far have done."""
+        lanes = Activity(lane_cycles=self.cycles * self.config.macs_per_cycle)
+        return self._total + self._last() + lanes
+
+    def _collect(self) -> None:
+        """The counters start anew: keep what they hold."""
+        self._total += self._last()
+
+    def _last(self) -> Activity:
+        get = {name: self.read(at) for name, at in self._offsets.items() if "BEATS" in name or name == "ARRAY_ACTIVE"}
+        beat = self.config.axi_bytes
+        return activity(
+            self.config,
+            cycles=0,  # counted with time
+            array_active=get["ARRAY_ACTIVE"],
+            weight_bytes=beat * sum(value for name, value in get.items() if name.startswith("WEIGHT_BEATS")),
+            data_bytes=beat * (get["DATA_READ_BEATS"] + get["DATA_WRITE_BEATS"]),
+        )
+
+    def close(self) -> None:
+        """End the simulator."""
+        if self._connection is not None:
+            self._connection.close()  # it ends when its commands do
+            self._connection = None
+            try:
+                self._child.wait(10)
+            except subprocess.TimeoutExpired:
+                pass
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+        self._folder.cleanup()
+
+
+def main(folder: Path) -> int:
+    """The child: compile the design of `folder` where no build is cached, and run it until the commands end."""
+    from hwgen.errors import UserError
+
+    job = json.loads((folder / JOB).read_text())
+    arguments = (f"+load={folder / LOAD_FILE}", *plusargs(Dram(**job["dram"])))
+    try:
+        rtl.run_bench(
+            job["verilog"],
+            Config.from_dict(job["config"]),
+            job["size"],
+            "sim.tb.server",
+            folder,
+            simulator=job["simulator"],
+            plusargs=arguments,
+        )
+    except (UserError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

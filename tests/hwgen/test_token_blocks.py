@@ -1,0 +1,122 @@
+"""Token blocks change no bit and save memory: random graphs on golden, trained ones where they would not fit."""
+
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from hwgen import planner
+from hwgen.arrange import Limits, token_blocks
+from hwgen.arrange.rows import edges
+from hwgen.arrange.units import units
+from hwgen.config import Config
+from hwgen.dram import Dram
+from hwgen.errors import UserError
+from hwgen.frontend import import_model
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, RowMax, View, verify
+from hwgen.quantise import quantise
+from hwgen.schedule import schedule
+from sim import golden
+from sim.tb.graphs import Shape, random_graph, random_images
+
+SHAPES = {
+    "plain": Shape(),
+    "all to one": Shape(favour=1, shun=2, top_k=1),
+    "odd": Shape(experts=5, top_k=3, heads=3, head=8, patches=(2, 5), layers=3),
+    "many tokens": Shape(patches=(5, 6), hidden=100),
+}
+ROOMY = 1 << 20
+MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
+
+
+def price(op, rows: int) -> float:
+    return rows + 10.0 if isinstance(op, MatMul) else 0.0
+
+
+def limits(chunks: int, **options) -> Limits:
+    return Limits(**{"banks": 2, "bank_chunks": chunks, "chunk": 4, "tokens": 4096, "entries": 4096} | options)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_bit_changes(shape):
+    cut = set()
+    for seed in range(6):
+        graph = random_graph(seed, SHAPES[shape])
+        images = random_images(graph, seed)
+        wanted = golden.run(graph, images).outputs
+        for chunks in (40, 150, 400):
+            blocks = token_blocks(graph, limits(chunks), price)
+            verify(blocks)
+            assert len({op.name for op in blocks.ops}) == len(blocks.ops)
+            assert {view.buffer for view, _ in blocks.trace.values()} <= blocks.buffers.keys()
+            found = golden.run(blocks, images).outputs
+            for name, values in wanted.items():
+                np.testing.assert_array_equal(found[name], values, name)
+            whole = {op.name for op in graph.ops}
+            cut |= {type(op) for op in blocks.ops if op.name not in whole}
+    if shape == "many tokens":
+        assert cut >= {MatMul, RouteTokens, Input, Constant}
+
+
+def test_what_fits_stays_whole():
+    graph = random_graph(0, SHAPES["many tokens"])
+    blocks = token_blocks(graph, limits(ROOMY), price)
+    assert {op.name for op in blocks.ops} == {op.name for op in graph.ops}
+
+
+def test_less_room_makes_more_blocks():
+    graph = random_graph(0, SHAPES["many tokens"])
+    counts = [len(token_blocks(graph, limits(chunks), price).ops) for chunks in (ROOMY, 500, 300, 100)]
+    assert counts == sorted(counts) and counts[0] < counts[-1]
+
+
+@pytest.mark.parametrize(("options", "rows"), [({"tokens": 12}, 12), ({"entries": 20}, 10)])
+def test_queues_that_are_too_short_for_all_tokens(options, rows):
+    graph = random_graph(0, SHAPES["many tokens"])
+    routes = [op for op in token_blocks(graph, limits(ROOMY, **options), price).ops if isinstance(op, RouteTokens)]
+    assert sum(op.logits.rows for op in routes) == 31 and max(op.logits.rows for op in routes) <= rows
+
+
+def test_mlp_holds_the_hidden_rows_of_a_block():
+    """32 tokens, 8 columns, 64 hidden: of 300 chunks the output takes 64, a row of hidden and input 18: three blocks."""
+    buffers = {name: Buffer(name, 32, cols) for name, cols in (("x", 8), ("hidden", 64), ("y", 8))}
+    x, hidden, y = (View(name, 0, 32, 0, b.cols) for name, b in buffers.items())
+    data = np.ones((32, 8), np.int16)
+    weights = np.ones((64, 8), np.int8)
+    ops = [
+        Constant("data", x, data),
+        MatMul("fc1", hidden, x, weights, col_mult=1, row_max=RowMax.ABS),
+        MatMul("fc2", y, hidden, weights.T, col_mult=1),
+    ]
+    graph = IntGraph(buffers, ops, [Output("y", y, 1.0, (32, 8))])
+    blocks = token_blocks(graph, limits(300, banks=1), price)
+    assert [op.name for op in blocks.ops][-3:] == ["data", "fc1", "fc2"]
+    assert blocks.buffers.keys() == {"y"} | {f"{name}.{rows}rows" for name in ("x", "hidden") for rows in (10, 11)}
+
+
+def test_units_keep_state_together():
+    ops = random_graph(1, SHAPES["odd"]).ops
+    found = units(ops)
+    assert [op for unit in found for op in unit] == ops
+    for unit in found:
+        routes = {op.name for op in unit if isinstance(op, RouteTokens)}
+        assert {op.expert[0] for op in unit if isinstance(op, MatMul) and op.expert} <= routes
+
+
+def test_edges():
+    assert edges(10, 3) == [(0, 3), (3, 6), (6, 10)]
+    assert edges(2, 5) == [(0, 1), (1, 2)]
+
+
+def test_plan_blocks_tokens_where_nothing_else_fits():
+    asset = resources.files("hwgen.example").joinpath("assets", "vit_digits.onnx")
+    with resources.as_file(asset) as path:
+        graphs = quantise({"": import_model(path)}, None)
+    config = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=512, acc_rows=32, weight_words=64)
+    with pytest.raises(UserError, match="no room|in one piece"):
+        schedule(graphs, config)
+    program, chosen = planner.plan(graphs, config, MEMORY)
+    assert chosen.room and "token blocks" in chosen.text(1)
+    assert len(program.tasks[""].inputs) == 1
+    with pytest.raises(UserError, match="raise bank_words"):
+        planner.plan(graphs, Config(**config.to_dict() | {"bank_words": 64}), MEMORY)
