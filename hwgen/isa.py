@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import ClassVar
 
 from .intgraph import ColScale, Convert, Indirect, RowMax, RowScale
+from .numerics import REVISION
 
 WORD_BITS = 512
 WORD_BYTES = WORD_BITS // 8
@@ -279,9 +280,9 @@ for _insn in INSNS.values():
 
 
 def fingerprint() -> str:
-    """Differs where two instruction sets differ: a bundle carries the one that its program is written in."""
+    """Differs where two instruction sets or their arithmetic differ: a bundle carries that of its program."""
     words = {op.name: layout(insn) for op, insn in INSNS.items()}
-    return hashlib.sha256(repr((WORD_BITS, words)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((WORD_BITS, REVISION, words)).encode()).hexdigest()[:16]
 
 
 def encode(insn: Insn) -> int:

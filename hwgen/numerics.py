@@ -17,6 +17,7 @@ import numpy as np
 
 Array = np.ndarray
 
+REVISION = 2  # of this arithmetic: a bundle whose Verilog computes by another one is not run
 INT8_MAX = 127
 INT16_MAX = 32767
 U16_MAX = 65535

@@ -22,7 +22,7 @@ HWGEN = {
     "errors": "",
     "numerics": "",
     "intgraph": "numerics",
-    "isa": "intgraph",
+    "isa": "intgraph numerics",
     "config": "errors isa numerics",
     "graph": "",
     "files": "errors",

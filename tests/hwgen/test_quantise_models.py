@@ -51,7 +51,7 @@ def test_top1(models, name):
     images, test = digits(models, 512)
     count = len(test["image"])
     for right, found in hits(graph, quantise({"": graph}, images)[""], test, count).values():
-        assert abs(found - right) <= 0.01 * count
+        assert found >= right - 0.005 * count
 
 
 def test_two_files_of_one_network_share_their_integers(models):
@@ -91,7 +91,8 @@ def test_m3vit_edge(models, task):
     integer = quantise({"": graph}, images["calib"])[""]
     ratios, agreement = [], []
     for i in range(len(images["test"]["image"])):
-        found = compare(graph, integer, {"image": images["test"]["image"][i : i + 1]}, golden.run)
+        found = compare(graph, integer, {"image": images["test"]["image"][i : i + 1]}, golden.run, 0)
         ratios.append(found.outputs[0].snr_db)
         agreement += [router.agreement for router in found.routers]
+    print(f"{path.stem}: {np.mean(ratios):.2f} dB, {np.mean(agreement):.1%} of the expert choices")
     assert np.mean(ratios) >= 21 and np.mean(agreement) >= 0.96
