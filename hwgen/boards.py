@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
+from pathlib import Path
 
 from .config import Config
 from .errors import UserError
@@ -15,6 +17,7 @@ except ImportError:  # Python 3.10
 
 REFRESH_PERIOD_US, REFRESH_US = 7.8, 0.35  # DDR4: every so often DRAM is shut for so long
 DRAM_LATENCY = 64  # clocks from a read burst's address to its first beat
+BOARD_FILE = "board.json"  # in a bundle, so that it runs where the board's TOML file is not
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
 
 
@@ -63,7 +66,12 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Board:
-    """The board of that name. Raises UserError listing the known ones."""
+    """The board of that name, or of the TOML file that `name` is the path of. Raises UserError listing the known ones."""
+    if name.endswith(".toml"):
+        try:
+            return parse(Path(name).stem, Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"board file {name}: {getattr(error, 'strerror', None) or error}") from None
     if name not in names():
         raise UserError(f"unknown board {name!r}; known are {', '.join(names())}")
     return parse(name, files("boards").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
@@ -97,6 +105,22 @@ def parse(name: str, text: str) -> Board:
         raise UserError(f"board {name}: {error}") from None
     except KeyError as error:
         raise UserError(f"board {name}: its description has no {error.args[0]!r}") from None
+
+
+def to_json(board: Board) -> str:
+    """A board as a bundle carries it."""
+    return json.dumps(asdict(board), indent=1, sort_keys=True) + "\n"
+
+
+def from_json(text: bytes | str) -> Board:
+    """The board that `to_json` wrote."""
+    values = json.loads(text)
+    return Board(**values | {"rails": tuple(values["rails"])})
+
+
+def to_dict() -> dict[str, dict]:
+    """All boards by name, for `hwgen boards --json`."""
+    return {name: asdict(load(name)) for name in names()}
 
 
 def table() -> str:

@@ -16,10 +16,11 @@ from . import boards, files, intgraph_io, registers, report, report_html, vendor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
-from .graph import Graph
+from .graph import Graph, without_range
 from .intgraph import IntGraph
 from .planner import check_batch, plan
 from .program import Program, check_target, write_bundle
+from .quantise.options import Quantisation
 
 GRAPH_FILE = "graph.bin"
 REPORT_FILE = "report.json"
@@ -35,6 +36,7 @@ class Build:
     board: boards.Board
     config: Config
     calibrate: Path | None = None
+    quantisation: Quantisation = Quantisation()
     batch: int = 1  # images that one run of the program takes
     graphs: dict[str, Graph] = field(default_factory=dict)
     images: dict[str, np.ndarray] | None = None
@@ -55,7 +57,12 @@ def _import(build: Build) -> str:
 
 def _calibrate(build: Build) -> str:
     if build.calibrate is None:
-        build.warnings.append(NOISE_WARNING)
+        missing = {task: len(without_range(graph)) for task, graph in build.graphs.items()}
+        if not any(missing.values()):
+            return "the scales of the quantised model"
+        partly = [f"{build.models[task]}: {n} values have no scale in the file; " for task, n in missing.items() if n]
+        quantised = any(graph.ranges for graph in build.graphs.values())
+        build.warnings.append((partly[0] if quantised else "") + NOISE_WARNING)
         return "seeded noise"
     build.images = files.read_images(build.calibrate, common_inputs(build.graphs))
     return f"{len(next(iter(build.images.values())))} images of {build.calibrate.name}"
@@ -64,7 +71,7 @@ def _calibrate(build: Build) -> str:
 def _quantise(build: Build) -> str:
     from .quantise import quantise
 
-    build.integers = quantise(build.graphs, build.images)
+    build.integers = quantise(build.graphs, build.images, build.quantisation)
     return f"{sum(len(graph.ops) for graph in build.integers.values())} integer operations"
 
 
@@ -97,6 +104,7 @@ def _bundle(build: Build) -> str:
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
     contents |= vendor.scripts(build.config, build.board, list(contents))
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
+    contents[boards.BOARD_FILE] = boards.to_json(build.board)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
     contents["report.html"] = report_html.page(build.report)
     hashes = [
@@ -109,6 +117,7 @@ def _bundle(build: Build) -> str:
         models=hashes,
         board=build.board.name,
         registers=registers.manifest(build.config),
+        quantisation=build.quantisation.to_dict(),
         files=contents,
     )
     return str(build.output)
@@ -138,7 +147,7 @@ def build(
 ) -> Build:
     """Run the steps in order and return what they left; without `stop_after` the bundle is at `output`.
 
-    models: task name -> ONNX file. settings: Config fields that replace the board's, as texts. batch: images that share
+    models: task name -> ONNX file. settings: fields of Config or Quantisation, as texts. batch: images that share
     a run. progress: called after each step with its name, its seconds and a line on its artefact. Raises UserError,
     before any long work where it can.
     """
@@ -150,7 +159,8 @@ def build(
     if calibrate is not None and not calibrate.is_file():
         raise UserError(f"{calibrate}: no such file")
     chosen = boards.load(board)
-    state = Build(dict(models), Path(output), chosen, chosen.make_config(settings), calibrate, check_batch(batch))
+    config, quantisation = _settings(chosen, settings or {})
+    state = Build(dict(models), Path(output), chosen, config, calibrate, quantisation, check_batch(batch))
     if stop_after in (None, "bundle"):
         check_target(state.output)
     for name, step in STEPS.items():
@@ -160,6 +170,18 @@ def build(
         if name == stop_after:
             break
     return state
+
+
+def _settings(board: boards.Board, settings: dict[str, str]) -> tuple[Config, Quantisation]:
+    """What `--set` texts name, each field where it belongs."""
+    chosen = {name: text for name, text in settings.items() if name in Quantisation.names()}
+    rest = {name: text for name, text in settings.items() if name not in chosen}
+    known = board.make_config().to_dict()
+    for name in rest:
+        if name not in known:
+            ours, theirs = ", ".join(sorted(known)), ", ".join(sorted(Quantisation.names()))
+            raise UserError(f"--set {name}: Config has no such field; it has {ours}; Quantisation has {theirs}")
+    return board.make_config(rest), Quantisation.from_texts(chosen)
 
 
 def common_inputs(graphs: dict[str, Graph]) -> dict[str, tuple[int, ...]]:

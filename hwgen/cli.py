@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
     sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
     sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales")
-    sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a Config field")
+    what = "a field of Config or Quantisation"
+    sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
     sub.add_argument("--stop-after", metavar="STEP", help="end after this step; no bundle is written")
 
@@ -106,6 +107,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("model", type=Path, metavar="MODEL.onnx")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.add_argument("--input", type=Path, required=True, metavar="IN.npz")
+    sub.add_argument(
+        "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
+    )
     _selection(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -134,7 +138,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
     sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
 
-    command(_boards, "the known boards")
+    sub = command(_boards, "the known boards")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command(_explore, "search the Configs of a board for a network: estimated cycles against resources")
+    sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
+    sub.add_argument("--target-fps", type=float, metavar="F", help="choose the smallest Config that gives F images a second")
+    sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run")
+    sub.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
     command(_doctor, "what this machine lacks, and the command that installs it")
 
     sub = command(_example, "write an example network with its images")
@@ -219,7 +232,8 @@ def _compare(options) -> int:
     graph, integers = import_model(options.model), run.integer_graph(bundle, task)
     run.check_origin(bundle, task, options.model, graph, warn=_warn)
     images = read_images(options.input, run.inputs(bundle, task), _limit(options))
-    found = compare.compare(graph, integers, images, golden.run)
+    count = len(next(iter(images.values())))
+    found = compare.compare(graph, integers, images, golden.run, count if options.sensitivity else 1)
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
 
@@ -296,7 +310,31 @@ def _package(options) -> int:
 def _boards(options) -> int:
     from . import boards
 
-    print(boards.table())
+    print(json.dumps(boards.to_dict()) if options.json else boards.table())
+    return GOOD
+
+
+def _explore(options) -> int:
+    from . import boards, build, explore
+    from .planner import check_batch
+
+    models, board = parse_models(options.models), boards.load(options.board)
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: must be at least 1")
+    if options.target_fps is not None and not (math.isfinite(options.target_fps) and options.target_fps > 0):
+        raise UserError(f"--target-fps {options.target_fps}: must be a positive number")
+    state = build.build(models, Path("unused"), board=options.board, batch=check_batch(options.batch), stop_after="quantise")
+    front = explore.explore(
+        state.integers, board, batch=options.batch, workers=options.workers, progress=_counter("explore", True, "Config")[0]
+    )
+    best = explore.choose(front, options.target_fps)
+    if options.json:
+        print(json.dumps({"board": board.name, "front": [p.to_dict() for p in front], "choice": best.to_dict()}))
+        return GOOD
+    print(explore.text(front, options.target_fps))
+    own = board.make_config().to_dict()
+    settings = [f"--set {key}={value}" for key, value in best.config.to_dict().items() if value != own[key]]
+    print(f"\nhwgen build --board {options.board} {' '.join(settings) or '(its own Config is the choice)'}")
     return GOOD
 
 
@@ -367,7 +405,7 @@ def _limit(options) -> int | None:
     return options.limit
 
 
-def _counter(engine: str, always: bool):
+def _counter(engine: str, always: bool, what: str = "image"):
     """Progress on a terminal, or `always`; else nothing: functions for images done and for cycles simulated."""
     if not (always or sys.stderr.isatty()):
         return lambda done, total: None, None
@@ -375,7 +413,7 @@ def _counter(engine: str, always: bool):
     first: list[tuple[float, int]] = []  # when the first count came: compiling is over
 
     def images(done: int, total: int) -> None:
-        print(f"{begin}{engine}: image {done} of {total}", end="\n" if done == total else ended, file=sys.stderr, flush=True)
+        print(f"{begin}{engine}: {what} {done} of {total}", end="\n" if done == total else ended, file=sys.stderr, flush=True)
 
     def cycles(run: int, runs: int, count: int) -> None:
         if not count:

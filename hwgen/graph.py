@@ -206,11 +206,16 @@ class Output:
 
 @dataclass
 class Graph:
-    """`inputs` maps an ONNX input name to its shape without the batch axis."""
+    """`inputs` maps an ONNX input name to its shape without the batch axis.
+
+    `ranges`, of a model that is quantised already: value -> the smallest and largest number [columns] that its file lets
+    it hold, infinite in columns without limit; of an input [1].
+    """
 
     inputs: dict[str, tuple[int, ...]]
     nodes: list[Node]
     outputs: list[Output]
+    ranges: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
     def node(self, name: str) -> Node:
         """The node that makes value `name`; StopIteration where none does (an input)."""
@@ -219,6 +224,13 @@ class Graph:
     def users(self, name: str) -> list[Node]:
         """The nodes that read value `name`, in order."""
         return [n for n in self.nodes if name in n.inputs]
+
+
+def without_range(graph: Graph) -> list[str]:
+    """Inputs and values that `graph.ranges` does not limit in all columns: only images can tell what they hold."""
+    made = [n.name for n in graph.nodes if not isinstance(n, Rows | Route)]
+    limited = {name for name, limits in graph.ranges.items() if np.isfinite(limits).all()}
+    return [name for name in [*graph.inputs, *made] if name not in limited]
 
 
 # --- shapes ------------------------------------------------------------------------------------------------------
@@ -381,6 +393,11 @@ def top_k(logits: Array, k: int) -> Array:
 def _linear(x: Array, w: Array, b: Array | None) -> Array:
     y = x @ w.T.astype(x.dtype)
     return y if b is None else y + b.astype(x.dtype)
+
+
+def evaluate_node(node: Node, values: dict[str, Array]) -> Array:
+    """The value of one node, from those of its inputs."""
+    return _evaluate(node, *(values[name] for name in node.inputs))
 
 
 def slot_hidden(node: SlotExperts, x: Array, activated: bool = True) -> list[Array]:

@@ -35,7 +35,7 @@ class RowScale(IntEnum):
     """Where the row multiplier of the post-processor comes from."""
 
     IMMEDIATE = 0  # one number for all rows
-    CONVERTED = 1  # ROW: the row scale; PROBABILITY: numerics.reciprocal of the row's sum
+    CONVERTED = 1  # ROW: the row scale; PROBABILITY: numerics.reciprocal of the row's sum, whose exponent adds to `shift`
     TABLE = 2  # one constant u16 a row
 
 
@@ -206,6 +206,8 @@ class IntGraph:
     task: str = ""
     # float value (hwgen.graph name) -> the view that holds it after the op named in the second place; for comparison
     trace: dict[str, tuple[View, str]] = field(default_factory=dict)
+    # float value -> what it holds [columns] beyond the integers in its view times their scale
+    offsets: dict[str, Array] = field(default_factory=dict)
     batch: int = 1
 
 

@@ -163,12 +163,12 @@ class Matmul(Insn):
                     in the last ib: y = post(acc[r]); y[o] = 0 for o >= n;  r'' = token(r) if SCATTER else r
                     scratch[y + r''*y_pitch + ob*O/chunk ...] = y, only the chunks that hold a valid column
     convert: numerics.quantise_static / quantise_rows with scale[x_scale + r'] / probabilities with the same
-    post: numerics.requantise(acc, column multiplier, row multiplier, shift, bias), numerics.gelu, add_residual from
+    post: numerics.requantise(acc, column multiplier, row multiplier, shift + e, bias), numerics.gelu, add_residual from
           scratch[res + r''*res_pitch + ob*O/chunk]; the maximum over all columns of y goes to scale[y_scale + r],
           with max_continue together with that of row r of the previous Matmul with this y_max
     column multiplier: parameters / col_mult / row scale of the stationary row (from scale[w_scale + row])
     row multiplier: row_mult / row scale (ROW) or reciprocal of the row's sum (PROBABILITY) / scale[x_scale + r'];
-          with SCATTER numerics.gated_scale(that, gate(r))
+          with SCATTER numerics.gated_scale(that, gate(r)); e: the exponent that comes with the reciprocal, else 0
     """
 
     op = Op.MATMUL

@@ -110,6 +110,7 @@ SCORE_STEPS = 16  # score grid: 2^(1/16) per step
 PROBABILITY = np.round(INT8_MAX * 2.0 ** (-np.arange(128) / SCORE_STEPS)).astype(np.int64)  # last entry 1, then 0
 _PROBABILITY = np.append(PROBABILITY, 0).astype(OPERAND)  # and 0 for all that is further away
 RECIPROCAL_NUMERATOR = INT8_MAX * U16_MAX
+RECIPROCAL_EXPONENT_MAX = 12  # for rows of up to 2^13 tokens
 
 
 def probabilities(scores: Array, row_max: Array) -> Array:
@@ -118,9 +119,15 @@ def probabilities(scores: Array, row_max: Array) -> Array:
     return _PROBABILITY[np.clip(distance, 0, 128)]
 
 
-def reciprocal(total: Array) -> Array:
-    """u16 row multiplier 127 * 65535 // total for a sum of probabilities, total >= 127."""
-    return RECIPROCAL_NUMERATOR // np.maximum(np.asarray(total, np.int64), INT8_MAX)
+def reciprocal(total: Array) -> tuple[Array, Array]:
+    """(row multiplier u16, exponent e) for a sum of probabilities, 127 <= total < 127 * 2^13 (smaller ones count as 127).
+
+    127 * 65535 / total ~= multiplier / 2^e, where 127 * 2^e <= total < 127 * 2^(e + 1): so the multiplier has all its 16
+    bits however many tokens share a row. Largest relative error 2^-15.
+    """
+    total = np.maximum(np.asarray(total, np.int64), INT8_MAX)
+    exponent = sum((total >= INT8_MAX << e).astype(np.int64) for e in range(1, RECIPROCAL_EXPONENT_MAX + 1))
+    return (RECIPROCAL_NUMERATOR << exponent) // total, exponent
 
 
 # --- array -------------------------------------------------------------------------------------------------------
@@ -146,8 +153,10 @@ def product(x: Array, w: Array) -> Array:
 # --- post-processor ----------------------------------------------------------------------------------------------
 
 
-def requantise(acc: Array, col: Array | int, row: Array | int, shift: int, bias: Array | int) -> Array:
+def requantise(acc: Array, col: Array | int, row: Array | int, shift: Array | int, bias: Array | int) -> Array:
     """int16 [R, N] from exact sums [R, N]: column multiplier u16 [N], row multiplier u16 [R, 1], bias int16 [N].
+
+    `shift`: SHIFT_MIN..SHIFT_MAX, or [R, 1] with the exponents of `reciprocal` added to that.
 
     v = round(acc * col / 2^16); y = saturate(round(v * row / 2^shift) + bias).
     """

@@ -201,8 +201,12 @@ def manifest(
     board: str,
     registers: list[dict],
     files: dict[str, str],
+    quantisation: dict | None = None,
 ) -> dict:
-    """The manifest as a JSON object. models: {task, file, sha256} each; files: sha256 by relative name."""
+    """The manifest as a JSON object. models: {task, file, sha256} each; files: sha256 by relative name.
+
+    quantisation: how the weights were made, for the record.
+    """
     segments, position = [], {}
     for file, offset, data in program.images():
         start = position.get(file, 0)
@@ -217,6 +221,7 @@ def manifest(
         "board": board,
         "config": program.config.to_dict(),
         "batch": program.batch,
+        "quantisation": quantisation or {},
         "registers": registers,
         "memory": {
             "bytes": program.size,
@@ -251,12 +256,13 @@ def write_bundle(
     board: str,
     registers: list[dict],
     files: dict[str, bytes | str] | None = None,
+    quantisation: dict | None = None,
 ) -> None:
     """Write the bundle directory: manifest.json, manifest.sha256, program.bin, dram.bin and `files` (relative names).
 
-    models: {task, file, sha256} of each ONNX file; registers: the register map. The directory appears complete or not
-    at all; an existing one is replaced only if it is a bundle or empty, otherwise UserError. Equal arguments give equal
-    bytes.
+    models: {task, file, sha256} of each ONNX file; registers, quantisation: as in `manifest`. The directory appears
+    complete or not at all; an existing one is replaced only if it is a bundle or empty, otherwise UserError. Equal
+    arguments give equal bytes.
     """
     path = Path(path)
     contents: dict[str, bytes] = {"program.bin": program.binary()}
@@ -264,7 +270,7 @@ def write_bundle(
     for name, content in (files or {}).items():
         contents[name] = content.encode() if isinstance(content, str) else content
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    entry = manifest(program, models=models, board=board, registers=registers, files=hashes)
+    entry = manifest(program, models=models, board=board, registers=registers, files=hashes, quantisation=quantisation)
     text = (json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     contents["manifest.json"] = text
     contents["manifest.sha256"] = (hashlib.sha256(text).hexdigest() + "\n").encode()

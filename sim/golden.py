@@ -144,11 +144,13 @@ def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
     x_rows = tokens if op.indirect == Indirect.GATHER else in_order
     y_rows = tokens if op.indirect == Indirect.SCATTER else in_order
 
-    x, row_mult = _convert(state, op.x, op.x_convert, x_rows)
+    x, row_mult, exponent = _convert(state, op.x, op.x_convert, x_rows)
     if isinstance(op.w, View):
-        w, w_scale = _convert(state, op.w, op.w_convert, np.arange(op.w.rows))
+        w, w_scale, _ = _convert(state, op.w, op.w_convert, np.arange(op.w.rows))
     else:
         w, w_scale = op.w if weights is None else weights, None
+    if op.row_scale != RowScale.CONVERTED:
+        exponent = np.zeros(count, np.int64)
     if op.row_scale == RowScale.TABLE:
         row_mult = np.asarray(op.row_mult, np.int64)[x_rows]
     elif op.row_scale == RowScale.IMMEDIATE:
@@ -158,7 +160,7 @@ def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
     col_mult = w_scale if op.col_scale == ColScale.ROW_SCALES else np.asarray(op.col_mult, np.int64)
     bias = 0 if op.bias is None else np.asarray(op.bias, np.int64)
 
-    y = num.requantise(num.product(x, w), col_mult, row_mult[:, None], op.shift, bias)
+    y = num.requantise(num.product(x, w), col_mult, row_mult[:, None], op.shift + exponent[:, None], bias)
     if op.gelu is not None:
         y = num.gelu(y, *op.gelu)
     if op.residual is not None:
@@ -173,16 +175,17 @@ def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
         state.maxima[op.out.buffer][op.out.row + in_order] = peak
 
 
-def _convert(state: _State, view: View, convert: Convert, rows: Array) -> tuple[Array, Array | None]:
-    """int8 rows of a view and what the conversion says about each row (RowScale.CONVERTED), None for STATIC."""
+def _convert(state: _State, view: View, convert: Convert, rows: Array) -> tuple[Array, Array | None, Array]:
+    """int8 rows of a view; each row's multiplier (RowScale.CONVERTED), None for STATIC; the exponent that goes with it."""
     data = state.read(view, rows)
     peak = state.maxima[view.buffer][view.row + rows]
+    none = np.zeros(len(rows), np.int64)
     if convert == Convert.STATIC:
-        return num.quantise_static(data), None
+        return num.quantise_static(data), None, none
     if convert == Convert.ROW:
-        return num.quantise_rows(data, peak)
+        return *num.quantise_rows(data, peak), none
     p = num.probabilities(data, peak)
-    return p, num.reciprocal(p.sum(axis=1))
+    return p, *num.reciprocal(p.sum(axis=1))
 
 
 def _route(state: _State, op: RouteTokens) -> None:

@@ -217,8 +217,10 @@ class Machine:
         x_rows = tokens if insn.indirect == Indirect.GATHER else r
         y_rows = tokens if insn.indirect == Indirect.SCATTER else r
         x = self.scratch[self.rows(insn.x, insn.x_pitch, x_rows, insn.inputs)]
-        x, row_mult = self._converted(x, insn.x_convert, insn.x_scale, x_rows)
+        x, row_mult, exponent = self._converted(x, insn.x_convert, insn.x_scale, x_rows)
         weights, col_mult, bias = self._stationary(insn, words)
+        if insn.row_source != RowScale.CONVERTED:
+            exponent = np.zeros(count, np.int64)
         if insn.row_source == RowScale.IMMEDIATE:
             row_mult = np.full(count, insn.row_mult)
         elif insn.row_source == RowScale.TABLE:
@@ -226,7 +228,7 @@ class Machine:
         if insn.indirect == Indirect.SCATTER:
             row_mult = num.gated_scale(row_mult, gates)
 
-        y = num.requantise(num.product(x, weights), col_mult, row_mult[:, None], insn.shift, bias)
+        y = num.requantise(num.product(x, weights), col_mult, row_mult[:, None], insn.shift + exponent[:, None], bias)
         if insn.gelu != isa.Gelu.OFF:
             y = num.gelu(y, GELU_FORM[insn.gelu], insn.gelu_shift)
         if insn.residual:
@@ -242,15 +244,16 @@ class Machine:
             writes.append((self.scale, self._scales(insn.y_scale, r), largest & num.U16_MAX))
         return writes
 
-    def _converted(self, x: Array, convert: Convert, scale: int, rows: Array) -> tuple[Array, Array | None]:
-        """int8 operands of int16 rows, and the row multipliers they bring."""
+    def _converted(self, x: Array, convert: Convert, scale: int, rows: Array) -> tuple[Array, Array | None, Array]:
+        """int8 operands of int16 rows, the row multipliers they bring and the exponents of these."""
+        none = np.zeros(len(rows), np.int64)
         if convert == Convert.STATIC:
-            return num.quantise_static(x), None
+            return num.quantise_static(x), None, none
         maxima = self.scale[self._scales(scale, rows)]
         if convert == Convert.ROW:
-            return num.quantise_rows(x, maxima)
+            return *num.quantise_rows(x, maxima), none
         p = num.probabilities(x, maxima.view(np.int16))
-        return p, num.reciprocal(p.sum(axis=1))
+        return p, *num.reciprocal(p.sum(axis=1))
 
     def _stationary(self, insn: isa.Matmul, words: Array) -> tuple[Array, Array | int, Array | int]:
         """(weights [outputs, inputs], column multiplier, bias)."""
@@ -274,7 +277,7 @@ class Machine:
         if insn.w_source == WeightSource.SCRATCHPAD:
             r = np.arange(insn.outputs)
             data = self.scratch[self.rows(insn.w, insn.w_pitch, r, insn.inputs)]
-            weights, row_scales = self._converted(data, insn.w_convert, insn.w_scale, r)
+            weights, row_scales, _ = self._converted(data, insn.w_convert, insn.w_scale, r)
         if insn.col_source == ColScale.PARAMETERS:
             return weights, pairs[:, 0].astype(np.int64), pairs[:, 1].view(np.int16).astype(np.int64)
         return weights, insn.col_mult if insn.col_source == ColScale.IMMEDIATE else row_scales, 0

@@ -45,6 +45,7 @@ HWGEN = {
     "cost": "config counts dram intgraph isa rtl timeline",  # the latencies that the units state
     "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
+    "explore": "boards config cost dram errors intgraph planner resources",
     "synth": "boards config errors",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",

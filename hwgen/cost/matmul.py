@@ -26,6 +26,15 @@ NEVER = -1e9  # a time before every other
 Steps = Iterator[None]
 
 
+def banks(config: Config, address: int, pitch: int, rows: int) -> tuple[int, int]:
+    """First and last scratchpad bank of so many rows from a chunk address on."""
+    return address // config.bank_chunks, (address + (rows - 1) * pitch) // config.bank_chunks
+
+
+def _overlap(a, b) -> bool:
+    return a[0] <= b[1] and b[0] <= a[1]
+
+
 class MatmulUnit:
     """Tile loader and row issuer. `array_active`, `macs`: cycles with a row, products of real operands."""
 
@@ -35,6 +44,7 @@ class MatmulUnit:
         self.taken = self.generated = NEVER
         self.issued = -1.0
         self.tiles: deque[tuple[float, int]] = deque(maxlen=ISSUE_QUEUE + 1)
+        self.reads: deque[tuple[float, float, int, int]] = deque(maxlen=4)  # tiles: first row, last row, banks from, to
         self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
         self.idle_at = NEVER  # the loader has finished its last instruction
         self.starved = 0.0  # cycles that the loader has waited for words since the last tile was taken
@@ -125,6 +135,7 @@ class MatmulUnit:
                     free = max(free, self.issued + ROW_GAP)
                 # Residuals of the block before are read from the same bank as this block's rows.
                 self._issue(max(time, free), rows, rows if residual and block and not tile else 0)
+                self.reads.append((self.taken, self.issued, *banks(c, insn.x, insn.x_pitch, rows)))
             self.bank_users.append(self.issued)
         total = rows * tiles * blocks
         self.generated = max(job + total, self._issued_before(ISSUE_QUEUE))
@@ -157,10 +168,14 @@ class MatmulUnit:
 
     def _meet(self, a: int, a_pitch: int, a_rows: int, b: int, b_pitch: int, b_rows: int) -> bool:
         """Whether rows from chunk `a` and rows from chunk `b` lie in a common scratchpad bank."""
-        size = self.config.bank_chunks
-        a_banks = a // size, (a + (a_rows - 1) * a_pitch) // size
-        b_banks = b // size, (b + (b_rows - 1) * b_pitch) // size
-        return a_banks[0] <= b_banks[1] and b_banks[0] <= a_banks[1]
+        first, second = banks(self.config, a, a_pitch, a_rows), banks(self.config, b, b_pitch, b_rows)
+        return _overlap(first, second)
+
+    def reads_until(self, wanted: tuple[int, int]) -> float:
+        """Last cycle in which the rows that stream now read one of the banks `wanted`; NEVER if they do not."""
+        now = self.clock.now
+        ends = [end for begin, end, *used in self.reads if begin <= now <= end and _overlap(used, wanted)]
+        return max(ends, default=NEVER)
 
     def _issue(self, taken: float, rows: int, delayed: int) -> None:
         """A tile is taken and its rows go, one a cycle, `delayed` of the cycles apart."""

@@ -14,7 +14,7 @@ from ..rtl.arbiter import MOST_BEATS
 from ..rtl.sequencer import FETCH_BATCH, FETCH_QUEUE
 from ..timeline import Span
 from .events import Clock
-from .matmul import MatmulUnit
+from .matmul import MatmulUnit, banks
 from .traffic import FIRST_WORD_STEPS, Traffic
 from .units import LOAD_END_STEPS, LOAD_STEPS, STORE_STEPS, least_data_cycles, vector_cycles
 
@@ -23,6 +23,7 @@ QUEUE_STEPS = 5  # through the queue of a unit
 NEXT_STEPS = 5  # from an instruction's start to the next one's at the earliest
 FETCH_STEPS = 12  # of a fetch, beside DRAM
 WORD_STEPS = 1  # of the sequencer for an instruction, beside its beats
+VECTOR_STEP = 16  # cycles of the vector unit from one look at its scratchpad bank to the next
 STREAM_STEPS = 4  # of the weight stream, from an instruction's start to its end if it has nothing to wait for
 
 
@@ -226,8 +227,32 @@ class _Simulation:
         self.traffic.move(beats, sent)
 
     def _vector(self, index: int, insn: isa.Norm | isa.Route) -> None:
-        start = self.clock.now
-        self._end(index, Unit.VECTOR, start, start + vector_cycles(insn, self.config))
+        """Its reads come last at a scratchpad bank: while rows stream from there it stands still."""
+        start, cycles = self.clock.now, vector_cycles(insn, self.config)
+        columns = insn.columns if isinstance(insn, isa.Norm) else insn.experts
+        chunks = -(-columns // self.config.chunk)
+        reads = deque([[insn.rows * chunks, banks(self.config, insn.x, insn.x_pitch, insn.rows)]])  # chunks, their banks
+        if isinstance(insn, isa.Norm):
+            reads.appendleft([2 * chunks, banks(self.config, insn.params, 2 * chunks, 1)])  # gamma and beta come first
+        behind = cycles - sum(left for left, _ in reads)
+
+        def read() -> None:
+            left, wanted = reads[0]
+            blocked = self.matmul.reads_until(wanted)
+            if blocked >= self.clock.now:
+                self.clock.at(blocked + 1, read)
+                return
+            step = min(VECTOR_STEP, left)
+            reads[0][0] -= step
+            if not reads[0][0]:
+                reads.popleft()
+            after = self.clock.now + step
+            if reads:
+                self.clock.at(after, read)
+            else:
+                self._end(index, Unit.VECTOR, start, after + behind)
+
+        read()
 
     def _stream(self, index: int, insn: isa.Stream) -> None:
         start = self.clock.now

@@ -17,7 +17,7 @@ from .events import Action, Clock
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
 FIRST_WORD_STEPS = 13  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
 FIFO_WORDS = 5  # of the weight buffer, beyond its RAM
-TINY = 1e-6
+TINY = 1e-4  # of a word or beat: less is the rounding of floats, and counted as arrived
 
 
 def port_rate(config: Config, dram: Dram) -> float:
@@ -121,8 +121,11 @@ class Traffic:
             self.clock.at(self.clock.now, self.data.popleft().arrived)
             self._accept()
         if self.segments and self.segments[0].left <= TINY:
-            self.clock.at(self.clock.now, self.segments.popleft().arrived)
+            segment = self.segments.popleft()
+            self.level += segment.left  # no word is lost by rounding, or the last one would never come
+            self.clock.at(self.clock.now, segment.arrived)
         if self.popped is not None and self.wanted <= TINY:
+            self.level = max(0.0, self.level - self.wanted)
             self.wanted = 0.0
             self.clock.at(self.clock.now, self.popped)
             self.popped = None

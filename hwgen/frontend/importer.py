@@ -89,4 +89,4 @@ def _error(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _fuse(model: Model) -> tuple[graph.Graph | None, list[Finding]]:
-    return fuse(operators(model), image_shapes(model), model.constants, model.outputs)
+    return fuse(operators(model), image_shapes(model), model.constants, model.outputs, model.ranges)

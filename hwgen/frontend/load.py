@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,12 @@ from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
 from hwgen.errors import UserError
 
+from .quantised import Ranges, unquantise
+
 Array = np.ndarray
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+# Operators that onnxruntime's optimisers write into the standard domain at any opset, with the one that took them up.
+EARLY = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1 << 30}
 
 
 @dataclass(eq=False)
@@ -22,6 +28,9 @@ class Model:
 
     Floating point initialisers are float32 whatever the file holds. `inputs` maps inputs that are no initialisers to
     shapes with the batch axis, None for a dynamic dimension; `half` says that the model computes in 16 bit somewhere.
+
+    Of a quantised model, all this describes the floating point model that it emulates: `emulated` is that model
+    serialised, `ranges` the (smallest, largest) value of its quantised tensors (empty for others).
     """
 
     path: Path
@@ -31,6 +40,8 @@ class Model:
     inputs: dict[str, tuple[int | None, ...]]
     outputs: list[str]
     half: bool
+    emulated: bytes | None = None
+    ranges: Ranges = field(default_factory=dict)
 
 
 def load(path: str | Path) -> Model:
@@ -43,6 +54,8 @@ def load(path: str | Path) -> Model:
     _check(path, proto)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
+    ranges = unquantise(proto)
+    emulated = None if ranges is None else proto.SerializeToString()
     graph = proto.graph
     if graph.sparse_initializer:
         raise UserError(f"{path}: initialiser {graph.sparse_initializer[0].values.name!r} is sparse; not supported")
@@ -60,7 +73,7 @@ def load(path: str | Path) -> Model:
     outputs = [o.name for o in graph.output]
     del graph.initializer[:]
     opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
-    return Model(path, graph, constants, opsets, inputs, outputs, half)
+    return Model(path, graph, constants, opsets, inputs, outputs, half, emulated, ranges or {})
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -136,9 +149,28 @@ def _check(path: Path, proto: onnx.ModelProto) -> None:
             raise UserError(f"{path}: opset {opset.version}; the newest that onnx {onnx.__version__} knows is {newest}")
     try:
         # By path where the weights are inside: a model in memory is serialised, which ends at 2 GB.
-        onnx.checker.check_model(str(path) if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF else proto)
+        with _early_operators_aside(proto):
+            onnx.checker.check_model(str(path) if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF else proto)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise UserError(f"{path}: not a valid ONNX graph: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _early_operators_aside(proto: onnx.ModelProto) -> Iterator[None]:
+    """Operators of EARLY, which the checker does not know at the file's opset, in a domain that it does not look into."""
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    early = [n for n in proto.graph.node if not n.domain and opset < EARLY.get(n.op_type, 0)]
+    for node in early:
+        node.domain = "early"
+    if early:
+        proto.opset_import.append(onnx.helper.make_opsetid("early", 1))
+    try:
+        yield
+    finally:
+        for node in early:
+            node.domain = ""
+        if early:
+            del proto.opset_import[-1]
 
 
 def _array(path: Path, tensor: TensorProto, used: bool) -> Array:

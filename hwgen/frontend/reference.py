@@ -19,8 +19,9 @@ Runner = Callable[[dict[str, Array]], list[Array]]
 def reference(path: str | Path | Model, images: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs of the float model for all images, first axis = images, whatever batch the file was exported with.
 
-    `images` maps every input name to an array [n, C, H, W]; names that are no inputs are ignored. Raises UserError
-    naming an input that is missing or has the wrong shape.
+    Of a quantised model, the float model is the one that it emulates, without its rounding of activations. `images`
+    maps every input name to an array [n, C, H, W]; names that are no inputs are ignored. Raises UserError naming an
+    input that is missing or has the wrong shape.
     """
     model = path if isinstance(path, Model) else load(path)
     count = _count(model, images)
@@ -55,7 +56,10 @@ def _runner(model: Model) -> Runner:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # warnings about the exporter's graph are not about the user's request
     try:
-        session = onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+        if model.emulated is not None:  # else it makes integer products of dequantised weights
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        model_or_path = model.emulated or str(model.path)
+        session = onnxruntime.InferenceSession(model_or_path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for every kind of failure
         try:
             return _slow_runner(model)  # an onnxruntime older than the model's opset must not stop a build
@@ -80,7 +84,7 @@ def _slow_runner(model: Model) -> Runner:
 
     from .contrib import CONTRIB
 
-    proto = onnx.load(model.path)
+    proto = onnx.load(model.path) if model.emulated is None else onnx.load_from_string(model.emulated)
     kinds = {i.name: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in proto.graph.input}
     try:
         evaluator = ReferenceEvaluator(proto, new_ops=CONTRIB)

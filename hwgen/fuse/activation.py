@@ -7,10 +7,11 @@ from math import isclose, pi, sqrt
 from .emit import Context
 from .op import Op, Unsupported
 from .params import label_of, parent
-from .symbols import Activated, Phi, Poly, Sym, View, need_tensor
+from .symbols import Activated, Phi, Poly, Sym, TopValues, View, need_tensor
 
 # Exporters write the constants of GELU with few or many digits, or in 16 bit; the check against the file judges them.
 DIGITS = 4e-3
+ROUTER = "score experts by a softmax over all of them or over the chosen"
 
 
 def polynomial(view: View) -> tuple[Sym, dict[int, float]]:
@@ -26,6 +27,8 @@ def poly(x: Sym, terms: dict[int, float]) -> Poly:
 def sigmoid(ctx: Context, op: Op, values: list) -> View:
     """Sigmoid, one factor of SiLU (Swish) and of QuickGELU."""
     x = values[0]
+    if isinstance(x.sym, TopValues):
+        raise Unsupported("weights experts by the sigmoid of their logits", ROUTER)
     if isinstance(x.sym, Poly) or x.scale <= 0:
         raise Unsupported("is not the sigmoid of x * sigmoid(a * x)", "use GELU as activation", x)
     return x.of(Phi(x=x.sym, form="sigmoid", offset=1.0, slope=x.scale, shape=x.sym.shape), 0.5)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from .activation import activation
+from .activation import activation, relu, sigmoid, tanh
 from .elementwise import add
 from .emit import Context
 from .norm import layer_norm
-from .op import Op
+from .op import Op, Unsupported
+from .products import gemm
 from .symbols import Lin, View
+
+FUSED_ACTIVATIONS = {"Relu": relu, "Sigmoid": sigmoid, "Tanh": tanh}
 
 
 def skip_layer_norm(ctx: Context, op: Op, values: list) -> list:
@@ -28,3 +31,9 @@ def bias_gelu(ctx: Context, op: Op, values: list) -> View:
     return activation(ctx, op, x, "tanh" if op.type.endswith("FastGelu") else "none")
 
 
+def fused_gemm(ctx: Context, op: Op, values: list) -> View:
+    """com.microsoft.FusedGemm: a Gemm and the activation after it."""
+    kind = op.attribute("activation")
+    if kind not in FUSED_ACTIVATIONS:
+        raise Unsupported(f"has {kind} as activation", "use GELU, SiLU or ReLU as activation")
+    return FUSED_ACTIVATIONS[kind](ctx, op, [gemm(ctx, op, values)])

@@ -8,7 +8,7 @@ from math import isclose
 import numpy as np
 
 from . import dispatch, gate, mixture
-from .activation import DIGITS, poly, polynomial
+from .activation import DIGITS, ROUTER, poly, polynomial
 from .attention import NEVER, add_bias
 from .emit import Context
 from .norm import normalised, root_of, variance_to
@@ -50,6 +50,7 @@ from .symbols import (
 
 # Some models guard a division by the sum of the chosen scores, which is at least 1/64, with such an epsilon.
 TINY = 1e-6
+ROTARY = "add positions to the tokens: rotary ones are not supported"
 
 
 def shape_of(*values) -> tuple[int, ...]:
@@ -127,6 +128,8 @@ def _add_constant(ctx: Context, op: Op, a: View, c: Array, const: Const) -> View
             sym = _shifted(a.sym, a.positions.reshape(-1), c.reshape(-1) / np.float32(a.scale))
             sym.label = label_of(op, const) or sym.label
             return a.of(sym)
+    if _is_sigmoid(a):
+        raise Unsupported("adds a constant to sigmoids, as routers do that score experts by them", ROUTER)
     raise Unsupported("adds a constant to a tensor that no linear layer makes")
 
 
@@ -204,7 +207,15 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
             for m, d in q.items():
                 terms[n + m] = terms.get(n + m, 0.0) + c * d
         return a.of(poly(x, terms), 1.0)
+    for x, y in ((a, b), (b, a)):
+        if (isinstance(x.sym, Activated) or _is_sigmoid(x)) and isinstance(y.sym, Lin):
+            what = "multiplies an activation by another linear layer: a gated MLP (SwiGLU, GEGLU or GLU)"
+            raise Unsupported(what, "use linear, GELU, linear", x if isinstance(x.sym, Activated) else None)
     raise Unsupported("multiplies two computed tensors in a way that is no GELU, LayerNorm or gate weighting")
+
+
+def _is_sigmoid(a: View) -> bool:
+    return isinstance(a.sym, Phi) and a.sym.form == "sigmoid" and a.sym.offset == 1
 
 
 def _centred(a: View) -> bool:
@@ -227,7 +238,7 @@ def _multiply_constant(op: Op, a: View, c: Array, const: Const) -> View | Const:
         size *= a.sym.shape[0]
     factor = by_key(c.reshape(-1).astype(np.float32), keys.reshape(-1), size, 1.0)
     if factor is None:
-        raise Unsupported("multiplies by a constant that differs from token to token")
+        raise Unsupported("multiplies by a constant that differs from token to token", ROTARY)
     if isinstance(a.sym, Centred):
         return a.of(replace(a.sym, gain=factor if a.sym.gain is None else a.sym.gain * factor))
     sym = scaled(a.sym, factor.reshape(a.sym.weight.shape[:-1]) if isinstance(a.sym, Lin) else factor)

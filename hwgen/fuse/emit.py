@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -49,6 +49,10 @@ class Context:
     names: set[str] = field(default_factory=set)
     memo: dict[Any, tuple[Sym, Any]] = field(default_factory=dict)
     interned: dict[Any, Array] = field(default_factory=dict)
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of ONNX tensors of a quantised model
+    # What `note_range` was told, by the id of the sym: (rows that it is about, smallest, largest value by column).
+    noted: dict[int, tuple[Sym, list[tuple[Array, Array, Array]]]] = field(default_factory=dict)
+    ranges: dict[str, tuple[Array, Array]] = field(default_factory=dict)  # the same by the names of values
 
     def once(self, key: tuple, owner: Sym, make: Callable[[], Any]) -> Any:
         """What `make` gives, the same object whenever `key` and `owner` are the same."""
@@ -70,6 +74,31 @@ class Context:
             return view if view.scale == 1 else view.of(view.sym, 1.0)
         return view.of(self.once(("scale", view.scale), view.sym, lambda: scaled(view.sym, view.scale)), 1.0)
 
+    def note_range(self, view: Any, limits: tuple[float, float] | None) -> None:
+        """Remember the smallest and largest value that a quantised model lets a tensor have, once it has a name.
+
+        A view of some columns limits only those, a view of some rows a value that has no others.
+        """
+        if limits is None or not isinstance(view, View) or view.scale == 0:
+            return
+        sym = view.sym
+        low, high = sorted(limit / view.scale for limit in limits)
+        if isinstance(sym, Image):
+            self.ranges[sym.name] = np.array([low]), np.array([high])
+        if len(sym.shape) == 2:
+            seen = np.zeros(sym.shape, bool)
+            seen.reshape(-1)[view.positions] = True
+            rows = seen.any(axis=1)
+            columns = seen[rows].all(axis=0)
+            noted = rows, np.where(columns, low, -np.inf), np.where(columns, high, np.inf)
+            self.noted.setdefault(id(sym), (sym, []))[1].append(noted)  # holding the sym keeps its id
+
+    def _limit(self, name: str, sym: Sym, start: int, stop: int) -> None:
+        """Give the value that holds rows start..stop of sym the limits noted for them."""
+        notes = [n for n in self.noted.get(id(sym), (sym, []))[1] if n[0][start:stop].all()]
+        if notes:
+            self.ranges[name] = np.max([n[1] for n in notes], axis=0), np.min([n[2] for n in notes], axis=0)
+
     # --- making nodes ---
 
     def emit(self, view: View) -> str:
@@ -86,7 +115,8 @@ class Context:
         rows = layout[0].reshape(-1)
         start, stop = int(rows[0]), int(rows[0]) + len(rows)
         if not np.array_equal(rows, np.arange(start, stop)):
-            raise Unsupported(f"needs tokens of {describe(sym)} in another order")
+            hint = "keep the tokens in order: windows and shifts are not supported"
+            raise Unsupported(f"needs tokens of {describe(sym)} in another order", hint)
         return self.value(sym, start, stop)
 
     def columns(self, sym: Sym, columns: Array) -> Sym:
@@ -103,7 +133,11 @@ class Context:
             shape = (sym.shape[0], len(columns))
             return Lin(x=sym.x, weight=sym.weight[columns], bias=bias, shape=shape, label=sym.label, source=sym.source)
 
-        return self.once(("columns", columns.tobytes()), sym, make)
+        part = self.once(("columns", columns.tobytes()), sym, make)
+        if id(sym) in self.noted:
+            notes = [(rows, low[columns], high[columns]) for rows, low, high in self.noted[id(sym)][1]]
+            self.noted.setdefault(id(part), (part, notes))
+        return part
 
     def as_linear(self, sym: Sym) -> Lin:
         """The tensor as the result of a linear layer, which some operations of the machine must have before them."""
@@ -117,7 +151,9 @@ class Context:
 
     def value(self, sym: Sym, start: int, stop: int) -> str:
         """Name of rows start..stop of sym. Layers that treat rows alike are computed on those rows only."""
-        return self.once(("value", start, stop), sym, lambda: self._make(sym, start, stop))
+        name = self.once(("value", start, stop), sym, lambda: self._make(sym, start, stop))
+        self._limit(name, sym, start, stop)
+        return name
 
     def _make(self, sym: Sym, start: int, stop: int) -> str:
         common = {"source": sym.source}

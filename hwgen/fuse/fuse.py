@@ -29,6 +29,7 @@ from . import (
     picked,
     pooling,
     products,
+    quantised,
     ragged,
 )
 from .constants import evaluate, output_shapes
@@ -58,21 +59,14 @@ from .symbols import (
 
 Rule = Callable[[Context, Op, list], Any]
 
-QUANTISED = (
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "QLinearMatMul",
-    "QLinearConv",
-    "MatMulInteger",
-    "QMoE",
-)
 HINTS = {
-    **dict.fromkeys(QUANTISED, "give the float model: hwgen quantises it itself"),
+    **dict.fromkeys(quantised.INTEGER, quantised.HINT),
     **dict.fromkeys(("HardSwish", "Softplus", "Elu", "LeakyRelu", "Mish"), "use GELU, SiLU or ReLU as activation"),
     "CumSum": "limits how many tokens an expert takes: export without expert capacity",
     **dict.fromkeys(("If", "Loop", "Scan"), "export without control flow that depends on the image"),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
+    "FusedConv": "only the patch embedding may be a convolution",
+    "Exp": "write attention and gates with Softmax",
     "RMSNormalization": "use LayerNorm",
     "SimplifiedLayerNormalization": "use LayerNorm",
 }
@@ -123,6 +117,7 @@ RULES: dict[str, Rule] = {
     "MatMul": products.matmul,
     "Gemm": products.gemm,
     "com.microsoft.FusedMatMul": products.fused_matmul,
+    "com.microsoft.FusedGemm": contrib.fused_gemm,
     "Softmax": attention.softmax,
     "Conv": embedding.conv,
     "Concat": embedding.concat,
@@ -156,16 +151,22 @@ SOLID = (Lin, Norm, Activated, Probabilities, Attended, Sum, Pooled)
 
 
 def fuse(
-    ops: Sequence[Op], inputs: Mapping[str, tuple[int, ...]], constants: Mapping[str, Array], outputs: Sequence[str]
+    ops: Sequence[Op],
+    inputs: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, Array],
+    outputs: Sequence[str],
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[graph.Graph | None, list[Finding]]:
     """The ViT-level graph, or None and the nodes that prevent it.
 
-    `inputs` maps input names to shapes with a batch axis of 1, `constants` initialiser names to arrays.
+    `inputs` maps input names to shapes with a batch axis of 1, `constants` initialiser names to arrays, `ranges` tensors
+    of a quantised model to the smallest and largest value that they can hold.
     """
-    ctx = Context(names=set(inputs))
+    ctx = Context(names=set(inputs), limits=ranges or {})
     values: dict[str, Any] = {name: Const(array, name) for name, array in constants.items()}
     for name, shape in inputs.items():
         values[name] = whole(Image(shape=shape[1:], name=name, source=name), shape)
+        ctx.note_range(values[name], ctx.limits.get(name))
     found: list[tuple[Op, Finding]] = []
     makers: dict[str, Op] = {}
     _run_all(ctx, ops, values, makers, found)
@@ -182,7 +183,7 @@ def fuse(
     if findings:
         return None, findings
     shapes = {name: shape[1:] for name, shape in inputs.items()}
-    return chained(graph.Graph(inputs=shapes, nodes=finish(ctx.nodes, made), outputs=made)), []
+    return chained(graph.Graph(shapes, finish(ctx.nodes, made), made, ctx.ranges)), []
 
 
 def _live(ops: Sequence[Op], values: Mapping[str, Any], outputs: Sequence[str]) -> set[str]:
@@ -217,7 +218,10 @@ def _run_all(
             findings: list[Finding] = []
             results = _run(ctx, op, [values[n] if n else None for n in op.inputs], findings)
             found += [(whole or op, f) for f in findings]
-        values.update({n: r for n, r in zip(op.outputs, results, strict=False) if n})
+        for name, result in zip(op.outputs, results, strict=False):
+            if name:
+                values[name] = result
+                ctx.note_range(result, ctx.limits.get(name))
 
 
 def _output(ctx: Context, name: str, value: Any) -> graph.Output:
@@ -262,9 +266,13 @@ def _unheard(op: Op) -> bool:
 
 
 def _taint(value: Any) -> Any:
-    if isinstance(value, View) and not isinstance(value.sym, SOLID):
+    if isinstance(value, View) and (not isinstance(value.sym, SOLID) or _of_stand_ins(value.sym)):
         return replace(value, tainted=True)
     return replace(value, inner=_taint(value.inner)) if isinstance(value, Packed | Picked) else value
+
+
+def _of_stand_ins(sym: Any) -> bool:
+    return isinstance(sym, Sum) and isinstance(sym.a.sym, Opaque) and isinstance(sym.b.sym, Opaque)
 
 
 def _apply(ctx: Context, op: Op, values: list) -> Any:
@@ -285,10 +293,11 @@ def _apply(ctx: Context, op: Op, values: list) -> Any:
     if op.type == "Size":
         return Const(np.asarray(int(np.prod(present[0].shape)), np.int64))
     if all(isinstance(v, Const) for v in present):
-        if op.type in QUANTISED:
+        arrays = [None if v is None else v.array for v in values]
+        if op.type.rpartition(".")[2] in quantised.INTEGER - quantised.LINEAR:
             raise _unsupported(op)
-        arrays = evaluate(op, [None if v is None else v.array for v in values])
-        name = values[0].name if op.type in MOVES | {"Cast"} and values else ""
+        arrays = [quantised.linear(op, arrays)] if op.type in quantised.LINEAR else evaluate(op, arrays)
+        name = values[0].name if op.type in MOVES | quantised.LINEAR | {"Cast"} and values else ""
         if counted is not None:
             return [Sized(a, name, counted.mask) for a in arrays]
         return [Const(a, name) for a in arrays]

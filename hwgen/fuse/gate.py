@@ -8,6 +8,7 @@ import numpy as np
 
 from ..numerics import MAX_EXPERTS
 from . import mixture
+from .activation import ROUTER
 from .emit import Context
 from .op import Op, Unsupported, constant_argument
 from .symbols import (
@@ -16,6 +17,7 @@ from .symbols import (
     Const,
     Gate,
     Mixture,
+    Phi,
     Renormalised,
     SlotSum,
     Sym,
@@ -67,13 +69,16 @@ def reduce_max(ctx: Context, op: Op, values: list) -> View:
         shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
         return reshaped(held, shape) if op.attribute("keepdims", 1) else held
     if axes is None or [int(n) % len(x.shape) for n in np.atleast_1d(axes)] != [len(x.shape) - 1]:
-        raise Unsupported("is not the largest along the last axis")
+        hint = "pool by the class token or the mean of the tokens"
+        raise Unsupported("is not the largest along the last axis", hint)
     top = _top(ctx, x, 1, True)[0]
     return top if op.attribute("keepdims", 1) else replace(top, shape=top.shape[:-1])
 
 
 def _top(ctx: Context, x: View, k: int, ordered: bool) -> list[View]:
     gated = isinstance(x.sym, Gate)
+    if isinstance(x.sym, Phi) and x.sym.form == "sigmoid":
+        raise Unsupported("chooses experts by the sigmoid of their logits", ROUTER)
     if not gated:
         x = ctx.plain(x)
         need_tensor(x)
@@ -138,12 +143,12 @@ def renormalised(a: View, b: View) -> View:
     shape = np.broadcast_shapes(a.shape, b.shape)
     a, b = broadcast(a, shape), broadcast(b, shape)
     part, slots = a.sym, b.sym.slots
-    own = part.logits is b.sym.logits and a.scale == b.scale
+    own, factor = part.logits is b.sym.logits, a.scale / b.scale
     if isinstance(part, Mixture):
         rows = a.positions // int(np.prod(part.shape[1:]))
         if not (own and part.score == "gate" and part.mask and part.slots == slots and np.array_equal(rows, b.positions)):
             raise Unsupported("divides gate scores by something else than their sum")
-        return a.of(replace(part, score="renormalised"), 1.0)
+        return a.of(replace(part, score="renormalised"), factor)
     width = part.shape[-1]
     rows, slot = a.positions // width, a.positions % width
     if not (part.gated and own and np.array_equal(rows, b.positions)):
@@ -151,7 +156,7 @@ def renormalised(a: View, b: View) -> View:
     if not (np.all(slot < slots) and (part.ordered or slots == width)):
         raise Unsupported("divides gate scores by the sum of other slots")
     sym = Renormalised(logits=part.logits, ordered=part.ordered, shape=(part.shape[0], slots))
-    return View(sym, shape, rows * slots + slot, tainted=a.tainted)
+    return View(sym, shape, rows * slots + slot, factor, tainted=a.tainted)
 
 
 def by_itself(a: View, b: View) -> View | None:

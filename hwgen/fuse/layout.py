@@ -10,7 +10,7 @@ from .op import Op, Unsupported, constant_argument
 
 Array = np.ndarray
 MOVES = frozenset(
-    "Identity Dropout Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Expand Tile Gather GatherND".split()
+    "Identity Dropout Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Expand Tile Gather GatherND SpaceToDepth".split()
 )
 
 
@@ -50,6 +50,11 @@ def move(op: Op, array: Array, values: Sequence) -> list[Array]:
             if op.attribute("batch_dims", 0):
                 raise Unsupported("batch_dims is not 0")
             return [array[tuple(np.moveaxis(argument(1, "indices"), -1, 0))]]
+        case "SpaceToDepth":
+            n, c, height, width = array.shape
+            b = op.attribute("blocksize")
+            blocks = array.reshape(n, c, height // b, b, width // b, b).transpose(0, 3, 5, 1, 2, 4)
+            return [blocks.reshape(n, b * b * c, height // b, width // b)]
     raise AssertionError(op.type)
 
 

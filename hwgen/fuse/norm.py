@@ -40,6 +40,8 @@ def layer_norm(ctx: Context, op: Op, values: list) -> View:
     if op.attribute("axis", -1) % len(x.shape) != len(x.shape) - 1:
         raise Unsupported("normalises over more than the channels")
     need_tensor(x)
+    if x.shape[-1] < x.sym.shape[-1]:
+        raise Unsupported("normalises some channels of a token, as QK-norm does", "normalise all channels of a token")
     gamma, beta = values[1], values[2] if len(values) > 2 else None
     if not isinstance(gamma, Const) or not (beta is None or isinstance(beta, Const)):
         raise Unsupported("its scale or bias is not constant")

@@ -15,7 +15,8 @@ from hwgen.graph import Add, Experts, Graph, Linear, Node, shapes
 
 def chained(graph: Graph) -> Graph:
     """The graph with a product as one operand of every Add."""
-    nodes = _chains(graph)
+    nodes, partial = _chains(graph)
+    ranges = {name: limits for name, limits in graph.ranges.items() if name not in partial}
     products = {n.name for n in nodes if isinstance(n, Linear | Experts)}
     names = {n.name for n in nodes} | set(graph.inputs)
     sizes = None
@@ -31,11 +32,14 @@ def chained(graph: Graph) -> Graph:
             result.append(Linear(name, node.b, identity, None, source=node.source))
             node = replace(node, b=name)
         result.append(node)
-    return replace(graph, nodes=result)
+    return replace(graph, nodes=result, ranges=ranges)
 
 
-def _chains(graph: Graph) -> list[Node]:
-    """The nodes with nested sums as chains, wherever one operand of every Add in the chain is then a product."""
+def _chains(graph: Graph) -> tuple[list[Node], set[str]]:
+    """The nodes with nested sums as chains, wherever one operand of every Add in the chain is then a product.
+
+    Also the names of the sums inside a chain, which are not the sums that had these names before.
+    """
     nodes, outputs = graph.nodes, graph.outputs
     made = {node.name: node for node in nodes}
     read: dict[str, int] = {}
@@ -75,4 +79,5 @@ def _chains(graph: Graph) -> list[Node]:
             stored = add.name
         chains[node.name] = chain
         dropped.update(add.name for add in adds)
-    return [n for node in nodes for n in chains.get(node.name, [] if node.name in dropped else [node])]
+    partial = {add.name for chain in chains.values() for add in chain[:-1]}
+    return [n for node in nodes for n in chains.get(node.name, [] if node.name in dropped else [node])], partial

@@ -472,6 +472,9 @@ def head_layout(view: View) -> Heads:
     width = view.sym.shape[-1]
     need_tensor(view)
     rows, columns = flat[0, :, 0] // width, flat[:, 0, :] % width
+    token = flat // width
+    if len(view.sym.shape) == 2 and (token == token[:, :, :1]).all() and (token != token[0]).any():
+        raise Unsupported("attends within windows of tokens", "let every token attend to all tokens")
     contiguous = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
     if len(view.sym.shape) != 2 or not contiguous:
         raise Unsupported("an operand is not tokens by channels")

@@ -40,7 +40,7 @@ def attention(b: Builder, node: fg.Attention) -> None:
     v_constant = np.zeros(columns) if v_constant is None else np.asarray(v_constant, np.float64)
     fold = b.plan.only_multiplied(node.name)
     held = b.stats.values[node.name]
-    v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) / INT8_MAX, TINY)
+    v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) / INT8_MAX * b.stats.part(v.name), TINY)
     v_step = np.maximum(np.maximum(v_step, smallest_transposed_step(v_weight)), v_step.max() * 2.0**-12)
     scale = wide_scale(held.magnitude(v_constant if fold else 0.0))
     scale = max(scale, float(v_step.max()) / (PROBABILITY_ONE * LARGEST_FACTOR))
@@ -91,6 +91,8 @@ def attention(b: Builder, node: fg.Attention) -> None:
             node.name,
             out,
         )
+    if fold:
+        b.offsets[node.name] = v_constant
     b.held[node.name] = Held(out, scale, v_constant if fold else None, True, b.held[q.x].first_row)
 
 
@@ -128,8 +130,8 @@ def _queries_and_keys(b: Builder, node: fg.Attention, q: fg.Linear, k: fg.Linear
     q_need = smallest_out_scale(q_weight, ROW_UNIT, q_bias).reshape(node.heads, -1)
     k_need = smallest_out_scale(k_weight, ROW_UNIT, k_bias).reshape(node.heads, -1)
     q_step, k_step = (
-        np.maximum((peak / INT8_MAX).max(axis=1), (need * INT16_PER_INT8).max(axis=1))
-        for peak, need in ((q_peak, q_need), (k_peak, k_need))
+        np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.part(linear.name), (need * INT16_PER_INT8).max(axis=1))
+        for peak, need, linear in ((q_peak, q_need, q), (k_peak, k_need, k))
     )
     q_steps, k_steps = (np.repeat(step, q_peak.shape[1]) for step in (q_step, k_step))
     factors = q_step * k_step * node.scale * np.log2(np.e) * SCORE_STEPS

@@ -9,10 +9,11 @@ import numpy as np
 from .. import graph as fg
 from ..errors import UserError
 from ..intgraph import Buffer, ColScale, Convert, IntGraph, MatMul, Op, RowMax, RowScale, View
-from ..numerics import GELU_SHIFT_MAX, INT16_MAX, LOGIT_STEPS, ROW_STEP_BITS, SHIFT_MIN
+from ..numerics import GELU_SHIFT_MAX, INT16_MAX, LOGIT_STEPS, ROW_STEP_BITS, SHIFT_MIN, STATIC_SHIFT
 from .calibrate import Stats
+from .options import Quantisation, matches
 from .plan import Plan, describe
-from .scales import UNIT_ROW, ScaleTooSmall, Weights, quantise_weights, smallest_out_scale
+from .scales import UNIT_ROW, ScaleTooSmall, Weights, quantise_weights, smallest_out_scale, whole_steps
 
 Array = np.ndarray
 
@@ -22,6 +23,9 @@ WIDE_MARGIN = 2.0
 LOGIT_SCALE = float(np.log(2)) / LOGIT_STEPS
 ROW_UNIT = 2.0**-ROW_STEP_BITS  # a row-converted operand: real = int8 * row scale * ROW_UNIT * scale of the int16 step
 TINY = 1e-30
+EQUALISED = 0.5  # of the estimated noise: equalisation must leave no more than that
+PEAK_TO_RMS = 4.0  # of a column
+LEAST_SHARE = 1e-3  # a column's range or weight, of the largest, that equalisation takes for what it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +51,12 @@ class Builder:
     stats: Stats
     stream_scale: float
     shapes: dict[str, tuple[int, ...]]
+    options: Quantisation = Quantisation()
     buffers: dict[str, Buffer] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
     held: dict[str, Held] = field(default_factory=dict)
     trace: dict[str, tuple[View, str]] = field(default_factory=dict)
+    offsets: dict[str, Array] = field(default_factory=dict)
     # Values whose columns are split over several buffers: (their columns, where they are).
     groups: dict[str, list[tuple[Array, Held]]] = field(default_factory=dict)
 
@@ -71,7 +77,7 @@ class Builder:
         return op
 
     def finish(self, outputs, task: str) -> IntGraph:
-        return IntGraph(self.buffers, self.ops, outputs, task, self.trace)
+        return IntGraph(self.buffers, self.ops, outputs, task, self.trace, self.offsets)
 
 
 def _unused(name: str, taken) -> str:
@@ -170,6 +176,18 @@ def linear(
     parts = operands(b, node)
     for i, (x, weight, bias) in enumerate(parts):
         last = i == len(parts) - 1
+        if matches(b.options.wide, value):
+            product_of_two_bytes(
+                b,
+                node,
+                out,
+                x,
+                (weight, bias, scale),
+                value if last else None,
+                out if i else residual,
+                row_max if last else RowMax.NONE,
+            )
+            continue
         product(
             b,
             node.name,
@@ -202,10 +220,42 @@ def product(b: Builder, name: str, out: View, x: Held, q: Weights, value: str | 
     )
 
 
+def product_of_two_bytes(
+    b: Builder,
+    node: fg.Linear,
+    out: View,
+    x: Held,
+    matrix: tuple[Array, Array | None, float],
+    value: str | None,
+    residual: View | None,
+    row_max: RowMax,
+) -> None:
+    """Emit `out = residual + x @ weight.T + bias` with all 16 bits of x: the product of its high byte and that of the rest.
+
+    `matrix`: weight per int16 step of x, bias, step of out. The rest, x - 256 * int8(x), is made by the array too, by a
+    product with the identity; rows of it are small, so their own scale keeps nearly every bit. It costs the weights
+    twice and, for K columns, a K by K matrix.
+    """
+    weight, bias, scale = matrix
+    columns = weight.shape[1]
+    source = b.buffers[x.view.buffer]
+    rest = b.buffer(f"{node.name}.rest", x.view.rows, columns, source.groups, source.scale)
+    identity = np.eye(columns, dtype=np.int8) * np.int8(-64)
+    # -64 * high byte * 2^15 / 2^16 * 2^11 / 2^8 = -256 * high byte
+    power = Weights(identity, np.full(columns, 1 << 15), SHIFT_MIN, np.zeros(columns, np.int16))
+    fields = {"residual": x.view, "row_max": RowMax.ABS, "source": node.source}
+    static_product(b, f"{node.name}.rest", rest, x.view, power, row_mult=1 << 11, **fields)
+    high = quantise_weights(weight, 2.0**STATIC_SHIFT, scale, bias, UNIT_ROW)
+    static_product(b, f"{node.name}.high", out, x.view, high, residual=residual, source=node.source)
+    low = quantise_weights(weight, ROW_UNIT, scale, None)
+    held = Held(rest, x.scale, None, True, x.first_row)
+    product(b, node.name, out, held, low, value, residual=out, row_max=row_max, source=node.source)
+
+
 def static_product(b: Builder, name: str, out: View, x: View, q: Weights, value: str | None = None, **fields) -> MatMul:
-    """Emit the product of an operand of fixed scale with int8 weights made with the row multiplier UNIT_ROW."""
+    """Emit the product of an operand of fixed scale with int8 weights made with the row multiplier UNIT_ROW (or `row_mult`)."""
     parameters = {"col_mult": q.col_mult, "bias": q.bias, "row_mult": UNIT_ROW, "shift": q.shift}
-    return b.emit(MatMul(b.op_name(name), out, x, q.w, **parameters, **fields), value)
+    return b.emit(MatMul(b.op_name(name), out, x, q.w, **parameters | fields), value)
 
 
 def gelu_scale(node: fg.Node, peak: float, need: float) -> tuple[int, float]:
@@ -215,3 +265,48 @@ def gelu_scale(node: fg.Node, peak: float, need: float) -> tuple[int, float]:
         if INT16_MAX * step >= peak and step >= need:
             return shift, step
     raise UserError(f"{describe(node)}: values of {peak / WIDE_MARGIN:g} before GELU, the machine holds up to 128")
+
+
+def _matrices(b: Builder, name: str) -> list[Array]:
+    """What multiplies a value, [matrices, N, columns] each. Without routers: a task's own must not part what tasks share."""
+    readers = [reader for reader in b.plan.readers(name) if b.plan.roots[reader.name] not in b.plan.logits]
+    return [reader.w1 if isinstance(reader, fg.Experts) else reader.weight[None] for reader in readers]
+
+
+def centred(b: Builder, name: str) -> Array:
+    """The middle of the range of each column [columns], which the biases of the readers can take.
+
+    Zero where a router reads the value: the biases of its logits have no room.
+    """
+    seen = b.stats.values[name]
+    routed = any(b.plan.roots[reader.name] in b.plan.logits for reader in b.plan.readers(name))
+    return np.zeros_like(seen.low) if routed else (seen.low + seen.high) / 2
+
+
+def equalised(b: Builder, name: str) -> Array:
+    """Factors [columns], 1 in the mean, that share the range of a value between its columns and the matrices that read it.
+
+    Column c is stored divided by factor c, and the weights that multiply it are multiplied: the factor is
+    magnitude^equalise / weight^(1 - equalise), weight the largest of any reader (SmoothQuant, Xiao et al. 2022). Weights
+    of a model that was quantised before stay as they are.
+    """
+    magnitude, matrices = b.stats.values[name].magnitude(centred(b, name)), _matrices(b, name)
+    none, strength = np.ones(len(magnitude)), b.options.equalise
+    if not strength or not matrices or any(whole_steps(m.reshape(-1, m.shape[-1])).any() for m in matrices):
+        return none
+    weight = np.max([np.abs(m).max(axis=(0, 1)) for m in matrices], axis=0).astype(np.float64)
+    if not weight.any() or not magnitude.any():
+        return none
+    magnitude, weight = (np.maximum(a, a.max() * LEAST_SHARE) for a in (magnitude, weight))
+    factors = magnitude**strength / weight ** (1 - strength)
+    factors /= np.exp(np.log(factors).mean())
+    rows = np.concatenate([np.asarray(m, np.float64).reshape(-1, m.shape[-1]) for m in matrices])
+    worth = _noise(magnitude, rows, factors) < EQUALISED * _noise(magnitude, rows, none)
+    return factors if worth else none
+
+
+def _noise(magnitude: Array, weight: Array, factors: Array) -> float:
+    """Estimated noise power of weight [N, K] times a value of columns up to `magnitude` [K], both rounded to int8."""
+    x, w = magnitude / factors, weight * factors
+    rounded = np.square(x.max()) * np.square(w).sum()
+    return float(rounded + (np.square(np.abs(w).max(axis=1)).sum() * np.square(x / PEAK_TO_RMS).sum()))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .. import graph as fg
 from ..errors import UserError
+from .clipping import covered, histogram
 
 Array = np.ndarray
 NOISE_IMAGES = 4
 NOISE_LIMIT = 2.5  # standard deviations; about the range of a normalised photograph
+NOISE_MARGIN = 4.0  # of what a quantised model does not limit and noise has to show
+HIDDEN_MAX = 100.0  # room is given to the hidden layers of experts up to here: the machine holds 128
 MANTISSA_BITS = 12
 
 
@@ -36,17 +39,48 @@ class Stats:
     values  Range of every input (one column) and value
     hidden  of each `Experts` and `SlotExperts`: largest |pre-activation|
     chosen  of the logits of each router: Range (one column) of those that were among a token's top k
+    covered of Q, K, V and the inputs: see `part`; none where all of their range is covered
     """
 
     values: dict[str, Range]
     hidden: dict[str, float]
     chosen: dict[str, Range]
+    covered: dict[str, Array] = field(default_factory=dict)
+
+    def part(self, name: str) -> Array | float:
+        """The part of a value's range that its int8 step covers: of Q and K by head, of V by column."""
+        return self.covered.get(name, 1.0)
 
 
-def noise(shape: tuple[int, ...], seed: int = 0) -> Array:
-    """Seeded stand-in for calibration images [n, C, H, W]: clipped normal noise."""
+def noise(shape: tuple[int, ...], limits: tuple[Array, Array] | None = None, seed: int = 0) -> Array:
+    """Seeded stand-in for calibration images [n, C, H, W]: clipped normal noise, moved to `limits` where they are known."""
     rng = np.random.default_rng(seed)
-    return np.clip(rng.standard_normal((NOISE_IMAGES, *shape)), -NOISE_LIMIT, NOISE_LIMIT).astype(np.float32)
+    images = np.clip(rng.standard_normal((NOISE_IMAGES, *shape)), -NOISE_LIMIT, NOISE_LIMIT)
+    if limits is not None:
+        images = limits[0][0] + (images + NOISE_LIMIT) * ((limits[1][0] - limits[0][0]) / (2 * NOISE_LIMIT))
+    return images.astype(np.float32)
+
+
+def limited(graph: fg.Graph, stats: Stats, trusted: bool) -> Stats:
+    """The statistics within `graph.ranges`. Unless they are `trusted` (of real images), the file's ranges replace them.
+
+    Then what the file does not limit gets NOISE_MARGIN of room, which costs 16-bit tensors nothing that matters.
+    """
+    if not graph.ranges:
+        return stats
+    values = {}
+    for name, seen in stats.values.items():
+        low, high = graph.ranges.get(name, (-np.inf, np.inf))
+        if trusted:
+            values[name] = Range(np.clip(seen.low, low, high), np.clip(seen.high, low, high))
+        else:
+            known = np.isfinite(low) & np.isfinite(high)
+            low, high = np.where(known, low, seen.low * NOISE_MARGIN), np.where(known, high, seen.high * NOISE_MARGIN)
+            values[name] = Range(low, high)
+    hidden = (
+        stats.hidden if trusted else {n: max(p, min(p * NOISE_MARGIN, HIDDEN_MAX)) for n, p in stats.hidden.items()}
+    )
+    return Stats(values, hidden, stats.chosen, stats.covered)
 
 
 def check_images(graph: fg.Graph, images: dict[str, Array]) -> dict[str, Array]:
@@ -70,8 +104,8 @@ def check_images(graph: fg.Graph, images: dict[str, Array]) -> dict[str, Array]:
     return found
 
 
-def observe(graph: fg.Graph, images: dict[str, Array]) -> Stats:
-    """Evaluate the graph on every image; `images` as `check_images` returns them."""
+def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> Stats:
+    """Evaluate the graph on every image, twice unless the method is "max"; `images` as `check_images` returns them."""
     low: dict[str, Array] = {}
     high: dict[str, Array] = {}
     hidden: dict[str, float] = {}
@@ -100,7 +134,26 @@ def observe(graph: fg.Graph, images: dict[str, Array]) -> Stats:
             low[name] = np.minimum(low.get(name, np.inf), columns.min(axis=0))
             high[name] = np.maximum(high.get(name, -np.inf), columns.max(axis=0))
     values = {name: Range(_tidy(low[name]), _tidy(high[name])) for name in low}
-    return Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen)
+    stats = Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen)
+    return stats if method == "max" else replace(stats, covered=_covered(graph, images, values, method))
+
+
+def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range], method: str) -> dict[str, Array]:
+    """What the method makes of every value that has a fixed int8 step: Q and K by head, V by column, the inputs."""
+    groups = dict.fromkeys(graph.inputs, 1)
+    for node in graph.nodes:
+        if isinstance(node, fg.Attention):
+            groups |= {node.q: node.heads, node.k: node.heads, node.v: len(ranges[node.v].low)}
+    counts: dict[str, Array] = {}
+    for i in range(len(next(iter(images.values())))):
+        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()})
+        for name, count in groups.items():
+            columns = values[name].reshape(-1, 1) if name in graph.inputs else values[name]
+            centre = (ranges[name].low + ranges[name].high) / 2
+            peak = ranges[name].magnitude(centre).reshape(count, -1).max(axis=1)
+            magnitudes = np.abs(columns - centre).T.reshape(count, -1)
+            counts[name] = counts.get(name, 0) + histogram(magnitudes, peak)
+    return {name: covered(count, method) for name, count in counts.items()}
 
 
 def _hidden_peak(node: fg.Experts, x: Array, routing: tuple[Array, Array]) -> float:

@@ -10,8 +10,9 @@ from ..intgraph import Indirect, RouteTokens, View
 from ..numerics import GATE_BITS, STATIC_SHIFT
 from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, folded, product, row_operand, static_product
 from .hidden import Form, activated, form_of
+from .options import matches
 from .plan import describe
-from .scales import UNIT_ROW, quantise_weights, smallest_out_scale
+from .scales import UNIT_ROW, four_bits, quantise_weights, smallest_out_scale
 
 GATE_STEP = 2.0 ** (STATIC_SHIFT - GATE_BITS)  # of the int8 gate scores that multiply the second biases
 
@@ -58,11 +59,15 @@ def experts(b: Builder, node: fg.Experts, out: View, scale: float, value: str) -
         Held(b.buffer(f"{node.name}.hidden{i}", tokens, hidden_columns, scale=step), step, row_max=True)
         for i in range(min(2, count))
     ]
+    narrow = any(matches(b.options.narrow_experts, name) for name in (node.name, value))
     for e in range(count):
         if not np.any(node.w2[e]):  # it adds its bias at most, which is in already
             continue
         weight, bias = _first(b, node, e)
-        second = quantise_weights(node.w2[e] * step, ROW_UNIT, scale, None)
+        w2 = node.w2[e] * step
+        if narrow:
+            weight, w2 = four_bits(weight), four_bits(w2)
+        second = quantise_weights(w2, ROW_UNIT, scale, None)
         where = {"expert": (route_name, e), "source": node.source}
         activated(b, f"{node.name}.{e}.w1", hidden[e % 2].view, x, weight, bias, form, indirect=Indirect.GATHER, **where)
         product(

@@ -16,7 +16,9 @@ from .builder import (
     LOGIT_SCALE,
     Builder,
     Held,
+    centred,
     copy,
+    equalised,
     linear,
     linear_need,
     own_scale,
@@ -27,6 +29,7 @@ from .builder import (
 from .calibrate import Stats
 from .experts import experts, experts_need
 from .hidden import activation
+from .options import Quantisation
 from .plan import NEVER, describe, plan, product_side
 from .scales import UNIT_ROW, ScaleTooSmall, quantise_weights, smallest_out_scale
 from .soft import combine, dispatch, slot_experts
@@ -41,12 +44,12 @@ def stream_scale(graph: fg.Graph, stats: Stats) -> float:
     return max((wide_scale(stats.values[name].magnitude()) for name in plan(graph).stream), default=0.0)
 
 
-def lower(graph: fg.Graph, stats: Stats, scale: float, task: str) -> IntGraph:
+def lower(graph: fg.Graph, stats: Stats, scale: float, task: str, options: Quantisation) -> IntGraph:
     """The verified integer graph; `scale` is the step of the residual stream.
 
     Raises UserError for a network that the machine cannot do, ScaleTooSmall where `scale` is.
     """
-    b = Builder(graph, plan(graph), stats, scale, fg.shapes(graph))
+    b = Builder(graph, plan(graph), stats, scale, fg.shapes(graph), options)
     for i, node in enumerate(b.plan.nodes.values()):
         if node.name in b.plan.alone:
             _lower(b, node, i)
@@ -97,7 +100,7 @@ def _image(b: Builder, node: fg.PatchEmbed) -> tuple[View, float, float]:
     """Emit the quantised patches [patches, C*ph*pw]; their view, step and offset."""
     pixels = b.stats.values[node.image]
     low, high = float(pixels.low[0]), float(pixels.high[0])
-    step = (high - low) / 2 / INT8_MAX or max(abs(high), 1.0) / INT8_MAX
+    step = (high - low) / 2 / INT8_MAX * float(np.max(b.stats.part(node.image))) or max(abs(high), 1.0) / INT8_MAX
     offset = (low + high) / 2
     shape, patch = b.graph.inputs[node.image], node.weight.shape[2:]
     rows, cols = b.shapes[node.name][0], int(np.prod(node.weight.shape[1:]))
@@ -151,7 +154,7 @@ def _patches_alone(b: Builder, node: fg.PatchEmbed) -> None:
 
 
 def _norm(b: Builder, node: fg.LayerNorm) -> None:
-    """Only the rows that are read. (Moving beta into the next matrices was tried: no gain.)"""
+    """Only the rows that are read. Where matrices alone read it, its columns are centred and their ranges evened out."""
     x = b.held[node.x]
     if np.ndim(x.scale) or x.offset is not None:
         raise UserError(f"{describe(node)}: {node.x!r} has no common scale")
@@ -164,17 +167,27 @@ def _norm(b: Builder, node: fg.LayerNorm) -> None:
 
     gamma, beta = np.asarray(node.gamma, np.float64), np.asarray(node.beta, np.float64)
     need = float(max(np.abs(gamma).max(), np.abs(beta).max())) / INT16_MAX
+    offset, factors = None, 1.0
     if node.name in b.plan.stream:
         scale = b.stream_scale
         if need > scale:
             raise ScaleTooSmall(need)
+    elif b.plan.only_multiplied(node.name) and all(
+        isinstance(user, fg.Linear | fg.Experts) for user in b.plan.readers(node.name)
+    ):
+        offset, factors = centred(b, node.name), equalised(b, node.name)
+        gamma, beta = gamma / factors, (beta - offset) / factors
+        need = float(max(np.abs(gamma).max(), np.abs(beta).max())) / INT16_MAX
+        scale = max(wide_scale(b.stats.values[node.name].magnitude(offset) / factors), need)
+        b.offsets[node.name] = offset
     else:
         scale = max(wide_scale(b.stats.values[node.name].magnitude()), need)
     columns = b.shapes[node.name][1]
     epsilon = round(node.epsilon * columns**2 / x.scale**2)
     if epsilon > EPSILON_MAX:
         raise ScaleTooSmall(x.scale * (epsilon / EPSILON_MAX) ** 0.5 * 1.001)
-    out = b.buffer(node.name, view.rows, columns, scale=scale)
+    real = scale * factors
+    out = b.buffer(node.name, view.rows, columns, scale=real if np.ndim(real) == 0 else real[None])
     b.emit(
         Norm(
             b.op_name(node.name),
@@ -187,7 +200,7 @@ def _norm(b: Builder, node: fg.LayerNorm) -> None:
         ),
         node.name if view.rows == b.shapes[node.name][0] else None,
     )
-    b.held[node.name] = Held(out, scale, row_max=True, first_row=x.first_row + start)
+    b.held[node.name] = Held(out, real, offset, row_max=True, first_row=x.first_row + start)
 
 
 def _linear_alone(b: Builder, node: fg.Linear) -> None:

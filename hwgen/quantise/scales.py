@@ -19,6 +19,10 @@ Array = np.ndarray
 LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
 # Row multiplier where a row has no scale of its own (static operands): keeps the shift inside its range.
 UNIT_ROW = 1 << 15
+# A row of float weights lies on a grid of 128 levels by chance with probability 128 * (2 * GRID_TOLERANCE)^columns.
+GRID_FIRST = 16
+INT4_MAX = 7
+GRID_TOLERANCE = 1e-3
 
 
 class ScaleTooSmall(Exception):
@@ -64,16 +68,52 @@ def single(factor: float) -> tuple[int, int]:
 
 
 def weight_steps(weight: Array) -> Array:
-    """Smallest usable step [N] of int8 weights [N, K]: no weight beyond 127 and no sum beyond the accumulator."""
+    """Step [N] of int8 weights [N, K]: that of a model quantised before, else the smallest without a weight beyond 127.
+
+    In either case no sum is beyond the accumulator.
+    """
+    grid = whole_steps(weight)
     magnitude = np.abs(weight)
     sums = num.ACC_MAX / num.INT8_MAX - weight.shape[1] / 2  # each weight may round up by half
-    return np.maximum(magnitude.max(axis=1) / num.INT8_MAX, magnitude.sum(axis=1) / sums)
+    fits = magnitude.sum(axis=1) / sums
+    return np.where((grid > 0) & (grid >= fits), grid, np.maximum(magnitude.max(axis=1) / num.INT8_MAX, fits))
+
+
+def whole_steps(weight: Array) -> Array:
+    """For each row [N] of a matrix [N, K] the largest step that all its weights are whole multiples of, else 0.
+
+    Only multiples up to 128 count: such a row holds the int8 weights of a model that was quantised before, and with that
+    step they are kept as they are (-128, which packed products cannot hold, becomes -127).
+    """
+    weight = np.asarray(weight, np.float64)
+    largest = np.abs(weight).max(axis=1, initial=0.0)
+    first = weight[:, :GRID_FIRST]
+    step = np.zeros(len(weight))
+    todo = np.flatnonzero(largest > 0)
+    for multiple in range(1, 1 << 7 | 1):
+        found = todo[_on_grid(first[todo], largest[todo] / multiple)]
+        found = found[_on_grid(weight[found], largest[found] / multiple)]
+        step[found] = largest[found] / multiple
+        todo = np.setdiff1d(todo, found, assume_unique=True)
+    return step
+
+
+def _on_grid(weight: Array, step: Array) -> Array:
+    """Whether all weights of a row [N, K] are whole multiples of its step [N]: bool [N]."""
+    multiples = weight / step[:, None]
+    return (np.abs(multiples - np.rint(multiples)) < GRID_TOLERANCE).all(axis=1)
 
 
 def int8_weights(weight: Array, step: Array) -> Array:
     """round(weight / step) int8 [N, K]; rows with step 0 are zero."""
     step = np.where(step > 0, step, np.inf)[:, None]
     return np.clip(np.rint(weight / step), -num.INT8_MAX, num.INT8_MAX).astype(np.int8)
+
+
+def four_bits(weight: Array) -> Array:
+    """The weights [N, K] rounded to 15 values a row, whole multiples of 18 int8 steps of `quantise_weights`."""
+    step = np.abs(weight).max(axis=1, keepdims=True) / INT4_MAX
+    return np.rint(weight / np.where(step > 0, step, np.inf)) * step
 
 
 def smallest_out_scale(weight: Array, step_in: float, bias: Array | None, row: int = 1) -> Array:

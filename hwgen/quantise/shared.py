@@ -57,12 +57,16 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
     keys = {task: signatures(graph) for task, graph in graphs.items()}
     values: dict[str, Range] = {}
     chosen: dict[str, Range] = {}
+    covered: dict[str, np.ndarray] = {}
     hidden: dict[str, float] = {}
     for task, s in stats.items():
         for merged, part in ((values, s.values), (chosen, s.chosen)):
             for name, seen in part.items():
                 key = keys[task][name]
                 merged[key] = merged[key].merge(seen) if key in merged else seen
+        for name, part in s.covered.items():
+            key = keys[task][name]
+            covered[key] = np.maximum(part, covered.get(key, 0.0))
         for name, peak in s.hidden.items():
             key = keys[task][name]
             hidden[key] = max(peak, hidden.get(key, 0.0))
@@ -71,6 +75,7 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
             {name: values[keys[task][name]] for name in s.values},
             {name: hidden[keys[task][name]] for name in s.hidden},
             {name: chosen[keys[task][name]] for name in s.chosen},
+            {name: covered[keys[task][name]] for name in s.covered},
         )
         for task, s in stats.items()
     }

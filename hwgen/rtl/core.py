@@ -139,6 +139,7 @@ class Core(Component):
             post.i_acc.eq(delay(m, accumulator.o_data, enter - totals, "row_acc")),
             post.i_meta.eq(delay(m, row.post, enter, "row_post")),
             post.i_meta.row_mult.eq(delay(m, reader.o_row_mult, enter - mult, "row_mult")),
+            post.i_meta.row_shift.eq(delay(m, reader.o_row_shift, enter - mult, "row_shift")),
         ]
 
         # --- status ---------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from .. import isa
 from ..config import Config
 from ..isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS
 from ..isa import SCALE_BITS as SCALE_ADDRESS_BITS
+from ..numerics import RECIPROCAL_EXPONENT_MAX
 
 ELEMENT = signed(16)
+ROW_SHIFT_BITS = RECIPROCAL_EXPONENT_MAX.bit_length()
 READ_LATENCY = 4  # a read accepted in cycle t has its data in cycle t + 4, for one cycle
 WRITE_LATENCY = 2  # a read accepted in cycle t + 2 or later sees a write accepted in cycle t
 
@@ -95,6 +97,7 @@ def post_meta(config: Config) -> data.StructLayout:
             "bank": 1,  # parameter bank
             "row_mult": 16,
             "shift": 6,
+            "row_shift": ROW_SHIFT_BITS,  # added to `shift`: exponent of the row multiplier
             "gelu": 2,
             "gelu_shift": 3,
             "residual": 1,

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
 from ..intgraph import RowMax
-from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, SHIFT_MAX, SHIFT_MIN
+from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, RECIPROCAL_EXPONENT_MAX, SHIFT_MAX, SHIFT_MIN
 from . import ports
 from .common import LARGEST_LEVELS, delay, delay_valid, lanes_mask, largest_tree, register, tree_latency
 from .gelu import GELU_LATENCY, gelu_lanes
@@ -116,8 +116,8 @@ class PostProcessor(Component):
     def _requantise(self, m: Module, meta: dict) -> list[Signal]:
         """numerics.requantise, REQUANTISE_LATENCY cycles."""
         low = SHIFT_MIN - 1  # shift out all but one bit below the result, which rounds
-        steps = Signal(unsigned((SHIFT_MAX - SHIFT_MIN).bit_length()), name="steps")
-        m.d.comb += steps.eq(meta["shift"](3) - SHIFT_MIN)
+        steps = Signal(unsigned((SHIFT_MAX + RECIPROCAL_EXPONENT_MAX - SHIFT_MIN).bit_length()), name="steps")
+        m.d.comb += steps.eq(register(m, meta["shift"](2) + meta["row_shift"](2) - SHIFT_MIN, "steps_3"))
         steps = history(m, steps, "steps")
         bank = meta["bank"]
         lanes = []

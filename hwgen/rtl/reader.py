@@ -12,7 +12,7 @@ from ..intgraph import Convert, RowScale
 from .common import delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
 from .divide import Divider
 from .memory import RAM_LATENCY, Ram
-from .ports import ELEMENT, ROW_BITS
+from .ports import ELEMENT, ROW_BITS, ROW_SHIFT_BITS
 
 SUM_BITS = 20  # of a row's probabilities: 127 * 4096 tokens fit with room
 SUM_STAGES = 4  # pipeline stages of the adder tree over the lanes
@@ -159,12 +159,13 @@ class RowReader(Component):
 
     o_row_mult is the row multiplier of the post-processor as in isa.Matmul: meta.row_mult (IMMEDIATE), i_scale
     (TABLE), or (CONVERTED) the row scale, for probabilities numerics.reciprocal of the row's sum over its input tiles,
-    meaningful for the last of them; with meta.scatter numerics.gated_scale of that.
+    meaningful for the last of them; with meta.scatter numerics.gated_scale of that. o_row_shift is the exponent of the
+    reciprocal, else 0.
 
     Parameters: config (I = array_inputs lanes, acc_rows sums).
     Ports: i_valid, i_data (I x s16), i_scale (the row's entry of the scale memory: largest magnitude, or for
-    probabilities signed maximum), i_meta (`reader_meta`); o_data (I x s8), o_row_mult (u16).
-    Latency: LATENCY (8) for o_data, ROW_MULT_LATENCY (28) for o_row_mult, whatever the mode; a row every cycle. The
+    probabilities signed maximum), i_meta (`reader_meta`); o_data (I x s8), o_row_mult (u16), o_row_shift (u4).
+    Latency: LATENCY (8) for o_data, ROW_MULT_LATENCY (28) for the other two, whatever the mode; a row every cycle. The
     same row may come back ACC_GAP (4) cycles later.
     Cost: a RowQuantiser; about 90 registers and 40 LUTs a lane for the probabilities; an adder tree over the lanes,
     acc_rows x 20 bits of RAM, a divider of 16 stages, one 16x16 multiplier.
@@ -185,6 +186,7 @@ class RowReader(Component):
                 "i_meta": In(reader_meta(config)),
                 "o_data": Out(data.ArrayLayout(signed(8), self.lanes)),
                 "o_row_mult": Out(16),
+                "o_row_shift": Out(ROW_SHIFT_BITS),
             }
         )
 
@@ -209,7 +211,7 @@ class RowReader(Component):
             late = delay(m, p, quantiser.LATENCY - PROBABILITY_STAGES, f"p{i}")
             m.d.comb += self.o_data[i].eq(register(m, Mux(choose, late, quantiser.o_data[i]), f"y_{i}"))
 
-        reciprocal, reciprocal_at = self._reciprocal(m, probability, is_probability)
+        reciprocal, exponent, reciprocal_at = self._reciprocal(m, probability, is_probability)
 
         # What is no reciprocal is known with the row scale and waits for it.
         source = Signal(data.StructLayout({"kind": 2, "mult": 16, "table": 16, "scatter": 1, "gate": 16, "sum": 1}))
@@ -240,7 +242,10 @@ class RowReader(Component):
         gated = register(m, mult * gate, "gated")
         plain = register(m, mult, "plain")
         rounded = round_shift(gated, numerics.GATE_BITS)[:16]
-        m.d.comb += self.o_row_mult.eq(register(m, Mux(scatter, rounded, plain), "row_mult"))
+        m.d.comb += [
+            self.o_row_mult.eq(register(m, Mux(scatter, rounded, plain), "row_mult")),
+            self.o_row_shift.eq(delay(m, Mux(known.use_sum, exponent, 0), GATE_STAGES, "row_shift")),
+        ]
         return m
 
     def _probabilities(self, m: Module) -> list[Value]:
@@ -255,8 +260,8 @@ class RowReader(Component):
             result.append(register(m, Mux(zero, 0, constant_table(numerics.PROBABILITY, index, 7)), f"p_{i}"))
         return result
 
-    def _reciprocal(self, m: Module, probability: list[Value], is_probability: Value) -> tuple[Value, int]:
-        """(numerics.reciprocal of the row's sum up to and with this tile, its latency from the inputs)."""
+    def _reciprocal(self, m: Module, probability: list[Value], is_probability: Value) -> tuple[Value, Value, int]:
+        """numerics.reciprocal of the row's sum up to and with this tile: multiplier, exponent, their latency."""
         levels = max(2, -(-(self.lanes - 1).bit_length() // SUM_STAGES))
         partial, took = tree(m, probability, lambda a, b: a + b, levels, "sum")
         partial = delay(m, partial, SUM_STAGES - took, "sum_late")
@@ -276,12 +281,20 @@ class RowReader(Component):
             sums.write_enable.eq(enable),
         ]
 
-        m.submodules.divider = divider = Divider(numerics.RECIPROCAL_NUMERATOR.bit_length(), SUM_BITS, RECIPROCAL_BITS)
+        # 127 * 2^e <= total: a bit above the seven from e on, or all these seven.
+        most = numerics.RECIPROCAL_EXPONENT_MAX
+        exponent, numerator = Signal(ROW_SHIFT_BITS), Signal(numerics.RECIPROCAL_NUMERATOR.bit_length() + most)
+        m.d.comb += numerator.eq(numerics.RECIPROCAL_NUMERATOR)
+        for e in range(1, most + 1):  # later assignments win
+            with m.If(total[e + 7 :].any() | total[e : e + 7].all()):
+                m.d.comb += [exponent.eq(e), numerator.eq(numerics.RECIPROCAL_NUMERATOR << e)]
+        m.submodules.divider = divider = Divider(len(numerator), SUM_BITS, RECIPROCAL_BITS, ROW_SHIFT_BITS)
         m.d.comb += [
             divider.i_valid.eq(0),  # its results are taken by count
-            divider.i_numerator.eq(numerics.RECIPROCAL_NUMERATOR),
+            divider.i_numerator.eq(register(m, numerator, "numerator")),
             divider.i_denominator.eq(
                 register(m, Mux(total < numerics.INT8_MAX, numerics.INT8_MAX, total), "denominator")
             ),
+            divider.i_tag.eq(register(m, exponent, "exponent")),
         ]
-        return divider.o_quotient, at + 2 + divider.latency
+        return divider.o_quotient, divider.o_tag, at + 2 + divider.latency

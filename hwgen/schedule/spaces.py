@@ -88,11 +88,14 @@ class Spaces:
         number = {id(item): n for n, item in enumerate(scratch)}
         result: dict[tuple[int, int], int] = {}
 
+        def apart(one: Item, other: Item, cost: int) -> None:
+            pair = sorted((number[id(one)], number[id(other)]))
+            if pair[0] != pair[1]:
+                result[pair[0], pair[1]] = result.get((pair[0], pair[1]), 0) + cost
+
         def clash(i: int, a: View | None, j: int, b: View | None, cost: int) -> None:
             if isinstance(a, View) and isinstance(b, View):
-                pair = sorted((number[id(self.item(a, i))], number[id(self.item(b, j))]))
-                if pair[0] != pair[1]:
-                    result[pair[0], pair[1]] = result.get((pair[0], pair[1]), 0) + cost
+                apart(self.item(a, i), self.item(b, j), cost)
 
         ops, previous = self.graph.ops, None
         for i, op in enumerate(ops):
@@ -114,6 +117,8 @@ class Spaces:
                         cycles = min(left, other.x.rows * outputs * inputs)
                         clash(i, op.x, j, other.x, cycles)
                         clash(i, op.x, j, other.residual, cycles // inputs)
+                        # Gamma and beta come first: while their bank is taken nothing of the LayerNorm moves.
+                        apart(self.params[i], self.item(other.x, j), cycles)
                         left -= cycles
         return result
 

@@ -1,5 +1,9 @@
 """Boards: every TOML file makes a valid Config, faults are named."""
 
+import json
+from importlib import resources
+
+import numpy as np
 import pytest
 
 from hwgen import boards
@@ -58,3 +62,31 @@ def test_bad_description_is_named():
 def test_table_has_every_board():
     table = boards.table()
     assert len(table.splitlines()) == 1 + len(boards.names())
+
+
+def test_a_new_board_is_a_file(hwgen, tmp_path):
+    """A copy with a new part and Config builds like the boards that come with hwgen."""
+    text = (resources.files("boards") / "ulx3s-85f.toml").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text.replace("LFE5U-85F-6BG381C", "LFE5U-45F"), encoding="utf-8")
+    board = boards.load(str(mine))
+    assert (board.name, board.part) == ("mine", "LFE5U-45F")
+    model = tmp_path / "micro.onnx"
+    assert hwgen("example", "m3vit-micro", "-o", model)[0] == 0
+    assert hwgen("build", model, "--board", mine, "-o", tmp_path / "b")[0] == 0
+    mine.unlink()  # the bundle knows its board
+    images, outputs = model.with_name("micro_test.npz"), []
+    for engine in ("golden", "machine"):
+        answer = tmp_path / f"{engine}.npz"
+        assert hwgen("run", tmp_path / "b", "--engine", engine, "--input", images, "--output", answer)[0] == 0
+        outputs.append(np.load(answer))
+    assert all(np.array_equal(outputs[0][name], outputs[1][name]) for name in outputs[0].files)
+    assert boards.from_json(boards.to_json(board)) == board
+    code, _, err = hwgen("build", model, "--board", tmp_path / "other.toml")
+    assert code == 2 and "other.toml: No such file" in err
+
+
+def test_boards_as_json(hwgen):
+    code, out, _ = hwgen("boards", "--json")
+    found = json.loads(out)
+    assert code == 0 and sorted(found) == boards.names() and found["kv260"]["resources"]["uram"] == 64

@@ -100,6 +100,48 @@ def test_gate_of_tokens_and_task_vector_is_a_linear_with_bias(tmp_path):
     assert gate.weight.shape == (E, D) and gate.bias.shape == (E,)
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_scaled_scores_over_their_sum(tmp_path, slots):
+    """DeepSeek's: a factor on scores that are renormalised."""
+    moe = Moe(slots)
+    values, indices = moe.top()
+    total = moe.op("Add", moe.op("ReduceSum", values, [-1]), 1e-20)
+    result = import_model(moe.save(tmp_path / "m.onnx", gathered(moe, moe.op("Div", moe.op("Mul", values, 2.5), total), indices)))
+    (route,), (experts,) = ([n for n in result.nodes if isinstance(n, kind)] for kind in (graph.Route, graph.Experts))
+    assert route.renormalise and route.top_k == slots
+    np.testing.assert_allclose(experts.w2, 2.5 * moe.w2.transpose(0, 2, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("normalise", [0, 1])
+@pytest.mark.parametrize("activation, form", [("gelu", "tanh"), ("silu", "sigmoid"), ("relu", "relu")])
+def test_operator_of_onnxruntime(tmp_path, activation, form, normalise):
+    pytest.importorskip("onnxruntime")
+    moe = Moe()
+    w1, w2 = (w.transpose(0, 2, 1).copy() for w in (moe.w1, moe.w2))
+    options = {"k": 2, "activation_type": activation, "normalize_routing_weights": normalise, "domain": "com.microsoft"}
+    y = moe.op("MoE", moe.tokens, moe.logits, w1, moe.b1, w2, moe.b2, **options)
+    result = import_model(moe.save(tmp_path / "m.onnx", y))
+    assert [type(n).__name__ for n in result.nodes] == ["PatchEmbed", "Linear", "Route", "Experts", "Add"]
+    route, experts = result.nodes[2:4]
+    assert (route.top_k, route.renormalise, experts.form) == (2, bool(normalise), form)
+    np.testing.assert_allclose(experts.w1, w1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", [maker.dense_weights, maker.rows_of_tokens])
+def test_shared_expert_behind_a_gate_of_its_own(tmp_path, form):
+    """Qwen's: sigmoid(x @ g) * shared(x), here the routed expert 0 among two, of which the other one gives zero."""
+    moe = Moe()
+    routed = form(moe)
+    gate = moe.op("Sigmoid", moe.op("MatMul", moe.tokens, moe.normal(D, 1)))
+    y = moe.op("Add", routed, moe.op("Mul", gate, moe.expert(2)))
+    result = import_model(moe.save(tmp_path / "m.onnx", y))
+    routes = [n for n in result.nodes if isinstance(n, graph.Route)]
+    shared = next(n for n in result.nodes if isinstance(n, graph.Experts) and len(n.w1) == 2)
+    assert len(routes) == 2
+    np.testing.assert_allclose(shared.w1[0], moe.w1[2].T, rtol=1e-6)
+    assert not shared.w2[1].any()
+
+
 # --- near misses -------------------------------------------------------------------------------------------------
 
 
@@ -199,4 +241,95 @@ def test_incomplete_mixture_is_refused(tmp_path, form, words):
     assert findings and words in findings[0].reason, findings
     assert len(findings) == 1, findings
     with pytest.raises(UserError, match=words):
+        import_model(path)
+
+
+# --- what routers and experts may not be ---------------------------------------------------------------------------
+
+
+def frozen_routing(moe):
+    """A loop whose export held how many tokens expert 0 got from the example: 3."""
+    values, indices = moe.top()
+    places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", indices, 0)), perm=[1, 0])
+    token = moe.op("Slice", places, [0], [1], [1])
+    weight = moe.op("Unsqueeze", moe.op("GatherND", values, places), [1])
+    rows = moe.op("Mul", weight, moe.expert(0, moe.op("GatherND", moe.tokens, token)))
+    moe.wrong = [moe.op("Reshape", rows, [3, D])]
+    return moe.op("ScatterND", moe.zeros(T, D), token, moe.wrong[0], reduction="add")
+
+
+def sigmoid_of_the_chosen(moe):
+    values, indices = moe.top(of=moe.logits)
+    moe.wrong = [moe.op("Sigmoid", values)]
+    return gathered(moe, moe.wrong[0], indices)
+
+
+def chosen_by_sigmoid(moe):
+    values, indices = moe.top(of=moe.op("Sigmoid", moe.logits))
+    moe.wrong = [values]
+    return gathered(moe, values, indices)
+
+
+def sigmoid_with_correction(moe):
+    """DeepSeek-V3's: the choice goes by scores plus a bias of each expert, the weights by the scores alone."""
+    scores = moe.op("Sigmoid", moe.logits)
+    moe.wrong = [moe.op("Add", scores, moe.normal(E))]
+    _, indices = moe.top(of=moe.wrong[0])
+    return gathered(moe, moe.op("GatherElements", scores, indices, axis=1), indices)
+
+
+def gated_experts(moe):
+    moe.wrong, outputs = [], []
+    for e in range(E):
+        x = moe.op("MatMul", moe.tokens, moe.w1[e])
+        gate = moe.op("Mul", x, moe.op("Sigmoid", x))
+        moe.wrong.append(moe.op("Mul", gate, moe.op("MatMul", moe.tokens, moe.normal(D, HIDDEN))))
+        outputs.append(moe.op("Unsqueeze", moe.op("MatMul", moe.wrong[-1], moe.w2[e]), [1]))
+    moe.by_token = lambda: moe.op("Concat", *outputs, axis=1)
+    return gathered(moe, *moe.top())
+
+
+def gated_operator(moe):
+    w1, w2 = (w.transpose(0, 2, 1).copy() for w in (moe.w1, moe.w2))
+    moe.wrong = [moe.op("MoE", moe.tokens, moe.logits, w1, "", w2, "", w1, k=2, activation_type="silu", domain="com.microsoft")]
+    return moe.wrong[0]
+
+
+def quantised_operator(moe):
+    w1, w2 = (np.zeros(w.transpose(0, 2, 1).shape, np.uint8) for w in (moe.w1, moe.w2))
+    scales = [np.ones(shape, np.float32) for shape in ((E, HIDDEN), (E, D))]
+    inputs = moe.tokens, moe.logits, w1, scales[0], "", w2, scales[1], ""
+    moe.wrong = [moe.op("QMoE", *inputs, k=2, activation_type="relu", domain="com.microsoft")]
+    return moe.wrong[0]
+
+
+def expert_capacity(moe):
+    """V-MoE's: the place of a token in its expert's queue, by a cumulative sum."""
+    values, indices = moe.top()
+    hot = moe.op("OneHot", indices, moe.experts, np.float32([0, 1]))
+    moe.wrong = [moe.op("CumSum", hot, np.int64(0))]
+    return gathered(moe, moe.op("ReduceSum", moe.op("Mul", moe.wrong[0], hot), [2], keepdims=0), indices)
+
+
+@pytest.mark.parametrize(
+    "form, words, hint",
+    [
+        (frozen_routing, "froze how many tokens each expert got in its example: the shape [3, 8]", "dynamic shapes"),
+        (sigmoid_of_the_chosen, "weights experts by the sigmoid", "softmax"),
+        (chosen_by_sigmoid, "chooses experts by the sigmoid", "softmax"),
+        (sigmoid_with_correction, "adds a constant to sigmoids", "softmax"),
+        (gated_experts, "gated MLP (SwiGLU", "linear, GELU, linear"),
+        (gated_operator, "gated activation", "linear, activation, linear"),
+        (quantised_operator, "not supported", "give the float model"),
+        (expert_capacity, "not supported", "without expert capacity"),
+    ],
+)
+def test_router_or_expert_is_refused_by_name(tmp_path, form, words, hint):
+    moe = Moe()
+    path = moe.save(tmp_path / "m.onnx", form(moe))
+    makers = {name: node.name for node in moe.w.nodes for name in node.output}
+    findings = check(path)
+    assert [f.node for f in findings] == [makers[name] for name in moe.wrong], findings
+    assert words in findings[0].reason and hint in findings[0].hint, findings[0]
+    with pytest.raises(UserError, match=findings[0].node):
         import_model(path)

@@ -48,9 +48,20 @@ def test_probabilities_follow_softmax():
     real = 2.0 ** ((scores - peak[:, None]) / num.SCORE_STEPS)
     assert p.max() == 127 and p.min() == 0
     assert np.abs(p / 127 - real).max() <= 0.5 / 127
-    weights = p * num.reciprocal(p.sum(axis=1))[:, None] / (127 * 65535)
+    multiplier, exponent = num.reciprocal(p.sum(axis=1))
+    weights = p * multiplier[:, None] / 2.0 ** exponent[:, None] / (127 * 65535)
     assert np.abs(weights - real / real.sum(axis=1, keepdims=True)).max() < 0.012
-    assert num.reciprocal(np.array([127, 127 * 4160])).tolist() == [65535, 15]
+
+
+def test_reciprocals_keep_their_bits_in_long_rows():
+    """A row of thousands of equal scores: its sum is large, the multiplier as exact as that of a short row."""
+    totals = np.concatenate([np.arange(1, 20000), 127 * 2 ** np.arange(13), 127 * 2 ** np.arange(1, 13) - 1, [127 * 8191]])
+    multiplier, exponent = num.reciprocal(totals)
+    real = 127 * 65535 / np.maximum(totals, 127)
+    assert np.abs(multiplier / 2.0**exponent / real - 1).max() < 2.0**-15
+    assert multiplier.min() >= num.U16_MAX // 2 and multiplier.max() == num.U16_MAX
+    assert exponent.min() == 0 and exponent.max() == num.RECIPROCAL_EXPONENT_MAX
+    assert [int(a[0]) for a in num.reciprocal(np.array([127 * 4160]))] == [64526, 12]
 
 
 def test_requantise_bounds():

@@ -58,8 +58,9 @@ def test_random_and_corners(n, d, q, tag):
 def test_reciprocal_of_numerics():
     rng = np.random.default_rng(5)
     totals = [INT8_MAX, INT8_MAX + 1, 4096 * INT8_MAX, *(int(t) for t in rng.integers(INT8_MAX, 1 << 19, 100))]
-    results = divide(Divider(23, 20, 16), [RECIPROCAL_NUMERATOR] * len(totals), totals, rng)
-    assert [q for q, _ in results] == reciprocal(np.array(totals)).tolist()
+    expected, exponents = reciprocal(np.array(totals))
+    results = divide(Divider(35, 20, 16), [RECIPROCAL_NUMERATOR << int(e) for e in exponents], totals, rng)
+    assert [q for q, _ in results] == expected.tolist() and min(expected) >= 32767
 
 
 @pytest.mark.parametrize("bad", [(0, 1, 1, 0), (1, 0, 1, 0), (1, 1, 0, 0), (1, 1, 1, -1), (1, 1, 1.5, 0)])

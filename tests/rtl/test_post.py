@@ -47,7 +47,8 @@ def residual_row(address, lanes):
 
 def reference_row(config, tile, acc, meta):
     """int16 row before masking, by numerics."""
-    y = numerics.requantise(acc[None], tile.mult, np.array([[meta["row_mult"]]]), meta["shift"], tile.bias)
+    shift = meta["shift"] + meta["row_shift"]
+    y = numerics.requantise(acc[None], tile.mult, np.array([[meta["row_mult"]]]), shift, tile.bias)
     if meta["gelu"]:
         y = numerics.gelu(y, FORMS[meta["gelu"]], meta["gelu_shift"])
     if meta["residual"]:
@@ -160,8 +161,9 @@ def random_tile(rng, config, rows, common, first, last):
     metas, accs = [], []
     for r in range(rows):
         row_mult = int(integers(rng, 0, numerics.U16_MAX))
+        more = int(integers(rng, 0, numerics.RECIPROCAL_EXPONENT_MAX)) * int(rng.integers(2))
         # The magnitude of the sums at which the result is about 2^16.
-        top = min(numerics.ACC_MAX, max(1, 2 ** (shift + 16) // max(row_mult, 1))) * 2.0 ** -rng.integers(0, 12)
+        top = min(numerics.ACC_MAX, max(1, 2 ** (shift + more + 16) // max(row_mult, 1))) * 2.0 ** -rng.integers(0, 12)
         accs.append(integers(rng, -max(1, int(top)), max(1, int(top)), lanes))
         if r % 7 == 3:
             accs[-1] = rng.choice([-numerics.ACC_MAX, numerics.ACC_MAX], lanes)
@@ -169,7 +171,7 @@ def random_tile(rng, config, rows, common, first, last):
         address["scale_addr"] = int(rng.integers(0, 1 << 16))
         metas.append(
             common | address | {"row": r, "row_mult": row_mult, "shift": shift, "columns": columns, "write": 1}
-            | {"first_tile": int(first), "last_tile": int(last), "last": int(last and r == rows - 1)}
+            | {"row_shift": more, "first_tile": int(first), "last_tile": int(last), "last": int(last and r == rows - 1)}
         )
     return Tile(integers(rng, 0, numerics.U16_MAX, lanes), integers(rng, -32767, 32767, lanes), metas, np.array(accs))
 
@@ -210,6 +212,7 @@ def identity_tile(values, columns, lanes, meta):
     """Rows whose requantised values are `values`: multipliers that only move the point."""
     rows = [
         {"write": 1, "columns": columns, "bank": 0, "row_mult": 1 << 15, "shift": 23, "row": r % 16, "first_tile": 1}
+        | {"row_shift": 0}
         | {"last_tile": 1, "last": 0, "gelu": 0, "gelu_shift": 0, "residual": 0, "y_max": 0, "res_addr": 0}
         | {"y_addr": r, "scale_addr": r} | meta
         for r in range(len(values))

@@ -78,14 +78,18 @@ def product_of(config: Config, rows: int, inputs: int, convert: Convert, source:
             x[1] = np.linspace(-32767, 32767, inputs).astype(int)
         table = x.max(axis=1)
         table[2::3] += rng.integers(-150, 150, len(table[2::3]))  # wrong maxima: sums below 127, negative distances
+        x[-1] = 0  # a long row of equal scores
+        table[-1] = 0
         operand = numerics.probabilities(x, table)
-        converted = numerics.reciprocal(operand.sum(axis=1))
+        converted, exponents = numerics.reciprocal(operand.sum(axis=1))
     else:
         x, table = interesting_rows(max(rows, 8), inputs, rng)
         x, table = x[-rows:], table[-rows:]
         operand, converted = numerics.quantise_rows(x, table)
         if convert == Convert.STATIC:
             operand = numerics.quantise_static(x)
+    if convert != Convert.PROBABILITY or source != RowScale.CONVERTED:
+        exponents = np.zeros(rows, np.int64)
     immediate, gates = int(rng.integers(1 << 16)), rng.integers(0, (1 << numerics.GATE_BITS) + 1, rows)
     mult = {RowScale.IMMEDIATE: np.full(rows, immediate), RowScale.CONVERTED: converted, RowScale.TABLE: table}[source]
     mult = mult & 0xFFFF
@@ -112,7 +116,7 @@ def product_of(config: Config, rows: int, inputs: int, convert: Convert, source:
             }
             counts = convert != Convert.PROBABILITY or source != RowScale.CONVERTED or tile == tiles - 1
             stream.append(
-                (word.tolist(), int(table[r]) & 0xFFFF, meta, answer.tolist(), int(mult[r]) if counts else None)
+                (word.tolist(), int(table[r]) & 0xFFFF, meta, answer.tolist(), (int(mult[r]), exponents[r]) if counts else None)
             )
         # The row issuer never lets a row come back too early.
         stream += [None] * max(0, RowReader.ACC_GAP - rows)
@@ -154,7 +158,7 @@ def test_reader(inputs, outputs):
                 assert list(ctx.get(dut.o_data)) == answer, meta
             if cycle in mult_due:
                 mult, meta = mult_due.pop(cycle)
-                assert mult is None or ctx.get(dut.o_row_mult) == mult, meta
+                assert mult is None or (ctx.get(dut.o_row_mult), ctx.get(dut.o_row_shift)) == mult, meta
             await ctx.tick()
             cycle += 1
 

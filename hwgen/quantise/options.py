@@ -1,0 +1,68 @@
+"""What may be chosen about quantisation, as `--set` gives it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
+
+from ..errors import UserError
+
+METHODS = ("max", "mse", "entropy")
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """Bad values raise UserError naming field and value.
+
+    calibration     how much of the range seen the int8 steps of Q, K, V and the image cover: all of it (max), or what
+                    makes the mean square error (mse) or the divergence of the distributions (entropy) smallest
+    equalise        0..1: how much of the differences between the channels of a LayerNorm goes into the weights of the
+                    layers that read it (SmoothQuant's alpha); 0 moves nothing
+    wide            linear layers, stored or added, that read their activations with 16 bits, as high byte and rest
+    narrow_experts  expert layers whose weights take 15 values, as 4-bit weights would. They are stored as int8: this
+                    tells what 4 bits cost in accuracy, it saves no traffic
+
+    `wide` and `narrow_experts` are names of `hwgen compare`'s table, or patterns with * and ?, separated by commas.
+    """
+
+    calibration: str = "max"
+    equalise: float = 0.5
+    wide: str = ""
+    narrow_experts: str = ""
+
+    def __post_init__(self):
+        if self.calibration not in METHODS:
+            raise UserError(f"calibration={self.calibration!r}: must be {', '.join(METHODS[:-1])} or {METHODS[-1]}")
+        if not isinstance(self.equalise, float) or not math.isfinite(self.equalise) or not 0 <= self.equalise <= 1:
+            raise UserError(f"equalise={self.equalise!r}: must be a number from 0 to 1")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """Fields that `--set` may name."""
+        return {f.name for f in fields(cls)}
+
+    @classmethod
+    def from_texts(cls, settings: dict[str, str]) -> Quantisation:
+        """From `--set KEY=VALUE` texts, all of them fields of this class."""
+        values: dict[str, str | float] = dict(settings)
+        if "equalise" in settings:
+            try:
+                values["equalise"] = float(settings["equalise"])
+            except ValueError:
+                raise UserError(f"--set equalise={settings['equalise']}: not a number") from None
+        return cls(**values)
+
+
+def matches(patterns: str, name: str) -> bool:
+    """Whether a layer's name is one of the comma-separated patterns."""
+    return any(fnmatchcase(name, pattern.strip()) for pattern in patterns.split(",") if pattern.strip())
+
+
+def unmatched(patterns: str, names) -> list[str]:
+    """Patterns that no name fits."""
+    every = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    return [pattern for pattern in every if not any(fnmatchcase(name, pattern) for name in names)]
