@@ -21,7 +21,7 @@ from .units import LOAD_END_STEPS, LOAD_STEPS, STORE_STEPS, least_data_cycles, v
 DISPATCH = 2  # from the last count that an instruction waits for to its start
 QUEUE_STEPS = 5  # through the queue of a unit
 NEXT_STEPS = 5  # from an instruction's start to the next one's at the earliest
-FETCH_STEPS = 13  # of a fetch, beside DRAM
+FETCH_STEPS = 12  # of a fetch, beside DRAM
 WORD_STEPS = 1  # of the sequencer for an instruction, beside its beats
 VECTOR_STEP = 16  # cycles of the vector unit from one look at its scratchpad bank to the next
 STREAM_STEPS = 4  # of the weight stream, from an instruction's start to its end if it has nothing to wait for

@@ -14,7 +14,7 @@ from ..rtl.reader import RowReader
 from ..rtl.router import route_cycles
 
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
-LOAD_STEPS = 6  # of a load, from its start to its first command
+LOAD_STEPS = 5  # of a load, from its start to its first command
 LOAD_END_STEPS = 8  # from its last beat to its end: queues, results visible
 STORE_STEPS = 12  # of a store likewise
 
