@@ -112,6 +112,13 @@ def to_json(board: Board) -> str:
     return json.dumps(asdict(board), indent=1, sort_keys=True) + "\n"
 
 
+def of_bundle(files: dict[str, bytes], where: Path) -> Board:
+    """The board in the files of a bundle. Raises UserError naming the bundle `where` if it holds none."""
+    if BOARD_FILE not in files:
+        raise UserError(f"{where}: holds no {BOARD_FILE}: it is of an earlier hwgen, build it again")
+    return from_json(files[BOARD_FILE])
+
+
 def from_json(text: bytes | str) -> Board:
     """The board that `to_json` wrote."""
     values = json.loads(text)

@@ -221,9 +221,7 @@ def run(
     UserError for an unknown engine or setting or, with rtl, a missing simulator.
     """
     check_engine(engine)
-    if boards.BOARD_FILE not in bundle.files:
-        raise UserError(f"{bundle.path}: holds no {boards.BOARD_FILE}: it is of an earlier hwgen, build it again")
-    memory = setting(dram, boards.from_json(bundle.files[boards.BOARD_FILE]), config(bundle))
+    memory = setting(dram, boards.of_bundle(bundle.files, bundle.path), config(bundle))
     count = len(next(iter(images.values())))
     one_by_one = [{name: array[i] for name, array in images.items()} for i in range(count)]
     start, trace = time.monotonic(), None

@@ -162,7 +162,7 @@ def open_device(bundle, engine: str, lock_path: Path | str | None = None) -> Sim
     """
     try:
         config = Config.from_dict(bundle.config)
-        board = boards.from_json(bundle.files[boards.BOARD_FILE])
+        board = boards.of_bundle(bundle.files, bundle.path)
         size = COPIES * bundle.memory["bytes"] + 16 * PAGE
         if engine == "rtl":
             from .cosim import Cosimulation
