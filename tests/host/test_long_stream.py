@@ -13,7 +13,7 @@ import pytest
 from host.accelerator import Accelerator
 from host.bundle import Bundle
 from host.errors import InputError
-from hwgen import registers
+from hwgen import boards, registers
 from hwgen.config import Config
 from hwgen.dram import UNLIMITED
 from hwgen.intgraph import IntGraph
@@ -37,7 +37,8 @@ def make(path, batch: int = 1) -> tuple[IntGraph, Bundle]:
     """Graph and bundle of a small random network; the bundle holds neither Verilog nor report."""
     graph = random_graph(5, SHAPE)
     program, _ = plan({"": graph}, CONFIG, UNLIMITED, batch)
-    write_bundle(path / "b", program, models=[], board="zcu104", registers=registers.manifest(CONFIG))
+    board = {boards.BOARD_FILE: boards.to_json(boards.load("zcu104"))}
+    write_bundle(path / "b", program, models=[], board="zcu104", registers=registers.manifest(CONFIG), files=board)
     return graph, Bundle(path / "b")
 
 
