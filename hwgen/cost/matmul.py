@@ -44,7 +44,8 @@ class MatmulUnit:
         self.taken = self.generated = NEVER
         self.issued = -1.0
         self.tiles: deque[tuple[float, int]] = deque(maxlen=ISSUE_QUEUE + 1)
-        self.reads: deque[tuple[float, float, int, int]] = deque(maxlen=4)  # tiles: first row, last row, banks from, to
+        # Rows of the latest tiles, and their residuals: first and last read, banks from, to.
+        self.reads: deque[tuple[float, float, int, int]] = deque(maxlen=8)
         self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
         self.idle_at = NEVER  # the loader has finished its last instruction
         self.starved = 0.0  # cycles that the loader has waited for words since the last tile was taken
@@ -136,6 +137,9 @@ class MatmulUnit:
                 # Residuals of the block before are read from the same bank as this block's rows.
                 self._issue(max(time, free), rows, rows if residual and block and not tile else 0)
                 self.reads.append((self.taken, self.issued, *banks(c, insn.x, insn.x_pitch, rows)))
+                if insn.residual and tile == tiles - 1:
+                    used = banks(c, insn.res, insn.res_pitch, rows)
+                    self.reads.append((self.taken + self.depth, self.issued + self.depth, *used))
             self.bank_users.append(self.issued)
         total = rows * tiles * blocks
         self.generated = max(job + total, self._issued_before(ISSUE_QUEUE))

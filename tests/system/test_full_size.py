@@ -7,6 +7,7 @@ import pytest
 
 from hwgen import boards
 from hwgen.frontend import import_model
+from hwgen.planner import Arrangement
 from hwgen.quantise import quantise
 
 pytestmark = pytest.mark.slow
@@ -19,5 +20,6 @@ def test_m3vit_edge_both_tasks_on_zcu104(models, climb):
         calib, test = (file[name].astype(np.float32) / 256 for name in ("calib", "test"))
     graphs = quantise({task: import_model(path, confirmed=False) for task, path in paths.items()}, {"image": calib})
     for task in graphs:
-        ladder = climb(graphs, boards.load("zcu104").make_config(), task, [{"image": test[0]}])
-        assert 250_000 < ladder.rtl[0].cycles < 620_000
+        config, images = boards.load("zcu104").make_config(), [{"image": test[0]}]
+        ladder = climb(graphs, config, task, images, arrangement=Arrangement(blocks=2))  # what the planner chooses
+        assert 250_000 < ladder.rtl[0].cycles < 550_000
