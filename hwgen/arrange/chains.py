@@ -1,8 +1,12 @@
-"""Chains: MatMuls that continue each other's row maxima, which the machine keeps by row number from one to the next."""
+"""Runs of operations that must stay together, because they share state that the machine has once.
+
+Chains: MatMuls that continue each other's row maxima, which the machine keeps by row number from one to the next. Units:
+chains, and routers with the experts that read their queues.
+"""
 
 from __future__ import annotations
 
-from ..intgraph import MatMul, Op, RowMax
+from ..intgraph import MatMul, Op, RouteTokens, RowMax
 
 
 def chains(ops: list[Op]) -> list[list[Op]]:
@@ -21,6 +25,26 @@ def chains(ops: list[Op]) -> list[list[Op]]:
             start = first[previous[op.row_max]]
             first[start : i + 1] = [start] * (i + 1 - start)
         previous[op.row_max] = i
+    return _runs(ops, first)
+
+
+def units(ops: list[Op]) -> list[list[Op]]:
+    """`ops` in order as runs: a chain of row maxima, a router with all its experts, or one operation."""
+    first = []  # of each operation, where its run begins
+    for chain in chains(ops):
+        first += [len(first)] * len(chain)
+    route = None
+    for i, op in enumerate(ops):
+        if isinstance(op, RouteTokens):
+            route = i
+        elif isinstance(op, MatMul) and op.expert is not None:
+            start = first[route]
+            first[start : i + 1] = [start] * (i + 1 - start)
+    return _runs(ops, first)
+
+
+def _runs(ops: list[Op], first: list[int]) -> list[list[Op]]:
+    """Runs of `ops`; first: where the run of each operation begins."""
     result: list[list[Op]] = []
     for i, op in enumerate(ops):
         if first[i] == i:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Op, RouteTokens, RowMax, View
+from .chains import units
 from .rows import edges, is_token_wise, part, part_name, row_views
-from .units import units
 
 MIN_ROWS = 8  # of a block; fewer leave the array idle for most of the time
 OVER = 1e6  # cost of a chunk that there is no room for: much more than any operation's

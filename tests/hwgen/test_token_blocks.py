@@ -7,8 +7,8 @@ import pytest
 
 from hwgen import planner
 from hwgen.arrange import Limits, token_blocks
+from hwgen.arrange.chains import units
 from hwgen.arrange.rows import edges
-from hwgen.arrange.units import units
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
