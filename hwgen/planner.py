@@ -109,10 +109,15 @@ def price(op: Op, rows: int, config: Config) -> float:
     """Cycles of an operation with so many rows, about, where it has its unit and DRAM for itself."""
     if not isinstance(op, MatMul):
         return 0.0
-    outputs, inputs = -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+    outputs, inputs = _tiles(op, config)
     array = outputs * inputs * max(rows, min(op.out.cols, config.array_outputs))
     words = 0 if isinstance(op.w, View) else op.out.cols * inputs
     return max(array, words * config.slice_beats) + cost.pipeline(config)
+
+
+def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
+    """Tiles along the outputs and the inputs."""
+    return -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
 
 
 def timing(config: Config) -> Timing:
@@ -121,7 +126,7 @@ def timing(config: Config) -> Timing:
     def duration(op: Op, tokens: int) -> float:
         match op:
             case MatMul():
-                outputs, inputs = -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+                outputs, inputs = _tiles(op, config)
                 rows = tokens if op.expert is not None else op.x.rows
                 return outputs * inputs * max(rows, min(op.out.cols, config.array_outputs) + TILE_STEPS)
             case Norm():

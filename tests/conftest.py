@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,22 @@ def models() -> Path:
 
 
 @pytest.fixture
-def hwgen(capsys):
-    """Run a command line in this process: (exit code, stdout, stderr)."""
+def command_line(capsys):
+    """command_line(main) runs a command line in this process: (exit code, stdout, stderr)."""
 
-    def run(*arguments) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+    def of(main) -> Callable[..., tuple[int, str, str]]:
+        def run(*arguments) -> tuple[int, str, str]:
+            capsys.readouterr()
+            code = main([str(a) for a in arguments])
+            captured = capsys.readouterr()
+            return code, captured.out, captured.err
 
-    return run
+        return run
+
+    return of
+
+
+@pytest.fixture
+def hwgen(command_line):
+    """`hwgen` in this process, see `command_line`."""
+    return command_line(main)

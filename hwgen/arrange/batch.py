@@ -28,8 +28,9 @@ from ..intgraph import (
     View,
 )
 from .chains import chains
+from .rows import ROW_VIEWS
 
-VIEWS = ("out", "x", "w", "residual", "logits", "dense")
+VIEWS = (*ROW_VIEWS, "w")
 
 
 def batched(graph: IntGraph, images: int, group: int = 1, one_hidden: bool = False) -> IntGraph:

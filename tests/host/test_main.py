@@ -22,16 +22,9 @@ def images(digits, tmp_path):
 
 
 @pytest.fixture
-def host(capsys):
-    """Run a command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def host(command_line):
+    """`python -m host` in this process, see `command_line`."""
+    return command_line(main)
 
 
 def test_run(host, digits, digits_bundle, images, tmp_path):
