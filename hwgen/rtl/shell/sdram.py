@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, Signature
 
@@ -104,8 +104,8 @@ class SdramController(Component):
     def elaborate(self, platform):
         m = Module()
         t, cycles = self.timing, self.timing.cycles
-        pins = {name: Signal(member.shape, name=f"pin_{name}") for name, member in PINS.members.items() if name != "dq_i"}
-        pins["command"].init = NOP
+        outputs = [(name, member.shape) for name, member in PINS.members.items() if member.flow == Out]
+        pins = {n: Signal(shape, name=f"pin_{n}", init=NOP if n == "command" else 0) for n, shape in outputs}
         m.d.comb += [getattr(self.pins, name).eq(pin) for name, pin in pins.items()]
         m.d.sync += [pins["cke"].eq(1), pins["command"].eq(NOP), pins["dq_oe"].eq(0)]
 
@@ -148,7 +148,7 @@ class SdramController(Component):
         # --- words read: they come CAS_LATENCY + PIN_CYCLES after their READ shows on the pins ----------------------
         delay = CAS_LATENCY + PIN_CYCLES
         coming = [Signal(name=f"coming_{i}") for i in range(delay + 1)]
-        labels = [Signal(Cat(now.tag, now.bad, Const(0, 2)).shape(), name=f"label_{i}", reset_less=True) for i in range(delay + 1)]
+        labels = [Signal(len(now.tag) + 3, name=f"label_{i}", reset_less=True) for i in range(delay + 1)]
         reading, last = Signal(), Signal()
         m.d.comb += last.eq(left == 1)
         m.d.sync += [coming[0].eq(reading), labels[0].eq(Cat(now.tag, now.bad, last, column[0]))]
