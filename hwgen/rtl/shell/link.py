@@ -220,7 +220,11 @@ class HostLink(Component):
                 m.next = "FETCH"
             with m.State("ANSWER"):
                 words = ~is_write & (result == Result.OK)
-                m.d.comb += [crc.start.eq(1), self.answered.eq(out.ready), self.refused.eq(out.ready & (result != Result.OK))]
+                m.d.comb += [
+                    crc.start.eq(1),
+                    self.answered.eq(out.ready),
+                    self.refused.eq(out.ready & (result != Result.OK)),
+                ]
                 m.d.sync += count.eq(0)
                 with m.If(~words):
                     m.d.sync += header.most.eq(0)

@@ -30,7 +30,9 @@ class BoardMemory(Component):
 
     def __init__(self, config: Config, timing: Timing):
         if config.axi_bytes != WORD_BYTES:
-            raise UserError(f"Config axi_bytes={config.axi_bytes}: a 16-bit SDRAM is served in words of {WORD_BYTES} bytes")
+            raise UserError(
+                f"Config axi_bytes={config.axi_bytes}: a 16-bit SDRAM is served in words of {WORD_BYTES} bytes"
+            )
         if config.burst_beats > MOST_WORDS:
             raise UserError(f"Config burst_beats={config.burst_beats}: at most {MOST_WORDS} to a 16-bit SDRAM")
         self.config, self.timing = config, timing
