@@ -45,6 +45,14 @@ class SimulatedBoard:
         """Let clocks pass."""
         self._child.ask("advance", clocks)
 
+    def now(self) -> float:
+        """Simulated seconds."""
+        return self.state().clocks / (self.clock_mhz * 1e6)
+
+    def sleep(self, seconds: float) -> None:
+        """Let simulated seconds pass."""
+        self.advance(max(1, round(seconds * self.clock_mhz * 1e6)))
+
     def state(self) -> State:
         """What can be seen of the board."""
         return State(*self._child.ask("state"))
