@@ -25,7 +25,7 @@ from ..intgraph import (
 )
 from ..isa import ROW_BITS
 from ..program import RowLayout
-from .layout import DataStore, Layout, WeightStore, chunk_bytes, fits_narrow, layout_of, pack_rows, pack_stream
+from .layout import DataStore, Layout, WeightStore, chunk_bytes, fits_narrow, layout_of, pack_rows, pack_stream, stream_words
 from .liveness import written
 
 Array = np.ndarray
@@ -90,25 +90,30 @@ def _prepare_matmul(
     k, n = int(k_columns[-1]) + 1, int(n_columns[-1]) + 1
     needs.sizes[i] = n, k
     _check_matmul(needs, op, config, routes)
-    packed = mult = bias = None
-    if isinstance(op.w, View):
+    constant, params = not isinstance(op.w, View), op.col_scale == ColScale.PARAMETERS
+    if not constant:
         w_columns = _layout(needs, op.w).columns(op.w)
         if not np.array_equal(k_columns, w_columns):
             raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.w.buffer!r} are padded differently")
         if n != op.out.cols:
             raise UserError(f"{op.name}: output columns of a product of two buffers must lie in one group")
-    else:
-        packed = np.zeros((n, k), np.int8)
-        packed[np.ix_(n_columns, k_columns)] = op.w
-    if op.col_scale == ColScale.PARAMETERS:
-        mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
-        mult[n_columns] = op.col_mult
-        bias[n_columns] = 0 if op.bias is None else op.bias
-    elif op.bias is not None:
+    if op.bias is not None and not params:
         raise ValueError(f"{op.name}: a bias needs column parameters")
-    if packed is not None or mult is not None:
-        words = pack_stream(config, packed, mult, bias)
-        needs.weights[i] = weights.add(words), len(words)
+    if constant or params:
+        count = stream_words(config, n, k if constant else 0, params)
+        if weights.contents:
+            packed = mult = bias = None
+            if constant:
+                packed = np.zeros((n, k), np.int8)
+                packed[np.ix_(n_columns, k_columns)] = op.w
+            if params:
+                mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
+                mult[n_columns] = op.col_mult
+                bias[n_columns] = 0 if op.bias is None else op.bias
+            first = weights.add(pack_stream(config, packed, mult, bias))
+        else:
+            first = weights.reserve((constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k), count)
+        needs.weights[i] = first, count
     if op.row_scale == RowScale.TABLE:
         table = np.broadcast_to(np.asarray(op.row_mult, "<u2"), op.x.rows)
         needs.data[i] = constants.add(table.tobytes())
