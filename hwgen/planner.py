@@ -87,7 +87,12 @@ def plan(
     smallest one is short of.
     """
     _, arrangement = arrange(graphs, config, memory, batch)
-    return schedule({task: arrangement.apply(g, config, batch) for task, g in graphs.items()}, config), arrangement
+    return arranged(graphs, config, arrangement, batch), arrangement
+
+
+def arranged(graphs: dict[str, IntGraph], config: Config, arrangement: Arrangement, batch: int) -> Program:
+    """The program of an arrangement."""
+    return schedule({task: arrangement.apply(graph, config, batch) for task, graph in graphs.items()}, config)
 
 
 def arrange(
@@ -104,8 +109,8 @@ def arrange(
         best: tuple[float, dict[str, cost.Estimate], Arrangement] | None = None
         for arrangement in candidates:
             try:
-                arranged = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
-                program = schedule(arranged, config, contents=False)
+                shapes = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
+                program = schedule(shapes, config, contents=False)
             except UserError as error:
                 failure = error
                 continue
