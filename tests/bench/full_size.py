@@ -68,7 +68,8 @@ def noisy(model: Path, work: Path) -> Network:
     """Any model, on noise."""
     shapes = import_model(model).inputs
     write_npz(work / "noise.npz", {name: noise(shape) for name, shape in shapes.items()})
-    return Network(model, work / "noise.npz", {name: noise(shape, seed=1)[:1].astype(np.float32) for name, shape in shapes.items()})
+    images = {name: noise(shape, seed=1)[:1].astype(np.float32) for name, shape in shapes.items()}
+    return Network(model, work / "noise.npz", images)
 
 
 def measure(title: str, network: Network, work: Path, settings: dict[str, str], batch: int, dram: str) -> bool:
