@@ -204,12 +204,12 @@ class RowIssuer(Component):
         # --- issue ----------------------------------------------------------------------------------------------
         head = data.View(layout, fifo.r_data)
         # A tile of so few rows that they come again too soon waits until the last one has gone ROW_GAP cycles before.
-        gap = Signal(range(ROW_GAP))
+        gap, near = Signal(range(ROW_GAP)), Signal()  # near = gap != 0
         with m.If(self.issued):
-            m.d.sync += gap.eq(ROW_GAP - 1)
-        with m.Elif(gap != 0):
-            m.d.sync += gap.eq(gap - 1)
-        tile_ready, placeholder = ~head.swap | (self.full & (~head.short | (gap == 0))), ~head.post.write & head.post.last
+            m.d.sync += [gap.eq(ROW_GAP - 1), near.eq(1)]
+        with m.Elif(near):
+            m.d.sync += [gap.eq(gap - 1), near.eq(gap != 1)]
+        tile_ready, placeholder = ~head.swap | (self.full & ~(head.short & near)), ~head.post.write & head.post.last
         m.d.comb += [
             self.row.eq(head),
             self.rd_valid.eq(fifo.r_rdy & tile_ready & ~placeholder),
