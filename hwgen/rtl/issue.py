@@ -26,7 +26,8 @@ def row_layout(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "swap": 1,  # first row of a tile
-            "short": 1,  # the tile has fewer rows than ROW_GAP cycles
+            "short": 1,  # first row of a tile that has fewer rows than ROW_GAP cycles
+            "placeholder": 1,  # of an empty instruction: it is not read
             "x_addr": ports.ADDRESS_BITS,
             "x_scale": ports.SCALE_ADDRESS_BITS,
             "row": ports.ROW_BITS,
@@ -78,7 +79,7 @@ class RowIssuer(Component):
         c = self.config
         outputs, inputs = c.array_outputs, c.array_inputs
         layout = row_layout(c)
-        job = Signal(job_layout())
+        job, upcoming, waiting = Signal(job_layout()), Signal(job_layout(), reset_less=True), Signal()
         insn = job.insn
 
         # --- generator: loop state ------------------------------------------------------------------------------
@@ -87,13 +88,19 @@ class RowIssuer(Component):
         outputs_left, inputs_left = Signal(16), Signal(16)
         first_ob, first_ib, bank = Signal(), Signal(), Signal()
         out_offset, in_offset = Signal(ports.ADDRESS_BITS), Signal(ports.ADDRESS_BITS)
-        last_ob, last_ib, last_r = Signal(), Signal(), Signal()
+        last_ob, last_ib, last_r, begin = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             last_ob.eq(outputs_left <= outputs),
             last_ib.eq(inputs_left <= inputs),
             last_r.eq((r + 1 == job.rows) | job.empty),
-            self.job.ready.eq(~active | (generate & last_r & last_ib & last_ob)),
+            self.job.ready.eq(~waiting),
+            begin.eq(waiting & (~active | (generate & last_r & last_ib & last_ob))),
         ]
+        # A job waits in a register: the loader, far ahead of the rows, need not know how far they are.
+        with m.If(~waiting):
+            m.d.sync += [waiting.eq(self.job.valid), upcoming.eq(self.job.payload)]
+        with m.Elif(begin):
+            m.d.sync += waiting.eq(0)
         with m.If(generate):
             m.d.sync += r.eq(r + 1)
             with m.If(last_r):
@@ -105,17 +112,16 @@ class RowIssuer(Component):
                     m.d.sync += bank.eq(bank ^ ~job.empty)
                     with m.If(last_ob):
                         m.d.sync += active.eq(0)
-        with m.If(self.job.ready & self.job.valid):
-            new = self.job.payload
+        with m.If(begin):
             # An empty queue's placeholder is a single row of a single tile.
             m.d.sync += [
-                job.eq(new),
+                job.eq(upcoming),
                 active.eq(1),
                 r.eq(0),
                 first_ob.eq(1),
                 first_ib.eq(1),
-                outputs_left.eq(Mux(new.empty, 1, new.insn.outputs)),
-                inputs_left.eq(Mux(new.empty, 1, new.insn.inputs)),
+                outputs_left.eq(Mux(upcoming.empty, 1, upcoming.insn.outputs)),
+                inputs_left.eq(Mux(upcoming.empty, 1, upcoming.insn.inputs)),
                 out_offset.eq(0),
                 in_offset.eq(0),
             ]
@@ -127,7 +133,8 @@ class RowIssuer(Component):
         real = ~job.empty
         m.d.comb += [
             made.swap.eq((r == 0) & real),
-            made.short.eq(job.rows < ROW_GAP),
+            made.short.eq((r == 0) & real & (job.rows < ROW_GAP)),
+            made.placeholder.eq(job.empty),
             made.x_addr.eq(insn.x + in_offset),
             made.x_scale.eq(insn.x_scale),
             made.row.eq(r),
@@ -209,13 +216,13 @@ class RowIssuer(Component):
             m.d.sync += [gap.eq(ROW_GAP - 1), near.eq(1)]
         with m.Elif(near):
             m.d.sync += [gap.eq(gap - 1), near.eq(gap != 1)]
-        tile_ready, placeholder = ~head.swap | (self.full & ~(head.short & near)), ~head.post.write & head.post.last
+        tile_ready = ~(head.swap & ~self.full) & ~(head.short & near)
         m.d.comb += [
             self.row.eq(head),
-            self.rd_valid.eq(fifo.r_rdy & tile_ready & ~placeholder),
+            self.rd_valid.eq(fifo.r_rdy & tile_ready & ~head.placeholder),
             self.rd_addr.eq(head.x_addr),
             self.scale_addr.eq(head.x_scale),
-            self.issued.eq(fifo.r_rdy & tile_ready & (self.rd_ready | placeholder)),
+            self.issued.eq(fifo.r_rdy & tile_ready & (self.rd_ready | head.placeholder)),
             fifo.r_en.eq(self.issued),
             self.take.eq(self.issued & head.swap),
             self.bank_used.eq(self.issued & head.post.write),

@@ -88,7 +88,7 @@ class Norm(Component):
         rows_free, buffer_free = Signal(), Signal()  # there is room for a row's maximum, for a chunk
         room = Signal()
         m.d.comb += [
-            room.eq(buffer_free & ((column != 0) | rows_free)),
+            room.eq(buffer_free & rows_free),
             reads.valid.eq(reading_params | (reading_rows & room)),
             reads.addr.eq(read.addr),
             reads.tag.column.eq(column),
