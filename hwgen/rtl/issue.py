@@ -27,7 +27,6 @@ def row_layout(config: Config) -> data.StructLayout:
         {
             "swap": 1,  # first row of a tile
             "short": 1,  # first row of a tile that has fewer rows than ROW_GAP cycles
-            "placeholder": 1,  # of an empty instruction: it is not read
             "x_addr": ports.ADDRESS_BITS,
             "x_scale": ports.SCALE_ADDRESS_BITS,
             "row": ports.ROW_BITS,
@@ -44,7 +43,7 @@ class RowIssuer(Component):
 
     A generator makes one row a cycle: queue entry (token, gate), then row addresses base + index * pitch, then a short
     FIFO. The issue stage sends the FIFO's head when its tile waits in the shadow (`full`) and the scratchpad grants the
-    read. A Matmul with an empty queue is one placeholder row that writes nothing, so that instructions finish in order.
+    read. A Matmul with an empty queue is one placeholder row, read but written nowhere, so that instructions finish in order.
 
     Ports: job; queue (entries of the expert queues); rd_valid/rd_addr/rd_ready (scratchpad read) and scale_addr; full, take
     (tile handshake); issued (a row, in the cycle its read is granted), row; strobes stall_weights, stall_bank, last (the
@@ -134,7 +133,6 @@ class RowIssuer(Component):
         m.d.comb += [
             made.swap.eq((r == 0) & real),
             made.short.eq((r == 0) & real & (job.rows < ROW_GAP)),
-            made.placeholder.eq(job.empty),
             made.x_addr.eq(insn.x + in_offset),
             made.x_scale.eq(insn.x_scale),
             made.row.eq(r),
@@ -219,10 +217,10 @@ class RowIssuer(Component):
         tile_ready = ~(head.swap & ~self.full) & ~(head.short & near)
         m.d.comb += [
             self.row.eq(head),
-            self.rd_valid.eq(fifo.r_rdy & tile_ready & ~head.placeholder),
+            self.rd_valid.eq(fifo.r_rdy & tile_ready),
             self.rd_addr.eq(head.x_addr),
             self.scale_addr.eq(head.x_scale),
-            self.issued.eq(fifo.r_rdy & tile_ready & (self.rd_ready | head.placeholder)),
+            self.issued.eq(self.rd_valid & self.rd_ready),
             fifo.r_en.eq(self.issued),
             self.take.eq(self.issued & head.swap),
             self.bank_used.eq(self.issued & head.post.write),

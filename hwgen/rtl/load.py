@@ -115,17 +115,20 @@ class LoadUnit(Component):
         beat_bits = 8 * config.axi_bytes
         behind = [Signal(beat_bits, name=f"behind_{i}", reset_less=True) for i in range(config.chunk_beats - 1)]
         beat_at = Signal(range(max(config.chunk_beats, 2)))
-        whole, take_chunk, take_scale, beat_end = Signal(), Signal(), Signal(), Signal()
+        whole, room, take_chunk = Signal(), Signal(), Signal()
+        scale_room, take_scale, beat_end = Signal(), Signal(), Signal()
         lane = Signal(range(lanes))
         wide_data = Cat(*behind, beats.payload)[: config.chunk * ELEMENT.width]
         narrow_bytes = Cat(*behind[: config.narrow_chunk_beats - 1], beats.payload)
         narrow_data = Cat(Cat(Const(0, 8), narrow_bytes[8 * i : 8 * i + 8]) for i in range(config.chunk))
         m.d.comb += [
             whole.eq(beat_at == Mux(narrow, config.narrow_chunk_beats - 1, config.chunk_beats - 1)),
-            take_chunk.eq(beats.valid & block.more & (~whole | chunks.i.ready)),
-            take_scale.eq(beats.valid & more_scales & scales.i.ready),
+            room.eq(block.more & (~whole | chunks.i.ready)),
+            scale_room.eq(more_scales & scales.i.ready),
+            take_chunk.eq(beats.valid & room),
+            take_scale.eq(beats.valid & scale_room),
             beat_end.eq((lane == lanes - 1) | (scales_left == 1)),
-            beats.ready.eq(take_chunk | (take_scale & beat_end)),
+            beats.ready.eq(room | (scale_room & beat_end)),
             block.step.eq(take_chunk & whole),
             chunks.i.valid.eq(beats.valid & block.more & whole),
             chunks.i.payload.addr.eq(block.addr),

@@ -210,8 +210,9 @@ class Norm(Component):
                     m.next = "GAMMA"
                     with m.If(insn.rows == 0):
                         m.next = "DRAIN"
+                    with m.Else():
+                        m.d.sync += reading_params.eq(1)
             with m.State("GAMMA"):
-                m.d.comb += reading_params.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(0, 0)
                     with m.If(left > chunk):
@@ -220,20 +221,19 @@ class Norm(Component):
                         m.d.sync += [last_chunk.eq(column), column.eq(0), beta.eq(1)]
                         m.next = "BETA"
             with m.State("BETA"):
-                m.d.comb += reading_params.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(0, 0)
                     with m.If(read_last):
-                        m.d.sync += column.eq(0)
+                        m.d.sync += [column.eq(0), reading_params.eq(0), reading_rows.eq(1)]
                         m.d.sync += read.start(insn.x, insn.x_pitch)
                         m.next = "ROWS"
             with m.State("ROWS"):
-                m.d.comb += reading_rows.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(read_last, insn.x_pitch)
                     with m.If(read_last):
                         m.d.sync += [column.eq(0), row.eq(row - 1)]
                         with m.If(row == 1):
+                            m.d.sync += reading_rows.eq(0)
                             m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(no_rows & none_out):

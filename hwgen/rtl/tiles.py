@@ -204,6 +204,7 @@ class TileLoader(Component):
                 with m.If(~self.full | discarding):
                     m.next = "STREAM"
                     with m.If(~from_stream):
+                        m.d.sync += reading.eq(1)
                         m.next = "READ"
             with m.State("STREAM"):
                 m.d.comb += [wanted.eq(1), pop.eq(self.words.valid)]
@@ -212,12 +213,9 @@ class TileLoader(Component):
                     with m.If(final):
                         m.next = "NEXT"
             with m.State("READ"):
-                m.d.comb += reading.eq(1)
                 with m.If(accepted):
                     m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1)]
-                    with m.If(final):
-                        m.next = "ARRIVE"
-            with m.State("ARRIVE"):
+                    m.d.sync += reading.eq(~final)
                 with m.If(arrived & arrived_final):
                     m.next = "NEXT"
             with m.State("NEXT"):
