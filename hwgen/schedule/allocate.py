@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import Shortage
 
 LOAD_LEAD = 6  # loads that may be waiting for their use; fewer than the sequencer's instruction FIFO holds
 PASSES = 4  # over all items, to move those apart that clash
@@ -53,14 +53,17 @@ def place(
     """Set `address` (and bring `first` forward to the start of the space) of all items.
 
     clashes[i, j]: cost of items i < j in the same bank. memory, cure: what the memory is called and the Config fields to
-    raise, for the UserError when it is too small.
+    raise, for the Shortage when it is too small.
     """
+    field = cure.split(" or ")[0]
     for item in items:
         if item.size > bank_size:
             factor = 1 << (-(-item.size // bank_size) - 1).bit_length()  # memories are powers of two
-            raise UserError(
+            raise Shortage(
                 f"{item.name} needs {item.size} {memory} in one piece, there are {bank_size}: "
-                f"raise {cure.split(' or ')[0]} by a factor of {factor}"
+                f"raise {field} by a factor of {factor}",
+                field,
+                factor,
             )
     must = [item.first for item in items]
     for item in items:
@@ -77,9 +80,11 @@ def place(
     need, name = peak(items)
     have = banks * bank_size
     short = f"{need - have} short" if need > have else "enough in sum, but not in one piece"
-    raise UserError(
+    raise Shortage(
         f"no room for {failed.name} ({failed.size} {memory}): {name} and what lives beside it need {need}, "
-        f"there are {have} ({short}): raise {cure}"
+        f"there are {have} ({short}): raise {cure}",
+        field,
+        max(need / have, 1 + 1 / bank_size),
     )
 
 
