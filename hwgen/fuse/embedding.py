@@ -97,6 +97,9 @@ def concat(ctx: Context, op: Op, values: list) -> View:
         return _pad(ctx, values, views[0])
     if len(views) == len(values) and axis == last:
         return _join(ctx, views)
+    if len(views) == len(values) and axis == last - 1 and len({v.shape[-1] for v in views}) == 1:
+        hint = "let class, distilled and register tokens go through every layer with the others"
+        raise Unsupported("joins tokens of several computed tensors", hint)
     raise Unsupported("joins tensors in a way that is neither constant tokens, nor channels, nor a stack of experts")
 
 

@@ -22,6 +22,7 @@ from .symbols import (
     Mixture,
     Patches,
     Probabilities,
+    Scores,
     Sym,
     View,
     broadcast,
@@ -106,6 +107,9 @@ def gemm(ctx: Context, op: Op, values: list) -> View:
 def linear(ctx: Context, op: Op, x: View, w: Const) -> View:
     """x @ w, w [K, N], or [E, K, N] for a stack of experts."""
     x = ctx.settle(x)
+    if isinstance(x.sym, Scores | Probabilities):
+        hint = "let every head take the softmax of its own scores"
+        raise Unsupported("mixes the attention scores or probabilities of the heads (talking heads)", hint)
     if isinstance(x.sym, Mixture):
         raise Unsupported(f"the mixture of experts is matched only in part: {mixture.missing(x.sym)}")
     weight = w.array.astype(np.float32)

@@ -342,7 +342,7 @@ def test_all_unsupported_nodes_are_named_at_once(tmp_path):
 
 
 def test_gated_linear_unit_is_one_finding(tmp_path):
-    refused(tmp_path, lambda n, x: n.op("Mul", n.linear(x, D, D), n.linear(x, D, D)), "Mul", "two computed tensors")
+    refused(tmp_path, lambda n, x: n.op("Mul", n.linear(x, D, D), n.linear(x, D, D)), "Mul", "two linear layers")
 
 
 def test_wrong_gelu_constant(tmp_path):

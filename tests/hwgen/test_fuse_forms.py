@@ -321,13 +321,41 @@ def rotary(w):
     return w.attend(turned(q), turned(k), v)
 
 
-def windows(w):
-    """Attention within each row of patches."""
+def some_windows(w):
+    """Attention within windows that leave tokens out."""
     x = w.tokens()
     q, k, v = (
-        w.op("Transpose", w.op("Reshape", w.linear(x), [2, 3, H, D // H]), perm=[0, 2, 1, 3]) for _ in range(3)
+        w.op("Transpose", w.op("Reshape", w.op("Slice", w.linear(x), [0], [4], [1]), [2, 2, H, D // H]), perm=[0, 2, 1, 3])
+        for _ in range(3)
     )
     return w.attend(q, k, v)
+
+
+def other_windows(w):
+    """Attention of the first three tokens to the others and back."""
+    x = w.tokens()
+    q, k, v = (w.op("Reshape", w.linear(x), [2, 3, H, D // H]) for _ in range(3))
+    k = w.op("Gather", k, np.array([1, 0]), axis=0)
+    return w.attend(*(w.op("Transpose", t, perm=[0, 2, 1, 3]) for t in (q, k, v)))
+
+
+def talking_heads(w):
+    q, k, v = (w.heads(w.linear(w.tokens())) for _ in range(3))
+    scores = w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2]))
+    mixed = w.op("MatMul", w.op("Transpose", scores, perm=[0, 2, 3, 1]), w.normal(H, H))
+    weights = w.op("Softmax", w.op("Transpose", mixed, perm=[0, 3, 1, 2]), axis=-1)
+    return w.op("Reshape", w.op("Transpose", w.op("MatMul", weights, v), perm=[0, 2, 1, 3]), [1, T, D])
+
+
+def merged_patches(w):
+    x = w.op("Reshape", w.tokens(), [1, 1, 2, 3, D])
+    x = w.op("Reshape", w.op("Transpose", x, perm=[0, 1, 3, 2, 4]), [1, 3, 2 * D])
+    return w.linear(w.norm(x, 2 * D), D, 2 * D)
+
+
+def joined_tokens(w):
+    x = w.tokens()
+    return w.op("Concat", w.linear(x), w.norm(x), axis=1)
 
 
 def shifted(w):
@@ -364,15 +392,20 @@ REFUSED = [
     (gated(lambda w, x: w.op("Gelu", x)), "Mul", "gated MLP (SwiGLU, GEGLU", "linear, GELU, linear"),
     (gated(lambda w, x: w.op("Sigmoid", x)), "Mul", "gated MLP", "linear, GELU, linear"),
     (rotary, "Mul", "differs from token to token", "rotary"),
-    (windows, "MatMul", "within windows", "attend to all tokens"),
-    (shifted, "Add", "in another order", "windows and shifts"),
+    (gated(lambda w, x: x), "Mul", "multiplies two linear layers", "linear, GELU, linear"),
+    (some_windows, "MatMul", "do not hold every token once", "attend to all tokens"),
+    (other_windows, "MatMul", "from one window to another", "their own window"),
+    (talking_heads, "MatMul", "talking heads", "its own scores"),
+    (merged_patches, "LayerNormalization", "patch merging", "one grid of tokens"),
+    (joined_tokens, "Concat", "tokens of several computed tensors", "with the others"),
+    (shifted, "Add", "in another order", "windows of attention"),
     (convolutions_before_patches, "Conv", "strides is (1, 1), must be (3, 3)", "kernel equal to stride"),
     (overlapping_patches, "Conv", "strides is (2, 2), must be (4, 4)", "kernel equal to stride"),
     (largest_of_tokens, "ReduceMax", "largest", "mean of the tokens"),
     (norm_of_queries, "LayerNormalization", "QK-norm", "all channels of a token"),
     (rms_norm, "SimplifiedLayerNormalization", "not supported", "use LayerNorm"),
 ]
-NAMES = "swiglu geglu glu rotary windows shifted stem overlapping max qk_norm rms_norm".split()
+NAMES = "swiglu geglu glu rotary products some other talking merging joined shifted stem overlapping max qk_norm rms_norm".split()
 
 
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)
