@@ -12,7 +12,7 @@ from .config import Config
 from .cost.matmul import TILE_STEPS
 from .cost.simulation import DISPATCH
 from .dram import Dram
-from .errors import NoRoom, UserError
+from .errors import Shortage, UserError
 from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens, View
 from .program import Program
 from .rtl.norm import norm_cycles
@@ -92,22 +92,40 @@ def plan(
     memory: the DRAM that the estimate counts on. Raises UserError where no arrangement fits the Config, with what the
     smallest one is short of.
     """
+    _, arrangement = arrange(graphs, config, memory, batch)
+    return arranged(graphs, config, arrangement, batch), arrangement
+
+
+def arranged(graphs: dict[str, IntGraph], config: Config, arrangement: Arrangement, batch: int) -> Program:
+    """The program of an arrangement."""
+    return schedule({task: arrangement.apply(graph, config, batch) for task, graph in graphs.items()}, config)
+
+
+def arrange(
+    graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1, quick: bool = False
+) -> tuple[dict[str, cost.Estimate], Arrangement]:
+    """The estimate of every task and the arrangement that `plan` takes; `quick`: the first one that fits.
+
+    Raises UserError as `plan` does.
+    """
     check_batch(batch)
     failure: UserError | None = None
-    for candidates in (list(arrangements(batch)), *small_arrangements()):
-        best: tuple[float, Program, Arrangement] | None = None
+    first = [[arrangement] for arrangement in arrangements(batch)] if quick else [list(arrangements(batch))]
+    for candidates in (*first, *small_arrangements()):
+        best: tuple[float, dict[str, cost.Estimate], Arrangement] | None = None
         for arrangement in candidates:
             try:
-                arranged = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
-                program = schedule(arranged, config)
+                shapes = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
+                program = schedule(shapes, config, contents=False)
             except UserError as error:
                 failure = error
-                if isinstance(error, NoRoom) and error.short and arrangement == FIRST_SMALL:
+                if isinstance(error, Shortage) and error.short and arrangement == FIRST_SMALL:
                     raise  # token blocks that found no room are as small as they get: less room does not help
                 continue
-            cycles = sum(cost.estimate(task.instructions, config, memory).cycles for task in program.tasks.values())
+            runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
+            cycles = sum(run.cycles for run in runs.values())
             if best is None or cycles < best[0]:
-                best = cycles, program, arrangement
+                best = cycles, runs, arrangement
         if best is not None:
             return best[1:]
     raise failure

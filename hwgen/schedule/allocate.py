@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import NoRoom
+from ..errors import Shortage
 
 # Loads that may be waiting for their use, as many as there is room for; fewer than the sequencer's instruction FIFO holds.
 LOAD_LEADS = (6, 3, 1)
@@ -56,14 +56,17 @@ def place(
     """Set `address` (and bring `first` forward to the start of the space) of all items.
 
     clashes[i, j]: cost of items i < j in the same bank. memory, cure: what the memory is called and the Config fields to
-    raise, for the NoRoom when it is too small.
+    raise, for the Shortage when it is too small.
     """
+    field = cure.split(" or ")[0]
     for item in items:
         if item.size > bank_size:
             factor = 1 << (-(-item.size // bank_size) - 1).bit_length()  # memories are powers of two
-            raise NoRoom(
+            raise Shortage(
                 f"{item.name} needs {item.size} {memory} in one piece, there are {bank_size}: "
-                f"raise {cure.split(' or ')[0]} by a factor of {factor}",
+                f"raise {field} by a factor of {factor}",
+                field,
+                factor,
                 item.size - bank_size,
             )
     must = [item.first for item in items]
@@ -83,10 +86,12 @@ def place(
     need, have = sum(item.size for item in together), banks * bank_size
     short = f"{need - have} short" if need > have else "enough in sum, but not in one piece"
     largest = sorted({item.name: item for item in together}.values(), key=lambda item: -item.size)[:SHOWN]
-    raise NoRoom(
+    raise Shortage(
         f"no room for {failed.name} ({failed.size} {memory}): what lives at one time ("
         + ", ".join(f"{item.name}: {item.size}" for item in largest)
         + f"{', ...' if len(together) > SHOWN else ''}) needs {need}, there are {have} ({short}): raise {cure}",
+        field,
+        max(need / have, 1 + 1 / bank_size),
         max(0, need - have),
     )
 

@@ -192,6 +192,15 @@ def test_tasks_share_weights():
     assert schedule({"a": graph, "b": random_graph(1)}, config).regions["weights0"].size > one.regions["weights0"].size
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=ids)
+def test_without_contents_the_instructions_are_the_same(config):
+    graphs = {"a": random_graph(0), "b": random_graph(1)}
+    full, bare = (schedule(graphs, config, contents=contents) for contents in (True, False))
+    for task in graphs:
+        assert full.tasks[task].instructions == bare.tasks[task].instructions
+    assert full.regions == bare.regions and full.stripes and not bare.stripes
+
+
 def test_memory_map():
     program = schedule({"a": random_graph(0), "b": random_graph(1)}, Config(weight_ports=3))
     regions = list(program.regions.values())
