@@ -183,11 +183,9 @@ class Context:
 
     def _make_whole(self, sym: Sym, common: dict[str, str]) -> str:
         match sym:
-            case Patches(image=image, weight=w, bias=b):
-                w, b = self.intern(w), self.intern(b)
-                return self.node(
-                    graph.PatchEmbed, sym.label, "patch_embed", image=image.name, weight=w, bias=b, **common
-                )
+            case Patches(image=image, weight=w, bias=b, stride=stride, pads=pads):
+                cut = {"weight": self.intern(w), "bias": self.intern(b), "stride": stride, "pads": pads}
+                return self.node(graph.PatchEmbed, sym.label, "patch_embed", image=image.name, **cut, **common)
             case Embedding(x=x, prefix=prefix, position=position):
                 x = self.value(x, 0, x.shape[0])
                 prefix, position = self.intern(prefix), self.intern(position)

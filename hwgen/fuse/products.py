@@ -146,7 +146,7 @@ def _patches_linear(x: Patches, weight: Array, label: str, op: Op) -> Patches | 
         return Lin(x=x, weight=weight, shape=(x.shape[0], len(weight)), label=label, source=op.name)
     bias = None if x.bias is None else weight @ x.bias
     weight = (weight @ first).reshape(-1, *x.weight.shape[1:])
-    return Patches(image=x.image, weight=weight, bias=bias, shape=(x.shape[0], len(weight)), label=label, source=op.name)
+    return replace(x, weight=weight, bias=bias, shape=(x.shape[0], len(weight)), label=label, source=op.name)
 
 
 def _joined_linear(ctx: Context, op: Op, x: View, w: Const) -> View:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hwgen.patches import Pads
+
 from .op import Unsupported
 
 Array = np.ndarray
@@ -47,11 +49,13 @@ class Noise(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Patches(Sym):
-    """Patch embedding [P, D]."""
+    """Patch embedding [P, D]; `stride` (None: the patch) and `pads` as in `hwgen.patches`."""
 
     image: Image
     weight: Array
     bias: Array | None
+    stride: tuple[int, int] | None = None
+    pads: Pads = (0, 0, 0, 0)
 
 
 @dataclass(eq=False, kw_only=True)

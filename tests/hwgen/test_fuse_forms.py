@@ -102,6 +102,27 @@ def test_patches(tmp_path, form):
     assert result.outputs[0].shape == (T, D)
 
 
+CUTS = {
+    "overlapping": {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    "beyond one border": {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 0, 2]},
+    "with gaps": {"kernel_shape": [1, 2], "strides": [3, 4]},
+    "remainder": {"kernel_shape": [2, 4], "strides": [1, 3]},
+}
+
+
+@pytest.mark.parametrize("attributes", CUTS.values(), ids=CUTS)
+def test_patches_that_overlap_or_reach_over_the_border(tmp_path, attributes):
+    result, kinds = imported(tmp_path, lambda w: w.as_tokens(w.patches(**attributes)), (1, "t", D))
+    assert kinds == ["PatchEmbed"]
+
+
+def test_border_of_an_image_from_which_a_mean_is_subtracted(tmp_path):
+    w = Writer()
+    y = w.as_tokens(w.patches(w.op("Sub", "image", 0.5), pads=[1, 1, 1, 1]))
+    (finding,) = check(w.write(tmp_path / "m.onnx", IMAGE, y, ["n", "t", D]))
+    assert finding.op == "Conv" and "constant is added" in finding.reason and "pad nothing" in finding.hint
+
+
 def test_norm_of_raw_patches(tmp_path):
     def form(w):
         x = w.op("Transpose", w.op("Reshape", "image", [1, 2, 2, 2, 3, 2]), perm=[0, 2, 4, 3, 5, 1])
@@ -369,8 +390,9 @@ def convolutions_before_patches(w):
     return w.as_tokens(x)
 
 
-def overlapping_patches(w):
-    return w.as_tokens(w.patches(kernel_shape=[4, 4], strides=[2, 2], pads=[1, 1, 1, 1]))
+def grouped_convolution(w):
+    y = w.op("Conv", "image", w.normal(D, 1, 2, 2), kernel_shape=[2, 2], strides=[2, 2], group=2)
+    return w.as_tokens(y)
 
 
 def largest_of_tokens(w):
@@ -399,13 +421,13 @@ REFUSED = [
     (merged_patches, "LayerNormalization", "patch merging", "one grid of tokens"),
     (joined_tokens, "Concat", "tokens of several computed tensors", "with the others"),
     (shifted, "Add", "in another order", "windows of attention"),
-    (convolutions_before_patches, "Conv", "strides is (1, 1), must be (3, 3)", "kernel equal to stride"),
-    (overlapping_patches, "Conv", "strides is (2, 2), must be (4, 4)", "kernel equal to stride"),
+    (convolutions_before_patches, "Conv", "something else than the image", "larger than its stride"),
+    (grouped_convolution, "Conv", "group is 2", "plain convolution"),
     (largest_of_tokens, "ReduceMax", "largest", "mean of the tokens"),
     (norm_of_queries, "LayerNormalization", "QK-norm", "all channels of a token"),
     (rms_norm, "SimplifiedLayerNormalization", "not supported", "use LayerNorm"),
 ]
-NAMES = "swiglu geglu glu rotary products some other talking merging joined shifted stem overlapping max qk_norm rms_norm".split()
+NAMES = "swiglu geglu glu rotary products some other talking merging joined shifted stem grouped max qk_norm rms_norm".split()
 
 
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)

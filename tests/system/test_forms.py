@@ -13,15 +13,15 @@ T, D, HEADS, HIDDEN = 7, 24, 2, 40
 
 
 def network() -> fg.Graph:
-    """Positions on a linear layer, tokens behind, attention with a bias and within windows, SiLU, ReLU, mean pooling,
-    a feature map out."""
+    """Overlapping patches over the border, positions on a linear layer, tokens behind, attention with a bias and within
+    windows, SiLU, ReLU, mean pooling, a feature map out."""
     rng = np.random.default_rng(0)
 
     def normal(*shape, scale=0.2):
         return (rng.standard_normal(shape) * scale).astype(np.float32)
 
     nodes = [
-        fg.PatchEmbed("patches", "image", normal(D, 2, 2, 2), None),
+        fg.PatchEmbed("patches", "image", normal(D, 2, 3, 3), None, stride=(2, 2), pads=(1, 1, 1, 1)),
         fg.LayerNorm("patch_norm", "patches", 1 + normal(D), normal(D), 1e-6),
         fg.Embed("embed", "patch_norm", normal(1, D), normal(T + 1, D, scale=1.0)),
     ]
