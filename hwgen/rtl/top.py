@@ -130,7 +130,8 @@ class Top(Component):
         m.d.comb += [sequencer.done[unit].eq(strobe) for unit, strobe in done.items()]
 
         # Data.
-        connect(m, weights.words, core.words)
+        for read, taken in zip(weights.words, core.words, strict=True):
+            connect(m, read, taken)
         connect(m, store.rd, core.rd_store)
         connect(m, load.wr, core.wr_load)
         connect(m, load.scale, core.wr_scale)
