@@ -125,7 +125,8 @@ class TileLoader(Component):
             near.ready.eq(taken & ~(single & odd_next)),
             far.ready.eq(taken & ~(single & ~odd_next)),
         ]
-        m.d.sync += odd_next.eq(odd_next ^ (taken & single))
+        starved = Signal()  # for the trace of a simulation
+        m.d.sync += [odd_next.eq(odd_next ^ (taken & single)), starved.eq(wanted & ~taken)]
         payloads = [near.payload.as_value(), far.payload.as_value()]
         next_words = [Mux(odd_next, payloads[1 - k], payloads[k]) for k in range(WORDS_PER_CYCLE)]
         # `row` is even: pairs of rows begin with the tile.
