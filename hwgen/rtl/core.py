@@ -26,8 +26,8 @@ class Core(Component):
     """Executes MATMUL, NORM and ROUTE instructions on the scratchpad.
 
     Ports: matmul_insn, vector_insn (instructions whose waits are met) with done strobes and busy flags; words (weight
-    words in stream order, word k on words[k % 2]); rd_store, wr_load, wr_scale (scratchpad and scale memory for the DMA units); nonempty (which
-    expert queues hold tokens); event strobes array_active, stall_weights, stall_bank for the counters.
+    words in stream order, word k on words[k % 2]); rd_store, wr_load, wr_scale (scratchpad and scale memory for the DMA
+    units); nonempty (which expert queues hold tokens); event strobes array_active, stall_weights, stall_bank for the counters.
     """
 
     def __init__(self, config: Config):

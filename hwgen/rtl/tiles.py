@@ -14,7 +14,6 @@ from .common import delay, delay_valid
 from .insn import insn_view
 from .reader import RowQuantiser
 
-
 WORDS_PER_CYCLE = 2  # of the weight stream: one for each output of a pair
 
 
@@ -30,12 +29,12 @@ class TileLoader(Component):
 
     A tile of n valid outputs takes n weight words, two a cycle, or n scratchpad rows through a `RowQuantiser`, one a cycle.
     The next tile is written as soon as the previous one is taken: its weights are delayed on their way to the array as
-    long as the rows are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A parameter bank is
-    written only when no row that uses it is on its way (`bank_busy`).
+    long as the rows are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A
+    parameter bank is written only when no row that uses it is on its way (`bank_busy`).
 
-    Ports: insn, words (weight word k on words[k % 2]), lookup (queue length of an expert), rd/scale (stationary rows and their maxima),
-    w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the shadow), take (strobe:
-    the issuer has taken it), bank_busy (parameter bank has rows on their way).
+    Ports: insn, words (weight word k on words[k % 2]), lookup (queue length of an expert), rd/scale (stationary rows and
+    their maxima), w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the
+    shadow), take (strobe: the issuer has taken it), bank_busy (parameter bank has rows on their way).
     Cost: control, and array_inputs 16x8 multipliers in the RowQuantiser.
     """
 
