@@ -48,6 +48,7 @@ HWGEN = {
     "resources": "boards config isa numerics",
     "explore": "boards config cost dram energy errors intgraph isa planner resources rtl schedule timeline",
     "synth": "boards config errors",
+    "bitstream": "boards config errors files rtl synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",
