@@ -13,8 +13,9 @@ from ..config import Config
 from ..numerics import GATE_BITS, MAX_TOP_K
 from . import ports
 from .divide import Divider
-from .expert_queues import DENSE_CYCLES, SETTLE, ExpertQueues, expert_bits
+from .expert_queues import DENSE_CYCLES, SETTLE, ExpertQueues
 from .gate_lanes import GateLanes, weight_sum_bits
+from .memories import expert_bits
 from .read_slot import ReadSlot
 
 LANES = 4  # rows in lockstep

@@ -11,6 +11,7 @@ from ..config import Config
 from .axi import BYTE_ADDRESS_BITS, AxiReader, axi_read
 from .fifo import RamFifo
 from .insn import insn_view
+from .memories import memories
 from .ports import insn_stream
 
 
@@ -89,7 +90,7 @@ class WeightStream(Component):
             with m.If(waiting[p] & reader.command.ready):
                 m.d.sync += waiting[p].eq(0)
 
-        m.submodules.buffer = buffer = RamFifo(8 * config.array_inputs, config.weight_words, style="block")
+        m.submodules.buffer = buffer = RamFifo.of(memories(config)["weight buffer"])
         slices = [_slice(m, reader.beats, config, p) for p, reader in enumerate(readers)]
         m.d.comb += [
             buffer.i.valid.eq(Cat(whole for whole, _, _ in slices).all()),
