@@ -158,6 +158,8 @@ class TileLoader(Component):
             return [word.eq(0), first_inputs.eq(1)]
 
         m.d.comb += self.words.ready.eq(wanted)
+        with m.If(accepted):  # only in READ
+            m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1), reading.eq(~final)]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
@@ -213,9 +215,6 @@ class TileLoader(Component):
                     with m.If(final):
                         m.next = "NEXT"
             with m.State("READ"):
-                with m.If(accepted):
-                    m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1)]
-                    m.d.sync += reading.eq(~final)
                 with m.If(arrived & arrived_final):
                     m.next = "NEXT"
             with m.State("NEXT"):
