@@ -11,6 +11,7 @@ from ..config import Config
 from .axi import BYTE_ADDRESS_BITS, AxiReader, axi_read
 from .fifo import RamFifo
 from .insn import insn_view
+from .memories import memories
 from .ports import insn_stream
 
 
@@ -90,10 +91,8 @@ class WeightStream(Component):
             with m.If(waiting[p] & reader.command.ready):
                 m.d.sync += waiting[p].eq(0)
 
-        # The even words in block RAM, the odd ones where the tool finds room: in UltraRAM where there is some.
-        width, depth = 8 * config.array_inputs, config.weight_words // 2
-        m.submodules.even = even = RamFifo(width, depth, style="block")
-        m.submodules.odd = odd = RamFifo(width, depth)
+        halves = [RamFifo.of(memories(config)[f"weight buffer, {name} words"]) for name in ("even", "odd")]
+        m.submodules.even, m.submodules.odd = even, odd = halves
         joined, stored, odd_next = Signal(), Signal(), Signal()
         slices = [_slice(m, reader.beats, config, p) for p, reader in enumerate(readers)]
         m.d.comb += [
@@ -103,9 +102,9 @@ class WeightStream(Component):
             odd.i.valid.eq(joined & odd_next),
         ]
         m.d.sync += odd_next.eq(odd_next ^ stored)
-        for words, buffer in zip(self.words, (even, odd), strict=True):
+        for words, buffer in zip(self.words, halves, strict=True):
             m.d.comb += [
-                buffer.i.payload.eq(Cat(value for _, value, _ in slices)[:width]),
+                buffer.i.payload.eq(Cat(value for _, value, _ in slices)[: 8 * config.array_inputs]),
                 words.valid.eq(buffer.o.valid),
                 words.payload.as_value().eq(buffer.o.payload),
                 buffer.o.ready.eq(words.ready),

@@ -182,6 +182,8 @@ class TileLoader(Component):
             """Begin the next output tile: its parameters first."""
             return [word.eq(0), first_inputs.eq(1), *(reach.eq(reach.init) for reach in covered)]
 
+        with m.If(accepted):  # only in READ
+            m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1), reading.eq(~final)]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
@@ -242,9 +244,6 @@ class TileLoader(Component):
                     with m.If(last_pair):
                         m.next = "NEXT"
             with m.State("READ"):
-                with m.If(accepted):
-                    m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1)]
-                    m.d.sync += reading.eq(~final)
                 with m.If(arrived & arrived_final):
                     m.next = "NEXT"
             with m.State("NEXT"):
