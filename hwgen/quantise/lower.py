@@ -52,7 +52,11 @@ def lower(graph: fg.Graph, stats: Stats, scale: float, task: str, options: Quant
     b = Builder(graph, plan(graph), stats, scale, fg.shapes(graph), options)
     for i, node in enumerate(b.plan.nodes.values()):
         if node.name in b.plan.alone:
-            _lower(b, node, i)
+            try:
+                _lower(b, node, i)
+            except ScaleTooSmall as error:
+                error.node = node
+                raise
     result = b.finish([_output(b, o) for o in graph.outputs], task)
     verify(result)
     return result
