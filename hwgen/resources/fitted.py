@@ -1,0 +1,3 @@
+"""x"""
+LUTS = {}
+FLIP_FLOPS = {}
