@@ -45,7 +45,7 @@ HWGEN = {
     "arrange": "intgraph",
     "cost": "config counts dram intgraph isa rtl timeline",  # the latencies that the units state
     "planner": "arrange config cost dram errors intgraph program rtl schedule",
-    "resources": "boards config isa numerics",
+    "resources": "boards config numerics rtl",  # the shapes that the units are built with
     "explore": "boards config cost dram energy errors intgraph isa planner resources rtl schedule timeline",
     "synth": "boards config errors",
     "bitstream": "boards config errors files rtl synth",

@@ -204,4 +204,4 @@ def emit_shared(kind: type[Shared], config: Config) -> str:
 
 
 def _convert(component: Component, name: str, platform: VerilogPlatform) -> str:
-    return verilog.convert(component, name=name, platform=platform, strip_internal_attrs=True)
+    return verilog.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
