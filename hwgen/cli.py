@@ -292,7 +292,8 @@ def _synth(options) -> int:
         jobs=options.jobs,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(json.dumps(found.to_dict()) if options.json else synth.text(found))
+    report = found.to_dict() | {"config": bundle.manifest["config"]}
+    print(json.dumps(report) if options.json else synth.text(found))
     return GOOD
 
 

@@ -25,7 +25,7 @@ def memories(config: Config) -> list[tuple[str, int, int, int]]:
     norm_rows = max(512, 1 << (2 * norm_chunks - 1).bit_length())
     return [
         ("scratchpad", c.banks * c.word_chunks, c.bank_words, 16 * c.chunk),
-        ("weight buffer", 1, c.weight_words, 8 * c.array_inputs),
+        ("weight buffer", 2, c.weight_words // 2, 8 * c.array_inputs),
         ("accumulators", 1, c.acc_rows, ACC_BITS * c.array_outputs),
         ("row scales", 2, c.scale_entries, 16),
         ("row maxima", 1, 2 * c.acc_rows, 16),

@@ -10,6 +10,7 @@ from .. import isa
 from ..config import Config
 from . import ports
 from .common import counter, delay, delay_valid, lanes_mask, register
+from .memories import memories, norm_chunks
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
 from .read_slot import ReadSlot
@@ -18,7 +19,6 @@ from .walk import Walk
 
 ROWS = 32  # rows on their way from the first read to the row maximum written
 CHUNKS = 32  # chunks on their way from the row buffer to the scratchpad: covers the pipeline's length
-LEAST_BUFFER = 512  # chunks: the depth of a block RAM
 FIXED_CYCLES = 6  # registers and FIFOs between the pipelines, control
 SETTLE = 4  # cycles from the last write to `done`: more than ports.WRITE_LATENCY
 
@@ -45,8 +45,8 @@ class Norm(Component):
 
     def __init__(self, config: Config):
         self.config = config
-        self.max_chunks = -(-config.norm_columns // config.chunk)
-        self.buffer = max(LEAST_BUFFER, 1 << (2 * self.max_chunks - 1).bit_length())
+        self.max_chunks = norm_chunks(config)
+        self.buffer = memories(config)["norm rows"].depth
         super().__init__(
             {
                 "start": In(1),
@@ -116,7 +116,7 @@ class Norm(Component):
         ]
         params = []
         for name, select in (("gamma", ~reads.o_tag.beta), ("beta", reads.o_tag.beta)):
-            ram = Ram(self.max_chunks, 16 * chunk)
+            ram = Ram.of(memories(self.config)["norm parameters"])
             m.submodules[name] = ram
             params.append(ram)
             m.d.comb += [
@@ -124,7 +124,7 @@ class Norm(Component):
                 ram.write_data.eq(x),
                 ram.write_enable.eq(delay_valid(m, reads.arrived & ~reads.o_tag.row & select, 1, f"{name}_valid")),
             ]
-        m.submodules.rows = rows = Ram(self.buffer, 16 * chunk)
+        m.submodules.rows = rows = Ram.of(memories(self.config)["norm rows"])
         write_at = Signal(range(self.buffer))
         m.d.comb += [rows.write_addr.eq(write_at), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
         m.d.sync += write_at.eq(write_at + x_valid)

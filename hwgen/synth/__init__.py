@@ -44,7 +44,7 @@ class Synthesis:
         return {kind: -(-sum(self.count[u] * r[kind] for u, r in self.units.items()) // 1) for kind in KINDS}
 
     def to_dict(self, listed: int = 40) -> dict:
-        """For `hwgen synth --json`: at most `listed` paths."""
+        """For `hwgen synth --json`: all paths of more than MAX_LEVELS as `offenders`, and the `listed` deepest."""
         return {
             "tool": yosys.version(),
             "board": self.board.name,
@@ -57,7 +57,8 @@ class Synthesis:
             },
             "max_levels": MAX_LEVELS,
             "deepest": self.paths[0].levels if self.paths else 0,
-            "offenders": sum(path.levels > MAX_LEVELS for path in self.paths),
+            "pairs": len(self.paths),
+            "offenders": [path.to_dict() for path in self.paths if path.levels > MAX_LEVELS],
             "paths": [path.to_dict() for path in self.paths[:listed]],
         }
 
@@ -76,7 +77,7 @@ def synthesise(
     only: name of a single unit. cache: folder for results. Raises UserError for an unknown unit, a family without open
     synthesis, or if Yosys is not installed.
     """
-    kind = family(board.family)
+    kind = family(board.family, uram=board.resources["uram"] > 0)
     yosys.tool()
     design = units(verilog, kind.defines)
     names = [u.name for u in design]

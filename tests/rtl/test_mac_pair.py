@@ -14,8 +14,8 @@ from hwgen.synth.partition import split
 from sim.simulators import verilator_environment
 
 HERE = Path(__file__).parent
-PORTS = "input clk, rst, input [7:0] write0, write1, swap, input [8*I-1:0] x, w, output [26:0] a0, a1, b0, b1"
-SHARED = ".clk(clk), .rst(rst), .write0(write0), .write1(write1), .swap(swap), .x(x), .w(w)"
+PORTS = "input clk, rst, input [7:0] write0, write1, swap, input [8*I-1:0] x, w0, w1, output [26:0] a0, a1, b0, b1"
+SHARED = ".clk(clk), .rst(rst), .write0(write0), .write1(write1), .swap(swap), .x(x), .w0(w0), .w1(w1)"
 
 
 def have_simulator() -> bool:
