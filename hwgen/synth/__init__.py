@@ -130,7 +130,8 @@ def netlist_verilog(verilog: dict[str, str], board_family: str, module: str, who
         folder = Path(name)
         (folder / "unit.v").write_text(unit.source)
         yosys.run(script(unit, kind) + "write_verilog -noattr mapped.v\n", folder)
-        return (folder / "mapped.v").read_text(), yosys.library(kind.models)
+        mapped = (folder / "mapped.v").read_text()
+        return mapped, yosys.library(kind.models, mapped)
 
 
 def script(unit: Unit, kind: Family) -> str:

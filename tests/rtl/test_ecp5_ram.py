@@ -80,7 +80,7 @@ def test_mapped_rams(tools, tmp_path):
     bench += "  always @(posedge clk) begin\n"
     bench += f"    differences <= differences + {' + '.join(f'(a_{n} != b_{n})' for n in pairs)};\n"
     bench += f"    nonzero <= nonzero + {' + '.join(f'(b_{n} != 0)' for n in pairs)};\n  end\nendmodule\n"
-    library = yosys.library("ecp5/cells_sim.v")
+    library = yosys.library("ecp5/cells_sim.v", mapped)
     (tmp_path / "bench.v").write_text(bench + text + mapped + library)
     (tmp_path / "main.cpp").write_text(MAIN % CYCLES)
     command = ["verilator", "--cc", "--exe", "--build", "-Wno-fatal", "--top-module", "bench", "bench.v", "main.cpp"]
