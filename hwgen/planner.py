@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,15 +12,17 @@ from .config import Config
 from .cost.matmul import TILE_STEPS
 from .cost.simulation import DISPATCH
 from .dram import Dram
-from .errors import UserError
+from .errors import Shortage, UserError
 from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens, View
 from .program import Program
 from .rtl.norm import norm_cycles
 from .rtl.router import route_cycles
+from .rtl.tiles import WORDS_PER_CYCLE
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
-ROOM = (0.98, 0.9, 0.8, 0.65, 0.5)  # fractions of the scratchpad that token blocks are made for, until one fits
+ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that token blocks are made for, until one fits
+COPIES = (2, 3)  # that are tried of what token blocks load
 MAX_BATCH = 64
 
 
@@ -32,6 +35,7 @@ class Arrangement:
     one_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer
     ordered: bool = True  # operations reordered so that the array waits less
     room: float | None = None  # token blocks, so that what lives at one time takes this fraction of the scratchpad
+    copies: int = 2  # of a buffer that token blocks load, see `arrange.Limits`
 
     def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
         """The arranged graph for a batch."""
@@ -40,7 +44,7 @@ class Arrangement:
             graph = row_blocks(graph, self.blocks)
         if self.room is not None:
             bank = int(self.room * config.bank_chunks)
-            limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries)
+            limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, self.copies)
             graph = token_blocks(graph, limits, lambda op, rows: price(op, rows, config))
         return reorder(graph, timing(config)) if self.ordered else graph
 
@@ -50,6 +54,9 @@ class Arrangement:
         parts += [f"{self.blocks} row blocks"] if self.blocks > 1 else []
         parts += [f"token blocks for {self.room:.0%} of the scratchpad"] if self.room is not None else []
         return ", ".join(parts)
+
+
+FIRST_SMALL = Arrangement(one_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
 
 
 def check_batch(batch: int) -> int:
@@ -71,11 +78,11 @@ def arrangements(batch: int) -> Iterator[Arrangement]:
     yield Arrangement(one_hidden=True, ordered=False)
 
 
-def small_arrangements() -> Iterator[Arrangement]:
+def small_arrangements() -> Iterator[list[Arrangement]]:
     """Those that need little memory, for Configs that no other fits: the less room they take the slower they are."""
-    for room in ROOM:
-        for ordered in (True, False):
-            yield Arrangement(one_hidden=True, ordered=ordered, room=room)
+    for rooms in ROOM:
+        choices = itertools.product(rooms, (False, True), COPIES)
+        yield [Arrangement(one_hidden=True, ordered=o, room=room, copies=copies) for room, o, copies in choices]
 
 
 def plan(
@@ -105,7 +112,7 @@ def arrange(
     check_batch(batch)
     failure: UserError | None = None
     first = [[arrangement] for arrangement in arrangements(batch)] if quick else [list(arrangements(batch))]
-    for candidates in (*first, *([small] for small in small_arrangements())):
+    for candidates in (*first, *small_arrangements()):
         best: tuple[float, dict[str, cost.Estimate], Arrangement] | None = None
         for arrangement in candidates:
             try:
@@ -113,6 +120,8 @@ def arrange(
                 program = schedule(shapes, config, contents=False)
             except UserError as error:
                 failure = error
+                if isinstance(error, Shortage) and error.short and arrangement == FIRST_SMALL:
+                    raise  # token blocks that found no room are as small as they get: less room does not help
                 continue
             runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
             cycles = sum(run.cycles for run in runs.values())
@@ -128,7 +137,7 @@ def price(op: Op, rows: int, config: Config) -> float:
     if not isinstance(op, MatMul):
         return 0.0
     outputs, inputs = _tiles(op, config)
-    array = outputs * inputs * max(rows, min(op.out.cols, config.array_outputs))
+    array = outputs * inputs * max(rows, _load(op, config))
     words = 0 if isinstance(op.w, View) else op.out.cols * inputs
     return max(array, words * config.slice_beats) + cost.pipeline(config)
 
@@ -136,6 +145,12 @@ def price(op: Op, rows: int, config: Config) -> float:
 def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
     """Tiles along the outputs and the inputs."""
     return -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+
+
+def _load(op: MatMul, config: Config) -> int:
+    """Cycles that a tile loads."""
+    rows = min(op.out.cols, config.array_outputs)
+    return rows if isinstance(op.w, View) else -(-rows // WORDS_PER_CYCLE)
 
 
 def timing(config: Config) -> Timing:
@@ -146,7 +161,7 @@ def timing(config: Config) -> Timing:
             case MatMul():
                 outputs, inputs = _tiles(op, config)
                 rows = tokens if op.expert is not None else op.x.rows
-                return outputs * inputs * max(rows, min(op.out.cols, config.array_outputs) + TILE_STEPS)
+                return outputs * inputs * max(rows, _load(op, config) + TILE_STEPS)
             case Norm():
                 return norm_cycles(config, op.x.rows, op.x.cols)
             case RouteTokens():

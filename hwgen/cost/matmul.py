@@ -13,6 +13,7 @@ from ..rtl.issue import ROW_GAP
 from ..rtl.ports import READ_LATENCY
 from ..rtl.post import PostProcessor
 from ..rtl.reader import RowQuantiser
+from ..rtl.tiles import WORDS_PER_CYCLE
 from ..timeline import CAUSES
 from .events import Clock
 from .traffic import Traffic
@@ -87,7 +88,10 @@ class MatmulUnit:
         begin = self.clock.now
         self.traffic.pop(words, self._go)
         yield
-        self.starved += self.clock.now - begin - words
+        least = -(-words // WORDS_PER_CYCLE)
+        if self._until(begin + least):
+            yield
+        self.starved += self.clock.now - begin - least
 
     def _run(self, insn: isa.Matmul, rows: int, queued: float, done, idle) -> Steps:
         c = self.config

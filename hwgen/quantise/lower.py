@@ -100,13 +100,16 @@ def _image(b: Builder, node: fg.PatchEmbed) -> tuple[View, float, float]:
     """Emit the quantised patches [patches, C*ph*pw]; their view, step and offset."""
     pixels = b.stats.values[node.image]
     low, high = float(pixels.low[0]), float(pixels.high[0])
+    if any(node.pads):
+        low, high = min(low, 0.0), max(high, 0.0)
     step = (high - low) / 2 / INT8_MAX * float(np.max(b.stats.part(node.image))) or max(abs(high), 1.0) / INT8_MAX
     offset = (low + high) / 2
     shape, patch = b.graph.inputs[node.image], node.weight.shape[2:]
     rows, cols = b.shapes[node.name][0], int(np.prod(node.weight.shape[1:]))
     out = b.buffer(f"{node.name}.patches", rows, cols, scale=step / (1 << STATIC_SHIFT))
     name = b.op_name(f"{node.name}.image")
-    b.emit(Input(name, out, node.image, tuple(shape), tuple(patch), step, offset, node.source))
+    cut = {"stride": node.stride, "pads": node.pads}
+    b.emit(Input(name, out, node.image, tuple(shape), tuple(patch), step, offset, node.source, **cut))
     return out, step, offset
 
 

@@ -48,7 +48,9 @@ def memories(config: Config) -> dict[str, Memory]:
     norm_rows = max(LEAST_NORM_BUFFER, 1 << (2 * norm_chunks(c) - 1).bit_length())
     found = {
         "scratchpad": Memory(c.banks * c.word_chunks, c.bank_words, chunk_bits),
-        "weight buffer": Memory(1, c.weight_words, 8 * c.array_inputs, "block"),
+        # The even words in block RAM, the odd ones where the tool finds room: in UltraRAM where there is some.
+        "weight buffer, even words": Memory(1, c.weight_words // 2, 8 * c.array_inputs, "block"),
+        "weight buffer, odd words": Memory(1, c.weight_words // 2, 8 * c.array_inputs),
         "accumulators": Memory(1, c.acc_rows, ACC_BITS * c.array_outputs, "block"),
         "row scales": Memory(2, c.scale_entries, 16),
         "row maxima": Memory(1, 2 * c.acc_rows, 16),

@@ -26,6 +26,7 @@ from .sequencer import Sequencer
 from .shared import Shared
 from .store import StoreUnit
 from .stream_dma import WeightStream
+from .tiles import WORDS_PER_CYCLE
 
 TOP_MODULE = "hwgen_top"
 
@@ -130,7 +131,8 @@ class Top(Component):
         m.d.comb += [sequencer.done[unit].eq(strobe) for unit, strobe in done.items()]
 
         # Data.
-        connect(m, weights.words, core.words)
+        for k in range(WORDS_PER_CYCLE):
+            connect(m, weights.words[k], core.words[k])
         connect(m, store.rd, core.rd_store)
         connect(m, load.wr, core.wr_load)
         connect(m, load.scale, core.wr_scale)
