@@ -16,7 +16,7 @@ from .boards import Board
 from .config import Config
 from .dram import of_board
 from .errors import UserError
-from .intgraph import IntGraph, MatMul, Norm, RouteTokens
+from .intgraph import IntGraph, MatMul, Multiply, Norm, RouteTokens
 
 WIDTHS = (8, 16, 24, 32, 48, 64, 72, 96, 128)
 BANK_WORDS = (32768, 16384, 8192, 4096, 2048, 1024, 512)
@@ -81,7 +81,7 @@ def candidates(graphs: Graphs, board: Board, batch: int = 1) -> Iterator[Config]
     ops = [op for graph in graphs.values() for op in graph.ops]
     tokens = max([b.rows for graph in graphs.values() for b in graph.buffers.values()], default=1) * batch
     entries = max([op.logits.rows * op.top_k for op in ops if isinstance(op, RouteTokens)], default=2) * batch
-    columns = max([op.x.cols for op in ops if isinstance(op, Norm)], default=2)
+    columns = max([op.x.cols for op in ops if isinstance(op, (Norm, Multiply))], default=2)
     start = board.make_config()
     if fits(start, board):
         yield start

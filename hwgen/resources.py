@@ -5,7 +5,7 @@ from __future__ import annotations
 from .boards import Board
 from .config import Config
 from .isa import WORD_BYTES
-from .numerics import ACC_BITS, GELU_ENTRIES
+from .numerics import ACC_BITS, GELU_ENTRIES, GELU_FORMS
 
 # (depth, width) shapes that one block offers; a memory takes as many as its cheapest tiling.
 BRAM_SHAPES = {36: ((512, 72), (1024, 36), (2048, 18), (4096, 9)), 18: ((512, 36), (1024, 18), (2048, 9), (4096, 4))}
@@ -22,7 +22,7 @@ def memories(config: Config) -> list[tuple[str, int, int, int]]:
     c = config
     expert_bits = max(1, (c.max_experts - 1).bit_length())
     norm_chunks = -(-c.norm_columns // c.chunk)
-    norm_rows = max(512, 1 << (2 * norm_chunks - 1).bit_length())
+    norm_rows = max(512, 1 << (3 * norm_chunks - 1).bit_length())
     return [
         ("scratchpad", c.banks * c.word_chunks, c.bank_words, 16 * c.chunk),
         ("weight buffer", 1, c.weight_words, 8 * c.array_inputs),
@@ -33,10 +33,10 @@ def memories(config: Config) -> list[tuple[str, int, int, int]]:
         ("expert queues", 1, c.queue_entries, 28),
         ("expert list", 1, c.queue_entries, 28 + expert_bits),
         ("norm rows", 1, norm_rows, 16 * c.chunk),
-        ("norm parameters", 2, norm_chunks, 16 * c.chunk),
+        ("norm parameters", 2, norm_rows, 16 * c.chunk),
         ("read bursts", c.weight_ports + 1, c.outstanding * c.burst_beats, 8 * c.axi_bytes),
         ("program", 1, PROGRAM_WORDS * WORD_BYTES // c.axi_bytes, 8 * c.axi_bytes),
-        ("GELU tables", c.array_outputs // 2, 2 * GELU_ENTRIES, 14),
+        ("GELU tables", c.array_outputs // 2, len(GELU_FORMS) * GELU_ENTRIES, 14),
     ]
 
 
