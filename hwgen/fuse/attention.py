@@ -10,19 +10,8 @@ from . import gate, soft
 from .emit import Context
 from .op import Op, Unsupported
 from .params import label_of, parent
-from .symbols import (
-    Array,
-    Attended,
-    Const,
-    Heads,
-    Lin,
-    Probabilities,
-    Scores,
-    View,
-    broadcast,
-    head_layout,
-    positions,
-)
+from .symbols import Array, Attended, Heads, Lin, Probabilities, Scores
+from .views import Const, View, broadcast, head_layout, positions
 
 # A score this far below the others has no probability left in any number format.
 NEVER = -1e4

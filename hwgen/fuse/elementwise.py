@@ -7,7 +7,7 @@ from math import isclose
 
 import numpy as np
 
-from . import dispatch, gate, mixture
+from . import dispatch, gate, gated, mixture
 from .activation import DIGITS, ROUTER, poly, polynomial
 from .attention import NEVER, add_bias
 from .emit import Context
@@ -18,7 +18,6 @@ from .symbols import (
     Activated,
     Array,
     Centred,
-    Const,
     Embedding,
     Image,
     Lin,
@@ -40,13 +39,8 @@ from .symbols import (
     TopValues,
     Unmasked,
     Variance,
-    View,
-    broadcast,
-    by_key,
-    same_elements,
-    uniform,
-    whole,
 )
+from .views import Const, View, broadcast, by_key, same_elements, uniform, whole
 
 # Some models guard a division by the sum of the chosen scores, which is at least 1/64, with such an epsilon.
 TINY = 1e-6
@@ -195,9 +189,9 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
     if gate.is_part(a, b):
         return mixture.multiply(ctx, a, b)
     for x, y in ((a, b), (b, a)):
-        gated = mixture.sigmoid_gated(x, y)
-        if gated is not None:
-            return gated
+        scored = mixture.sigmoid_gated(x, y)
+        if scored is not None:
+            return scored
     if _centred(a) and _centred(b) and a.sym.x is b.sym.x and same_elements(a, b):
         return a.of(Square(x=a.sym.x, shape=a.sym.shape), a.scale * b.scale)
     (x, p), (y, q) = polynomial(a), polynomial(b)
@@ -208,10 +202,10 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
                 terms[n + m] = terms.get(n + m, 0.0) + c * d
         return a.of(poly(x, terms), 1.0)
     for x, y in ((a, b), (b, a)):
-        if (isinstance(x.sym, Activated) or _is_sigmoid(x)) and isinstance(y.sym, Lin):
-            what = "multiplies an activation by another linear layer: a gated MLP (SwiGLU, GEGLU or GLU)"
-            raise Unsupported(what, "use linear, GELU, linear", x if isinstance(x.sym, Activated) else None)
-    raise Unsupported("multiplies two computed tensors in a way that is no GELU, LayerNorm or gate weighting")
+        if _is_sigmoid(x) and isinstance(y.sym, Lin):
+            hint = "gate by SiLU, GELU or ReLU (SwiGLU, GEGLU, ReGLU)"
+            raise Unsupported("multiplies a linear layer by sigmoids: a GLU", hint, y)
+    return gated.product(ctx, op, a, b)
 
 
 def _is_sigmoid(a: View) -> bool:

@@ -12,20 +12,8 @@ from .layers import stacked
 from .op import Op, Unsupported, constant_argument
 from .params import label_of
 from .pixels import patch_embedding
-from .symbols import (
-    Branches,
-    Const,
-    Embedding,
-    Image,
-    Joined,
-    Padded,
-    View,
-    need_rows,
-    need_tensor,
-    positions,
-    token_layout,
-    whole,
-)
+from .symbols import Branches, Embedding, Image, Joined, Padded
+from .views import Const, View, need_rows, need_tensor, positions, token_layout, whole
 
 
 def conv(ctx: Context, op: Op, values: list) -> View:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -31,14 +31,12 @@ from .symbols import (
     Padded,
     Patches,
     Pooled,
+    Product,
     SoftMixed,
     Sum,
     Sym,
-    View,
-    describe,
-    need_rows,
-    token_layout,
 )
+from .views import View, describe, need_rows, token_layout
 
 
 @dataclass(eq=False)
@@ -125,6 +123,11 @@ class Context:
             return sym
         if len(sym.shape) != 2:
             raise Unsupported(f"uses some channels of {describe(sym)}")
+        if isinstance(sym, Activated | Product):
+            names = ("x",) if isinstance(sym, Activated) else ("a", "b")
+            part = {name: self.columns(getattr(sym, name), columns) for name in names}
+            shape = (sym.shape[0], len(columns))
+            return self.once(("columns", columns.tobytes()), sym, lambda: replace(sym, shape=shape, **part))
         if not isinstance(sym, Lin):
             sym = self.as_linear(sym)
 
@@ -173,6 +176,9 @@ class Context:
             case Activated(x=x, shape=(_, _)):
                 x = self.value(self.as_linear(x), start, stop)
                 return self._activation(sym, x, common)
+            case Product(a=a, b=b):
+                a, b = self.value(a, start, stop), self.value(b, start, stop)
+                return self.node(graph.Multiply, sym.label, "multiply", a=a, b=b, **common)
             case Opaque():
                 return "?"
         if (start, stop) != (0, sym.shape[0]):

@@ -38,24 +38,8 @@ from .gathering import Packed, Picked, Sized
 from .layout import MOVES, move
 from .op import Finding, Op, Unsupported
 from .sums import chained
-from .symbols import (
-    Activated,
-    Array,
-    Attended,
-    Const,
-    Image,
-    Lin,
-    Noise,
-    Norm,
-    Opaque,
-    Pooled,
-    Probabilities,
-    Sum,
-    Unknown,
-    View,
-    token_layout,
-    whole,
-)
+from .symbols import Activated, Array, Attended, Image, Lin, Noise, Norm, Opaque, Pooled, Probabilities, Product, Sum
+from .views import Const, Unknown, View, token_layout, whole
 
 Rule = Callable[[Context, Op, list], Any]
 
@@ -147,7 +131,7 @@ ANY_FIRST = frozenset(
     + [f"com.microsoft.{name}" for name in ("SkipLayerNormalization", "FusedMatMul", "MultiHeadAttention")]
 )
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
-SOLID = (Lin, Norm, Activated, Probabilities, Attended, Sum, Pooled)
+SOLID = (Lin, Norm, Activated, Product, Probabilities, Attended, Sum, Pooled)
 
 
 def fuse(

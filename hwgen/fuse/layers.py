@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .op import Unsupported
-from .symbols import Activated, Array, Lin, Sym, View
+from .symbols import Activated, Array, Lin, Sym
+from .views import View
 
 if TYPE_CHECKING:
     from .emit import Context

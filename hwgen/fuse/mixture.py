@@ -16,23 +16,8 @@ from ..numerics import MAX_EXPERTS, MAX_TOP_K
 from .layers import nothing, same_layers, stacked
 from .op import Unsupported
 from .params import parent
-from .symbols import (
-    Activated,
-    Array,
-    Gate,
-    Lin,
-    Mixed,
-    Mixture,
-    Phi,
-    Renormalised,
-    SlotSum,
-    TopValues,
-    View,
-    broadcast,
-    reshaped,
-    same_elements,
-    uniform,
-)
+from .symbols import Activated, Array, Gate, Lin, Mixed, Mixture, Phi, Renormalised, SlotSum, TopValues
+from .views import View, broadcast, reshaped, same_elements, uniform
 
 if TYPE_CHECKING:
     from .emit import Context

@@ -7,7 +7,8 @@ import numpy as np
 from .emit import Context
 from .op import Op, Unsupported
 from .params import label_of
-from .symbols import Centred, Const, Norm, Variance, View, need_rows, need_tensor
+from .symbols import Centred, Norm, Variance
+from .views import Const, View, need_rows, need_tensor
 
 
 def root_of(a: View, exponent: float) -> View:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .symbols import Array, Image, Patches, View, positions
+from .symbols import Array, Image, Patches
+from .views import View, positions
 
 
 def patch_embedding(image: Image, weight: Array, bias: Array | None, scale: float, source: str, label: str) -> Patches:

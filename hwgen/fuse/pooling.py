@@ -11,19 +11,8 @@ from .elementwise import add
 from .emit import Context
 from .op import Op, Unsupported, constant_argument
 from .params import label_of
-from .symbols import (
-    TENSORS,
-    Branches,
-    Mean,
-    Pooled,
-    Square,
-    Variance,
-    View,
-    need_rows,
-    need_tensor,
-    reshaped,
-    token_layout,
-)
+from .symbols import TENSORS, Branches, Mean, Pooled, Square, Variance
+from .views import View, need_rows, need_tensor, reshaped, token_layout
 
 
 def reduced_axes(op: Op, values: list) -> list[int]:
