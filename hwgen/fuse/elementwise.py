@@ -7,7 +7,7 @@ from math import isclose
 
 import numpy as np
 
-from . import dispatch, gate, gated, mixture
+from . import dispatch, gate, gated, mixture, rotary
 from .activation import DIGITS, ROUTER, poly, polynomial
 from .attention import NEVER, add_bias
 from .emit import Context
@@ -39,12 +39,12 @@ from .symbols import (
     TopValues,
     Unmasked,
     Variance,
+    Weighted,
 )
 from .views import Const, View, broadcast, by_key, same_elements, uniform, whole
 
 # Some models guard a division by the sum of the chosen scores, which is at least 1/64, with such an epsilon.
 TINY = 1e-6
-ROTARY = "add positions to the tokens: rotary ones are not supported"
 
 
 def shape_of(*values) -> tuple[int, ...]:
@@ -76,6 +76,9 @@ def add(ctx: Context, op: Op, a, b) -> View | Const:
         (x, p), (y, q) = polynomial(a), polynomial(b)
         if x is y and same_elements(a, b):
             return a.of(poly(x, {n: p.get(n, 0) + q.get(n, 0) for n in p | q}), 1.0)
+    turned = rotary.add(a, b)
+    if turned is not None:
+        return turned
     if Scores in (type(a.sym), type(b.sym)):
         scores = a if isinstance(a.sym, Scores) else b
         raise Unsupported("adds a mask that is computed from the image", "export without attention mask", scores)
@@ -224,6 +227,8 @@ def _multiply_constant(op: Op, a: View, c: Array, const: Const) -> View | Const:
         return replace(a, scale=a.scale * value)
     if isinstance(a.sym, Image) and a.index is None:
         return _each_channel(a, c, 0.0)
+    if isinstance(a.sym, Weighted):
+        return rotary.weighted(a, c)
     width = a.sym.shape[-1]
     keys = a.positions % width
     size = width
@@ -232,7 +237,7 @@ def _multiply_constant(op: Op, a: View, c: Array, const: Const) -> View | Const:
         size *= a.sym.shape[0]
     factor = by_key(c.reshape(-1).astype(np.float32), keys.reshape(-1), size, 1.0)
     if factor is None:
-        raise Unsupported("multiplies by a constant that differs from token to token", ROTARY)
+        return rotary.weighted(a, c)
     if isinstance(a.sym, Centred):
         return a.of(replace(a.sym, gain=factor if a.sym.gain is None else a.sym.gain * factor))
     sym = scaled(a.sym, factor.reshape(a.sym.weight.shape[:-1]) if isinstance(a.sym, Lin) else factor)

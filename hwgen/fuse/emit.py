@@ -21,6 +21,7 @@ from .symbols import (
     Attended,
     Dispatched,
     Embedding,
+    HeadNorm,
     Heads,
     Image,
     Lin,
@@ -32,6 +33,7 @@ from .symbols import (
     Patches,
     Pooled,
     Product,
+    Rotated,
     SoftMixed,
     Sum,
     Sym,
@@ -179,6 +181,13 @@ class Context:
             case Product(a=a, b=b):
                 a, b = self.value(a, start, stop), self.value(b, start, stop)
                 return self.node(graph.Multiply, sym.label, "multiply", a=a, b=b, **common)
+            case Rotated(x=x, columns=columns, cos=cos, sin=sin):
+                part = self.columns(x, columns.reshape(-1))
+                if part is not x:
+                    part.label = f"{sym.label}.linear" if sym.label else ""
+                x = self.value(part, sym.start + start, sym.start + stop)
+                cos, sin = (self.intern(table[start:stop]) for table in (cos, sin))
+                return self.node(graph.Rotate, sym.label, "rotate", x=x, cos=cos, sin=sin, heads=len(columns), **common)
             case Opaque():
                 return "?"
         if (start, stop) != (0, sym.shape[0]):
@@ -224,7 +233,11 @@ class Context:
         raise Unsupported(f"cannot use {describe(sym)} as a tensor of its own")
 
     def _heads(self, heads: Heads, part: str, label: str) -> str:
-        sym = self.as_linear(self.columns(heads.x, heads.columns.reshape(-1)))
+        sym = self.columns(heads.x, heads.columns.reshape(-1))
+        if isinstance(sym, Rotated):
+            sym.label = f"{label}.{part}" if label else ""
+        elif not isinstance(sym, HeadNorm):
+            sym = self.as_linear(sym)
         if sym is not heads.x:
             sym.label = f"{label}.{part}" if label else ""
         return self.value(sym, heads.start, heads.stop)

@@ -223,6 +223,11 @@ TIMM = {
     "parallel": ("vit_small_patch16_18x2_224", {}),
     "relative_position": ("vit_relpos_small_patch16_224", {}),
     "eva02": ("eva02_tiny_patch14_224", {}),
+    "eva02_small": ("eva02_small_patch14_224", {}),
+    "eva02_norm_inside": ("eva02_base_patch14_224", {}),
+    "eva02_packed": ("eva02_tiny_patch14_224", dict(qkv_fused=True)),
+    "dinov3": ("vit_small_patch16_dinov3", {}),
+    "dinov3_qkv_bias": ("vit_small_patch16_dinov3_qkvb", {}),
     "cait": ("cait_xxs24_224", {}),
 }
 TRANSFORMERS = {
@@ -233,6 +238,8 @@ TRANSFORMERS = {
     "deit_teacher": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", {}),
     "dinov2": ("Dinov2ForImageClassification", "Dinov2Config", dict(mlp_ratio=2)),
     "dinov2_swiglu": ("Dinov2ForImageClassification", "Dinov2Config", dict(mlp_ratio=2, use_swiglu_ffn=True)),
+    "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig", dict(field="last_hidden_state")),
+    "dinov3_gated": ("DINOv3ViTModel", "DINOv3ViTConfig", dict(field="last_hidden_state", use_gated_mlp=True, hidden_act="silu")),
     "beit": ("BeitForImageClassification", "BeitConfig", {}),
     "clip": ("CLIPVisionModelWithProjection", "CLIPVisionConfig", dict(field="image_embeds", projection_dim=64)),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", dict(field="last_hidden_state")),
