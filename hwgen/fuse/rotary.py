@@ -13,6 +13,7 @@ from .symbols import Array, HeadNorm, Heads, Lin, Rotated, Sym, Weighted
 from .views import View
 
 CLOSE = 2e-3  # cosines and sines of a pair, squares of a rotation: models of 16 bits have rounded them
+NO_ROTATION = "multiplies queries or keys by constants in a way that is no rotation"
 HINT = "rotate pairs of channels by the same angles in every head: x * cos + rotate_half(x) * sin"
 
 
@@ -90,22 +91,17 @@ def heads_of(view: View) -> tuple[Heads, float]:
     columns = np.where(index < 0, -1, index % width)
     start = int(rows[0, 0, 0, 0])
     _need(start >= 0 and ((rows == start + np.arange(t)[:, None]) | (rows < 0)).all())
-    own, other = columns[0, :, -1], columns[1, :, -1]  # [heads, d], by the last token, which has a position
-    _need((own >= 0).all() and (other >= 0).all())
-    first = index[0] >= 0  # which of an element's terms is its own column; one may be alone in either place
-    first &= columns[0] == own[:, None]
-    second = (columns[1] == own[:, None]) & ~first
-    _need((first | second).all())
-    rest = np.where(first, columns[1], columns[0])
-    _need(((rest == other[:, None]) | (rest < 0)).all())
-    cos = np.where(first, factor[0], factor[1])
-    sin = np.where(first, factor[1], factor[0])
-    partner = _partners(own, other)
-    if not np.allclose(cos, cos[..., partner], atol=CLOSE * np.abs(cos).max()):
-        # The other element was taken for an element's own: with the two exchanged it may be a rotation.
-        own, other, cos, sin = other, own, sin, cos
+    # The terms of the last token, which has a position: one is an element itself, the other what it is turned with.
+    for own, other in (columns[:, :, -1], columns[::-1, :, -1]):
+        first = columns[0] == own[:, None]
+        rest = np.where(first, columns[1], columns[0])
+        if not (first | (columns[1] == own[:, None])).all() or not ((rest == other[:, None]) | (rest < 0)).all():
+            continue
         partner = _partners(own, other)
-    return _rotated(view, own, partner, cos, sin, start)
+        cos, sin = (np.where(which, factor[0], factor[1]) for which in (first, ~first))
+        if np.allclose(cos, cos[..., partner], rtol=0, atol=CLOSE * np.abs(cos).max()):
+            return _rotated(view, own, partner, cos, sin, start)
+    raise Unsupported(NO_ROTATION, HINT)
 
 
 def _partners(own: Array, other: Array) -> Array:
@@ -144,7 +140,7 @@ def _rotated(view: View, own: Array, partner: Array, cos: Array, sin: Array, sta
 
 def _need(condition) -> None:
     if not condition:
-        raise Unsupported("multiplies queries or keys by constants in a way that is no rotation", HINT)
+        raise Unsupported(NO_ROTATION, HINT)
 
 
 def same_order(q: Heads, k: Heads) -> bool:

@@ -301,24 +301,105 @@ def test_nodes_in_any_order(tmp_path):
 # --- architectures that are refused ------------------------------------------------------------------------------
 
 
-def gated(activation):
+def gated(activation, packed=False, norm=False):
     def mlp(w):
         x = w.tokens()
-        return w.linear(w.op("Mul", activation(w, w.linear(x)), w.linear(x)))
+        if packed:
+            a, b = w.op("Split", w.linear(x, D, 2 * D), [D, D], outputs=2, axis=-1)
+        else:
+            a, b = w.linear(x), w.linear(x)
+        y = w.op("Mul", activation(w, a), b)
+        return w.linear(w.norm(y) if norm else y)
 
     return mlp
 
 
-def rotary(w):
-    q, k, v = (w.heads(w.linear(w.tokens())) for _ in range(3))
-    angle = np.arange(T)[:, None] * np.array([1, 0.1, 1, 0.1])
+def silu(w, x):
+    return w.op("Mul", x, w.op("Sigmoid", x))
 
-    def turned(x):
-        first, second = w.op("Split", x, [2, 2], outputs=2, axis=-1)
-        rest = w.op("Mul", w.op("Concat", w.op("Neg", second), first, axis=-1), np.sin(angle))
-        return w.op("Add", w.op("Mul", x, np.cos(angle)), rest)
 
-    return w.attend(turned(q), turned(k), v)
+GATED = {
+    "swiglu": gated(silu),
+    "swiglu of one layer": gated(silu, packed=True),
+    "norm inside": gated(silu, norm=True),
+    "geglu": gated(lambda w, x: w.op("Gelu", x), packed=True),
+    "reglu": gated(lambda w, x: w.op("Relu", x)),
+    "scaled": gated(lambda w, x: w.op("Mul", silu(w, x), 0.5)),
+    "bilinear": gated(lambda w, x: x),
+}
+
+
+@pytest.mark.parametrize("form", GATED)
+def test_gated_units(tmp_path, form):
+    _, kinds = imported(tmp_path, GATED[form])
+    assert kinds.count("Multiply") == 1 and kinds.count("Linear") == 3 and kinds.count("LayerNorm") == (form == "norm inside")
+
+
+def rotary(style="halves", prefix=0, sin_first=False, scaled=1.0, right=True):
+    """Heads of 4 channels, the first `prefix` tokens without position. Not `right`: a cosine that differs in a pair."""
+
+    def attention(w):
+        x = w.tokens()
+        q, k, v = (w.heads(w.linear(x)) for _ in range(3))
+        angle = np.arange(prefix, T)[:, None] * np.array([1, 0.1])
+        angle = np.tile(angle, 2) if style == "halves" else np.repeat(angle, 2, axis=1)
+        cos, sin = np.cos(angle), np.sin(angle)
+        if not right:
+            cos[-1, 0] += 0.3
+
+        def turned(x):
+            if style == "halves":
+                first, second = w.op("Split", x, [2, 2], outputs=2, axis=-1)
+                other = w.op("Concat", w.op("Neg", second), first, axis=-1)
+            else:
+                first = w.op("Slice", x, [0], [4], [3], [2])
+                second = w.op("Neg", w.op("Slice", x, [1], [4], [3], [2]))
+                pairs = [w.op("Unsqueeze", part, [-1]) for part in (second, first)]
+                other = w.op("Reshape", w.op("Concat", *pairs, axis=-1), [1, H, T - prefix, 4])
+            parts = w.op("Mul", x, cos), w.op("Mul", other, sin)
+            return w.op("Add", *(parts[::-1] if sin_first else parts))
+
+        def placed(x):
+            x = w.op("Mul", x, scaled) if scaled != 1 else x
+            if not prefix:
+                return turned(x)
+            first, rest = w.op("Split", x, [prefix, T - prefix], outputs=2, axis=2)
+            return w.op("Concat", first, turned(rest), axis=2)
+
+        return w.attend(placed(q), placed(k), v)
+
+    return attention
+
+
+ROTARY = {
+    "halves": rotary(),
+    "pairs": rotary("pairs"),
+    "class token": rotary(prefix=1),
+    "registers, pairs, sine first": rotary("pairs", prefix=2, sin_first=True),
+    "sine first": rotary(sin_first=True),
+    "scaled before": rotary(scaled=0.3, prefix=1),
+}
+
+
+@pytest.mark.parametrize("form", ROTARY)
+def test_rotary_positions(tmp_path, form):
+    found, kinds = imported(tmp_path, ROTARY[form])
+    assert kinds.count("Rotate") == 2 and kinds.count("Linear") == 3
+    turned = [n for n in found.nodes if isinstance(n, graph.Rotate)]
+    prefix = {"class token": 1, "scaled before": 1, "registers, pairs, sine first": 2}.get(form, 0)
+    for node in turned:
+        np.testing.assert_allclose(node.cos[:prefix], 1)
+        np.testing.assert_allclose(np.hypot(node.cos, node.sin), 1, rtol=1e-5)
+
+
+def one_sided(w):
+    """Queries are turned, keys are not."""
+    x = w.tokens()
+    q, k, v = (w.heads(w.linear(x)) for _ in range(3))
+    angle = np.tile(np.arange(T)[:, None] * np.array([1, 0.1]), 2)
+    first, second = w.op("Split", q, [2, 2], outputs=2, axis=-1)
+    other = w.op("Mul", w.op("Concat", w.op("Neg", second), first, axis=-1), np.sin(angle))
+    return w.attend(w.op("Add", w.op("Mul", q, np.cos(angle)), other), k, v)
 
 
 def windows(w):
@@ -361,7 +442,9 @@ def rms_norm(w):
 
 REFUSED = [
     (gated(lambda w, x: w.op("Sigmoid", x)), "Mul", "a GLU", "SwiGLU"),
-    (rotary, "Mul", "differs from token to token", "rotary"),
+    (rotary(right=False), "MatMul", "no rotation", "rotate pairs"),
+    (one_sided, "MatMul", "rotates queries and keys differently", "rotate pairs"),
+    (lambda w: w.linear(w.op("Mul", w.linear(w.tokens()), w.normal(T, D))), "MatMul", "differs from token to token", ""),
     (windows, "MatMul", "within windows", "attend to all tokens"),
     (shifted, "Add", "in another order", "windows and shifts"),
     (convolutions_before_patches, "Conv", "strides is (1, 1), must be (3, 3)", "kernel equal to stride"),
@@ -370,7 +453,7 @@ REFUSED = [
     (norm_of_queries, "LayerNormalization", "QK-norm", "all channels of a token"),
     (rms_norm, "SimplifiedLayerNormalization", "not supported", "use LayerNorm"),
 ]
-NAMES = "glu rotary windows shifted stem overlapping max qk_norm rms_norm".split()
+NAMES = "glu no_rotation one_sided by_token windows shifted stem overlapping max qk_norm rms_norm".split()
 
 
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)

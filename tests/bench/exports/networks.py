@@ -173,9 +173,14 @@ class Vit(nn.Module):
 # --- timm and Hugging Face ---------------------------------------------------------------------------------------------
 
 
-def from_timm(name, **options):
+def from_timm(name, fused=True, **options):
+    """`fused`: attention as one operator, which TorchScript cannot export everywhere; else step by step."""
     small = dict(img_size=SIZE, patch_size=PATCH, embed_dim=96, depth=2, num_heads=3, num_classes=CLASSES)
-    return timm.create_model(name, **{**small, **options})
+    model = timm.create_model(name, **{**small, **options})
+    for part in model.modules():
+        if not fused and hasattr(part, "fused_attn"):
+            part.fused_attn = False
+    return model
 
 
 def windows():
@@ -226,8 +231,10 @@ TIMM = {
     "eva02_small": ("eva02_small_patch14_224", {}),
     "eva02_norm_inside": ("eva02_base_patch14_224", {}),
     "eva02_packed": ("eva02_tiny_patch14_224", dict(qkv_fused=True)),
+    "eva02_eager": ("eva02_small_patch14_224", dict(fused=False)),
     "dinov3": ("vit_small_patch16_dinov3", {}),
     "dinov3_qkv_bias": ("vit_small_patch16_dinov3_qkvb", {}),
+    "dinov3_eager": ("vit_small_patch16_dinov3", dict(fused=False)),
     "cait": ("cait_xxs24_224", {}),
 }
 TRANSFORMERS = {
