@@ -1,4 +1,4 @@
-"""Boards are data: `boards/NAME.toml` says what the part has and which Config suits it."""
+"""Boards are data: `boards/NAME.toml` says what the part has and, if one is known, which Config suits it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from .config import Config
+from .config import MAX_WEIGHT_PORTS, Config
 from .errors import UserError
 
 try:
@@ -23,7 +23,8 @@ RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
 
 @dataclass(frozen=True)
 class Board:
-    """One board. `resources` maps lut, ff, dsp, bram, uram to counts; `config` holds the Config fields that suit it."""
+    """One board. `resources` maps lut, ff, dsp, bram, uram to counts; `config` holds the Config fields that suit it, or
+    none: then `explore` finds a Config for every network."""
 
     name: str
     description: str
@@ -49,8 +50,17 @@ class Board:
         return self.dram_peak * self.dram_usable
 
     def make_config(self, settings: dict[str, str] | None = None) -> Config:
-        """The board's Config with `--set` texts applied. Raises UserError for an unknown field or a bad value."""
-        config = Config.from_dict({"clock_mhz": self.clock_mhz, **self.config}).replace(settings or {})
+        """The board's Config with `--set` texts applied, or where it stores none a small machine at all of its ports.
+
+        Raises UserError for an unknown field or a bad value.
+        """
+        ports = {
+            "clock_mhz": self.clock_mhz,
+            "axi_bytes": self.port_bits // 8,
+            "outstanding": self.port_outstanding,
+            "weight_ports": max(1, min(MAX_WEIGHT_PORTS, self.port_count - 1)),
+        }
+        config = Config.from_dict(ports | self.config).replace(settings or {})
         if config.axi_bytes * 8 > self.port_bits:
             raise UserError(f"Config axi_bytes={config.axi_bytes}: the ports of {self.name} are {self.port_bits} bits wide")
         if config.weight_ports + 1 > self.port_count:
@@ -99,7 +109,7 @@ def parse(name: str, text: str) -> Board:
             port_outstanding=ports["outstanding"],
             rails=tuple(power["rails"]),
             idle_w=power.get("idle_w"),
-            config=dict(values["config"]),
+            config=dict(values.get("config", {})),
         )
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"board {name}: {error}") from None
@@ -146,7 +156,7 @@ def table() -> str:
                 f"{r['dsp']:,}",
                 f"{board.dram_peak / 1e9:.2f}",
                 f"{config.clock_mhz:g}",
-                f"{config.array_outputs} x {config.array_inputs}",
+                f"{config.array_outputs} x {config.array_inputs}" if board.config else "explored",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

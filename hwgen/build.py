@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, files, intgraph_io, registers, report, report_html, vendor
+from . import boards, explore, files, intgraph_io, registers, report, report_html, vendor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
 from .graph import Graph, without_range
 from .intgraph import IntGraph
-from .planner import check_batch, plan
+from .planner import Arrangement, arrange, arranged, check_batch
 from .program import Program, check_target, write_bundle
 from .quantise.options import Quantisation
 
@@ -29,7 +29,11 @@ NOISE_WARNING = "no --calibrate data: calibrated with seeded noise, do not trust
 
 @dataclass
 class Build:
-    """The state of a build: what was asked for, then one artefact per step."""
+    """The state of a build: what was asked for, then one artefact per step.
+
+    config: what `--set` made of the board's, `fixed` if it named a field of it; step `configure` may take another one that
+    `explore` chooses, and always does so with `search`.
+    """
 
     models: dict[str, Path]  # task name -> ONNX file; the name is "" where there is one model
     output: Path
@@ -38,9 +42,12 @@ class Build:
     calibrate: Path | None = None
     quantisation: Quantisation = Quantisation()
     batch: int = 1  # images that one run of the program takes
+    fixed: bool = False
+    search: bool = False
     graphs: dict[str, Graph] = field(default_factory=dict)
     images: dict[str, np.ndarray] | None = None
     integers: dict[str, IntGraph] = field(default_factory=dict)
+    arrangement: Arrangement | None = None
     program: Program | None = None
     verilog: dict[str, str] = field(default_factory=dict)
     report: dict = field(default_factory=dict)
@@ -75,11 +82,41 @@ def _quantise(build: Build) -> str:
     return f"{sum(len(graph.ops) for graph in build.integers.values())} integer operations"
 
 
-def _schedule(build: Build) -> str:
+def _configure(build: Build) -> str:
+    """The Config: the one that was set, else the board's own if the network fits it, else the one that explore chooses."""
+    name, why = build.board.name, "--explore asks for it"
+    if not build.search:
+        if build.fixed or build.board.config:
+            try:
+                _arrange(build)
+                return "as it was set" if build.fixed else f"the Config stored with {name}"
+            except UserError as error:
+                if build.fixed:
+                    raise
+                why = f"the network does not fit the Config stored with {name} ({error})"
+        else:
+            why = f"{name} stores no Config"
+    points = explore.explore(build.integers, build.board, batches=(build.batch,), workers=explore.default_workers())
+    best = explore.choose(points)
+    build.config = best.config
+    _arrange(build)
+    c = build.config
+    return (
+        f"explored, as {why}: array {c.array_outputs} x {c.array_inputs}, scratchpad {c.banks} x {c.bank_words}, of "
+        f"{len(points)} on the front the fastest; limited by {best.binds}; the same by "
+        f"{' '.join(explore.settings(c, build.board))}"
+    )
+
+
+def _arrange(build: Build) -> None:
     memory = of_board(build.board, build.config)
-    build.program, chosen = plan(build.integers, build.config, memory, build.batch)
+    _, build.arrangement = arrange(build.integers, build.config, memory, build.batch)
+
+
+def _schedule(build: Build) -> str:
+    build.program = arranged(build.integers, build.config, build.arrangement, build.batch)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
-    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {chosen.text(build.batch)}"
+    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.arrangement.text(build.batch)}"
 
 
 @lru_cache(maxsize=8)
@@ -127,6 +164,7 @@ STEPS: dict[str, Callable[[Build], str]] = {
     "import": _import,
     "calibrate": _calibrate,
     "quantise": _quantise,
+    "configure": _configure,
     "schedule": _schedule,
     "rtl": _rtl,
     "report": _report,
@@ -142,14 +180,15 @@ def build(
     calibrate: Path | None = None,
     settings: dict[str, str] | None = None,
     batch: int = 1,
+    search: bool = False,
     stop_after: str | None = None,
     progress: Callable[[str, float, str], None] = lambda step, seconds, summary: None,
 ) -> Build:
     """Run the steps in order and return what they left; without `stop_after` the bundle is at `output`.
 
     models: task name -> ONNX file. settings: fields of Config or Quantisation, as texts. batch: images that share
-    a run. progress: called after each step with its name, its seconds and a line on its artefact. Raises UserError,
-    before any long work where it can.
+    a run. search: let `explore` choose the Config even where the board stores one that fits. progress: called after each
+    step with its name, its seconds and a line on its artefact. Raises UserError, before any long work where it can.
     """
     if stop_after is not None and stop_after not in STEPS:
         raise UserError(f"unknown step {stop_after!r}; the steps are {', '.join(STEPS)}")
@@ -159,8 +198,12 @@ def build(
     if calibrate is not None and not calibrate.is_file():
         raise UserError(f"{calibrate}: no such file")
     chosen = boards.load(board)
-    config, quantisation = _settings(chosen, settings or {})
-    state = Build(dict(models), Path(output), chosen, config, calibrate, quantisation, check_batch(batch))
+    config, quantisation, fixed = _settings(chosen, settings or {})
+    if search and fixed:
+        raise UserError(f"--explore chooses the Config, and --set {fixed[0]} fixes it: one of them only")
+    state = Build(
+        dict(models), Path(output), chosen, config, calibrate, quantisation, check_batch(batch), bool(fixed), search
+    )
     if stop_after in (None, "bundle"):
         check_target(state.output)
     for name, step in STEPS.items():
@@ -172,8 +215,8 @@ def build(
     return state
 
 
-def _settings(board: boards.Board, settings: dict[str, str]) -> tuple[Config, Quantisation]:
-    """What `--set` texts name, each field where it belongs."""
+def _settings(board: boards.Board, settings: dict[str, str]) -> tuple[Config, Quantisation, list[str]]:
+    """What `--set` texts name, each field where it belongs; and the fields of Config among them."""
     chosen = {name: text for name, text in settings.items() if name in Quantisation.names()}
     rest = {name: text for name, text in settings.items() if name not in chosen}
     known = board.make_config().to_dict()
@@ -181,7 +224,7 @@ def _settings(board: boards.Board, settings: dict[str, str]) -> tuple[Config, Qu
         if name not in known:
             ours, theirs = ", ".join(sorted(known)), ", ".join(sorted(Quantisation.names()))
             raise UserError(f"--set {name}: Config has no such field; it has {ours}; Quantisation has {theirs}")
-    return board.make_config(rest), Quantisation.from_texts(chosen)
+    return board.make_config(rest), Quantisation.from_texts(chosen), list(rest)
 
 
 def common_inputs(graphs: dict[str, Graph]) -> dict[str, tuple[int, ...]]:

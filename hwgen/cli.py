@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     what = "a field of Config or Quantisation"
     sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
+    sub.add_argument("--explore", action="store_true", help="search the Config even where the board stores one that fits")
     sub.add_argument("--stop-after", metavar="STEP", help="end after this step; no bundle is written")
 
     sub = command(_run, "run a bundle: golden model, machine model or simulated RTL")
@@ -145,8 +146,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
     sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
     sub.add_argument("--target-fps", type=float, metavar="F", help="choose the smallest Config that gives F images a second")
-    sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run")
-    sub.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    sub.add_argument("--batch", default="1", metavar="N,...", help="images that share a run; of several each is tried")
+    sub.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
+    sub.add_argument("--cluster", metavar="tcp://HOST:PORT", help="a Dask cluster's scheduler, instead of processes")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
     command(_doctor, "what this machine lacks, and the command that installs it")
 
@@ -184,6 +186,7 @@ def _build(options) -> int:
         calibrate=options.calibrate,
         settings=parse_settings(options.settings),
         batch=options.batch,
+        search=options.explore,
         stop_after=options.stop_after,
         progress=progress,
     )
@@ -319,22 +322,32 @@ def _explore(options) -> int:
     from .planner import check_batch
 
     models, board = parse_models(options.models), boards.load(options.board)
-    if options.workers < 1:
+    if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: must be at least 1")
     if options.target_fps is not None and not (math.isfinite(options.target_fps) and options.target_fps > 0):
         raise UserError(f"--target-fps {options.target_fps}: must be a positive number")
-    state = build.build(models, Path("unused"), board=options.board, batch=check_batch(options.batch), stop_after="quantise")
+    try:
+        batches = tuple(check_batch(int(text)) for text in options.batch.split(","))
+    except ValueError:
+        raise UserError(f"--batch {options.batch}: whole numbers, with commas between them") from None
+    state = build.build(models, Path("unused"), board=options.board, stop_after="quantise")
     front = explore.explore(
-        state.integers, board, batch=options.batch, workers=options.workers, progress=_counter("explore", True, "Config")[0]
+        state.integers,
+        board,
+        batches=batches,
+        target=options.target_fps,
+        workers=options.workers or explore.default_workers(),
+        cluster=options.cluster,
+        progress=_counter("explore", True, "Config")[0],
     )
     best = explore.choose(front, options.target_fps)
+    line = explore.command(options.models, options.board, best, board)
     if options.json:
-        print(json.dumps({"board": board.name, "front": [p.to_dict() for p in front], "choice": best.to_dict()}))
+        points = [p.to_dict() for p in front]
+        print(json.dumps({"board": board.name, "front": points, "choice": best.to_dict(), "command": line}))
         return GOOD
-    print(explore.text(front, options.target_fps))
-    own = board.make_config().to_dict()
-    settings = [f"--set {key}={value}" for key, value in best.config.to_dict().items() if value != own[key]]
-    print(f"\nhwgen build --board {options.board} {' '.join(settings) or '(its own Config is the choice)'}")
+    print(explore.text(front, best))
+    print(f"\n{line}")
     return GOOD
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from .config import Config
 from .cost.matmul import TILE_STEPS
 from .cost.simulation import DISPATCH
 from .dram import Dram
-from .errors import UserError
+from .errors import Shortage, UserError
 from .intgraph import IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
 from .program import Program
 from .rtl.norm import multiply_cycles, norm_cycles
@@ -19,7 +20,8 @@ from .rtl.router import route_cycles
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
-ROOM = (0.98, 0.9, 0.8, 0.65, 0.5)  # fractions of the scratchpad that token blocks are made for, until one fits
+ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that token blocks are made for, until one fits
+COPIES = (2, 3)  # that are tried of what token blocks load
 MAX_BATCH = 64
 
 
@@ -32,6 +34,7 @@ class Arrangement:
     one_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer
     ordered: bool = True  # operations reordered so that the array waits less
     room: float | None = None  # token blocks, so that what lives at one time takes this fraction of the scratchpad
+    copies: int = 2  # of a buffer that token blocks load, see `arrange.Limits`
 
     def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
         """The arranged graph for a batch."""
@@ -40,7 +43,7 @@ class Arrangement:
             graph = row_blocks(graph, self.blocks)
         if self.room is not None:
             bank = int(self.room * config.bank_chunks)
-            limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries)
+            limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, self.copies)
             graph = token_blocks(graph, limits, lambda op, rows: price(op, rows, config))
         return reorder(graph, timing(config)) if self.ordered else graph
 
@@ -50,6 +53,9 @@ class Arrangement:
         parts += [f"{self.blocks} row blocks"] if self.blocks > 1 else []
         parts += [f"token blocks for {self.room:.0%} of the scratchpad"] if self.room is not None else []
         return ", ".join(parts)
+
+
+FIRST_SMALL = Arrangement(one_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
 
 
 def check_batch(batch: int) -> int:
@@ -71,11 +77,11 @@ def arrangements(batch: int) -> Iterator[Arrangement]:
     yield Arrangement(one_hidden=True, ordered=False)
 
 
-def small_arrangements() -> Iterator[Arrangement]:
+def small_arrangements() -> Iterator[list[Arrangement]]:
     """Those that need little memory, for Configs that no other fits: the less room they take the slower they are."""
-    for room in ROOM:
-        for ordered in (True, False):
-            yield Arrangement(one_hidden=True, ordered=ordered, room=room)
+    for rooms in ROOM:
+        choices = itertools.product(rooms, (False, True), COPIES)
+        yield [Arrangement(one_hidden=True, ordered=o, room=room, copies=copies) for room, o, copies in choices]
 
 
 def plan(
@@ -86,20 +92,40 @@ def plan(
     memory: the DRAM that the estimate counts on. Raises UserError where no arrangement fits the Config, with what the
     smallest one is short of.
     """
+    _, arrangement = arrange(graphs, config, memory, batch)
+    return arranged(graphs, config, arrangement, batch), arrangement
+
+
+def arranged(graphs: dict[str, IntGraph], config: Config, arrangement: Arrangement, batch: int) -> Program:
+    """The program of an arrangement."""
+    return schedule({task: arrangement.apply(graph, config, batch) for task, graph in graphs.items()}, config)
+
+
+def arrange(
+    graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1, quick: bool = False
+) -> tuple[dict[str, cost.Estimate], Arrangement]:
+    """The estimate of every task and the arrangement that `plan` takes; `quick`: the first one that fits.
+
+    Raises UserError as `plan` does.
+    """
     check_batch(batch)
     failure: UserError | None = None
-    for candidates in (list(arrangements(batch)), *([small] for small in small_arrangements())):
-        best: tuple[float, Program, Arrangement] | None = None
+    first = [[arrangement] for arrangement in arrangements(batch)] if quick else [list(arrangements(batch))]
+    for candidates in (*first, *small_arrangements()):
+        best: tuple[float, dict[str, cost.Estimate], Arrangement] | None = None
         for arrangement in candidates:
             try:
-                arranged = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
-                program = schedule(arranged, config)
+                shapes = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
+                program = schedule(shapes, config, contents=False)
             except UserError as error:
                 failure = error
+                if isinstance(error, Shortage) and error.short and arrangement == FIRST_SMALL:
+                    raise  # token blocks that found no room are as small as they get: less room does not help
                 continue
-            cycles = sum(cost.estimate(task.instructions, config, memory).cycles for task in program.tasks.values())
+            runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
+            cycles = sum(run.cycles for run in runs.values())
             if best is None or cycles < best[0]:
-                best = cycles, program, arrangement
+                best = cycles, runs, arrangement
         if best is not None:
             return best[1:]
     raise failure

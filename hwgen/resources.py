@@ -22,7 +22,8 @@ def memories(config: Config) -> list[tuple[str, int, int, int]]:
     c = config
     expert_bits = max(1, (c.max_experts - 1).bit_length())
     norm_chunks = -(-c.norm_columns // c.chunk)
-    norm_rows = max(512, 1 << (3 * norm_chunks - 1).bit_length())
+    norm_rows = max(512, 1 << (2 * norm_chunks - 1).bit_length())
+    norm_factors = max(64, 1 << (3 * norm_chunks - 1).bit_length())
     return [
         ("scratchpad", c.banks * c.word_chunks, c.bank_words, 16 * c.chunk),
         ("weight buffer", 1, c.weight_words, 8 * c.array_inputs),
@@ -33,7 +34,7 @@ def memories(config: Config) -> list[tuple[str, int, int, int]]:
         ("expert queues", 1, c.queue_entries, 28),
         ("expert list", 1, c.queue_entries, 28 + expert_bits),
         ("norm rows", 1, norm_rows, 16 * c.chunk),
-        ("norm parameters", 2, norm_rows, 16 * c.chunk),
+        ("norm parameters", 2, norm_factors, 16 * c.chunk),
         ("read bursts", c.weight_ports + 1, c.outstanding * c.burst_beats, 8 * c.axi_bytes),
         ("program", 1, PROGRAM_WORDS * WORD_BYTES // c.axi_bytes, 8 * c.axi_bytes),
         ("GELU tables", c.array_outputs // 2, len(GELU_FORMS) * GELU_ENTRIES, 14),

@@ -45,7 +45,7 @@ HWGEN = {
     "cost": "config counts dram intgraph isa rtl timeline",  # the latencies that the units state
     "planner": "arrange config cost dram errors intgraph program rtl schedule",
     "resources": "boards config isa numerics",
-    "explore": "boards config cost dram errors intgraph planner resources",
+    "explore": "boards config cost dram energy errors intgraph isa planner resources rtl schedule timeline",
     "synth": "boards config errors",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
@@ -65,6 +65,7 @@ LIBRARIES = {
     "hwgen.rtl": {"amaranth"},
     "hwgen.frontend": NUMPY | {"onnx", "google", "onnxruntime"},
     "hwgen.fuse": {"numpy", "onnx"},
+    "hwgen.explore": {"distributed"},  # where a cluster is asked for
     "hwgen.example": {"numpy", "onnx"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
     "hwgen.config": set(),

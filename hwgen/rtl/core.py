@@ -98,7 +98,8 @@ class Core(Component):
         ]
         for bank in range(2):
             rows = Signal(IN_FLIGHT_BITS, name=f"rows_in_flight_{bank}")
-            begin = issuer.bank_used & (issuer.row.post.bank == bank)
+            # A cycle late, as `full` is, without which the loader does not look.
+            begin = delay_valid(m, issuer.bank_used & (issuer.row.post.bank == bank), 1, f"row_begins_{bank}")
             end = post.used & (post.used_bank == bank)
             m.d.sync += rows.eq(rows + begin - end)
             m.d.comb += loader.bank_busy[bank].eq(rows != 0)

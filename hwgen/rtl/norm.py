@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
@@ -13,12 +14,14 @@ from .common import counter, delay, delay_valid, lanes_mask, register
 from .insn import insn_view
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
+from .read_slot import ReadSlot
 from .small_memory import SmallFifo
 from .walk import Walk
 
 ROWS = 32  # rows on their way from the first read to the row maximum written
 CHUNKS = 32  # chunks on their way from the row buffer to the scratchpad: covers the pipeline's length
 LEAST_BUFFER = 512  # chunks: the depth of a block RAM
+LEAST_FACTORS = 64  # chunks: more than are on their way to the replay
 FIXED_CYCLES = 6  # registers and FIFOs between the pipelines, control
 SETTLE = 4  # cycles from the last write to `done`: more than ports.WRITE_LATENCY
 
@@ -47,7 +50,7 @@ class Norm(Component):
     time. Credits count what is on its way, so nothing ever stalls between a read and a FIFO with room.
 
     A product reads each row's factors behind the row into both RAMs, at the addresses of the row's first chunks in the
-    ring; when they are there the row is replayed.
+    ring (modulo the RAMs' depth); when they are there the row is replayed.
 
     Parameters: config. Ports: start (strobe), insn (instruction word, held until done), done (strobe: all writes visible);
     rd, wr (scratchpad), scale (row maxima). Precondition: 1 <= columns <= norm_columns.
@@ -59,8 +62,9 @@ class Norm(Component):
     def __init__(self, config: Config):
         self.config = config
         self.max_chunks = -(-config.norm_columns // config.chunk)
+        self.buffer = max(LEAST_BUFFER, 1 << (2 * self.max_chunks - 1).bit_length())
         # Factors lie where their row begins: room for a row less keeps the next one's off those that are still in use.
-        self.buffer = max(LEAST_BUFFER, 1 << (3 * self.max_chunks - 1).bit_length())
+        self.factors = max(LEAST_FACTORS, 1 << (3 * self.max_chunks - 1).bit_length())
         super().__init__(
             {
                 "start": In(1),
@@ -104,13 +108,25 @@ class Norm(Component):
         factors = Signal(ports.ADDRESS_BITS, reset_less=True)  # of the row
         accepted = Signal()
         read_last, factors_last = Signal(), Signal()
+        # last: of a row; factors_last: of a row's factors
+        tag = data.StructLayout(
+            {"column": len(column), "row": 1, "last": 1, "beta": 1, "factors": 1, "factors_last": 1}
+        )
+        m.submodules.reads = reads = ReadSlot(self.config, tag)
+        connect(m, reads.rd, flipped(self.rd))
         rows_free, buffer_free = Signal(), Signal()  # there is room for a row's maximum, for a chunk
         room = Signal()
         m.d.comb += [
-            room.eq(buffer_free & ((column != 0) | rows_free)),
-            self.rd.valid.eq(reading_params | reading_factors | (reading_rows & room)),
-            self.rd.addr.eq(read.addr),
-            accepted.eq(self.rd.valid & self.rd.ready),
+            room.eq(buffer_free & rows_free),
+            reads.valid.eq(reading_params | reading_factors | (reading_rows & room)),
+            reads.addr.eq(read.addr),
+            reads.tag.column.eq(column),
+            reads.tag.row.eq(reading_rows),
+            reads.tag.last.eq(reading_rows & read_last),
+            reads.tag.beta.eq(beta),
+            reads.tag.factors.eq(reading_factors),
+            reads.tag.factors_last.eq(factors_last),
+            accepted.eq(reads.valid & reads.ready),
             read_last.eq(column == last_chunk),
             factors_last.eq(reading_factors & (column == multiply.period - 1)),
         ]
@@ -118,41 +134,38 @@ class Norm(Component):
             m.d.sync += column.eq(column + 1)
 
         # --- data of the reads ----------------------------------------------------------------------------------
-        wait = ports.READ_LATENCY
-        arrived_column = delay(m, column, wait + 1, "column")
-        is_last = register(m, delay(m, read_last & reading_rows, wait, "read_last"), "is_last")
+        came = register(m, reads.o_tag, "came")
         keep = register(m, lanes_mask(left, chunk), "keep")
         x = Signal(ports.elements(self.config, 1), reset_less=True)
-        ends = delay(m, read_last & reading_rows, wait, "ends")
         for i in range(chunk):
-            m.d.sync += x[i].eq(Mux(ends & ~keep[i], 0, self.rd.data[i]))
-        x_valid = delay_valid(m, accepted & reading_rows, wait + 1, "x_valid")
+            m.d.sync += x[i].eq(Mux(reads.o_tag.last & ~keep[i], 0, reads.o_data[i]))
+        x_valid = delay_valid(m, reads.arrived & reads.o_tag.row, 1, "x_valid")
         m.d.comb += [
             statistics.i_valid.eq(x_valid & ~product),
-            statistics.i_first.eq(arrived_column == 0),
-            statistics.i_last.eq(is_last),
+            statistics.i_first.eq(came.column == 0),
+            statistics.i_last.eq(came.last),
             statistics.i_data.eq(x),
         ]
         m.submodules.rows = rows = Ram(self.buffer, 16 * chunk)
-        write_at, row_at = Signal(range(self.buffer)), Signal(range(self.buffer))
+        write_at, row_at = Signal(range(self.buffer)), Signal(range(self.factors))
         m.d.comb += [rows.write_addr.eq(write_at), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
         m.d.sync += write_at.eq(write_at + x_valid)
         with m.If(~product):
             m.d.sync += row_at.eq(0)
-        with m.Elif(x_valid & (arrived_column == 0)):
+        with m.Elif(x_valid & (came.column == 0)):
             m.d.sync += row_at.eq(write_at)
         params = []
-        for name, select in (("gamma", ~beta), ("beta", beta)):
-            ram = Ram(self.buffer, 16 * chunk)
+        for name, select in (("gamma", ~reads.o_tag.beta), ("beta", reads.o_tag.beta)):
+            ram = Ram(self.factors, 16 * chunk)
             m.submodules[name] = ram
             params.append(ram)
-            taken = accepted & ((reading_params & select) | reading_factors)
+            taken = reads.arrived & (reads.o_tag.factors | (~reads.o_tag.row & select))
             m.d.comb += [
-                ram.write_addr.eq(row_at + arrived_column),
+                ram.write_addr.eq(row_at + came.column),
                 ram.write_data.eq(x),
-                ram.write_enable.eq(delay_valid(m, taken, wait + 1, f"{name}_valid")),
+                ram.write_enable.eq(delay_valid(m, taken, 1, f"{name}_valid")),
             ]
-        factors_there = delay_valid(m, accepted & factors_last, wait + 1, "factors_there")
+        factors_there = delay_valid(m, reads.arrived & reads.o_tag.factors_last, 1, "factors_there")
 
         # --- replay ---------------------------------------------------------------------------------------------
         row_bits = Cat(statistics.o_sum, statistics.o_r, statistics.o_e)
@@ -163,7 +176,7 @@ class Norm(Component):
             known.push.eq(Mux(product, factors_there, statistics.o_valid)),
             known.push_data.eq(Mux(product, shift, row_bits)),
         ]
-        read_at, replay_row = Signal(range(self.buffer)), Signal(range(self.buffer))
+        read_at, replay_row = Signal(range(self.buffer)), Signal(range(self.factors))
         replay_column, factor_column = Signal(range(max(self.max_chunks, 2))), Signal(range(max(self.max_chunks, 2)))
         replay, replay_last = Signal(), Signal()
         out_free = Signal()
@@ -182,7 +195,7 @@ class Norm(Component):
             ]
             with m.If(product & replay_last):
                 m.d.sync += replay_row.eq(read_at + 1)
-        factor_at = register(m, (replay_row + factor_column)[: len(read_at)], "factor_at")
+        factor_at = register(m, (replay_row + factor_column)[: len(replay_row)], "factor_at")
         sum_end = len(statistics.o_sum)
         of_row = delay(m, known.o.payload, RAM_LATENCY, "of_row")
         every = ~register(m, replay_last, "replay_last").replicate(chunk)
@@ -239,9 +252,11 @@ class Norm(Component):
             m.d.sync += scale_addr.eq(scale_addr + 1)
         row_begins = accepted & reading_rows & (column == 0)
         some_rows, no_rows = credit(ROWS, row_begins, scale_written, "rows_credit")
-        some_buffer, _ = credit(self.buffer - self.max_chunks, accepted & reading_rows, replay, "buffer_credit")
+        row_chunk = accepted & reading_rows
+        some_buffer, _ = credit(self.buffer, row_chunk, replay, "buffer_credit")
+        some_factors, _ = credit(self.factors - self.max_chunks, row_chunk & product, replay & product, "factors_credit")
         some_out, none_out = credit(CHUNKS, replay, written, "out_credit")
-        m.d.comb += [rows_free.eq(some_rows), buffer_free.eq(some_buffer), out_free.eq(some_out)]
+        m.d.comb += [rows_free.eq(some_rows), buffer_free.eq(some_buffer & some_factors), out_free.eq(some_out)]
 
         # --- control --------------------------------------------------------------------------------------------
         settle = Signal(range(SETTLE + 1))
@@ -258,14 +273,16 @@ class Norm(Component):
                         m.next = "COUNT"
                     with m.If(insn.rows == 0):
                         m.next = "DRAIN"
+                    with m.Else():
+                        m.d.sync += reading_params.eq(~product)
             with m.State("COUNT"):
                 m.d.sync += [left.eq(left - chunk), column.eq(column + 1)]
                 with m.If(left <= chunk):
                     m.d.sync += [left.eq(left), last_chunk.eq(column), column.eq(0)]
                     m.d.sync += read.start(insn.x, insn.x_pitch)
+                    m.d.sync += reading_rows.eq(1)
                     m.next = "ROWS"
             with m.State("GAMMA"):
-                m.d.comb += reading_params.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(0, 0)
                     with m.If(left > chunk):
@@ -274,15 +291,13 @@ class Norm(Component):
                         m.d.sync += [last_chunk.eq(column), column.eq(0), beta.eq(1)]
                         m.next = "BETA"
             with m.State("BETA"):
-                m.d.comb += reading_params.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(0, 0)
                     with m.If(read_last):
-                        m.d.sync += column.eq(0)
+                        m.d.sync += [column.eq(0), reading_params.eq(0), reading_rows.eq(1)]
                         m.d.sync += read.start(insn.x, insn.x_pitch)
                         m.next = "ROWS"
             with m.State("ROWS"):
-                m.d.comb += reading_rows.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(read_last, insn.x_pitch)
                     with m.If(read_last):
@@ -290,15 +305,16 @@ class Norm(Component):
                         with m.If(product):
                             m.d.sync += [read.addr.eq(factors), factors.eq(factors + multiply.factor_pitch)]
                             m.d.sync += read.next_row.eq(read.next_row)
+                            m.d.sync += [reading_rows.eq(0), reading_factors.eq(1)]
                             m.next = "FACTORS"
                         with m.Elif(row == 1):
+                            m.d.sync += reading_rows.eq(0)
                             m.next = "DRAIN"
             with m.State("FACTORS"):
-                m.d.comb += reading_factors.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(factors_last, insn.x_pitch)
                     with m.If(factors_last):
-                        m.d.sync += column.eq(0)
+                        m.d.sync += [column.eq(0), reading_factors.eq(0), reading_rows.eq(row != 0)]
                         m.next = "ROWS"
                         with m.If(row == 0):
                             m.next = "DRAIN"

@@ -12,10 +12,10 @@ from .. import isa
 from ..config import Config
 from ..numerics import GATE_BITS, MAX_TOP_K
 from . import ports
-from .common import delay, delay_valid
 from .divide import Divider
 from .expert_queues import DENSE_CYCLES, SETTLE, ExpertQueues, expert_bits
 from .gate_lanes import GateLanes, weight_sum_bits
+from .read_slot import ReadSlot
 
 LANES = 4  # rows in lockstep
 GATE_QUOTIENT_BITS = GATE_BITS + 1  # 2^15 stands for 1
@@ -109,6 +109,8 @@ class Router(Component):
         last_lane, last_chunk, accepted = Signal(), Signal(), Signal()
         about = Signal(ahead, reset_less=True)
         begun = Signal()
+        m.submodules.reads = reads = ReadSlot(self.config, data.StructLayout({"lane": range(LANES), "last": 1}))
+        connect(m, reads.rd, flipped(self.rd))
         # A cycle late: between two groups, and two chunks, `claimed` lasts longer.
         m.d.sync += [
             group_rows.eq(Mux(rows_left > LANES, LANES, rows_left)),
@@ -117,9 +119,11 @@ class Router(Component):
         ]
         m.d.comb += [
             last_lane.eq(lane + 1 == group_rows),
-            self.rd.valid.eq(running & ~claimed),
-            self.rd.addr.eq(addr),
-            accepted.eq(self.rd.valid & self.rd.ready),
+            reads.valid.eq(running & ~claimed),
+            reads.addr.eq(addr),
+            reads.tag.lane.eq(lane),
+            reads.tag.last.eq(last_lane),
+            accepted.eq(reads.valid & reads.ready),
         ]
         with m.If(self.start):
             m.d.sync += [running.eq(0), claimed.eq(0), rows_left.eq(insn.rows), left.eq(insn.experts)]
@@ -143,10 +147,6 @@ class Router(Component):
                     m.d.sync += running.eq(rows_left > LANES)
 
         # --- their data -----------------------------------------------------------------------------------------
-        wait = ports.READ_LATENCY
-        arrived = delay_valid(m, accepted, wait, "arrived")
-        arrived_last = delay_valid(m, accepted & last_lane, wait, "arrived_last")
-        arrived_lane = delay(m, lane, wait, "arrived_lane")
         upcoming = [[Signal(ports.ELEMENT, name=f"up_{i}_{j}", reset_less=True) for j in range(held)] for i in range(LANES)]
         current = [[Signal(ports.ELEMENT, name=f"cur_{i}_{j}", reset_less=True) for j in range(held)] for i in range(LANES)]
         here, full = Signal(ahead), Signal()
@@ -162,14 +162,14 @@ class Router(Component):
             m.d.sync += [here.eq(about), full.eq(0), claimed.eq(0)]
         with m.Elif(shift):
             m.d.sync += here.logits.eq(here.logits - 1)
-        with m.If(arrived_last):
+        with m.If(reads.arrived & reads.o_tag.last):
             m.d.sync += full.eq(1)
         for i in range(LANES):
             m.d.comb += lanes.i_logits[i].eq(current[i][0])
             for j in range(held):
                 following = current[i][j + 1] if j + 1 < held else current[i][j]
-                with m.If(arrived & (arrived_lane == i)):
-                    m.d.sync += upcoming[i][j].eq(self.rd.data[j])
+                with m.If(reads.arrived & (reads.o_tag.lane == i)):
+                    m.d.sync += upcoming[i][j].eq(reads.o_data[j])
                 with m.If(load | shift):
                     m.d.sync += current[i][j].eq(Mux(load, upcoming[i][j], following))
 

@@ -126,8 +126,12 @@ class Sequencer(Component):
         with m.Elif(dispatched):
             m.d.sync += self.instruction.eq(self.instruction + 1)
 
-        at_end = Signal()
-        m.d.comb += at_end.eq(self.instruction == self.length)
+        # A cycle late: behind its last instruction nothing is whole, and END has waited a cycle.
+        at_end, at_last = Signal(), Signal()
+        m.d.sync += [
+            at_end.eq(self.running & (self.instruction == self.length)),
+            at_last.eq(self.instruction + 1 == self.length),
+        ]
         with m.FSM():
             with m.State("HALTED"):
                 with m.If(self.start):
@@ -143,7 +147,7 @@ class Sequencer(Component):
                 with m.Elif(whole & is_end & end_met):
                     m.d.comb += [
                         self.finished.eq(1),
-                        self.illegal.eq(self.instruction + 1 != self.length),
+                        self.illegal.eq(~at_last),
                         dispatched.eq(1),
                     ]
                     m.next = "HALTED"

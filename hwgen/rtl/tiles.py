@@ -11,6 +11,7 @@ from ..config import Config
 from ..intgraph import ColScale
 from . import ports
 from .common import delay, delay_valid
+from .insn import insn_view
 from .reader import RowQuantiser
 
 
@@ -139,14 +140,16 @@ class TileLoader(Component):
             ]
 
         # --- job ------------------------------------------------------------------------------------------------
-        has_expert = insn.expert != isa.NO_EXPERT
-        empty = Signal()
+        # The queue is looked up while the instruction is taken in: its waits are met, so no Route runs.
+        offered = insn_view(isa.Matmul, self.insn.payload)
+        count, start = Signal(ports.ROW_BITS + 1, reset_less=True), Signal(16, reset_less=True)
+        has_expert, empty = Signal(), Signal()
         m.d.comb += [
-            self.lookup.expert.eq(insn.expert),
-            empty.eq(has_expert & (self.lookup.count == 0)),
+            self.lookup.expert.eq(offered.expert),
+            empty.eq(has_expert & (count == 0)),
             self.job.payload.insn.eq(insn),
-            self.job.payload.rows.eq(Mux(has_expert, self.lookup.count, insn.rows)),
-            self.job.payload.start.eq(Mux(has_expert, self.lookup.start, 0)),
+            self.job.payload.rows.eq(Mux(has_expert, count, insn.rows)),
+            self.job.payload.start.eq(Mux(has_expert, start, 0)),
             self.job.payload.empty.eq(empty),
         ]
 
@@ -158,7 +161,8 @@ class TileLoader(Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
-                m.d.sync += insn.eq(self.insn.payload[: insn.shape().size])
+                m.d.sync += [insn.eq(offered), has_expert.eq(offered.expert != isa.NO_EXPERT)]
+                m.d.sync += [count.eq(self.lookup.count), start.eq(self.lookup.start)]
                 with m.If(self.insn.valid):
                     m.next = "JOB"
             with m.State("JOB"):
@@ -180,7 +184,7 @@ class TileLoader(Component):
                         m.next = "PARAMS"
             with m.State("PARAMS"):
                 # Only when the previous tile is taken have all rows of the bank's last user been issued.
-                with m.If((~self.full & ~self.take & ~self.bank_busy.bit_select(bank, 1)) | discarding):
+                with m.If((~self.full & ~self.bank_busy.bit_select(bank, 1)) | discarding):
                     with m.Switch(insn.col_source):
                         with m.Case(ColScale.PARAMETERS):
                             m.next = "PARAM_WORDS"
@@ -197,9 +201,10 @@ class TileLoader(Component):
                         m.next = "TILE"
             with m.State("TILE"):
                 m.d.sync += row.eq(0)
-                with m.If((~self.full & ~self.take) | discarding):
+                with m.If(~self.full | discarding):
                     m.next = "STREAM"
                     with m.If(~from_stream):
+                        m.d.sync += reading.eq(1)
                         m.next = "READ"
             with m.State("STREAM"):
                 m.d.comb += [wanted.eq(1), pop.eq(self.words.valid)]
@@ -208,12 +213,9 @@ class TileLoader(Component):
                     with m.If(final):
                         m.next = "NEXT"
             with m.State("READ"):
-                m.d.comb += reading.eq(1)
                 with m.If(accepted):
                     m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1)]
-                    with m.If(final):
-                        m.next = "ARRIVE"
-            with m.State("ARRIVE"):
+                    m.d.sync += reading.eq(~final)
                 with m.If(arrived & arrived_final):
                     m.next = "NEXT"
             with m.State("NEXT"):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from .. import isa
 from ..config import Config
-from ..errors import UserError
+from ..errors import Shortage
 from ..intgraph import (
     ColScale,
     Constant,
@@ -303,7 +303,8 @@ class Emitter:
         """One block of rows through all MatMuls of the step, then the next; see liveness.steps."""
         ops = [self.graph.ops[i] for i in step]
         if not all(isinstance(op, MatMul) for op in ops):
-            raise UserError(f"{ops[0].name}: acc_rows={self.config.acc_rows} must be at least {ops[0].x.rows}")
+            need, have = ops[0].x.rows, self.config.acc_rows
+            raise Shortage(f"{ops[0].name}: acc_rows={have} must be at least {need}", "acc_rows", need / have)
         for first, rows in self._blocks(ops[0]):
             for i, op in zip(step, ops, strict=True):
                 self._matmul(i, op, first, rows)

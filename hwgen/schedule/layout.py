@@ -163,28 +163,43 @@ def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias:
     return np.concatenate(parts)
 
 
-class WeightStore:
-    """Weight segments, equal ones once, counted in words of a port's region."""
+def stream_words(config: Config, outputs: int, inputs: int, params: bool) -> int:
+    """Words that `pack_stream` makes of [outputs, inputs] weights (0 inputs: none), with parameters or without."""
+    words = outputs * -(-inputs // config.array_inputs)
+    if params:
+        whole, rest = divmod(outputs, config.array_outputs)
+        words += whole * config.param_words(config.array_outputs) + config.param_words(rest)
+    return words
 
-    def __init__(self, config: Config):
-        self.config = config
+
+class WeightStore:
+    """Weight segments, equal ones once, counted in words of a port's region.
+
+    contents: whether the words themselves are kept; without them segments are told apart by their source alone.
+    """
+
+    def __init__(self, config: Config, contents: bool = True):
+        self.config, self.contents = config, contents
         # Segments start with a burst, so that bursts of a whole power of two never cross 4 KiB.
         self.step = config.burst_beats // int(np.gcd(config.slice_beats, config.burst_beats))
         self.blocks: list[Array] = []
         self.size = 0
-        self.known: dict[bytes, int] = {}
+        self.known: dict = {}
+
+    def reserve(self, key, count: int) -> int:
+        """Index of the first of `count` words, behind all others unless the key is known."""
+        if key not in self.known:
+            self.known[key] = self.size + -self.size % self.step
+            self.size = self.known[key] + count
+        return self.known[key]
 
     def add(self, words: Array) -> int:
         """Index of the first of these words, uint8 [n, array_inputs], stored unless they are there already."""
-        key = hashlib.sha256(words.tobytes()).digest()
-        if key not in self.known:
-            padding = -self.size % self.step
-            if padding:
-                self.blocks.append(np.zeros((padding, self.config.array_inputs), np.uint8))
-            self.known[key] = self.size + padding
-            self.blocks.append(words)
-            self.size += padding + len(words)
-        return self.known[key]
+        before = self.size
+        first = self.reserve(hashlib.sha256(words.tobytes()).digest(), len(words))
+        if self.size > before:
+            self.blocks += [np.zeros((first - before, self.config.array_inputs), np.uint8), words]
+        return first
 
     def stripes(self) -> list[bytes]:
         """The region of each weight port, see isa.Stream."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..config import Config
-from ..errors import UserError
+from ..errors import Shortage
 from ..intgraph import (
     ColScale,
     Constant,
@@ -112,9 +112,11 @@ def _check_blocks(graph: IntGraph, step: list[int], config: Config) -> None:
         for view in (op.x, op.out, getattr(op, "residual", None)) if aligned else ():
             aligned = aligned and (view is None or written.get(view.buffer, view.row) == view.row)
         if not aligned:
-            raise UserError(
+            raise Shortage(
                 f"{ops[0].name} to {ops[-1].name} cannot run in blocks of rows because of {op.name}: "
-                f"acc_rows={config.acc_rows} must be at least {ops[0].x.rows}"
+                f"acc_rows={config.acc_rows} must be at least {ops[0].x.rows}",
+                "acc_rows",
+                ops[0].x.rows / config.acc_rows,
             )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import numerics as num
 from ..config import Config
-from ..errors import UserError
+from ..errors import Shortage, UserError
 from ..intgraph import (
     ColScale,
     Constant,
@@ -26,7 +26,17 @@ from ..intgraph import (
 )
 from ..isa import ROW_BITS
 from ..program import RowLayout
-from .layout import DataStore, Layout, WeightStore, chunk_bytes, fits_narrow, layout_of, pack_rows, pack_stream
+from .layout import (
+    DataStore,
+    Layout,
+    WeightStore,
+    chunk_bytes,
+    fits_narrow,
+    layout_of,
+    pack_rows,
+    pack_stream,
+    stream_words,
+)
 from .liveness import written
 
 Array = np.ndarray
@@ -93,25 +103,30 @@ def _prepare_matmul(
     k, n = int(k_columns[-1]) + 1, int(n_columns[-1]) + 1
     needs.sizes[i] = n, k
     _check_matmul(needs, op, config, routes)
-    packed = mult = bias = None
-    if isinstance(op.w, View):
+    constant, params = not isinstance(op.w, View), op.col_scale == ColScale.PARAMETERS
+    if not constant:
         w_columns = _layout(needs, op.w).columns(op.w)
         if not np.array_equal(k_columns, w_columns):
             raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.w.buffer!r} are padded differently")
         if n != op.out.cols:
             raise UserError(f"{op.name}: output columns of a product of two buffers must lie in one group")
-    else:
-        packed = np.zeros((n, k), np.int8)
-        packed[np.ix_(n_columns, k_columns)] = op.w
-    if op.col_scale == ColScale.PARAMETERS:
-        mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
-        mult[n_columns] = op.col_mult
-        bias[n_columns] = 0 if op.bias is None else op.bias
-    elif op.bias is not None:
+    if op.bias is not None and not params:
         raise ValueError(f"{op.name}: a bias needs column parameters")
-    if packed is not None or mult is not None:
-        words = pack_stream(config, packed, mult, bias)
-        needs.weights[i] = weights.add(words), len(words)
+    if constant or params:
+        count = stream_words(config, n, k if constant else 0, params)
+        if weights.contents:
+            packed = mult = bias = None
+            if constant:
+                packed = np.zeros((n, k), np.int8)
+                packed[np.ix_(n_columns, k_columns)] = op.w
+            if params:
+                mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
+                mult[n_columns] = op.col_mult
+                bias[n_columns] = 0 if op.bias is None else op.bias
+            first = weights.add(pack_stream(config, packed, mult, bias))
+        else:
+            first = weights.reserve((constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k), count)
+        needs.weights[i] = first, count
     if op.row_scale == RowScale.TABLE:
         table = np.broadcast_to(np.asarray(op.row_mult, "<u2"), op.x.rows)
         needs.data[i] = constants.add(table.tobytes())
@@ -159,7 +174,11 @@ def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict) -> Non
         need(rows.rows >= tokens, f"{rows.rows} rows for queues of up to {tokens} tokens")
         need((op.x if op.indirect == Indirect.GATHER else op.out).rows >= tokens, f"fewer rows than {tokens} tokens")
         if tokens > config.acc_rows:
-            raise UserError(f"{op.name}: queues of up to {tokens} tokens need acc_rows={tokens}, it is {config.acc_rows}")
+            raise Shortage(
+                f"{op.name}: queues of up to {tokens} tokens need acc_rows={tokens}, it is {config.acc_rows}",
+                "acc_rows",
+                tokens / config.acc_rows,
+            )
 
 
 def _overlap(a: View, b: View) -> bool:
@@ -169,7 +188,11 @@ def _overlap(a: View, b: View) -> bool:
 
 def _check_norm(needs: Needs, op: Norm, config: Config) -> None:
     if op.x.cols > config.norm_columns:
-        raise UserError(f"{op.name}: rows of {op.x.cols} columns, norm_columns={config.norm_columns} is too small")
+        raise Shortage(
+            f"{op.name}: rows of {op.x.cols} columns, norm_columns={config.norm_columns} is too small",
+            "norm_columns",
+            op.x.cols / config.norm_columns,
+        )
     for view in (op.x, op.out):
         if _layout(needs, view).columns(view)[-1] + 1 != view.cols:
             raise UserError(f"{op.name}: {view.buffer!r} has padding between its groups")
@@ -187,7 +210,11 @@ def _multiply_columns(needs: Needs, op: Multiply, config: Config) -> tuple[int, 
         raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.out.buffer!r} are padded differently")
     columns = int(x[-1]) + 1
     if columns > config.norm_columns:
-        raise UserError(f"{op.name}: rows of {columns} columns, norm_columns={config.norm_columns} is too small")
+        raise Shortage(
+            f"{op.name}: rows of {columns} columns, norm_columns={config.norm_columns} is too small",
+            "norm_columns",
+            columns / config.norm_columns,
+        )
     if op.pairs and config.chunk % 2:
         why = "rotary positions need an even array_inputs"
         raise UserError(f"{op.name}: turns pairs of columns, which chunks of {config.chunk} elements divide: {why}")
@@ -196,16 +223,22 @@ def _multiply_columns(needs: Needs, op: Multiply, config: Config) -> tuple[int, 
 
 def _check_route(op: RouteTokens, config: Config) -> None:
     if op.logits.cols > config.max_experts:
-        raise UserError(f"{op.name}: {op.logits.cols} experts, max_experts={config.max_experts} is too small")
+        raise Shortage(
+            f"{op.name}: {op.logits.cols} experts, max_experts={config.max_experts} is too small",
+            "max_experts",
+            op.logits.cols / config.max_experts,
+        )
     if op.top_k > num.MAX_TOP_K:
         raise UserError(f"{op.name}: chooses {op.top_k} experts a token, the machine at most {num.MAX_TOP_K}")
     if op.logits.rows > 1 << ROW_BITS:
         raise UserError(f"{op.name}: {op.logits.rows} tokens, a router takes at most {1 << ROW_BITS}")
     entries = op.logits.rows * op.top_k
     if entries > config.queue_entries:
-        raise UserError(
+        raise Shortage(
             f"{op.name}: {op.logits.rows} tokens times {op.top_k} experts need queue_entries={entries}, "
-            f"it is {config.queue_entries}"
+            f"it is {config.queue_entries}",
+            "queue_entries",
+            entries / config.queue_entries,
         )
 
 

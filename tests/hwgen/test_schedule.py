@@ -150,7 +150,7 @@ def test_no_two_live_items_overlap(seed):
     for n in range(60):
         first = int(rng.integers(100))
         early = int(rng.integers(first + 1)) if rng.integers(2) else first
-        items.append(Item(f"i{n}", int(rng.integers(1, 40)), first, first + int(rng.integers(20)), early))
+        items.append(Item(f"i{n}", int(rng.integers(1, 40)), first, first + int(rng.integers(20)), (early,)))
         must.append((early, first))
     clashes = {(i, i + 1): 1 for i in range(0, 50, 2)}
     place(items, 4, 128 if seed % 2 else 80, clashes, "chunks", "bank_words")
@@ -190,6 +190,15 @@ def test_tasks_share_weights():
     assert two.tasks["a"].inputs == two.tasks["b"].inputs
     assert two.tasks["a"].outputs[0].dram != two.tasks["b"].outputs[0].dram
     assert schedule({"a": graph, "b": random_graph(1)}, config).regions["weights0"].size > one.regions["weights0"].size
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=ids)
+def test_without_contents_the_instructions_are_the_same(config):
+    graphs = {"a": random_graph(0), "b": random_graph(1)}
+    full, bare = (schedule(graphs, config, contents=contents) for contents in (True, False))
+    for task in graphs:
+        assert full.tasks[task].instructions == bare.tasks[task].instructions
+    assert full.regions == bare.regions and full.stripes and not bare.stripes
 
 
 def test_memory_map():

@@ -1,9 +1,29 @@
-"""Every board builds the reference workload, in token blocks where memory is small: golden and machine give equal bits."""
+"""Boards: each builds the reference workload, in token blocks where memory is small, and three run a small network in RTL."""
+
+import json
 
 import numpy as np
 import pytest
 
 from hwgen import boards
+
+
+def outputs(hwgen, bundle, engine, images, limit, folder):
+    """Outputs by name of the first images, and the summary of the run."""
+    answer = folder / f"{engine}.npz"
+    code, out, err = hwgen(
+        "run", bundle, "--engine", engine, "--input", images, "--limit", limit, "--output", answer, "--json"
+    )
+    assert code == 0, err
+    with np.load(answer) as found:
+        return dict(found), json.loads(out)
+
+
+def same(one, other):
+    assert one.keys() == other.keys() and one
+    for name in one:
+        assert np.ptp(one[name]) > 0
+        np.testing.assert_array_equal(one[name], other[name])
 
 
 @pytest.mark.slow
@@ -14,13 +34,20 @@ def test_every_board_builds_m3vit_tiny(board, hwgen, tmp_path):
     code, _, err = hwgen("build", model, "--board", board, "--calibrate", tmp_path / "tiny_calib.npz", "-o", bundle)
     assert code == 0, err
     assert ("token blocks" in err) == (board in ("pynq-z2", "ulx3s-85f"))
-    found = []
-    for engine in ("golden", "machine"):
-        answer = tmp_path / f"{engine}.npz"
-        arguments = ("--input", tmp_path / "tiny_test.npz", "--limit", 1, "--output", answer)
-        assert hwgen("run", bundle, "--engine", engine, *arguments)[0] == 0
-        found.append(np.load(answer))
-    assert found[0].files
-    for name in found[0].files:
-        assert np.ptp(found[0][name]) > 0
-        np.testing.assert_array_equal(found[0][name], found[1][name])
+    golden, machine = (outputs(hwgen, bundle, e, tmp_path / "tiny_test.npz", 1, tmp_path)[0] for e in ("golden", "machine"))
+    same(golden, machine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("board", ["zcu104", "pynq-z2", "ulx3s-85f"])
+def test_m3vit_digits_in_rtl(board, hwgen, tmp_path):
+    """With the Config that the board stores and its DRAM: equal to golden."""
+    model, bundle = tmp_path / "digits.onnx", tmp_path / "bundle"
+    assert hwgen("example", "m3vit-digits", "-o", model)[0] == 0
+    code, _, err = hwgen("build", model, "--board", board, "--calibrate", tmp_path / "digits_calib.npz", "-o", bundle)
+    assert code == 0 and f"the Config stored with {board}" in err, err
+    golden, _ = outputs(hwgen, bundle, "golden", tmp_path / "digits_test.npz", 2, tmp_path)
+    rtl, summary = outputs(hwgen, bundle, "rtl", tmp_path / "digits_test.npz", 2, tmp_path)
+    same(golden, rtl)
+    print(f"{board}: {summary['cycles']} cycles, array {summary['array_utilisation']}")
+    assert all(0 < share < 1 for share in summary["array_utilisation"]) and min(summary["cycles"]) > 10_000
