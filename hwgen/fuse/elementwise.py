@@ -11,7 +11,7 @@ from . import dispatch, gate, gated, mixture, rotary
 from .activation import DIGITS, ROUTER, poly, polynomial
 from .attention import NEVER, add_bias
 from .emit import Context
-from .norm import normalised, root_of, variance_to
+from .norm import normalised, rms_normalised, root_of, variance_to
 from .op import Op, Unsupported
 from .params import label_of, parent, scaled
 from .symbols import (
@@ -111,9 +111,9 @@ def _add_constant(ctx: Context, op: Op, a: View, c: Array, const: Const) -> View
     match a.sym:
         case Image() if a.index is None:
             return _each_channel(a, 1.0, c / np.float32(a.scale))
-        case Variance(x=x, epsilon=eps, power=1) as sym if value is not None:
+        case Variance(epsilon=eps, power=1) as sym if value is not None:
             total = eps + value / a.scale
-            return a.of(Variance(x=x, epsilon=total, power=1, shape=sym.shape))
+            return a.of(replace(sym, epsilon=total))
         case Phi(x=x, form=form, offset=offset) as sym if value is not None:
             return a.of(Phi(x=x, form=form, offset=offset + value / a.scale, shape=sym.shape))
         case Poly() if value is not None:
@@ -187,8 +187,10 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
                 label = label_of(op) or (parent(value.label) + ".act").lstrip(".")
                 gelu = Activated(x=value, form=form, slope=phi.slope, shape=phi.shape, label=label, source=op.name)
                 return x.of(gelu, 2 * x.scale * y.scale)
-            case Centred(x=value) as centred, Variance(x=of, power=-0.5) if value is of:
+            case Centred(x=value) as centred, Variance(x=of, power=-0.5, centred=True) if value is of:
                 return normalised(op, x, y, centred, y.sym.epsilon)
+            case Sym() as value, Variance(x=of, power=-0.5, centred=False) if value is of:
+                return rms_normalised(op, x, y)
     if gate.is_part(a, b):
         return mixture.multiply(ctx, a, b)
     for x, y in ((a, b), (b, a)):

@@ -130,6 +130,8 @@ class Context:
             part = {name: self.columns(getattr(sym, name), columns) for name in names}
             shape = (sym.shape[0], len(columns))
             return self.once(("columns", columns.tobytes()), sym, lambda: replace(sym, shape=shape, **part))
+        if isinstance(sym, HeadNorm):
+            return self._columns_of_heads(sym, columns)
         if not isinstance(sym, Lin):
             sym = self.as_linear(sym)
 
@@ -143,6 +145,21 @@ class Context:
             notes = [(rows, low[columns], high[columns]) for rows, low, high in self.noted[id(sym)][1]]
             self.noted.setdefault(id(part), (part, notes))
         return part
+
+    def _columns_of_heads(self, sym: HeadNorm, columns: Array) -> HeadNorm:
+        """All channels of some heads, in any order in each."""
+        d = sym.shape[1] // sym.heads
+        by_head = columns.reshape(-1, d) if columns.size % d == 0 else columns[None]
+        first = by_head.min(axis=1, keepdims=True)
+        if by_head.shape[1] != d or (first % d).any() or (np.sort(by_head, axis=1) != first + np.arange(d)).any():
+            raise Unsupported(f"uses some channels of {describe(sym)}")
+
+        def make() -> HeadNorm:
+            x = self.columns(sym.x, columns)
+            gamma, beta = sym.gamma[columns], sym.beta[columns]
+            return replace(sym, x=x, gamma=gamma, beta=beta, heads=len(by_head), shape=(sym.shape[0], len(columns)))
+
+        return self.once(("columns", columns.tobytes()), sym, make)
 
     def as_linear(self, sym: Sym) -> Lin:
         """The tensor as the result of a linear layer, which some operations of the machine must have before them."""
@@ -170,11 +187,14 @@ class Context:
                 x = self.value(x, start, stop)
                 w, b = self.intern(w), self.intern(b)
                 return self.node(graph.Linear, sym.label, "linear", x=x, weight=w, bias=b, **common)
-            case Norm(x=x, gamma=g, beta=b, epsilon=epsilon):
-                x, g, b = self.value(x, start, stop), self.intern(g), self.intern(b)
-                return self.node(
-                    graph.LayerNorm, sym.label, "layernorm", x=x, gamma=g, beta=b, epsilon=float(epsilon), **common
-                )
+            case Norm(x=x, gamma=g, beta=b) | HeadNorm(x=x, gamma=g, beta=b):
+                heads = sym.heads if isinstance(sym, HeadNorm) else 1
+                g, b = (a.reshape(heads, -1) for a in (g, b))
+                if (g != g[0]).any() or (b != b[0]).any():
+                    raise Unsupported("normalises the heads with a scale or bias of their own", "share them between the heads")
+                kind = {"epsilon": float(sym.epsilon), "centred": sym.centred, "heads": heads}
+                x, g, b = self.value(x, start, stop), self.intern(g[0]), self.intern(b[0])
+                return self.node(graph.LayerNorm, sym.label, "layernorm", x=x, gamma=g, beta=b, **kind, **common)
             case Activated(x=x, shape=(_, _)):
                 x = self.value(self.as_linear(x), start, stop)
                 return self._activation(sym, x, common)

@@ -51,8 +51,6 @@ HINTS = {
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
     "FusedConv": "only the patch embedding may be a convolution",
     "Exp": "write attention and gates with Softmax",
-    "RMSNormalization": "use LayerNorm",
-    "SimplifiedLayerNormalization": "use LayerNorm",
 }
 # Operators that models need on shapes and places only, where all is constant.
 ARITHMETIC = frozenset(
@@ -79,6 +77,7 @@ RULES: dict[str, Rule] = {
     "AveragePool": pooling.average,
     "LayerNormalization": norm.layer_norm,
     "com.microsoft.LayerNormalization": norm.layer_norm,
+    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), norm.rms_norm),
     "com.microsoft.SkipLayerNormalization": contrib.skip_layer_norm,
     "Erf": activation.erf,
     "Sigmoid": activation.sigmoid,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .op import Op, Unsupported
-from .symbols import Embedding, Lin, Mixed, Norm, Patches, Pooled, Product, Sum, Sym
+from .symbols import Embedding, HeadNorm, Lin, Mixed, Norm, Patches, Pooled, Product, Sum, Sym
 from .views import Const
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
@@ -22,8 +22,8 @@ def scaled(sym: Sym, factor: float | np.ndarray) -> Sym:
     match sym:
         case Lin(x=x, weight=w, bias=b):
             return Lin(x=x, weight=_f32(w * by_row), bias=None if b is None else _f32(b * factor), **common)
-        case Norm(x=x, gamma=g, beta=b, epsilon=eps):
-            return Norm(x=x, gamma=_f32(g * factor), beta=_f32(b * factor), epsilon=eps, **common)
+        case Norm(gamma=g, beta=b) | HeadNorm(gamma=g, beta=b):
+            return replace(sym, gamma=_f32(g * factor), beta=_f32(b * factor))
         case Mixed(w2=w, b2=b):
             return replace(sym, w2=_f32(w * by_row), b2=None if b is None else _f32(b * factor))
         case Product(a=a, b=b):

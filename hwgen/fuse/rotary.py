@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .op import Unsupported
-from .symbols import Array, HeadNorm, Heads, Lin, Rotated, Sym, Weighted
+from .symbols import Array, HeadNorm, Heads, Lin, Norm, Rotated, Sym, Weighted
 from .views import View
 
 CLOSE = 2e-3  # cosines and sines of a pair, squares of a rotation: models of 16 bits have rounded them
@@ -30,7 +30,7 @@ def weighted(view: View, factor: Array | float = 1.0) -> View:
 def base_of(view: View) -> Sym | None:
     """What a rotation may be about: the tensor whose elements a view holds, or a weighted sum of them."""
     sym = view.sym.x if isinstance(view.sym, Weighted) else view.sym
-    return sym if isinstance(sym, Lin | HeadNorm) and len(sym.shape) == 2 else None
+    return sym if isinstance(sym, Lin | Norm | HeadNorm) and len(sym.shape) == 2 else None
 
 
 def joins(views: list[View]) -> bool:

@@ -137,21 +137,23 @@ class Square(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Variance(Sym):
-    """(Row variance of x + epsilon) ** power, power 1, 1/2 or -1/2: [T, 1]."""
+    """(Row variance of x + epsilon) ** power, power 1, 1/2 or -1/2: [T, 1]. Not `centred`: mean of squares."""
 
     x: Sym
     epsilon: float
     power: float
+    centred: bool = True
 
 
 @dataclass(eq=False, kw_only=True)
 class Norm(Sym):
-    """LayerNorm of x."""
+    """LayerNorm of x, or, where it is not `centred`, RMSNorm."""
 
     x: Sym
     gamma: Array
     beta: Array
     epsilon: float
+    centred: bool = True
 
 
 @dataclass(eq=False, kw_only=True)

@@ -430,14 +430,63 @@ def largest_of_tokens(w):
     return w.op("ReduceMax", w.norm(w.tokens()), [1], keepdims=1)
 
 
-def norm_of_queries(w):
+def norm_of_queries(kind, turned=False):
+    def attention(w):
+        x = w.tokens()
+        q, k, v = (w.heads(w.linear(x)) for _ in range(3))
+        if kind == "layer":
+            q, k = (w.norm(part, D // H) for part in (q, k))
+        else:
+            q, k = (w.op(kind, part, w.normal(D // H), axis=-1, epsilon=1e-5) for part in (q, k))
+        if turned:
+            angle = np.tile(np.arange(T)[:, None] * np.array([1, 0.1]), 2)
+
+            def turn(x):
+                first, second = w.op("Split", x, [2, 2], outputs=2, axis=-1)
+                rest = w.op("Mul", w.op("Concat", w.op("Neg", second), first, axis=-1), np.sin(angle))
+                return w.op("Add", w.op("Mul", x, np.cos(angle)), rest)
+
+            q, k = turn(q), turn(k)
+        return w.attend(q, k, v)
+
+    return attention
+
+
+QK_NORMS = {
+    "layer": norm_of_queries("layer"),
+    "rms": norm_of_queries("SimplifiedLayerNormalization"),
+    "layer, then rotary": norm_of_queries("layer", turned=True),
+}
+
+
+@pytest.mark.parametrize("form", QK_NORMS)
+def test_norms_of_queries_and_keys(tmp_path, form):
+    found, kinds = imported(tmp_path, QK_NORMS[form])
+    norms = [n for n in found.nodes if isinstance(n, graph.LayerNorm)]
+    assert [n.heads for n in norms] == [H, H] and all(n.centred == (form != "rms") for n in norms)
+    assert kinds.count("Linear") == 3 and kinds.count("Rotate") == (2 if "rotary" in form else 0)
+
+
+def rms_steps(w):
     x = w.tokens()
-    q, k = (w.norm(w.heads(w.linear(x)), D // H) for _ in range(2))
-    return w.attend(q, k, w.heads(w.linear(x)))
+    square = w.op("ReduceMean", w.op("Pow", x, 2.0), [-1], keepdims=1)
+    return w.op("Mul", w.op("Mul", x, w.op("Reciprocal", w.op("Sqrt", w.op("Add", square, 1e-5)))), w.normal(D))
 
 
-def rms_norm(w):
-    return w.op("SimplifiedLayerNormalization", w.tokens(), w.normal(D), axis=-1)
+@pytest.mark.parametrize("written_out", [False, True])
+def test_rms_norm(tmp_path, written_out):
+    found, kinds = imported(
+        tmp_path, rms_steps if written_out else lambda w: w.op("SimplifiedLayerNormalization", w.tokens(), w.normal(D), axis=-1)
+    )
+    assert kinds == ["PatchEmbed", "LayerNorm"] and not found.nodes[-1].centred
+
+
+def norm_of_scattered(w):
+    """Each row of what is normalised holds channels of two tokens."""
+    x = w.op("Reshape", w.linear(w.tokens()), [1, T // 2, 2 * D])
+    x = w.op("Reshape", w.op("Transpose", w.op("Reshape", x, [1, T // 2, 2, D]), perm=[0, 1, 3, 2]), [1, T, D])
+    x = w.op("Reshape", w.op("LayerNormalization", x, w.normal(D), axis=-1), [1, T, D])
+    return w.linear(x)
 
 
 REFUSED = [
@@ -450,10 +499,9 @@ REFUSED = [
     (convolutions_before_patches, "Conv", "strides is (1, 1), must be (3, 3)", "kernel equal to stride"),
     (overlapping_patches, "Conv", "strides is (2, 2), must be (4, 4)", "kernel equal to stride"),
     (largest_of_tokens, "ReduceMax", "largest", "mean of the tokens"),
-    (norm_of_queries, "LayerNormalization", "QK-norm", "all channels of a token"),
-    (rms_norm, "SimplifiedLayerNormalization", "not supported", "use LayerNorm"),
+    (norm_of_scattered, "LayerNormalization", "channels in order", ""),
 ]
-NAMES = "glu no_rotation one_sided by_token windows shifted stem overlapping max qk_norm rms_norm".split()
+NAMES = "glu no_rotation one_sided by_token windows shifted stem overlapping max scattered".split()
 
 
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)

@@ -72,6 +72,7 @@ def networks(draw) -> Network:
         heads=draw(st.integers(1, 3)),
         head=head,
         rotary=choice("", "halves", "pairs") if head % 2 == 0 else "",
+        qk_norm=choice(False, False, True),
         prefix=prefix,
         position=draw(st.booleans()),
         layers=tuple(draw(st.lists(layers(), min_size=1, max_size=2))),
