@@ -17,6 +17,7 @@ from .intgraph import IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
 from .program import Program
 from .rtl.norm import multiply_cycles, norm_cycles
 from .rtl.router import route_cycles
+from .rtl.tiles import WORDS_PER_CYCLE
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
@@ -136,7 +137,7 @@ def price(op: Op, rows: int, config: Config) -> float:
     if not isinstance(op, MatMul):
         return 0.0
     outputs, inputs = _tiles(op, config)
-    array = outputs * inputs * max(rows, min(op.out.cols, config.array_outputs))
+    array = outputs * inputs * max(rows, _load(op, config))
     words = 0 if isinstance(op.w, View) else op.out.cols * inputs
     return max(array, words * config.slice_beats) + cost.pipeline(config)
 
@@ -144,6 +145,12 @@ def price(op: Op, rows: int, config: Config) -> float:
 def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
     """Tiles along the outputs and the inputs."""
     return -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+
+
+def _load(op: MatMul, config: Config) -> int:
+    """Cycles that a tile loads."""
+    rows = min(op.out.cols, config.array_outputs)
+    return rows if isinstance(op.w, View) else -(-rows // WORDS_PER_CYCLE)
 
 
 def timing(config: Config) -> Timing:
@@ -154,7 +161,7 @@ def timing(config: Config) -> Timing:
             case MatMul():
                 outputs, inputs = _tiles(op, config)
                 rows = tokens if op.expert is not None else op.x.rows
-                return outputs * inputs * max(rows, min(op.out.cols, config.array_outputs) + TILE_STEPS)
+                return outputs * inputs * max(rows, _load(op, config) + TILE_STEPS)
             case Norm():
                 return norm_cycles(config, op.x.rows, op.x.cols)
             case Multiply():

@@ -9,8 +9,9 @@ import numpy as np
 
 from . import dispatch, gate, gated, mixture, rotary
 from .activation import DIGITS, ROUTER, poly, polynomial
-from .attention import NEVER, add_bias
+from .attention import add_bias
 from .emit import Context
+from .heads import NEVER
 from .norm import normalised, rms_normalised, root_of, variance_to
 from .op import Op, Unsupported
 from .params import label_of, parent, scaled

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwgen.patches import Pads
+
 if TYPE_CHECKING:
     from .views import View
 
@@ -47,11 +49,13 @@ class Noise(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Patches(Sym):
-    """Patch embedding [P, D]."""
+    """Patch embedding [P, D]; `stride` (None: the patch) and `pads` as in `hwgen.patches`."""
 
     image: Image
     weight: Array
     bias: Array | None
+    stride: tuple[int, int] | None = None
+    pads: Pads = (0, 0, 0, 0)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -230,17 +234,21 @@ class HeadNorm(Sym):
 
 @dataclass(eq=False)
 class Heads:
-    """Channels of a tensor by head: `columns` [heads, d] of x, rows start..stop."""
+    """Channels of a tensor by head: `columns` [heads, d] of x, rows start..stop.
+
+    `windows` [W, N]: rows of each window, where tokens attend to those of their window; every row is in one.
+    """
 
     x: Sym
     columns: Array
     start: int
     stop: int
+    windows: Array | None = None
 
 
 @dataclass(eq=False, kw_only=True)
 class Scores(Sym):
-    """q_h @ k_h.T + bias: [heads, Tq, Tk]."""
+    """q_h @ k_h.T + bias: [heads, Tq, Tk], or within windows [W, heads, N, N]."""
 
     q: Heads
     k: Heads

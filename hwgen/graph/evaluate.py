@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import erf, expit
 
+from .. import patches
 from .nodes import (
     Add,
     Attention,
@@ -42,14 +43,6 @@ def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32) -> dict[s
 def outputs(graph: Graph, values: dict[str, Array]) -> dict[str, Array]:
     """The ONNX outputs, in ONNX shapes without the batch axis, from what `evaluate` returned."""
     return {o.name: (values[o.value].T if o.transposed else values[o.value]).reshape(o.shape) for o in graph.outputs}
-
-
-def patchify(image: Array, patch: tuple[int, int]) -> Array:
-    """[C, H, W] -> [patches, C*ph*pw], patches row-major, elements in the order of a convolution weight."""
-    c, h, w = image.shape
-    ph, pw = patch
-    tiles = image.reshape(c, h // ph, ph, w // pw, pw)
-    return tiles.transpose(1, 3, 0, 2, 4).reshape((h // ph) * (w // pw), c * ph * pw)
 
 
 def gelu(x: Array, approximate: str) -> Array:
@@ -101,7 +94,8 @@ def _second(node: SlotExperts) -> list[tuple[Array, Array | None]]:
 def _evaluate(node: Node, *v: Array) -> Array:
     match node:
         case PatchEmbed(weight=w, bias=b):
-            return _linear(patchify(v[0], w.shape[2:]), w.reshape(w.shape[0], -1), b)
+            rows = patches.patchify(patches.pad(v[0], node.pads), w.shape[2:], node.stride)
+            return _linear(rows, w.reshape(w.shape[0], -1), b)
         case Embed(prefix=prefix, position=position):
             y = position.astype(v[0].dtype)
             y[: len(prefix)] += prefix

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from .. import patches
+
 Array = np.ndarray
 FORMS = ("none", "tanh", "sigmoid", "relu")  # of activations, see Experts
 
@@ -30,11 +32,16 @@ def value():
 
 @dataclass(frozen=True, eq=False)
 class PatchEmbed(Node):
-    """Non-overlapping patches, row-major, each times `weight` plus `bias`: image [C,H,W] -> [patches, D]."""
+    """Patches, row-major, each times `weight` plus `bias`: image [C,H,W] -> [patches, D].
+
+    `stride` pixels from one to the next (None: patches side by side), of an image with a border of zeros, see `patches`.
+    """
 
     image: str = value()
     weight: Array  # [D, C, ph, pw]
     bias: Array | None  # [D]
+    stride: tuple[int, int] | None = None
+    pads: patches.Pads = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)

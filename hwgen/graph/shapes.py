@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from .. import patches
 from .nodes import (
     FORMS,
     Add,
@@ -71,9 +72,10 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
     match node:
         case PatchEmbed(weight=w, bias=b):
             _need(len(s[0]) == 3 and s[0][0] == w.shape[1], f"image {s[0]} against weight {w.shape}")
-            _need(s[0][1] % w.shape[2] == 0 and s[0][2] % w.shape[3] == 0, f"image {s[0]} is not whole patches {w.shape[2:]}")
             _need(b is None or b.shape == w.shape[:1], "bias shape")
-            return (s[0][1] // w.shape[2]) * (s[0][2] // w.shape[3]), w.shape[0]
+            down, across = patches.grid(s[0], w.shape[2:], node.stride, node.pads)
+            _need(down > 0 and across > 0, f"image {s[0]} is smaller than a patch {w.shape[2:]}")
+            return down * across, w.shape[0]
         case Embed(prefix=prefix, position=position):
             fits = prefix.shape[1] == position.shape[1] == s[0][1] and s[0][0] + len(prefix) <= len(position)
             _need(fits, f"x {s[0]}, prefix {prefix.shape}, position {position.shape}")

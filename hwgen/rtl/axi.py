@@ -14,6 +14,7 @@ from amaranth.lib.wiring import Component, In, Member, Out, Signature, connect, 
 from ..config import Config
 from .common import counter
 from .fifo import RamFifo
+from .memories import memories
 
 ID_BITS = 1
 BYTE_ADDRESS_BITS = 64
@@ -181,7 +182,7 @@ class AxiReader(Component):
     def elaborate(self, platform):
         m = Module()
         config, bus = self.config, self.bus
-        depth = 1 << max(1, (config.outstanding * config.burst_beats - 1).bit_length())
+        depth = memories(config)["data beats"].depth
         m.submodules.bursts = bursts = _Bursts(config)
         m.submodules.fifo = fifo = RamFifo(8 * config.axi_bytes, depth)
         connect(m, flipped(self.command), bursts.command)

@@ -71,7 +71,7 @@ class LoadUnit(Component):
 
         narrow = Signal(reset_less=True)
         scale_addr, scales_left = Signal(SCALE_ADDRESS_BITS, reset_less=True), Signal(16)
-        more_scales = Signal()
+        more_scales, last_scale = Signal(), Signal()
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
@@ -79,6 +79,7 @@ class LoadUnit(Component):
                 with m.If(self.insn.valid):
                     with m.If(load_scales.op == isa.Op.LOAD_SCALES):
                         m.d.sync += [scales_left.eq(load_scales.count), more_scales.eq(load_scales.count != 0)]
+                        m.d.sync += last_scale.eq(load_scales.count == 1)
                         m.next = "SCALES"
                     with m.Else():
                         m.d.comb += block.start.eq(1)
@@ -127,7 +128,7 @@ class LoadUnit(Component):
             scale_room.eq(more_scales & scales.i.ready),
             take_chunk.eq(beats.valid & room),
             take_scale.eq(beats.valid & scale_room),
-            beat_end.eq((lane == lanes - 1) | (scales_left == 1)),
+            beat_end.eq((lane == lanes - 1) | last_scale),
             beats.ready.eq(room | (scale_room & beat_end)),
             block.step.eq(take_chunk & whole),
             chunks.i.valid.eq(beats.valid & block.more & whole),
@@ -147,7 +148,8 @@ class LoadUnit(Component):
             m.d.sync += [
                 lane.eq(Mux(beat_end, 0, lane + 1)),
                 scales_left.eq(scales_left - 1),
-                more_scales.eq(scales_left != 1),
+                more_scales.eq(~last_scale),
+                last_scale.eq(scales_left == 2),
                 scale_addr.eq(scale_addr + 1),
             ]
         return m

@@ -12,6 +12,7 @@ from ..numerics import RSQRT_BITS, XHAT_BITS
 from . import ports
 from .common import counter, delay, delay_valid, lanes_mask, register
 from .insn import insn_view
+from .memories import memories, norm_chunks
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
 from .read_slot import ReadSlot
@@ -20,8 +21,6 @@ from .walk import Walk
 
 ROWS = 32  # rows on their way from the first read to the row maximum written
 CHUNKS = 32  # chunks on their way from the row buffer to the scratchpad: covers the pipeline's length
-LEAST_BUFFER = 512  # chunks: the depth of a block RAM
-LEAST_FACTORS = 64  # chunks: more than are on their way to the replay
 FIXED_CYCLES = 6  # registers and FIFOs between the pipelines, control
 SETTLE = 4  # cycles from the last write to `done`: more than ports.WRITE_LATENCY
 
@@ -61,10 +60,10 @@ class Norm(Component):
 
     def __init__(self, config: Config):
         self.config = config
-        self.max_chunks = -(-config.norm_columns // config.chunk)
-        self.buffer = max(LEAST_BUFFER, 1 << (2 * self.max_chunks - 1).bit_length())
+        self.max_chunks = norm_chunks(config)
+        self.buffer = memories(config)["norm rows"].depth
         # Factors lie where their row begins: room for a row less keeps the next one's off those that are still in use.
-        self.factors = max(LEAST_FACTORS, 1 << (3 * self.max_chunks - 1).bit_length())
+        self.factors = memories(config)["norm parameters"].depth
         super().__init__(
             {
                 "start": In(1),
@@ -146,7 +145,7 @@ class Norm(Component):
             statistics.i_last.eq(came.last),
             statistics.i_data.eq(x),
         ]
-        m.submodules.rows = rows = Ram(self.buffer, 16 * chunk)
+        m.submodules.rows = rows = Ram.of(memories(self.config)["norm rows"])
         write_at, row_at = Signal(range(self.buffer)), Signal(range(self.factors))
         m.d.comb += [rows.write_addr.eq(write_at), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
         m.d.sync += write_at.eq(write_at + x_valid)
@@ -156,7 +155,7 @@ class Norm(Component):
             m.d.sync += row_at.eq(write_at)
         params = []
         for name, select in (("gamma", ~reads.o_tag.beta), ("beta", reads.o_tag.beta)):
-            ram = Ram(self.factors, 16 * chunk)
+            ram = Ram.of(memories(self.config)["norm parameters"])
             m.submodules[name] = ram
             params.append(ram)
             taken = reads.arrived & (reads.o_tag.factors | (~reads.o_tag.row & select))

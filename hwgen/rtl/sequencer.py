@@ -11,9 +11,9 @@ from ..config import Config
 from .axi import COMMAND, beat_stream
 from .fifo import RamFifo
 from .insn import insn_view
+from .memories import FETCH_QUEUE, memories
 from .ports import insn_layout, insn_stream
 
-FETCH_QUEUE = 16  # instructions fetched or being fetched, not yet dispatched
 FETCH_BATCH = 4  # instructions of one read command
 UNITS = len(isa.Unit)
 
@@ -71,7 +71,7 @@ class Sequencer(Component):
                 m.d.sync += self.counts[u].eq(self.counts[u] + self.done[u])
 
         # Fetch: only what the queue can take, so the shared reader never waits for a dispatch.
-        m.submodules.fetched = fetched = RamFifo(8 * config.axi_bytes, FETCH_QUEUE * insn_beats)
+        m.submodules.fetched = fetched = RamFifo.of(memories(config)["program"])
         room = Signal(range(FETCH_QUEUE + 1), init=FETCH_QUEUE)
         offset, left = Signal(32, reset_less=True), Signal(32)
         batch, asking = Signal(range(FETCH_BATCH + 1)), Signal()
