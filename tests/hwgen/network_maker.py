@@ -31,10 +31,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """A vision transformer: patches of `patch` of an image of `grid` patches, blocks, and what comes out."""
+    """A vision transformer: patches of `patch` of an image of `grid` patches, blocks, and what comes out.
+
+    overlap: pixels by which patches are larger; as many are padded. windows: tokens per window of attention, if that
+    divides them and two windows or more come out; else all.
+    """
 
     grid: tuple[int, int] = (2, 3)
     patch: tuple[int, int] = (2, 2)
+    overlap: int = 0
+    windows: int = 0
     channels: int = 1
     heads: int = 2
     head: int = 8
@@ -103,8 +109,11 @@ class _Vit(moe_maker.Writer):
 
     def embedding(self):
         net = self.net
-        w = self.normal(net.width, net.channels, *net.patch, scale=(net.channels * net.patch[0] * net.patch[1]) ** -0.5)
-        x = self.op("Conv", "image", w, self.normal(net.width, scale=0.2), kernel_shape=net.patch, strides=net.patch)
+        kernel = [size + net.overlap for size in net.patch]
+        w = self.normal(net.width, net.channels, *kernel, scale=(net.channels * kernel[0] * kernel[1]) ** -0.5)
+        pads = [net.overlap // 2] * 2 + [net.overlap - net.overlap // 2] * 2
+        shape = {"kernel_shape": kernel, "strides": net.patch, "pads": pads}
+        x = self.op("Conv", "image", w, self.normal(net.width, scale=0.2), **shape)
         x = self.op("Transpose", self.op("Reshape", x, [1, net.width, -1]), perm=[0, 2, 1])
         if net.prefix:
             x = self.op("Concat", self.normal(1, net.prefix, net.width), x, axis=1)
@@ -112,13 +121,14 @@ class _Vit(moe_maker.Writer):
 
     def attention(self, x):
         net, t, d = self.net, self.net.tokens, self.net.width
+        n = net.windows if net.windows and t % net.windows == 0 else t
         factor = np.float32(net.head**-0.5)
         if net.qkv == "fused":
-            y = self.op("Reshape", self.linear(x, d, 3 * d), [1, t, 3, net.heads, net.head])
+            y = self.op("Reshape", self.linear(x, d, 3 * d), [t // n, n, 3, net.heads, net.head])
             parts = self.op("Split", self.op("Transpose", y, perm=[2, 0, 3, 1, 4]), [1, 1, 1], outputs=3, axis=0)
             q, k, v = (self.op("Squeeze", p, [0]) for p in parts)
         else:
-            heads = [self.op("Reshape", self.linear(x, d, d), [1, t, net.heads, net.head]) for _ in range(3)]
+            heads = [self.op("Reshape", self.linear(x, d, d), [t // n, n, net.heads, net.head]) for _ in range(3)]
             q, k, v = heads if net.qkv == "einsum" else (self.op("Transpose", y, perm=[0, 2, 1, 3]) for y in heads)
         by_token = net.qkv == "einsum"  # [1, T, heads, d]; else [1, heads, T, d]
         if net.qk_norm:

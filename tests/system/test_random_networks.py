@@ -68,6 +68,8 @@ def networks(draw) -> Network:
     return Network(
         grid=(draw(st.integers(1, 4)), draw(st.integers(2, 5))),
         patch=(draw(st.integers(1, 4)), draw(st.integers(1, 4))),
+        overlap=choice(0, 0, 1, 2),
+        windows=choice(0, 0, 1, 2, 3),
         channels=choice(1, 3),
         heads=draw(st.integers(1, 3)),
         head=head,
