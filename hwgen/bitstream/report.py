@@ -12,6 +12,8 @@ RESOURCES = {
     "TRELLIS_RAMW": "RAMW",
 }
 
+LEAST_NS = 0.1  # what is shown of a path: a carry chain's links are many and short
+
 
 @dataclass(frozen=True)
 class Step:
@@ -71,5 +73,5 @@ def text(timing: Timing) -> str:
     lines += [f"{'':14}{'used':>10}{'available':>10}"]
     lines += [f"{name:14}{used:>10,}{of:>10,}{used / of:>6.0%}" for name, (used, of) in timing.used.items()]
     lines += ["", f"critical path, {sum(step.ns for step in timing.path):.2f} ns:"]
-    lines += [f"{step.ns:>7.2f}  {step.kind:9} {step.cell}.{step.pin}" for step in timing.path]
+    lines += [f"{step.ns:>7.2f}  {step.kind:9} {step.cell}.{step.pin}" for step in timing.path if step.ns >= LEAST_NS]
     return "\n".join(lines)

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..boards import Board
@@ -22,7 +22,7 @@ from . import yosys
 from .families import Family, family, resources
 from .netlist import Netlist, paths, read
 from .netlist import Path as LogicPath
-from .partition import Unit, units
+from .partition import Unit, split, units
 
 MAX_LEVELS = 6  # between registers, outside multipliers and memories
 KINDS = ("lut", "ff", "dsp", "bram", "uram")
@@ -117,10 +117,15 @@ def _instances(design: list[Unit]) -> dict[str, int]:
     return dict(count)
 
 
-def netlist_verilog(verilog: dict[str, str], board_family: str, module: str) -> tuple[str, str]:
-    """(mapped netlist of `module` as Verilog, simulation models of the family's small cells, without its multipliers)."""
+def netlist_verilog(verilog: dict[str, str], board_family: str, module: str, whole: bool = False) -> tuple[str, str]:
+    """(mapped netlist of `module` as Verilog, simulation models of the family's small cells, without its multipliers).
+
+    whole: with the units inside it, not only their ports.
+    """
     kind = family(board_family)
     unit = next(u for u in units(verilog, kind.defines, top=module) if u.module == module)
+    if whole:
+        unit = replace(unit, source="".join(split("".join(verilog.values()), kind.defines).values()), instances={})
     with tempfile.TemporaryDirectory(prefix="hwgen-synth-") as name:
         folder = Path(name)
         (folder / "unit.v").write_text(unit.source)

@@ -17,6 +17,14 @@ SLVERR = 2
 LINK = data.StructLayout({"write": 1, "addr": WORD_BITS, "data": 32, "strobe": 4})
 
 
+def check(config: Config) -> None:
+    """Raise UserError for a Config whose bursts `BoardMemory` does not serve."""
+    if config.axi_bytes != WORD_BYTES:
+        raise UserError(f"Config axi_bytes={config.axi_bytes}: a 16-bit SDRAM is served in words of {WORD_BYTES} bytes")
+    if config.burst_beats > MOST_WORDS:
+        raise UserError(f"Config burst_beats={config.burst_beats}: at most {MOST_WORDS} to a 16-bit SDRAM")
+
+
 class BoardMemory(Component):
     """Serves data reads, data writes, weight reads and the host's words, in this priority, a burst at a time.
 

@@ -13,7 +13,7 @@ from ..axi import axi_read, axi_write
 from ..control import AXI_LITE
 from ..top import TOP_MODULE
 from .link import REGISTERS, HostLink
-from .memory import BoardMemory
+from .memory import BoardMemory, check
 from .sdram import PINS, Timing
 
 SHELL_MODULE = "hwgen_shell"
@@ -130,4 +130,5 @@ class Shell(Component):
 
 def emit_shell(config: Config, timing: ShellTiming) -> str:
     """Verilog of the shell around the module hwgen_top. Raises UserError for a Config that it cannot serve."""
+    check(config)
     return verilog.convert(Shell(config, timing), name=SHELL_MODULE, strip_internal_attrs=True)
