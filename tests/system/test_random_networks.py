@@ -48,12 +48,14 @@ def layers(draw) -> Layer:
     if draw(st.booleans()):
         return Layer(hidden=hidden)
     experts = draw(st.one_of(st.integers(1, 9), st.sampled_from([16, 33, 64])))
+    form = draw(st.sampled_from(sorted(maker.FORMS)))
+    gates = ["random", "one", "bias"] + ["ties"] * (form != "threshold")  # which takes all experts that tie: refused
     return Layer(
         hidden=hidden,
         experts=experts,
         top_k=draw(st.integers(1, min(4, experts))),
-        form=draw(st.sampled_from(sorted(maker.FORMS))),
-        gate=draw(st.sampled_from(["random", "one", "ties", "bias"])),
+        form=form,
+        gate=draw(st.sampled_from(gates)),
         shared=draw(st.sampled_from([0, 0, 7])),
     )
 
