@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from . import cost
@@ -20,6 +20,7 @@ from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
 ROOM = (0.98, 0.9, 0.8, 0.65, 0.5)  # fractions of the scratchpad that token blocks are made for, until one fits
+BLIND = ("norm_columns", "max_experts")  # fields of a Config that token blocks ask as much of
 MAX_BATCH = 64
 
 
@@ -103,24 +104,35 @@ def arrange(
     Raises UserError as `plan` does.
     """
     check_batch(batch)
-    failure: UserError | None = None
-    first = [[arrangement] for arrangement in arrangements(batch)] if quick else [list(arrangements(batch))]
-    for candidates in (*first, *([small] for small in small_arrangements())):
-        best: tuple[float, dict[str, cost.Estimate], Arrangement] | None = None
-        for arrangement in candidates:
-            try:
-                shapes = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
-                program = schedule(shapes, config, contents=False)
-            except UserError as error:
-                failure = error
-                continue
-            runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
-            cycles = sum(run.cycles for run in runs.values())
-            if best is None or cycles < best[0]:
-                best = cycles, runs, arrangement
-        if best is not None:
-            return best[1:]
-    raise failure
+    failures: list[UserError] = []
+
+    def follow(arrangement: Arrangement) -> tuple[float, dict[str, cost.Estimate], Arrangement] | None:
+        """Cycles and estimates, or None where it does not fit."""
+        try:
+            shapes = {task: arrangement.apply(graph, config, batch) for task, graph in graphs.items()}
+            program = schedule(shapes, config, contents=False)
+        except UserError as error:
+            failures.append(error)
+            return None
+        runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
+        return sum(run.cycles for run in runs.values()), runs, arrangement
+
+    def first_of(arrangements: Iterable[Arrangement]):
+        return next(filter(None, map(follow, arrangements)), None)
+
+    if quick:
+        best = first_of(arrangements(batch))
+    else:
+        best = min(filter(None, map(follow, arrangements(batch))), key=lambda found: found[0], default=None)
+    if best is None and getattr(failures[-1], "field", None) not in BLIND:
+        first, *others = small_arrangements()
+        best = follow(first)
+        # What does not fit in the smallest blocks does not fit in larger ones either.
+        if best is None and follow(others[-1]) is not None:
+            best = first_of(others)
+    if best is None:
+        raise failures[-1]
+    return best[1:]
 
 
 def price(op: Op, rows: int, config: Config) -> float:
