@@ -16,7 +16,7 @@ import numpy as np
 
 from .accelerator import WAITS, Accelerator
 from .bundle import Bundle
-from .device import NAMES
+from .device import NAMES, SERIAL
 from .energy import Recorder
 from .errors import DeviceFault, HostError, InputError
 from .files import check_writable, read_npz, write, write_npz
@@ -37,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="python -m host", description="Run a bundle on the board or a simulated one.")
     top.add_argument("bundle", type=Path, metavar="BUNDLE")
     top.add_argument("input", type=Path, metavar="IN.npz", help="one array per ONNX input, first axis = images")
-    top.add_argument("--device", choices=NAMES, default="board", help="default: %(default)s")
+    what = f"{', '.join(NAMES)}; default: %(default)s"
+    top.add_argument("--device", type=_device, default="board", metavar="DEVICE", help=what)
     top.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="default: hwgen.bit in the bundle or beside it")
     top.add_argument("--output", type=Path, metavar="OUT.npz", help="one float32 array per ONNX output")
     top.add_argument("--task", metavar="T", help="needed where the bundle holds several")
@@ -48,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--energy", type=Path, metavar="FILE.csv", help="record the power rails; a plot goes beside it")
     top.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return top
+
+
+def _device(name: str) -> str:
+    if name not in NAMES and not (name.startswith(SERIAL) and name != SERIAL):
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(NAMES)}")
+    return name
 
 
 def main(arguments: list[str] | None = None) -> int:

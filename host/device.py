@@ -14,7 +14,8 @@
                        idle_seconds are how often and how long rails are sampled
     close()
 
-`host.board` is the board, `sim.device` the simulated one over the machine model or the Verilog.
+`host.board` is the board with PYNQ, `host.serial_device` one at a serial line, `sim.device` the simulated one over the machine
+model or the Verilog.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from .bundle import Bundle
 from .errors import DeviceError
 
 SIMULATED = {"sim": "machine", "rtl": "rtl"}
-NAMES = ("board", *SIMULATED)
+SERIAL = "serial:"  # and the path of the line
+NAMES = ("board", *SIMULATED, f"{SERIAL}PATH")
 
 
 def open_device(device, bundle: Bundle, bitstream: Path | str | None = None):
@@ -42,6 +44,10 @@ def open_device(device, bundle: Bundle, bitstream: Path | str | None = None):
         raise DeviceError(f"{bitstream}: a bitstream goes to the board, not to a simulated device")
     if not isinstance(device, str):
         return device
+    if device.startswith(SERIAL):
+        from .serial_device import open_serial
+
+        return open_serial(device.removeprefix(SERIAL), bundle)
     if device not in SIMULATED:
         raise DeviceError(f"unknown device {device!r}; there are {', '.join(NAMES)}")
     try:

@@ -7,7 +7,7 @@ where `element_bytes` is 1: then the row's value is INT16_STEPS times the elemen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -22,9 +22,11 @@ def pack_input(entry: dict, image: np.ndarray) -> bytes:
         raise ValueError(f"input {entry['name']!r}: shape {list(image.shape)}, expected {list(entry['shape'])}")
     if not np.isfinite(image).all():
         raise ValueError(f"input {entry['name']!r}: holds NaN or infinity")
-    steps = np.round((image.astype(np.float64) - entry["offset"]) / entry["step"])
+    top, left, bottom, right = entry["pads"]
+    pixels = np.pad(image.astype(np.float64), ((0, 0), (top, bottom), (left, right)))
+    steps = np.round((pixels - entry["offset"]) / entry["step"])
     levels = np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int16) * INT16_STEPS
-    return pack_rows(entry["layout"], patchify(levels, *entry["patch"]))
+    return pack_rows(entry["layout"], patchify(levels, entry["patch"], entry["stride"]))
 
 
 def unpack_output(entry: dict, data: bytes | np.ndarray) -> np.ndarray:
@@ -55,11 +57,12 @@ def unpack_run(slots: list[dict], read: Callable[[int, int], np.ndarray], count:
     return {name: np.stack(parts) for name, parts in images.items()}
 
 
-def patchify(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[C, H, W] -> [patches, C*height*width], patches row-major, elements in the order of a convolution weight."""
-    c, h, w = image.shape
-    tiles = image.reshape(c, h // height, height, w // width, width)
-    return tiles.transpose(1, 3, 0, 2, 4).reshape(-1, c * height * width)
+def patchify(image: np.ndarray, patch: Sequence[int], stride: Sequence[int] | None) -> np.ndarray:
+    """[C, H, W] -> [patches, C*height*width], row-major, `stride` pixels apart (None: a patch), elements in the order of a
+    convolution weight."""
+    down, across = stride or patch
+    windows = np.lib.stride_tricks.sliding_window_view(image, tuple(patch), axis=(1, 2))[:, ::down, ::across]
+    return windows.transpose(1, 2, 0, 3, 4).reshape(windows.shape[1] * windows.shape[2], -1)
 
 
 def pack_rows(layout: dict, rows: np.ndarray) -> bytes:

@@ -43,6 +43,7 @@ class Board:
     rails: tuple[str, ...] = ()  # power rails that the host can record
     idle_w: float | None = None  # of the whole board, where it is known
     config: dict = field(default_factory=dict)
+    bitstream: dict = field(default_factory=dict)  # see hwgen.bitstream.target
 
     @property
     def dram_bytes_per_second(self) -> float:
@@ -110,6 +111,7 @@ def parse(name: str, text: str) -> Board:
             rails=tuple(power["rails"]),
             idle_w=power.get("idle_w"),
             config=dict(values.get("config", {})),
+            bitstream=dict(values.get("bitstream", {})),
         )
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"board {name}: {error}") from None

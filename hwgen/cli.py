@@ -129,6 +129,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time; default: %(default)s")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
+    sub = command(_bitstream, "a bundle's bitstream for a board of Lattice's ECP5, by open tools (Yosys, nextpnr)")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("-o", "--output", type=Path, metavar="FILE.bit", help="default: the bundle's name with .bit")
+    sub.add_argument("--seed", type=int, default=1, metavar="N", help="of the placement; default: %(default)s")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
     sub = command(_disasm, "the program of a bundle, readable")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.add_argument("--task", metavar="T")
@@ -286,7 +292,29 @@ def _synth(options) -> int:
         jobs=options.jobs,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(json.dumps(found.to_dict()) if options.json else synth.text(found))
+    report = found.to_dict() | {"config": bundle.manifest["config"]}
+    print(json.dumps(report) if options.json else synth.text(found))
+    return GOOD
+
+
+def _bitstream(options) -> int:
+    from . import bitstream, boards, run
+    from .files import check_writable
+
+    bundle = run.open_bundle(options.bundle)
+    output = options.output or options.bundle.with_suffix(".bit")
+    if output.suffix != ".bit":
+        raise UserError(f"-o {output}: the name of a bitstream ends in .bit, its reports stand beside it")
+    check_writable(output)
+    made = bitstream.bitstream(
+        run.verilog(bundle),
+        run.config(bundle),
+        boards.of_bundle(bundle.files, bundle.path),
+        output,
+        seed=options.seed,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(json.dumps(made.to_dict()) if options.json else bitstream.text(made))
     return GOOD
 
 

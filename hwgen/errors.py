@@ -6,11 +6,13 @@ class UserError(Exception):
 
 
 class Shortage(UserError):
-    """A network does not fit a Config. `field`: of the Config, too small; `factor`: how many times as much would do."""
+    """A network does not fit a Config. `field`: of the Config, too small; `factor`: how many times as much would do;
+    `short`: entries of a memory that are missing, 0 if it is only fragmented or something else that is too small.
+    """
 
-    def __init__(self, message: str, field: str, factor: float):
-        super().__init__(message, field, factor)
-        self.field, self.factor = field, factor
+    def __init__(self, message: str, field: str, factor: float, short: int = 0):
+        super().__init__(message, field, factor, short)
+        self.field, self.factor, self.short = field, factor, short
 
     def __str__(self) -> str:
         return self.args[0]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from scipy.special import erf, expit
 
+from . import patches
+
 Array = np.ndarray
 
 
@@ -35,11 +37,16 @@ def value():
 
 @dataclass(frozen=True, eq=False)
 class PatchEmbed(Node):
-    """Non-overlapping patches, row-major, each times `weight` plus `bias`: image [C,H,W] -> [patches, D]."""
+    """Patches, row-major, each times `weight` plus `bias`: image [C,H,W] -> [patches, D].
+
+    `stride` pixels from one to the next (None: patches side by side), of an image with a border of zeros, see `patches`.
+    """
 
     image: str = value()
     weight: Array  # [D, C, ph, pw]
     bias: Array | None  # [D]
+    stride: tuple[int, int] | None = None
+    pads: patches.Pads = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,9 +283,10 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
     match node:
         case PatchEmbed(weight=w, bias=b):
             _need(len(s[0]) == 3 and s[0][0] == w.shape[1], f"image {s[0]} against weight {w.shape}")
-            _need(s[0][1] % w.shape[2] == 0 and s[0][2] % w.shape[3] == 0, f"image {s[0]} is not whole patches {w.shape[2:]}")
             _need(b is None or b.shape == w.shape[:1], "bias shape")
-            return (s[0][1] // w.shape[2]) * (s[0][2] // w.shape[3]), w.shape[0]
+            down, across = patches.grid(s[0], w.shape[2:], node.stride, node.pads)
+            _need(down > 0 and across > 0, f"image {s[0]} is smaller than a patch {w.shape[2:]}")
+            return down * across, w.shape[0]
         case Embed(prefix=prefix, position=position):
             fits = prefix.shape[1] == position.shape[1] == s[0][1] and s[0][0] + len(prefix) <= len(position)
             _need(fits, f"x {s[0]}, prefix {prefix.shape}, position {position.shape}")
@@ -354,14 +362,6 @@ def outputs(graph: Graph, values: dict[str, Array]) -> dict[str, Array]:
     return {o.name: (values[o.value].T if o.transposed else values[o.value]).reshape(o.shape) for o in graph.outputs}
 
 
-def patchify(image: Array, patch: tuple[int, int]) -> Array:
-    """[C, H, W] -> [patches, C*ph*pw], patches row-major, elements in the order of a convolution weight."""
-    c, h, w = image.shape
-    ph, pw = patch
-    tiles = image.reshape(c, h // ph, ph, w // pw, pw)
-    return tiles.transpose(1, 3, 0, 2, 4).reshape((h // ph) * (w // pw), c * ph * pw)
-
-
 def gelu(x: Array, approximate: str) -> Array:
     """Gaussian error linear unit (Hendrycks & Gimpel 2016), exact or in the tanh form."""
     if approximate == "tanh":
@@ -414,7 +414,8 @@ def _second(node: SlotExperts) -> list[tuple[Array, Array | None]]:
 def _evaluate(node: Node, *v: Array) -> Array:
     match node:
         case PatchEmbed(weight=w, bias=b):
-            return _linear(patchify(v[0], w.shape[2:]), w.reshape(w.shape[0], -1), b)
+            rows = patches.patchify(patches.pad(v[0], node.pads), w.shape[2:], node.stride)
+            return _linear(rows, w.reshape(w.shape[0], -1), b)
         case Embed(prefix=prefix, position=position):
             y = position.astype(v[0].dtype)
             y[: len(prefix)] += prefix

@@ -12,6 +12,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from . import patches
+
 Array = np.ndarray
 
 
@@ -92,7 +94,9 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """The quantised image: the driver patchifies input `image` and stores 256 * int8(round((x - offset) / step))."""
+    """The quantised image: the driver cuts input `image`, with `pads` zeros around it, into patches `stride` pixels apart
+    (see `hwgen.patches`) and stores 256 * int8(round((x - offset) / step)).
+    """
 
     name: str
     out: View  # [patches, C*ph*pw], or some of the patches
@@ -104,11 +108,14 @@ class Input:
     source: str = ""
     index: int = 0  # which image of a batch
     row: int = 0  # first patch of those that are loaded
+    stride: tuple[int, int] | None = None  # None: one patch
+    pads: patches.Pads = (0, 0, 0, 0)
 
     @property
     def patches(self) -> int:
         """Patches of the whole image."""
-        return (self.shape[1] // self.patch[0]) * (self.shape[2] // self.patch[1])
+        down, across = patches.grid(self.shape, self.patch, self.stride, self.pads)
+        return down * across
 
 
 @dataclass(frozen=True, eq=False)

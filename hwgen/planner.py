@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import cost
@@ -11,16 +12,18 @@ from .config import Config
 from .cost.matmul import TILE_STEPS
 from .cost.simulation import DISPATCH
 from .dram import Dram
-from .errors import UserError
+from .errors import Shortage, UserError
 from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens, View
 from .program import Program
 from .rtl.norm import norm_cycles
 from .rtl.router import route_cycles
+from .rtl.tiles import WORDS_PER_CYCLE
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
-ROOM = (0.98, 0.9, 0.8, 0.65, 0.5)  # fractions of the scratchpad that token blocks are made for, until one fits
-BLIND = ("norm_columns", "max_experts")  # fields of a Config that token blocks ask as much of
+ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that token blocks are made for, until one fits
+COPIES = (2, 3)  # that are tried of what token blocks load
+BLIND = ("norm_columns", "max_experts")  # fields of a Config that every arrangement asks as much of
 MAX_BATCH = 64
 
 
@@ -33,6 +36,7 @@ class Arrangement:
     one_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer
     ordered: bool = True  # operations reordered so that the array waits less
     room: float | None = None  # token blocks, so that what lives at one time takes this fraction of the scratchpad
+    copies: int = 2  # of a buffer that token blocks load, see `arrange.Limits`
 
     def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
         """The arranged graph for a batch."""
@@ -41,7 +45,7 @@ class Arrangement:
             graph = row_blocks(graph, self.blocks)
         if self.room is not None:
             bank = int(self.room * config.bank_chunks)
-            limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries)
+            limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, self.copies)
             graph = token_blocks(graph, limits, lambda op, rows: price(op, rows, config))
         return reorder(graph, timing(config)) if self.ordered else graph
 
@@ -51,6 +55,9 @@ class Arrangement:
         parts += [f"{self.blocks} row blocks"] if self.blocks > 1 else []
         parts += [f"token blocks for {self.room:.0%} of the scratchpad"] if self.room is not None else []
         return ", ".join(parts)
+
+
+FIRST_SMALL = Arrangement(one_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
 
 
 def check_batch(batch: int) -> int:
@@ -72,11 +79,11 @@ def arrangements(batch: int) -> Iterator[Arrangement]:
     yield Arrangement(one_hidden=True, ordered=False)
 
 
-def small_arrangements() -> Iterator[Arrangement]:
+def small_arrangements() -> Iterator[list[Arrangement]]:
     """Those that need little memory, for Configs that no other fits: the less room they take the slower they are."""
-    for room in ROOM:
-        for ordered in (True, False):
-            yield Arrangement(one_hidden=True, ordered=ordered, room=room)
+    for rooms in ROOM:
+        choices = itertools.product(rooms, (False, True), COPIES)
+        yield [Arrangement(one_hidden=True, ordered=o, room=room, copies=copies) for room, o, copies in choices]
 
 
 def plan(
@@ -104,35 +111,26 @@ def arrange(
     Raises UserError as `plan` does.
     """
     check_batch(batch)
-    failures: list[UserError] = []
-
-    def follow(arrangement: Arrangement) -> tuple[float, dict[str, cost.Estimate], Arrangement] | None:
-        """Cycles and estimates, or None where it does not fit."""
-        try:
-            shapes = {task: arrangement.apply(graph, config, batch) for task, graph in graphs.items()}
-            program = schedule(shapes, config, contents=False)
-        except UserError as error:
-            failures.append(error)
-            return None
-        runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
-        return sum(run.cycles for run in runs.values()), runs, arrangement
-
-    def first_of(arrangements: Iterable[Arrangement]):
-        return next(filter(None, map(follow, arrangements)), None)
-
-    if quick:
-        best = first_of(arrangements(batch))
-    else:
-        best = min(filter(None, map(follow, arrangements(batch))), key=lambda found: found[0], default=None)
-    if best is None and getattr(failures[-1], "field", None) not in BLIND:
-        first, *others = small_arrangements()
-        best = follow(first)
-        # What does not fit in the smallest blocks does not fit in larger ones either.
-        if best is None and follow(others[-1]) is not None:
-            best = first_of(others)
-    if best is None:
-        raise failures[-1]
-    return best[1:]
+    failure: UserError | None = None
+    first = [[arrangement] for arrangement in arrangements(batch)] if quick else [list(arrangements(batch))]
+    for candidates in (*first, *small_arrangements()):
+        best: tuple[float, dict[str, cost.Estimate], Arrangement] | None = None
+        for arrangement in candidates:
+            try:
+                shapes = {task: arrangement.apply(g, config, batch) for task, g in graphs.items()}
+                program = schedule(shapes, config, contents=False)
+            except UserError as error:
+                failure = error
+                if isinstance(error, Shortage) and (error.field in BLIND or error.short and arrangement == FIRST_SMALL):
+                    raise  # token blocks that found no room are as small as they get: less room does not help
+                continue
+            runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
+            cycles = sum(run.cycles for run in runs.values())
+            if best is None or cycles < best[0]:
+                best = cycles, runs, arrangement
+        if best is not None:
+            return best[1:]
+    raise failure
 
 
 def price(op: Op, rows: int, config: Config) -> float:
@@ -140,7 +138,7 @@ def price(op: Op, rows: int, config: Config) -> float:
     if not isinstance(op, MatMul):
         return 0.0
     outputs, inputs = _tiles(op, config)
-    array = outputs * inputs * max(rows, min(op.out.cols, config.array_outputs))
+    array = outputs * inputs * max(rows, _load(op, config))
     words = 0 if isinstance(op.w, View) else op.out.cols * inputs
     return max(array, words * config.slice_beats) + cost.pipeline(config)
 
@@ -148,6 +146,12 @@ def price(op: Op, rows: int, config: Config) -> float:
 def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
     """Tiles along the outputs and the inputs."""
     return -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+
+
+def _load(op: MatMul, config: Config) -> int:
+    """Cycles that a tile loads."""
+    rows = min(op.out.cols, config.array_outputs)
+    return rows if isinstance(op.w, View) else -(-rows // WORDS_PER_CYCLE)
 
 
 def timing(config: Config) -> Timing:
@@ -158,7 +162,7 @@ def timing(config: Config) -> Timing:
             case MatMul():
                 outputs, inputs = _tiles(op, config)
                 rows = tokens if op.expert is not None else op.x.rows
-                return outputs * inputs * max(rows, min(op.out.cols, config.array_outputs) + TILE_STEPS)
+                return outputs * inputs * max(rows, _load(op, config) + TILE_STEPS)
             case Norm():
                 return norm_cycles(config, op.x.rows, op.x.cols)
             case RouteTokens():

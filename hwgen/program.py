@@ -17,11 +17,12 @@ import numpy as np
 from . import __version__, isa
 from .config import Config
 from .files import check_replaceable, replace_folder
+from .patches import Pads
 
 Array = np.ndarray
 
 FORMAT = "hwgen-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 REGION_ALIGNMENT = 4096
 
 
@@ -57,6 +58,8 @@ class InputSlot:
     dram: int
     layout: RowLayout
     index: int = 0  # which image of a batch
+    stride: tuple[int, int] | None = None  # pixels from a patch to the next; None: one patch
+    pads: Pads = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ def make(program: Program, board: Board) -> dict:
             "weight_bytes": sum(len(stripe) for stripe in program.stripes),
             "usable_bytes_per_cycle": round(memory.bytes_per_cycle, 3),
         },
-        "note": "cycles, energy and resources are estimates; `hwgen run --engine rtl` measures cycles",
+        "note": "cycles, energy and resources are estimates; `hwgen run --engine rtl` measures cycles, `hwgen synth` resources",
         "tasks": {name: _task(task, config, memory, program.batch) for name, task in program.tasks.items()},
         "resources": used,
+        "resources_accuracy": resources.ACCURACY,
         "over_budget": sorted(kind for kind, r in used.items() if r["fraction"] > 1),
     }
 
@@ -93,7 +94,7 @@ def text(report: dict, trace: dict | None = None) -> str:
             f"{task['images_per_second']:>10,.1f} {task['utilisation']:>7.1%} {task['macs'] / 1e6:>9,.1f} {moved:>9.2f} "
             f"{task['energy_estimate']['millijoule_per_image']:>8.2f}"
         )
-    lines += ["", f"{'estimated resources':20} {'used':>12} {'available':>9} {'':>10}"]
+    lines += ["", f"{'estimated resources':20} {'used':>12} {'available':>9} {'':>10}  ({resources.ACCURACY})"]
     for kind, r in report["resources"].items():
         if r["available"] or r["used"]:
             share = f"{r['fraction']:.0%}" if r["available"] else "none there"

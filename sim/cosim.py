@@ -8,13 +8,9 @@ accesses only.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
-from multiprocessing.connection import Connection, Listener
 from pathlib import Path
-from threading import Thread
 
 from hwgen import registers
 from hwgen.config import Config
@@ -23,11 +19,11 @@ from hwgen.energy import Activity, activity
 from hwgen.registers import Control
 
 from . import rtl
+from .child import JOB, Child
 from .dram import plusargs
 
-SOCKET, JOB, LOAD_FILE, LOG = "socket", "job.json", "load.bin", "child.log"
+LOAD_FILE = "load.bin"
 POKE_BYTES = 4096  # what is longer goes through a file
-COMPILE_SECONDS = 1800  # that a simulator may take to compile a large design
 
 
 class Cosimulation:
@@ -49,47 +45,11 @@ class Cosimulation:
     ):
         self.config, self.bytes, self.cycles = config, size, 0
         self._total, self._offsets = Activity(), {name: r.offset for name, r in registers.BY_NAME.items()}
-        self._folder = tempfile.TemporaryDirectory(prefix="hwgen-cosim-")
-        folder = self._path = Path(self._folder.name)
         job = {"verilog": verilog, "config": config.to_dict(), "size": size, "dram": asdict(dram), "simulator": simulator}
-        (folder / JOB).write_text(json.dumps(job))
-        listener = Listener(str(folder / SOCKET), "AF_UNIX")
-        with open(folder / LOG, "w") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "sim.cosim", str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        self._connection: Connection | None = None
-        try:
-            self._connection = self._accept(listener)
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            listener.close()
-
-    def _accept(self, listener: Listener) -> Connection:
-        """The child's connection. Raises RuntimeError with what it said when it ends without."""
-        found: list[Connection] = []
-        waiting = Thread(target=lambda: found.append(listener.accept()), daemon=True)
-        waiting.start()
-        for _ in range(COMPILE_SECONDS * 10):
-            waiting.join(0.1)
-            if not waiting.is_alive():
-                return found[0]
-            if self._child.poll() is not None:
-                break
-        raise RuntimeError(f"the simulator did not start: {self._said()}")
-
-    def _said(self) -> str:
-        text = (self._path / LOG).read_text(errors="replace").strip()
-        return text.splitlines()[-1] if text else f"exit code {self._child.poll()}"
+        self._child = Child("sim.cosim", job)
 
     def _ask(self, *command):
-        try:
-            self._connection.send(command)
-            self.cycles, answer = self._connection.recv()
-        except (EOFError, OSError):
-            raise RuntimeError(f"the simulator has ended: {self._said()}") from None
+        self.cycles, answer = self._child.ask(*command)
         return answer
 
     # --- what sim.device asks for -------------------------------------------------------------------------------
@@ -121,7 +81,7 @@ class Cosimulation:
             around = self._ask("peek", address - before, before + len(data) + after)
             data = around[:before] + data + around[len(around) - after :]
         if len(data) > POKE_BYTES:
-            (self._path / LOAD_FILE).write_bytes(rtl.memory_file(data, beat))
+            (self._child.path / LOAD_FILE).write_bytes(rtl.memory_file(data, beat))
             self._ask("load", address - before)
         else:
             self._ask("poke", address - before, data)
@@ -166,17 +126,7 @@ class Cosimulation:
 
     def close(self) -> None:
         """End the simulator."""
-        if self._connection is not None:
-            self._connection.close()  # it ends when its commands do
-            self._connection = None
-            try:
-                self._child.wait(10)
-            except subprocess.TimeoutExpired:
-                pass
-        if self._child.poll() is None:
-            self._child.kill()
-        self._child.wait()
-        self._folder.cleanup()
+        self._child.close()
 
 
 def main(folder: Path) -> int:

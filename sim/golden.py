@@ -11,7 +11,6 @@ import numpy as np
 
 from hwgen import numerics as num
 from hwgen.errors import UserError
-from hwgen.graph import patchify
 from hwgen.intgraph import (
     ColScale,
     Constant,
@@ -26,6 +25,7 @@ from hwgen.intgraph import (
     RowScale,
     View,
 )
+from hwgen.patches import pad, patchify
 
 Array = np.ndarray
 
@@ -69,8 +69,9 @@ def quantise_image(op: Input, image: Array) -> Array:
     image = np.asarray(image)
     if image.shape != tuple(op.shape):
         raise UserError(f"input {op.image!r} has shape {list(image.shape)}, the model needs {list(op.shape)}")
-    q = np.clip(np.round((image.astype(np.float64) - op.offset) / op.step), -num.INT8_MAX, num.INT8_MAX)
-    return patchify((q * (1 << num.STATIC_SHIFT)).astype(np.int16), op.patch)
+    pixels = pad(image.astype(np.float64), op.pads)
+    q = np.clip(np.round((pixels - op.offset) / op.step), -num.INT8_MAX, num.INT8_MAX)
+    return patchify((q * (1 << num.STATIC_SHIFT)).astype(np.int16), op.patch, op.stride)
 
 
 Operands = dict[int, Array]  # by index of the operation: its constant weights as `numerics.product` takes them

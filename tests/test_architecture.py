@@ -21,22 +21,23 @@ HWGEN = {
     "": "",
     "errors": "",
     "numerics": "",
-    "intgraph": "numerics",
+    "patches": "",
+    "intgraph": "numerics patches",
     "isa": "intgraph numerics",
     "config": "errors isa numerics",
-    "graph": "",
+    "graph": "patches",
     "files": "errors",
     "doctor": "",
     "boards": "config errors",
     "registers": "config isa",
     "counts": "config isa",
     "energy": "config numerics",
-    "fuse": "graph numerics",
+    "fuse": "graph numerics patches",
     "frontend": "errors fuse graph",
     "quantise": "errors graph intgraph numerics",
     "compare": "errors graph intgraph numerics",
     "intgraph_io": "errors intgraph",
-    "program": "config errors files isa",
+    "program": "config errors files isa patches",
     "schedule": "config errors intgraph isa numerics program",
     "rtl": "config errors intgraph isa numerics registers",
     "timeline": "config counts isa",
@@ -44,9 +45,10 @@ HWGEN = {
     "arrange": "intgraph",
     "cost": "config counts dram intgraph isa rtl timeline",  # the latencies that the units state
     "planner": "arrange config cost dram errors intgraph program rtl schedule",
-    "resources": "boards config isa numerics",
+    "resources": "boards config numerics rtl",  # the shapes that the units are built with
     "explore": "boards config cost dram energy errors intgraph isa planner resources rtl schedule timeline",
     "synth": "boards config errors",
+    "bitstream": "boards config errors files rtl synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",
@@ -57,7 +59,7 @@ HWGEN = {
 COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "registers", "timeline"),
+    *("intgraph", "isa", "numerics", "patches", "registers", "timeline"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}

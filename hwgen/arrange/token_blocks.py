@@ -19,16 +19,17 @@ from .chains import units
 from .rows import edges, is_token_wise, part, part_name, row_views
 
 MIN_ROWS = 8  # of a block; fewer leave the array idle for most of the time
-OVER = 1e6  # cost of a chunk that there is no room for: much more than any operation's
 
 Price = Callable[[Op, int], float]
+Cost = tuple[int, float]  # chunks that are short where most are, cycles: room comes first
 
 
 @dataclass(frozen=True)
 class Limits:
     """What token blocks must fit: `banks` of `bank_chunks` chunks of `chunk` elements, and the queues of the experts.
 
-    tokens, entries: of a router's tokens, and of these times the experts that each chooses.
+    tokens, entries: of a router's tokens, and of these times the experts that each chooses. copies: of a buffer that is
+    loaded block by block, as many as live at one time if possible: two let the next block load, three are placed easily.
     """
 
     banks: int
@@ -36,6 +37,7 @@ class Limits:
     chunk: int
     tokens: int
     entries: int
+    copies: int = 1
 
     def over(self, sizes: list[int]) -> int:
         """Chunks that are short where buffers of these sizes live at one time, each in one bank (first fit, decreasing)."""
@@ -109,7 +111,7 @@ class _Run:
 
     first: int
     blocks: int
-    cost: float
+    cost: Cost
 
 
 @dataclass
@@ -168,6 +170,7 @@ class _Blocks:
         for output in graph.outputs:
             self.spans[output.view.buffer][1] = len(self.units)
         self.shared = shared
+        self.loaded = {op.out.buffer for op in graph.ops if isinstance(op, Constant | Input)} - shared
         self.full = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}
         self.starts: list[list[str]] = [[] for _ in self.units]
         self.ends: list[list[str]] = [[] for _ in range(len(self.units) + 1)]
@@ -185,10 +188,11 @@ class _Blocks:
 
     def runs(self) -> list[_Run]:
         """The cheapest cut of all units into runs, in order."""
-        best: list[_Run | None] = [_Run(0, 1, 0.0)] + [None] * len(self.units)
+        best: list[_Run | None] = [_Run(0, 1, (0, 0.0))] + [None] * len(self.units)
         for first in range(len(self.units)):
             for end, blocks, cost in self._choices(first):
-                total = best[first].cost + cost
+                short, cycles = best[first].cost
+                total = max(short, cost[0]), cycles + cost[1]
                 if best[end] is None or total < best[end].cost:
                     best[end] = _Run(first, blocks, total)
         result, end = [], len(self.units)
@@ -197,13 +201,13 @@ class _Blocks:
             end = best[end].first
         return result[::-1]
 
-    def _choices(self, first: int) -> Iterator[tuple[int, int, float]]:
+    def _choices(self, first: int) -> Iterator[tuple[int, int, Cost]]:
         """(end, blocks, cost) of runs that begin at a unit: it alone as a whole, then longer and longer ones in blocks."""
         queues = sum(
             max(0, op.logits.rows - self._tokens(op)) for op in self.units[first] if isinstance(op, RouteTokens)
         )
         over = self.limits.over([self.full[name] for name in self.live[first]])
-        yield first + 1, 1, self._cost(first, first + 1, None, 1) + OVER * (over + queues)
+        yield first + 1, 1, (over + queues, self._cost(first, first + 1, None, 1))
         together, inside, outside = _Together(), set(), set(self.live[first])
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
@@ -213,10 +217,23 @@ class _Blocks:
             inside, outside = inside | local, outside - local
             if inside and together.rows > MIN_ROWS:
                 blocks, over = self._blocks(first, end, together.rows, inside, outside)
-                yield end, blocks, self._cost(first, end, together.rows, blocks) + OVER * over
+                yield end, blocks, (over, self._cost(first, end, together.rows, blocks))
 
     def _blocks(self, first: int, end: int, rows: int, inside: set[str], outside: set[str]) -> tuple[int, int]:
-        """(fewest blocks that fit, chunks that are short with them) of a run of units."""
+        """(fewest blocks that fit, chunks that are short with them) of a run of units.
+
+        Beside a block that is loaded there is place for the next ones where possible, so that the array need not wait.
+        """
+        for copies in range(self.limits.copies, 0, -1):
+            blocks, over = self._fewest(first, end, rows, inside, outside, copies)
+            if not over:
+                break
+        return blocks, over
+
+    def _fewest(
+        self, first: int, end: int, rows: int, inside: set[str], outside: set[str], copies: int
+    ) -> tuple[int, int]:
+        """The same where so many blocks of a loaded buffer live at one time."""
         height = rows
         for unit in self.units[first:end]:
             for op in unit:
@@ -224,6 +241,7 @@ class _Blocks:
                     height = min(height, self._tokens(op))
         fixed = [self.full[name] for name in outside]
         alive = [[n for n in inside if self.spans[n][0] <= u <= self.spans[n][1]] for u in range(first, end)]
+        alive = [[n for n in names for _ in range(copies if n in self.loaded else 1)] for names in alive]
         blocks = max(2, -(-rows // height))
         while True:
             height = -(-rows // blocks)

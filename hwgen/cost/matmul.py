@@ -13,6 +13,7 @@ from ..rtl.issue import ROW_GAP
 from ..rtl.ports import READ_LATENCY
 from ..rtl.post import PostProcessor
 from ..rtl.reader import RowQuantiser
+from ..rtl.tiles import WORDS_PER_CYCLE
 from ..timeline import CAUSES
 from .events import Clock
 from .traffic import Traffic
@@ -46,6 +47,7 @@ class MatmulUnit:
         self.tiles: deque[tuple[float, int]] = deque(maxlen=ISSUE_QUEUE + 1)
         # Rows of the latest tiles, and their residuals: first and last read, banks from, to.
         self.reads: deque[tuple[float, float, int, int]] = deque(maxlen=8)
+        self.residuals: deque[tuple[float, float, int, int]] = deque(maxlen=4)  # among them those of residuals
         self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
         self.idle_at = NEVER  # the loader has finished its last instruction
         self.starved = 0.0  # cycles that the loader has waited for words since the last tile was taken
@@ -87,7 +89,10 @@ class MatmulUnit:
         begin = self.clock.now
         self.traffic.pop(words, self._go)
         yield
-        self.starved += self.clock.now - begin - words
+        least = -(-words // WORDS_PER_CYCLE)
+        if self._until(begin + least):
+            yield
+        self.starved += self.clock.now - begin - least
 
     def _run(self, insn: isa.Matmul, rows: int, queued: float, done, idle) -> Steps:
         c = self.config
@@ -128,7 +133,7 @@ class MatmulUnit:
                 else:
                     if shared:  # rows go first: the loader reads when the last one has gone
                         time = max(time, self.issued + 1)
-                    time += columns + path
+                    time = self._loaded(insn, time, columns) + path
                     if self._until(time):
                         yield
                 free = max(self.issued + 1, first_row)
@@ -140,6 +145,7 @@ class MatmulUnit:
                 if insn.residual and tile == tiles - 1:
                     used = banks(c, insn.res, insn.res_pitch, rows)
                     self.reads.append((self.taken + self.depth, self.issued + self.depth, *used))
+                    self.residuals.append(self.reads[-1])
             self.bank_users.append(self.issued)
         total = rows * tiles * blocks
         self.generated = max(job + total, self._issued_before(ISSUE_QUEUE))
@@ -174,6 +180,15 @@ class MatmulUnit:
         """Whether rows from chunk `a` and rows from chunk `b` lie in a common scratchpad bank."""
         first, second = banks(self.config, a, a_pitch, a_rows), banks(self.config, b, b_pitch, b_rows)
         return _overlap(first, second)
+
+    def _loaded(self, insn: isa.Matmul, time: float, columns: int) -> float:
+        """When so many stationary rows have been read from `time` on, one a cycle while no residual comes from their bank."""
+        used = banks(self.config, insn.w, insn.w_pitch, insn.outputs)
+        for begin, end, *others in self.residuals:
+            if end >= time and begin < time + columns and _overlap(others, used):
+                columns -= max(0.0, begin - time)
+                time = end + 1
+        return time + columns
 
     def reads_until(self, wanted: tuple[int, int]) -> float:
         """Last cycle in which the rows that stream now read one of the banks `wanted`; NEVER if they do not."""

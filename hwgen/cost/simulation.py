@@ -11,7 +11,8 @@ from ..counts import data_beats
 from ..dram import Dram
 from ..isa import Unit
 from ..rtl.arbiter import MOST_BEATS
-from ..rtl.sequencer import FETCH_BATCH, FETCH_QUEUE
+from ..rtl.memories import FETCH_QUEUE
+from ..rtl.sequencer import FETCH_BATCH
 from ..timeline import Span
 from .events import Clock
 from .matmul import MatmulUnit, banks

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from ..config import Config
 from ..dram import Dram
 from ..rtl.arbiter import COMMANDS
+from ..rtl.tiles import WORDS_PER_CYCLE
 from .events import Action, Clock
 
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
 FIRST_WORD_STEPS = 13  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
-FIFO_WORDS = 5  # of the weight buffer, beyond its RAM
+FIFO_WORDS = 9  # of the weight buffer, beyond its RAM
 TINY = 1e-4  # of a word or beat: less is the rounding of floats, and counted as arrived
 
 
@@ -96,7 +97,7 @@ class Traffic:
         self._plan()
 
     def pop(self, words: int, action: Action) -> None:
-        """Take `words` from the buffer, one a cycle as far as there are any; then `action`."""
+        """Take `words` from the buffer, WORDS_PER_CYCLE as far as there are any; then `action`."""
         self._advance()
         self.wanted, self.popped = words, action
         self._plan()
@@ -143,7 +144,7 @@ class Traffic:
             self.segments[-1].asked, asking = None, False
         full = self.level >= self.capacity - TINY
         empty = self.level <= TINY
-        pop = 1.0 if self.popped is not None else 0.0
+        pop = 1.0 * WORDS_PER_CYCLE if self.popped is not None else 0.0
         streaming = bool(self.segments) and self.segments[0].earliest <= self.clock.now + TINY
         most = self.port / self.slice_beats if streaming else 0.0
         data = self.port if self.data and self.data[0].earliest <= self.clock.now + TINY else 0.0

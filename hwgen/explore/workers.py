@@ -94,7 +94,8 @@ def _dask(graphs: Graphs, board: Board, address: str, told) -> Iterator[Crew]:
     try:
         if not client.scheduler_info()["workers"]:
             raise UserError(f"--cluster {address}: the scheduler has no workers")
-        network = client.scatter(graphs, broadcast=True)
+        # In a list: a bare dict would be taken for several values with their keys.
+        (network,) = client.scatter([graphs], broadcast=True, hash=False)
 
         def run(jobs: list[Job]) -> Results:
             told(jobs=len(jobs))

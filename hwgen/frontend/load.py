@@ -182,9 +182,10 @@ def _array(path: Path, tensor: TensorProto, used: bool) -> Array:
     if tensor.data_type not in FLOATS:
         return array
     array = array.astype(np.float32)
-    # One infinity throughout is what masked scores are filled with.
-    if used and (np.isnan(array).any() or np.isinf(array).any() and (array != array.flat[0]).any()):
-        place = np.argwhere(~np.isfinite(array))[0].tolist()
+    # Masks hold minus infinity, and what masked scores are filled with is one infinity throughout; fusion judges their use.
+    bad = np.isnan(array) | np.isposinf(array)
+    if used and bad.any() and (np.isnan(array).any() or (array != array.flat[0]).any()):
+        place = np.argwhere(bad)[0].tolist()
         raise UserError(f"{path}: initialiser {tensor.name!r} holds NaN or infinity at {place}")
     return array
 

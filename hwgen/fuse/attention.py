@@ -8,6 +8,7 @@ import numpy as np
 
 from . import gate, soft
 from .emit import Context
+from .heads import NEVER, head_layout, need_same_windows
 from .op import Op, Unsupported
 from .params import label_of, parent
 from .symbols import (
@@ -20,12 +21,8 @@ from .symbols import (
     Scores,
     View,
     broadcast,
-    head_layout,
     positions,
 )
-
-# A score this far below the others has no probability left in any number format.
-NEVER = -1e4
 
 
 def scores_of(op: Op, a: View | Const, b: View) -> View:
@@ -38,7 +35,9 @@ def scores_of(op: Op, a: View | Const, b: View) -> View:
     if isinstance(a, Const):
         a = _constant_query(a, k)
     q = head_layout(broadcast(a, (*lead, tq, d)))
-    sym = Scores(q=q, k=k, shape=(len(q.columns), tq, tk), label=label_of(op), source=op.name)
+    need_same_windows(q, k)
+    cut = () if q.windows is None else (len(q.windows),)
+    sym = Scores(q=q, k=k, shape=(*cut, len(q.columns), tq, tk), label=label_of(op), source=op.name)
     return View(sym, (*lead, tq, tk), scale=a.scale * b.scale)
 
 
@@ -101,11 +100,14 @@ def attended(op: Op, p: View, v: View) -> View:
     if lead != p.shape[:-2]:
         raise Unsupported("values have more heads than scores")
     values = head_layout(broadcast(v, (*lead, *v.shape[-2:])))
-    heads, tq, _ = p.sym.shape
-    d = v.shape[-1]
+    need_same_windows(p.sym.scores.q, values)
+    *_, heads, tq, _ = p.sym.shape
+    d, windows = v.shape[-1], values.windows
+    tokens = tq if windows is None else windows.size
     label = label_of(op) or _common_parent(p.sym.scores.q, values)
-    sym = Attended(probabilities=p.sym, v=values, shape=(tq, heads * d), label=label, source=op.name)
-    index = positions((tq, heads, d)).transpose(1, 0, 2)
+    sym = Attended(probabilities=p.sym, v=values, shape=(tokens, heads * d), label=label, source=op.name)
+    index = positions((tokens, heads, d))
+    index = index.transpose(1, 0, 2) if windows is None else index[windows].transpose(0, 2, 1, 3)
     return View(sym, (*lead, tq, d), index.reshape(*lead, tq, d), v.scale)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from . import dispatch, gate, mixture
 from .activation import DIGITS, ROUTER, poly, polynomial
-from .attention import NEVER, add_bias
+from .attention import add_bias
 from .emit import Context
+from .heads import NEVER
 from .norm import normalised, root_of, variance_to
 from .op import Op, Unsupported
 from .params import label_of, parent, scaled
@@ -211,6 +212,8 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
         if (isinstance(x.sym, Activated) or _is_sigmoid(x)) and isinstance(y.sym, Lin):
             what = "multiplies an activation by another linear layer: a gated MLP (SwiGLU, GEGLU or GLU)"
             raise Unsupported(what, "use linear, GELU, linear", x if isinstance(x.sym, Activated) else None)
+    if isinstance(a.sym, Lin) and isinstance(b.sym, Lin):
+        raise Unsupported("multiplies two linear layers: a gated MLP without activation", "use linear, GELU, linear")
     raise Unsupported("multiplies two computed tensors in a way that is no GELU, LayerNorm or gate weighting")
 
 

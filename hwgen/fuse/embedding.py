@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from hwgen.patches import grid
+
 from . import soft
 from .emit import Context
 from .layers import stacked
@@ -29,37 +31,47 @@ from .symbols import (
 
 
 def conv(ctx: Context, op: Op, values: list) -> View:
-    """Conv as patch embedding: kernel equals stride, nothing padded, whole patches."""
+    """Conv of the image as patch embedding; patches may overlap, or reach over the border of the image."""
     x, w = values[0], values[1]
-    if not isinstance(x.sym, Image) or x.index is not None:
-        raise Unsupported("does not read the image", "only the patch embedding may be a convolution")
+    if not isinstance(x.sym, Image):
+        hint = "make the tokens by one convolution of the image, whose kernel may be larger than its stride"
+        raise Unsupported("convolves something else than the image, as convolution stems do", hint)
+    if x.index is not None:
+        raise Unsupported("does not read the image as it is", "only the patch embedding may be a convolution")
     if not isinstance(w, Const) or len(w.shape) != 4:
         raise Unsupported("its weight is not a constant [D, C, height, width]")
-    if len(x.shape) != 4 or w.shape[1] != x.shape[1]:
+    group = op.attribute("group", 1)
+    if len(x.shape) != 4 or (w.shape[1] != x.shape[1] and group == 1):
         raise Unsupported(f"the image is {x.shape} but the weight is {w.shape}")
-    d, _, ph, pw = w.shape
-    h, width = x.shape[2:]
-    # What goes on where a wrong convolution stands, so that the nodes after it can be judged.
     if len(values) > 2 and values[2] is not None and not isinstance(values[2], Const):
         raise Unsupported("its bias is not constant")
-    bias = None if len(values) < 3 or values[2] is None else values[2].array.astype(np.float32)
-    sym = patch_embedding(x.sym, w.array, bias, x.scale, op.name, label_of(op, w))
-    index = positions((h // ph, width // pw, d)).transpose(2, 0, 1)[None]
-    patches = View(sym, index.shape, index)
-    strides = tuple(op.attribute("strides", [1, 1]))
+    d, patch = w.shape[0], w.shape[2:]
+    stride, pads = tuple(op.attribute("strides", [1, 1])), tuple(op.attribute("pads", [0] * 4))
     for name, value, wanted in (
-        ("kernel_shape", tuple(op.attribute("kernel_shape", [ph, pw])), (ph, pw)),
-        ("strides", strides, (ph, pw)),
-        ("pads", tuple(op.attribute("pads", [0] * 4)), (0,) * 4),
+        ("kernel_shape", tuple(op.attribute("kernel_shape", patch)), patch),
         ("dilations", tuple(op.attribute("dilations", [1, 1])), (1, 1)),
-        ("group", op.attribute("group", 1), 1),
-        ("image remainder", (h % ph, width % pw), (0, 0)),
+        ("group", group, 1),
     ):
         if value != wanted:
-            hint = "the patch embedding must cut the image into whole patches, kernel equal to stride"
-            raise Unsupported(f"{name} is {value}, must be {wanted}", hint, patches)
+            raise Unsupported(f"{name} is {value}, must be {wanted}", "use a plain convolution as patch embedding")
     if op.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Unsupported(f"auto_pad is {op.attribute('auto_pad')}", "export without padding", patches)
+        raise Unsupported(f"auto_pad is {op.attribute('auto_pad')}", "export with the number of pixels to pad")
+    if any(pads) and x.sym.offset is not None and np.any(x.sym.offset):
+        hint = "pad nothing, or give the network an image of which the mean is subtracted already"
+        raise Unsupported("pads an image to which a constant is added before", hint)
+    down, across = grid(x.shape, patch, stride, pads)
+    if not down or not across:
+        raise Unsupported(f"the image {x.shape} is smaller than the kernel {patch}")
+    bias = None if len(values) < 3 or values[2] is None else values[2].array.astype(np.float32)
+    own = None if stride == patch else stride
+    sym = patch_embedding(x.sym, w.array, bias, x.scale, op.name, label_of(op, w), own, pads)
+    index = positions((down, across, d)).transpose(2, 0, 1)[None]
+    patches = View(sym, index.shape, index)
+    rest = (x.shape[2] % patch[0], x.shape[3] % patch[1])
+    if own is None and not any(pads) and any(rest):
+        # What goes on where a wrong convolution stands, so that the nodes after it can be judged.
+        hint = "use an image of whole patches"
+        raise Unsupported(f"image remainder is {rest}, must be (0, 0)", hint, patches)
     return patches
 
 
@@ -97,6 +109,9 @@ def concat(ctx: Context, op: Op, values: list) -> View:
         return _pad(ctx, values, views[0])
     if len(views) == len(values) and axis == last:
         return _join(ctx, views)
+    if len(views) == len(values) and axis == last - 1 and len({v.shape[-1] for v in views}) == 1:
+        hint = "let class, distilled and register tokens go through every layer with the others"
+        raise Unsupported("joins tokens of several computed tensors", hint)
     raise Unsupported("joins tensors in a way that is neither constant tokens, nor channels, nor a stack of experts")
 
 

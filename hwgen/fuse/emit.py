@@ -12,6 +12,7 @@ import numpy as np
 from hwgen import graph
 
 from . import mixture
+from .heads import bias_of
 from .op import Unsupported
 from .params import parent, scaled
 from .pixels import as_patches
@@ -115,7 +116,7 @@ class Context:
         rows = layout[0].reshape(-1)
         start, stop = int(rows[0]), int(rows[0]) + len(rows)
         if not np.array_equal(rows, np.arange(start, stop)):
-            hint = "keep the tokens in order: windows and shifts are not supported"
+            hint = "keep the tokens in order outside the windows of attention"
             raise Unsupported(f"needs tokens of {describe(sym)} in another order", hint)
         return self.value(sym, start, stop)
 
@@ -182,11 +183,9 @@ class Context:
 
     def _make_whole(self, sym: Sym, common: dict[str, str]) -> str:
         match sym:
-            case Patches(image=image, weight=w, bias=b):
-                w, b = self.intern(w), self.intern(b)
-                return self.node(
-                    graph.PatchEmbed, sym.label, "patch_embed", image=image.name, weight=w, bias=b, **common
-                )
+            case Patches(image=image, weight=w, bias=b, stride=stride, pads=pads):
+                cut = {"weight": self.intern(w), "bias": self.intern(b), "stride": stride, "pads": pads}
+                return self.node(graph.PatchEmbed, sym.label, "patch_embed", image=image.name, **cut, **common)
             case Embedding(x=x, prefix=prefix, position=position):
                 x = self.value(x, 0, x.shape[0])
                 prefix, position = self.intern(prefix), self.intern(position)
@@ -200,8 +199,8 @@ class Context:
             case Attended(probabilities=p, v=v):
                 scores = p.scores
                 q, k, x = (self._heads(h, part, sym.label) for h, part in ((scores.q, "q"), (scores.k, "k"), (v, "v")))
-                heads, scale = scores.shape[0], float(p.scale)
-                bias = None if scores.bias is None else self.intern(scores.bias * np.float32(scale))
+                heads, scale = scores.shape[-3], float(p.scale)
+                bias = self.intern(bias_of(scores, scale))
                 return self.node(
                     graph.Attention, sym.label, "attention", q=q, k=k, v=x, heads=heads, scale=scale, bias=bias, **common
                 )

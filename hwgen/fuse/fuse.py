@@ -50,6 +50,7 @@ from .symbols import (
     Opaque,
     Pooled,
     Probabilities,
+    Scores,
     Sum,
     Unknown,
     View,
@@ -145,6 +146,11 @@ ANY_FIRST = frozenset(
     "Add Sub Mul Div Pow MatMul Einsum Equal Greater Less GreaterOrEqual LessOrEqual Max".split()
     + "Where Concat Attention CastLike GatherElements ScatterElements ScatterND".split()
     + [f"com.microsoft.{name}" for name in ("SkipLayerNormalization", "FusedMatMul", "MultiHeadAttention")]
+)
+# Operators that may take a constant of infinities for what it means.
+MASKING = frozenset(
+    "Where Max Clip Equal Greater Less GreaterOrEqual LessOrEqual ScatterElements ScatterND Attention".split()
+    + ["com.microsoft.Attention", "com.microsoft.MultiHeadAttention"]
 )
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
 SOLID = (Lin, Norm, Activated, Probabilities, Attended, Sum, Pooled)
@@ -308,9 +314,18 @@ def _apply(ctx: Context, op: Op, values: list) -> Any:
     rule = RULES.get(op.type)
     if rule is None:
         raise _unsupported(op)
+    _need_masks(op, values)
     if op.type not in ANY_FIRST and not isinstance(values[0], View):
         raise Unsupported("its first input is constant and another one is not")
     return rule(ctx, op, values)
+
+
+def _need_masks(op: Op, values: list) -> None:
+    """Raise Unsupported where a constant that holds infinities meets anything but attention scores."""
+    scores = op.type in MASKING or any(isinstance(v, View) and isinstance(v.sym, Scores | Opaque) for v in values)
+    for v in values if not scores else ():
+        if isinstance(v, Const) and v.array.dtype.kind == "f" and np.isinf(v.array).any():
+            raise Unsupported(f"its constant {v.name!r} holds infinity, which only an attention mask may")
 
 
 def _unsupported(op: Op) -> Unsupported:

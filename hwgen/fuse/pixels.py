@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from hwgen.patches import Pads, grid
+
 from .symbols import Array, Image, Patches, View, positions
 
 
-def patch_embedding(image: Image, weight: Array, bias: Array | None, scale: float, source: str, label: str) -> Patches:
+def patch_embedding(
+    image: Image,
+    weight: Array,
+    bias: Array | None,
+    scale: float,
+    source: str,
+    label: str,
+    stride: tuple[int, int] | None = None,
+    pads: Pads = (0, 0, 0, 0),
+) -> Patches:
     """Patches of scale * image, with the image's own factor and offset for each channel folded in."""
     d, channels, ph, pw = weight.shape
     weight = weight.astype(np.float32) * np.float32(scale)
@@ -16,8 +27,9 @@ def patch_embedding(image: Image, weight: Array, bias: Array | None, scale: floa
         bias = constant if bias is None else bias.astype(np.float32) + constant
     if image.gain is not None:
         weight = weight * image.gain[:, None, None]
-    rows = (image.shape[1] // ph) * (image.shape[2] // pw)
-    return Patches(image=image, weight=weight, bias=bias, shape=(rows, d), source=source, label=label)
+    rows = int(np.prod(grid(image.shape, (ph, pw), stride, pads)))
+    cut = {"stride": stride, "pads": pads}
+    return Patches(image=image, weight=weight, bias=bias, shape=(rows, d), source=source, label=label, **cut)
 
 
 def as_patches(view: View) -> View | None:

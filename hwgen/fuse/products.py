@@ -22,6 +22,7 @@ from .symbols import (
     Mixture,
     Patches,
     Probabilities,
+    Scores,
     Sym,
     View,
     broadcast,
@@ -106,6 +107,9 @@ def gemm(ctx: Context, op: Op, values: list) -> View:
 def linear(ctx: Context, op: Op, x: View, w: Const) -> View:
     """x @ w, w [K, N], or [E, K, N] for a stack of experts."""
     x = ctx.settle(x)
+    if isinstance(x.sym, Scores | Probabilities):
+        hint = "let every head take the softmax of its own scores"
+        raise Unsupported("mixes the attention scores or probabilities of the heads (talking heads)", hint)
     if isinstance(x.sym, Mixture):
         raise Unsupported(f"the mixture of experts is matched only in part: {mixture.missing(x.sym)}")
     weight = w.array.astype(np.float32)
@@ -142,7 +146,7 @@ def _patches_linear(x: Patches, weight: Array, label: str, op: Op) -> Patches | 
         return Lin(x=x, weight=weight, shape=(x.shape[0], len(weight)), label=label, source=op.name)
     bias = None if x.bias is None else weight @ x.bias
     weight = (weight @ first).reshape(-1, *x.weight.shape[1:])
-    return Patches(image=x.image, weight=weight, bias=bias, shape=(x.shape[0], len(weight)), label=label, source=op.name)
+    return replace(x, weight=weight, bias=bias, shape=(x.shape[0], len(weight)), label=label, source=op.name)
 
 
 def _joined_linear(ctx: Context, op: Op, x: View, w: Const) -> View:

@@ -36,7 +36,10 @@ def chained(graph: Graph) -> Graph:
 
 
 def _chains(graph: Graph) -> tuple[list[Node], set[str]]:
-    """The nodes with nested sums as chains, wherever one operand of every Add in the chain is then a product.
+    """The nodes with nested sums as chains, wherever an Add has no product for an operand.
+
+    What is no product then joins the chain by itself: the sum of two such would be in steps of the residual stream, and
+    no multiplier brings those back into the stream.
 
     Also the names of the sums inside a chain, which are not the sums that had these names before.
     """
@@ -71,8 +74,6 @@ def _chains(graph: Graph) -> tuple[list[Node], set[str]]:
             continue
         stored = next((t for t in leaves if not product(t)), leaves[0])
         rest = [t for i, t in enumerate(leaves) if i != leaves.index(stored)]
-        if not all(product(t) for t in rest):
-            continue
         chain = []
         for add, term in zip(adds, rest, strict=True):
             chain.append(replace(add, a=stored, b=term))

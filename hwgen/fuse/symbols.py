@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hwgen.patches import Pads
+
 from .op import Unsupported
 
 Array = np.ndarray
@@ -47,11 +49,13 @@ class Noise(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Patches(Sym):
-    """Patch embedding [P, D]."""
+    """Patch embedding [P, D]; `stride` (None: the patch) and `pads` as in `hwgen.patches`."""
 
     image: Image
     weight: Array
     bias: Array | None
+    stride: tuple[int, int] | None = None
+    pads: Pads = (0, 0, 0, 0)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -184,17 +188,21 @@ class Activated(Sym):
 
 @dataclass(eq=False)
 class Heads:
-    """Channels of a tensor by head: `columns` [heads, d] of x, rows start..stop."""
+    """Channels of a tensor by head: `columns` [heads, d] of x, rows start..stop.
+
+    `windows` [W, N]: rows of each window, where tokens attend to those of their window; every row is in one.
+    """
 
     x: Sym
     columns: Array
     start: int
     stop: int
+    windows: Array | None = None
 
 
 @dataclass(eq=False, kw_only=True)
 class Scores(Sym):
-    """q_h @ k_h.T + bias: [heads, Tq, Tk]."""
+    """q_h @ k_h.T + bias: [heads, Tq, Tk], or within windows [W, heads, N, N]."""
 
     q: Heads
     k: Heads
@@ -434,6 +442,11 @@ def token_layout(view: View) -> tuple[Array, Array] | None:
 def need_rows(view: View) -> Array:
     """Rows of a view that shows whole rows of its Sym, channels in order."""
     layout = token_layout(view)
+    if layout is None and len(view.shape) > 1 and len(view.sym.shape) == 2:
+        row = view.positions.reshape(-1, view.shape[-1])[0] // view.sym.shape[1]
+        if row[0] != row[-1] and len(np.unique(view.positions)) == view.positions.size == int(np.prod(view.sym.shape)):
+            hint = "keep one grid of tokens from the patch embedding to the end"
+            raise Unsupported("joins the channels of several tokens in one (patch merging)", hint)
     if layout is None or not np.array_equal(layout[1], np.arange(view.sym.shape[-1])):
         raise Unsupported("its input is not tokens by channels with the channels in order")
     return layout[0]
@@ -464,23 +477,6 @@ def describe(sym: Sym) -> str:
         case TopValues() | TopIndices() | SlotSum() | Renormalised() | ChosenLogits() | Unmasked():
             return "the choice of a gate"
     return f"the result of {sym.source!r}" if sym.source else f"an intermediate result ({type(sym).__name__})"
-
-
-def head_layout(view: View) -> Heads:
-    """Read a view [..., T, d] as heads of a [T, D] Sym."""
-    flat = view.positions.reshape(-1, *view.shape[-2:])
-    width = view.sym.shape[-1]
-    need_tensor(view)
-    rows, columns = flat[0, :, 0] // width, flat[:, 0, :] % width
-    token = flat // width
-    if len(view.sym.shape) == 2 and (token == token[:, :, :1]).all() and (token != token[0]).any():
-        raise Unsupported("attends within windows of tokens", "let every token attend to all tokens")
-    contiguous = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
-    if len(view.sym.shape) != 2 or not contiguous:
-        raise Unsupported("an operand is not tokens by channels")
-    if not np.array_equal(flat, rows[:, None] * width + columns[:, None, :]):
-        raise Unsupported("an operand is not a split of the channels into heads")
-    return Heads(view.sym, columns, int(rows[0]), int(rows[0]) + len(rows))
 
 
 def by_key(values: Array, key: Array, size: int, absent: float) -> Array | None:

@@ -10,11 +10,12 @@ from ..intgraph import IntGraph
 from .calibrate import check_images, limited, noise, observe
 from .lower import lower, stream_scale
 from .options import Quantisation, unmatched
-from .plan import plan, product_side
+from .plan import describe, plan, product_side
 from .scales import ScaleTooSmall
 from .shared import merge
 
 __all__ = ["Quantisation", "quantise"]
+MOST_TRIES = 100  # of a step for the residual stream: a product of the stream itself may ask for a larger one each time
 
 
 def quantise(
@@ -37,11 +38,12 @@ def quantise(
         stats[task] = limited(graph, observe(graph, check_images(graph, data), options.calibration), images is not None)
     stats = merge(graphs, stats)
     scale = max(stream_scale(graph, stats[task]) for task, graph in graphs.items())
-    while True:
+    for _ in range(MOST_TRIES):
         try:
             return {task: lower(graph, stats[task], scale, task, options) for task, graph in graphs.items()}
         except ScaleTooSmall as error:
-            scale = error.scale * (1 + 1e-9)
+            fault, scale = error, error.scale * (1 + 1e-9)
+    raise UserError(f"{describe(fault.node)}: its weights are too large for the residual stream")
 
 
 def check_names(graphs: dict[str, Graph], options: Quantisation) -> None:

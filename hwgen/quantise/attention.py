@@ -101,14 +101,18 @@ def _columns(view: View, start: int, count: int) -> View:
 
 
 def _biases(b: Builder, node: fg.Attention) -> list[View] | None:
-    """Emit the bias of each head, in score steps, to be added to the scores."""
+    """Emit the bias of each head, in score steps, to be added to the scores; heads with the same one share it."""
     if node.bias is None:
         return None
     steps = np.rint(node.bias.astype(np.float64) * np.log2(np.e) * SCORE_STEPS)
+    made: dict[bytes, View] = {}
     views = []
     for h, data in enumerate(np.maximum(steps, SCORE_LOWEST).astype(np.int16)):
-        views.append(b.buffer(f"{node.name}.bias.{h}", *data.shape))
-        b.emit(Constant(b.op_name(f"{node.name}.bias.{h}"), views[-1], data, node.source))
+        key = data.tobytes()
+        if key not in made:
+            made[key] = b.buffer(f"{node.name}.bias.{h}", *data.shape)
+            b.emit(Constant(b.op_name(f"{node.name}.bias.{h}"), made[key], data, node.source))
+        views.append(made[key])
     return views
 
 

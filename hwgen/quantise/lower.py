@@ -52,7 +52,11 @@ def lower(graph: fg.Graph, stats: Stats, scale: float, task: str, options: Quant
     b = Builder(graph, plan(graph), stats, scale, fg.shapes(graph), options)
     for i, node in enumerate(b.plan.nodes.values()):
         if node.name in b.plan.alone:
-            _lower(b, node, i)
+            try:
+                _lower(b, node, i)
+            except ScaleTooSmall as error:
+                error.node = node
+                raise
     result = b.finish([_output(b, o) for o in graph.outputs], task)
     verify(result)
     return result
@@ -100,13 +104,16 @@ def _image(b: Builder, node: fg.PatchEmbed) -> tuple[View, float, float]:
     """Emit the quantised patches [patches, C*ph*pw]; their view, step and offset."""
     pixels = b.stats.values[node.image]
     low, high = float(pixels.low[0]), float(pixels.high[0])
+    if any(node.pads):
+        low, high = min(low, 0.0), max(high, 0.0)
     step = (high - low) / 2 / INT8_MAX * float(np.max(b.stats.part(node.image))) or max(abs(high), 1.0) / INT8_MAX
     offset = (low + high) / 2
     shape, patch = b.graph.inputs[node.image], node.weight.shape[2:]
     rows, cols = b.shapes[node.name][0], int(np.prod(node.weight.shape[1:]))
     out = b.buffer(f"{node.name}.patches", rows, cols, scale=step / (1 << STATIC_SHIFT))
     name = b.op_name(f"{node.name}.image")
-    b.emit(Input(name, out, node.image, tuple(shape), tuple(patch), step, offset, node.source))
+    cut = {"stride": node.stride, "pads": node.pads}
+    b.emit(Input(name, out, node.image, tuple(shape), tuple(patch), step, offset, node.source, **cut))
     return out, step, offset
 
 

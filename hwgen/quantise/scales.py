@@ -31,6 +31,7 @@ class ScaleTooSmall(Exception):
     def __init__(self, scale: float):
         super().__init__(f"the residual stream needs a scale of at least {scale:g}")
         self.scale = scale
+        self.node = None  # that it is for, once it is known
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from ..config import Config
 from ..numerics import ACC_BITS
 from . import ports
 from .common import delay, delay_valid, register
+from .memories import memories
 from .memory import RAM_LATENCY, Ram
 
 
@@ -43,8 +44,8 @@ class Accumulator(Component):
 
     def elaborate(self, platform):
         m = Module()
-        outputs, rows = self.config.array_outputs, self.config.acc_rows
-        m.submodules.ram = ram = Ram(rows, outputs * ACC_BITS, style="block")
+        outputs = self.config.array_outputs
+        m.submodules.ram = ram = Ram.of(memories(self.config)["accumulators"])
         row_bits = len(ram.read_addr)
         m.d.comb += ram.read_addr.eq(self.i_row[:row_bits])
 

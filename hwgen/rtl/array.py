@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Component, In, Out, Signature
 from ..config import Config
 from ..errors import UserError
 from ..numerics import ACC_BITS, ACC_MAX, INT8_MAX
-from .common import delay_valid, register, tree, tree_latency
+from .common import delay, delay_valid, register, tree, tree_latency
 from .shared import Shared, place
 
 GROUP = 8  # products in a cascade: 8 * 127 * 127 < 2^17, so that the low sum stays inside its 18 bits
@@ -49,8 +49,8 @@ def positions(inputs: int) -> dict[int, int]:
 class MacPair(Shared):
     """Two outputs of the array: y0 and y1 = the sums over i of w[i] * x[i] with their own weights.
 
-    Ports: x, w (I x signed(8)), each input delayed by its `positions`; write0, write1, swap: bit p acts on the inputs at
-    position p; y0, y1 signed(27). Latency and cost: see `MacArray`.
+    Ports: x, w0, w1 (I x signed(8)), each input delayed by its `positions`; write0, write1, swap: bit p acts on the inputs
+    at position p; y0, y1 signed(27). Latency and cost: see `MacArray`.
     A platform with `primitives` gets each cell as an instance of a DSP48E2, else it is described.
     """
 
@@ -64,7 +64,7 @@ class MacPair(Shared):
     @staticmethod
     def ports(config: Config) -> Signature:
         row = data.ArrayLayout(signed(8), config.array_inputs)
-        ins = {"x": In(row), "w": In(row), "write0": In(GROUP), "write1": In(GROUP), "swap": In(GROUP)}
+        ins = {"x": In(row), "w0": In(row), "w1": In(row), "write0": In(GROUP), "write1": In(GROUP), "swap": In(GROUP)}
         return Signature({**ins, "y0": Out(signed(ACC_BITS)), "y1": Out(signed(ACC_BITS))})
 
     def elaborate(self, platform):
@@ -90,9 +90,9 @@ class MacPair(Shared):
         packed = [Signal(signed(PACKED_BITS), name=f"a{i}", reset_less=True) for i in range(inputs)]
         for p in range(GROUP):
             here = [i for i in range(inputs) if position[i] == p]
-            for k, write in enumerate((self.write0, self.write1)):
+            for k, (write, w) in enumerate(((self.write0, self.w0), (self.write1, self.w1))):
                 with m.If(write[p]):
-                    m.d.sync += [shadow[k][i].eq(self.w[i]) for i in here]
+                    m.d.sync += [shadow[k][i].eq(w[i]) for i in here]
             with m.If(self.swap[p]):
                 m.d.sync += [packed[i].eq((shadow[1][i] << LOW_BITS) + shadow[0][i]) for i in here]
 
@@ -123,9 +123,9 @@ class MacPair(Shared):
             for i in group:
                 p = position[i]
                 w1 = Signal(signed(30), name=f"a{i}")
-                m.d.comb += w1.eq(self.w[i] << LOW_BITS)
+                m.d.comb += w1.eq(self.w1[i] << LOW_BITS)
                 w0, x = Signal(signed(27), name=f"d{i}"), Signal(signed(18), name=f"b{i}")
-                m.d.comb += [w0.eq(self.w[i]), x.eq(self.x[i])]
+                m.d.comb += [w0.eq(self.w0[i]), x.eq(self.x[i])]
                 total, following = Signal(DSP_BITS, name=f"p{i}"), Signal(DSP_BITS, name=f"c{i}")
                 m.submodules[f"cell_{i}"] = Instance(
                     "DSP48E2",
@@ -160,13 +160,13 @@ class MacArray(Component):
     delayed alike: x, the swap and the shadow's writes. The groups' sums are split in two and added in a pipelined tree.
 
     Parameters: config (O = array_outputs, I = array_inputs). At most ACC_MAX / 127^2 inputs, else UserError.
-    Ports: w_valid, w_row, w_data (I x signed(8)): the shadow weights of output w_row; x_valid, x_data (I x signed(8)),
-    x_swap: this row is the first to use what the shadow holds; y_valid, y_data (O x signed(27)). Weights and x are in
-    [-127, 127].
+    Ports: w_valid[k], w_pair, w_data[k] (I x signed(8)): the shadow weights of output 2 * w_pair + k; x_valid, x_data
+    (I x signed(8)), x_swap: this row is the first to use what the shadow holds; y_valid, y_data (O x signed(27)). Weights
+    and x are in [-127, 127].
     Latency: `latency` cycles from x to y, no gaps needed. A row with x_swap may enter SHADOW_READY cycles after the
     last write of its weights or later; the next tile's weights may be written SHADOW_HOLD cycles after that row or
     later. As SHADOW_READY + SHADOW_HOLD is 1, weights can follow one another every cycle across tiles.
-    Cost: O/2 * I DSPs with cascade; outside them 72 flip-flops of delay per input, 9 enables per output, and the
+    Cost: O/2 * I DSPs with cascade; outside them about 108 flip-flops of delay per input, 9 enables per output, and the
     trees of O * ceil(I / 8) 18-bit sums.
     """
 
@@ -181,9 +181,9 @@ class MacArray(Component):
         row = data.ArrayLayout(signed(8), config.array_inputs)
         super().__init__(
             {
-                "w_valid": In(1),
-                "w_row": In(range(config.array_outputs)),
-                "w_data": In(row),
+                "w_valid": In(2),
+                "w_pair": In(range(config.array_outputs // 2)),
+                "w_data": In(data.ArrayLayout(row, 2)),
                 "x_valid": In(1),
                 "x_swap": In(1),
                 "x_data": In(row),
@@ -206,25 +206,24 @@ class MacArray(Component):
         swap = [Signal(name="swap_0")]
         write = [Signal(outputs, name="write_0")]
         m.d.comb += swap[0].eq(self.x_valid & self.x_swap)
-        m.d.comb += [write[0][o].eq(self.w_valid & (self.w_row == o)) for o in range(outputs)]
+        m.d.comb += [write[0][o].eq(self.w_valid[o % 2] & (self.w_pair == o // 2)) for o in range(outputs)]
         for p in range(1, GROUP + 1):
             for chain, name in ((swap, "swap"), (write, "write")):
                 following = Signal.like(chain[-1], name=f"{name}_{p}")  # control: with reset
                 m.d.sync += following.eq(chain[-1])
                 chain.append(following)
 
-        x, w = {}, {}
+        entering = {"x": self.x_data, "w0": self.w_data[0], "w1": self.w_data[1]}
+        late = {name: {} for name in entering}
         for i, p in positions(inputs).items():
-            xi, wi = self.x_data[i], self.w_data[i]
-            for k in range(p + 1):
-                xi, wi = register(m, xi, f"x{i}_{k}"), register(m, wi, f"w{i}_{k}")
-            x[i], w[i] = xi, wi
+            for name, row in entering.items():
+                late[name][i] = delay(m, row[i], p + 1, f"{name}_{i}")
 
         # --- pairs of outputs -------------------------------------------------------------------------------------
         for o in range(0, outputs, 2):
             pair = place(m, f"pair_{o}", MacPair, self.config, platform)
-            for i in range(inputs):
-                m.d.comb += [pair.x[i].eq(x[i]), pair.w[i].eq(w[i])]
+            for name, row in late.items():
+                m.d.comb += [getattr(pair, name)[i].eq(value) for i, value in row.items()]
             m.d.comb += pair.swap.eq(Cat(swap[:GROUP]))
             m.d.comb += pair.write0.eq(Cat(write[p + 1][o] for p in range(GROUP)))
             m.d.comb += pair.write1.eq(Cat(write[p + 1][o + 1] for p in range(GROUP)))

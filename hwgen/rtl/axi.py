@@ -14,6 +14,7 @@ from amaranth.lib.wiring import Component, In, Member, Out, Signature, connect, 
 from ..config import Config
 from .common import counter
 from .fifo import RamFifo
+from .memories import memories
 
 ID_BITS = 1
 BYTE_ADDRESS_BITS = 64
@@ -181,7 +182,7 @@ class AxiReader(Component):
     def elaborate(self, platform):
         m = Module()
         config, bus = self.config, self.bus
-        depth = 1 << max(1, (config.outstanding * config.burst_beats - 1).bit_length())
+        depth = memories(config)["data beats"].depth
         m.submodules.bursts = bursts = _Bursts(config)
         m.submodules.fifo = fifo = RamFifo(8 * config.axi_bytes, depth)
         connect(m, flipped(self.command), bursts.command)
@@ -227,18 +228,18 @@ class AxiWriter(Component):
         config, bus = self.config, self.bus
         m.submodules.bursts = bursts = _Bursts(config)
         connect(m, flipped(self.command), bursts.command)
-        left = Signal(range(config.burst_beats + 1))  # beats of the burst under way
+        left, some_left = Signal(range(config.burst_beats + 1)), Signal()  # beats of the burst under way
         issue, answered = Signal(), Signal()
         _, flying, all_flying = counter(m, issue, answered, config.outstanding, "flying")
         m.d.comb += [
             bursts.base.eq(self.base),
-            issue.eq(bursts.valid & ~bus.awvalid & (left == 0) & ~all_flying & ~self.drain),
-            bus.wvalid.eq(self.beats.valid & ~bus.awvalid & (left != 0)),
+            issue.eq(bursts.valid & ~bus.awvalid & ~some_left & ~all_flying & ~self.drain),
+            bus.wvalid.eq(self.beats.valid & ~bus.awvalid & some_left),
             bus.wdata.eq(self.beats.payload),
             bus.wstrb.eq(~Const(0, config.axi_bytes)),
             bus.wlast.eq(left == 1),
             self.beat.eq(bus.wvalid & bus.wready),
-            self.beats.ready.eq(bus.wready & ~bus.awvalid & (left != 0)),
+            self.beats.ready.eq(bus.wready & ~bus.awvalid & some_left),
             bus.bready.eq(1),
             answered.eq(bus.bvalid),
             self.error.eq(bus.bvalid & bus.bresp[1]),
@@ -247,7 +248,7 @@ class AxiWriter(Component):
         ]
         _drive_address(m, config, bus, "aw", bursts, issue)
         with m.If(issue):
-            m.d.sync += left.eq(bursts.beats)
+            m.d.sync += [left.eq(bursts.beats), some_left.eq(1)]
         with m.Elif(self.beat):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), some_left.eq(left != 1)]
         return m

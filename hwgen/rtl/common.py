@@ -23,9 +23,9 @@ def delay(m: Module, value, cycles: int, name: str | None = None):
 
 
 def delay_valid(m: Module, value: Value, cycles: int, name: str | None = None) -> Value:
-    """A strobe after `cycles` cycles; these registers are reset."""
+    """A strobe, or several, after `cycles` cycles; these registers are reset."""
     for i in range(cycles):
-        out = Signal(name=None if name is None else f"{name}_{i}")
+        out = Signal(len(value), name=None if name is None else f"{name}_{i}")
         m.d.sync += out.eq(value)
         value = out
     return value

@@ -16,7 +16,7 @@ from .post import PostProcessor
 from .reader import RowReader
 from .scales import ScaleMemory
 from .scratchpad import Scratchpad
-from .tiles import TileLoader
+from .tiles import WORDS_PER_CYCLE, TileLoader
 from .vector import VectorUnit
 
 IN_FLIGHT_BITS = 8  # rows between issue and post-processor: bounded by the pipeline's length
@@ -26,8 +26,8 @@ class Core(Component):
     """Executes MATMUL, NORM and ROUTE instructions on the scratchpad.
 
     Ports: matmul_insn, vector_insn (instructions whose waits are met) with done strobes and busy flags; words (weight
-    words in stream order); rd_store, wr_load, wr_scale (scratchpad and scale memory for the DMA units); nonempty (which
-    expert queues hold tokens); event strobes array_active, stall_weights, stall_bank for the counters.
+    words in stream order, word k on words[k % 2]); rd_store, wr_load, wr_scale (scratchpad and scale memory for the DMA
+    units); nonempty (which expert queues hold tokens); event strobes array_active, stall_weights, stall_bank for the counters.
     """
 
     def __init__(self, config: Config):
@@ -40,7 +40,7 @@ class Core(Component):
                 "vector_done": Out(1),
                 "matmul_busy": Out(1),
                 "vector_busy": Out(1),
-                "words": In(stream.Signature(data.ArrayLayout(signed(8), config.array_inputs))),
+                "words": In(stream.Signature(data.ArrayLayout(signed(8), config.array_inputs))).array(WORDS_PER_CYCLE),
                 "rd_store": In(ports.read_port(config, 1)),
                 "wr_load": In(ports.write_port(config, 1)),
                 "wr_scale": In(ports.SCALE_WRITE),
@@ -81,7 +81,8 @@ class Core(Component):
         connect(m, vector.lookup, loader.lookup)
         connect(m, vector.queue, issuer.queue)
         connect(m, loader.insn, flipped(self.matmul_insn))
-        connect(m, loader.words, flipped(self.words))
+        for inside, outside in zip(loader.words, self.words, strict=True):
+            connect(m, inside, flipped(outside))
         connect(m, loader.job, issuer.job)
         connect(m, loader.params, post.params)
 
@@ -91,14 +92,15 @@ class Core(Component):
         weights_late = into_array - array.SHADOW_READY
         m.d.comb += [
             array.w_valid.eq(delay_valid(m, loader.w_valid, weights_late, "w_valid")),
-            array.w_row.eq(delay(m, loader.w_row, weights_late, "w_row")),
+            array.w_pair.eq(delay(m, loader.w_pair, weights_late, "w_pair")),
             array.w_data.eq(delay(m, loader.w_data, weights_late, "w_data")),
             issuer.full.eq(loader.full),
             loader.take.eq(issuer.take),
         ]
         for bank in range(2):
             rows = Signal(IN_FLIGHT_BITS, name=f"rows_in_flight_{bank}")
-            begin = issuer.bank_used & (issuer.row.post.bank == bank)
+            # A cycle late, as `full` is, without which the loader does not look.
+            begin = delay_valid(m, issuer.bank_used & (issuer.row.post.bank == bank), 1, f"row_begins_{bank}")
             end = post.used & (post.used_bank == bank)
             m.d.sync += rows.eq(rows + begin - end)
             m.d.comb += loader.bank_busy[bank].eq(rows != 0)

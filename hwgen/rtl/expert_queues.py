@@ -10,17 +10,13 @@ from ..config import Config
 from ..numerics import INT16_MAX, MAX_TOP_K
 from . import ports
 from .common import delay, delay_valid, register
+from .memories import expert_bits, memories
 from .memory import RAM_LATENCY, Ram
 from .small_memory import LutRam
 from .walk import Walk
 
 DENSE_CYCLES = RAM_LATENCY + 1  # of a dense row, and two for each of its chunks
 SETTLE = 6  # cycles until the last write shows: queue RAM, and more than ports.WRITE_LATENCY
-
-
-def expert_bits(config: Config) -> int:
-    """Bits of an expert's number."""
-    return max((config.max_experts - 1).bit_length(), 1)
 
 
 class ExpertQueues(Component):
@@ -68,8 +64,8 @@ class ExpertQueues(Component):
         counts = LutRam(m, slots, ports.ROW_BITS + 1, "counts")
         starts = LutRam(m, slots, 16, "starts")
         cursors = LutRam(m, slots, 16, "cursors")  # where an expert's next entry goes
-        m.submodules.listed = listed = Ram(depth, entry.size)
-        m.submodules.queues = queues = Ram(depth, ports.QUEUE_ENTRY.size)
+        m.submodules.listed = listed = Ram.of(memories(self.config)["expert list"])
+        m.submodules.queues = queues = Ram.of(memories(self.config)["expert queues"])
         nonempty = Signal(slots)
         m.d.comb += self.nonempty.eq(nonempty)
 

@@ -7,6 +7,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from .common import counter, delay_valid
+from .memories import Memory
 from .memory import RAM_LATENCY, Ram
 
 FULL_RATE = 4  # lookahead that hides the RAM's latency: one word a cycle
@@ -28,6 +29,11 @@ class RamFifo(Component):
             raise ValueError(f"RamFifo lookahead={lookahead} is not 1, 2 or 4")
         self.width, self.depth, self.style, self.lookahead = width, depth, style, lookahead
         super().__init__({"i": In(stream.Signature(width)), "o": Out(stream.Signature(width))})
+
+    @classmethod
+    def of(cls, memory: Memory) -> RamFifo:
+        """A queue in one of the design's memories, a word every cycle."""
+        return cls(memory.width, memory.depth, memory.style)
 
     def elaborate(self, platform):
         m = Module()

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 from ..config import Config
 from ..numerics import EXP2_TABLE, LOGIT_STEPS, MAX_TOP_K
 from .common import delay, delay_valid, register
-from .expert_queues import expert_bits
+from .memories import expert_bits
 from .memory import RAM_LATENCY, Ram
 from .ports import ELEMENT
 from .small_memory import rom

@@ -26,7 +26,7 @@ def row_layout(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "swap": 1,  # first row of a tile
-            "short": 1,  # the tile has fewer rows than ROW_GAP cycles
+            "short": 1,  # first row of a tile that has fewer rows than ROW_GAP cycles
             "x_addr": ports.ADDRESS_BITS,
             "x_scale": ports.SCALE_ADDRESS_BITS,
             "row": ports.ROW_BITS,
@@ -43,7 +43,7 @@ class RowIssuer(Component):
 
     A generator makes one row a cycle: queue entry (token, gate), then row addresses base + index * pitch, then a short
     FIFO. The issue stage sends the FIFO's head when its tile waits in the shadow (`full`) and the scratchpad grants the
-    read. A Matmul with an empty queue is one placeholder row that writes nothing, so that instructions finish in order.
+    read. A Matmul with an empty queue is one placeholder row, read but written nowhere, so that instructions finish in order.
 
     Ports: job; queue (entries of the expert queues); rd_valid/rd_addr/rd_ready (scratchpad read) and scale_addr; full, take
     (tile handshake); issued (a row, in the cycle its read is granted), row; strobes stall_weights, stall_bank, last (the
@@ -78,7 +78,7 @@ class RowIssuer(Component):
         c = self.config
         outputs, inputs = c.array_outputs, c.array_inputs
         layout = row_layout(c)
-        job = Signal(job_layout())
+        job, upcoming, waiting = Signal(job_layout()), Signal(job_layout(), reset_less=True), Signal()
         insn = job.insn
 
         # --- generator: loop state ------------------------------------------------------------------------------
@@ -87,13 +87,19 @@ class RowIssuer(Component):
         outputs_left, inputs_left = Signal(16), Signal(16)
         first_ob, first_ib, bank = Signal(), Signal(), Signal()
         out_offset, in_offset = Signal(ports.ADDRESS_BITS), Signal(ports.ADDRESS_BITS)
-        last_ob, last_ib, last_r = Signal(), Signal(), Signal()
+        last_ob, last_ib, last_r, begin = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             last_ob.eq(outputs_left <= outputs),
             last_ib.eq(inputs_left <= inputs),
             last_r.eq((r + 1 == job.rows) | job.empty),
-            self.job.ready.eq(~active | (generate & last_r & last_ib & last_ob)),
+            self.job.ready.eq(~waiting),
+            begin.eq(waiting & (~active | (generate & last_r & last_ib & last_ob))),
         ]
+        # A job waits in a register: the loader, far ahead of the rows, need not know how far they are.
+        with m.If(~waiting):
+            m.d.sync += [waiting.eq(self.job.valid), upcoming.eq(self.job.payload)]
+        with m.Elif(begin):
+            m.d.sync += waiting.eq(0)
         with m.If(generate):
             m.d.sync += r.eq(r + 1)
             with m.If(last_r):
@@ -105,17 +111,16 @@ class RowIssuer(Component):
                     m.d.sync += bank.eq(bank ^ ~job.empty)
                     with m.If(last_ob):
                         m.d.sync += active.eq(0)
-        with m.If(self.job.ready & self.job.valid):
-            new = self.job.payload
+        with m.If(begin):
             # An empty queue's placeholder is a single row of a single tile.
             m.d.sync += [
-                job.eq(new),
+                job.eq(upcoming),
                 active.eq(1),
                 r.eq(0),
                 first_ob.eq(1),
                 first_ib.eq(1),
-                outputs_left.eq(Mux(new.empty, 1, new.insn.outputs)),
-                inputs_left.eq(Mux(new.empty, 1, new.insn.inputs)),
+                outputs_left.eq(Mux(upcoming.empty, 1, upcoming.insn.outputs)),
+                inputs_left.eq(Mux(upcoming.empty, 1, upcoming.insn.inputs)),
                 out_offset.eq(0),
                 in_offset.eq(0),
             ]
@@ -127,7 +132,7 @@ class RowIssuer(Component):
         real = ~job.empty
         m.d.comb += [
             made.swap.eq((r == 0) & real),
-            made.short.eq(job.rows < ROW_GAP),
+            made.short.eq((r == 0) & real & (job.rows < ROW_GAP)),
             made.x_addr.eq(insn.x + in_offset),
             made.x_scale.eq(insn.x_scale),
             made.row.eq(r),
@@ -204,18 +209,18 @@ class RowIssuer(Component):
         # --- issue ----------------------------------------------------------------------------------------------
         head = data.View(layout, fifo.r_data)
         # A tile of so few rows that they come again too soon waits until the last one has gone ROW_GAP cycles before.
-        gap = Signal(range(ROW_GAP))
+        gap, near = Signal(range(ROW_GAP)), Signal()  # near = gap != 0
         with m.If(self.issued):
-            m.d.sync += gap.eq(ROW_GAP - 1)
-        with m.Elif(gap != 0):
-            m.d.sync += gap.eq(gap - 1)
-        tile_ready, placeholder = ~head.swap | (self.full & (~head.short | (gap == 0))), ~head.post.write & head.post.last
+            m.d.sync += [gap.eq(ROW_GAP - 1), near.eq(1)]
+        with m.Elif(near):
+            m.d.sync += [gap.eq(gap - 1), near.eq(gap != 1)]
+        tile_ready = ~(head.swap & ~self.full) & ~(head.short & near)
         m.d.comb += [
             self.row.eq(head),
-            self.rd_valid.eq(fifo.r_rdy & tile_ready & ~placeholder),
+            self.rd_valid.eq(fifo.r_rdy & tile_ready),
             self.rd_addr.eq(head.x_addr),
             self.scale_addr.eq(head.x_scale),
-            self.issued.eq(fifo.r_rdy & tile_ready & (self.rd_ready | placeholder)),
+            self.issued.eq(self.rd_valid & self.rd_ready),
             fifo.r_en.eq(self.issued),
             self.take.eq(self.issued & head.swap),
             self.bank_used.eq(self.issued & head.post.write),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import stream
+from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 
 from .. import isa
@@ -12,7 +12,8 @@ from .arbiter import MOST_BEATS
 from .axi import COMMAND, beat_stream
 from .block import Block
 from .insn import insn_view
-from .ports import ELEMENT, SCALE_ADDRESS_BITS, SCALE_WRITE, insn_stream, write_port
+from .ports import ADDRESS_BITS, ELEMENT, SCALE_ADDRESS_BITS, SCALE_WRITE, elements, insn_stream, write_port
+from .register_slice import RegisterSlice
 
 
 class LoadUnit(Component):
@@ -70,7 +71,7 @@ class LoadUnit(Component):
 
         narrow = Signal(reset_less=True)
         scale_addr, scales_left = Signal(SCALE_ADDRESS_BITS, reset_less=True), Signal(16)
-        more_scales = Signal()
+        more_scales, last_scale = Signal(), Signal()
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
@@ -78,6 +79,7 @@ class LoadUnit(Component):
                 with m.If(self.insn.valid):
                     with m.If(load_scales.op == isa.Op.LOAD_SCALES):
                         m.d.sync += [scales_left.eq(load_scales.count), more_scales.eq(load_scales.count != 0)]
+                        m.d.sync += last_scale.eq(load_scales.count == 1)
                         m.next = "SCALES"
                     with m.Else():
                         m.d.comb += block.start.eq(1)
@@ -98,50 +100,56 @@ class LoadUnit(Component):
                 m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
 
-        # Beats to chunks. The registers in front of the write ports keep the RAM's output away from the arbitration.
+        # Beats to chunks and scales; the slices keep the write ports' arbitration away from the beats.
+        place = data.StructLayout({"addr": ADDRESS_BITS, "data": elements(config, 1)})
+        scale_place = data.StructLayout({"addr": SCALE_ADDRESS_BITS, "data": 16})
+        m.submodules.chunks = chunks = RegisterSlice(place)
+        m.submodules.scales = scales = RegisterSlice(scale_place)
+        for port, slot in ((self.wr, chunks), (self.scale, scales)):
+            m.d.comb += [
+                port.valid.eq(slot.o.valid),
+                port.addr.eq(slot.o.payload.addr),
+                port.data.eq(slot.o.payload.data),
+                slot.o.ready.eq(port.ready),
+            ]
         beats = self.beats
         beat_bits = 8 * config.axi_bytes
         behind = [Signal(beat_bits, name=f"behind_{i}", reset_less=True) for i in range(config.chunk_beats - 1)]
         beat_at = Signal(range(max(config.chunk_beats, 2)))
-        whole, take_chunk, take_scale, beat_end = Signal(), Signal(), Signal(), Signal()
+        whole, room, take_chunk = Signal(), Signal(), Signal()
+        scale_room, take_scale, beat_end = Signal(), Signal(), Signal()
         lane = Signal(range(lanes))
         wide_data = Cat(*behind, beats.payload)[: config.chunk * ELEMENT.width]
         narrow_bytes = Cat(*behind[: config.narrow_chunk_beats - 1], beats.payload)
         narrow_data = Cat(Cat(Const(0, 8), narrow_bytes[8 * i : 8 * i + 8]) for i in range(config.chunk))
         m.d.comb += [
             whole.eq(beat_at == Mux(narrow, config.narrow_chunk_beats - 1, config.chunk_beats - 1)),
-            take_chunk.eq(beats.valid & block.more & (~whole | ~self.wr.valid | self.wr.ready)),
-            take_scale.eq(beats.valid & more_scales & (~self.scale.valid | self.scale.ready)),
-            beat_end.eq((lane == lanes - 1) | (scales_left == 1)),
-            beats.ready.eq(take_chunk | (take_scale & beat_end)),
+            room.eq(block.more & (~whole | chunks.i.ready)),
+            scale_room.eq(more_scales & scales.i.ready),
+            take_chunk.eq(beats.valid & room),
+            take_scale.eq(beats.valid & scale_room),
+            beat_end.eq((lane == lanes - 1) | last_scale),
+            beats.ready.eq(room | (scale_room & beat_end)),
             block.step.eq(take_chunk & whole),
+            chunks.i.valid.eq(beats.valid & block.more & whole),
+            chunks.i.payload.addr.eq(block.addr),
+            chunks.i.payload.data.eq(Mux(narrow, narrow_data, wide_data)),
+            scales.i.valid.eq(beats.valid & more_scales),
+            scales.i.payload.addr.eq(scale_addr),
+            scales.i.payload.data.eq(beats.payload.word_select(lane, 16)),
             self.wr.mask.eq(1),
         ]
-        with m.If(self.wr.ready):
-            m.d.sync += self.wr.valid.eq(0)
         with m.If(take_chunk):
             m.d.sync += beat_at.eq(Mux(whole, 0, beat_at + 1))
             for i, register in enumerate(behind):
                 with m.If(beat_at == i):
                     m.d.sync += register.eq(beats.payload)
-            with m.If(whole):
-                m.d.sync += [
-                    self.wr.valid.eq(1),
-                    self.wr.addr.eq(block.addr),
-                    self.wr.data.eq(Mux(narrow, narrow_data, wide_data)),
-                ]
-
-        # Beats to scales.
-        with m.If(self.scale.ready):
-            m.d.sync += self.scale.valid.eq(0)
         with m.If(take_scale):
             m.d.sync += [
                 lane.eq(Mux(beat_end, 0, lane + 1)),
                 scales_left.eq(scales_left - 1),
-                more_scales.eq(scales_left != 1),
+                more_scales.eq(~last_scale),
+                last_scale.eq(scales_left == 2),
                 scale_addr.eq(scale_addr + 1),
-                self.scale.valid.eq(1),
-                self.scale.addr.eq(scale_addr),
-                self.scale.data.eq(beats.payload.word_select(lane, 16)),
             ]
         return m

@@ -8,8 +8,10 @@ Python simulator) it stays an Amaranth memory; both behave the same as long as n
 from __future__ import annotations
 
 from amaranth.hdl import ClockSignal, Instance, Module, Signal, unsigned
-from amaranth.lib.memory import Memory
+from amaranth.lib import memory as amaranth_memory
 from amaranth.lib.wiring import Component, In, Out
+
+from .memories import Memory
 
 STYLES = ("block", "ultra", "distributed", "auto")
 RAM_LATENCY = 2
@@ -40,13 +42,18 @@ class Ram(Component):
             }
         )
 
+    @classmethod
+    def of(cls, memory: Memory) -> Ram:
+        """One of the design's memories."""
+        return cls(memory.depth, memory.width, memory.style)
+
     def elaborate(self, platform):
         m = Module()
         get_memory = getattr(platform, "get_memory", None)
         if get_memory is not None:
             m.submodules.template = get_memory(self)
             return m
-        m.submodules.memory = memory = Memory(shape=unsigned(self.width), depth=self.depth, init=[])
+        m.submodules.memory = memory = amaranth_memory.Memory(shape=unsigned(self.width), depth=self.depth, init=[])
         write = memory.write_port()
         read = memory.read_port()
         registered = Signal(self.width, reset_less=True)
@@ -61,7 +68,7 @@ class Ram(Component):
         return m
 
 
-def template_memory(ram: Ram | Memory):
+def template_memory(ram: Ram | amaranth_memory.Memory):
     """The instance of `rtl_templates/ram_sdp.v` that stands for `ram` in Verilog; a ROM (Amaranth memory) as it is."""
     if not isinstance(ram, Ram):
         return ram.elaborate(None)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
 from . import ports
 from .common import counter, delay, delay_valid, lanes_mask, register
+from .memories import memories, norm_chunks
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
+from .read_slot import ReadSlot
 from .small_memory import SmallFifo
 from .walk import Walk
 
 ROWS = 32  # rows on their way from the first read to the row maximum written
 CHUNKS = 32  # chunks on their way from the row buffer to the scratchpad: covers the pipeline's length
-LEAST_BUFFER = 512  # chunks: the depth of a block RAM
 FIXED_CYCLES = 6  # registers and FIFOs between the pipelines, control
 SETTLE = 4  # cycles from the last write to `done`: more than ports.WRITE_LATENCY
 
@@ -43,8 +45,8 @@ class Norm(Component):
 
     def __init__(self, config: Config):
         self.config = config
-        self.max_chunks = -(-config.norm_columns // config.chunk)
-        self.buffer = max(LEAST_BUFFER, 1 << (2 * self.max_chunks - 1).bit_length())
+        self.max_chunks = norm_chunks(config)
+        self.buffer = memories(config)["norm rows"].depth
         super().__init__(
             {
                 "start": In(1),
@@ -80,45 +82,49 @@ class Norm(Component):
         read = Walk("x")
         accepted = Signal()
         read_last = Signal()
+        tag = data.StructLayout({"column": len(column), "row": 1, "last": 1, "beta": 1})  # last: of a row
+        m.submodules.reads = reads = ReadSlot(self.config, tag)
+        connect(m, reads.rd, flipped(self.rd))
         rows_free, buffer_free = Signal(), Signal()  # there is room for a row's maximum, for a chunk
         room = Signal()
         m.d.comb += [
-            room.eq(buffer_free & ((column != 0) | rows_free)),
-            self.rd.valid.eq(reading_params | (reading_rows & room)),
-            self.rd.addr.eq(read.addr),
-            accepted.eq(self.rd.valid & self.rd.ready),
+            room.eq(buffer_free & rows_free),
+            reads.valid.eq(reading_params | (reading_rows & room)),
+            reads.addr.eq(read.addr),
+            reads.tag.column.eq(column),
+            reads.tag.row.eq(reading_rows),
+            reads.tag.last.eq(reading_rows & read_last),
+            reads.tag.beta.eq(beta),
+            accepted.eq(reads.valid & reads.ready),
             read_last.eq(column == last_chunk),
         ]
         with m.If(accepted):
             m.d.sync += column.eq(column + 1)
 
         # --- data of the reads ----------------------------------------------------------------------------------
-        wait = ports.READ_LATENCY
-        arrived_column = delay(m, column, wait + 1, "column")
-        is_last = register(m, delay(m, read_last & reading_rows, wait, "read_last"), "is_last")
+        came = register(m, reads.o_tag, "came")
         keep = register(m, lanes_mask(left, chunk), "keep")
         x = Signal(ports.elements(self.config, 1), reset_less=True)
-        ends = delay(m, read_last & reading_rows, wait, "ends")
         for i in range(chunk):
-            m.d.sync += x[i].eq(Mux(ends & ~keep[i], 0, self.rd.data[i]))
-        x_valid = delay_valid(m, accepted & reading_rows, wait + 1, "x_valid")
+            m.d.sync += x[i].eq(Mux(reads.o_tag.last & ~keep[i], 0, reads.o_data[i]))
+        x_valid = delay_valid(m, reads.arrived & reads.o_tag.row, 1, "x_valid")
         m.d.comb += [
             statistics.i_valid.eq(x_valid),
-            statistics.i_first.eq(arrived_column == 0),
-            statistics.i_last.eq(is_last),
+            statistics.i_first.eq(came.column == 0),
+            statistics.i_last.eq(came.last),
             statistics.i_data.eq(x),
         ]
         params = []
-        for name, select in (("gamma", ~beta), ("beta", beta)):
-            ram = Ram(self.max_chunks, 16 * chunk)
+        for name, select in (("gamma", ~reads.o_tag.beta), ("beta", reads.o_tag.beta)):
+            ram = Ram.of(memories(self.config)["norm parameters"])
             m.submodules[name] = ram
             params.append(ram)
             m.d.comb += [
-                ram.write_addr.eq(arrived_column),
+                ram.write_addr.eq(came.column),
                 ram.write_data.eq(x),
-                ram.write_enable.eq(delay_valid(m, accepted & reading_params & select, wait + 1, f"{name}_valid")),
+                ram.write_enable.eq(delay_valid(m, reads.arrived & ~reads.o_tag.row & select, 1, f"{name}_valid")),
             ]
-        m.submodules.rows = rows = Ram(self.buffer, 16 * chunk)
+        m.submodules.rows = rows = Ram.of(memories(self.config)["norm rows"])
         write_at = Signal(range(self.buffer))
         m.d.comb += [rows.write_addr.eq(write_at), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
         m.d.sync += write_at.eq(write_at + x_valid)
@@ -204,8 +210,9 @@ class Norm(Component):
                     m.next = "GAMMA"
                     with m.If(insn.rows == 0):
                         m.next = "DRAIN"
+                    with m.Else():
+                        m.d.sync += reading_params.eq(1)
             with m.State("GAMMA"):
-                m.d.comb += reading_params.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(0, 0)
                     with m.If(left > chunk):
@@ -214,20 +221,19 @@ class Norm(Component):
                         m.d.sync += [last_chunk.eq(column), column.eq(0), beta.eq(1)]
                         m.next = "BETA"
             with m.State("BETA"):
-                m.d.comb += reading_params.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(0, 0)
                     with m.If(read_last):
-                        m.d.sync += column.eq(0)
+                        m.d.sync += [column.eq(0), reading_params.eq(0), reading_rows.eq(1)]
                         m.d.sync += read.start(insn.x, insn.x_pitch)
                         m.next = "ROWS"
             with m.State("ROWS"):
-                m.d.comb += reading_rows.eq(1)
                 with m.If(accepted):
                     m.d.sync += read.step(read_last, insn.x_pitch)
                     with m.If(read_last):
                         m.d.sync += [column.eq(0), row.eq(row - 1)]
                         with m.If(row == 1):
+                            m.d.sync += reading_rows.eq(0)
                             m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(no_rows & none_out):

@@ -14,6 +14,7 @@ from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, RECIPROCAL_EXPONENT_MAX, 
 from . import ports
 from .common import LARGEST_LEVELS, delay, delay_valid, lanes_mask, largest_tree, register, tree_latency
 from .gelu import GELU_LATENCY, gelu_lanes
+from .memories import memories
 from .memory import RAM_LATENCY, Ram
 
 LOWEST = -(1 << 15)  # below every stored element
@@ -189,7 +190,7 @@ class PostProcessor(Component):
         end = at + 1 + cycles
 
         rows = self.config.acc_rows
-        m.submodules.maxima = ram = Ram(2 * rows, 16)
+        m.submodules.maxima = ram = Ram.of(memories(self.config)["row maxima"])
         row_bits = (rows - 1).bit_length()
 
         def address(n: int) -> Value:

@@ -11,10 +11,10 @@ from ..config import Config
 from ..intgraph import Convert, RowScale
 from .common import delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
 from .divide import Divider
+from .memories import SUM_BITS, memories
 from .memory import RAM_LATENCY, Ram
 from .ports import ELEMENT, ROW_BITS, ROW_SHIFT_BITS
 
-SUM_BITS = 20  # of a row's probabilities: 127 * 4096 tokens fit with room
 SUM_STAGES = 4  # pipeline stages of the adder tree over the lanes
 PROBABILITY_STAGES = 3
 GATE_STAGES = 3
@@ -269,7 +269,7 @@ class RowReader(Component):
 
         # Read early, so that the row's sum so far arrives with this tile's.
         rows = self.config.acc_rows
-        m.submodules.sums = sums = Ram(rows, SUM_BITS)
+        m.submodules.sums = sums = Ram.of(memories(self.config)["softmax sums"])
         address = delay(m, self.i_meta.row, at - RAM_LATENCY, "sum_row")[: (rows - 1).bit_length()]
         first = delay(m, self.i_meta.first, at, "sum_first")
         total = register(m, (partial + Mux(first, 0, sums.read_data))[:SUM_BITS], "total")

@@ -12,10 +12,11 @@ from .. import isa
 from ..config import Config
 from ..numerics import GATE_BITS, MAX_TOP_K
 from . import ports
-from .common import delay, delay_valid
 from .divide import Divider
-from .expert_queues import DENSE_CYCLES, SETTLE, ExpertQueues, expert_bits
+from .expert_queues import DENSE_CYCLES, SETTLE, ExpertQueues
 from .gate_lanes import GateLanes, weight_sum_bits
+from .memories import expert_bits
+from .read_slot import ReadSlot
 
 LANES = 4  # rows in lockstep
 GATE_QUOTIENT_BITS = GATE_BITS + 1  # 2^15 stands for 1
@@ -101,7 +102,7 @@ class Router(Component):
         ahead = data.StructLayout({"logits": range(held + 1), "last": 1, "rows": range(LANES + 1)})
 
         # --- reads ----------------------------------------------------------------------------------------------
-        running, claimed = Signal(), Signal()  # claimed: `upcoming` is filled or being filled
+        running, asking = Signal(), Signal()  # asking: rows are left, and `upcoming` is not yet full or promised
         rows_left, left = Signal(16), Signal(8)
         group, chunk_addr, addr = (Signal(ports.ADDRESS_BITS, name=f"{n}_addr") for n in ("group", "chunk", "x"))
         lane = Signal(range(LANES))
@@ -109,7 +110,9 @@ class Router(Component):
         last_lane, last_chunk, accepted = Signal(), Signal(), Signal()
         about = Signal(ahead, reset_less=True)
         begun = Signal()
-        # A cycle late: between two groups, and two chunks, `claimed` lasts longer.
+        m.submodules.reads = reads = ReadSlot(self.config, data.StructLayout({"lane": range(LANES), "last": 1}))
+        connect(m, reads.rd, flipped(self.rd))
+        # A cycle late: between two groups, and two chunks, `asking` is off for longer.
         m.d.sync += [
             group_rows.eq(Mux(rows_left > LANES, LANES, rows_left)),
             last_chunk.eq(left <= chunk),
@@ -117,21 +120,23 @@ class Router(Component):
         ]
         m.d.comb += [
             last_lane.eq(lane + 1 == group_rows),
-            self.rd.valid.eq(running & ~claimed),
-            self.rd.addr.eq(addr),
-            accepted.eq(self.rd.valid & self.rd.ready),
+            reads.valid.eq(asking),
+            reads.addr.eq(addr),
+            reads.tag.lane.eq(lane),
+            reads.tag.last.eq(last_lane),
+            accepted.eq(reads.valid & reads.ready),
         ]
         with m.If(self.start):
-            m.d.sync += [running.eq(0), claimed.eq(0), rows_left.eq(insn.rows), left.eq(insn.experts)]
+            m.d.sync += [running.eq(0), asking.eq(0), rows_left.eq(insn.rows), left.eq(insn.experts)]
             m.d.sync += [group.eq(insn.x), chunk_addr.eq(insn.x), addr.eq(insn.x), lane.eq(0)]
         with m.Elif(begun):
-            m.d.sync += running.eq(rows_left != 0)
+            m.d.sync += [running.eq(rows_left != 0), asking.eq(rows_left != 0)]
         with m.Elif(accepted):
             m.d.sync += [lane.eq(lane + 1), addr.eq(addr + insn.x_pitch)]
             with m.If(last_lane):
                 next_group = group + insn.x_pitch * LANES
                 base = Mux(last_chunk, next_group, chunk_addr + 1)
-                m.d.sync += [lane.eq(0), claimed.eq(1), addr.eq(base), chunk_addr.eq(base)]
+                m.d.sync += [lane.eq(0), asking.eq(0), addr.eq(base), chunk_addr.eq(base)]
                 m.d.sync += [
                     about.logits.eq(Mux(left > held, held, left)),
                     about.last.eq(last_chunk),
@@ -143,10 +148,6 @@ class Router(Component):
                     m.d.sync += running.eq(rows_left > LANES)
 
         # --- their data -----------------------------------------------------------------------------------------
-        wait = ports.READ_LATENCY
-        arrived = delay_valid(m, accepted, wait, "arrived")
-        arrived_last = delay_valid(m, accepted & last_lane, wait, "arrived_last")
-        arrived_lane = delay(m, lane, wait, "arrived_lane")
         upcoming = [[Signal(ports.ELEMENT, name=f"up_{i}_{j}", reset_less=True) for j in range(held)] for i in range(LANES)]
         current = [[Signal(ports.ELEMENT, name=f"cur_{i}_{j}", reset_less=True) for j in range(held)] for i in range(LANES)]
         here, full = Signal(ahead), Signal()
@@ -159,17 +160,17 @@ class Router(Component):
             load.eq(full & ((here.logits == 0) | (shift & (here.logits == 1)))),
         ]
         with m.If(load):
-            m.d.sync += [here.eq(about), full.eq(0), claimed.eq(0)]
+            m.d.sync += [here.eq(about), full.eq(0), asking.eq(running)]
         with m.Elif(shift):
             m.d.sync += here.logits.eq(here.logits - 1)
-        with m.If(arrived_last):
+        with m.If(reads.arrived & reads.o_tag.last):
             m.d.sync += full.eq(1)
         for i in range(LANES):
             m.d.comb += lanes.i_logits[i].eq(current[i][0])
             for j in range(held):
                 following = current[i][j + 1] if j + 1 < held else current[i][j]
-                with m.If(arrived & (arrived_lane == i)):
-                    m.d.sync += upcoming[i][j].eq(self.rd.data[j])
+                with m.If(reads.arrived & (reads.o_tag.lane == i)):
+                    m.d.sync += upcoming[i][j].eq(reads.o_data[j])
                 with m.If(load | shift):
                     m.d.sync += current[i][j].eq(Mux(load, upcoming[i][j], following))
 

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import Component, In
 
 from ..config import Config
 from .common import register
+from .memories import memories
 from .memory import RAM_LATENCY, Ram
 from .ports import READ_LATENCY, SCALE_READ, SCALE_WRITE
 
@@ -57,7 +58,7 @@ class ScaleMemory(Component):
             m.d.sync += [address.eq(self.wr_load.addr), value.eq(self.wr_load.data)]
 
         for name, rd in (("x", self.rd_x), ("w", self.rd_w)):
-            m.submodules[f"ram_{name}"] = ram = Ram(entries, 16)
+            m.submodules[f"ram_{name}"] = ram = Ram.of(memories(self.config)["row scales"])
             m.d.comb += [
                 ram.write_addr.eq(address),
                 ram.write_data.eq(value),

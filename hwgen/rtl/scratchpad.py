@@ -10,6 +10,7 @@ from amaranth.lib.wiring import Component, In
 
 from ..config import Config
 from .common import delay, register
+from .memories import memories
 from .memory import RAM_LATENCY, STYLES, Ram
 from .ports import READ_LATENCY, read_port, write_port
 
@@ -53,9 +54,10 @@ class Scratchpad(Component):
     def elaborate(self, platform):
         m = Module()
         c = self.config
+        shape = memories(c)["scratchpad"]
         rams = []  # [bank][sub-bank]
         for b in range(c.banks):
-            rams.append([Ram(c.bank_words, 16 * c.chunk, style=self.style) for _ in range(c.word_chunks)])
+            rams.append([Ram(shape.depth, shape.width, style=self.style) for _ in range(c.word_chunks)])
             for i, ram in enumerate(rams[b]):
                 m.submodules[f"ram_{b}_{i}"] = ram
         self._reads(m, rams)

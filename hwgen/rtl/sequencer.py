@@ -11,9 +11,9 @@ from ..config import Config
 from .axi import COMMAND, beat_stream
 from .fifo import RamFifo
 from .insn import insn_view
+from .memories import FETCH_QUEUE, memories
 from .ports import insn_layout, insn_stream
 
-FETCH_QUEUE = 16  # instructions fetched or being fetched, not yet dispatched
 FETCH_BATCH = 4  # instructions of one read command
 UNITS = len(isa.Unit)
 
@@ -71,7 +71,7 @@ class Sequencer(Component):
                 m.d.sync += self.counts[u].eq(self.counts[u] + self.done[u])
 
         # Fetch: only what the queue can take, so the shared reader never waits for a dispatch.
-        m.submodules.fetched = fetched = RamFifo(8 * config.axi_bytes, FETCH_QUEUE * insn_beats)
+        m.submodules.fetched = fetched = RamFifo.of(memories(config)["program"])
         room = Signal(range(FETCH_QUEUE + 1), init=FETCH_QUEUE)
         offset, left = Signal(32, reset_less=True), Signal(32)
         batch, asking = Signal(range(FETCH_BATCH + 1)), Signal()
@@ -126,8 +126,12 @@ class Sequencer(Component):
         with m.Elif(dispatched):
             m.d.sync += self.instruction.eq(self.instruction + 1)
 
-        at_end = Signal()
-        m.d.comb += at_end.eq(self.instruction == self.length)
+        # A cycle late: behind its last instruction nothing is whole, and END has waited a cycle.
+        at_end, at_last = Signal(), Signal()
+        m.d.sync += [
+            at_end.eq(self.running & (self.instruction == self.length)),
+            at_last.eq(self.instruction + 1 == self.length),
+        ]
         with m.FSM():
             with m.State("HALTED"):
                 with m.If(self.start):
@@ -143,7 +147,7 @@ class Sequencer(Component):
                 with m.Elif(whole & is_end & end_met):
                     m.d.comb += [
                         self.finished.eq(1),
-                        self.illegal.eq(self.instruction + 1 != self.length),
+                        self.illegal.eq(~at_last),
                         dispatched.eq(1),
                     ]
                     m.next = "HALTED"

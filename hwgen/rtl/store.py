@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
 from .axi import COMMAND, beat_stream
 from .block import Block
-from .common import delay_valid
 from .fifo import RamFifo
 from .insn import insn_view
-from .ports import ELEMENT, READ_LATENCY, insn_stream, read_port
+from .ports import ELEMENT, insn_stream, read_port
+from .read_slot import ReadSlot
 
 QUEUE = 16  # chunks read ahead: hides the scratchpad's and the queue's latency
 
@@ -45,6 +45,8 @@ class StoreUnit(Component):
         store = insn_view(isa.Store, self.insn.payload)
         m.submodules.block = block = Block()
         m.submodules.queue = queue = RamFifo(config.chunk * ELEMENT.width, QUEUE, style="distributed")
+        m.submodules.reads = reads = ReadSlot(config, 1)
+        connect(m, reads.rd, flipped(self.rd))
         space = Signal(range(QUEUE + 1), init=QUEUE)  # chunks that the queue takes beyond those being read
         read, beat_at, sent = Signal(), Signal(range(max(config.chunk_beats, 2))), Signal()
         dram = Signal(32, reset_less=True)
@@ -53,12 +55,12 @@ class StoreUnit(Component):
             block.rows.eq(store.rows),
             block.chunks.eq(store.chunks),
             block.pitch.eq(store.pitch),
-            self.rd.valid.eq(block.more & (space != 0)),
-            self.rd.addr.eq(block.addr),
-            read.eq(self.rd.valid & self.rd.ready),
+            reads.valid.eq(block.more & (space != 0)),
+            reads.addr.eq(block.addr),
+            read.eq(reads.valid & reads.ready),
             block.step.eq(read),
-            queue.i.valid.eq(delay_valid(m, read, READ_LATENCY, "reading")),
-            queue.i.payload.eq(self.rd.data.as_value()),
+            queue.i.valid.eq(reads.arrived),
+            queue.i.payload.eq(reads.o_data.as_value()),
             self.beats.valid.eq(queue.o.valid),
             self.beats.payload.eq(queue.o.payload.word_select(beat_at, 8 * config.axi_bytes)),
             sent.eq(self.beats.valid & self.beats.ready),

@@ -11,6 +11,7 @@ from ..config import Config
 from .axi import BYTE_ADDRESS_BITS, AxiReader, axi_read
 from .fifo import RamFifo
 from .insn import insn_view
+from .memories import memories
 from .ports import insn_stream
 
 
@@ -18,7 +19,8 @@ class WeightStream(Component):
     """isa.Stream: every port reads its slice of each word; slices are joined into words in a deep buffer.
 
     Ports: insn (stream in), base[weight_ports] (byte addresses, stable), bus[weight_ports] (axi_read), nonempty
-    (experts with a token, looked at once an instruction is accepted), words (stream of array_inputs int8, one a cycle),
+    (experts with a token, looked at once an instruction is accepted), words[2] (streams of array_inputs int8, a word a cycle
+    each: word k of all comes on words[k % 2]),
     done (strobe: the readers have taken the request; words come in order), busy (an instruction held or a burst in
     flight), drain, idle, error, beat[weight_ports] as AxiReader.
     Cost: weight_words * array_inputs bytes of RAM and the readers' queues.
@@ -33,7 +35,7 @@ class WeightStream(Component):
                 "base": In(BYTE_ADDRESS_BITS).array(ports),
                 "bus": Out(axi_read(config)).array(ports),
                 "nonempty": In(config.max_experts),
-                "words": Out(stream.Signature(data.ArrayLayout(signed(8), config.array_inputs))),
+                "words": Out(stream.Signature(data.ArrayLayout(signed(8), config.array_inputs))).array(2),
                 "done": Out(1),
                 "busy": Out(1),
                 "drain": In(1),
@@ -89,17 +91,26 @@ class WeightStream(Component):
             with m.If(waiting[p] & reader.command.ready):
                 m.d.sync += waiting[p].eq(0)
 
-        m.submodules.buffer = buffer = RamFifo(8 * config.array_inputs, config.weight_words, style="block")
+        halves = [RamFifo.of(memories(config)[f"weight buffer, {name} words"]) for name in ("even", "odd")]
+        m.submodules.even, m.submodules.odd = even, odd = halves
+        joined, stored, odd_next = Signal(), Signal(), Signal()
         slices = [_slice(m, reader.beats, config, p) for p, reader in enumerate(readers)]
         m.d.comb += [
-            buffer.i.valid.eq(Cat(whole for whole, _, _ in slices).all()),
-            buffer.i.payload.eq(Cat(value for _, value, _ in slices)[: 8 * config.array_inputs]),
-            self.words.valid.eq(buffer.o.valid),
-            self.words.payload.as_value().eq(buffer.o.payload),
-            buffer.o.ready.eq(self.words.ready),
+            joined.eq(Cat(whole for whole, _, _ in slices).all()),
+            stored.eq(joined & Mux(odd_next, odd.i.ready, even.i.ready)),
+            even.i.valid.eq(joined & ~odd_next),
+            odd.i.valid.eq(joined & odd_next),
         ]
+        m.d.sync += odd_next.eq(odd_next ^ stored)
+        for words, buffer in zip(self.words, halves, strict=True):
+            m.d.comb += [
+                buffer.i.payload.eq(Cat(value for _, value, _ in slices)[: 8 * config.array_inputs]),
+                words.valid.eq(buffer.o.valid),
+                words.payload.as_value().eq(buffer.o.payload),
+                buffer.o.ready.eq(words.ready),
+            ]
         for _, _, take in slices:
-            m.d.comb += take.eq(buffer.i.valid & buffer.i.ready)
+            m.d.comb += take.eq(stored)
         return m
 
 

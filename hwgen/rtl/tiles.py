@@ -11,7 +11,10 @@ from ..config import Config
 from ..intgraph import ColScale
 from . import ports
 from .common import delay, delay_valid
+from .insn import insn_view
 from .reader import RowQuantiser
+
+WORDS_PER_CYCLE = 2  # of the weight stream: one for each output of a pair
 
 
 def job_layout() -> data.StructLayout:
@@ -24,14 +27,14 @@ def job_layout() -> data.StructLayout:
 class TileLoader(Component):
     """Loads, for each Matmul, its tiles in the order of `isa.Matmul`'s loop nest, and passes the Matmul on as a job.
 
-    A tile of n valid outputs takes n weight words, or n scratchpad rows through a `RowQuantiser`. The next tile is
-    written as soon as the previous one is taken: its weights are delayed on their way to the array as long as the rows
-    are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A parameter bank is
-    written only when no row that uses it is on its way (`bank_busy`).
+    A tile of n valid outputs takes n weight words, two a cycle, or n scratchpad rows through a `RowQuantiser`, one a cycle.
+    The next tile is written as soon as the previous one is taken: its weights are delayed on their way to the array as
+    long as the rows are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A
+    parameter bank is written only when no row that uses it is on its way (`bank_busy`).
 
-    Ports: insn, words (weight words), lookup (queue length of an expert), rd/scale (stationary rows and their maxima),
-    w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the shadow), take (strobe:
-    the issuer has taken it), bank_busy (parameter bank has rows on their way).
+    Ports: insn, words (weight word k on words[k % 2]), lookup (queue length of an expert), rd/scale (stationary rows and
+    their maxima), w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the
+    shadow), take (strobe: the issuer has taken it), bank_busy (parameter bank has rows on their way).
     Cost: control, and array_inputs 16x8 multipliers in the RowQuantiser.
     """
 
@@ -41,13 +44,13 @@ class TileLoader(Component):
         super().__init__(
             {
                 "insn": In(ports.insn_stream()),
-                "words": In(stream.Signature(data.ArrayLayout(signed(8), lanes))),
+                "words": In(stream.Signature(data.ArrayLayout(signed(8), lanes))).array(WORDS_PER_CYCLE),
                 "lookup": Out(ports.QUEUE_LOOKUP),
                 "rd": Out(ports.read_port(config, config.input_chunks)),
                 "scale": Out(ports.SCALE_READ),
-                "w_valid": Out(1),
-                "w_row": Out(range(config.array_outputs)),
-                "w_data": Out(data.ArrayLayout(signed(8), lanes)),
+                "w_valid": Out(WORDS_PER_CYCLE),
+                "w_pair": Out(range(config.array_outputs // 2)),
+                "w_data": Out(data.ArrayLayout(data.ArrayLayout(signed(8), lanes), WORDS_PER_CYCLE)),
                 "params": Out(ports.param_write(config)),
                 "job": Out(stream.Signature(job_layout())),
                 "full": Out(1),
@@ -89,7 +92,6 @@ class TileLoader(Component):
 
         # --- stationary rows from the scratchpad ----------------------------------------------------------------
         reading, pop = Signal(), Signal()
-        wanted = Signal()  # the loader's state takes a weight word as soon as there is one
         m.d.comb += [
             self.rd.valid.eq(reading),
             self.rd.addr.eq(addr),
@@ -112,26 +114,50 @@ class TileLoader(Component):
         arrived_row = delay(m, row, path, "w_row_path")
         arrived_final = delay(m, final, path, "w_final_path")
 
+        # --- weight words: two at a time, the last of an odd number alone ------------------------------------------
+        wanted, single = Signal(), Signal()  # the loader's state takes words as soon as there are two, or one if `single`
+        taken = Signal()
+        odd_next = Signal()  # the next word comes on words[1]
+        near, far = self.words[0], self.words[1]
+        valid = Mux(odd_next, far.valid, near.valid)
+        m.d.comb += [
+            taken.eq(wanted & Mux(single, valid, near.valid & far.valid)),
+            near.ready.eq(taken & ~(single & odd_next)),
+            far.ready.eq(taken & ~(single & ~odd_next)),
+        ]
+        starved = Signal()  # for the trace of a simulation
+        m.d.sync += [odd_next.eq(odd_next ^ (taken & single)), starved.eq(wanted & ~taken)]
+        payloads = [near.payload.as_value(), far.payload.as_value()]
+        next_words = [Mux(odd_next, payloads[1 - k], payloads[k]) for k in range(WORDS_PER_CYCLE)]
+        # `row` is even: pairs of rows begin with the tile.
+        last_pair = Signal()
+        m.d.comb += last_pair.eq(row[1:] == last_row[1:])
+
         # --- to the array ---------------------------------------------------------------------------------------
-        m.d.sync += self.w_valid.eq(arrived | (pop & ~discarding))
-        m.d.sync += self.w_row.eq(Mux(arrived, arrived_row, row))
-        m.d.sync += self.w_data.eq(Mux(arrived, quantiser.o_data.as_value(), self.words.payload.as_value()))
-        with m.If((arrived & arrived_final) | (pop & final & ~discarding)):
+        for k, word_data in enumerate(next_words):
+            to_row = arrived & (arrived_row[0] == k)
+            m.d.sync += self.w_valid[k].eq(to_row | (pop & ~discarding & ((k == 0) | ~single)))
+            m.d.sync += self.w_data[k].as_value().eq(Mux(arrived, quantiser.o_data.as_value(), word_data))
+        m.d.sync += self.w_pair.eq(Mux(arrived, arrived_row[1:], row[1:]))
+        with m.If((arrived & arrived_final) | (pop & last_pair & ~discarding)):
             m.d.sync += self.full.eq(1)
 
         # --- to the parameter banks -----------------------------------------------------------------------------
-        word = Signal(range(c.param_words(outputs) + 1))
+        word = Signal(range(c.param_words(outputs) + WORDS_PER_CYCLE))
+        # Columns whose parameters have come with the next word, and with the word behind it.
+        most = (c.param_words(outputs) + 2 * WORDS_PER_CYCLE) * c.params_per_word
+        covered = [Signal(range(most), init=(k + 1) * c.params_per_word, name=f"covered_{k}") for k in range(WORDS_PER_CYCLE)]
         pop_params, immediate = Signal(), Signal()
-        pairs = self.words.payload.as_value()
         by_scale = arrived & (insn.col_source == ColScale.ROW_SCALES) & first_inputs
         m.d.sync += [self.params.valid.eq((pop_params & ~discarding) | immediate | by_scale), self.params.bank.eq(bank)]
         for o in range(outputs):
-            j = o % c.params_per_word
+            at, j = divmod(o, c.params_per_word)
+            pairs = next_words[at % WORDS_PER_CYCLE]
             mult, bias = pairs[32 * j : 32 * j + 16], pairs[32 * j + 16 : 32 * j + 32]
             m.d.sync += [
                 self.params.mask[o].eq(
                     immediate
-                    | (pop_params & (word == o // c.params_per_word))
+                    | (pop_params & (word == at - at % WORDS_PER_CYCLE))
                     | (by_scale & (arrived_row == o))
                 ),
                 self.params.mult[o].eq(Mux(pop_params, mult, Mux(immediate, insn.col_mult, quantiser.o_scale))),
@@ -139,26 +165,30 @@ class TileLoader(Component):
             ]
 
         # --- job ------------------------------------------------------------------------------------------------
-        has_expert = insn.expert != isa.NO_EXPERT
-        empty = Signal()
+        # The queue is looked up while the instruction is taken in: its waits are met, so no Route runs.
+        offered = insn_view(isa.Matmul, self.insn.payload)
+        count, start = Signal(ports.ROW_BITS + 1, reset_less=True), Signal(16, reset_less=True)
+        has_expert, empty = Signal(), Signal()
         m.d.comb += [
-            self.lookup.expert.eq(insn.expert),
-            empty.eq(has_expert & (self.lookup.count == 0)),
+            self.lookup.expert.eq(offered.expert),
+            empty.eq(has_expert & (count == 0)),
             self.job.payload.insn.eq(insn),
-            self.job.payload.rows.eq(Mux(has_expert, self.lookup.count, insn.rows)),
-            self.job.payload.start.eq(Mux(has_expert, self.lookup.start, 0)),
+            self.job.payload.rows.eq(Mux(has_expert, count, insn.rows)),
+            self.job.payload.start.eq(Mux(has_expert, start, 0)),
             self.job.payload.empty.eq(empty),
         ]
 
         def next_columns():
             """Begin the next output tile: its parameters first."""
-            return [word.eq(0), first_inputs.eq(1)]
+            return [word.eq(0), first_inputs.eq(1), *(reach.eq(reach.init) for reach in covered)]
 
-        m.d.comb += self.words.ready.eq(wanted)
+        with m.If(accepted):  # only in READ
+            m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1), reading.eq(~final)]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
-                m.d.sync += insn.eq(self.insn.payload[: insn.shape().size])
+                m.d.sync += [insn.eq(offered), has_expert.eq(offered.expert != isa.NO_EXPERT)]
+                m.d.sync += [count.eq(self.lookup.count), start.eq(self.lookup.start)]
                 with m.If(self.insn.valid):
                     m.next = "JOB"
             with m.State("JOB"):
@@ -180,7 +210,7 @@ class TileLoader(Component):
                         m.next = "PARAMS"
             with m.State("PARAMS"):
                 # Only when the previous tile is taken have all rows of the bank's last user been issued.
-                with m.If((~self.full & ~self.take & ~self.bank_busy.bit_select(bank, 1)) | discarding):
+                with m.If((~self.full & ~self.bank_busy.bit_select(bank, 1)) | discarding):
                     with m.Switch(insn.col_source):
                         with m.Case(ColScale.PARAMETERS):
                             m.next = "PARAM_WORDS"
@@ -190,30 +220,30 @@ class TileLoader(Component):
                         with m.Default():
                             m.next = "TILE"
             with m.State("PARAM_WORDS"):
-                m.d.comb += [wanted.eq(1), pop_params.eq(self.words.valid)]
-                with m.If(self.words.valid):
-                    m.d.sync += word.eq(word + 1)
-                    with m.If((word + 1) * c.params_per_word >= columns):
+                m.d.comb += [
+                    wanted.eq(1),
+                    single.eq(covered[0] >= columns),
+                    pop_params.eq(taken),
+                ]
+                with m.If(taken):
+                    m.d.sync += word.eq(word + WORDS_PER_CYCLE)
+                    m.d.sync += [reach.eq(reach + WORDS_PER_CYCLE * c.params_per_word) for reach in covered]
+                    with m.If(covered[1] >= columns):
                         m.next = "TILE"
             with m.State("TILE"):
                 m.d.sync += row.eq(0)
-                with m.If((~self.full & ~self.take) | discarding):
+                with m.If(~self.full | discarding):
                     m.next = "STREAM"
                     with m.If(~from_stream):
+                        m.d.sync += reading.eq(1)
                         m.next = "READ"
             with m.State("STREAM"):
-                m.d.comb += [wanted.eq(1), pop.eq(self.words.valid)]
-                with m.If(self.words.valid):
-                    m.d.sync += row.eq(row + 1)
-                    with m.If(final):
+                m.d.comb += [wanted.eq(1), single.eq(last_pair & ~last_row[0]), pop.eq(taken)]
+                with m.If(taken):
+                    m.d.sync += row.eq(row + WORDS_PER_CYCLE)
+                    with m.If(last_pair):
                         m.next = "NEXT"
             with m.State("READ"):
-                m.d.comb += reading.eq(1)
-                with m.If(accepted):
-                    m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1)]
-                    with m.If(final):
-                        m.next = "ARRIVE"
-            with m.State("ARRIVE"):
                 with m.If(arrived & arrived_final):
                     m.next = "NEXT"
             with m.State("NEXT"):

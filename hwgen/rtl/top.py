@@ -26,6 +26,7 @@ from .sequencer import Sequencer
 from .shared import Shared
 from .store import StoreUnit
 from .stream_dma import WeightStream
+from .tiles import WORDS_PER_CYCLE
 
 TOP_MODULE = "hwgen_top"
 
@@ -130,7 +131,8 @@ class Top(Component):
         m.d.comb += [sequencer.done[unit].eq(strobe) for unit, strobe in done.items()]
 
         # Data.
-        connect(m, weights.words, core.words)
+        for k in range(WORDS_PER_CYCLE):
+            connect(m, weights.words[k], core.words[k])
         connect(m, store.rd, core.rd_store)
         connect(m, load.wr, core.wr_load)
         connect(m, load.scale, core.wr_scale)
@@ -202,4 +204,4 @@ def emit_shared(kind: type[Shared], config: Config) -> str:
 
 
 def _convert(component: Component, name: str, platform: VerilogPlatform) -> str:
-    return verilog.convert(component, name=name, platform=platform, strip_internal_attrs=True)
+    return verilog.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)

@@ -88,7 +88,16 @@ def _slots(
             rows: RowLayout = row_layout(layout, op.out, op.patches, config, i in needs.narrow)
             offset = inputs.add(input_key(op, rows), rows.bytes)
             slot = InputSlot(
-                op.image, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), offset, rows, op.index
+                op.image,
+                tuple(op.shape),
+                tuple(op.patch),
+                float(op.step),
+                float(op.offset),
+                offset,
+                rows,
+                op.index,
+                op.stride and tuple(op.stride),
+                tuple(op.pads),
             )
             in_slots[i] = slot
     for number, output in enumerate(graph.outputs):

@@ -2,7 +2,8 @@
 
 Items in a fixed order, big ones first, each at the lowest free address of the bank where it clashes least with what is
 used at the same time; other orders where that does not fit. Items that are only loaded (constants) are placed for as long
-as they would like to be there; where that does not fit, for as long as they must, and then get what time is free before.
+as they would like to be there; where that does not fit, for less and less, at last only for as long as they must, and then
+get what time is free before.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import numpy as np
 
 from ..errors import Shortage
 
-LOAD_LEAD = 6  # loads that may be waiting for their use; fewer than the sequencer's instruction FIFO holds
+# Loads that may be waiting for their use, as many as there is room for; fewer than the sequencer's instruction FIFO holds.
+LOAD_LEADS = (6, 3, 1)
+SHOWN = 5  # items that an error names
 PASSES = 4  # over all items, to move those apart that clash
 ORDERS: tuple[Callable[[Item], tuple], ...] = (
     lambda item: (-item.size, item.first),
@@ -26,25 +29,25 @@ ORDERS: tuple[Callable[[Item], tuple], ...] = (
 
 @dataclass
 class Item:
-    """`size` addresses needed in steps first..last (both included); `early` <= `first`: welcome from there on."""
+    """`size` addresses needed in steps first..last (both included); `early`, rising, <= `first`: welcome from there on, from
+    the first of them if there is room."""
 
     name: str
     size: int
     first: int
     last: int
-    early: int = -1
+    early: tuple[int, ...] = ()
     address: int = -1
 
     def __post_init__(self):
-        if self.early < 0:
-            self.early = self.first
+        self.early = self.early or (self.first,)
 
 
 def set_lead(loads: list[Item]) -> None:
-    """Let every load start as soon as the load LOAD_LEAD places before it is used."""
+    """Let every load start as soon as the load so many places before it is used, for each of LOAD_LEADS."""
     order = sorted(loads, key=lambda item: item.first)
     for k, item in enumerate(order):
-        item.early = order[k - LOAD_LEAD].first if k >= LOAD_LEAD else 0
+        item.early = tuple(order[k - lead].first if k >= lead else 0 for lead in LOAD_LEADS)
 
 
 def place(
@@ -64,12 +67,14 @@ def place(
                 f"raise {field} by a factor of {factor}",
                 field,
                 factor,
+                item.size - bank_size,
             )
     must = [item.first for item in items]
-    for item in items:
-        item.first = item.early
-    if _fill(items, banks, bank_size, clashes, ORDERS[0]) is None:
-        return
+    for k in range(max((len(item.early) for item in items), default=0)):
+        for item in items:
+            item.first = item.early[min(k, len(item.early) - 1)]
+        if _fill(items, banks, bank_size, clashes, ORDERS[0]) is None:
+            return
     for item, first in zip(items, must, strict=True):
         item.first = first
     for order in ORDERS:
@@ -77,24 +82,24 @@ def place(
         if failed is None:
             _bring_forward(items)
             return
-    need, name = peak(items)
-    have = banks * bank_size
+    together = peak(items)
+    need, have = sum(item.size for item in together), banks * bank_size
     short = f"{need - have} short" if need > have else "enough in sum, but not in one piece"
+    largest = sorted({item.name: item for item in together}.values(), key=lambda item: -item.size)[:SHOWN]
     raise Shortage(
-        f"no room for {failed.name} ({failed.size} {memory}): {name} and what lives beside it need {need}, "
-        f"there are {have} ({short}): raise {cure}",
+        f"no room for {failed.name} ({failed.size} {memory}): what lives at one time ("
+        + ", ".join(f"{item.name}: {item.size}" for item in largest)
+        + f"{', ...' if len(together) > SHOWN else ''}) needs {need}, there are {have} ({short}): raise {cure}",
         field,
         max(need / have, 1 + 1 / bank_size),
+        max(0, need - have),
     )
 
 
-def peak(items: list[Item]) -> tuple[int, str]:
-    """(largest sum of sizes needed at one time, an item that lives then)."""
-    best = (0, "")
-    for item in items:
-        alive = sum(other.size for other in items if other.first <= item.first <= other.last)
-        best = max(best, (alive, item.name))
-    return best
+def peak(items: list[Item]) -> list[Item]:
+    """The items that live when most is needed."""
+    alive = ([other for other in items if other.first <= item.first <= other.last] for item in items)
+    return max(alive, key=lambda together: sum(item.size for item in together), default=[])
 
 
 def _fill(
@@ -168,7 +173,7 @@ def _gap(starts: np.ndarray, sizes: np.ndarray, size: int, limit: int) -> int | 
 def _bring_forward(items: list[Item]) -> None:
     """Start items that are welcome earlier as early as their addresses are free."""
     for item in sorted(items, key=lambda item: item.first):
-        if item.early < item.first:
+        if item.early[0] < item.first:
             before = [
                 other.last + 1
                 for other in items
@@ -176,4 +181,4 @@ def _bring_forward(items: list[Item]) -> None:
                 and other.address < item.address + item.size
                 and item.address < other.address + other.size
             ]
-            item.first = max([item.early, *before])
+            item.first = max([item.early[0], *before])

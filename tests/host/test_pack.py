@@ -7,8 +7,8 @@ import pytest
 
 from host.pack import pack_input, pack_rows, pack_run, unpack_output, unpack_rows, unpack_run
 from hwgen.config import Config
-from hwgen.graph import patchify
 from hwgen.intgraph import Buffer, Input, View
+from hwgen.patches import patchify
 from hwgen.program import InputSlot, OutputSlot, RowLayout
 from hwgen.schedule.layout import layout_of
 from hwgen.schedule.layout import pack_rows as pack_constant
@@ -56,6 +56,18 @@ def test_input_equals_golden(config, narrow):
     np.testing.assert_array_equal(first[:4], [0, 2, 0, -2])  # half to even
     steps = np.clip(np.round((image.astype(np.float64) - offset) / step), -127, 127)
     np.testing.assert_array_equal(got, patchify(steps, patch) * 256)
+
+
+@pytest.mark.parametrize("stride, pads", [((1, 3), (0, 0, 0, 0)), ((2, 2), (1, 0, 2, 3)), (None, (1, 2, 1, 2))])
+def test_cut_input_equals_golden(stride, pads):
+    shape, patch = (3, 8, 12), (4, 3)
+    image = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    op = Input("in", View("b", 0, 1, 0, 36), "image", shape, patch, 0.02, 0.25, stride=stride, pads=pads)
+    layout, _ = layout_dict(CONFIGS[0], op.patches, 36)
+    entry = asdict(InputSlot("image", shape, patch, 0.02, 0.25, 0, RowLayout(**layout), stride=stride, pads=pads))
+    got = unpack_rows(layout, pack_input(entry, image))
+    np.testing.assert_array_equal(got, golden.quantise_image(op, image))
+    assert len(got) == op.patches and (got[0, :3] == 256 * round(-0.25 / 0.02)).all() == (pads[0] > 0)
 
 
 def test_narrow_rows_are_bytes():

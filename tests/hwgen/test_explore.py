@@ -98,7 +98,7 @@ def test_the_smallest_machine_for_a_board_that_takes_none():
 def test_a_network_that_no_config_holds_says_what_is_short():
     small = replace(PYNQ, name="small", resources=PYNQ.resources | {"bram": 40})
     huge = {"": random_graph(1, Shape(patches=(16, 16), heads=4, head=64, hidden=512))}
-    with pytest.raises(UserError, match="needs .* scratchpad|no room for"):
+    with pytest.raises(UserError, match="needs .* scratchpad|no room for|need acc_rows"):
         explore.explore(huge, small)
 
 

@@ -58,6 +58,52 @@ def attention_of(tmp_path, y, w, **options):
     return node
 
 
+# --- windows -----------------------------------------------------------------------------------------------------
+
+
+def windows(w, order, change=lambda w, scores: scores):
+    """Attention within windows of 3 tokens, each the next 3 of `order`; tokens in their own order again behind it."""
+    x = w.op("Gather", w.tokens(), np.array(order), axis=1)
+    parts = (w.op("Reshape", w.linear(x), [2, 3, H, D // H]) for _ in range(3))
+    q, k, v = (w.op("Transpose", part, perm=[0, 2, 1, 3]) for part in parts)
+    scores = w.op("Mul", w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2])), 0.5)
+    y = w.op("MatMul", w.op("Softmax", change(w, scores), axis=-1), v)
+    return w.op("Gather", w.side_by_side(y), np.argsort(order), axis=1)
+
+
+SHIFTED = [2, 3, 4, 5, 0, 1]
+ORDERS = {"rows": range(6), "columns": [0, 3, 1, 4, 2, 5], "shifted": SHIFTED}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_windows_are_a_mask(tmp_path, order):
+    w = Writer()
+    bias = attention_of(tmp_path, windows(w, list(order)), w).bias
+    window = np.argsort(list(order)) // 3
+    np.testing.assert_array_equal(bias, np.broadcast_to(np.where(window[:, None] == window, 0, -1e4), (H, T, T)))
+
+
+def test_windows_with_relative_positions_and_a_mask_of_their_own(tmp_path):
+    """As in Swin: a bias for each head, the same in all windows, then a mask for each window."""
+    w = Writer()
+    relative, mask = np.random.default_rng(5).normal(0, 2, (1, H, 3, 3)), np.zeros((2, 1, 3, 3))
+    mask[1, 0, :1, 1:] = mask[1, 0, 1:, :1] = -100.0
+
+    def change(w, scores):
+        scores = w.op("Reshape", w.op("Add", scores, relative), [1, 2, H, 3, 3])
+        return w.op("Reshape", w.op("Add", scores, mask[None]), [2, H, 3, 3])
+
+    bias = attention_of(tmp_path, windows(w, SHIFTED, change), w).bias
+    assert ((bias > -1e3).sum(axis=2) == 3).all() and (bias[:, 5, 0] < -50).all() and (bias[:, 2, 3] > -50).all()
+
+
+def test_windows_of_more_tokens_than_masks_are_made_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("hwgen.fuse.heads.MOST_TOKENS", T - 1)
+    w = Writer()
+    findings = check(w.save(tmp_path, windows(w, SHIFTED)))
+    assert {f.op for f in findings} == {"MatMul"} and f"windows of {T} tokens" in findings[0].reason
+
+
 # --- masks and biases --------------------------------------------------------------------------------------------
 
 
@@ -94,8 +140,9 @@ LEAST = np.finfo(np.float32).min
         (lambda w, x: w.op("Add", w.op("Add", x, BIAS), BIAS), 2 * BIAS),
         (lambda w, x: w.op("Where", CLOSED, np.float32(-np.inf), x), np.where(CLOSED, -1e4, 0)),
         (lambda w, x: w.op("Add", x, np.where(CLOSED, LEAST, np.float32(0))), np.where(CLOSED, -1e4, 0)),
+        (lambda w, x: w.op("Add", x, np.where(CLOSED, -np.inf, np.float32(0))), np.where(CLOSED, -1e4, 0)),
     ],
-    ids=["relative position", "two", "where", "least number"],
+    ids=["relative position", "two", "where", "least number", "minus infinity"],
 )
 def test_constant_bias_of_scores(tmp_path, change, bias):
     """It is the file's, lowered to at most zero in every row, which a softmax does not see."""
@@ -103,6 +150,16 @@ def test_constant_bias_of_scores(tmp_path, change, bias):
     got = attention_of(tmp_path, w.attend(change), w).bias
     wanted = np.broadcast_to((bias - bias.max(-1, keepdims=True))[0], (H, T, T))
     np.testing.assert_allclose(np.broadcast_to(got, (H, T, T)), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_infinity_that_masks_nothing_is_refused(tmp_path):
+    w = Writer()
+    bias = np.zeros(D, np.float32)
+    bias[3] = -np.inf
+    y = w.op("Add", w.attend(lambda w, x: x), bias)
+    name = w.nodes[-1].name
+    (finding,) = check(w.save(tmp_path, y))
+    assert finding.node == name and "only an attention mask" in finding.reason
 
 
 def test_softmax_written_out_is_one_finding(tmp_path):

@@ -102,6 +102,27 @@ def test_patches(tmp_path, form):
     assert result.outputs[0].shape == (T, D)
 
 
+CUTS = {
+    "overlapping": {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    "beyond one border": {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 0, 2]},
+    "with gaps": {"kernel_shape": [1, 2], "strides": [3, 4]},
+    "remainder": {"kernel_shape": [2, 4], "strides": [1, 3]},
+}
+
+
+@pytest.mark.parametrize("attributes", CUTS.values(), ids=CUTS)
+def test_patches_that_overlap_or_reach_over_the_border(tmp_path, attributes):
+    result, kinds = imported(tmp_path, lambda w: w.as_tokens(w.patches(**attributes)), (1, "t", D))
+    assert kinds == ["PatchEmbed"]
+
+
+def test_border_of_an_image_from_which_a_mean_is_subtracted(tmp_path):
+    w = Writer()
+    y = w.as_tokens(w.patches(w.op("Sub", "image", 0.5), pads=[1, 1, 1, 1]))
+    (finding,) = check(w.write(tmp_path / "m.onnx", IMAGE, y, ["n", "t", D]))
+    assert finding.op == "Conv" and "constant is added" in finding.reason and "pad nothing" in finding.hint
+
+
 def test_norm_of_raw_patches(tmp_path):
     def form(w):
         x = w.op("Transpose", w.op("Reshape", "image", [1, 2, 2, 2, 3, 2]), perm=[0, 2, 4, 3, 5, 1])
@@ -321,13 +342,41 @@ def rotary(w):
     return w.attend(turned(q), turned(k), v)
 
 
-def windows(w):
-    """Attention within each row of patches."""
+def some_windows(w):
+    """Attention within windows that leave tokens out."""
     x = w.tokens()
     q, k, v = (
-        w.op("Transpose", w.op("Reshape", w.linear(x), [2, 3, H, D // H]), perm=[0, 2, 1, 3]) for _ in range(3)
+        w.op("Transpose", w.op("Reshape", w.op("Slice", w.linear(x), [0], [4], [1]), [2, 2, H, D // H]), perm=[0, 2, 1, 3])
+        for _ in range(3)
     )
     return w.attend(q, k, v)
+
+
+def other_windows(w):
+    """Attention of the first three tokens to the others and back."""
+    x = w.tokens()
+    q, k, v = (w.op("Reshape", w.linear(x), [2, 3, H, D // H]) for _ in range(3))
+    k = w.op("Gather", k, np.array([1, 0]), axis=0)
+    return w.attend(*(w.op("Transpose", t, perm=[0, 2, 1, 3]) for t in (q, k, v)))
+
+
+def talking_heads(w):
+    q, k, v = (w.heads(w.linear(w.tokens())) for _ in range(3))
+    scores = w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2]))
+    mixed = w.op("MatMul", w.op("Transpose", scores, perm=[0, 2, 3, 1]), w.normal(H, H))
+    weights = w.op("Softmax", w.op("Transpose", mixed, perm=[0, 3, 1, 2]), axis=-1)
+    return w.op("Reshape", w.op("Transpose", w.op("MatMul", weights, v), perm=[0, 2, 1, 3]), [1, T, D])
+
+
+def merged_patches(w):
+    x = w.op("Reshape", w.tokens(), [1, 1, 2, 3, D])
+    x = w.op("Reshape", w.op("Transpose", x, perm=[0, 1, 3, 2, 4]), [1, 3, 2 * D])
+    return w.linear(w.norm(x, 2 * D), D, 2 * D)
+
+
+def joined_tokens(w):
+    x = w.tokens()
+    return w.op("Concat", w.linear(x), w.norm(x), axis=1)
 
 
 def shifted(w):
@@ -341,8 +390,9 @@ def convolutions_before_patches(w):
     return w.as_tokens(x)
 
 
-def overlapping_patches(w):
-    return w.as_tokens(w.patches(kernel_shape=[4, 4], strides=[2, 2], pads=[1, 1, 1, 1]))
+def grouped_convolution(w):
+    y = w.op("Conv", "image", w.normal(D, 1, 2, 2), kernel_shape=[2, 2], strides=[2, 2], group=2)
+    return w.as_tokens(y)
 
 
 def largest_of_tokens(w):
@@ -364,15 +414,20 @@ REFUSED = [
     (gated(lambda w, x: w.op("Gelu", x)), "Mul", "gated MLP (SwiGLU, GEGLU", "linear, GELU, linear"),
     (gated(lambda w, x: w.op("Sigmoid", x)), "Mul", "gated MLP", "linear, GELU, linear"),
     (rotary, "Mul", "differs from token to token", "rotary"),
-    (windows, "MatMul", "within windows", "attend to all tokens"),
-    (shifted, "Add", "in another order", "windows and shifts"),
-    (convolutions_before_patches, "Conv", "strides is (1, 1), must be (3, 3)", "kernel equal to stride"),
-    (overlapping_patches, "Conv", "strides is (2, 2), must be (4, 4)", "kernel equal to stride"),
+    (gated(lambda w, x: x), "Mul", "multiplies two linear layers", "linear, GELU, linear"),
+    (some_windows, "MatMul", "do not hold every token once", "attend to all tokens"),
+    (other_windows, "MatMul", "from one window to another", "their own window"),
+    (talking_heads, "MatMul", "talking heads", "its own scores"),
+    (merged_patches, "LayerNormalization", "patch merging", "one grid of tokens"),
+    (joined_tokens, "Concat", "tokens of several computed tensors", "with the others"),
+    (shifted, "Add", "in another order", "windows of attention"),
+    (convolutions_before_patches, "Conv", "something else than the image", "larger than its stride"),
+    (grouped_convolution, "Conv", "group is 2", "plain convolution"),
     (largest_of_tokens, "ReduceMax", "largest", "mean of the tokens"),
     (norm_of_queries, "LayerNormalization", "QK-norm", "all channels of a token"),
     (rms_norm, "SimplifiedLayerNormalization", "not supported", "use LayerNorm"),
 ]
-NAMES = "swiglu geglu glu rotary windows shifted stem overlapping max qk_norm rms_norm".split()
+NAMES = "swiglu geglu glu rotary products some other talking merging joined shifted stem grouped max qk_norm rms_norm".split()
 
 
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)

@@ -261,6 +261,12 @@ def gelu_of_stream(graph):
     return fg.Graph(graph.inputs, [*graph.nodes, fg.Gelu("act", "embed", "none")], [fg.Output("y", "act", (7, 32))])
 
 
+def product_beyond_the_stream(graph):
+    """A larger step of the stream makes the product's input larger alike."""
+    nodes = [*graph.nodes, fg.Linear("p", "embed", 3 * np.eye(32, dtype=np.float32), None), fg.Add("sum", "embed", "p")]
+    return fg.Graph(graph.inputs, nodes, [fg.Output("y", "sum", (7, 32))])
+
+
 def huge_hidden(graph):
     return maker.change(graph, "0.fc1", weight=graph.node("0.fc1").weight * 500)
 
@@ -278,6 +284,7 @@ def huge_gate_bias(graph):
     (
         (change_add, "Add 'sum'.*'embed' \\+ 'norm'"),
         (gelu_of_stream, "Gelu 'act'.*'embed' is Embed"),
+        (product_beyond_the_stream, "Add 'sum'.*too large for the residual stream"),
         (huge_hidden, "Gelu '0.gelu'.*before GELU"),
         (huge_gate, "Linear '1.gate'.*router"),
         (huge_gate_bias, "Linear '1.gate'.*router"),

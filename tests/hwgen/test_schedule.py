@@ -150,7 +150,7 @@ def test_no_two_live_items_overlap(seed):
     for n in range(60):
         first = int(rng.integers(100))
         early = int(rng.integers(first + 1)) if rng.integers(2) else first
-        items.append(Item(f"i{n}", int(rng.integers(1, 40)), first, first + int(rng.integers(20)), early))
+        items.append(Item(f"i{n}", int(rng.integers(1, 40)), first, first + int(rng.integers(20)), (early,)))
         must.append((early, first))
     clashes = {(i, i + 1): 1 for i in range(0, 50, 2)}
     place(items, 4, 128 if seed % 2 else 80, clashes, "chunks", "bank_words")

@@ -5,7 +5,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from hwgen import planner
+from hwgen import cost, planner
 from hwgen.arrange import Limits, token_blocks
 from hwgen.arrange.chains import units
 from hwgen.arrange.rows import edges
@@ -13,7 +13,20 @@ from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
 from hwgen.frontend import import_model
-from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, RowMax, View, verify
+from hwgen.intgraph import (
+    Buffer,
+    ColScale,
+    Constant,
+    Convert,
+    Input,
+    IntGraph,
+    MatMul,
+    Output,
+    RouteTokens,
+    RowMax,
+    View,
+    verify,
+)
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from sim import golden
@@ -92,6 +105,31 @@ def test_mlp_holds_the_hidden_rows_of_a_block():
     blocks = token_blocks(graph, limits(300, banks=1), price)
     assert [op.name for op in blocks.ops][-3:] == ["data", "fc1", "fc2"]
     assert blocks.buffers.keys() == {"y"} | {f"{name}.{rows}rows" for name in ("x", "hidden") for rows in (10, 11)}
+
+
+def test_streamed_weights_larger_than_a_bank_load_piece_by_piece_while_the_array_works():
+    """As for V, whose weights [192, 64] are streamed against the tokens: two copies of a piece are faster than one."""
+    rng = np.random.default_rng(0)
+    config = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=512, acc_rows=256, weight_words=64, axi_bytes=4)
+    buffers = {b.name: b for b in (Buffer("image", 16, 64), Buffer("x", 16, 64), Buffer("w", 192, 64), Buffer("v", 192, 16))}
+    image, x, w, v = (View(b.name, 0, b.rows, 0, b.cols) for b in buffers.values())
+    ops = [
+        Input("image", image, "image", (1, 32, 32), (8, 8), 1.0, 0.0),
+        MatMul("fc", x, image, rng.integers(-9, 9, (64, 64)).astype(np.int8), col_mult=1000, row_max=RowMax.ABS),
+        Constant("w", w, (rng.integers(-9, 9, (192, 64)) * 256).astype(np.int16)),
+        MatMul("v", v, w, x, w_convert=Convert.ROW, col_scale=ColScale.ROW_SCALES),
+    ]
+    graph = IntGraph(buffers, ops, [Output("v", v, 1.0, (192, 16))])
+    with pytest.raises(UserError, match="'w' needs 1536 chunks of scratchpad in one piece, there are 512"):
+        schedule({"": graph}, config)
+    cycles = {}
+    for copies in (1, 2):
+        arranged = planner.Arrangement(ordered=False, room=0.98, copies=copies).apply(graph, config, 1)
+        pieces = [op for op in arranged.ops if isinstance(op, Constant)]
+        assert len(pieces) > copies and sum(op.out.rows for op in pieces) == 192
+        program = schedule({"": arranged}, config)
+        cycles[copies] = cost.estimate(program.tasks[""].instructions, config, MEMORY).cycles
+    assert cycles[2] < 0.9 * cycles[1]
 
 
 def test_units_keep_state_together():

@@ -70,10 +70,15 @@ int main(int argc, char **argv) {
         }
     };
     auto load = [&]() {
-        for (int k = 0; k < 2; k++) {
-            for (int i = 0; i < INPUTS; i++) put(&dut->w, i, k ? w1[i] : w0[i]);
+        // Both at once, or one after the other beside noise on the other's port.
+        int at_once = random() & 1;
+        for (int k = 0; k < 2 - at_once; k++) {
+            for (int i = 0; i < INPUTS; i++) {
+                put(&dut->w0, i, k ? (int8_t)random() : w0[i]);
+                put(&dut->w1, i, k || at_once ? w1[i] : (int8_t)random());
+            }
             dut->write0 = k ? 0 : 0xff;
-            dut->write1 = k ? 0xff : 0;
+            dut->write1 = k || at_once ? 0xff : 0;
             tick();
         }
         dut->write0 = dut->write1 = 0;

@@ -18,7 +18,7 @@ def pack(values, bits=8):
 def run(config, events, cycles):
     """Drive {cycle: {port: value}} and return [(cycle, y row)]."""
     dut = MacArray(config)
-    ports = {name: getattr(dut, name) for name in ("w_valid", "w_row", "w_data", "x_valid", "x_swap", "x_data")}
+    ports = {name: getattr(dut, name) for name in ("w_valid", "w_pair", "w_data", "x_valid", "x_swap", "x_data")}
     raw = {name: port.as_value() if hasattr(port, "as_value") else port for name, port in ports.items()}
     got = []
 
@@ -47,11 +47,14 @@ def schedule(rng, config, tiles, rows, gaps, extreme=False):
     for _ in range(tiles):
         draw = (lambda n: rng.choice([-127, 127], n)) if extreme else (lambda n: rng.integers(-127, 128, n))
         weights = draw((outputs, inputs))
-        for o in rng.permutation(outputs):
-            written += int(rng.integers(0, 3)) if gaps else 0
-            event = events.setdefault(written, {})
-            event.update(w_valid=1, w_row=int(o), w_data=pack(weights[o]))
-            written += 1
+        for pair in rng.permutation(outputs // 2).tolist():
+            both = weights[2 * pair : 2 * pair + 2].ravel()  # sometimes one by one, beside noise
+            for valid in ((1, 2), (2, 1), (3,))[rng.integers(3) if gaps else 2]:
+                written += int(rng.integers(0, 3)) if gaps else 0
+                used = np.repeat([valid & 1, valid >> 1], inputs)
+                noisy = np.where(used, both, rng.integers(-127, 128, 2 * inputs))
+                events.setdefault(written, {}).update(w_valid=valid, w_pair=pair, w_data=pack(noisy))
+                written += 1
         ready = written - 1 + MacArray.SHADOW_READY
         entered = max(entered, ready)
         for r in range(rows):
@@ -78,7 +81,7 @@ def test_sums(outputs, inputs, rows, gaps, extreme):
             event = events.setdefault(cycle, {})
             event.setdefault("x_data", pack(rng.integers(-127, 128, inputs)))
             event.setdefault("x_swap", int("x_valid" not in event))
-            event.setdefault("w_data", pack(rng.integers(-127, 128, inputs)))
+            event.setdefault("w_data", pack(rng.integers(-127, 128, 2 * inputs)))
     assert run(config, events, cycles) == expected
 
 
@@ -87,7 +90,7 @@ def test_weights_follow_without_a_bubble():
     config = Config(array_outputs=8, array_inputs=8)
     events, _, _ = schedule(rng, config, 5, 3, False)
     writes = [cycle for cycle, event in sorted(events.items()) if "w_valid" in event]
-    assert writes == list(range(5 * 8))
+    assert writes == list(range(5 * 8 // 2))
 
 
 def test_too_many_inputs():

@@ -114,7 +114,7 @@ def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], sta
     """The core from `scratch` and `scale` through the steps; it must end with the machine's scratchpad."""
     dut, chunk = Core(CONFIG), CONFIG.chunk
     finished = {"matmul": 0, "vector": 0}
-    words: list[list[int]] = []  # still to be offered
+    words: tuple[list, list] = [], []  # still to be offered on each of the two streams
 
     async def count(ctx):
         while True:
@@ -122,12 +122,16 @@ def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], sta
             finished["matmul"] += matmul
             finished["vector"] += vector
 
-    async def stream(ctx):
-        while True:
-            if words:
-                await axi_model.send(ctx, dut.words, [words.pop(0)], stalls)
-            else:
-                await ctx.tick()
+    def stream(k: int):
+        async def offer(ctx):
+            while True:
+                if words[k]:
+                    await axi_model.send(ctx, dut.words[k], [words[k][0]], stalls)
+                    del words[k][0]
+                else:
+                    await ctx.tick()
+
+        return offer
 
     async def load(ctx):
         rows = scratch.reshape(-1, chunk).tolist()
@@ -152,26 +156,28 @@ def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], sta
 
     async def process(ctx):
         await load(ctx)
-        wanted = {"matmul": 0, "vector": 0}
+        wanted, sent = {"matmul": 0, "vector": 0}, 0
 
         async def give(port, unit, insns):
             wanted[unit] += len(insns)
             await axi_model.send(ctx, port, [isa.encode(insn) for insn in insns], stalls)
 
         async def wait():
-            while finished != wanted or words:  # words of an empty queue may be dropped later than it has finished
+            while finished != wanted or any(words):  # words of an empty queue may be dropped later than it has finished
                 await ctx.tick()
 
         for step in steps:
             await give(dut.vector_insn, "vector", step.vector[:-1])
             await wait()
-            words.extend(step.words)
+            for word in step.words:
+                words[sent % 2].append(word)
+                sent += 1
             await give(dut.vector_insn, "vector", step.vector[-1:])
             await give(dut.matmul_insn, "matmul", step.products)
             await wait()
         await check(ctx)
 
-    axi_model.simulate(dut, process, background=[count, stream])
+    axi_model.simulate(dut, process, background=[count, stream(0), stream(1)])
 
 
 def test_products(axi_model):

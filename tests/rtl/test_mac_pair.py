@@ -14,8 +14,8 @@ from hwgen.synth.partition import split
 from sim.simulators import verilator_environment
 
 HERE = Path(__file__).parent
-PORTS = "input clk, rst, input [7:0] write0, write1, swap, input [8*I-1:0] x, w, output [26:0] a0, a1, b0, b1"
-SHARED = ".clk(clk), .rst(rst), .write0(write0), .write1(write1), .swap(swap), .x(x), .w(w)"
+PORTS = "input clk, rst, input [7:0] write0, write1, swap, input [8*I-1:0] x, w0, w1, output [26:0] a0, a1, b0, b1"
+SHARED = ".clk(clk), .rst(rst), .write0(write0), .write1(write1), .swap(swap), .x(x), .w0(w0), .w1(w1)"
 
 
 def have_simulator() -> bool:
@@ -39,7 +39,7 @@ endmodule
     latency = MacArray.latency_of(config) - 1  # less the array's input register
     command = ["verilator", "--cc", "--exe", "--build", "-O3", "-Wno-fatal", "--top-module", "pairs"]
     command += ["-CFLAGS", f"-O2 -DINPUTS={config.array_inputs} -DLATENCY={latency}"]
-    command += ["pairs.v", str(HERE / "dsp48e2.v"), str(HERE / "mac_pair.cpp")]
+    command += ["pairs.v", *(str(HERE / name) for name in ("dsp48e2.v", "mult18x18d.v", "mac_pair.cpp"))]
     environment = {**os.environ, **verilator_environment()}
     built = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
@@ -59,12 +59,15 @@ def test_every_product(tmp_path):
 
 
 @pytest.mark.skipif(not have_simulator(), reason="no Verilator")
-def test_mapped_netlist(tmp_path):
-    """Several cascades, through Yosys: its netlist of DSP48E2, LUTs and flip-flops."""
+@pytest.mark.parametrize(
+    "family, multiplier, count, chain", [("ultrascale+", "DSP48E2 #(", 16, "CARRY4"), ("ecp5", "MULT18X18D ", 32, "CCU2C")]
+)
+def test_mapped_netlist(family, multiplier, count, chain, tmp_path):
+    """Several cascades, through Yosys: its netlist of multipliers, LUTs and flip-flops."""
     pytest.importorskip("pyosys", reason="no Yosys")
     from hwgen.synth import netlist_verilog
 
     config = Config(array_outputs=8, array_inputs=16)
-    mapped, library = netlist_verilog({"hwgen_mac_pair.v": emit_shared(MacPair, config)}, "ultrascale+", "hwgen_mac_pair")
-    assert mapped.count("DSP48E2 #(") == 16 and "CARRY4" in mapped
+    mapped, library = netlist_verilog({"hwgen_mac_pair.v": emit_shared(MacPair, config)}, family, "hwgen_mac_pair")
+    assert mapped.count(multiplier) == count and chain in mapped
     assert int(compare(tmp_path, config, mapped + library, 127, 126, 300).split()[0]) > 6_000

@@ -8,7 +8,8 @@ import pytest
 
 from hwgen import isa
 from hwgen.config import Config
-from hwgen.rtl.sequencer import FETCH_QUEUE, UNITS, Sequencer
+from hwgen.rtl.memories import FETCH_QUEUE
+from hwgen.rtl.sequencer import UNITS, Sequencer
 
 PROGRAM_AT = 0x40  # beats
 

@@ -62,18 +62,26 @@ def test_stream(axi_model, shape, stall):
         ctx.set(dut.nonempty, nonempty)
         await axi_model.send(ctx, dut.insn, [isa.encode(i) for i in program], random.Random(4), stall)
 
-    async def take(ctx):
-        assert await axi_model.receive(ctx, dut.words, len(want), random.Random(5), stall) == want
-        for _ in range(20):
-            await ctx.tick()
-        assert not ctx.get(dut.busy) and ctx.get(dut.idle) and not ctx.get(dut.words.valid)
+    def take(k: int):
+        async def receive(ctx):
+            half = want[k::2]
+            assert await axi_model.receive(ctx, dut.words[k], len(half), random.Random(5 + k), stall) == half
+            for _ in range(20):
+                await ctx.tick()
+            assert not ctx.get(dut.words[k].valid)
+
+        return receive
+
+    async def rest(ctx):
+        await ctx.tick().until(dut.busy)
+        await ctx.tick().until(~dut.busy & dut.idle & ~dut.insn.valid)
 
     background = [watch, *(memory.read(dut.bus[p]) for p, memory in enumerate(memories))]
-    axi_model.simulate(dut, issue, take, background=background)
+    axi_model.simulate(dut, issue, take(0), take(1), rest, background=background)
     assert sum(dones) == len(program)
 
 
-def test_prefetches_to_the_brim_and_delivers_a_word_a_cycle(axi_model):
+def test_prefetches_to_the_brim_and_delivers_two_words_a_cycle(axi_model):
     config = make("two-ports", weight_words=64, outstanding=8)
     dut = WeightStream(config)
     memories = [axi_model.AxiMemory(0x8000, p, 0.0) for p in range(config.weight_ports)]
@@ -85,11 +93,14 @@ def test_prefetches_to_the_brim_and_delivers_a_word_a_cycle(axi_model):
         for _ in range(300):
             await ctx.tick()
         assert ctx.get(dut.idle) and ctx.get(dut.busy)
-        ctx.set(dut.words.ready, 1)
+        for words in dut.words:
+            ctx.set(words.ready, 1)
         for i in range(64):
-            assert ctx.get(dut.words.valid)
-            assert ctx.get(dut.words.payload.as_value()) == word(memories, config, i)
-            await ctx.tick()
+            words = dut.words[i % 2]
+            assert ctx.get(words.valid)
+            assert ctx.get(words.payload.as_value()) == word(memories, config, i)
+            if i % 2:
+                await ctx.tick()
 
     background = [memory.read(dut.bus[p]) for p, memory in enumerate(memories)]
     axi_model.simulate(dut, process, background=background)

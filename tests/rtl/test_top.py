@@ -31,7 +31,7 @@ class StandIn(Component):
             {
                 "matmul_insn": In(insn_stream()),
                 "vector_insn": In(insn_stream()),
-                "words": In(stream.Signature(data.ArrayLayout(signed(8), config.array_inputs))),
+                "words": In(stream.Signature(data.ArrayLayout(signed(8), config.array_inputs))).array(2),
                 "rd_store": In(read_port(config, 1)),
                 "wr_load": In(write_port(config, 1)),
                 "wr_scale": In(SCALE_WRITE),
@@ -47,6 +47,7 @@ class StandIn(Component):
         m = Module()
         m.submodules.ram = ram = Ram(256, len(self.wr_load.data.as_value()))
         words = Signal(4)  # left for the matmul instruction at work
+        both = self.words[0].valid & self.words[1].valid
         m.d.comb += [
             self.wr_load.ready.eq(1),
             self.wr_scale.ready.eq(1),
@@ -55,12 +56,13 @@ class StandIn(Component):
             ram.write_data.eq(self.wr_load.data),
             self.rd_store.ready.eq(1),
             ram.read_addr.eq(self.rd_store.addr),
-            self.words.ready.eq(words != 0),
-            self.array_active.eq(self.words.ready & self.words.valid),
-            self.stall_weights.eq(self.words.ready & ~self.words.valid),
+            self.words[0].ready.eq(self.array_active),
+            self.words[1].ready.eq(self.array_active),
+            self.array_active.eq((words != 0) & both),
+            self.stall_weights.eq((words != 0) & ~both),
             self.matmul_insn.ready.eq(words == 0),
             self.matmul_busy.eq(words != 0),
-            self.matmul_done.eq((words == 1) & self.array_active),
+            self.matmul_done.eq((words == 2) & self.array_active),
             self.vector_insn.ready.eq(1),
             self.vector_done.eq(delay_valid(m, self.vector_insn.valid, 1)),
         ]
@@ -73,7 +75,7 @@ class StandIn(Component):
         with m.If(self.matmul_insn.ready & self.matmul_insn.valid):
             m.d.sync += words.eq(8)
         with m.Elif(self.array_active):
-            m.d.sync += words.eq(words - 1)
+            m.d.sync += words.eq(words - 2)
         return m
 
 
@@ -125,7 +127,7 @@ def test_program(axi_model, machine):
             assert ctx.get(dut.irq)
             loaded, stored = (DATA_BASE + beat * CONFIG.axi_bytes for beat in (512, 700))
             assert memory.data[stored : stored + 24 * 16] == memory.data[loaded : loaded + 24 * 16]
-            want = {"ARRAY_ACTIVE": 16, "DATA_WRITE_BEATS": 48, "DATA_READ_BEATS": 48 + 8 * len(PROGRAM)}
+            want = {"ARRAY_ACTIVE": 8, "DATA_WRITE_BEATS": 48, "DATA_READ_BEATS": 48 + 8 * len(PROGRAM)}
             want |= {"WEIGHT_BEATS0": 16, "WEIGHT_BEATS1": 16, "INSTRUCTION": len(PROGRAM)}
             want |= {f"FINISHED_{u.name}": sum(i.unit == u for i in PROGRAM) for u in isa.Unit}
             want["PROGRAM_CRC"] = zlib.crc32(isa.assemble(PROGRAM))

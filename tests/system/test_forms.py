@@ -13,14 +13,15 @@ T, D, HEADS, HIDDEN = 7, 24, 2, 40
 
 
 def network() -> fg.Graph:
-    """Positions on a linear layer, tokens behind, attention with a bias, SiLU, ReLU, mean pooling, a feature map out."""
+    """Overlapping patches over the border, positions on a linear layer, tokens behind, attention with a bias and within
+    windows, SiLU, ReLU, mean pooling, a feature map out."""
     rng = np.random.default_rng(0)
 
     def normal(*shape, scale=0.2):
         return (rng.standard_normal(shape) * scale).astype(np.float32)
 
     nodes = [
-        fg.PatchEmbed("patches", "image", normal(D, 2, 2, 2), None),
+        fg.PatchEmbed("patches", "image", normal(D, 2, 3, 3), None, stride=(2, 2), pads=(1, 1, 1, 1)),
         fg.LayerNorm("patch_norm", "patches", 1 + normal(D), normal(D), 1e-6),
         fg.Embed("embed", "patch_norm", normal(1, D), normal(T + 1, D, scale=1.0)),
     ]
@@ -28,7 +29,9 @@ def network() -> fg.Graph:
     for i, kind in enumerate(("silu", "relu")):
         nodes += [fg.LayerNorm(f"{i}.n", x, 1 + normal(D), normal(D), 1e-6)]
         nodes += [fg.Linear(f"{i}.{p}", f"{i}.n", normal(D, D), normal(D)) for p in "qkv"]
-        bias = -np.abs(normal(HEADS, T + 1, T + 1, scale=2.0))
+        window = np.arange(T + 1) % 2
+        apart = np.broadcast_to(np.where(window[:, None] == window, 0.0, -1e4), (HEADS, T + 1, T + 1))
+        bias = apart.astype(np.float32) if i else -np.abs(normal(HEADS, T + 1, T + 1, scale=2.0))
         nodes += [
             fg.Attention(f"{i}.a", f"{i}.q", f"{i}.k", f"{i}.v", HEADS, 0.3, bias),
             fg.Linear(f"{i}.o", f"{i}.a", normal(D, D), None),

@@ -144,6 +144,16 @@ def test_random_network(net, tmp_path, on_machine):
     check(net, tmp_path, on_machine)
 
 
+def test_soft_mixture_beside_a_shared_expert(tmp_path, on_machine):
+    """Found among random networks: the sum of the two is no product, and its steps are too coarse for one."""
+    layer = Layer(hidden=10, experts=33, top_k=3, form="soft_by_einsum", gate="ties", shared=7)
+    net = Network(
+        grid=(1, 5), patch=(3, 3), channels=1, heads=2, head=13, prefix=0, position=False, layers=(layer,), bias=False,
+        qkv="einsum", scale="div", gelu="tanh op", norm="op", classes=0, seed=1767,
+    )  # fmt: skip
+    check(net, tmp_path, on_machine)
+
+
 @pytest.mark.slow
 @settings(max_examples=1000, **QUIET)
 @given(net=networks())

@@ -59,6 +59,14 @@ def module(block, x):
     return block.mha(x, x, x, need_weights=False)[0]
 
 
+def windows_of_blocks(block, x):
+    """Windows of 2 x 2 tokens without a class token, as in ViTDet."""
+    side = GRID // 2
+    x = x.view(-1, side, 2, side, 2, WIDTH).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, WIDTH)
+    x = one_operator(block, x)
+    return x.view(-1, side, side, 2, 2, WIDTH).permute(0, 1, 3, 2, 4, 5).reshape(-1, GRID * GRID, WIDTH)
+
+
 def rotary(block, x):
     q, k, v = split(block, x)
     angle = torch.arange(x.shape[1])[:, None] / 100 ** (torch.arange(8) / 8)
@@ -144,12 +152,12 @@ POOLS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class Vit(nn.Module):
-    def __init__(self, attention=one_operator, embed="conv", pool="class_token", sines=False, **block):
+    def __init__(self, attention=one_operator, embed="conv", pool="class_token", sines=False, prefix=1, **block):
         super().__init__()
         self.rows, self.pool, self.sines = ROWS.get(embed), POOLS[pool], sines
         self.embed = nn.Linear(3 * PATCH * PATCH, WIDTH) if self.rows else EMBED[embed]()
-        self.prefix = nn.Parameter(torch.zeros(1, 1, WIDTH))
-        self.position = None if sines else nn.Parameter(torch.zeros(1, 1 + self.patches(), WIDTH))
+        self.prefix = nn.Parameter(torch.zeros(1, prefix, WIDTH))
+        self.position = None if sines else nn.Parameter(torch.zeros(1, prefix + self.patches(), WIDTH))
         mixture = block.pop("mixture", None)
         self.blocks = nn.ModuleList([Block(attention, **block), Block(attention, mixture, **block)])
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
@@ -163,7 +171,8 @@ class Vit(nn.Module):
 
     def forward(self, image):
         x = self.tokens(image)
-        x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], 1)
+        if self.prefix.shape[1]:
+            x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], 1)
         x = x + (sincos(x) if self.sines else self.position)
         for block in self.blocks:
             x = block(x)
@@ -178,9 +187,10 @@ def from_timm(name, **options):
     return timm.create_model(name, **{**small, **options})
 
 
-def windows():
+def windows(**options):
+    """Shifted windows with relative positions."""
     sizes = dict(patch_size=4, window_size=4, embed_dim=32, depths=(2, 2), num_heads=(1, 2), num_classes=CLASSES)
-    return timm.create_model("swin_tiny_patch4_window7_224", img_size=SIZE, **sizes)
+    return timm.create_model("swin_tiny_patch4_window7_224", img_size=SIZE, **{**sizes, **options})
 
 
 class Part(nn.Module):
@@ -241,8 +251,10 @@ ATTENTIONS = (one_operator, products, einsum, batched, open_mask, module, rotary
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"timm_{name}": partial(from_timm, model, **options) for name, (model, options) in TIMM.items()},
     "timm_swin": windows,
+    "timm_swin_one_stage": partial(windows, depths=(2,), num_heads=(2,)),
     **{f"hf_{name}": partial(from_transformers, *names, **options) for name, (*names, options) in TRANSFORMERS.items()},
     **{f"attention_{attention.__name__}": partial(Vit, attention) for attention in ATTENTIONS},
+    "attention_windows": partial(Vit, windows_of_blocks, pool="mean", prefix=0),
     **{f"embed_{embed}": partial(Vit, embed=embed) for embed in (*EMBED, *ROWS)},
     **{f"pool_{pool}": partial(Vit, pool=pool) for pool in POOLS},
     "position_sines": partial(Vit, sines=True),

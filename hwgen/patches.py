@@ -1,0 +1,27 @@
+"""An image cut into patches, one row each: what a convolution reads, and in that order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Array = np.ndarray
+Pads = tuple[int, int, int, int]  # rows above, columns left, rows below, columns right of the image: pixels of zero
+
+
+def grid(shape: tuple[int, ...], patch: tuple[int, int], stride: tuple[int, int] | None, pads: Pads) -> tuple[int, int]:
+    """Patches down and across an image [.., H, W], `stride` pixels (None: one patch) from one to the next."""
+    stride = stride or patch
+    height, width = shape[-2] + pads[0] + pads[2], shape[-1] + pads[1] + pads[3]
+    return max(0, (height - patch[0]) // stride[0] + 1), max(0, (width - patch[1]) // stride[1] + 1)
+
+
+def pad(image: Array, pads: Pads) -> Array:
+    """Image [C, H, W] with its border of zeros."""
+    return np.pad(image, ((0, 0), (pads[0], pads[2]), (pads[1], pads[3]))) if any(pads) else image
+
+
+def patchify(image: Array, patch: tuple[int, int], stride: tuple[int, int] | None = None) -> Array:
+    """[C, H, W] -> [patches, C*ph*pw], patches row-major, elements in the order of a convolution weight."""
+    down, across = stride or patch
+    windows = np.lib.stride_tricks.sliding_window_view(image, patch, axis=(1, 2))[:, ::down, ::across]
+    return windows.transpose(1, 2, 0, 3, 4).reshape(windows.shape[1] * windows.shape[2], -1)

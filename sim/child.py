@@ -1,0 +1,78 @@
+"""A simulator in a process of its own that does what it is told over a socket; between commands simulated time stands still."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from threading import Thread
+
+SOCKET, JOB, LOG = "socket", "job.json", "child.log"
+COMPILE_SECONDS = 1800  # that a simulator may take to compile a large design
+
+
+class Child:
+    """`python -m MODULE FOLDER` beside this process, with `job` in the folder; its cocotb side connects to the socket there.
+
+    Raises RuntimeError where the simulator is missing, does not compile the design, or dies.
+    """
+
+    def __init__(self, module: str, job: dict):
+        self._folder = tempfile.TemporaryDirectory(prefix="hwgen-cosim-")
+        folder = self.path = Path(self._folder.name)
+        (folder / JOB).write_text(json.dumps(job))
+        listener = Listener(str(folder / SOCKET), "AF_UNIX")
+        with open(folder / LOG, "w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._connection: Connection | None = None
+        try:
+            self._connection = self._accept(listener)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            listener.close()
+
+    def _accept(self, listener: Listener) -> Connection:
+        """The child's connection. Raises RuntimeError with what it said when it ends without."""
+        found: list[Connection] = []
+        waiting = Thread(target=lambda: found.append(listener.accept()), daemon=True)
+        waiting.start()
+        for _ in range(COMPILE_SECONDS * 10):
+            waiting.join(0.1)
+            if not waiting.is_alive():
+                return found[0]
+            if self._process.poll() is not None:
+                break
+        raise RuntimeError(f"the simulator did not start: {self._said()}")
+
+    def _said(self) -> str:
+        text = (self.path / LOG).read_text(errors="replace").strip()
+        return text.splitlines()[-1] if text else f"exit code {self._process.poll()}"
+
+    def ask(self, *command):
+        """The answer to a command."""
+        try:
+            self._connection.send(command)
+            return self._connection.recv()
+        except (EOFError, OSError):
+            raise RuntimeError(f"the simulator has ended: {self._said()}") from None
+
+    def close(self) -> None:
+        """End the simulator."""
+        if self._connection is not None:
+            self._connection.close()  # it ends when its commands do
+            self._connection = None
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                pass
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()

@@ -1,0 +1,89 @@
+"""Fits hwgen/resources/fitted.py to synthesised designs and says how far the estimate is from each.
+
+    python tests/bench/fit_resources.py REPORT.json [REPORT.json ...] [--write]
+
+REPORT.json: what `hwgen synth BUNDLE --json` prints, of several Configs of each family: small and middle ones, that the terms
+can be told apart. Coefficients are the non-negative least squares of relative errors. Needs SciPy.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+
+from hwgen import boards
+from hwgen.config import Config
+from hwgen.resources import fitted, logic
+
+TARGET = Path(fitted.__file__)
+HEAD = '''"""Coefficients of `logic.terms`, by family and unit: written by tests/bench/fit_resources.py, do not edit.
+
+Source: {source}, synthesised by {tool}.
+"""
+
+'''
+KINDS = {"lut": "LUTS", "ff": "FLIP_FLOPS"}
+
+
+def samples(reports: list[dict], kind: str) -> dict[tuple[str, str], list[tuple]]:
+    """(family, unit) -> [(terms, how much of `kind` all instances have)]."""
+    found: dict[tuple[str, str], list[tuple]] = {}
+    for report in reports:
+        config, board = Config.from_dict(report["config"]), boards.load(report["board"])
+        for unit, terms in logic.terms(config).items():
+            used = report["units"][unit]["count"] * report["units"][unit][kind]
+            if kind == "lut":
+                used -= logic.memory_luts(config, board, unit)
+            found.setdefault((board.family, unit), []).append((terms, used))
+    return found
+
+
+def fit(reports: list[dict], kind: str) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Family -> unit -> coefficients. What two small designs cannot tell apart takes ultrascale+'s proportions."""
+    table: dict[str, dict[str, tuple[float, ...]]] = {}
+    found = samples(reports, kind)
+    for family, unit in sorted(found, key=lambda key: (key[0] != "ultrascale+", key)):
+        terms = np.array([t for t, _ in found[family, unit]], float)
+        used = np.array([max(u, 1) for _, u in found[family, unit]], float)
+        weights = 1 / np.maximum(used, 100)
+        if len(used) >= terms.shape[1] or family == "ultrascale+":
+            coefficients, _ = nnls(terms * weights[:, None], used * weights)
+        else:
+            like = terms @ np.array(table["ultrascale+"][unit])
+            scale = (like * weights) @ (used * weights) / ((like * weights) @ (like * weights))
+            coefficients = np.array(table["ultrascale+"][unit]) * scale
+        table.setdefault(family, {})[unit] = tuple(float(f"{c:.5g}") for c in coefficients)
+    return table
+
+
+def main(arguments: list[str]) -> None:
+    reports = [json.loads(Path(a).read_text()) for a in arguments if a != "--write"]
+    tables = {name: fit(reports, kind) for kind, name in KINDS.items()}
+    for report in reports:
+        config, board = Config.from_dict(report["config"]), boards.load(report["board"])
+        for kind, name in KINDS.items():
+            estimate = sum(np.dot(tables[name][board.family][u], t) for u, t in logic.terms(config).items())
+            if kind == "lut":
+                estimate += sum(logic.memory_luts(config, board, unit) for unit in logic.terms(config))
+            used = report["total"][kind]["used"]
+            shape = f"{config.array_outputs} x {config.array_inputs}"
+            print(f"{board.name:10} {shape:8} {kind:4} Yosys {used:>8,} estimate {estimate:>10,.0f} {estimate / used - 1:+.1%}")
+    if "--write" in arguments:
+        shapes = ", ".join(
+            f"{r['board']} {r['config']['array_outputs']} x {r['config']['array_inputs']}" for r in reports
+        )
+        text = HEAD.format(source=shapes, tool=reports[0]["tool"])
+        for name, table in tables.items():
+            text += f"{name}: dict[str, dict[str, tuple[float, ...]]] = {{\n"
+            for family, units in table.items():
+                text += f'    "{family}": {{\n' + "".join(f'        "{u}": {c},\n' for u, c in units.items()) + "    },\n"
+            text += "}\n"
+        TARGET.write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

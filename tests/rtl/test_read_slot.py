@@ -1,0 +1,53 @@
+# amaranth: UnusedElaboratable=no
+import random
+
+import pytest
+from amaranth.sim import Simulator
+
+from hwgen.config import Config
+from hwgen.rtl.ports import READ_LATENCY
+from hwgen.rtl.read_slot import ReadSlot
+
+CONFIG = Config(array_outputs=8, array_inputs=8)
+
+
+@pytest.mark.parametrize("refused", [0.0, 0.3, 0.9])
+def test_order_and_latency(refused):
+    """Random requests and grants: every request is granted as early as the scratchpad allows, data and tags in order."""
+    dut, rng = ReadSlot(CONFIG, 8), random.Random(int(refused * 10))
+    waiting, grants, found = [], [], []  # requests; (cycle, addr, tag) granted; (cycle, data, tag) arrived
+
+    async def bench(ctx):
+        request, arriving = None, [None] * READ_LATENCY
+        for cycle in range(600):
+            if request is None and rng.random() < 0.7:
+                request = (rng.randrange(1 << 16), rng.randrange(256))
+            ready = rng.random() >= refused
+            ctx.set(dut.valid, request is not None)
+            if request is not None:
+                ctx.set(dut.addr, request[0])
+                ctx.set(dut.tag, request[1])
+            ctx.set(dut.rd.ready, ready)
+            ctx.set(dut.rd.data[0], arriving.pop(0) or 0)
+            assert ctx.get(dut.ready) == (not waiting)
+            if request is not None and not waiting:
+                waiting.append(request)
+                request = None
+            assert ctx.get(dut.rd.valid) == bool(waiting)
+            granted = None
+            if waiting and ready:
+                granted, tag = waiting.pop(0)
+                assert ctx.get(dut.rd.addr) == granted
+                grants.append((cycle + READ_LATENCY, granted, tag))
+            # Data: the low bits of the address.
+            arriving.append(None if granted is None else granted & 0x7FFF)
+            if ctx.get(dut.arrived):
+                found.append((cycle, ctx.get(dut.o_data[0]), ctx.get(dut.o_tag)))
+            await ctx.tick()
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    expected = [(cycle, addr & 0x7FFF, tag) for cycle, addr, tag in grants if cycle < 600]
+    assert len(found) > 30 and found == expected
