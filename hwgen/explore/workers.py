@@ -88,7 +88,7 @@ def _dask(graphs: Graphs, board: Board, address: str, told) -> Iterator[Crew]:
     except ImportError:
         raise UserError("--cluster: distributed is not installed: pip install 'hwgen[cluster]'") from None
     try:
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"--cluster {address}: no Dask scheduler answers there ({error})") from None
     try:
@@ -98,6 +98,8 @@ def _dask(graphs: Graphs, board: Board, address: str, told) -> Iterator[Crew]:
         (network,) = client.scatter([graphs], broadcast=True, hash=False)
 
         def run(jobs: list[Job]) -> Results:
+            if not jobs:
+                return []
             told(jobs=len(jobs))
             futures = [client.submit(evaluate, network, board, job, pure=False) for job in jobs]
             for _ in distributed.as_completed(futures):
