@@ -1,7 +1,7 @@
 """The integer graph: the network after quantisation, before any hardware shape is chosen.
 
 Operations read and write named buffers of int16 `[rows, columns]`; they run in order and may write in place. Each
-`MatMul`, `Norm` and `RouteTokens` becomes exactly one instruction of the machine. `sim.golden` executes the graph,
+`MatMul`, `Norm`, `Multiply` and `RouteTokens` becomes exactly one instruction of the machine. `sim.golden` executes the graph,
 `hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
 """
 
@@ -13,6 +13,7 @@ from enum import IntEnum
 import numpy as np
 
 from . import patches
+from .numerics import GAMMA_SHIFT
 
 Array = np.ndarray
 
@@ -158,7 +159,7 @@ class MatMul:
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """numerics.layer_norm; stores the row maximum (ABS)."""
+    """numerics.layer_norm, without `centred` RMSNorm; `row_max` NONE or ABS."""
 
     name: str
     out: View
@@ -166,6 +167,26 @@ class Norm:
     gamma: Array  # int16 [D]
     beta: Array  # int16 [D]
     epsilon: int
+    source: str = ""
+    centred: bool = True
+    row_max: RowMax = RowMax.ABS
+
+
+@dataclass(frozen=True, eq=False)
+class Multiply:
+    """Rows of x times rows of `factor`: numerics.multiply with `shift`, or with `pairs` numerics.turn; `row_max` NONE or ABS.
+
+    A row of `factor` is used again for every `factor.cols` columns of x: where there are several times, x has groups of so
+    many columns. `out` may be the place of x or of `factor`.
+    """
+
+    name: str
+    out: View
+    x: View
+    factor: View
+    shift: int = GAMMA_SHIFT
+    pairs: bool = False
+    row_max: RowMax = RowMax.NONE
     source: str = ""
 
 
@@ -197,7 +218,7 @@ class Output:
     index: int = 0  # of which image of a batch
 
 
-Op = Constant | Input | MatMul | Norm | RouteTokens
+Op = Constant | Input | MatMul | Norm | Multiply | RouteTokens
 
 
 @dataclass
@@ -237,7 +258,7 @@ def verify(graph: IntGraph) -> None:
         need(b.groups == 1 or (view.col % width == 0 and view.cols % width == 0), op, f"{view} splits a group")
 
     for op in graph.ops:
-        for attribute in ("out", "x", "w", "residual", "logits", "dense"):
+        for attribute in ("out", "x", "w", "residual", "factor", "logits", "dense"):
             view = getattr(op, attribute, None)
             if isinstance(view, View):
                 check(view, op)
@@ -253,6 +274,14 @@ def verify(graph: IntGraph) -> None:
                 need(op.gamma.shape == op.beta.shape == (op.x.cols,), op, "gamma, beta shape")
                 need((op.out.rows, op.out.cols) == (op.x.rows, op.x.cols), op, "out shape")
                 need(1 <= op.epsilon < 1 << 48, op, f"epsilon {op.epsilon}")
+                need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
+            case Multiply(x=x, factor=factor):
+                need((op.out.rows, op.out.cols) == (x.rows, x.cols), op, "out shape")
+                need(factor.rows == x.rows and x.cols % factor.cols == 0, op, f"factor {factor} against x {x}")
+                need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
+                need(not op.pairs or factor.cols % 2 == 0, op, "an odd number of columns has no pairs")
+                limits = (num.GAMMA_SHIFT,) * 2 if op.pairs else (num.PRODUCT_SHIFT_MIN, num.PRODUCT_SHIFT_MAX)
+                need(limits[0] <= op.shift <= limits[1], op, f"shift {op.shift}")
             case MatMul():
                 n, k = (op.w.rows, op.w.cols) if isinstance(op.w, View) else op.w.shape
                 need(k == op.x.cols and n == op.out.cols, op, f"w [{n}, {k}] against x {op.x}, out {op.out}")

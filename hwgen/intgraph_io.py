@@ -32,6 +32,7 @@ CLASSES = {
         intgraph.Input,
         intgraph.MatMul,
         intgraph.Norm,
+        intgraph.Multiply,
         intgraph.RouteTokens,
         intgraph.Output,
     )

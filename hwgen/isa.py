@@ -36,7 +36,7 @@ class Unit(IntEnum):
     LOAD = 0  # DRAM -> scratchpad, scale memory
     WEIGHTS = 1  # DRAM -> weight buffer
     MATMUL = 2
-    VECTOR = 3  # LayerNorm, router
+    VECTOR = 3  # LayerNorm, products of rows, router
     STORE = 4  # scratchpad -> DRAM
 
 
@@ -51,6 +51,7 @@ class Op(IntEnum):
     NORM = 5
     ROUTE = 6
     STORE = 7
+    MULTIPLY = 8
 
 
 class WeightSource(IntEnum):
@@ -61,11 +62,12 @@ class WeightSource(IntEnum):
 
 
 class Gelu(IntEnum):
-    """Form of the activation behind a Matmul."""
+    """Form of the activation behind a Matmul: GELU in two forms, or SiLU."""
 
     OFF = 0
     ERF = 1
     TANH = 2
+    SILU = 3
 
 
 NO_EXPERT = 0xFF
@@ -208,14 +210,13 @@ class Matmul(Insn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Norm(Insn):
-    """for r < rows: scratch[y + r*y_pitch ...] = numerics.layer_norm(scratch[x + r*x_pitch ...][:columns], ...)
+class RowInsn(Insn):
+    """What the instructions have in common that make rows of y from rows of x in the vector unit.
 
-    gamma is the row of `columns` elements at `params`, beta the one behind it (at the next whole chunk). Elements of the
-    last chunk beyond `columns` are written zero. scale[y_scale + r] = largest magnitude of the row.
+    Elements of the last chunk beyond `columns` are written zero. With `y_max`, scale[y_scale + r] = largest magnitude of
+    the row.
     """
 
-    op = Op.NORM
     unit = Unit.VECTOR
 
     rows: int = bits(16)
@@ -224,9 +225,40 @@ class Norm(Insn):
     x_pitch: int = bits(16)
     y: int = bits(ADDRESS_BITS)
     y_pitch: int = bits(16)
-    y_scale: int = bits(SCALE_BITS)
+    y_max: int = bits(1, default=1)
+    y_scale: int = bits(SCALE_BITS, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(RowInsn):
+    """for r < rows: scratch[y + r*y_pitch ...] = numerics.layer_norm(scratch[x + r*x_pitch ...][:columns], ...)
+
+    gamma is the row of `columns` elements at `params`, beta the one behind it (at the next whole chunk). `centred` 0 makes
+    it RMSNorm.
+    """
+
+    op = Op.NORM
+
     params: int = bits(ADDRESS_BITS)
     epsilon: int = bits(48)
+    centred: int = bits(1, default=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiply(RowInsn):
+    """for r < rows: scratch[y + r*y_pitch ...] = scratch[x + r*x_pitch ...][:columns] times the row at factor + r*factor_pitch
+
+    numerics.multiply with `shift`, or with `pairs` numerics.turn, for which `shift` is GAMMA_SHIFT and the chunk even. A row
+    of factors has `period` chunks, at most those of x, and starts anew behind them. y may be x, or the factor.
+    """
+
+    op = Op.MULTIPLY
+
+    factor: int = bits(ADDRESS_BITS)
+    factor_pitch: int = bits(16)
+    period: int = bits(12)
+    pairs: int = bits(1, default=0)
+    shift: int = bits(5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +297,7 @@ class Store(Insn):
     pitch: int = bits(16)
 
 
-INSNS: dict[Op, type[Insn]] = {c.op: c for c in (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store)}
+INSNS: dict[Op, type[Insn]] = {c.op: c for c in (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply)}
 OP_BITS = 8
 
 

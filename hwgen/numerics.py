@@ -17,7 +17,7 @@ import numpy as np
 
 Array = np.ndarray
 
-REVISION = 2  # of this arithmetic: a bundle whose Verilog computes by another one is not run
+REVISION = 3  # of this arithmetic: a bundle whose Verilog computes by another one is not run
 INT8_MAX = 127
 INT16_MAX = 32767
 U16_MAX = 65535
@@ -176,24 +176,36 @@ def add_residual(x: Array, y: Array) -> Array:
     return saturate(np.add(x, y, dtype=np.int32), INT16_MAX).astype(np.int16)
 
 
-# --- GELU = ReLU - delta -----------------------------------------------------------------------------------------
+# --- GELU, SiLU = ReLU - delta -----------------------------------------------------------------------------------
 
 GELU_ENTRIES = 512  # over |x| in [0, 4)
 GELU_INDEX_BITS = 7  # table step 2^-7
 GELU_DELTA_BITS = 16  # table unit 2^-16
 GELU_SHIFT_MAX = 6  # x has the scale 2^-(7 + gelu_shift): ranges +-256 down to +-4
-GELU_FORMS = ("none", "tanh")
-# The largest error of the table against the function: half a step times the largest slope of delta (1/2).
+GELU_FORMS = ("none", "tanh", "silu")
+# The largest error of a GELU table against the function: half a step times the largest slope of delta (1/2).
 GELU_MAX_ERROR = 0.5 * 2.0 ** -(GELU_INDEX_BITS + 1) + 2.0**-GELU_DELTA_BITS
+# SiLU bends over a wider range: its table is that of x * sigmoid(SILU_SPAN * x), whose argument is SiLU's divided by it.
+# Its largest error is that of GELU's, here too; in SiLU's own units twice as much (and 2.7e-3 beyond |x| = 8).
+SILU_SPAN = 2.0
 
 
 def gelu_delta(form: str) -> Array:
-    """delta(|x|) = ReLU(x) - GELU(x) at the table's points, u16 [512] in units of 2^-16; `form` as in ONNX."""
-    from scipy.special import erf
+    """delta(|x|) = ReLU(x) - f(x) at the table's points, u16 [512] in units of 2^-16.
+
+    f: GELU, `form` as in ONNX, or x * sigmoid(SILU_SPAN * x) for "silu". In each case delta is even.
+    """
+    from scipy.special import erf, expit
 
     x = np.arange(GELU_ENTRIES) / 2.0**GELU_INDEX_BITS
-    inner = erf(x / np.sqrt(2)) if form == "none" else np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
-    return np.round((x - 0.5 * x * (1 + inner)) * 2.0**GELU_DELTA_BITS).astype(np.int64)
+    match form:
+        case "none":
+            share = 0.5 * (1 + erf(x / np.sqrt(2)))
+        case "tanh":
+            share = 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        case _:
+            share = expit(SILU_SPAN * x)
+    return np.round((x - x * share) * 2.0**GELU_DELTA_BITS).astype(np.int64)
 
 
 GELU_TABLE = {form: gelu_delta(form) for form in GELU_FORMS}
@@ -238,18 +250,50 @@ def rsqrt(n: Array) -> tuple[Array, Array]:
     return np.minimum((y * ((3 << RSQRT_BITS) - t)) >> (RSQRT_BITS + 1), (1 << RSQRT_BITS) - 1), e
 
 
-def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: int) -> Array:
+def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: int, centred: bool = True) -> Array:
     """int16 [R, D] -> int16 [R, D]. With S = sum(x), Q = sum(x^2): (D*x - S) / sqrt(D*Q - S^2 + epsilon) * gamma + beta.
 
     `gamma`, `beta` int16 [D] in output steps (gamma carries the output scale); `epsilon` = eps * D^2 / scale_x^2, >= 1.
+    Without `centred` it is RMSNorm: S counts as zero.
     """
     x = np.asarray(x, np.int64)
     d = x.shape[1]
-    total = x.sum(axis=1)
+    total = x.sum(axis=1) if centred else np.zeros(len(x), np.int64)
     n = d * (x * x).sum(axis=1) - total * total + epsilon
     r, e = rsqrt(n)
     xhat = round_shift((d * x - total[:, None]) * r[:, None], RSQRT_BITS - XHAT_BITS + e[:, None])
     return saturate(round_shift(saturate(xhat, XHAT_MAX) * gamma, GAMMA_SHIFT) + beta, INT16_MAX).astype(np.int16)
+
+
+# --- products of rows --------------------------------------------------------------------------------------------
+
+PRODUCT_SHIFT_MIN = 8
+PRODUCT_SHIFT_MAX = 31
+TURN_ONE = 1 << GAMMA_SHIFT  # cosine and sine of `turn` are fractions of it, if lengths are to stay
+
+
+def multiply(x: Array, factor: Array, shift: int) -> Array:
+    """saturate(round(x * factor / 2^shift)), element by element: int16 [R, C], factor int16 [R, P].
+
+    A row of `factor` is used again for every P columns of x. `shift`: PRODUCT_SHIFT_MIN..PRODUCT_SHIFT_MAX.
+    """
+    factor = np.tile(np.asarray(factor, np.int64), (1, x.shape[1] // factor.shape[1]))
+    return saturate(round_shift(np.asarray(x, np.int64) * factor, shift), INT16_MAX).astype(np.int16)
+
+
+def turn(x: Array, factor: Array) -> Array:
+    """Pairs of neighbouring columns times pairs of `factor`, both taken for complex numbers: int16 [R, C], [R, P], P even.
+
+    (a, b) * (c, s) = (a*c - b*s, b*c + a*s) / TURN_ONE, each product rounded and then saturated (that with s to XHAT_MAX,
+    the result to int16). A row of `factor` is used again for every P columns of x.
+    """
+    x = np.asarray(x, np.int64)
+    factor = np.tile(np.asarray(factor, np.int64), (1, x.shape[1] // factor.shape[1]))
+    c, s = (np.repeat(part, 2, axis=1) for part in (factor[:, ::2], factor[:, 1::2]))
+    other = x.reshape(len(x), -1, 2)[:, :, ::-1].reshape(x.shape)
+    crossed = saturate(round_shift(other * s, GAMMA_SHIFT), XHAT_MAX)
+    crossed[:, ::2] *= -1
+    return saturate(round_shift(x * c, GAMMA_SHIFT) + crossed, INT16_MAX).astype(np.int16)
 
 
 # --- router ------------------------------------------------------------------------------------------------------

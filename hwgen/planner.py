@@ -13,9 +13,9 @@ from .cost.matmul import TILE_STEPS
 from .cost.simulation import DISPATCH
 from .dram import Dram
 from .errors import Shortage, UserError
-from .intgraph import IntGraph, MatMul, Norm, Op, RouteTokens, View
+from .intgraph import IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
 from .program import Program
-from .rtl.norm import norm_cycles
+from .rtl.norm import multiply_cycles, norm_cycles
 from .rtl.router import route_cycles
 from .rtl.tiles import WORDS_PER_CYCLE
 from .schedule import schedule
@@ -165,6 +165,8 @@ def timing(config: Config) -> Timing:
                 return outputs * inputs * max(rows, _load(op, config) + TILE_STEPS)
             case Norm():
                 return norm_cycles(config, op.x.rows, op.x.cols)
+            case Multiply():
+                return multiply_cycles(config, op.x.rows, op.x.cols, -(-op.factor.cols // config.chunk))
             case RouteTokens():
                 return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
         return 0.0

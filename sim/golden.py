@@ -19,6 +19,7 @@ from hwgen.intgraph import (
     Input,
     IntGraph,
     MatMul,
+    Multiply,
     Norm,
     RouteTokens,
     RowMax,
@@ -114,9 +115,10 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
             case MatMul():
                 _matmul(state, op, weights.get(i))
             case Norm():
-                y = num.layer_norm(state.read(op.x), op.gamma, op.beta, op.epsilon)
-                state.write(op.out, y)
-                state.maxima[op.out.buffer][op.out.row : op.out.row + op.out.rows] = num.row_max_abs(y)
+                _finish(state, op, num.layer_norm(state.read(op.x), op.gamma, op.beta, op.epsilon, op.centred))
+            case Multiply():
+                x, factor = state.read(op.x), state.read(op.factor)
+                _finish(state, op, num.turn(x, factor) if op.pairs else num.multiply(x, factor, op.shift))
             case RouteTokens():
                 _route(state, op)
         if trace:
@@ -131,6 +133,12 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
         outputs.setdefault(o.name, []).append((rows * np.float64(o.scale)).astype(np.float32).reshape(o.shape))
     joined = {name: parts[0] if graph.batch == 1 else np.stack(parts) for name, parts in outputs.items()}
     return Result(state.buffers, joined, snapshots, values, state.queues)
+
+
+def _finish(state: _State, op: Norm | Multiply, y: Array) -> None:
+    state.write(op.out, y)
+    if op.row_max != RowMax.NONE:
+        state.maxima[op.out.buffer][op.out.row : op.out.row + op.out.rows] = num.row_max_abs(y)
 
 
 def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:

@@ -22,7 +22,7 @@ from hwgen.isa import Unit, WeightSource
 Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
 
-GELU_FORM = {isa.Gelu.ERF: "none", isa.Gelu.TANH: "tanh"}
+GELU_FORM = {isa.Gelu.ERF: "none", isa.Gelu.TANH: "tanh", isa.Gelu.SILU: "silu"}
 WAITS = [(unit, f"wait_{unit.name.lower()}") for unit in Unit]
 PRIORITIES = {
     "program": None,
@@ -160,13 +160,33 @@ class Machine:
     def norm(self, insn: isa.Norm) -> list[Write]:
         """Normalised rows and their maxima."""
         chunk, r = self.config.chunk, np.arange(insn.rows)
-        whole = -(-insn.columns // chunk) * chunk
-        gamma, beta = self.scratch[self.rows(insn.params, whole // chunk, np.arange(2), insn.columns)].astype(np.int64)
+        whole = -(-insn.columns // chunk)
+        gamma, beta = self.scratch[self.rows(insn.params, whole, np.arange(2), insn.columns)].astype(np.int64)
         x = self.scratch[self.rows(insn.x, insn.x_pitch, r, insn.columns)]
-        y = np.zeros((insn.rows, whole), np.int64)
-        y[:, : insn.columns] = num.layer_norm(x, gamma, beta, insn.epsilon)
-        index = self.rows(insn.y, insn.y_pitch, r, whole)
-        return [(self.scratch, index, y), (self.scale, self._scales(insn.y_scale, r), num.row_max_abs(y))]
+        return self._made_rows(insn, num.layer_norm(x, gamma, beta, insn.epsilon, bool(insn.centred)))
+
+    def multiply(self, insn: isa.Multiply) -> list[Write]:
+        """Products of rows and their maxima."""
+        chunk, r = self.config.chunk, np.arange(insn.rows)
+        whole = -(-insn.columns // chunk)
+        if not 0 < insn.period <= whole or insn.columns > self.config.norm_columns:
+            raise MachineFault(f"{insn.columns} columns with factors of {insn.period} chunks")
+        if insn.pairs and (insn.shift != num.GAMMA_SHIFT or chunk % 2):
+            raise MachineFault(f"pairs with shift {insn.shift} in chunks of {chunk}")
+        x = self.scratch[self.rows(insn.x, insn.x_pitch, r, whole * chunk)].copy()
+        x[:, insn.columns :] = 0
+        factor = self.scratch[self.rows(insn.factor, insn.factor_pitch, r, insn.period * chunk)]
+        factor = np.tile(factor, (1, -(-whole // insn.period)))[:, : whole * chunk]
+        y = num.turn(x, factor) if insn.pairs else num.multiply(x, factor, insn.shift)
+        return self._made_rows(insn, y[:, : insn.columns])
+
+    def _made_rows(self, insn: isa.RowInsn, y: Array) -> list[Write]:
+        """int16 [rows, columns], padded to whole chunks."""
+        chunk, r = self.config.chunk, np.arange(insn.rows)
+        padded = np.zeros((insn.rows, -(-insn.columns // chunk) * chunk), np.int64)
+        padded[:, : insn.columns] = y
+        writes: list[Write] = [(self.scratch, self.rows(insn.y, insn.y_pitch, r, padded.shape[1]), padded)]
+        return [*writes, (self.scale, self._scales(insn.y_scale, r), num.row_max_abs(y))] if insn.y_max else writes
 
     def route(self, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
         """What it writes, and the new queues."""
@@ -380,6 +400,8 @@ class _Run:
                 entry.writes = machine.matmul(insn, words)
             case isa.Norm():
                 entry.writes = machine.norm(insn)
+            case isa.Multiply():
+                entry.writes = machine.multiply(insn)
             case isa.Route():
                 entry.writes, entry.queues = machine.route(insn)
             case isa.Store():

@@ -3,8 +3,8 @@
 What works on tokens one by one does not care whose tokens they are. So the tokens of all images are routed together,
 and every expert sees one queue with the tokens of the whole batch. Everything else runs in groups of images: a linear
 layer once for the group, whose images lie one below the other, attention image by image. The network is cut into stages
-behind every LayerNorm, and all groups pass a stage before the first enters the next one: while the vector unit normalises
-an image, the array works on another.
+behind every LayerNorm and every product of rows, and all groups pass a stage before the first enters the next one: while
+the vector unit normalises an image, the array works on another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..intgraph import (
     Input,
     IntGraph,
     MatMul,
+    Multiply,
     Norm,
     Op,
     RouteTokens,
@@ -182,12 +183,12 @@ def _for_all(op: Op) -> bool:
 
 
 def _stages(graph: IntGraph) -> Iterator[list[Op]]:
-    """Runs of operations that all are for the whole batch or all for groups, the latter cut behind every LayerNorm."""
+    """Runs of operations that all are for the whole batch or all for groups, the latter cut behind what the vector
+    unit does: every LayerNorm, every product of rows."""
     stage: list[Op] = []
     for op in graph.ops:
-        if stage and (
-            _for_all(op) != _for_all(stage[-1]) or (isinstance(stage[-1], Norm) and not isinstance(op, Norm))
-        ):
+        beside = stage and isinstance(stage[-1], (Norm, Multiply)) and not isinstance(op, (Norm, Multiply))
+        if stage and (beside or _for_all(op) != _for_all(stage[-1])):
             yield stage
             stage = []
         stage.append(op)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..intgraph import IntGraph, MatMul, Norm, Op, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, View
 from .chains import chains
 from .rows import edges, part, part_name
 
 
 def row_blocks(graph: IntGraph, blocks: int) -> IntGraph:
-    """`graph` with every LayerNorm and every linear layer (outside experts and chains) in `blocks` blocks of rows.
+    """`graph` with every LayerNorm, product of rows and linear layer (outside experts and chains) in `blocks` blocks of rows.
 
     An operation of fewer rows stays whole. The last part of an operation keeps its name, for `trace`.
     """
@@ -27,12 +27,12 @@ def row_blocks(graph: IntGraph, blocks: int) -> IntGraph:
 
 
 def _splits(op: Op) -> bool:
-    if isinstance(op, Norm):
+    if isinstance(op, (Norm, Multiply)):
         return True
     return isinstance(op, MatMul) and op.expert is None and not isinstance(op.w, View)
 
 
-def _split(op: MatMul | Norm, blocks: int) -> list[Op]:
+def _split(op: MatMul | Norm | Multiply, blocks: int) -> list[Op]:
     rows = op.x.rows
     return [
         part(op, first, end, part_name(op.name, k, end == rows), lambda view: view)

@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from ..intgraph import ColScale, Convert, IntGraph, MatMul, Norm, Op, RouteTokens, RowMax, View
+from ..intgraph import ColScale, Convert, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, RowMax, View
 
+VECTOR = (Norm, Multiply, RouteTokens)
 WINDOW = 6  # MatMuls in original order among which the next one is chosen
 
 
@@ -55,7 +56,7 @@ def reorder(graph: IntGraph, timing: Timing) -> IntGraph:
     def emit(i: int) -> None:
         on_array = isinstance(graph.ops[i], MatMul)
         start = max(free[on_array], ready(i))
-        if on_array or isinstance(graph.ops[i], (Norm, RouteTokens)):
+        if on_array or isinstance(graph.ops[i], VECTOR):
             free[on_array] = start + cycles[i]
         done[i] = start + cycles[i] + (timing.latency if on_array else 0)
         order.append(i)
@@ -70,7 +71,7 @@ def reorder(graph: IntGraph, timing: Timing) -> IntGraph:
         window = [i for i in left[: 4 * WINDOW] if isinstance(graph.ops[i], MatMul)][:WINDOW]
         inside = [i for i in left if i <= window[-1]]
         follows = [
-            i for i in inside if isinstance(graph.ops[i], (Norm, RouteTokens)) and nodes[i].before <= done.keys()
+            i for i in inside if isinstance(graph.ops[i], VECTOR) and nodes[i].before <= done.keys()
         ]
         if follows:
             emit(follows[0])
@@ -123,7 +124,7 @@ def _dependencies(graph: IntGraph) -> list[_Node]:
 def _accesses(op: Op) -> list[tuple[tuple, View, bool]]:
     """(resource, view, whether it is written): a buffer's elements, and its row maxima."""
     found = []
-    for name in ("x", "w", "residual", "logits"):
+    for name in ("x", "w", "residual", "factor", "logits"):
         if isinstance(view := getattr(op, name, None), View):
             found.append(((view.buffer,), view, False))
     if isinstance(op, MatMul):
@@ -134,7 +135,7 @@ def _accesses(op: Op) -> list[tuple[tuple, View, bool]]:
     for name in ("out", "dense"):
         if isinstance(view := getattr(op, name, None), View):
             found.append(((view.buffer,), view, True))
-    if isinstance(op, Norm) or (isinstance(op, MatMul) and op.row_max != RowMax.NONE):
+    if isinstance(op, (Norm, Multiply, MatMul)) and op.row_max != RowMax.NONE:
         found.append(_maxima(op.out, True))
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..intgraph import Constant, Input, MatMul, Op, RowScale, View
 
-ROW_VIEWS = ("out", "x", "residual", "logits", "dense")  # views with a row a token; `w` is read as a whole
+ROW_VIEWS = ("out", "x", "residual", "factor", "logits", "dense")  # views with a row a token; `w` is read as a whole
 
 
 def row_views(op: Op) -> dict[str, View]:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Op, RouteTokens, RowMax, View
+from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, RowMax, View
 from .chains import units
 from .rows import edges, is_token_wise, part, part_name, row_views
 
@@ -90,9 +90,11 @@ def _delayed(ops: list[Op]) -> list[Op]:
 
 def _streams(reader: Op, op: Op) -> bool:
     """Whether `reader` streams columns of all rows that `op` writes."""
-    if not isinstance(reader, MatMul) or reader.expert is not None:
+    if not isinstance(reader, (MatMul, Multiply)) or getattr(reader, "expert", None) is not None:
         return False
-    return (reader.x.buffer, reader.x.row, reader.x.rows) == (op.out.buffer, op.out.row, op.out.rows)
+    rows = (op.out.buffer, op.out.row, op.out.rows)
+    streamed = [view for name, view in row_views(reader).items() if name in ("x", "factor")]
+    return any((view.buffer, view.row, view.rows) == rows for view in streamed)
 
 
 def _meets(op: Op, out: str, sources: set[str]) -> bool:

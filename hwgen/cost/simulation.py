@@ -227,13 +227,21 @@ class _Simulation:
 
         self.traffic.move(beats, sent)
 
-    def _vector(self, index: int, insn: isa.Norm | isa.Route) -> None:
+    def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.Route) -> None:
         """Its reads come last at a scratchpad bank: while rows stream from there it stands still."""
         start, cycles = self.clock.now, vector_cycles(insn, self.config)
-        columns = insn.columns if isinstance(insn, isa.Norm) else insn.experts
+        columns = insn.experts if isinstance(insn, isa.Route) else insn.columns
         chunks = -(-columns // self.config.chunk)
-        reads = deque([[insn.rows * chunks, banks(self.config, insn.x, insn.x_pitch, insn.rows)]])  # chunks, their banks
-        if isinstance(insn, isa.Norm):
+        x_banks = banks(self.config, insn.x, insn.x_pitch, insn.rows)
+        reads = deque([[insn.rows * chunks, x_banks]])  # chunks, their banks
+        if isinstance(insn, isa.Multiply):  # the rows of both in turns
+            factor_banks = banks(self.config, insn.factor, insn.factor_pitch, insn.rows)
+            together = max(1, VECTOR_STEP // (chunks + insn.period))
+            reads.clear()
+            for first in range(0, insn.rows, together):
+                rows = min(together, insn.rows - first)
+                reads += [[rows * chunks, x_banks], [rows * insn.period, factor_banks]]
+        elif isinstance(insn, isa.Norm):
             reads.appendleft([2 * chunks, banks(self.config, insn.params, 2 * chunks, 1)])  # gamma and beta come first
         behind = cycles - sum(left for left, _ in reads)
 

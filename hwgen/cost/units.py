@@ -7,7 +7,7 @@ from ..config import Config
 from ..counts import data_beats
 from ..rtl.accumulator import Accumulator
 from ..rtl.array import MacArray
-from ..rtl.norm import norm_cycles
+from ..rtl.norm import multiply_cycles, norm_cycles
 from ..rtl.ports import READ_LATENCY
 from ..rtl.post import PostProcessor
 from ..rtl.reader import RowReader
@@ -36,7 +36,9 @@ def least_data_cycles(insn: isa.Insn, config: Config) -> int:
 
 
 def vector_cycles(insn: isa.Insn, config: Config) -> int:
-    """Cycles of a Norm or Route, from its acceptance to its end."""
+    """Cycles of a Norm, Multiply or Route, from its acceptance to its end."""
     if isinstance(insn, isa.Norm):
         return VECTOR_STEPS + norm_cycles(config, insn.rows, insn.columns)
+    if isinstance(insn, isa.Multiply):
+        return VECTOR_STEPS + multiply_cycles(config, insn.rows, insn.columns, insn.period)
     return VECTOR_STEPS + route_cycles(config, insn.rows, insn.experts, insn.top_k, bool(insn.dense))

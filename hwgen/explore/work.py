@@ -10,9 +10,9 @@ from ..config import MAX_NORM_COLUMNS, Config
 from ..cost.traffic import port_rate
 from ..dram import Dram
 from ..errors import Shortage, UserError
-from ..intgraph import IntGraph, MatMul, Norm, RouteTokens, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, RouteTokens, View
 from ..isa import QUEUE_BITS, ROW_BITS, SCALE_BITS
-from ..rtl.norm import norm_cycles
+from ..rtl.norm import multiply_cycles, norm_cycles
 from ..rtl.tiles import WORDS_PER_CYCLE
 from ..schedule import schedule
 
@@ -42,6 +42,7 @@ class Work:
 
     products: tuple[tuple[Product, int], ...]  # with how often they occur
     norms: tuple[tuple[int, int, int], ...]  # rows, columns, how often
+    row_products: tuple[tuple[int, int, int, int], ...]  # rows, columns, columns of the factor, how often
     acc_rows: int
     scale_entries: int
     queue_entries: int
@@ -59,6 +60,7 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
     """Count what `graphs` ask for. Raises UserError where no Config can run them."""
     products: Counter[Product] = Counter()
     norms: Counter[tuple[int, int]] = Counter()
+    row_products: Counter[tuple[int, int, int]] = Counter()
     rows, entries, columns, experts = 1, 2, 2, 1
     for graph in graphs.values():
         share = 1.0
@@ -71,6 +73,9 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
                 case Norm():
                     columns = max(columns, op.x.cols)
                     norms[op.x.rows, op.x.cols] += batch
+                case Multiply():
+                    columns = max(columns, op.x.cols)
+                    row_products[op.x.rows, op.x.cols, op.factor.cols] += batch
                 case MatMul():
                     streamed = not isinstance(op.w, View)
                     rows = max(rows, op.x.rows * (batch if op.expert else 1))
@@ -85,8 +90,8 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
         "max_experts": experts,
     }
     scale_entries, elements = _memories(graphs, fields, batch)
-    return Work(tuple(products.items()), tuple((*key, n) for key, n in norms.items()),
-                scale_entries=scale_entries, elements=elements, **fields)  # fmt: skip
+    counts = [tuple((*key, n) for key, n in counted.items()) for counted in (norms, row_products)]
+    return Work(tuple(products.items()), *counts, scale_entries=scale_entries, elements=elements, **fields)
 
 
 def _memories(graphs: Graphs, fields: dict[str, int], batch: int) -> tuple[int, int]:
@@ -131,6 +136,10 @@ def price(work: Work, config: Config, dram: Dram) -> float:
     rate = min(port_rate(config, dram), dram.beats_per_cycle(config) / config.weight_ports) / config.slice_beats
     stream = words / rate
     norms = sum(count * norm_cycles(config, rows, columns) for rows, columns, count in work.norms)
+    norms += sum(
+        count * multiply_cycles(config, rows, columns, -(-period // config.chunk))
+        for rows, columns, period, count in work.row_products
+    )
     blocked = TOKEN_BLOCKS if capacity(config) < work.elements else 1.0
     return (max(array, stream) + OVERLAP * min(array, stream) + WAIT * norms) * blocked
 

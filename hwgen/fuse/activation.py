@@ -7,7 +7,8 @@ from math import isclose, pi, sqrt
 from .emit import Context
 from .op import Op, Unsupported
 from .params import label_of, parent
-from .symbols import Activated, Phi, Poly, Sym, TopValues, View, need_tensor
+from .symbols import Activated, Phi, Poly, Sym, TopValues
+from .views import View, need_tensor
 
 # Exporters write the constants of GELU with few or many digits, or in 16 bit; the check against the file judges them.
 DIGITS = 4e-3

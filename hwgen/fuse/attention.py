@@ -6,23 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import gate, soft
+from . import gate, rotary, soft
 from .emit import Context
 from .heads import NEVER, head_layout, need_same_windows
 from .op import Op, Unsupported
 from .params import label_of, parent
-from .symbols import (
-    Array,
-    Attended,
-    Const,
-    Heads,
-    Lin,
-    Probabilities,
-    Scores,
-    View,
-    broadcast,
-    positions,
-)
+from .symbols import Array, Attended, Heads, Lin, Probabilities, Scores, Weighted
+from .views import Const, View, broadcast, positions
 
 
 def scores_of(op: Op, a: View | Const, b: View) -> View:
@@ -31,14 +21,20 @@ def scores_of(op: Op, a: View | Const, b: View) -> View:
     tq, d, tk = a.shape[-2], a.shape[-1], b.shape[-1]
     keys = np.swapaxes(b.positions, -1, -2)
     keys = broadcast(replace(b, shape=keys.shape, index=keys), (*lead, tk, d))
-    k = head_layout(keys)
+    k, k_scale = _heads(keys)
     if isinstance(a, Const):
         a = _constant_query(a, k)
-    q = head_layout(broadcast(a, (*lead, tq, d)))
+    q, q_scale = _heads(broadcast(a, (*lead, tq, d)))
     need_same_windows(q, k)
+    if not rotary.same_order(q, k):
+        raise Unsupported("rotates queries and keys differently", rotary.HINT)
     cut = () if q.windows is None else (len(q.windows),)
     sym = Scores(q=q, k=k, shape=(*cut, len(q.columns), tq, tk), label=label_of(op), source=op.name)
-    return View(sym, (*lead, tq, tk), scale=a.scale * b.scale)
+    return View(sym, (*lead, tq, tk), scale=a.scale * b.scale * q_scale * k_scale)
+
+
+def _heads(view: View) -> tuple[Heads, float]:
+    return rotary.heads_of(view) if isinstance(view.sym, Weighted) else (head_layout(view), 1.0)
 
 
 def _constant_query(a: Const, k: Heads) -> View:

@@ -11,7 +11,7 @@ from .elementwise import add
 from .emit import Context
 from .op import Op, Unsupported
 from .products import linear
-from .symbols import Const, View
+from .views import Const, View
 
 
 def attention_op(ctx: Context, op: Op, values: list) -> list:

@@ -8,7 +8,8 @@ from .emit import Context
 from .norm import layer_norm
 from .op import Op, Unsupported
 from .products import gemm
-from .symbols import Lin, View
+from .symbols import Lin
+from .views import View
 
 FUSED_ACTIVATIONS = {"Relu": relu, "Sigmoid": sigmoid, "Tanh": tanh}
 

@@ -12,21 +12,8 @@ from .gathering import Packed, Sized
 from .layers import single_stack
 from .mixture import add, as_mixture, has_outputs, multiply, placed, total
 from .op import Op, Unsupported, constant_argument
-from .symbols import (
-    Array,
-    ChosenLogits,
-    Const,
-    Gate,
-    Mixture,
-    TopIndices,
-    TopValues,
-    Unmasked,
-    Updated,
-    View,
-    broadcast,
-    same_elements,
-    uniform,
-)
+from .symbols import Array, ChosenLogits, Gate, Mixture, TopIndices, TopValues, Unmasked, Updated
+from .views import Const, View, broadcast, same_elements, uniform
 
 
 def where(ctx: Context, mask: View, chosen: View | Const, other: View | Const) -> View:

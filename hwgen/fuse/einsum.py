@@ -9,7 +9,7 @@ import numpy as np
 from .emit import Context
 from .op import Op, Unsupported
 from .products import matmul
-from .symbols import Const, View, reshaped
+from .views import Const, View, reshaped
 
 
 @dataclass(frozen=True)

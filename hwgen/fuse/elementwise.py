@@ -7,19 +7,18 @@ from math import isclose
 
 import numpy as np
 
-from . import dispatch, gate, mixture
+from . import dispatch, gate, gated, mixture, rotary
 from .activation import DIGITS, ROUTER, poly, polynomial
 from .attention import add_bias
 from .emit import Context
 from .heads import NEVER
-from .norm import normalised, root_of, variance_to
+from .norm import normalised, rms_normalised, root_of, variance_to
 from .op import Op, Unsupported
 from .params import label_of, parent, scaled
 from .symbols import (
     Activated,
     Array,
     Centred,
-    Const,
     Embedding,
     Image,
     Lin,
@@ -41,17 +40,12 @@ from .symbols import (
     TopValues,
     Unmasked,
     Variance,
-    View,
-    broadcast,
-    by_key,
-    same_elements,
-    uniform,
-    whole,
+    Weighted,
 )
+from .views import Const, View, broadcast, by_key, same_elements, uniform, whole
 
 # Some models guard a division by the sum of the chosen scores, which is at least 1/64, with such an epsilon.
 TINY = 1e-6
-ROTARY = "add positions to the tokens: rotary ones are not supported"
 
 
 def shape_of(*values) -> tuple[int, ...]:
@@ -83,6 +77,9 @@ def add(ctx: Context, op: Op, a, b) -> View | Const:
         (x, p), (y, q) = polynomial(a), polynomial(b)
         if x is y and same_elements(a, b):
             return a.of(poly(x, {n: p.get(n, 0) + q.get(n, 0) for n in p | q}), 1.0)
+    turned = rotary.add(a, b)
+    if turned is not None:
+        return turned
     if Scores in (type(a.sym), type(b.sym)):
         scores = a if isinstance(a.sym, Scores) else b
         raise Unsupported("adds a mask that is computed from the image", "export without attention mask", scores)
@@ -115,9 +112,9 @@ def _add_constant(ctx: Context, op: Op, a: View, c: Array, const: Const) -> View
     match a.sym:
         case Image() if a.index is None:
             return _each_channel(a, 1.0, c / np.float32(a.scale))
-        case Variance(x=x, epsilon=eps, power=1) as sym if value is not None:
+        case Variance(epsilon=eps, power=1) as sym if value is not None:
             total = eps + value / a.scale
-            return a.of(Variance(x=x, epsilon=total, power=1, shape=sym.shape))
+            return a.of(replace(sym, epsilon=total))
         case Phi(x=x, form=form, offset=offset) as sym if value is not None:
             return a.of(Phi(x=x, form=form, offset=offset + value / a.scale, shape=sym.shape))
         case Poly() if value is not None:
@@ -191,14 +188,16 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
                 label = label_of(op) or (parent(value.label) + ".act").lstrip(".")
                 gelu = Activated(x=value, form=form, slope=phi.slope, shape=phi.shape, label=label, source=op.name)
                 return x.of(gelu, 2 * x.scale * y.scale)
-            case Centred(x=value) as centred, Variance(x=of, power=-0.5) if value is of:
+            case Centred(x=value) as centred, Variance(x=of, power=-0.5, centred=True) if value is of:
                 return normalised(op, x, y, centred, y.sym.epsilon)
+            case Sym() as value, Variance(x=of, power=-0.5, centred=False) if value is of:
+                return rms_normalised(op, x, y)
     if gate.is_part(a, b):
         return mixture.multiply(ctx, a, b)
     for x, y in ((a, b), (b, a)):
-        gated = mixture.sigmoid_gated(x, y)
-        if gated is not None:
-            return gated
+        scored = mixture.sigmoid_gated(x, y)
+        if scored is not None:
+            return scored
     if _centred(a) and _centred(b) and a.sym.x is b.sym.x and same_elements(a, b):
         return a.of(Square(x=a.sym.x, shape=a.sym.shape), a.scale * b.scale)
     (x, p), (y, q) = polynomial(a), polynomial(b)
@@ -209,12 +208,10 @@ def multiply(ctx: Context, op: Op, a, b) -> View | Const:
                 terms[n + m] = terms.get(n + m, 0.0) + c * d
         return a.of(poly(x, terms), 1.0)
     for x, y in ((a, b), (b, a)):
-        if (isinstance(x.sym, Activated) or _is_sigmoid(x)) and isinstance(y.sym, Lin):
-            what = "multiplies an activation by another linear layer: a gated MLP (SwiGLU, GEGLU or GLU)"
-            raise Unsupported(what, "use linear, GELU, linear", x if isinstance(x.sym, Activated) else None)
-    if isinstance(a.sym, Lin) and isinstance(b.sym, Lin):
-        raise Unsupported("multiplies two linear layers: a gated MLP without activation", "use linear, GELU, linear")
-    raise Unsupported("multiplies two computed tensors in a way that is no GELU, LayerNorm or gate weighting")
+        if _is_sigmoid(x) and isinstance(y.sym, Lin):
+            hint = "gate by SiLU, GELU or ReLU (SwiGLU, GEGLU, ReGLU)"
+            raise Unsupported("multiplies a linear layer by sigmoids: a GLU", hint, y)
+    return gated.product(ctx, op, a, b)
 
 
 def _is_sigmoid(a: View) -> bool:
@@ -233,6 +230,8 @@ def _multiply_constant(op: Op, a: View, c: Array, const: Const) -> View | Const:
         return replace(a, scale=a.scale * value)
     if isinstance(a.sym, Image) and a.index is None:
         return _each_channel(a, c, 0.0)
+    if isinstance(a.sym, Weighted):
+        return rotary.weighted(a, c)
     width = a.sym.shape[-1]
     keys = a.positions % width
     size = width
@@ -241,7 +240,7 @@ def _multiply_constant(op: Op, a: View, c: Array, const: Const) -> View | Const:
         size *= a.sym.shape[0]
     factor = by_key(c.reshape(-1).astype(np.float32), keys.reshape(-1), size, 1.0)
     if factor is None:
-        raise Unsupported("multiplies by a constant that differs from token to token", ROTARY)
+        return rotary.weighted(a, c)
     if isinstance(a.sym, Centred):
         return a.of(replace(a.sym, gain=factor if a.sym.gain is None else a.sym.gain * factor))
     sym = scaled(a.sym, factor.reshape(a.sym.weight.shape[:-1]) if isinstance(a.sym, Lin) else factor)

@@ -8,26 +8,14 @@ import numpy as np
 
 from hwgen.patches import grid
 
-from . import soft
+from . import rotary, soft
 from .emit import Context
 from .layers import stacked
 from .op import Op, Unsupported, constant_argument
 from .params import label_of
 from .pixels import patch_embedding
-from .symbols import (
-    Branches,
-    Const,
-    Embedding,
-    Image,
-    Joined,
-    Padded,
-    View,
-    need_rows,
-    need_tensor,
-    positions,
-    token_layout,
-    whole,
-)
+from .symbols import Branches, Embedding, Image, Joined, Padded
+from .views import Const, View, need_rows, need_tensor, positions, token_layout, whole
 
 
 def conv(ctx: Context, op: Op, values: list) -> View:
@@ -91,6 +79,8 @@ def concat(ctx: Context, op: Op, values: list) -> View:
     if len(views) == len(values) and all(v.sym is views[0].sym and v.scale == views[0].scale for v in views):
         index = np.concatenate([v.positions for v in views], axis=axis)
         return replace(views[0], shape=index.shape, index=index)
+    if len(views) == len(values) and rotary.joins(views):
+        return rotary.join(views, axis)
     if len(views) == len(values) and axis != last and soft.of_slots(views):
         return _stack(ctx, views, axis)
     if len(views) == len(values) and all(v.shape[axis] == 1 for v in views) and all(len(v.shape) > 2 for v in views):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +22,7 @@ from .symbols import (
     Attended,
     Dispatched,
     Embedding,
+    HeadNorm,
     Heads,
     Image,
     Lin,
@@ -32,14 +33,13 @@ from .symbols import (
     Padded,
     Patches,
     Pooled,
+    Product,
+    Rotated,
     SoftMixed,
     Sum,
     Sym,
-    View,
-    describe,
-    need_rows,
-    token_layout,
 )
+from .views import View, describe, need_rows, token_layout
 
 
 @dataclass(eq=False)
@@ -126,6 +126,13 @@ class Context:
             return sym
         if len(sym.shape) != 2:
             raise Unsupported(f"uses some channels of {describe(sym)}")
+        if isinstance(sym, Activated | Product):
+            names = ("x",) if isinstance(sym, Activated) else ("a", "b")
+            part = {name: self.columns(getattr(sym, name), columns) for name in names}
+            shape = (sym.shape[0], len(columns))
+            return self.once(("columns", columns.tobytes()), sym, lambda: replace(sym, shape=shape, **part))
+        if isinstance(sym, HeadNorm):
+            return self._columns_of_heads(sym, columns)
         if not isinstance(sym, Lin):
             sym = self.as_linear(sym)
 
@@ -139,6 +146,21 @@ class Context:
             notes = [(rows, low[columns], high[columns]) for rows, low, high in self.noted[id(sym)][1]]
             self.noted.setdefault(id(part), (part, notes))
         return part
+
+    def _columns_of_heads(self, sym: HeadNorm, columns: Array) -> HeadNorm:
+        """All channels of some heads, in any order in each."""
+        d = sym.shape[1] // sym.heads
+        by_head = columns.reshape(-1, d) if columns.size % d == 0 else columns[None]
+        first = by_head.min(axis=1, keepdims=True)
+        if by_head.shape[1] != d or (first % d).any() or (np.sort(by_head, axis=1) != first + np.arange(d)).any():
+            raise Unsupported(f"uses some channels of {describe(sym)}")
+
+        def make() -> HeadNorm:
+            x = self.columns(sym.x, columns)
+            gamma, beta = sym.gamma[columns], sym.beta[columns]
+            return replace(sym, x=x, gamma=gamma, beta=beta, heads=len(by_head), shape=(sym.shape[0], len(columns)))
+
+        return self.once(("columns", columns.tobytes()), sym, make)
 
     def as_linear(self, sym: Sym) -> Lin:
         """The tensor as the result of a linear layer, which some operations of the machine must have before them."""
@@ -166,14 +188,27 @@ class Context:
                 x = self.value(x, start, stop)
                 w, b = self.intern(w), self.intern(b)
                 return self.node(graph.Linear, sym.label, "linear", x=x, weight=w, bias=b, **common)
-            case Norm(x=x, gamma=g, beta=b, epsilon=epsilon):
-                x, g, b = self.value(x, start, stop), self.intern(g), self.intern(b)
-                return self.node(
-                    graph.LayerNorm, sym.label, "layernorm", x=x, gamma=g, beta=b, epsilon=float(epsilon), **common
-                )
+            case Norm(x=x, gamma=g, beta=b) | HeadNorm(x=x, gamma=g, beta=b):
+                heads = sym.heads if isinstance(sym, HeadNorm) else 1
+                g, b = (a.reshape(heads, -1) for a in (g, b))
+                if (g != g[0]).any() or (b != b[0]).any():
+                    raise Unsupported("normalises the heads with a scale or bias of their own", "share them between the heads")
+                kind = {"epsilon": float(sym.epsilon), "centred": sym.centred, "heads": heads}
+                x, g, b = self.value(x, start, stop), self.intern(g[0]), self.intern(b[0])
+                return self.node(graph.LayerNorm, sym.label, "layernorm", x=x, gamma=g, beta=b, **kind, **common)
             case Activated(x=x, shape=(_, _)):
                 x = self.value(self.as_linear(x), start, stop)
                 return self._activation(sym, x, common)
+            case Product(a=a, b=b):
+                a, b = self.value(a, start, stop), self.value(b, start, stop)
+                return self.node(graph.Multiply, sym.label, "multiply", a=a, b=b, **common)
+            case Rotated(x=x, columns=columns, cos=cos, sin=sin):
+                part = self.columns(x, columns.reshape(-1))
+                if part is not x:
+                    part.label = f"{sym.label}.linear" if sym.label else ""
+                x = self.value(part, sym.start + start, sym.start + stop)
+                cos, sin = (self.intern(table[start:stop]) for table in (cos, sin))
+                return self.node(graph.Rotate, sym.label, "rotate", x=x, cos=cos, sin=sin, heads=len(columns), **common)
             case Opaque():
                 return "?"
         if (start, stop) != (0, sym.shape[0]):
@@ -217,7 +252,11 @@ class Context:
         raise Unsupported(f"cannot use {describe(sym)} as a tensor of its own")
 
     def _heads(self, heads: Heads, part: str, label: str) -> str:
-        sym = self.as_linear(self.columns(heads.x, heads.columns.reshape(-1)))
+        sym = self.columns(heads.x, heads.columns.reshape(-1))
+        if isinstance(sym, Rotated):
+            sym.label = f"{label}.{part}" if label else ""
+        elif not isinstance(sym, HeadNorm):
+            sym = self.as_linear(sym)
         if sym is not heads.x:
             sym.label = f"{label}.{part}" if label else ""
         return self.value(sym, heads.start, heads.stop)

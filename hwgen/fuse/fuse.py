@@ -42,7 +42,6 @@ from .symbols import (
     Activated,
     Array,
     Attended,
-    Const,
     Image,
     Lin,
     Noise,
@@ -50,13 +49,11 @@ from .symbols import (
     Opaque,
     Pooled,
     Probabilities,
+    Product,
     Scores,
     Sum,
-    Unknown,
-    View,
-    token_layout,
-    whole,
 )
+from .views import Const, Unknown, View, token_layout, whole
 
 Rule = Callable[[Context, Op, list], Any]
 
@@ -68,8 +65,6 @@ HINTS = {
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), "use the class token or the mean of the tokens"),
     "FusedConv": "only the patch embedding may be a convolution",
     "Exp": "write attention and gates with Softmax",
-    "RMSNormalization": "use LayerNorm",
-    "SimplifiedLayerNormalization": "use LayerNorm",
 }
 # Operators that models need on shapes and places only, where all is constant.
 ARITHMETIC = frozenset(
@@ -96,6 +91,7 @@ RULES: dict[str, Rule] = {
     "AveragePool": pooling.average,
     "LayerNormalization": norm.layer_norm,
     "com.microsoft.LayerNormalization": norm.layer_norm,
+    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), norm.rms_norm),
     "com.microsoft.SkipLayerNormalization": contrib.skip_layer_norm,
     "Erf": activation.erf,
     "Sigmoid": activation.sigmoid,
@@ -153,7 +149,7 @@ MASKING = frozenset(
     + ["com.microsoft.Attention", "com.microsoft.MultiHeadAttention"]
 )
 # Results that stand on their own: whatever went wrong before them, what follows is judged afresh.
-SOLID = (Lin, Norm, Activated, Probabilities, Attended, Sum, Pooled)
+SOLID = (Lin, Norm, Activated, Product, Probabilities, Attended, Sum, Pooled)
 
 
 def fuse(

@@ -14,7 +14,6 @@ from .op import Op, Unsupported, constant_argument
 from .symbols import (
     Array,
     ChosenLogits,
-    Const,
     Gate,
     Mixture,
     Phi,
@@ -24,15 +23,8 @@ from .symbols import (
     TopIndices,
     TopValues,
     Unmasked,
-    View,
-    broadcast,
-    need_rows,
-    need_tensor,
-    positions,
-    reshaped,
-    same_elements,
-    uniform,
 )
+from .views import Const, View, broadcast, need_rows, need_tensor, positions, reshaped, same_elements, uniform
 
 PARTS = (Mixture, Gate, TopValues, Renormalised)
 

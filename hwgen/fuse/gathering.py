@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .symbols import Const, View
+from .views import Const, View
 
 
 @dataclass(eq=False)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from .op import Unsupported
-from .symbols import Array, Heads, Scores, View, need_tensor
+from .symbols import Array, Heads, Scores
+from .views import View, need_tensor
 
 # A score this far below the others has no probability left in any number format.
 NEVER = -1e4

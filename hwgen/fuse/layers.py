@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .op import Unsupported
-from .symbols import Activated, Array, Lin, Sym, View
+from .symbols import Activated, Array, Lin, Product, Sym
+from .views import View
 
 if TYPE_CHECKING:
     from .emit import Context
+
+GATED_EXPERT, GATED_HINT = "an expert is a gated MLP (SwiGLU, GEGLU)", "in experts use linear, GELU, linear"
 
 
 def stacked(branches: list[Sym]) -> Sym:
@@ -31,6 +34,8 @@ def stacked(branches: list[Sym]) -> Sym:
             return Lin(x=x, weight=np.stack([b.weight for b in branches]), bias=bias, **common)
     if all(type(b) is Activated and (b.form, b.slope) == (first.form, first.slope) for b in branches):
         return Activated(x=stacked([b.x for b in branches]), form=first.form, slope=first.slope, **common)
+    if any(isinstance(b, Product) for b in branches):
+        raise Unsupported(GATED_EXPERT, GATED_HINT)
     raise Unsupported("the experts do not have one form")
 
 

@@ -13,26 +13,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
-from .layers import nothing, same_layers, stacked
+from .layers import GATED_EXPERT, GATED_HINT, nothing, same_layers, stacked
 from .op import Unsupported
 from .params import parent
 from .symbols import (
     Activated,
     Array,
+    Branches,
     Gate,
     Lin,
     Mixed,
     Mixture,
     Phi,
+    Product,
     Renormalised,
     SlotSum,
     TopValues,
-    View,
-    broadcast,
-    reshaped,
-    same_elements,
-    uniform,
 )
+from .views import View, broadcast, reshaped, same_elements, uniform
 
 if TYPE_CHECKING:
     from .emit import Context
@@ -52,6 +50,10 @@ def as_mixture(ctx: Context, view: View) -> View:
         case TopValues(gated=True) | Renormalised():
             kind = "gate" if isinstance(sym, TopValues) else "renormalised"
             return view.of(Mixture(logits=sym.logits, score=kind, ordered=sym.ordered, shape=(*sym.shape, 1, 1)))
+        case Lin(x=Product()):
+            raise Unsupported(GATED_EXPERT, GATED_HINT)
+        case Branches(parts=parts) if any(isinstance(getattr(part.sym, "x", None), Product) for part in parts):
+            raise Unsupported(GATED_EXPERT, GATED_HINT)
         case Lin(shape=(tokens, width)):
             view = ctx.plain(view)
             return view.of(Mixture(branches={None: view.sym}, shape=(tokens, 1, 1, width)))

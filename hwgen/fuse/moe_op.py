@@ -8,7 +8,8 @@ from .emit import Context
 from .mixture import check_size
 from .op import Op, Unsupported
 from .params import label_of
-from .symbols import Array, Const, Gate, Mixed, View, need_rows, need_tensor
+from .symbols import Array, Gate, Mixed
+from .views import Const, View, need_rows, need_tensor
 
 ACTIVATIONS = {"gelu": "tanh", "relu": "relu", "silu": "sigmoid"}  # onnxruntime computes the tanh form of GELU
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .op import Op, Unsupported
-from .symbols import Const, Embedding, Lin, Mixed, Norm, Patches, Pooled, Sum, Sym
+from .symbols import Embedding, HeadNorm, Lin, Mixed, Norm, Patches, Pooled, Product, Sum, Sym
+from .views import Const
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 
@@ -21,10 +22,13 @@ def scaled(sym: Sym, factor: float | np.ndarray) -> Sym:
     match sym:
         case Lin(x=x, weight=w, bias=b):
             return Lin(x=x, weight=_f32(w * by_row), bias=None if b is None else _f32(b * factor), **common)
-        case Norm(x=x, gamma=g, beta=b, epsilon=eps):
-            return Norm(x=x, gamma=_f32(g * factor), beta=_f32(b * factor), epsilon=eps, **common)
+        case Norm(gamma=g, beta=b) | HeadNorm(gamma=g, beta=b):
+            return replace(sym, gamma=_f32(g * factor), beta=_f32(b * factor))
         case Mixed(w2=w, b2=b):
             return replace(sym, w2=_f32(w * by_row), b2=None if b is None else _f32(b * factor))
+        case Product(a=a, b=b):
+            by_b = isinstance(b, Lin | Norm) or not isinstance(a, Lin | Norm)
+            return replace(sym, b=scaled(b, factor)) if by_b else replace(sym, a=scaled(a, factor))
         case Sum(a=a, b=b) if np.ndim(factor) == 0:
             return replace(sym, a=replace(a, scale=a.scale * factor), b=replace(b, scale=b.scale * factor))
         case Patches(weight=w, bias=b):

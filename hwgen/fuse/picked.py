@@ -20,15 +20,8 @@ from .layout import MOVES, move
 from .mixture import placed
 from .op import Op, Unsupported
 from .ragged import ELEMENTWISE
-from .symbols import (
-    Array,
-    Const,
-    Lin,
-    Mixture,
-    TopIndices,
-    View,
-    same_elements,
-)
+from .symbols import Array, Lin, Mixture, TopIndices
+from .views import Const, View, same_elements
 
 Apply = Callable[[Context, Op, list], Any]
 PRODUCTS = ("Mul", "MatMul", "Einsum")

@@ -6,7 +6,8 @@ import numpy as np
 
 from hwgen.patches import Pads, grid
 
-from .symbols import Array, Image, Patches, View, positions
+from .symbols import Array, Image, Patches
+from .views import View, positions
 
 
 def patch_embedding(

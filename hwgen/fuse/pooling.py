@@ -11,19 +11,8 @@ from .elementwise import add
 from .emit import Context
 from .op import Op, Unsupported, constant_argument
 from .params import label_of
-from .symbols import (
-    TENSORS,
-    Branches,
-    Mean,
-    Pooled,
-    Square,
-    Variance,
-    View,
-    need_rows,
-    need_tensor,
-    reshaped,
-    token_layout,
-)
+from .symbols import TENSORS, Branches, Mean, Poly, Pooled, Square, Variance
+from .views import View, need_rows, need_tensor, reshaped, token_layout
 
 
 def reduced_axes(op: Op, values: list) -> list[int]:
@@ -36,10 +25,14 @@ def reduced_axes(op: Op, values: list) -> list[int]:
 
 
 def mean(ctx: Context, op: Op, values: list) -> View:
-    """ReduceMean over channels: a step of LayerNorm; over tokens: mean pooling."""
+    """ReduceMean over channels: a step of LayerNorm or RMSNorm; over tokens: mean pooling."""
     x = values[0]
     axes = reduced_axes(op, values)
     keep = op.attribute("keepdims", 1)
+    if isinstance(x.sym, Poly) and x.sym.terms.keys() == {2} and axes == [len(x.shape) - 1]:
+        shape = x.shape[:-1] + ((1,) if keep else ())
+        sym = Variance(x=x.sym.x, epsilon=0.0, power=1, centred=False, shape=(*x.sym.shape[:-1], 1))
+        return View(sym, shape, need_rows(x).reshape(shape), x.scale * x.sym.terms[2])
     if not isinstance(x.sym, Square):
         x = ctx.plain(x)
         need_tensor(x)

@@ -13,24 +13,8 @@ from .emit import Context
 from .layers import split
 from .op import Op, Unsupported
 from .params import label_of
-from .symbols import (
-    Array,
-    Const,
-    Image,
-    Joined,
-    Lin,
-    Mixture,
-    Patches,
-    Probabilities,
-    Scores,
-    Sym,
-    View,
-    broadcast,
-    need_tensor,
-    positions,
-    token_layout,
-    whole,
-)
+from .symbols import Array, Image, Joined, Lin, Mixture, Patches, Probabilities, Scores, Sym
+from .views import Const, View, broadcast, need_tensor, positions, token_layout, whole
 
 
 def matmul(ctx: Context, op: Op, values: list) -> View:

@@ -18,10 +18,7 @@ from .emit import Context
 from .gathering import Packed, Sized
 from .layout import MOVES, move
 from .op import Op, Unsupported
-from .symbols import (
-    Const,
-    View,
-)
+from .views import Const, View
 
 Apply = Callable[[Context, Op, list], Any]
 

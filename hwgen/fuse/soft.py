@@ -10,18 +10,8 @@ import numpy as np
 
 from .emit import Context
 from .op import Unsupported
-from .symbols import (
-    Activated,
-    Array,
-    Dispatched,
-    Gate,
-    Lin,
-    SlotWeights,
-    SoftMixed,
-    Sym,
-    View,
-    need_tensor,
-)
+from .symbols import Activated, Array, Dispatched, Gate, Lin, SlotWeights, SoftMixed, Sym
+from .views import View, need_tensor
 
 
 def over_tokens(ctx: Context, x: View, axis: int) -> View | None:

@@ -1,20 +1,20 @@
 """Tensors known by formula.
 
 Fusion runs the ONNX graph on these instead of on numbers. A `Sym` says what a tensor means (a linear layer of x, the
-variance of x's rows, attention scores, ...); a `View` says where each element of an ONNX tensor stands in its Sym. All
-that Reshape, Transpose, Split, Slice, Gather, Squeeze, Expand, ... do is move index arrays, so every exporter's way of
-writing the same idea ends in the same Sym, and what a rule concludes holds by construction.
+variance of x's rows, attention scores, ...); a `View` (views.py) says where each element of an ONNX tensor stands in it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwgen.patches import Pads
 
-from .op import Unsupported
+if TYPE_CHECKING:
+    from .views import View
 
 Array = np.ndarray
 
@@ -141,21 +141,23 @@ class Square(Sym):
 
 @dataclass(eq=False, kw_only=True)
 class Variance(Sym):
-    """(Row variance of x + epsilon) ** power, power 1, 1/2 or -1/2: [T, 1]."""
+    """(Row variance of x + epsilon) ** power, power 1, 1/2 or -1/2: [T, 1]. Not `centred`: mean of squares."""
 
     x: Sym
     epsilon: float
     power: float
+    centred: bool = True
 
 
 @dataclass(eq=False, kw_only=True)
 class Norm(Sym):
-    """LayerNorm of x."""
+    """LayerNorm of x, or, where it is not `centred`, RMSNorm."""
 
     x: Sym
     gamma: Array
     beta: Array
     epsilon: float
+    centred: bool = True
 
 
 @dataclass(eq=False, kw_only=True)
@@ -184,6 +186,50 @@ class Activated(Sym):
     x: Sym
     form: str
     slope: float = 1.0
+
+
+@dataclass(eq=False, kw_only=True)
+class Product(Sym):
+    """a times b, element by element: [T, N]."""
+
+    a: Sym
+    b: Sym
+
+
+@dataclass(eq=False, kw_only=True)
+class Weighted(Sym):
+    """Element i is the sum over terms t of factor[t, i] * x.flat[index[t, i]]; an index of -1 stands for no term."""
+
+    x: Sym
+    index: Array  # [terms, elements]
+    factor: Array  # [terms, elements]
+
+
+@dataclass(eq=False, kw_only=True)
+class Rotated(Sym):
+    """Rotary positions, see graph.Rotate: of x's rows from `start` on and its `columns` [heads, d], pairs side by side.
+
+    `order` [d]: which column of a head stands where, of those that a view showed.
+    """
+
+    x: Sym
+    columns: Array
+    start: int
+    cos: Array  # [T, d / 2]
+    sin: Array  # [T, d / 2]
+    order: Array
+
+
+@dataclass(eq=False, kw_only=True)
+class HeadNorm(Sym):
+    """LayerNorm of the columns of each of `heads` heads by itself, or RMSNorm: [T, heads * d]."""
+
+    x: Sym
+    gamma: Array  # [heads * d]
+    beta: Array
+    epsilon: float
+    heads: int
+    centred: bool = True
 
 
 @dataclass(eq=False)
@@ -352,143 +398,7 @@ class SoftMixed(Sym):
 
 
 # What the rules below may read as tokens by channels.
-TENSORS = (Opaque, Patches, Embedding, Lin, Sum, Pooled, Padded, Norm, Activated, Attended, Mixed, Dispatched, SoftMixed)
-
-# --- values of the ONNX graph ------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class Const:
-    """A known array; `name` of the initialiser it comes from, where there is one."""
-
-    array: Array
-    name: str = ""
-    tainted = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-
-@dataclass(eq=False)
-class View:
-    """scale * sym.flat[index]; index None: all of sym in order. `tainted`: an unsupported node is behind it."""
-
-    sym: Sym
-    shape: tuple[int, ...]
-    index: Array | None = None
-    scale: float = 1.0
-    tainted: bool = field(default=False)
-
-    @property
-    def positions(self) -> Array:
-        return positions(self.shape) if self.index is None else self.index
-
-    def of(self, sym: Sym, scale: float | None = None) -> View:
-        """The same elements of another Sym of the same shape."""
-        return replace(self, sym=sym, scale=self.scale if scale is None else scale)
-
-
-@dataclass(eq=False)
-class Unknown:
-    """A value of unknown shape behind an unsupported node."""
-
-    tainted = True
-
-
-def positions(shape: tuple[int, ...]) -> Array:
-    """0, 1, 2, ... in `shape`."""
-    return np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
-
-
-def whole(sym: Sym, shape: tuple[int, ...] | None = None) -> View:
-    return View(sym, sym.shape if shape is None else shape)
-
-
-def reshaped(view: View, shape: tuple[int, ...]) -> View:
-    return replace(view, shape=shape, index=None if view.index is None else view.index.reshape(shape))
-
-
-def broadcast(view: View, shape: tuple[int, ...]) -> View:
-    """The view repeated to `shape` by the rules of NumPy."""
-    if view.shape == shape:
-        return view
-    if int(np.prod(view.shape)) == int(np.prod(shape)):
-        return reshaped(view, shape)
-    return replace(view, shape=shape, index=np.broadcast_to(view.positions, shape))
-
-
-def same_elements(a: View, b: View) -> bool:
-    """True where two views of one shape read the same positions of their Syms."""
-    if a.shape != b.shape:
-        return False
-    return (a.index is None and b.index is None) or bool(np.array_equal(a.positions, b.positions))
-
-
-def token_layout(view: View) -> tuple[Array, Array] | None:
-    """(rows, columns) where view[..., c] is column columns[c] of row rows[...] of its Sym; None for other layouts."""
-    width = view.sym.shape[-1]
-    if not view.shape or view.shape[-1] == 0:
-        return None
-    if view.index is None and view.shape[-1] == width:
-        return positions(view.shape[:-1]), np.arange(width)
-    flat = view.positions.reshape(-1, view.shape[-1])
-    rows, columns = flat[:, 0] // width, flat[0] % width
-    if not np.array_equal(flat, rows[:, None] * width + columns):
-        return None
-    return rows.reshape(view.shape[:-1]), columns
-
-
-def need_rows(view: View) -> Array:
-    """Rows of a view that shows whole rows of its Sym, channels in order."""
-    layout = token_layout(view)
-    if layout is None and len(view.shape) > 1 and len(view.sym.shape) == 2:
-        row = view.positions.reshape(-1, view.shape[-1])[0] // view.sym.shape[1]
-        if row[0] != row[-1] and len(np.unique(view.positions)) == view.positions.size == int(np.prod(view.sym.shape)):
-            hint = "keep one grid of tokens from the patch embedding to the end"
-            raise Unsupported("joins the channels of several tokens in one (patch merging)", hint)
-    if layout is None or not np.array_equal(layout[1], np.arange(view.sym.shape[-1])):
-        raise Unsupported("its input is not tokens by channels with the channels in order")
-    return layout[0]
-
-
-def need_tensor(view: View) -> Sym:
-    """The Sym of a view, which must be a tensor that the machine computes, not a step towards one."""
-    if not isinstance(view.sym, TENSORS):
-        raise Unsupported(f"reads {describe(view.sym)}")
-    return view.sym
-
-
-def describe(sym: Sym) -> str:
-    """What a Sym is, for a message."""
-    match sym:
-        case Gate():
-            return "a softmax over channels"
-        case Scores() | Probabilities():
-            return "attention scores"
-        case Image():
-            return "pixels"
-        case Joined():
-            return "channels of several tensors side by side"
-        case Lin(shape=(_, _, _)) | Activated(shape=(_, _, _)):
-            return "the outputs of all experts"
-        case Mixture():
-            return "a mixture of experts that is matched only in part"
-        case TopValues() | TopIndices() | SlotSum() | Renormalised() | ChosenLogits() | Unmasked():
-            return "the choice of a gate"
-    return f"the result of {sym.source!r}" if sym.source else f"an intermediate result ({type(sym).__name__})"
-
-
-def by_key(values: Array, key: Array, size: int, absent: float) -> Array | None:
-    """v [size] with values == v[key] everywhere, `absent` where no key points; None where there is no such v."""
-    v = np.full(size, absent, values.dtype)
-    v[key] = values
-    return v if np.array_equal(v[key], values) else None
-
-
-def uniform(array: Array) -> float | None:
-    """The one value an array holds throughout, if so."""
-    if array.size == 0:
-        return None
-    first = array.flat[0]
-    return float(first) if array.size == 1 or bool((array == first).all()) else None
+TENSORS = (
+    *(Opaque, Patches, Embedding, Lin, Sum, Pooled, Padded, Norm, Activated, Product, HeadNorm),
+    *(Attended, Mixed, Dispatched, SoftMixed),
+)

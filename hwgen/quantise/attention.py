@@ -6,12 +6,14 @@ Two exact savings: softmax does not see a constant added to all keys, so K has n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .. import graph as fg
-from ..intgraph import ColScale, Constant, Convert, MatMul, RowMax, RowScale, View
-from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, STATIC_SHIFT, U16_MAX
-from .builder import ROW_UNIT, TINY, Builder, Held, folded, product, row_operand, wide_scale
+from ..intgraph import ColScale, Constant, Convert, MatMul, Multiply, Norm, RowMax, RowScale, View
+from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, STATIC_SHIFT, TURN_ONE, U16_MAX
+from .builder import EPSILON_MAX, ROW_UNIT, TINY, Builder, Held, folded, product, row_operand, wide_scale
 from .scales import (
     LARGEST_FACTOR,
     UNIT_ROW,
@@ -26,11 +28,12 @@ from .scales import (
 Array = np.ndarray
 INT16_PER_INT8 = 1 << STATIC_SHIFT
 SCORE_LOWEST = -INT16_MAX // 2  # with any score added, still far below those that have a probability
+_TURN_GAIN = 2.0
 PROBABILITY_ONE = INT8_MAX * U16_MAX  # probability times reciprocal of a row: this is 1
 
 
 def attention(b: Builder, node: fg.Attention) -> None:
-    q, k, v = (b.plan.linear(name, node) for name in (node.q, node.k, node.v))
+    q, k, v = _side(b, node.q, node), _side(b, node.k, node), b.plan.linear(node.v, node)
     q_view, k_view, factors = _queries_and_keys(b, node, q, k)
 
     columns = b.shapes[node.name][1]
@@ -93,7 +96,7 @@ def attention(b: Builder, node: fg.Attention) -> None:
         )
     if fold:
         b.offsets[node.name] = v_constant
-    b.held[node.name] = Held(out, scale, v_constant if fold else None, True, b.held[q.x].first_row)
+    b.held[node.name] = Held(out, scale, v_constant if fold else None, True, b.held[q.linear.x].first_row)
 
 
 def _columns(view: View, start: int, count: int) -> View:
@@ -121,36 +124,125 @@ def _table_unit() -> float:
     return 2.0 ** (COL_SHIFT - ROW_STEP_BITS)
 
 
-def _queries_and_keys(b: Builder, node: fg.Attention, q: fg.Linear, k: fg.Linear) -> tuple[View, View, Array]:
+@dataclass(frozen=True)
+class _Side:
+    """Queries or keys on their way into the scores: a linear layer, perhaps a norm of each head, perhaps rotary positions."""
+
+    name: str  # of the value that goes into the scores
+    linear: fg.Linear
+    norm: fg.LayerNorm | None
+    rotate: fg.Rotate | None
+
+
+def _side(b: Builder, name: str, node: fg.Attention) -> _Side:
+    """Raises UserError where something else stands between the linear layer and the scores."""
+    at, rotate, norm = name, b.plan.nodes.get(name), None
+    if isinstance(rotate, fg.Rotate) and rotate.heads == node.heads:
+        at = rotate.x
+    else:
+        rotate = None
+    found = b.plan.nodes.get(at)
+    if isinstance(found, fg.LayerNorm) and found.heads == node.heads:
+        norm, at = found, found.x
+    return _Side(name, b.plan.linear(at, node), norm, rotate)
+
+
+def _queries_and_keys(b: Builder, node: fg.Attention, q: _Side, k: _Side) -> tuple[View, View, Array]:
     """Emit Q and K; their views [rows, columns] and each head's factor from an int8 sum to score steps."""
-    qx, kx = row_operand(b, q.x), row_operand(b, k.x)
-    q_weight, q_bias = folded(qx, q.weight, q.bias)
-    k_weight, k_constant = folded(kx, k.weight, k.bias)
     k_range = b.stats.values[k.name]
-    centre = (k_range.low + k_range.high) / 2
-    k_bias = -centre if k_constant is None else k_constant - centre
-    q_peak = np.maximum(b.stats.values[q.name].magnitude(), TINY).reshape(node.heads, -1)
-    k_peak = np.maximum(k_range.magnitude(centre), TINY).reshape(node.heads, -1)
-    q_need = smallest_out_scale(q_weight, ROW_UNIT, q_bias).reshape(node.heads, -1)
-    k_need = smallest_out_scale(k_weight, ROW_UNIT, k_bias).reshape(node.heads, -1)
-    q_step, k_step = (
-        np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.part(linear.name), (need * INT16_PER_INT8).max(axis=1))
-        for peak, need, linear in ((q_peak, q_need, q), (k_peak, k_need, k))
-    )
-    q_steps, k_steps = (np.repeat(step, q_peak.shape[1]) for step in (q_step, k_step))
-    factors = q_step * k_step * node.scale * np.log2(np.e) * SCORE_STEPS
-
-    def project(linear: fg.Linear, what: str, x: Held, weight, bias, steps) -> View:
-        """One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad."""
-        steps = steps / INT16_PER_INT8
-        out = b.buffer(f"{node.name}.{what}", x.view.rows, len(weight), node.heads, steps[None, :])
-        product(b, f"{node.name}.{what}", out, x, quantise_weights(weight, ROW_UNIT, steps, bias), source=linear.source)
-        return out
-
-    q_view = project(q, "q", qx, q_weight, q_bias, q_steps)
+    # A constant that is added to all keys would turn with their positions.
+    centre = 0.0 if k.rotate else (k_range.low + k_range.high) / 2
+    q_steps, k_steps = (_int8_steps(b, node, side, middle) for side, middle in ((q, 0.0), (k, centre)))
+    factors = q_steps * k_steps * node.scale * np.log2(np.e) * SCORE_STEPS
+    angles: dict[bytes, View] = {}
+    # One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad.
+    q_view = _project(b, node, q, f"{node.name}.q", q_steps, 0.0, angles)
     b.trace[q.name] = q_view, b.ops[-1].name
-    k_view = project(k, "k", kx, k_weight, k_bias, k_steps)
+    k_view = _project(b, node, k, f"{node.name}.k", k_steps, centre, angles)
+    if k.rotate:
+        b.trace[k.name] = k_view, b.ops[-1].name
     return q_view, k_view, factors
+
+
+def _parameters(b: Builder, side: _Side, centre: Array | float) -> tuple[Array, Array | None]:
+    """(factor, term) whose sizes an int16 step must leave room for: of the norm by column, else of the linear layer."""
+    if side.norm is not None:
+        gamma, beta = (np.tile(np.asarray(a, np.float64), side.norm.heads) for a in (side.norm.gamma, side.norm.beta))
+        return gamma, beta - centre
+    weight, bias = folded(row_operand(b, side.linear.x), side.linear.weight, side.linear.bias)
+    bias = np.zeros(len(weight)) if bias is None else bias
+    return weight, bias - centre
+
+
+def _int8_steps(b: Builder, node: fg.Attention, side: _Side, centre: Array | float) -> Array:
+    """Real value of an int8 step of every head [heads]."""
+    peak = np.maximum(b.stats.values[side.name].magnitude(centre), TINY).reshape(node.heads, -1)
+    factor, term = _parameters(b, side, centre)
+    if side.norm is not None:
+        need = np.maximum(np.abs(factor), np.abs(term)) / INT16_MAX
+    else:
+        need = smallest_out_scale(factor, ROW_UNIT, term)
+    need = need.reshape(node.heads, -1).max(axis=1) * INT16_PER_INT8 / _turn_gain(side)
+    return np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.part(side.name), need)
+
+
+def _turn_gain(side: _Side) -> float:
+    """Int16 steps before positions are turned in, by those behind: a number may be longer than the parts it turns into."""
+    return _TURN_GAIN if side.rotate else 1.0
+
+
+def _project(
+    b: Builder, node: fg.Attention, side: _Side, name: str, steps: Array, centre: Array | float, angles: dict[bytes, View]
+) -> View:
+    """Emit one side in int8 steps of `steps` [heads], less `centre`; `angles`: the tables of positions so far."""
+    linear = side.linear
+    x = row_operand(b, linear.x)
+    width = len(linear.weight) // node.heads
+    steps = np.repeat(steps / INT16_PER_INT8, width)
+    out = b.buffer(name, x.view.rows, len(linear.weight), node.heads, steps[None, :])
+    before = steps * _turn_gain(side)
+    factor, term = _parameters(b, side, centre)
+    if side.norm is None:
+        product(b, name, out, x, quantise_weights(factor, ROW_UNIT, before, term), source=linear.source)
+    else:
+        weight, bias = folded(x, linear.weight, linear.bias)
+        scale = wide_scale(b.stats.values[linear.name].magnitude())
+        scale = max(scale, float(smallest_out_scale(weight, ROW_UNIT, bias).max()))
+        scale = max(scale, width * (side.norm.epsilon / EPSILON_MAX) ** 0.5 * 1.001)
+        product(b, name, out, x, quantise_weights(weight, ROW_UNIT, scale, bias), source=linear.source)
+        epsilon = round(side.norm.epsilon * width**2 / scale**2)
+        for h in range(node.heads):
+            columns = slice(h * width, (h + 1) * width)
+            view = _columns(out, h * width, width)
+            gamma, beta = (np.rint(a[columns] / before[columns]).astype(np.int16) for a in (factor, term))
+            b.emit(
+                Norm(
+                    b.op_name(f"{name}.norm.{h}"),
+                    view,
+                    view,
+                    gamma,
+                    beta,
+                    max(epsilon, 1),
+                    side.norm.source,
+                    side.norm.centred,
+                    RowMax.NONE,
+                )
+            )
+    if side.rotate is not None:
+        table = _angles(b, node, side.rotate, angles)
+        b.emit(Multiply(b.op_name(f"{name}.rotate"), out, out, table, pairs=True, source=side.rotate.source))
+    return out
+
+
+def _angles(b: Builder, node: fg.Attention, rotate: fg.Rotate, known: dict[bytes, View]) -> View:
+    """Emit the cosines and sines of all tokens, as `numerics.turn` takes them."""
+    table = np.stack([rotate.cos, rotate.sin], axis=-1).astype(np.float64).reshape(len(rotate.cos), -1)
+    data = np.clip(np.rint(table * (TURN_ONE * _TURN_GAIN)), -INT16_MAX, INT16_MAX).astype(np.int16)
+    key = data.tobytes()
+    if key not in known:
+        known[key] = b.buffer(f"{node.name}.angles", *data.shape, scale=1 / (TURN_ONE * _TURN_GAIN))
+        b.emit(Constant(b.op_name(f"{node.name}.angles"), known[key], data, rotate.source))
+    return known[key]
 
 
 def smallest_transposed_step(weight: Array) -> Array:

@@ -23,6 +23,7 @@ WIDE_MARGIN = 2.0
 LOGIT_SCALE = float(np.log(2)) / LOGIT_STEPS
 ROW_UNIT = 2.0**-ROW_STEP_BITS  # a row-converted operand: real = int8 * row scale * ROW_UNIT * scale of the int16 step
 TINY = 1e-30
+EPSILON_MAX = (1 << 48) - 1  # of intgraph.Norm
 EQUALISED = 0.5  # of the estimated noise: equalisation must leave no more than that
 PEAK_TO_RMS = 4.0  # of a column
 LEAST_SHARE = 1e-3  # a column's range or weight, of the largest, that equalisation takes for what it is

@@ -141,6 +141,7 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
 def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range], method: str) -> dict[str, Array]:
     """What the method makes of every value that has a fixed int8 step: Q and K by head, V by column, the inputs."""
     groups = dict.fromkeys(graph.inputs, 1)
+    fixed = {node.name for node in graph.nodes if isinstance(node, fg.Rotate)}  # keys that are not centred
     for node in graph.nodes:
         if isinstance(node, fg.Attention):
             groups |= {node.q: node.heads, node.k: node.heads, node.v: len(ranges[node.v].low)}
@@ -149,7 +150,7 @@ def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range]
         values = fg.evaluate(graph, {name: data[i] for name, data in images.items()})
         for name, count in groups.items():
             columns = values[name].reshape(-1, 1) if name in graph.inputs else values[name]
-            centre = (ranges[name].low + ranges[name].high) / 2
+            centre = 0.0 if name in fixed else (ranges[name].low + ranges[name].high) / 2
             peak = ranges[name].magnitude(centre).reshape(count, -1).max(axis=1)
             magnitudes = np.abs(columns - centre).T.reshape(count, -1)
             counts[name] = counts.get(name, 0) + histogram(magnitudes, peak)

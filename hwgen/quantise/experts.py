@@ -31,8 +31,7 @@ def _form(b: Builder, node: fg.Experts) -> Form:
 def experts_need(b: Builder, node: fg.Experts) -> float:
     """Smallest output step of `experts`."""
     form = _form(b, node)
-    scale = form.step * form.gain
-    need = max(float(smallest_out_scale(w * scale, ROW_UNIT, None).max()) for w in node.w2)
+    need = max(float(smallest_out_scale(w * form.scale, ROW_UNIT, None).max()) for w in node.w2)
     if node.b2 is not None:
         need = max(need, float(smallest_out_scale(node.b2.T, GATE_STEP, None, UNIT_ROW).max()))
     return need
@@ -54,7 +53,7 @@ def experts(b: Builder, node: fg.Experts, out: View, scale: float, value: str) -
         q = quantise_weights(node.b2.T, GATE_STEP, scale, None, UNIT_ROW)
         static_product(b, f"{node.name}.bias", out, dense, q, residual=out, source=node.source)
     form = _form(b, node)
-    step = form.step * form.gain
+    step = form.scale
     hidden = [
         Held(b.buffer(f"{node.name}.hidden{i}", tokens, hidden_columns, scale=step), step, row_max=True)
         for i in range(min(2, count))

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph as fg
-from ..intgraph import RowMax, View
-from ..numerics import INT16_MAX
-from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, gelu_scale, operands, product
+from ..errors import UserError
+from ..intgraph import Multiply, RowMax, View
+from ..numerics import INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, SILU_SPAN
+from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, gelu_scale, operands, product, read_by_array, wide_scale
+from .plan import describe
 from .scales import quantise_weights, smallest_out_scale
 
 Array = np.ndarray
 OUTLIERS = (32, 64, 128)  # channels that may be kept apart, at most a quarter of all
-# x * sigmoid(x) ~= (gelu(a x) + gelu(b x)) / (a + b), fitted for the smallest largest error, which is 0.0018: that of the
-# GELU table itself. So SiLU costs one more product and no table of its own.
-SILU_FACTORS = (0.4161, 0.7343)
 WORTH = 4.0  # least reduction of the estimated noise power
 
 
@@ -38,11 +37,12 @@ def activation(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> None:
         w, constant = weight[columns], None if bias is None else bias[columns]
         need = float(smallest_out_scale(w, ROW_UNIT, constant).max())
         form = form_of(node, *kind_of(node), float(magnitude[columns].max()) * WIDE_MARGIN, need)
-        scale = form.step * form.gain
+        scale = form.scale
         name = node.name if len(groups) == 1 else f"{node.name}.{i}"
         out = b.buffer(name, x.view.rows, len(columns), scale=scale)
-        activated(b, source.name, out, x, w, constant, form, node.name if len(groups) == 1 else None, source=source.source)
-        held.append((columns, Held(out, scale, row_max=True, first_row=x.first_row)))
+        value, row_max = node.name if len(groups) == 1 else None, RowMax.ABS if read_by_array(b, node.name) else RowMax.NONE
+        activated(b, source.name, out, x, w, constant, form, value, source=source.source, row_max=row_max)
+        held.append((columns, Held(out, scale, row_max=row_max == RowMax.ABS, first_row=x.first_row)))
     b.held[node.name] = held[0][1]
     if len(groups) > 1:
         b.groups[node.name] = held
@@ -51,33 +51,46 @@ def activation(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> None:
 def activated(
     b: Builder, name: str, out: View, x: Held, w: Array, bias: Array | None, form: Form, value: str | None = None, **fields
 ) -> None:
-    """Emit out = form(x @ w.T + bias); `w` and `bias` as `operands` gives them, `fields` go to the MatMuls."""
-    for n, factor in enumerate(form.factors):
-        last = n == len(form.factors) - 1
-        product(
-            b,
-            name,
-            out,
-            x,
-            quantise_weights(w * factor, ROW_UNIT, form.step, None if bias is None else bias * factor),
-            value if last else None,
-            gelu=(form.table, form.shift),
-            residual=out if n else None,
-            row_max=RowMax.ABS if last else RowMax.NONE,
-            **fields,
-        )
+    """Emit out = form(x @ w.T + bias); `w` and `bias` as `operands` gives them, `fields` go to the MatMul."""
+    q = quantise_weights(w * form.factor, ROW_UNIT, form.step, None if bias is None else bias * form.factor)
+    fields = {"row_max": RowMax.ABS, "gelu": (form.table, form.shift)} | fields
+    product(b, name, out, x, q, value, **fields)
+
+
+def multiply(b: Builder, node: fg.Multiply) -> None:
+    """The product of two stored values, as in a gated linear unit. Its step is that of the factors times a power of two."""
+    x, factor = b.held[node.a], b.held[node.b]
+    if any(np.ndim(held.scale) or held.offset is not None for held in (x, factor)):
+        raise UserError(f"{describe(node)}: {node.a!r} or {node.b!r} has no common scale")
+    if b.plan.roots[node.name] in b.plan.stream | b.plan.logits:
+        raise UserError(f"{describe(node)}: a product of two tensors can only be read by linear layers and norms")
+    if (x.first_row, x.view.rows) != (factor.first_row, factor.view.rows):
+        raise UserError(f"{describe(node)}: {node.a!r} and {node.b!r} hold different tokens")
+    step = float(x.scale) * float(factor.scale)
+    wanted = wide_scale(b.stats.values[node.name].magnitude()) / step
+    shift = int(np.clip(np.ceil(np.log2(wanted)), PRODUCT_SHIFT_MIN, PRODUCT_SHIFT_MAX))
+    scale = step * 2.0**shift
+    out = b.buffer(node.name, x.view.rows, x.view.cols, scale=scale)
+    row_max = RowMax.ABS if read_by_array(b, node.name) else RowMax.NONE
+    op = Multiply(b.op_name(node.name), out, x.view, factor.view, shift, row_max=row_max, source=node.source)
+    b.emit(op, node.name)
+    b.held[node.name] = Held(out, scale, row_max=row_max == RowMax.ABS, first_row=x.first_row)
 
 
 @dataclass(frozen=True)
 class Form:
-    """activation(x) ~= gain * sum over f in `factors` of gelu(f * x), with the table and shift of `numerics.gelu`;
-    `step` is the real value of an int16 step of f * x."""
+    """activation(x) ~= gelu(factor * x) / factor, with the table and shift of `numerics.gelu`; `step` is the real value of
+    an int16 step of factor * x."""
 
-    factors: tuple[float, ...]
-    gain: float
+    factor: float
     table: str
     shift: int
     step: float
+
+    @property
+    def scale(self) -> float:
+        """Real value of a step of the activation."""
+        return self.step / self.factor
 
 
 def kind_of(node: fg.Gelu | fg.Silu | fg.Relu) -> tuple[str, float]:
@@ -94,13 +107,10 @@ def form_of(node: fg.Node, kind: str, slope: float, peak: float, need: float) ->
     """For pre-activations that reach `peak` and a linear layer that needs at least the step `need`."""
     if kind == "relu":
         # GELU in steps so small that its bend around 0 is next to nothing: 22 steps of some ten thousand.
-        return Form((1.0,), 1.0, "none", 0, max(peak / INT16_MAX, need))
-    if kind == "sigmoid":
-        factors = tuple(slope * f for f in SILU_FACTORS)
-        shift, step = gelu_scale(node, peak * sum(factors), need * max(factors))
-        return Form(factors, 1 / sum(factors), "none", shift, step)
-    shift, step = gelu_scale(node, peak, need)
-    return Form((1.0,), 1.0, kind, shift, step)
+        return Form(1.0, "none", 0, max(peak / INT16_MAX, need))
+    factor, table = (slope / SILU_SPAN, "silu") if kind == "sigmoid" else (1.0, kind)
+    shift, step = gelu_scale(node, peak * factor, need * factor)
+    return Form(factor, table, shift, step)
 
 
 def _outliers(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> list[Array] | None:

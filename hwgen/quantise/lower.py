@@ -13,6 +13,7 @@ from ..numerics import INT8_MAX, INT16_MAX, STATIC_SHIFT
 from . import tokens
 from .attention import attention
 from .builder import (
+    EPSILON_MAX,
     LOGIT_SCALE,
     Builder,
     Held,
@@ -28,14 +29,13 @@ from .builder import (
 )
 from .calibrate import Stats
 from .experts import experts, experts_need
-from .hidden import activation
+from .hidden import activation, multiply
 from .options import Quantisation
 from .plan import NEVER, describe, plan, product_side
 from .scales import UNIT_ROW, ScaleTooSmall, quantise_weights, smallest_out_scale
 from .soft import combine, dispatch, slot_experts
 
 Array = np.ndarray
-EPSILON_MAX = (1 << 48) - 1
 LOGIT_RANGE = LOGIT_SCALE * INT16_MAX
 
 
@@ -74,6 +74,10 @@ def _lower(b: Builder, node: fg.Node, moment: int) -> None:
             _linear_alone(b, node)
         case fg.Gelu() | fg.Silu() | fg.Relu():
             activation(b, node)
+        case fg.Multiply():
+            multiply(b, node)
+        case fg.Rotate():
+            raise UserError(f"{describe(node)}: rotary positions can only be used by attention")
         case fg.Mean():
             tokens.mean(b, node)
         case fg.Attention():
@@ -162,6 +166,8 @@ def _patches_alone(b: Builder, node: fg.PatchEmbed) -> None:
 
 def _norm(b: Builder, node: fg.LayerNorm) -> None:
     """Only the rows that are read. Where matrices alone read it, its columns are centred and their ranges evened out."""
+    if node.heads > 1:
+        raise UserError(f"{describe(node)}: a norm of each head can only be used by attention")
     x = b.held[node.x]
     if np.ndim(x.scale) or x.offset is not None:
         raise UserError(f"{describe(node)}: {node.x!r} has no common scale")
@@ -204,6 +210,7 @@ def _norm(b: Builder, node: fg.LayerNorm) -> None:
             np.rint(beta / scale).astype(np.int16),
             max(epsilon, 1),
             node.source,
+            node.centred,
         ),
         node.name if view.rows == b.shapes[node.name][0] else None,
     )

@@ -67,8 +67,10 @@ def product_side(nodes: dict[str, fg.Node], add: fg.Add) -> tuple[str, str]:
 def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
     """Values that a node computes itself instead of reading them."""
     match node:
-        case fg.Gelu(x=x) | fg.Silu(x=x) | fg.Relu(x=x):
+        case fg.Gelu(x=x) | fg.Silu(x=x) | fg.Relu(x=x) | fg.Rotate(x=x):
             return (x,)
+        case fg.LayerNorm(x=x, heads=heads) if heads > 1 and isinstance(nodes.get(x), fg.Linear):
+            return (x,)  # of queries or keys
         case fg.Attention(q=q, k=k, v=v):
             return q, k, v
         case fg.Embed(x=x) if isinstance(nodes.get(x), fg.PatchEmbed | fg.Linear):

@@ -1,8 +1,8 @@
-"""GELU = ReLU - delta(|x|) on the lanes of a row: a pipelined table look-up, part of the post-processor."""
+"""GELU or SiLU = ReLU - delta(|x|) on the lanes of a row: a pipelined table look-up, part of the post-processor."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib.memory import Memory
 
 from .. import numerics
@@ -15,7 +15,7 @@ INDEX_BITS = (numerics.GELU_ENTRIES - 1).bit_length()
 
 
 def gelu_rom() -> list[int]:
-    """Both tables one behind the other: delta at tanh * GELU_ENTRIES + index (Gelu.ERF, then Gelu.TANH)."""
+    """The tables one behind the other: delta at (mode - 1) * GELU_ENTRIES + index, mode an isa.Gelu."""
     return [int(delta) for form in numerics.GELU_FORMS for delta in numerics.GELU_TABLE[form]]
 
 
@@ -23,7 +23,7 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
     """numerics.gelu of each int16 lane, GELU_LATENCY cycles later; lanes pass unchanged in rows with Gelu.OFF.
 
     `mode(n)` and `shift(n)` are the row's isa.Gelu and gelu_shift (0..GELU_SHIFT_MAX), n cycles after its lanes.
-    Two lanes share a ROM (two read ports). Cost: a RAMB18 per two lanes, two shifters of 8 steps a lane.
+    Two lanes share a ROM (two read ports). Cost: a RAMB36 per two lanes, two shifters of 8 steps a lane.
     """
     shifts = numerics.GELU_SHIFT_MAX + 1
     final_shift = numerics.GELU_DELTA_BITS - numerics.GELU_INDEX_BITS  # of delta, less gelu_shift
@@ -44,7 +44,8 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
             m.d.sync += index.eq((doubled + 1) >> 1)
             # 4: inside the ROM. 5: its output register, zero beyond the table.
             read = rom.read_port()
-            m.d.comb += read.addr.eq(index[:INDEX_BITS] | (mode(3)[1] << INDEX_BITS))
+            table = Cat(mode(3) == Gelu.TANH, mode(3) == Gelu.SILU)
+            m.d.comb += read.addr.eq(Cat(index[:INDEX_BITS], table))
             inside = register(m, (index < numerics.GELU_ENTRIES) & (mode(3) != Gelu.OFF), f"gelu_in{k}")
             delta = Signal(unsigned(DELTA_BITS), name=f"gelu_delta{k}", reset_less=True)
             m.d.sync += delta.eq(Mux(inside, read.data, 0))

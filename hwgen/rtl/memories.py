@@ -11,6 +11,7 @@ from .ports import QUEUE_ENTRY
 
 FETCH_QUEUE = 16  # instructions fetched or being fetched, not yet dispatched
 LEAST_NORM_BUFFER = 512  # chunks of rows in the norm unit: the depth of a block RAM
+LEAST_FACTORS = 64  # chunks of gamma, beta or factors: more than are on their way through the norm unit
 SUM_BITS = 20  # of a row's probabilities: 127 * 4096 tokens fit with room
 
 
@@ -46,6 +47,7 @@ def memories(config: Config) -> dict[str, Memory]:
     chunk_bits, beat_bits = 16 * c.chunk, 8 * c.axi_bytes
     burst_beats = 1 << max(1, (c.outstanding * c.burst_beats - 1).bit_length())
     norm_rows = max(LEAST_NORM_BUFFER, 1 << (2 * norm_chunks(c) - 1).bit_length())
+    factor_rows = max(LEAST_FACTORS, 1 << (3 * norm_chunks(c) - 1).bit_length())
     found = {
         "scratchpad": Memory(c.banks * c.word_chunks, c.bank_words, chunk_bits),
         # The even words in block RAM, the odd ones where the tool finds room: in UltraRAM where there is some.
@@ -58,7 +60,7 @@ def memories(config: Config) -> dict[str, Memory]:
         "expert queues": Memory(1, c.queue_entries, QUEUE_ENTRY.size),
         "expert list": Memory(1, c.queue_entries, QUEUE_ENTRY.size + expert_bits(c)),
         "norm rows": Memory(1, norm_rows, chunk_bits),
-        "norm parameters": Memory(2, norm_chunks(c), chunk_bits),
+        "norm parameters": Memory(2, factor_rows, chunk_bits),
         "program": Memory(1, FETCH_QUEUE * WORD_BYTES // c.axi_bytes, beat_bits),
         "data beats": Memory(1, burst_beats, beat_bits),
     }

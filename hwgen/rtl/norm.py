@@ -1,4 +1,4 @@
-"""LayerNorm unit: executes `isa.Norm`, one chunk a cycle."""
+"""LayerNorm unit: executes `isa.Norm` and `isa.Multiply`, a chunk a cycle at most."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
+from ..numerics import RSQRT_BITS, XHAT_BITS
 from . import ports
 from .common import counter, delay, delay_valid, lanes_mask, register
+from .insn import insn_view
 from .memories import memories, norm_chunks
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
@@ -26,31 +28,46 @@ SETTLE = 4  # cycles from the last write to `done`: more than ports.WRITE_LATENC
 def norm_cycles(config: Config, rows: int, columns: int) -> int:
     """Cycles from `start` to `done` when nothing stalls, rows >= 1; rows of one or two chunks cost up to 3 cycles each."""
     chunks = -(-columns // config.chunk)
-    pipelines = RowStatistics.latency_of(config) + NormLanes.max_latency_of(config)
-    return (rows + 3) * chunks + pipelines + ports.READ_LATENCY + RAM_LATENCY + SETTLE + FIXED_CYCLES
+    return (rows + 3) * chunks + RowStatistics.latency_of(config) + _fixed_cycles(config)
+
+
+def multiply_cycles(config: Config, rows: int, columns: int, period: int) -> int:
+    """The same for products whose factors have `period` chunks a row."""
+    chunks = -(-columns // config.chunk)
+    return rows * (chunks + period) + 2 * chunks + _fixed_cycles(config)
+
+
+def _fixed_cycles(config: Config) -> int:
+    return NormLanes.max_latency_of(config) + ports.READ_LATENCY + RAM_LATENCY + SETTLE + FIXED_CYCLES
 
 
 class Norm(Component):
-    """For every row: y = numerics.layer_norm(x), row maximum into the scale memory.
+    """For every row: y = numerics.layer_norm(x), or a product of rows (multiply, turn); row maximum into the scale memory.
 
     Reads gamma and beta into two RAMs, then rows into a ring buffer while their statistics are taken; once a row's
     statistics are known the buffer is replayed through the normalisation. Both halves work on different rows at the same
     time. Credits count what is on its way, so nothing ever stalls between a read and a FIFO with room.
 
-    Parameters: config. Ports: start (strobe), insn (held until done), done (strobe: all writes visible); rd, wr (scratchpad),
-    scale (row maxima). Precondition: 1 <= columns <= norm_columns.
-    Cycles: `norm_cycles`, (rows + 3) * ceil(columns / chunk) and the latency of the pipelines.
-    Cost: 4 multipliers per element of a chunk and about 10 for a row; RAM of at least 2 rows of x, gamma, beta.
+    A product reads each row's factors behind the row into both RAMs, at the addresses of the row's first chunks in the
+    ring (modulo the RAMs' depth); when they are there the row is replayed.
+
+    Parameters: config. Ports: start (strobe), insn (instruction word, held until done), done (strobe: all writes visible);
+    rd, wr (scratchpad), scale (row maxima). Precondition: 1 <= columns <= norm_columns.
+    Cycles: `norm_cycles`, (rows + 3) * ceil(columns / chunk) and the latency of the pipelines; `multiply_cycles`, rows *
+    (ceil(columns / chunk) + period) and the like.
+    Cost: 4 multipliers per element of a chunk and about 10 for a row; RAM of at least 3 rows of x, gamma, beta.
     """
 
     def __init__(self, config: Config):
         self.config = config
         self.max_chunks = norm_chunks(config)
         self.buffer = memories(config)["norm rows"].depth
+        # Factors lie where their row begins: room for a row less keeps the next one's off those that are still in use.
+        self.factors = memories(config)["norm parameters"].depth
         super().__init__(
             {
                 "start": In(1),
-                "insn": In(ports.insn_layout(isa.Norm)),
+                "insn": In(max(ports.insn_layout(insn).size for insn in (isa.Norm, isa.Multiply))),
                 "done": Out(1),
                 "rd": Out(ports.read_port(config, 1)),
                 "wr": Out(ports.write_port(config, 1)),
@@ -60,13 +77,20 @@ class Norm(Component):
 
     def elaborate(self, platform):
         m = Module()
-        insn, chunk = self.insn, self.config.chunk
+        chunk = self.config.chunk
+        insn, multiply = insn_view(isa.Norm, self.insn), insn_view(isa.Multiply, self.insn)
+        product, turning = Signal(), Signal()
         m.submodules.statistics = statistics = RowStatistics(self.config)
         m.submodules.lanes = lanes = NormLanes(self.config)
         m.d.comb += [
+            product.eq(insn.op == isa.Op.MULTIPLY),
+            turning.eq(product & multiply.pairs),
             statistics.columns.eq(insn.columns),
             statistics.epsilon.eq(insn.epsilon),
-            lanes.columns.eq(insn.columns),
+            statistics.centred.eq(insn.centred),
+            lanes.columns.eq(Mux(product, 1, insn.columns)),
+            lanes.product.eq(product),
+            lanes.turning.eq(turning),
         ]
 
         def credit(limit: int, take: Value, give: Value, name: str) -> tuple[Signal, Signal]:
@@ -74,29 +98,36 @@ class Norm(Component):
             _, some, all_free = counter(m, give, take, limit, name, init=limit)
             return some, all_free
 
-        # --- reads: parameters, then rows -----------------------------------------------------------------------
-        reading_params, reading_rows, beta = Signal(), Signal(), Signal()
+        # --- reads: parameters, then rows, each with its factors behind it ---------------------------------------
+        reading_params, reading_rows, reading_factors, beta = Signal(), Signal(), Signal(), Signal()
         last_chunk = Signal(range(max(self.max_chunks, 2)))  # number of chunks less one
         left = Signal(16)  # columns from this chunk of gamma on, in the end those of the last chunk
         column, row = Signal(range(max(self.max_chunks, 2))), Signal(16)
         read = Walk("x")
+        factors = Signal(ports.ADDRESS_BITS, reset_less=True)  # of the row
         accepted = Signal()
-        read_last = Signal()
-        tag = data.StructLayout({"column": len(column), "row": 1, "last": 1, "beta": 1})  # last: of a row
+        read_last, factors_last = Signal(), Signal()
+        # last: of a row; factors_last: of a row's factors
+        tag = data.StructLayout(
+            {"column": len(column), "row": 1, "last": 1, "beta": 1, "factors": 1, "factors_last": 1}
+        )
         m.submodules.reads = reads = ReadSlot(self.config, tag)
         connect(m, reads.rd, flipped(self.rd))
         rows_free, buffer_free = Signal(), Signal()  # there is room for a row's maximum, for a chunk
         room = Signal()
         m.d.comb += [
             room.eq(buffer_free & rows_free),
-            reads.valid.eq(reading_params | (reading_rows & room)),
+            reads.valid.eq(reading_params | reading_factors | (reading_rows & room)),
             reads.addr.eq(read.addr),
             reads.tag.column.eq(column),
             reads.tag.row.eq(reading_rows),
             reads.tag.last.eq(reading_rows & read_last),
             reads.tag.beta.eq(beta),
+            reads.tag.factors.eq(reading_factors),
+            reads.tag.factors_last.eq(factors_last),
             accepted.eq(reads.valid & reads.ready),
             read_last.eq(column == last_chunk),
+            factors_last.eq(reading_factors & (column == multiply.period - 1)),
         ]
         with m.If(accepted):
             m.d.sync += column.eq(column + 1)
@@ -109,32 +140,43 @@ class Norm(Component):
             m.d.sync += x[i].eq(Mux(reads.o_tag.last & ~keep[i], 0, reads.o_data[i]))
         x_valid = delay_valid(m, reads.arrived & reads.o_tag.row, 1, "x_valid")
         m.d.comb += [
-            statistics.i_valid.eq(x_valid),
+            statistics.i_valid.eq(x_valid & ~product),
             statistics.i_first.eq(came.column == 0),
             statistics.i_last.eq(came.last),
             statistics.i_data.eq(x),
         ]
+        m.submodules.rows = rows = Ram.of(memories(self.config)["norm rows"])
+        write_at, row_at = Signal(range(self.buffer)), Signal(range(self.factors))
+        m.d.comb += [rows.write_addr.eq(write_at), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
+        m.d.sync += write_at.eq(write_at + x_valid)
+        with m.If(~product):
+            m.d.sync += row_at.eq(0)
+        with m.Elif(x_valid & (came.column == 0)):
+            m.d.sync += row_at.eq(write_at)
         params = []
         for name, select in (("gamma", ~reads.o_tag.beta), ("beta", reads.o_tag.beta)):
             ram = Ram.of(memories(self.config)["norm parameters"])
             m.submodules[name] = ram
             params.append(ram)
+            taken = reads.arrived & (reads.o_tag.factors | (~reads.o_tag.row & select))
             m.d.comb += [
-                ram.write_addr.eq(came.column),
+                ram.write_addr.eq(row_at + came.column),
                 ram.write_data.eq(x),
-                ram.write_enable.eq(delay_valid(m, reads.arrived & ~reads.o_tag.row & select, 1, f"{name}_valid")),
+                ram.write_enable.eq(delay_valid(m, taken, 1, f"{name}_valid")),
             ]
-        m.submodules.rows = rows = Ram.of(memories(self.config)["norm rows"])
-        write_at = Signal(range(self.buffer))
-        m.d.comb += [rows.write_addr.eq(write_at), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
-        m.d.sync += write_at.eq(write_at + x_valid)
+        factors_there = delay_valid(m, reads.arrived & reads.o_tag.factors_last, 1, "factors_there")
 
         # --- replay ---------------------------------------------------------------------------------------------
         row_bits = Cat(statistics.o_sum, statistics.o_r, statistics.o_e)
         m.submodules.known = known = SmallFifo(ROWS, len(row_bits))
-        m.d.comb += [known.push.eq(statistics.o_valid), known.push_data.eq(row_bits)]
-        read_at = Signal(range(self.buffer))
-        replay_column = Signal(range(max(self.max_chunks, 2)))
+        # Of a product only e counts; the sum is zero.
+        shift = (multiply.shift - (RSQRT_BITS - XHAT_BITS))[: len(statistics.o_e)] << (len(row_bits) - len(statistics.o_e))
+        m.d.comb += [
+            known.push.eq(Mux(product, factors_there, statistics.o_valid)),
+            known.push_data.eq(Mux(product, shift, row_bits)),
+        ]
+        read_at, replay_row = Signal(range(self.buffer)), Signal(range(self.factors))
+        replay_column, factor_column = Signal(range(max(self.max_chunks, 2))), Signal(range(max(self.max_chunks, 2)))
         replay, replay_last = Signal(), Signal()
         out_free = Signal()
         m.d.comb += [
@@ -144,7 +186,15 @@ class Norm(Component):
             rows.read_addr.eq(read_at),
         ]
         with m.If(replay):
-            m.d.sync += [read_at.eq(read_at + 1), replay_column.eq(Mux(replay_last, 0, replay_column + 1))]
+            factors_end = replay_last | (product & (factor_column == multiply.period - 1))
+            m.d.sync += [
+                read_at.eq(read_at + 1),
+                replay_column.eq(Mux(replay_last, 0, replay_column + 1)),
+                factor_column.eq(Mux(factors_end, 0, factor_column + 1)),
+            ]
+            with m.If(product & replay_last):
+                m.d.sync += replay_row.eq(read_at + 1)
+        factor_at = register(m, (replay_row + factor_column)[: len(replay_row)], "factor_at")
         sum_end = len(statistics.o_sum)
         of_row = delay(m, known.o.payload, RAM_LATENCY, "of_row")
         every = ~register(m, replay_last, "replay_last").replicate(chunk)
@@ -157,10 +207,17 @@ class Norm(Component):
             lanes.i_sum.eq(of_row[:sum_end]),
             lanes.i_r.eq(of_row[sum_end:]),
             lanes.i_e.eq(of_row[sum_end + len(statistics.o_r) :]),
-            params[0].read_addr.eq(delay(m, replay_column, lanes.GAMMA_AT, "gamma_at")),
-            params[1].read_addr.eq(delay(m, replay_column, lanes.BETA_AT, "beta_at")),
+            params[0].read_addr.eq(delay(m, factor_at, lanes.GAMMA_AT - 1, "gamma_at")),
+            params[1].read_addr.eq(
+                Mux(
+                    product,
+                    delay(m, factor_at, lanes.FACTOR_AT - 1, "product_at"),
+                    delay(m, factor_at, lanes.BETA_AT - 1, "beta_at"),
+                )
+            ),
             lanes.gamma.eq(params[0].read_data),
             lanes.beta.eq(params[1].read_data),
+            lanes.factor.eq(params[1].read_data),
         ]
 
         # --- writes ---------------------------------------------------------------------------------------------
@@ -178,15 +235,15 @@ class Norm(Component):
             results.o.ready.eq(self.wr.ready),
             maxima.push.eq(lanes.max_valid),
             maxima.push_data.eq(lanes.max_data),
-            self.scale.valid.eq(maxima.o.valid),
+            self.scale.valid.eq(maxima.o.valid & insn.y_max),
             self.scale.addr.eq(scale_addr),
             self.scale.data.eq(maxima.o.payload),
-            maxima.o.ready.eq(self.scale.ready),
+            maxima.o.ready.eq(self.scale.ready | ~insn.y_max),
         ]
         written, scale_written = Signal(), Signal()
         m.d.comb += [
             written.eq(self.wr.valid & self.wr.ready),
-            scale_written.eq(self.scale.valid & self.scale.ready),
+            scale_written.eq(maxima.o.valid & maxima.o.ready),
         ]
         with m.If(written):
             m.d.sync += write.step(results.o.payload[-1], insn.y_pitch)
@@ -194,9 +251,11 @@ class Norm(Component):
             m.d.sync += scale_addr.eq(scale_addr + 1)
         row_begins = accepted & reading_rows & (column == 0)
         some_rows, no_rows = credit(ROWS, row_begins, scale_written, "rows_credit")
-        some_buffer, _ = credit(self.buffer, accepted & reading_rows, replay, "buffer_credit")
+        row_chunk = accepted & reading_rows
+        some_buffer, _ = credit(self.buffer, row_chunk, replay, "buffer_credit")
+        some_factors, _ = credit(self.factors - self.max_chunks, row_chunk & product, replay & product, "factors_credit")
         some_out, none_out = credit(CHUNKS, replay, written, "out_credit")
-        m.d.comb += [rows_free.eq(some_rows), buffer_free.eq(some_buffer), out_free.eq(some_out)]
+        m.d.comb += [rows_free.eq(some_rows), buffer_free.eq(some_buffer & some_factors), out_free.eq(some_out)]
 
         # --- control --------------------------------------------------------------------------------------------
         settle = Signal(range(SETTLE + 1))
@@ -205,13 +264,23 @@ class Norm(Component):
                 m.d.sync += [left.eq(insn.columns), column.eq(0), row.eq(insn.rows), beta.eq(0), settle.eq(SETTLE)]
                 m.d.sync += read.start(insn.params, 0)
                 m.d.sync += write.start(insn.y, insn.y_pitch)
-                m.d.sync += [scale_addr.eq(insn.y_scale), replay_column.eq(0)]
+                m.d.sync += [scale_addr.eq(insn.y_scale), replay_column.eq(0), factor_column.eq(0)]
+                m.d.sync += [factors.eq(multiply.factor), replay_row.eq(Mux(product, read_at, 0))]
                 with m.If(self.start):
                     m.next = "GAMMA"
+                    with m.If(product):
+                        m.next = "COUNT"
                     with m.If(insn.rows == 0):
                         m.next = "DRAIN"
                     with m.Else():
-                        m.d.sync += reading_params.eq(1)
+                        m.d.sync += reading_params.eq(~product)
+            with m.State("COUNT"):
+                m.d.sync += [left.eq(left - chunk), column.eq(column + 1)]
+                with m.If(left <= chunk):
+                    m.d.sync += [left.eq(left), last_chunk.eq(column), column.eq(0)]
+                    m.d.sync += read.start(insn.x, insn.x_pitch)
+                    m.d.sync += reading_rows.eq(1)
+                    m.next = "ROWS"
             with m.State("GAMMA"):
                 with m.If(accepted):
                     m.d.sync += read.step(0, 0)
@@ -232,8 +301,21 @@ class Norm(Component):
                     m.d.sync += read.step(read_last, insn.x_pitch)
                     with m.If(read_last):
                         m.d.sync += [column.eq(0), row.eq(row - 1)]
-                        with m.If(row == 1):
+                        with m.If(product):
+                            m.d.sync += [read.addr.eq(factors), factors.eq(factors + multiply.factor_pitch)]
+                            m.d.sync += read.next_row.eq(read.next_row)
+                            m.d.sync += [reading_rows.eq(0), reading_factors.eq(1)]
+                            m.next = "FACTORS"
+                        with m.Elif(row == 1):
                             m.d.sync += reading_rows.eq(0)
+                            m.next = "DRAIN"
+            with m.State("FACTORS"):
+                with m.If(accepted):
+                    m.d.sync += read.step(factors_last, insn.x_pitch)
+                    with m.If(factors_last):
+                        m.d.sync += [column.eq(0), reading_factors.eq(0), reading_rows.eq(row != 0)]
+                        m.next = "ROWS"
+                        with m.If(row == 0):
                             m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(no_rows & none_out):

@@ -1,4 +1,4 @@
-"""The two pipelines of the LayerNorm unit: statistics of a row, and its normalisation."""
+"""The two pipelines of the LayerNorm unit: statistics of a row, and its normalisation, which also multiplies rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
-from ..numerics import GAMMA_SHIFT, INT16_MAX, RSQRT_BITS, XHAT_BITS, XHAT_MAX
+from ..numerics import GAMMA_SHIFT, INT16_MAX, PRODUCT_SHIFT_MIN, RSQRT_BITS, XHAT_BITS, XHAT_MAX
 from .common import (
     LARGEST_LEVELS,
     delay,
@@ -59,8 +59,9 @@ def multiply_latency(a: int, b: int) -> int:
 class RowStatistics(Component):
     """S = sum(x), Q = sum(x^2) of a row, then (r, e) = rsqrt(D*Q - S^2 + epsilon), chunk by chunk, rows back to back.
 
-    Ports: i_valid, i_first, i_last, i_data (a chunk; elements beyond the row are zero); columns (D) and epsilon, held during
-    an instruction; o_valid, o_sum, o_r, o_e `latency_of(config)` cycles after the row's last chunk.
+    Ports: i_valid, i_first, i_last, i_data (a chunk; elements beyond the row are zero); columns (D), epsilon and centred (else
+    S counts as zero), held during an instruction; o_valid, o_sum, o_r, o_e `latency_of(config)` cycles after the row's last
+    chunk.
     Cost: a 16x16 multiplier per element of a chunk; about 8 multipliers for the row.
     """
 
@@ -75,6 +76,7 @@ class RowStatistics(Component):
                 "i_data": In(elements(config, 1)),
                 "columns": In(columns_bits(config)),
                 "epsilon": In(EPSILON_BITS),
+                "centred": In(1),
                 "o_valid": Out(1),
                 "o_sum": Out(signed(self.sum_bits)),
                 "o_r": Out(RSQRT_BITS),
@@ -113,7 +115,7 @@ class RowStatistics(Component):
         squared = Signal(square_bits(self.config), reset_less=True)
         with m.If(valid):
             m.d.sync += [
-                total.eq(Mux(first, 0, total) + chunk_s),
+                total.eq(Mux(self.centred, Mux(first, 0, total) + chunk_s, 0)),
                 squared.eq(Mux(first, 0, squared) + chunk_q),
             ]
         # --- every row ------------------------------------------------------------------------------------------
@@ -137,15 +139,20 @@ class RowStatistics(Component):
 class NormLanes(Component):
     """y = saturate(round_shift(xhat * gamma, 12) + beta), xhat = saturate(round_shift((D*x - S) * r, 5 + e)), per element.
 
+    With `product`, D = 1 and S = 0, an element has its own r, its `factor`: y = saturate(round_shift(x * factor, 5 + e)), as
+    numerics.multiply. With `turning` too, r is the factor of the second lane of its pair, x that of the pair's other lane;
+    added to the element's own x times gamma of the first lane, subtracted in the first lane, xhat gives numerics.turn.
+
     Ports: i_valid, i_first, i_last, i_data (a chunk), i_sum, i_r, i_e (of its row), i_mask (elements that are written; the
-    others become zero); columns (D), held; gamma and beta of the chunk, GAMMA_AT and BETA_AT cycles after i_valid;
-    o_valid, o_last, o_data LATENCY cycles after i_valid; max_valid, max_data: largest magnitude of a row,
-    `max_latency_of(config)` cycles after its last chunk.
+    others become zero); columns (D), product, turning, held; factor, gamma and beta of the chunk, FACTOR_AT, GAMMA_AT and
+    BETA_AT cycles after i_valid; o_valid, o_last, o_data LATENCY cycles after i_valid; max_valid, max_data: largest
+    magnitude of a row, `max_latency_of(config)` cycles after its last chunk.
     Cost: 3 multipliers per element (16 x column count, 27x18, 18x16) and a shifter.
     """
 
-    GAMMA_AT = 10
-    BETA_AT = 12
+    FACTOR_AT = 3
+    GAMMA_AT = 9
+    BETA_AT = 11
     LATENCY = 14
 
     def __init__(self, config: Config):
@@ -162,6 +169,9 @@ class NormLanes(Component):
                 "i_e": In(EXPONENT_BITS),
                 "i_mask": In(config.chunk),
                 "columns": In(columns_bits(config)),
+                "product": In(1),
+                "turning": In(1),
+                "factor": In(elements(config, 1)),
                 "gamma": In(elements(config, 1)),
                 "beta": In(elements(config, 1)),
                 "o_valid": Out(1),
@@ -180,23 +190,28 @@ class NormLanes(Component):
     def elaborate(self, platform):
         m = Module()
         lanes = range(self.config.chunk)
-        # (D*x - S)^2 <= (D - 1) * (D*Q - S^2), so |xhat| stays below 2^12 * sqrt(D) and the shifter needs no more bits.
-        # It shifts by 4 + e only: the last bit is for rounding.
-        bits = int(1.01 * 2 ** (XHAT_BITS + 1) * self.config.norm_columns**0.5 + 2).bit_length() + 1
+        # (D*x - S)^2 <= D * (D*Q - S^2), so |xhat| stays below 2^12 * sqrt(D); a product is at most 2^(30 - its shift).
+        # The shifter needs no more bits. It shifts by 4 + e only: the last bit is for rounding.
+        normalised = int(1.01 * 2 ** (XHAT_BITS + 1) * self.config.norm_columns**0.5 + 2)
+        bits = max(normalised, 1 << (30 - PRODUCT_SHIFT_MIN + 1)).bit_length() + 1
         total = delay(m, self.i_sum, 2, "sum")
-        r = Cat(delay(m, self.i_r, 4, "r"), Const(0, 1)).as_signed()
+        r = Cat(delay(m, self.i_r, self.FACTOR_AT, "r"), Const(0, 1)).as_signed()
         e_high, e_low = delay(m, self.i_e[3:], 6, "e_high"), delay(m, self.i_e[:3], 7, "e_low")
         mask = delay(m, self.i_mask, self.LATENCY - 1, "mask")
         signed_columns = Cat(self.columns, Const(0, 1)).as_signed()
         magnitudes = []
         for i in lanes:
-            x = register(m, self.i_data[i], f"x_{i}")
+            other = self.i_data[i ^ 1] if (i ^ 1) < len(lanes) else self.i_data[i]
+            x = register(m, Mux(self.turning, other, self.i_data[i]), f"x_{i}")
             dx = register(m, x * signed_columns, f"dx_{i}")
             d = register(m, (dx - total)[: self.sum_bits + 1].as_signed(), f"d_{i}")
             d = register(m, d, f"d_in_{i}")
+            second = self.factor[i | 1] if (i | 1) < len(lanes) else self.factor[i]
+            by = register(m, Mux(self.product, Mux(self.turning, second, self.factor[i]), r), f"by_{i}")
             # Half away from zero: a negative product is made one smaller before the shift, then rounded half up.
-            product = register(m, d * r, f"dr_{i}")
-            product = register(m, product - register(m, d < 0, f"neg_{i}"), f"dr_down_{i}")
+            product = register(m, d * by, f"dr_{i}")
+            negative = register(m, (d < 0) ^ (self.product & (by < 0)), f"neg_{i}")
+            product = register(m, product - negative, f"dr_down_{i}")
             start = RSQRT_BITS - XHAT_BITS - 1
             coarse = Signal(signed(bits + 7), name=f"coarse_{i}", reset_less=True)
             with m.Switch(e_high):
@@ -206,10 +221,16 @@ class NormLanes(Component):
             fine = Signal(signed(bits), name=f"fine_{i}", reset_less=True)
             m.d.sync += fine.eq(coarse >> e_low)
             xhat = register(m, (fine + 1) >> 1, f"xr_{i}")
-            xhat = register(m, saturate(xhat, XHAT_MAX), f"xhat_{i}")
-            scaled = register(m, xhat * self.gamma[i], f"xg_{i}")
+            inside = saturate(xhat, XHAT_MAX)
+            own = delay(m, self.i_data[i], 8, f"own_{i}")
+            own = register(m, Mux(self.turning, own, Const(0, ELEMENT)), f"turned_{i}")  # zero in plain products
+            gamma = register(m, Mux(self.turning, self.gamma[i & ~1], self.gamma[i]), f"gamma_{i}")
+            scaled = register(m, register(m, Mux(self.product, own, inside), f"xhat_{i}") * gamma, f"xg_{i}")
+            crossed = register(m, inside, f"crossed_{i}")
+            crossed = register(m, Mux(self.turning, -crossed, crossed) if i % 2 == 0 else crossed, f"signed_{i}")
             scaled = register(m, round_shift(scaled, GAMMA_SHIFT), f"xs_{i}")
-            y = register(m, scaled + self.beta[i], f"yw_{i}")
+            term = register(m, Mux(self.product, crossed, self.beta[i]), f"term_{i}")
+            y = register(m, scaled + term, f"yw_{i}")
             y = register(m, Mux(mask[i], saturate(y, INT16_MAX), Const(0, ELEMENT)), f"y_{i}")
             m.d.comb += self.o_data[i].eq(y)
             magnitudes.append(register(m, Mux(y < 0, -y, y)[:15], f"mag_{i}"))

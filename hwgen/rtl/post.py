@@ -46,7 +46,7 @@ class PostProcessor(Component):
     A row without meta.write does nothing but `done`. res, y and scale are never refused.
     Latencies, from i_valid: used USED_LATENCY, res RES_LATENCY, y Y_LATENCY, scale `scale_latency`, done `latency`.
     The same row may come again MAX_GAP cycles later (its running maximum is in RAM).
-    Cost: 2*O DSPs, O/2 RAMB18 (GELU), 64*O parameter flip-flops, 2*acc_rows x 16 bits of RAM.
+    Cost: 2*O DSPs, O/2 RAMB36 (GELU), 64*O parameter flip-flops, 2*acc_rows x 16 bits of RAM.
     """
 
     PARAM_READY = 1

@@ -1,4 +1,4 @@
-"""Vector unit: LayerNorm and routing, one instruction after another."""
+"""Vector unit: LayerNorm, products of rows and routing, one instruction after another."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from .router import Router
 
 
 class VectorUnit(Component):
-    """Executes NORM and ROUTE instructions in order, on one scratchpad port each for reads and writes.
+    """Executes NORM, MULTIPLY and ROUTE instructions in order, on one scratchpad port each for reads and writes.
 
     Parameters: config.
     Ports: insn (stream of instruction words); rd, wr (scratchpad, a chunk a cycle), scale (row maxima); done (strobe: an
     instruction has finished, everything it wrote is visible); busy; the expert queues: lookup (combinational), queue (entry
     READ_LATENCY cycles after its address), nonempty (per expert). The queues change only while a ROUTE runs; experts that the
     last ROUTE did not have are empty, and `start` counts only where `count` is not zero.
-    Cycles from an instruction's acceptance to the next: 2 and `norm.norm_cycles` or `router.route_cycles`.
+    Cycles from an instruction's acceptance to the next: 2 and `norm.norm_cycles`, `norm.multiply_cycles` or
+    `router.route_cycles`.
     """
 
     def __init__(self, config: Config):
@@ -49,7 +50,7 @@ class VectorUnit(Component):
         connect(m, flipped(self.lookup), router.lookup)
         connect(m, flipped(self.queue), router.queue)
         m.d.comb += [
-            norm.insn.eq(word[: norm.insn.shape().size]),
+            norm.insn.eq(word[: len(norm.insn)]),
             router.insn.eq(word[: router.insn.shape().size]),
             norm.start.eq(start & ~routing),
             router.start.eq(start & routing),

@@ -20,6 +20,7 @@ from ..intgraph import (
     Input,
     IntGraph,
     MatMul,
+    Multiply,
     Norm,
     RouteTokens,
     RowMax,
@@ -34,7 +35,7 @@ from .prepare import Needs
 from .spaces import Spaces
 
 STREAM_LEAD = isa.QUEUE_DEPTH - 2  # streams that may be dispatched before the Matmul of the first of them
-GELU = {"none": isa.Gelu.ERF, "tanh": isa.Gelu.TANH}
+GELU = {"none": isa.Gelu.ERF, "tanh": isa.Gelu.TANH, "silu": isa.Gelu.SILU}
 
 
 class Emitter:
@@ -216,23 +217,26 @@ class Emitter:
 
     def _norm(self, i: int, op: Norm) -> None:
         params = self.spaces.params[i]
-        y_scale = self.spaces.scale(op.out, i)
-        reads = [self.spaces.region(op.x, i), Region(params.address, 1, 1, params.size)]
-        self._emit(
-            isa.Norm,
-            i,
-            reads,
-            [self.spaces.region(op.out, i), self.spaces.scale_region(y_scale, op.out.rows)],
-            rows=op.x.rows,
-            columns=op.x.cols,
-            x=reads[0].start,
-            x_pitch=reads[0].pitch,
-            y=self.spaces.address(op.out, i),
-            y_pitch=self.spaces.pitch(op.out),
-            y_scale=y_scale,
-            params=params.address,
-            epsilon=op.epsilon,
-        )
+        values = {"columns": op.x.cols, "params": params.address, "epsilon": op.epsilon, "centred": int(op.centred)}
+        self._rows(isa.Norm, i, op, Region(params.address, 1, 1, params.size), values)
+
+    def _multiply(self, i: int, op: Multiply) -> None:
+        factor = self.spaces.region(op.factor, i)
+        columns, period = self.needs.sizes[i]
+        values = {"factor": factor.start, "factor_pitch": factor.pitch, "period": -(-period // self.config.chunk)}
+        values |= {"columns": columns, "pairs": int(op.pairs), "shift": op.shift}
+        self._rows(isa.Multiply, i, op, factor, values)
+
+    def _rows(self, insn: type[isa.RowInsn], i: int, op: Norm | Multiply, beside: Region, values: dict) -> None:
+        """An instruction that makes rows from rows and from what `beside` holds."""
+        x, y = self.spaces.region(op.x, i), self.spaces.region(op.out, i)
+        writes = [y]
+        values |= {"y_max": int(op.row_max != RowMax.NONE)}
+        if values["y_max"]:
+            values["y_scale"] = self.spaces.scale(op.out, i)
+            writes.append(self.spaces.scale_region(values["y_scale"], op.out.rows))
+        values |= {"rows": x.rows, "x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
+        self._emit(insn, i, [x, beside], writes, **values)
 
     def _route(self, i: int, op: RouteTokens) -> None:
         x = self.spaces.region(op.logits, i)
@@ -287,6 +291,8 @@ class Emitter:
                 self._load_view(i)
             case Norm():
                 self._norm(i, op)
+            case Multiply():
+                self._multiply(i, op)
             case RouteTokens():
                 self._route(i, op)
             case MatMul():

@@ -17,6 +17,7 @@ from ..intgraph import (
     Input,
     IntGraph,
     MatMul,
+    Multiply,
     Norm,
     Op,
     RouteTokens,
@@ -150,7 +151,7 @@ def buffer_accesses(graph: IntGraph) -> dict[str, list[Access]]:
         return accesses[-1]
 
     for i, op in enumerate(graph.ops):
-        for name in ("x", "w", "residual", "logits"):
+        for name in ("x", "w", "residual", "factor", "logits"):
             view = getattr(op, name, None)
             if isinstance(view, View):
                 at(view, i).reads |= _groups(graph, view)
@@ -178,7 +179,7 @@ def _queue_buffers(graph: IntGraph) -> set[str]:
     bad: set[str] = {output.view.buffer for output in graph.outputs}
     for op in graph.ops:
         expert = getattr(op, "expert", None)
-        for name in ("x", "w", "residual", "logits", "dense"):
+        for name in ("x", "w", "residual", "factor", "logits", "dense"):
             view = getattr(op, name, None)
             if isinstance(view, View) and (expert is None or name != "x" or writer.get(view.buffer) != expert):
                 bad.add(view.buffer)
@@ -209,7 +210,7 @@ def maximum_accesses(graph: IntGraph) -> dict[str, list[Access]]:
                 at(op.x, i).reads.add(0)
             if isinstance(op.w, View) and (op.w_convert != Convert.STATIC or op.col_scale == ColScale.ROW_SCALES):
                 at(op.w, i).reads.add(0)
-        stores = isinstance(op, Norm) or (isinstance(op, MatMul) and op.row_max != RowMax.NONE)
+        stores = isinstance(op, (Norm, Multiply, MatMul)) and op.row_max != RowMax.NONE
         if stores:
             access = at(op.out, i)
             buffer = graph.buffers[op.out.buffer]

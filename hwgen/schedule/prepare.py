@@ -17,6 +17,7 @@ from ..intgraph import (
     Input,
     IntGraph,
     MatMul,
+    Multiply,
     Norm,
     RouteTokens,
     RowMax,
@@ -46,8 +47,8 @@ class Needs:
     """Layouts and DRAM addresses of one task, by op index.
 
     `weights`: (first word, words) of a MatMul. `data`: byte offset in the constants region, of a Constant, of gamma and
-    beta of a Norm, of the row multipliers of a MatMul. `sizes`: physical (outputs, inputs) of a MatMul. `narrow`: each
-    Constant and Input that crosses DRAM as int8.
+    beta of a Norm, of the row multipliers of a MatMul. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of
+    the factor) of a Multiply. `narrow`: each Constant and Input that crosses DRAM as int8.
     """
 
     layouts: dict[str, Layout]
@@ -78,6 +79,8 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
                 _check_norm(needs, op, config)
                 rows = np.stack([op.gamma, op.beta])
                 needs.data[i] = constants.add(pack_rows(rows, np.arange(rows.shape[1]), config))
+            case Multiply():
+                needs.sizes[i] = _multiply_columns(needs, op, config)
             case RouteTokens():
                 _check_route(op, config)
                 routes[op.name], last_route = op, op.name
@@ -193,6 +196,29 @@ def _check_norm(needs: Needs, op: Norm, config: Config) -> None:
     for view in (op.x, op.out):
         if _layout(needs, view).columns(view)[-1] + 1 != view.cols:
             raise UserError(f"{op.name}: {view.buffer!r} has padding between its groups")
+
+
+def _multiply_columns(needs: Needs, op: Multiply, config: Config) -> tuple[int, int]:
+    """Physical columns of x and of a row of factors. Raises UserError where the machine cannot multiply the rows."""
+    x, out, factor = (_layout(needs, view).columns(view) for view in (op.x, op.out, op.factor))
+    width = op.factor.cols
+    pitch = config.chunk * _layout(needs, op.factor).chunks(op.factor) if width < op.x.cols else 0
+    for k in range(op.x.cols // width):
+        if not np.array_equal(x[k * width : (k + 1) * width], factor + k * pitch):
+            raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.factor.buffer!r} are padded differently")
+    if not np.array_equal(x, out):
+        raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.out.buffer!r} are padded differently")
+    columns = int(x[-1]) + 1
+    if columns > config.norm_columns:
+        raise Shortage(
+            f"{op.name}: rows of {columns} columns, norm_columns={config.norm_columns} is too small",
+            "norm_columns",
+            columns / config.norm_columns,
+        )
+    if op.pairs and config.chunk % 2:
+        why = "rotary positions need an even array_inputs"
+        raise UserError(f"{op.name}: turns pairs of columns, which chunks of {config.chunk} elements divide: {why}")
+    return columns, int(factor[-1]) + 1
 
 
 def _check_route(op: RouteTokens, config: Config) -> None:

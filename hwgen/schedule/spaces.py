@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import Config
-from ..intgraph import IntGraph, MatMul, Norm, RowScale, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, RowScale, View
 from ..program import Place
 from .allocate import Item, place, set_lead
 from .hazards import Region
@@ -11,7 +11,7 @@ from .layout import align
 from .liveness import Span, buffer_accesses, final_reads, maximum_accesses, spans
 from .prepare import Needs
 
-NORM_BESIDE = 16  # operations behind a LayerNorm among which those are looked for that run beside it
+NORM_BESIDE = 16  # operations behind one of the vector unit among which those are looked for that run beside it
 
 
 class Spaces:
@@ -82,8 +82,8 @@ class Spaces:
         """Cycles that two items in one bank take from each other, about: a bank serves one read a cycle.
 
         A Matmul reads its streamed rows nearly every cycle, its stationary rows once a tile (those of its first tiles
-        while the Matmul before it runs), residual rows in the last tile of every output. A LayerNorm reads beside the
-        Matmuls that follow it.
+        while the Matmul before it runs), residual rows in the last tile of every output. A LayerNorm or a product of rows
+        reads beside the Matmuls that follow it.
         """
         number = {id(item): n for n, item in enumerate(scratch)}
         result: dict[tuple[int, int], int] = {}
@@ -108,8 +108,10 @@ class Spaces:
                 if previous is not None:
                     clash(previous, ops[previous].x, i, op.w, min(stationary, self.config.array_outputs))
                 previous = i
-            elif isinstance(op, Norm):
+            elif isinstance(op, (Norm, Multiply)):
                 left = op.x.rows * -(-op.x.cols // self.config.chunk)  # reads that no Matmul has run beside yet
+                if isinstance(op, Multiply):
+                    left += op.x.rows * -(-op.factor.cols // self.config.chunk)
                 for j in range(i + 1, min(i + 1 + NORM_BESIDE, len(ops))):
                     other = ops[j]
                     if isinstance(other, MatMul) and left > 0:
@@ -118,7 +120,8 @@ class Spaces:
                         clash(i, op.x, j, other.x, cycles)
                         clash(i, op.x, j, other.residual, cycles // inputs)
                         # Gamma and beta come first: while their bank is taken nothing of the LayerNorm moves.
-                        apart(self.params[i], self.item(other.x, j), cycles)
+                        beside = self.params[i] if isinstance(op, Norm) else self.item(op.factor, i)
+                        apart(beside, self.item(other.x, j), cycles)
                         left -= cycles
         return result
 

@@ -16,6 +16,7 @@ from hwgen.intgraph import (
     Input,
     IntGraph,
     MatMul,
+    Multiply,
     Norm,
     Output,
     RouteTokens,
@@ -148,10 +149,19 @@ class _Builder:
         h = self.buffer(f"{reuse}h", t, d)
         self.norm(f"{p}norm1", h, x)
         by_row = self.coin()
+        turned = self.coin() and s.head % 2 == 0
+        if turned:
+            angles = self.buffer(f"{p}angles", t, s.head)
+            data = self.rng.integers(-num.TURN_ONE, num.TURN_ONE + 1, (t, s.head)).astype(np.int16)
+            self.result.ops.append(Constant(f"{p}angles.load", angles, data))
         for name in "qk":
             out = self.buffer(f"{reuse}{name}", t, d, s.heads)
             row_max = RowMax.ABS if by_row else RowMax.NONE
             self.matmul(f"{p}{name}", out, h, self.weights(d, d), row_max=row_max, **self.row_converted())
+            if turned:
+                # In place, by angles of each token's own.
+                op = Multiply(f"{p}{name}.turned", out, out, angles, pairs=True, row_max=row_max)
+                self.result.ops.append(op)
         wv = self.buffer(f"{p}wv", d, d)
         vt = self.buffer(f"{reuse}vt", d, t)
         self.result.ops.append(Constant(f"{p}wv.load", wv, self.weights(d, d).astype(np.int16) * 256))
@@ -189,14 +199,22 @@ class _Builder:
         self.matmul(f"{p}proj", x, o, self.weights(d, d), residual=x, **self.row_converted())
 
     def gelu(self) -> tuple[str, int]:
-        return ("none", "tanh")[self.rng.integers(2)], int(self.rng.integers(2, num.GELU_SHIFT_MAX + 1))
+        return num.GELU_FORMS[self.rng.integers(3)], int(self.rng.integers(2, num.GELU_SHIFT_MAX + 1))
 
     def mlp(self, p: str, x: View) -> None:
         s, t = self.shape, self.shape.tokens
         h, hidden = self.buffer(f"{p}h2", t, s.width), self.buffer(f"{p}hidden", t, s.hidden)
         self.norm(f"{p}norm2", h, x)
         w1, w2 = self.weights(s.hidden, s.width), self.weights(s.width, s.hidden)
-        self.matmul(f"{p}fc1", hidden, h, w1, gelu=self.gelu(), row_max=RowMax.ABS, **self.row_converted())
+        gated = self.coin()
+        row_max = RowMax.NONE if gated else RowMax.ABS
+        self.matmul(f"{p}fc1", hidden, h, w1, gelu=self.gelu(), row_max=row_max, **self.row_converted())
+        if gated:
+            value, shift = self.buffer(f"{p}value", t, s.hidden), int(self.rng.integers(num.PRODUCT_SHIFT_MIN, 16))
+            self.matmul(f"{p}fc3", value, h, self.weights(s.hidden, s.width), **self.row_converted())
+            out = value if self.coin() else hidden
+            self.result.ops.append(Multiply(f"{p}gated", out, hidden, value, shift, row_max=RowMax.ABS))
+            hidden = out
         self.matmul(f"{p}fc2", x, hidden, w2, residual=x, **self.row_converted())
 
     def experts(self, p: str, x: View) -> None:

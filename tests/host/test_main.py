@@ -80,7 +80,7 @@ def test_user_faults(host, digits_bundle, images, tmp_path):
         ((digits_bundle, tmp_path / "other.npz", *sim), "other.npz: has no array 'image'; it holds picture"),
         ((digits_bundle, tmp_path / "nan.npz", *sim), "input 'image': image 0 holds NaN"),
         ((tmp_path, images, *sim), "manifest.json: cannot be read"),
-        ((digits_bundle, images, "--device", "fpga"), "invalid choice: 'fpga'"),
+        ((digits_bundle, images, "--device", "fpga"), "'fpga' is not one of board, sim, rtl, serial:PATH"),
         ((digits_bundle,), "required: IN.npz"),
     ):
         code, out, err = host(*arguments)

@@ -21,6 +21,7 @@ class Layer:
     """
 
     hidden: int = 16
+    gated: str = ""  # an MLP with a gate: "two" linear layers side by side, or "packed" into one; "norm": and a LayerNorm
     experts: int = 0
     top_k: int = 1
     form: str = "gather_elements"
@@ -30,10 +31,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """A vision transformer: patches of `patch` of an image of `grid` patches, blocks, and what comes out."""
+    """A vision transformer: patches of `patch` of an image of `grid` patches, blocks, and what comes out.
+
+    overlap: pixels by which patches are larger; as many are padded. windows: tokens per window of attention, if that
+    divides them and two windows or more come out; else all.
+    """
 
     grid: tuple[int, int] = (2, 3)
     patch: tuple[int, int] = (2, 2)
+    overlap: int = 0
+    windows: int = 0
     channels: int = 1
     heads: int = 2
     head: int = 8
@@ -45,6 +52,8 @@ class Network:
     scale: str = "mul"  # of the scores: "mul", "div" or "query"
     gelu: str = "op"  # "op", "erf", "tanh" or "tanh op"; or another activation: "silu" or "relu"
     norm: str = "op"  # "op" or "steps"
+    rotary: str = ""  # positions of the patches: "halves" or "pairs" of the channels of a head
+    qk_norm: bool = False
     classes: int = 5  # 0: all tokens come out
     seed: int = 0
 
@@ -79,6 +88,10 @@ class _Vit(moe_maker.Writer):
         root = self.op("Sqrt", self.op("Add", variance, np.float32(1e-6)))
         return self.op("Add", self.op("Mul", self.op("Div", centred, root), gamma), beta)
 
+    def norm_of_heads(self, x):
+        gamma, beta = 1 + self.normal(self.net.head, scale=0.2), self.normal(self.net.head, scale=0.2)
+        return self.op("LayerNormalization", x, gamma, beta, axis=-1, epsilon=1e-6)
+
     def gelu(self, x):
         kind = self.net.gelu
         if kind in ("op", "tanh op"):
@@ -96,8 +109,11 @@ class _Vit(moe_maker.Writer):
 
     def embedding(self):
         net = self.net
-        w = self.normal(net.width, net.channels, *net.patch, scale=(net.channels * net.patch[0] * net.patch[1]) ** -0.5)
-        x = self.op("Conv", "image", w, self.normal(net.width, scale=0.2), kernel_shape=net.patch, strides=net.patch)
+        kernel = [size + net.overlap for size in net.patch]
+        w = self.normal(net.width, net.channels, *kernel, scale=(net.channels * kernel[0] * kernel[1]) ** -0.5)
+        pads = [net.overlap // 2] * 2 + [net.overlap - net.overlap // 2] * 2
+        shape = {"kernel_shape": kernel, "strides": net.patch, "pads": pads}
+        x = self.op("Conv", "image", w, self.normal(net.width, scale=0.2), **shape)
         x = self.op("Transpose", self.op("Reshape", x, [1, net.width, -1]), perm=[0, 2, 1])
         if net.prefix:
             x = self.op("Concat", self.normal(1, net.prefix, net.width), x, axis=1)
@@ -105,14 +121,22 @@ class _Vit(moe_maker.Writer):
 
     def attention(self, x):
         net, t, d = self.net, self.net.tokens, self.net.width
+        n = net.windows if net.windows and t % net.windows == 0 else t
         factor = np.float32(net.head**-0.5)
         if net.qkv == "fused":
-            y = self.op("Reshape", self.linear(x, d, 3 * d), [1, t, 3, net.heads, net.head])
+            y = self.op("Reshape", self.linear(x, d, 3 * d), [t // n, n, 3, net.heads, net.head])
             parts = self.op("Split", self.op("Transpose", y, perm=[2, 0, 3, 1, 4]), [1, 1, 1], outputs=3, axis=0)
             q, k, v = (self.op("Squeeze", p, [0]) for p in parts)
         else:
-            heads = [self.op("Reshape", self.linear(x, d, d), [1, t, net.heads, net.head]) for _ in range(3)]
+            heads = [self.op("Reshape", self.linear(x, d, d), [t // n, n, net.heads, net.head]) for _ in range(3)]
             q, k, v = heads if net.qkv == "einsum" else (self.op("Transpose", y, perm=[0, 2, 1, 3]) for y in heads)
+        by_token = net.qkv == "einsum"  # [1, T, heads, d]; else [1, heads, T, d]
+        if net.qk_norm:
+            q, k = (self.norm_of_heads(part) for part in (q, k))
+        if net.rotary:
+            swapped = [self.op("Transpose", part, perm=[0, 2, 1, 3]) if by_token else part for part in (q, k)]
+            swapped = [self.turned(part) for part in swapped]
+            q, k = (self.op("Transpose", part, perm=[0, 2, 1, 3]) if by_token else part for part in swapped)
         if net.scale == "query":
             q = self.op("Mul", q, factor)
         if net.qkv == "einsum":
@@ -128,8 +152,36 @@ class _Vit(moe_maker.Writer):
             y = self.op("Transpose", self.op("MatMul", p, v), perm=[0, 2, 1, 3])
         return self.linear(self.op("Reshape", y, [1, t, d]), d, d)
 
-    def mlp(self, x, hidden):
-        return self.linear(self.gelu(self.linear(x, self.net.width, hidden)), hidden, self.net.width)
+    def mlp(self, x, hidden, gated=""):
+        width = self.net.width
+        if gated == "packed":
+            a, b = self.op("Split", self.linear(x, width, 2 * hidden), [hidden, hidden], outputs=2, axis=-1)
+            y = self.op("Mul", self.gelu(a), b)
+        else:
+            y = self.gelu(self.linear(x, width, hidden))
+            y = self.op("Mul", y, self.linear(x, width, hidden)) if gated else y
+        if gated == "norm":
+            gamma, beta = 1 + self.normal(hidden, scale=0.2), self.normal(hidden, scale=0.2)
+            y = self.op("LayerNormalization", y, gamma, beta, axis=-1, epsilon=1e-6)
+        return self.linear(y, hidden, width)
+
+    def turned(self, x):
+        """Rotary positions of heads, tokens on the last axis but one; those before the patches have none."""
+        net, half = self.net, self.net.head // 2
+        patches = net.tokens - net.prefix
+        angle = np.arange(patches)[:, None] * 10.0 ** -np.linspace(0, 1, half)
+        pairs = net.rotary == "pairs"
+        angle = np.repeat(angle, 2, axis=1) if pairs else np.tile(angle, 2)
+        first, rest = self.op("Split", x, [net.prefix, patches], outputs=2, axis=2) if net.prefix else (None, x)
+        if pairs:
+            a, b = (self.op("Slice", rest, [i], [net.head], [3], [2]) for i in range(2))
+            parts = [self.op("Unsqueeze", part, [-1]) for part in (self.op("Neg", b), a)]
+            other = self.op("Reshape", self.op("Concat", *parts, axis=-1), [1, net.heads, patches, net.head])
+        else:
+            a, b = self.op("Split", rest, [half, half], outputs=2, axis=-1)
+            other = self.op("Concat", self.op("Neg", b), a, axis=-1)
+        y = self.op("Add", self.op("Mul", rest, np.cos(angle)), self.op("Mul", other, np.sin(angle)))
+        return self.op("Concat", first, y, axis=2) if net.prefix else y
 
     def experts(self, x, layer: Layer):
         net = self.net
@@ -157,7 +209,7 @@ def write(net: Network, path: Path) -> Path:
     for layer in net.layers:
         x = vit.op("Add", x, vit.attention(vit.norm(x)))
         y = vit.norm(x)
-        x = vit.op("Add", x, vit.experts(y, layer) if layer.experts else vit.mlp(y, layer.hidden))
+        x = vit.op("Add", x, vit.experts(y, layer) if layer.experts else vit.mlp(y, layer.hidden, layer.gated))
     if not net.classes:
         return vit.write(path, net.image, x, [1, net.tokens, net.width])
     x = vit.op("Gather", vit.norm(x), 0, axis=1)

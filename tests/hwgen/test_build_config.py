@@ -74,7 +74,7 @@ def test_explore_can_be_asked_for(hwgen, micro):
 def test_ports_of_a_board_without_a_config(bare):
     board = boards.load(str(bare))
     config = board.make_config()
-    assert (config.axi_bytes, config.outstanding, config.weight_ports, config.clock_mhz) == (4, 2, 1, 80.0)
+    assert (config.axi_bytes, config.outstanding, config.weight_ports, config.clock_mhz) == (4, 2, 1, board.clock_mhz)
     assert explore.settings(config, board) == ["--set", "array_outputs=16", "--set", "array_inputs=16"]
     assert "--set banks=2" in " ".join(explore.settings(replace(config, banks=2), board))
     assert "explored" not in boards.table()

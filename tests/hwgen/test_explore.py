@@ -91,7 +91,7 @@ def test_batches_are_compared():
 
 def test_the_smallest_machine_for_a_board_that_takes_none():
     tiny = replace(PYNQ, name="tiny", resources=PYNQ.resources | {"dsp": 60, "bram": 10})
-    with pytest.raises(UserError, match=r"no array fits tiny: the smallest array, 8 x 8, is short of \d+ DSP \(\d+ needed, 60"):
+    with pytest.raises(UserError, match=r"no array fits tiny: the smallest array, 8 x 8, is short of .*\d+ DSP \(\d+ needed, 60"):
         explore.explore(GRAPHS, tiny)
 
 

@@ -341,8 +341,12 @@ def test_all_unsupported_nodes_are_named_at_once(tmp_path):
     assert all(name in str(error.value) for name in wrong)
 
 
-def test_gated_linear_unit_is_one_finding(tmp_path):
-    refused(tmp_path, lambda n, x: n.op("Mul", n.linear(x, D, D), n.linear(x, D, D)), "Mul", "two linear layers")
+def test_product_of_two_tokens_is_one_finding(tmp_path):
+    def branch(net, x):
+        turned = net.op("Gather", net.linear(x, D, D), list(range(T))[::-1], axis=1)
+        return net.op("Mul", net.linear(x, D, D), turned)
+
+    refused(tmp_path, branch, "Mul", "a token by another one")
 
 
 def test_wrong_gelu_constant(tmp_path):

@@ -279,14 +279,16 @@ def sigmoid_with_correction(moe):
 
 
 def gated_experts(moe):
-    moe.wrong, outputs = [], []
+    outputs = []
     for e in range(E):
         x = moe.op("MatMul", moe.tokens, moe.w1[e])
         gate = moe.op("Mul", x, moe.op("Sigmoid", x))
-        moe.wrong.append(moe.op("Mul", gate, moe.op("MatMul", moe.tokens, moe.normal(D, HIDDEN))))
-        outputs.append(moe.op("Unsqueeze", moe.op("MatMul", moe.wrong[-1], moe.w2[e]), [1]))
+        hidden = moe.op("Mul", gate, moe.op("MatMul", moe.tokens, moe.normal(D, HIDDEN)))
+        outputs.append(moe.op("Unsqueeze", moe.op("MatMul", hidden, moe.w2[e]), [1]))
     moe.by_token = lambda: moe.op("Concat", *outputs, axis=1)
-    return gathered(moe, *moe.top())
+    y = gathered(moe, *moe.top())
+    moe.wrong = [next(n.output[0] for n in moe.w.nodes if n.op_type == "GatherElements")]
+    return y
 
 
 def gated_operator(moe):
@@ -318,7 +320,7 @@ def expert_capacity(moe):
         (sigmoid_of_the_chosen, "weights experts by the sigmoid", "softmax"),
         (chosen_by_sigmoid, "chooses experts by the sigmoid", "softmax"),
         (sigmoid_with_correction, "adds a constant to sigmoids", "softmax"),
-        (gated_experts, "gated MLP (SwiGLU", "linear, GELU, linear"),
+        (gated_experts, "an expert is a gated MLP", "linear, GELU, linear"),
         (gated_operator, "gated activation", "linear, activation, linear"),
         (quantised_operator, "not supported", "give the float model"),
         (expert_capacity, "not supported", "without expert capacity"),

@@ -88,7 +88,11 @@ def test_gelu_error_is_as_stated(form, shift):
     x = np.arange(-32767, 32768)
     step = 2.0 ** -(7 + shift)
     real = x * step
-    inner = erf(real / np.sqrt(2)) if form == "none" else np.tanh(np.sqrt(2 / np.pi) * (real + 0.044715 * real**3))
+    inner = {
+        "none": erf(real / np.sqrt(2)),
+        "tanh": np.tanh(np.sqrt(2 / np.pi) * (real + 0.044715 * real**3)),
+        "silu": np.tanh(num.SILU_SPAN * real / 2),  # sigmoid(x) = (1 + tanh(x / 2)) / 2
+    }[form]
     error = np.abs(num.gelu(x, form, shift) * step - 0.5 * real * (1 + inner))
     assert error.max() <= num.GELU_MAX_ERROR + 0.5 * step
     assert np.abs(num.gelu(x, form, shift)).max() <= 32767
@@ -141,3 +145,28 @@ def test_route_follows_softmax_and_breaks_ties_downwards(renormalise):
     assert np.abs(gates / 2.0**num.GATE_BITS - chosen / total).max() < 2e-4
     assert (np.diff(np.take_along_axis(logits, experts, axis=1), axis=1) <= 0).all()
     assert num.route(np.full((1, 1), -32767), 1, renormalise)[1].tolist() == [[1 << num.GATE_BITS]]
+
+
+def test_products_of_rows_round_half_away_and_saturate():
+    x, factor = np.array([[3, -3, 32767, -32767, 100, 0]]), np.array([[128, 128, 32767, 32767, -7, 5]])
+    np.testing.assert_array_equal(num.multiply(x, factor, 8), [[2, -2, 32767, -32767, -3, 0]])
+    np.testing.assert_array_equal(num.multiply(x, factor, 15), [[0, 0, 32766, -32766, 0, 0]])
+    np.testing.assert_array_equal(num.multiply(x, np.array([[256, -256]]), 8), [[3, 3, 32767, 32767, 100, 0]])
+
+
+def test_turn_is_a_complex_product():
+    rng = np.random.default_rng(4)
+    x, angle = rng.integers(-20000, 20001, (50, 24)), rng.uniform(-np.pi, np.pi, (50, 4))
+    factor = np.stack([np.cos(angle), np.sin(angle)], axis=-1).reshape(50, 8)
+    y = num.turn(x, np.rint(factor * num.TURN_ONE).astype(np.int16)).astype(np.int64)
+    wanted = (x[:, ::2] + 1j * x[:, 1::2]) * np.tile(np.exp(1j * angle), (1, 3))
+    assert np.abs(y[:, ::2] + 1j * y[:, 1::2] - wanted).max() <= 1.5 + 20000 * 2**0.5 * 2.0**-num.GAMMA_SHIFT
+
+
+def test_rms_norm():
+    rng = np.random.default_rng(5)
+    x = rng.integers(-9000, 9001, (20, 48)) + 3000
+    gamma, beta = rng.integers(-4000, 4000, (2, 48))
+    wanted = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True)) * gamma + beta
+    y = num.layer_norm(x, gamma, beta, 1, centred=False)
+    assert np.abs(y - wanted).max() <= 1 + 2e-4 * np.abs(wanted).max()

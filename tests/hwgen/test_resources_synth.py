@@ -1,9 +1,17 @@
-"""The resource estimate against Yosys for a whole small design of each family: minutes of synthesis, so marked slow."""
+"""The resource estimate against Yosys for whole small designs and many memories: minutes of synthesis, so marked slow."""
+
+import json
+import random
+from collections import Counter
+from importlib.resources import files as resource_files
 
 import pytest
 
 from hwgen import boards, resources, synth
+from hwgen.resources.rams import primitives
+from hwgen.rtl.memories import Memory
 from hwgen.rtl.top import emit
+from hwgen.synth import families, yosys
 
 pytestmark = pytest.mark.slow
 
@@ -32,3 +40,48 @@ def test_estimate_of_a_whole_design(board):
         assert found.cells["weights"]["RAMB36E2"]
         assert found.cells["core.scratchpad"]["URAM288"] == config.banks * config.word_chunks
         assert found.paths[0].levels <= 8
+
+
+# The Yosys steps up to its choice of memories.
+MEMORY_STEPS = {
+    "zcu104": "synth_xilinx -family xcup -uram -noiopad -noclkbuf -run begin:fine",
+    "pynq-z2": "synth_xilinx -family xc7 -noiopad -noclkbuf -run begin:fine",
+    "ulx3s-85f": "synth_ecp5 -noflatten -run begin:map_gates",
+}
+
+
+@pytest.mark.parametrize("board", MEMORY_STEPS)
+def test_memories_against_yosys(board, tmp_path):
+    """Memories of random shapes in all styles but ultra take the primitives that the model says."""
+    pytest.importorskip("pyosys", reason="no Yosys")
+    rng, kind = random.Random(5), families.family(boards.load(board).family)
+    shapes = []
+    while len(shapes) < 60:
+        memory = Memory(1, 1 << rng.randint(4, 14), rng.randint(8, 512), rng.choice(("auto", "auto", "block", "distributed")))
+        limits = {"auto": 1 << 21, "block": 1 << 20, "distributed": 1 << 13}
+        if 1 << 11 <= memory.depth * memory.width <= limits[memory.style]:
+            shapes.append(memory)
+    design = resource_files("rtl_templates").joinpath("ram_sdp.v").read_text()
+    for i, memory in enumerate(shapes):
+        address = (memory.depth - 1).bit_length() - 1
+        design += f"""module ram_{i}(input clk, input [{address}:0] wa, ra, input [{memory.width - 1}:0] wd, input we,
+                       output [{memory.width - 1}:0] rd);
+  ram_sdp #(.DEPTH({memory.depth}), .WIDTH({memory.width}), .STYLE("{memory.style}")) ram (.clk(clk), .write_addr(wa),
+    .write_data(wd), .write_enable(we), .read_addr(ra), .read_data(rd));
+endmodule
+"""
+    instances = "".join(f"(* keep *) ram_{i} i{i}(.clk(clk));\n" for i in range(len(shapes)))
+    (tmp_path / "design.v").write_text(f"{design}module top(input clk);\n{instances}endmodule\n")
+    script = f"read_verilog design.v\nhierarchy -top top\n{MEMORY_STEPS[board]} -top top\ntee -o cells.json stat -json\n"
+    yosys.run(script, tmp_path)
+    text = (tmp_path / "cells.json").read_text()
+    stat = json.loads(text[text.index("{") :])["modules"]
+    modules = {name.lstrip("\\"): found["num_cells_by_type"] for name, found in stat.items()}
+    for i, memory in enumerate(shapes):
+        (inside,) = (name for name in modules[f"ram_{i}"] if "ram_sdp" in name)
+        cells = Counter({cell: n for cell, n in modules[inside.lstrip("\\")].items() if not cell.startswith("$")})
+        counted = families.resources(kind, cells)
+        memories = {cell: n for cell, n in cells.items() if cell.startswith(("RAM", "TRELLIS_DPR"))}
+        counted["lut"] = families.resources(kind, memories)["lut"]
+        expected = primitives(memory, boards.load(board))
+        assert {k: n for k, n in counted.items() if n and k in ("lut", "bram", "uram")} == expected, memory

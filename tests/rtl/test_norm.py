@@ -3,18 +3,14 @@ import numpy as np
 import pytest
 
 from hwgen.config import Config
+from hwgen.isa import Multiply, encode
 from hwgen.isa import Norm as NormInsn
-from hwgen.numerics import layer_norm, row_max_abs
-from hwgen.rtl.norm import Norm, norm_cycles
+from hwgen.numerics import GAMMA_SHIFT, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, layer_norm, multiply, row_max_abs, turn
+from hwgen.rtl.norm import Norm, multiply_cycles, norm_cycles
 
 SQUARE = Config(array_outputs=8, array_inputs=8, norm_columns=64)
 UNEVEN = Config(array_outputs=12, array_inputs=20, norm_columns=1024)
 THIN = Config(array_outputs=8, array_inputs=9, norm_columns=16)  # chunks of one element
-
-
-def set_insn(ctx, dut, insn):
-    for name in ("rows", "columns", "x", "x_pitch", "y", "y_pitch", "y_scale", "params", "epsilon"):
-        ctx.set(getattr(dut.insn, name), getattr(insn, name))
 
 
 def rows_of(kind: str, rows: int, columns: int, rng):
@@ -43,7 +39,7 @@ def run_norm(vector_memory, config, cases, stall, seed):
             x, y, params = 16, 1600, 4096 - 2 * n
             insn = NormInsn(
                 rows=rows, columns=columns, x=x, x_pitch=n + int(rng.integers(3)), y=y, y_pitch=n + int(rng.integers(3)),
-                y_scale=7, params=params, epsilon=epsilon,
+                y_scale=7, params=params, epsilon=epsilon, centred=int(rng.integers(2)),
             )  # fmt: skip
             values = rows_of(kind, rows, columns, rng).astype(np.int64)
             gamma = rng.integers(-32767, 32768, columns) if kind == "extreme" else rng.integers(-4000, 4000, columns)
@@ -51,7 +47,7 @@ def run_norm(vector_memory, config, cases, stall, seed):
             memory.put_rows(x, insn.x_pitch, values)
             memory.put_rows(params, n, [gamma, beta])
             before, scales = memory.data.copy(), memory.scales.copy()
-            set_insn(ctx, dut, insn)
+            ctx.set(dut.insn, encode(insn) & (1 << len(dut.insn)) - 1)
             ctx.set(dut.start, 1)
             await ctx.tick()
             begin = memory.cycle
@@ -60,7 +56,7 @@ def run_norm(vector_memory, config, cases, stall, seed):
             cycles.append(memory.cycle - begin)
             assert memory.cycle - 1 >= memory.visible_at
             expected = before
-            y_rows = layer_norm(values, gamma, beta, epsilon)
+            y_rows = layer_norm(values, gamma, beta, epsilon, bool(insn.centred))
             for r in range(rows):
                 flat = expected[y + r * insn.y_pitch :][:n].reshape(-1)
                 flat[:] = 0
@@ -109,3 +105,90 @@ def test_throughput(vector_memory, config, columns):
     """Without stalls a row costs its chunks; parameters and latency come once."""
     cases = [(rows, columns, "normal", 1) for rows in (1, 25)]
     assert run_norm(vector_memory, config, cases, 0.0, 6) == [norm_cycles(config, r, c) for r, c, *_ in cases]
+
+
+def run_multiply(vector_memory, config, cases, stall, seed):
+    """Instructions (rows, columns, chunks of factors, kind, place of the result) one after another; cycles of each."""
+    rng = np.random.default_rng(seed)
+    dut = Norm(config)
+    memory = vector_memory(dut, 4096, stall, seed)
+    cycles = []
+
+    async def bench(ctx):
+        for rows, columns, period, kind, place in cases:
+            n = -(-columns // config.chunk)
+            x, factor = 16, 2400
+            y = {"apart": 1200, "x": x, "factor": factor}[place]
+            pairs = int(rng.integers(2)) if config.chunk % 2 == 0 else 0
+            x_pitch, factor_pitch = n + int(rng.integers(3)), period + int(rng.integers(3))
+            insn = Multiply(
+                rows=rows, columns=columns, x=x, x_pitch=x_pitch, y=y,
+                y_pitch={"apart": n + 1, "x": x_pitch, "factor": factor_pitch}[place],
+                y_max=int(rng.integers(2)), y_scale=7, factor=factor, factor_pitch=factor_pitch, period=period, pairs=pairs,
+                shift=GAMMA_SHIFT if pairs else int(rng.choice([PRODUCT_SHIFT_MIN, 12, 15, PRODUCT_SHIFT_MAX])),
+            )  # fmt: skip
+            whole = period * config.chunk
+            values = rows_of(kind, rows, n * config.chunk, rng).astype(np.int64)
+            by = rng.integers(-8192, 8193, (rows, whole))
+            if kind == "extreme":
+                by = rng.choice([-32767, 32767, 0, 1], (rows, whole))
+            memory.put_rows(x, x_pitch, values)
+            memory.put_rows(factor, factor_pitch, by)
+            expected, scales = memory.data.copy(), memory.scales.copy()
+            ctx.set(dut.insn, encode(insn) & (1 << len(dut.insn)) - 1)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            begin = memory.cycle
+            ctx.set(dut.start, 0)
+            await ctx.tick().until(dut.done)
+            cycles.append(memory.cycle - begin)
+            assert memory.cycle - 1 >= memory.visible_at
+            values[:, columns:] = 0
+            by = np.tile(by, (1, -(-n // period)))[:, : values.shape[1]]
+            y_rows = turn(values, by) if pairs else multiply(values, by, insn.shift)
+            y_rows[:, columns:] = 0
+            for r in range(rows):
+                expected[y + r * insn.y_pitch :][:n] = y_rows[r].reshape(n, -1)
+            np.testing.assert_array_equal(memory.data, expected)
+            if insn.y_max:
+                scales[7 : 7 + rows] = row_max_abs(y_rows)
+            np.testing.assert_array_equal(memory.scales, scales)
+
+    memory.run(bench)
+    return cycles
+
+
+def test_products_of_rows(vector_memory):
+    cases = [
+        (5, 64, 8, "normal", "apart"),
+        (4, 64, 2, "extreme", "x"),
+        (6, 48, 3, "normal", "x"),
+        (9, 30, 4, "extreme", "factor"),
+        (3, 64, 1, "normal", "apart"),
+        (0, 8, 1, "normal", "apart"),
+        (70, 16, 2, "normal", "x"),
+        (12, 5, 1, "extreme", "apart"),
+        (8, 24, 3, "normal", "factor"),
+    ]
+    run_multiply(vector_memory, SQUARE, cases, 0.0, 7)
+
+
+@pytest.mark.parametrize("config", [SQUARE, UNEVEN, THIN])
+def test_products_with_stalls(vector_memory, config):
+    n = config.norm_columns // config.chunk if config is not UNEVEN else 11
+    columns = n * config.chunk
+    cases = [(7, columns, n, "extreme", "x"), (9, columns, 1, "normal", "apart"), (5, columns - 2, n, "normal", "factor")]
+    for stall in (0.3, 0.7):
+        run_multiply(vector_memory, config, cases, stall, 8)
+
+
+def test_products_around_the_ring(vector_memory):
+    """Factors of a row lie where it begins; rows that fill the buffer several times never take each other's."""
+    deep = Config(array_outputs=8, array_inputs=9, norm_columns=128)
+    run_multiply(vector_memory, deep, [(9, 119, 119, "normal", "x"), (9, 128, 3, "normal", "x")], 0.2, 9)
+
+
+@pytest.mark.parametrize("config,columns,period", [(SQUARE, 64, 8), (SQUARE, 30, 1), (UNEVEN, 45, 12), (SQUARE, 8, 1)])
+def test_throughput_of_products(vector_memory, config, columns, period):
+    cases = [(rows, columns, period, "normal", "apart") for rows in (1, 25)]
+    assert run_multiply(vector_memory, config, cases, 0.0, 6) == [multiply_cycles(config, r, c, p) for r, c, p, *_ in cases]

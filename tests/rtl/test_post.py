@@ -13,7 +13,7 @@ from hwgen.isa import Gelu
 from hwgen.rtl import ports
 from hwgen.rtl.post import PostProcessor
 
-FORMS = {Gelu.ERF: "none", Gelu.TANH: "tanh"}
+FORMS = {Gelu.ERF: "none", Gelu.TANH: "tanh", Gelu.SILU: "silu"}
 
 
 @dataclass
@@ -221,7 +221,7 @@ def identity_tile(values, columns, lanes, meta):
     return Tile(np.full(lanes, 1 << 15), np.zeros(lanes, np.int64), rows, np.array(values) << 9)
 
 
-@pytest.mark.parametrize("gelu", [Gelu.ERF, Gelu.TANH])
+@pytest.mark.parametrize("gelu", list(FORMS))
 def test_gelu_over_its_range(gelu):
     config = Config(array_outputs=8, array_inputs=8, acc_rows=16)
     rng = np.random.default_rng(gelu)

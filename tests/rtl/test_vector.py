@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from hwgen.config import Config
-from hwgen.isa import Norm, Route, encode
-from hwgen.numerics import INT16_MAX, layer_norm, route, row_max_abs
-from hwgen.rtl.norm import norm_cycles
+from hwgen.isa import Multiply, Norm, Route, encode
+from hwgen.numerics import GAMMA_SHIFT, INT16_MAX, layer_norm, route, row_max_abs, turn
+from hwgen.rtl.norm import multiply_cycles, norm_cycles
 from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.router import route_cycles
 from hwgen.rtl.vector import VectorUnit
@@ -37,6 +37,29 @@ def random_norm(config, rng, memory):
         scales[insn.y_scale : insn.y_scale + rows] = row_max_abs(y)
 
     return insn, apply
+
+
+def random_multiply(config, rng, memory):
+    """(instruction, function that applies it): rows turned in place by factors of one chunk."""
+    rows, n = int(rng.integers(1, 9)), int(rng.integers(1, config.norm_columns // config.chunk + 1))
+    insn = Multiply(
+        rows=rows, columns=n * config.chunk, x=10, x_pitch=n, y=10, y_pitch=n, y_scale=5, factor=3000, factor_pitch=1,
+        period=1, pairs=1, shift=GAMMA_SHIFT, wait_matmul=2,
+    )  # fmt: skip
+    values, factor = rng.integers(-32767, 32768, (rows, insn.columns)), rng.integers(-8192, 8193, (rows, config.chunk))
+    memory.put_rows(insn.x, insn.x_pitch, values)
+    memory.put_rows(insn.factor, 1, factor)
+
+    def apply(data, scales):
+        y = turn(values, factor)
+        for r in range(rows):
+            data[insn.y + r * n :][:n] = y[r].reshape(n, -1)
+        scales[insn.y_scale : insn.y_scale + rows] = row_max_abs(y)
+
+    return insn, apply
+
+
+MAKERS = {"norm": random_norm, "multiply": random_multiply}
 
 
 def random_route(config, rng, memory):
@@ -86,8 +109,8 @@ def test_program(vector_memory, config, stall, seed):
 
     async def bench(ctx):
         queues = [[] for _ in range(config.max_experts)]
-        for kind in ("norm", "route", "norm", "route", "route", "norm", "norm"):
-            insn, apply = (random_norm if kind == "norm" else random_route)(config, rng, memory)
+        for kind in ("norm", "route", "multiply", "norm", "multiply", "route", "route", "norm", "multiply", "norm"):
+            insn, apply = MAKERS.get(kind, random_route)(config, rng, memory)
             data, scales = memory.data.copy(), memory.scales.copy()
             await ctx.tick().repeat(int(rng.integers(1, 4)))
             assert not ctx.get(dut.busy)
@@ -102,6 +125,8 @@ def test_program(vector_memory, config, stall, seed):
             assert memory.cycle - 1 >= memory.visible_at
             if not stall and kind == "norm" and insn.columns > 3 * config.chunk:
                 assert memory.cycle - begin == norm_cycles(config, insn.rows, insn.columns) + 1
+            if not stall and kind == "multiply":
+                assert memory.cycle - begin == multiply_cycles(config, insn.rows, insn.columns, insn.period) + 1
             if not stall and kind == "route":
                 cycles = route_cycles(config, insn.rows, insn.experts, insn.top_k, insn.dense)
                 assert abs(memory.cycle - begin - cycles - 1) <= 2

@@ -46,14 +46,16 @@ TOLERANCE = 0.25
 def layers(draw) -> Layer:
     hidden = draw(st.integers(1, 40))
     if draw(st.booleans()):
-        return Layer(hidden=hidden)
+        return Layer(hidden=hidden, gated=draw(st.sampled_from(["", "", "two", "packed", "norm"])))
     experts = draw(st.one_of(st.integers(1, 9), st.sampled_from([16, 33, 64])))
+    form = draw(st.sampled_from(sorted(maker.FORMS)))
+    gates = ["random", "one", "bias"] + ["ties"] * (form != "threshold")  # which takes all experts that tie: refused
     return Layer(
         hidden=hidden,
         experts=experts,
         top_k=draw(st.integers(1, min(4, experts))),
-        form=draw(st.sampled_from(sorted(maker.FORMS))),
-        gate=draw(st.sampled_from(["random", "one", "ties", "bias"])),
+        form=form,
+        gate=draw(st.sampled_from(gates)),
         shared=draw(st.sampled_from([0, 0, 7])),
     )
 
@@ -64,12 +66,18 @@ def networks(draw) -> Network:
         return draw(st.sampled_from(values))
 
     prefix = draw(st.integers(0, 2))
+    head = draw(st.integers(4, 17))
+    windows = choice(0, 0, 1, 2, 3)
     return Network(
         grid=(draw(st.integers(1, 4)), draw(st.integers(2, 5))),
         patch=(draw(st.integers(1, 4)), draw(st.integers(1, 4))),
+        overlap=choice(0, 0, 1, 2),
+        windows=windows,
         channels=choice(1, 3),
         heads=draw(st.integers(1, 3)),
-        head=draw(st.integers(4, 17)),
+        head=head,
+        rotary=choice("", "halves", "pairs") if head % 2 == 0 and not windows else "",  # within windows it is refused
+        qk_norm=choice(False, False, True),
         prefix=prefix,
         position=draw(st.booleans()),
         layers=tuple(draw(st.lists(layers(), min_size=1, max_size=2))),

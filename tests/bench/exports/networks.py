@@ -182,9 +182,14 @@ class Vit(nn.Module):
 # --- timm and Hugging Face ---------------------------------------------------------------------------------------------
 
 
-def from_timm(name, **options):
+def from_timm(name, fused=True, **options):
+    """`fused`: attention as one operator, which TorchScript cannot export everywhere; else step by step."""
     small = dict(img_size=SIZE, patch_size=PATCH, embed_dim=96, depth=2, num_heads=3, num_classes=CLASSES)
-    return timm.create_model(name, **{**small, **options})
+    model = timm.create_model(name, **{**small, **options})
+    for part in model.modules():
+        if not fused and hasattr(part, "fused_attn"):
+            part.fused_attn = False
+    return model
 
 
 def windows(**options):
@@ -233,6 +238,13 @@ TIMM = {
     "parallel": ("vit_small_patch16_18x2_224", {}),
     "relative_position": ("vit_relpos_small_patch16_224", {}),
     "eva02": ("eva02_tiny_patch14_224", {}),
+    "eva02_small": ("eva02_small_patch14_224", {}),
+    "eva02_norm_inside": ("eva02_base_patch14_224", {}),
+    "eva02_packed": ("eva02_tiny_patch14_224", dict(qkv_fused=True)),
+    "eva02_eager": ("eva02_small_patch14_224", dict(fused=False)),
+    "dinov3": ("vit_small_patch16_dinov3", {}),
+    "dinov3_qkv_bias": ("vit_small_patch16_dinov3_qkvb", {}),
+    "dinov3_eager": ("vit_small_patch16_dinov3", dict(fused=False)),
     "cait": ("cait_xxs24_224", {}),
 }
 TRANSFORMERS = {
@@ -243,6 +255,8 @@ TRANSFORMERS = {
     "deit_teacher": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", {}),
     "dinov2": ("Dinov2ForImageClassification", "Dinov2Config", dict(mlp_ratio=2)),
     "dinov2_swiglu": ("Dinov2ForImageClassification", "Dinov2Config", dict(mlp_ratio=2, use_swiglu_ffn=True)),
+    "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig", dict(field="last_hidden_state")),
+    "dinov3_gated": ("DINOv3ViTModel", "DINOv3ViTConfig", dict(field="last_hidden_state", use_gated_mlp=True, hidden_act="silu")),
     "beit": ("BeitForImageClassification", "BeitConfig", {}),
     "clip": ("CLIPVisionModelWithProjection", "CLIPVisionConfig", dict(field="image_embeds", projection_dim=64)),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", dict(field="last_hidden_state")),

@@ -1,0 +1,72 @@
+"""The ViT-level graph: what a network computes for one image, in floating point.
+
+The front end produces it, the quantiser consumes it. A value is a 2-D array `[rows, columns]` (tokens by channels)
+except the image `[C, H, W]` and the result of `Route`. Every node makes one value, named like the node. Nodes stand in
+execution order. `evaluate` is the definition of every node and what calibration observes.
+"""
+
+from .evaluate import activate, evaluate, evaluate_node, gelu, outputs, slot_hidden, softmax, top_k
+from .nodes import (
+    FORMS,
+    Add,
+    Attention,
+    Combine,
+    Dispatch,
+    Embed,
+    Experts,
+    Gelu,
+    Graph,
+    LayerNorm,
+    Linear,
+    Mean,
+    Multiply,
+    Node,
+    Output,
+    PatchEmbed,
+    Relu,
+    Rotate,
+    Route,
+    Rows,
+    Silu,
+    SlotExperts,
+    value,
+    without_range,
+)
+from .shapes import shapes, verify
+
+__all__ = [
+    "Add",
+    "Attention",
+    "Combine",
+    "Dispatch",
+    "Embed",
+    "Experts",
+    "FORMS",
+    "Gelu",
+    "Graph",
+    "LayerNorm",
+    "Linear",
+    "Mean",
+    "Multiply",
+    "Node",
+    "Output",
+    "PatchEmbed",
+    "Relu",
+    "Rotate",
+    "Route",
+    "Rows",
+    "Silu",
+    "SlotExperts",
+    "activate",
+    "evaluate",
+    "evaluate_node",
+    "gelu",
+    "outputs",
+    "shapes",
+    "slot_hidden",
+    "softmax",
+    "top_k",
+    "value",
+    "verify",
+    "without_range",
+]

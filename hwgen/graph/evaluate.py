@@ -1,0 +1,152 @@
+"""The float reference: what every node of a graph computes."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import erf, expit
+
+from .. import patches
+from .nodes import (
+    Add,
+    Attention,
+    Combine,
+    Dispatch,
+    Embed,
+    Experts,
+    Gelu,
+    Graph,
+    LayerNorm,
+    Linear,
+    Mean,
+    Multiply,
+    Node,
+    PatchEmbed,
+    Relu,
+    Rotate,
+    Route,
+    Rows,
+    Silu,
+    SlotExperts,
+)
+
+Array = np.ndarray
+
+
+def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32) -> dict[str, Array]:
+    """Every value for one image. `images` maps input names to arrays in the shapes of `graph.inputs`."""
+    values = {name: np.asarray(images[name], dtype).reshape(shape) for name, shape in graph.inputs.items()}
+    for node in graph.nodes:
+        values[node.name] = _evaluate(node, *(values[name] for name in node.inputs))
+    return values
+
+
+def outputs(graph: Graph, values: dict[str, Array]) -> dict[str, Array]:
+    """The ONNX outputs, in ONNX shapes without the batch axis, from what `evaluate` returned."""
+    return {o.name: (values[o.value].T if o.transposed else values[o.value]).reshape(o.shape) for o in graph.outputs}
+
+
+def gelu(x: Array, approximate: str) -> Array:
+    """Gaussian error linear unit (Hendrycks & Gimpel 2016), exact or in the tanh form."""
+    if approximate == "tanh":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(x.dtype) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + erf(x / np.sqrt(2).astype(x.dtype)))
+
+
+def activate(x: Array, form: str, slope: float) -> Array:
+    """An activation by the name that `Experts` knows it by."""
+    if form == "sigmoid":
+        return x * expit(np.asarray(slope, x.dtype) * x)
+    return np.maximum(x, 0) if form == "relu" else gelu(x, form)
+
+
+def softmax(x: Array) -> Array:
+    """Softmax along the last axis."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def top_k(logits: Array, k: int) -> Array:
+    """Indices [T, k] of the k largest, best first, ties to the lower index."""
+    return np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+
+
+def _linear(x: Array, w: Array, b: Array | None) -> Array:
+    y = x @ w.T.astype(x.dtype)
+    return y if b is None else y + b.astype(x.dtype)
+
+
+def evaluate_node(node: Node, values: dict[str, Array]) -> Array:
+    """The value of one node, from those of its inputs."""
+    return _evaluate(node, *(values[name] for name in node.inputs))
+
+
+def slot_hidden(node: SlotExperts, x: Array, activated: bool = True) -> list[Array]:
+    """Hidden layer [S, H] of every expert; without `activated` what goes into the activation."""
+    parts = x.reshape(len(node.w1), -1, x.shape[1])
+    hidden = [_linear(part, node.w1[e], None if node.b1 is None else node.b1[e]) for e, part in enumerate(parts)]
+    return [activate(h, node.form, node.slope) for h in hidden] if activated else hidden
+
+
+def _second(node: SlotExperts) -> list[tuple[Array, Array | None]]:
+    return [(w, None if node.b2 is None else node.b2[e]) for e, w in enumerate(node.w2)]
+
+
+def _evaluate(node: Node, *v: Array) -> Array:
+    match node:
+        case PatchEmbed(weight=w, bias=b):
+            rows = patches.patchify(patches.pad(v[0], node.pads), w.shape[2:], node.stride)
+            return _linear(rows, w.reshape(w.shape[0], -1), b)
+        case Embed(prefix=prefix, position=position):
+            y = position.astype(v[0].dtype)
+            y[: len(prefix)] += prefix
+            y[len(prefix) : len(prefix) + len(v[0])] += v[0]
+            return y
+        case LayerNorm(gamma=g, beta=b, epsilon=eps):
+            x = v[0].astype(np.float64).reshape(-1, len(g))
+            if node.centred:
+                x = x - x.mean(axis=1, keepdims=True)
+            return (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps) * g + b).astype(v[0].dtype).reshape(v[0].shape)
+        case Linear(weight=w, bias=b):
+            return _linear(v[0], w, b)
+        case Gelu(approximate=form):
+            return gelu(v[0], form)
+        case Silu(slope=slope):
+            return activate(v[0], "sigmoid", slope)
+        case Relu():
+            return activate(v[0], "relu", 1.0)
+        case Attention(heads=h, scale=scale, bias=bias):
+            q, k, x = (a.reshape(a.shape[0], h, -1).transpose(1, 0, 2) for a in v)
+            scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)
+            p = softmax(scores if bias is None else scores + bias.astype(q.dtype))
+            return (p @ x).transpose(1, 0, 2).reshape(v[0].shape[0], -1)
+        case Add():
+            return v[0] + v[1]
+        case Multiply():
+            return v[0] * v[1]
+        case Rotate(cos=cos, sin=sin, heads=h):
+            c, s = (part.astype(v[0].dtype)[:, None] for part in (cos, sin))
+            a, b = np.moveaxis(v[0].reshape(len(cos), h, -1, 2), -1, 0)
+            return np.stack([a * c - b * s, b * c + a * s], axis=-1).reshape(v[0].shape)
+        case Route(top_k=k, renormalise=again):
+            chosen = top_k(v[0], k)
+            scores = np.take_along_axis(softmax(v[0]), chosen, axis=1)
+            return chosen, scores / scores.sum(axis=1, keepdims=True) if again else scores
+        case Experts(w1=w1, b1=b1, w2=w2, b2=b2):
+            x, (chosen, scores) = v
+            y = np.zeros((x.shape[0], w2.shape[1]), x.dtype)
+            for e in np.unique(chosen):
+                t, slot = np.nonzero(chosen == e)
+                h = activate(_linear(x[t], w1[e], None if b1 is None else b1[e]), node.form, node.slope)
+                y[t] += scores[t, slot, None] * _linear(h, w2[e], None if b2 is None else b2[e])
+            return y
+        case Dispatch(weight=w):
+            return softmax(w.astype(v[0].dtype) @ v[0].T) @ v[1]
+        case SlotExperts():
+            return np.concatenate([_linear(h, *second) for h, second in zip(slot_hidden(node, v[0]), _second(node), strict=True)])
+        case Combine(weight=w, bias=b):
+            return softmax(_linear(v[0], w, b)) @ v[1]
+        case Rows(start=a, stop=b):
+            return v[0][a:b]
+        case Mean(start=a, stop=b):
+            return v[0][a:b].mean(axis=0, keepdims=True)
+    raise ValueError(f"{node.name}: unknown node type {type(node).__name__}")

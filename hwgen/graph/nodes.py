@@ -1,0 +1,262 @@
+"""Nodes of the ViT-level graph, and the graph itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from .. import patches
+
+Array = np.ndarray
+FORMS = ("none", "tanh", "sigmoid", "relu")  # of activations, see Experts
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. `name` names the node and its value; `source` the ONNX node it came from, for messages."""
+
+    name: str
+    source: str = field(default="", kw_only=True)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the values this node reads, in the order of its fields."""
+        return tuple(getattr(self, f.name) for f in fields(self) if f.metadata.get("value"))
+
+
+def value():
+    """Mark a dataclass field as the name of a value that the node reads."""
+    return field(metadata={"value": True})
+
+
+@dataclass(frozen=True, eq=False)
+class PatchEmbed(Node):
+    """Patches, row-major, each times `weight` plus `bias`: image [C,H,W] -> [patches, D].
+
+    `stride` pixels from one to the next (None: patches side by side), of an image with a border of zeros, see `patches`.
+    """
+
+    image: str = value()
+    weight: Array  # [D, C, ph, pw]
+    bias: Array | None  # [D]
+    stride: tuple[int, int] | None = None
+    pads: patches.Pads = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Embed(Node):
+    """Constant tokens and positions: concatenate(`prefix`, x, zeros) + position -> [T, D].
+
+    `prefix` [P, D] may have no row (P = 0). Rows of `position` beyond those of prefix and x are tokens of their own.
+    """
+
+    x: str = value()
+    prefix: Array
+    position: Array  # [T, D]; zeros where the model adds none
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm(Node):
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, over columns.
+
+    Without `centred` it is RMSNorm: x / sqrt(mean of squares + epsilon) * gamma + beta. `heads`: over the columns of each
+    head by itself, heads side by side.
+    """
+
+    x: str = value()
+    gamma: Array  # [D / heads]
+    beta: Array  # [D / heads]
+    epsilon: float
+    centred: bool = True
+    heads: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Node):
+    """x @ weight.T + bias: [R, K] -> [R, N]."""
+
+    x: str = value()
+    weight: Array  # [N, K]
+    bias: Array | None  # [N]
+
+
+@dataclass(frozen=True, eq=False)
+class Gelu(Node):
+    """GELU; `approximate` is "none" (erf) or "tanh"."""
+
+    x: str = value()
+    approximate: str
+
+
+@dataclass(frozen=True, eq=False)
+class Silu(Node):
+    """x * sigmoid(slope * x): SiLU (Swish) with slope 1, QuickGELU with slope 1.702."""
+
+    x: str = value()
+    slope: float
+
+
+@dataclass(frozen=True, eq=False)
+class Relu(Node):
+    """max(x, 0)."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Attention(Node):
+    """softmax(q_h @ k_h.T * scale + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns."""
+
+    q: str = value()
+    k: str = value()
+    v: str = value()
+    heads: int
+    scale: float
+    bias: Array | None = None  # [heads, Tq, Tk], at most zero in every row: a relative position bias or a mask
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Elementwise sum of two values of one shape."""
+
+    a: str = value()
+    b: str = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Multiply(Node):
+    """Elementwise product of two values of one shape."""
+
+    a: str = value()
+    b: str = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Rotate(Node):
+    """Rotary position: each pair of columns (2i, 2i + 1) of every head turned by the token's angle i, [R, heads * d].
+
+    (x0, x1) becomes (x0 * cos - x1 * sin, x1 * cos + x0 * sin) (RoFormer, Su et al. 2021).
+    """
+
+    x: str = value()
+    cos: Array  # [R, d / 2]
+    sin: Array  # [R, d / 2]
+    heads: int
+
+
+@dataclass(frozen=True, eq=False)
+class Route(Node):
+    """Choose `top_k` experts per token from `logits` [T, E]; ties go to the lower index.
+
+    The gate scores are softmax over all experts, or, where `renormalise`, over the chosen ones (the same as dividing the
+    chosen softmax scores by their sum). Value: (experts int [T, top_k], best first; scores float [T, top_k]).
+    """
+
+    logits: str = value()
+    top_k: int
+    renormalise: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Experts(Node):
+    """Sum over a token's chosen experts e of score * (act(x @ w1[e].T + b1[e]) @ w2[e].T + b2[e]): [T, D]."""
+
+    x: str = value()
+    routing: str = value()
+    w1: Array  # [E, H, D]
+    b1: Array | None  # [E, H]
+    w2: Array  # [E, D, H]
+    b2: Array | None  # [E, D]
+    form: str  # of act: "none" or "tanh" for GELU, "sigmoid" for x * sigmoid(slope * x), "relu"
+    slope: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Dispatch(Node):
+    """Slots of a soft mixture of experts: softmax over the tokens of (weight @ keys.T), times x: [N, D]."""
+
+    keys: str = value()
+    x: str = value()
+    weight: Array  # [N, K]
+
+
+@dataclass(frozen=True, eq=False)
+class SlotExperts(Node):
+    """Expert e on rows e*S .. (e+1)*S of x, S = N / E: act(x @ w1[e].T + b1[e]) @ w2[e].T + b2[e]: [N, D]."""
+
+    x: str = value()
+    w1: Array  # [E, H, D]
+    b1: Array | None  # [E, H]
+    w2: Array  # [E, D, H]
+    b2: Array | None  # [E, D]
+    form: str  # as in Experts
+    slope: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Combine(Node):
+    """Tokens of a soft mixture of experts: softmax over the slots of (x @ weight.T + bias), times y: [T, D]."""
+
+    x: str = value()
+    y: str = value()
+    weight: Array  # [N, K]
+    bias: Array | None  # [N]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Node):
+    """Rows start..stop of x."""
+
+    x: str = value()
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Node):
+    """Mean of rows start..stop of x: [1, D]."""
+
+    x: str = value()
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the ONNX model: `value`, transposed first where `transposed` (channels before tokens, as in a feature
+    map), reshaped to `shape` (without the batch axis)."""
+
+    name: str
+    value: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+
+@dataclass
+class Graph:
+    """`inputs` maps an ONNX input name to its shape without the batch axis.
+
+    `ranges`, of a model that is quantised already: value -> the smallest and largest number [columns] that its file lets
+    it hold, infinite in columns without limit; of an input [1].
+    """
+
+    inputs: dict[str, tuple[int, ...]]
+    nodes: list[Node]
+    outputs: list[Output]
+    ranges: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+
+    def node(self, name: str) -> Node:
+        """The node that makes value `name`; StopIteration where none does (an input)."""
+        return next(n for n in self.nodes if n.name == name)
+
+    def users(self, name: str) -> list[Node]:
+        """The nodes that read value `name`, in order."""
+        return [n for n in self.nodes if name in n.inputs]
+
+
+def without_range(graph: Graph) -> list[str]:
+    """Inputs and values that `graph.ranges` does not limit in all columns: only images can tell what they hold."""
+    made = [n.name for n in graph.nodes if not isinstance(n, Rows | Route)]
+    limited = {name for name, limits in graph.ranges.items() if np.isfinite(limits).all()}
+    return [name for name in [*graph.inputs, *made] if name not in limited]

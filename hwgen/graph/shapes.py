@@ -1,0 +1,140 @@
+"""Shapes of the values of a graph, and whether it is well formed."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+
+from .. import patches
+from .nodes import (
+    FORMS,
+    Add,
+    Attention,
+    Combine,
+    Dispatch,
+    Embed,
+    Experts,
+    Gelu,
+    Graph,
+    LayerNorm,
+    Linear,
+    Mean,
+    Multiply,
+    Node,
+    PatchEmbed,
+    Relu,
+    Rotate,
+    Route,
+    Rows,
+    Silu,
+    SlotExperts,
+)
+
+
+def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Shape of every value (of `Route`: its experts array). Raises ValueError naming the node whose operands misfit."""
+    known: dict[str, tuple[int, ...]] = dict(graph.inputs)
+    for node in graph.nodes:
+        missing = [name for name in node.inputs if name not in known]
+        if missing:
+            raise ValueError(f"{node.name}: reads {missing[0]!r}, which no earlier node makes")
+        if node.name in known:
+            raise ValueError(f"{node.name}: a value of this name exists already")
+        try:
+            known[node.name] = _shape(node, *(known[name] for name in node.inputs))
+        except ValueError as error:
+            raise ValueError(f"{node.name} ({type(node).__name__}): {error}") from None
+    for output in graph.outputs:
+        if output.value not in known:
+            raise ValueError(f"output {output.name!r}: no node makes {output.value!r}")
+        if np.prod(known[output.value]) != np.prod(output.shape):
+            raise ValueError(f"output {output.name!r}: {known[output.value]} does not reshape to {output.shape}")
+    return known
+
+
+def verify(graph: Graph) -> None:
+    """Raise ValueError unless the graph is well formed: names, order, shapes, finite constants."""
+    shapes(graph)
+    for node in graph.nodes:
+        for f in fields(node):
+            constant = getattr(node, f.name)
+            if isinstance(constant, np.ndarray) and not np.isfinite(constant).all():
+                raise ValueError(f"{node.name}: {f.name} holds NaN or infinity")
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
+    match node:
+        case PatchEmbed(weight=w, bias=b):
+            _need(len(s[0]) == 3 and s[0][0] == w.shape[1], f"image {s[0]} against weight {w.shape}")
+            _need(b is None or b.shape == w.shape[:1], "bias shape")
+            down, across = patches.grid(s[0], w.shape[2:], node.stride, node.pads)
+            _need(down > 0 and across > 0, f"image {s[0]} is smaller than a patch {w.shape[2:]}")
+            return down * across, w.shape[0]
+        case Embed(prefix=prefix, position=position):
+            fits = prefix.shape[1] == position.shape[1] == s[0][1] and s[0][0] + len(prefix) <= len(position)
+            _need(fits, f"x {s[0]}, prefix {prefix.shape}, position {position.shape}")
+            return position.shape
+        case LayerNorm(gamma=g, beta=b, heads=h):
+            fits = g.shape == b.shape == (s[0][1] // h,) and s[0][1] % h == 0
+            _need(fits, f"x {s[0]} against gamma {g.shape}, beta {b.shape}, {h} heads")
+            return s[0]
+        case Linear(weight=w, bias=b):
+            _need(s[0][1] == w.shape[1], f"x {s[0]} against weight {w.shape}")
+            _need(b is None or b.shape == w.shape[:1], "bias shape")
+            return s[0][0], w.shape[0]
+        case Gelu():
+            _need(node.approximate in ("none", "tanh"), f"approximate={node.approximate!r}")
+            return s[0]
+        case Silu() | Relu():
+            _need(not isinstance(node, Silu) or node.slope > 0, "slope")
+            return s[0]
+        case Attention(heads=h, bias=bias):
+            _need(s[0][1] == s[1][1] and s[1][0] == s[2][0], f"q {s[0]}, k {s[1]}, v {s[2]}")
+            _need(s[0][1] % h == 0 and s[2][1] % h == 0, f"{h} heads do not divide the width")
+            _need(bias is None or bias.shape == (h, s[0][0], s[1][0]), "bias shape")
+            return s[0][0], s[2][1]
+        case Add() | Multiply():
+            _need(s[0] == s[1], f"{s[0]} and {s[1]}")
+            return s[0]
+        case Rotate(cos=cos, sin=sin, heads=h):
+            fits = cos.shape == sin.shape and (cos.shape[0], 2 * h * cos.shape[1]) == s[0]
+            _need(fits, f"x {s[0]} in {h} heads against cos {cos.shape}, sin {sin.shape}")
+            return s[0]
+        case Route(top_k=k):
+            _need(1 <= k <= s[0][1], f"top {k} of {s[0][1]} experts")
+            return s[0][0], k
+        case Experts(w1=w1, b1=b1, w2=w2, b2=b2):
+            _need(node.form in FORMS and node.slope > 0, f"form={node.form!r}, slope={node.slope}")
+            e, h, d = w1.shape
+            _need(s[0][1] == d and w2.shape == (e, w2.shape[1], h), f"x {s[0]}, w1 {w1.shape}, w2 {w2.shape}")
+            _need(b1 is None or b1.shape == (e, h), "b1 shape")
+            _need(b2 is None or b2.shape == (e, w2.shape[1]), "b2 shape")
+            return s[0][0], w2.shape[1]
+        case Dispatch(weight=w):
+            _need(s[0][1] == w.shape[1] and s[0][0] == s[1][0], f"keys {s[0]}, x {s[1]}, weight {w.shape}")
+            return w.shape[0], s[1][1]
+        case SlotExperts(w1=w1, b1=b1, w2=w2, b2=b2):
+            e, h, d = w1.shape
+            _need(node.form in FORMS and node.slope > 0, f"form={node.form!r}, slope={node.slope}")
+            _need(s[0][1] == d and w2.shape == (e, w2.shape[1], h), f"x {s[0]}, w1 {w1.shape}, w2 {w2.shape}")
+            _need(s[0][0] % e == 0, f"{s[0][0]} slots for {e} experts")
+            _need(b1 is None or b1.shape == (e, h), "b1 shape")
+            _need(b2 is None or b2.shape == (e, w2.shape[1]), "b2 shape")
+            return s[0][0], w2.shape[1]
+        case Combine(weight=w, bias=b):
+            _need(s[0][1] == w.shape[1] and s[1][0] == w.shape[0], f"x {s[0]}, y {s[1]}, weight {w.shape}")
+            _need(b is None or b.shape == w.shape[:1], "bias shape")
+            return s[0][0], s[1][1]
+        case Rows(start=a, stop=b):
+            _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
+            return b - a, s[0][1]
+        case Mean(start=a, stop=b):
+            _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
+            return 1, s[0][1]
+    raise ValueError("unknown node type")
