@@ -89,8 +89,8 @@ def heads_of(view: View) -> tuple[Heads, float]:
         index, factor = (np.concatenate([a, np.full_like(a, none)]) for a, none in ((index, -1), (factor, 0)))
     rows = np.where(index < 0, -1, index // width)
     columns = np.where(index < 0, -1, index % width)
-    if (rows.max(axis=(0, 3)) != rows.max(axis=(0, 3))[0]).any():
-        raise Unsupported("rotates queries or keys within windows of tokens", "let rotated queries attend to all tokens")
+    if (rows[:, :, -1, 0].max(axis=0) != rows[:, 0, -1, 0].max()).any():
+        raise Unsupported("turns queries or keys within windows", "use rotary positions where every token attends to all")
     start = int(rows[0, 0, 0, 0])
     _need(start >= 0 and ((rows == start + np.arange(t)[:, None]) | (rows < 0)).all())
     # The terms of the last token, which has a position: one is an element itself, the other what it is turned with.

@@ -15,11 +15,11 @@ from .logic import of_units
 from .multipliers import multipliers
 from .rams import primitives, rom_blocks
 
-ACCURACY = "DSP, BRAM and URAM as Yosys counts them, LUT and FF within 10 %"
+ACCURACY = "DSP, BRAM and URAM by the rules of Yosys, LUT and FF fitted to designs it has synthesised"
 
 
 def estimate(config: Config, board: Board) -> dict[str, int]:
-    """lut, ff, dsp, bram, uram that Yosys makes of the design of `config` for `board`; lut and ff within 10 %."""
+    """lut, ff, dsp, bram, uram that Yosys makes of the design of `config` for `board`; lut and ff are fitted."""
     used = dict.fromkeys(board.resources, 0.0)
     for luts, flip_flops in of_units(config, board).values():
         used["lut"] += luts

@@ -2,8 +2,9 @@
 
     python tests/bench/fit_resources.py REPORT.json [REPORT.json ...] [--write]
 
-REPORT.json: what `hwgen synth BUNDLE --json` prints, of several Configs of each family: small and middle ones, that the terms
-can be told apart. Coefficients are the non-negative least squares of relative errors. Needs SciPy.
+REPORT.json: what `hwgen synth BUNDLE --json` prints, of several Configs of each family, small and large ones, so that the terms
+can be told apart; with `--unit` it holds one unit. Coefficients are the non-negative least squares of relative errors. Units
+that a family has no report of take ultrascale+'s coefficients. Needs SciPy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from hwgen.resources import fitted, logic
 TARGET = Path(fitted.__file__)
 HEAD = '''"""Coefficients of `logic.terms`, by family and unit: written by tests/bench/fit_resources.py, do not edit.
 
-Source: {source}, synthesised by {tool}.
+Synthesised by {tool}:
+{source}.
 """
 
 '''
@@ -35,7 +37,10 @@ def samples(reports: list[dict], kind: str) -> dict[tuple[str, str], list[tuple]
     for report in reports:
         config, board = Config.from_dict(report["config"]), boards.load(report["board"])
         for unit, terms in logic.terms(config).items():
-            used = report["units"][unit]["count"] * report["units"][unit][kind]
+            if unit not in report["units"]:
+                continue
+            instances = config.array_outputs // 2 if unit == "mac_pair" else 1  # a report of one unit counts it once
+            used = instances * report["units"][unit][kind]
             if kind == "lut":
                 used -= logic.memory_luts(config, board, unit)
             found.setdefault((board.family, unit), []).append((terms, used))
@@ -57,7 +62,15 @@ def fit(reports: list[dict], kind: str) -> dict[str, dict[str, tuple[float, ...]
             scale = (like * weights) @ (used * weights) / ((like * weights) @ (like * weights))
             coefficients = np.array(table["ultrascale+"][unit]) * scale
         table.setdefault(family, {})[unit] = tuple(float(f"{c:.5g}") for c in coefficients)
-    return table
+    return {family: table["ultrascale+"] | units for family, units in table.items()}
+
+
+def _source(report: dict) -> str:
+    """A line of the table's head: board, array, and the units unless all are there."""
+    config = Config.from_dict(report["config"])
+    units = report["units"] if set(report["units"]) != set(logic.terms(config)) else ["all units"]
+    note = f" ({report['note']})" if "note" in report else ""  # added by hand where the design was not today's
+    return f"{report['board']} {config.array_outputs} x {config.array_inputs}: {', '.join(units)}{note}"
 
 
 def main(arguments: list[str]) -> None:
@@ -65,6 +78,8 @@ def main(arguments: list[str]) -> None:
     tables = {name: fit(reports, kind) for kind, name in KINDS.items()}
     for report in reports:
         config, board = Config.from_dict(report["config"]), boards.load(report["board"])
+        if set(report["units"]) != set(logic.terms(config)):
+            continue
         for kind, name in KINDS.items():
             estimate = sum(np.dot(tables[name][board.family][u], t) for u, t in logic.terms(config).items())
             if kind == "lut":
@@ -73,10 +88,7 @@ def main(arguments: list[str]) -> None:
             shape = f"{config.array_outputs} x {config.array_inputs}"
             print(f"{board.name:10} {shape:8} {kind:4} Yosys {used:>8,} estimate {estimate:>10,.0f} {estimate / used - 1:+.1%}")
     if "--write" in arguments:
-        shapes = ", ".join(
-            f"{r['board']} {r['config']['array_outputs']} x {r['config']['array_inputs']}" for r in reports
-        )
-        text = HEAD.format(source=shapes, tool=reports[0]["tool"])
+        text = HEAD.format(source=";\n".join(map(_source, reports)), tool=reports[0]["tool"])
         for name, table in tables.items():
             text += f"{name}: dict[str, dict[str, tuple[float, ...]]] = {{\n"
             for family, units in table.items():

@@ -178,24 +178,23 @@ def norm_of_scattered(w):
     return w.linear(x)
 
 
-def rotated_windows(w):
-    """Two windows of three tokens, positions from 0 in each."""
-    x = w.tokens()
+def rotary_in_windows(w):
+    """Two windows of three tokens, which have the same angles."""
     q, k, v = (
-        w.op("Transpose", w.op("Reshape", w.linear(x), [2, 3, H, D // H]), perm=[0, 2, 1, 3]) for _ in range(3)
+        w.op("Transpose", w.op("Reshape", w.linear(w.tokens()), [2, T // 2, H, D // H]), perm=[0, 2, 1, 3]) for _ in range(3)
     )
-    angle = np.arange(3)[:, None] * np.array([1, 0.1, 1, 0.1])
+    angle = np.tile(np.arange(T // 2)[:, None] * np.array([1, 0.1]), 2)
 
-    def turned(t):
-        first, second = w.op("Split", t, [2, 2], outputs=2, axis=-1)
+    def turned(x):
+        first, second = w.op("Split", x, [2, 2], outputs=2, axis=-1)
         rest = w.op("Mul", w.op("Concat", w.op("Neg", second), first, axis=-1), np.sin(angle))
-        return w.op("Add", w.op("Mul", t, np.cos(angle)), rest)
+        return w.op("Add", w.op("Mul", x, np.cos(angle)), rest)
 
     return w.attend(turned(q), turned(k), v)
 
 
 REFUSED = [
-    (rotated_windows, "MatMul", "within windows", "attend to all tokens"),
+    (rotary_in_windows, "MatMul", "within windows", "attends to all"),
     (gated(lambda w, x: w.op("Sigmoid", x)), "Mul", "a GLU", "SwiGLU"),
     (rotary(right=False), "MatMul", "no rotation", "rotate pairs"),
     (one_sided, "MatMul", "rotates queries and keys differently", "rotate pairs"),

@@ -1,4 +1,4 @@
-// DP16KD in the modes that Yosys maps memories to, after Lattice's FPGA-TN-02204: ports of 9 or 18 bits, or port A writing
+// DP16KD in the modes that Yosys maps memories to, after Lattice's FPGA-TN-02204: ports of up to 18 bits, or port A writing
 // and port B reading 36 bits; no output registers. Anything else that it is asked for stops the simulation.
 `default_nettype none
 module DP16KD #(
@@ -31,8 +31,11 @@ module DP16KD #(
     DOB14, DOB15, DOB16, DOB17
 );
     localparam WIDE = DATA_WIDTH_A == 36 || DATA_WIDTH_B == 36;
-    initial if (!((DATA_WIDTH_A == 9 || DATA_WIDTH_A == 18) && (DATA_WIDTH_B == 9 || DATA_WIDTH_B == 18))
-                && !(DATA_WIDTH_A == 36 && DATA_WIDTH_B == 36) || REGMODE_A != "NOREG" || REGMODE_B != "NOREG"
+    function narrow(input integer width);
+        narrow = width == 1 || width == 2 || width == 4 || width == 9 || width == 18;
+    endfunction
+    initial if (!(narrow(DATA_WIDTH_A) && narrow(DATA_WIDTH_B)) && !(DATA_WIDTH_A == 36 && DATA_WIDTH_B == 36)
+                || REGMODE_A != "NOREG" || REGMODE_B != "NOREG"
                 || CLKAMUX != "CLKA" || CLKBMUX != "CLKB") begin
         $display("DP16KD: no model of widths %0d and %0d, or of its registers", DATA_WIDTH_A, DATA_WIDTH_B);
         $finish;
@@ -69,15 +72,18 @@ module DP16KD #(
     integer i;
     initial for (i = 0; i < 1024; i = i + 1) memory[i] = first[20 * i +: 18];
 
-    // Which halves of a word a port writes, and the word as it stands on the port.
-    function [1:0] halves(input integer width, input [13:0] address);
-        halves = width == 9 ? (address[3] ? 2'b10 : 2'b01) : address[1:0];
+    // The first bit of a word that a port of up to 9 bits reaches, which bits it writes, and the word as it stands on it.
+    function [4:0] start(input integer width, input [13:0] address);
+        start = width == 18 ? 0 : (address[3] ? 9 : 0) + (width == 9 ? 0 : address[2:0] & (8 - width));
+    endfunction
+    function [17:0] mask(input integer width, input [13:0] address);
+        mask = width == 18 ? {{9{address[1]}}, {9{address[0]}}} : ((18'd1 << width) - 18'd1) << start(width, address);
     endfunction
     function [17:0] shown(input integer width, input [13:0] address, input [17:0] word);
-        shown = width == 9 ? {9'b0, address[3] ? word[17:9] : word[8:0]} : word;
+        shown = width == 18 ? word : (word >> start(width, address)) & ((18'd1 << width) - 18'd1);
     endfunction
-    wire [1:0] ha = halves(DATA_WIDTH_A, ada), hb = halves(DATA_WIDTH_B, adb);
-    wire [17:0] wa = DATA_WIDTH_A == 9 ? {2{dia[8:0]}} : dia, wb = DATA_WIDTH_B == 9 ? {2{dib[8:0]}} : dib;
+    wire [17:0] ma = mask(DATA_WIDTH_A, ada), mb = mask(DATA_WIDTH_B, adb);
+    wire [17:0] wa = dia << start(DATA_WIDTH_A, ada), wb = dib << start(DATA_WIDTH_B, adb);
     wire [8:0] pa = ada[13:5], pb = adb[13:5];
 
     generate
@@ -98,16 +104,14 @@ module DP16KD #(
         end else begin : gen_ports
             always @(posedge CLKA) begin
                 if (CEA) begin
-                    if (WEA && ha[0]) memory[ada[13:4]][8:0] <= wa[8:0];
-                    if (WEA && ha[1]) memory[ada[13:4]][17:9] <= wa[17:9];
+                    if (WEA) memory[ada[13:4]] <= (memory[ada[13:4]] & ~ma) | (wa & ma);
                     if (!WEA || WRITEMODE_A == "READBEFOREWRITE") a <= shown(DATA_WIDTH_A, ada, memory[ada[13:4]]);
                 end
                 if (RSTA) a <= 0;
             end
             always @(posedge CLKB) begin
                 if (CEB) begin
-                    if (WEB && hb[0]) memory[adb[13:4]][8:0] <= wb[8:0];
-                    if (WEB && hb[1]) memory[adb[13:4]][17:9] <= wb[17:9];
+                    if (WEB) memory[adb[13:4]] <= (memory[adb[13:4]] & ~mb) | (wb & mb);
                     if (!WEB || WRITEMODE_B == "READBEFOREWRITE") b <= shown(DATA_WIDTH_B, adb, memory[adb[13:4]]);
                 end
                 if (RSTB) b <= 0;

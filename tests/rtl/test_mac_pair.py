@@ -43,7 +43,9 @@ endmodule
     environment = {**os.environ, **verilator_environment()}
     built = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    ran = subprocess.run([folder / "obj_dir" / "Vpairs", str(first), str(last), str(rounds)], capture_output=True, text=True)
+    ran = subprocess.run(
+        [folder / "obj_dir" / "Vpairs", str(first), str(last), str(rounds)], capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stdout
     return ran.stdout
 
@@ -60,7 +62,11 @@ def test_every_product(tmp_path):
 
 @pytest.mark.skipif(not have_simulator(), reason="no Verilator")
 @pytest.mark.parametrize(
-    "family, multiplier, count, chain", [("ultrascale+", "DSP48E2 #(", 16, "CARRY4"), ("ecp5", "MULT18X18D ", 32, "CCU2C")]
+    "family, multiplier, count, chain",
+    [
+        ("ultrascale+", "DSP48E2 #(", 16, "CARRY4"),
+        pytest.param("ecp5", "MULT18X18D ", 32, "CCU2C", marks=pytest.mark.slow),
+    ],
 )
 def test_mapped_netlist(family, multiplier, count, chain, tmp_path):
     """Several cascades, through Yosys: its netlist of multipliers, LUTs and flip-flops."""

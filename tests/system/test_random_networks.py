@@ -67,16 +67,16 @@ def networks(draw) -> Network:
 
     prefix = draw(st.integers(0, 2))
     head = draw(st.integers(4, 17))
-    rotary = choice("", "halves", "pairs") if head % 2 == 0 else ""
+    windows = choice(0, 0, 1, 2, 3)
     return Network(
         grid=(draw(st.integers(1, 4)), draw(st.integers(2, 5))),
         patch=(draw(st.integers(1, 4)), draw(st.integers(1, 4))),
         overlap=choice(0, 0, 1, 2),
-        windows=0 if rotary else choice(0, 0, 1, 2, 3),
+        windows=windows,
         channels=choice(1, 3),
         heads=draw(st.integers(1, 3)),
         head=head,
-        rotary=rotary,
+        rotary=choice("", "halves", "pairs") if head % 2 == 0 and not windows else "",  # within windows it is refused
         qk_norm=choice(False, False, True),
         prefix=prefix,
         position=draw(st.booleans()),
