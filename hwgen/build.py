@@ -89,10 +89,14 @@ def _configure(build: Build) -> str:
         if build.fixed or build.board.config:
             try:
                 _arrange(build)
+                if over := explore.excess(build.config, build.board):
+                    advice = explore.advise(build.integers, build.board, build.config, build.batch)
+                    build.warnings.append(f"the Config is too large for {name}, {over}; {advice}")
                 return "as it was set" if build.fixed else f"the Config stored with {name}"
             except UserError as error:
                 if build.fixed:
-                    raise
+                    advice = explore.advise(build.integers, build.board, build.config, build.batch)
+                    raise UserError(f"{error}; {advice}") from None
                 why = f"the network does not fit the Config stored with {name} ({error})"
         else:
             why = f"{name} stores no Config"

@@ -23,6 +23,7 @@ from .schedule import schedule
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
 ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that token blocks are made for, until one fits
 COPIES = (2, 3)  # that are tried of what token blocks load
+BLIND = ("norm_columns", "max_experts")  # fields of a Config that every arrangement asks as much of
 MAX_BATCH = 64
 
 
@@ -120,7 +121,7 @@ def arrange(
                 program = schedule(shapes, config, contents=False)
             except UserError as error:
                 failure = error
-                if isinstance(error, Shortage) and error.short and arrangement == FIRST_SMALL:
+                if isinstance(error, Shortage) and (error.field in BLIND or error.short and arrangement == FIRST_SMALL):
                     raise  # token blocks that found no room are as small as they get: less room does not help
                 continue
             runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}

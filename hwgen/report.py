@@ -101,7 +101,7 @@ def text(report: dict, trace: dict | None = None) -> str:
             lines.append(f"{kind.upper():20} {r['used']:>12,} {r['available']:>9,} {share:>10}")
     if report["over_budget"]:
         over = ", ".join(kind.upper() for kind in report["over_budget"])
-        lines += ["", f"warning: estimated to exceed the part's {over}; a smaller array fits, e.g. --set array_inputs=..."]
+        lines += ["", f"warning: estimated to exceed the part's {over}"]
     if trace is not None:
         lines += _measured(report, trace)
     return "\n".join(lines)

@@ -12,12 +12,13 @@ from ..boards import Board
 from ..config import Config
 from ..dram import of_board
 from ..errors import UserError
+from .advice import advise, excess, no_config
 from .points import Job, Point, choose, command, front, settings, text
 from .space import candidates, fits, neighbours, share, shortages, smallest
 from .work import Graphs, Work, capacity, measure, price
 from .workers import Crew, Progress, crew, default_workers
 
-__all__ = ["Point", "choose", "command", "default_workers", "explore", "settings", "text"]
+__all__ = ["Point", "advise", "choose", "command", "default_workers", "excess", "explore", "settings", "text"]
 
 NEIGHBOURS = 10  # of a round, the fastest by price
 FINALISTS = 10  # fastest by price
@@ -50,7 +51,7 @@ def explore(
         for batch in batches:
             _search(graphs, board, batch, target, run, found, failures)
     if not found:
-        raise failures[0] if failures else UserError(f"no Config fits {board.name}")
+        raise UserError(f"{failures[-1]}; {no_config(graphs, board, min(batches))}")
     return front(list(found.values()))
 
 

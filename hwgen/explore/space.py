@@ -16,6 +16,7 @@ WIDTHS = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 112, 12
 WEIGHT_TILES = (128, 32, 8, 2)  # depth of the weight buffer in tiles: the deepest that there is room for
 BANK_WORDS = tuple(1 << n for n in range(16, 6, -1))
 LEAST_ACC_ROWS = 64
+URAM_BITS = 4096 * 72
 MARGIN = 1.1  # of the scratchpad over what an image needs: rows are padded to chunks, and buffers lie in one piece
 # Beyond these shares of a part placement and routing fail, or timing does.
 SHARES = {"dsp": 1.0, "bram": 0.9, "uram": 0.9, "lut": 0.7, "ff": 0.9}
@@ -64,8 +65,13 @@ def smallest(work: Work, board: Board) -> Config:
 
 def shaped(start: Config, work: Work, board: Board, outputs: int, inputs: int) -> Iterator[Config]:
     """Configs of one array shape: memories for a whole image where they fit, else a choice of smaller ones."""
+    shape = {"array_outputs": outputs, "array_inputs": inputs}
+    words = power(2 * outputs + 2 * start.burst_beats)
+    least = {"acc_rows": LEAST_ACC_ROWS, "bank_words": BANK_WORDS[-1], "banks": 2, "weight_words": words, "weight_ports": 1}
+    if not fits(replace(start, **shape, **least), board):
+        return
     for acc_rows in (work.acc_rows >> n for n in range(4) if work.acc_rows >> n >= min(LEAST_ACC_ROWS, work.acc_rows)):
-        config = _deepest(start, work, board, {"array_outputs": outputs, "array_inputs": inputs, "acc_rows": acc_rows})
+        config = _deepest(start, work, board, shape | {"acc_rows": acc_rows})
         if config is not None:
             yield _with_ports(config, work, board)
             if capacity(config) >= work.elements:
@@ -74,6 +80,7 @@ def shaped(start: Config, work: Work, board: Board, outputs: int, inputs: int) -
 
 def _deepest(start: Config, work: Work, board: Board, shape: dict[str, int]) -> Config | None:
     """Scratchpad for a whole image, or the deepest that fits; weight buffer as deep as fits beside it."""
+    bits = sum(board.resources[kind] * size for kind, size in (("bram", board.bram_kbit * 1024), ("uram", URAM_BITS)))
     for bank_words in BANK_WORDS:
         for tiles in WEIGHT_TILES:
             words = power(max(tiles * shape["array_outputs"], 2 * shape["array_outputs"] + 2 * start.burst_beats))
@@ -81,28 +88,19 @@ def _deepest(start: Config, work: Work, board: Board, shape: dict[str, int]) -> 
                 config = replace(start, **shape, banks=2, bank_words=bank_words, weight_words=words)
             except UserError:
                 continue
-            half = replace(config, bank_words=bank_words // 2)
-            if capacity(half) >= MARGIN * work.elements and used(half, board) != used(config, board):
-                break  # a shallower scratchpad is enough, and cheaper
+            if capacity(config) >= 2 * MARGIN * work.elements or 16 * capacity(config) > bits:
+                break  # half as deep is enough, or it is more than there is
             if fits(config, board):
                 return config
     return None
 
 
-def used(config: Config, board: Board) -> dict[str, int]:
-    """Estimated resources."""
-    return resources.estimate(config, board)
-
-
 def _with_ports(config: Config, work: Work, board: Board) -> Config:
-    """The fewest weight ports with which the weights come nearly as fast as with any number that fits."""
-    choices = []
-    for ports in range(1, min(MAX_WEIGHT_PORTS, board.port_count - 1) + 1):
-        choice = replace(config, weight_ports=ports)
-        if fits(choice, board):
-            choices.append((price(work, choice, of_board(board, choice)), ports, choice))
-    best = min(choices)[0] if choices else 0.0
-    return next((choice for cycles, _, choice in choices if cycles <= 1.01 * best), config)
+    """The fewest weight ports with which the weights come nearly as fast as with any number; `config` if they do not fit."""
+    choices = [replace(config, weight_ports=n) for n in range(1, min(MAX_WEIGHT_PORTS, board.port_count - 1) + 1)]
+    cycles = [price(work, choice, of_board(board, choice)) for choice in choices]
+    choice = next(choice for choice, n in zip(choices, cycles, strict=True) if n <= 1.01 * min(cycles))
+    return choice if choice == config or fits(choice, board) else config
 
 
 def neighbours(config: Config, work: Work, board: Board) -> list[Config]:

@@ -88,15 +88,18 @@ def _dask(graphs: Graphs, board: Board, address: str, told) -> Iterator[Crew]:
     except ImportError:
         raise UserError("--cluster: distributed is not installed: pip install 'hwgen[cluster]'") from None
     try:
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"--cluster {address}: no Dask scheduler answers there ({error})") from None
     try:
         if not client.scheduler_info()["workers"]:
             raise UserError(f"--cluster {address}: the scheduler has no workers")
-        network = client.scatter(graphs, broadcast=True)
+        # In a list: a bare dict would be taken for several values with their keys.
+        (network,) = client.scatter([graphs], broadcast=True, hash=False)
 
         def run(jobs: list[Job]) -> Results:
+            if not jobs:
+                return []
             told(jobs=len(jobs))
             futures = [client.submit(evaluate, network, board, job, pure=False) for job in jobs]
             for _ in distributed.as_completed(futures):
