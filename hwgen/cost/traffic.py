@@ -16,8 +16,8 @@ from ..rtl.tiles import WORDS_PER_CYCLE
 from .events import Action, Clock
 
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
-FIRST_WORD_STEPS = 13  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
-FIFO_WORDS = 9  # of the weight buffer, beyond its RAM
+FIRST_WORD_STEPS = 14  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
+FIFO_WORDS = 13  # of the weight buffer, beyond its RAM
 TINY = 1e-4  # of a word or beat: less is the rounding of floats, and counted as arrived
 
 

@@ -13,6 +13,7 @@ from .fifo import RamFifo
 from .insn import insn_view
 from .memories import memories
 from .ports import insn_stream
+from .register_slice import RegisterSlice
 
 
 class WeightStream(Component):
@@ -23,7 +24,7 @@ class WeightStream(Component):
     each: word k of all comes on words[k % 2]),
     done (strobe: the readers have taken the request; words come in order), busy (an instruction held or a burst in
     flight), drain, idle, error, beat[weight_ports] as AxiReader.
-    Cost: weight_words * array_inputs bytes of RAM and the readers' queues.
+    Cost: weight_words * array_inputs bytes of RAM, the readers' queues, and four words of registers.
     """
 
     def __init__(self, config: Config):
@@ -102,12 +103,15 @@ class WeightStream(Component):
             odd.i.valid.eq(joined & odd_next),
         ]
         m.d.sync += odd_next.eq(odd_next ^ stored)
-        for words, buffer in zip(self.words, halves, strict=True):
+        for k, buffer in enumerate(halves):
+            # What the tile loader takes hangs on its state and on both words: it ends in a register.
+            m.submodules[f"next_{k}"] = following = RegisterSlice(buffer.width)
+            connect(m, buffer.o, following.i)
             m.d.comb += [
                 buffer.i.payload.eq(Cat(value for _, value, _ in slices)[: 8 * config.array_inputs]),
-                words.valid.eq(buffer.o.valid),
-                words.payload.as_value().eq(buffer.o.payload),
-                buffer.o.ready.eq(words.ready),
+                self.words[k].valid.eq(following.o.valid),
+                self.words[k].payload.as_value().eq(following.o.payload),
+                following.o.ready.eq(self.words[k].ready),
             ]
         for _, _, take in slices:
             m.d.comb += take.eq(stored)
