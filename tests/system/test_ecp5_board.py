@@ -40,6 +40,7 @@ SMALL = {
 CONFIG = Config(**SMALL)
 SHAPE = Shape(patches=(2, 2), layers=2, experts=3)
 MEMORY = 1 << 25
+START_SECONDS = 3e-4  # the SDRAM is ready 200 us after power comes
 
 
 def design() -> dict[str, str]:
@@ -52,6 +53,7 @@ def design() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def board():
     simulated = SimulatedBoard(design(), CLOCK_MHZ, BIT_CYCLES)
+    simulated.sleep(START_SECONDS)
     yield simulated
     simulated.close()
 
