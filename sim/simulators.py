@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -113,7 +114,10 @@ def run_bench(
     elif simulator == "verilator":
         sources = {"public.vlt": f'`verilator_config\npublic_flat_rw -module "{top}" -var "*"\n', **sources}
     tools = verilator_environment() if simulator == "verilator" else {}
-    key = json.dumps([simulator, top, sources, parameters, {k: str(v) for k, v in defines.items()}], sort_keys=True)
+    # What is compiled is linked to cocotb's libraries where they are: another environment compiles its own.
+    libraries = str(importlib.import_module("cocotb_tools.config").libs_dir)
+    settings = [parameters, {k: str(v) for k, v in defines.items()}]
+    key = json.dumps([simulator, libraries, top, sources, *settings], sort_keys=True)
     build = cache_directory() / "sim" / hashlib.sha256(key.encode()).hexdigest()[:24]
     workdir.mkdir(parents=True, exist_ok=True)
     with _environment(tools), warnings.catch_warnings():
