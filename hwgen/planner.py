@@ -17,7 +17,7 @@ from .intgraph import IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
 from .program import Program
 from .rtl.norm import multiply_cycles, norm_cycles
 from .rtl.router import route_cycles
-from .rtl.tiles import WORDS_PER_CYCLE
+from .rtl.tiles import load_cycles
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
@@ -150,8 +150,7 @@ def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
 
 def _load(op: MatMul, config: Config) -> int:
     """Cycles that a tile loads."""
-    rows = min(op.out.cols, config.array_outputs)
-    return rows if isinstance(op.w, View) else -(-rows // WORDS_PER_CYCLE)
+    return load_cycles(config, op.out.cols, not isinstance(op.w, View))
 
 
 def timing(config: Config) -> Timing:

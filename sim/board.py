@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from . import simulators
-from .child import JOB, Child
+from .child import Child, main
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,8 @@ class SimulatedBoard:
         self._child.close()
 
 
-def main(folder: Path) -> int:
-    """The child: compile the design of `folder` where no build is cached, and run it until the commands end."""
-    from hwgen.errors import UserError
-
-    job = json.loads((folder / JOB).read_text())
+def serve(folder: Path, job: dict) -> None:
+    """The child: compile the design where no build is cached, and run it until the commands end."""
     bench = resources.files("sim").joinpath("tb")
     sources = dict(job["verilog"])
     for name in ("ecp5.v", "sdram.v", "board_tb.v"):
@@ -76,13 +72,8 @@ def main(folder: Path) -> int:
         "HWGEN_PERIOD_PS": str(job["period"]),
         "HWGEN_BIT_CYCLES": str(job["bit_cycles"]),
     }
-    try:
-        simulators.run_bench(sources, "board_tb", "sim.tb.board", folder, environment=environment)
-    except (UserError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    simulators.run_bench(sources, "board_tb", "sim.tb.board", folder, environment=environment)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(serve))

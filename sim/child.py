@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from multiprocessing.connection import Connection, Listener
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from threading import Thread
+
+from hwgen.errors import UserError
 
 SOCKET, JOB, LOG = "socket", "job.json", "child.log"
 COMPILE_SECONDS = 1800  # that a simulator may take to compile a large design
@@ -76,3 +79,25 @@ class Child:
             self._process.kill()
         self._process.wait()
         self._folder.cleanup()
+
+
+def main(bench: Callable[[Path, dict], None]) -> int:
+    """The child's main program: `bench` compiles and runs the job in the folder until its commands end. The exit code."""
+    folder = Path(sys.argv[1])
+    try:
+        bench(folder, json.loads((folder / JOB).read_text()))
+    except (UserError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def commands(folder: Path) -> Iterator[tuple[str, list, Callable[[object], None]]]:
+    """The cocotb side: what `Child.ask` asks, its arguments, and where the answer goes, until the connection closes."""
+    with Client(str(folder / SOCKET), "AF_UNIX") as connection:
+        while True:
+            try:
+                name, *arguments = connection.recv()
+            except (EOFError, ConnectionResetError):
+                return
+            yield name, arguments, connection.send

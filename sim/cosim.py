@@ -7,7 +7,6 @@ accesses only.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from hwgen.energy import Activity, activity
 from hwgen.registers import Control
 
 from . import rtl
-from .child import JOB, Child
+from .child import Child, main
 from .dram import plusargs
 
 LOAD_FILE = "load.bin"
@@ -129,27 +128,19 @@ class Cosimulation:
         self._child.close()
 
 
-def main(folder: Path) -> int:
-    """The child: compile the design of `folder` where no build is cached, and run it until the commands end."""
-    from hwgen.errors import UserError
-
-    job = json.loads((folder / JOB).read_text())
+def serve(folder: Path, job: dict) -> None:
+    """The child: compile the design where no build is cached, and run it until the commands end."""
     arguments = (f"+load={folder / LOAD_FILE}", *plusargs(Dram(**job["dram"])))
-    try:
-        rtl.run_bench(
-            job["verilog"],
-            Config.from_dict(job["config"]),
-            job["size"],
-            "sim.tb.server",
-            folder,
-            simulator=job["simulator"],
-            plusargs=arguments,
-        )
-    except (UserError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    rtl.run_bench(
+        job["verilog"],
+        Config.from_dict(job["config"]),
+        job["size"],
+        "sim.tb.server",
+        folder,
+        simulator=job["simulator"],
+        plusargs=arguments,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(serve))

@@ -144,7 +144,7 @@ class Traffic:
             self.segments[-1].asked, asking = None, False
         full = self.level >= self.capacity - TINY
         empty = self.level <= TINY
-        pop = 1.0 * WORDS_PER_CYCLE if self.popped is not None else 0.0
+        pop = float(WORDS_PER_CYCLE) if self.popped is not None else 0.0
         streaming = bool(self.segments) and self.segments[0].earliest <= self.clock.now + TINY
         most = self.port / self.slice_beats if streaming else 0.0
         data = self.port if self.data and self.data[0].earliest <= self.clock.now + TINY else 0.0

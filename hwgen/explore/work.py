@@ -13,7 +13,7 @@ from ..errors import Shortage, UserError
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, RouteTokens, View
 from ..isa import QUEUE_BITS, ROW_BITS, SCALE_BITS
 from ..rtl.norm import multiply_cycles, norm_cycles
-from ..rtl.tiles import WORDS_PER_CYCLE
+from ..rtl.tiles import load_cycles
 from ..schedule import schedule
 
 Graphs = dict[str, IntGraph]
@@ -129,8 +129,7 @@ def price(work: Work, config: Config, dram: Dram) -> float:
     for p, count in work.products:
         tiles = -(-p.outputs // config.array_outputs) * -(-p.inputs // config.array_inputs)
         blocks = -(-p.rows // config.acc_rows)
-        load = -(-min(p.outputs, config.array_outputs) // (WORDS_PER_CYCLE if p.streamed else 1))
-        array += count * tiles * max(p.rows, blocks * load)
+        array += count * tiles * max(p.rows, blocks * load_cycles(config, p.outputs, p.streamed))
         if p.streamed:
             words += count * blocks * (p.outputs * -(-p.inputs // config.array_inputs) + config.param_words(p.outputs))
     rate = min(port_rate(config, dram), dram.beats_per_cycle(config) / config.weight_ports) / config.slice_beats

@@ -17,6 +17,12 @@ from .reader import RowQuantiser
 WORDS_PER_CYCLE = 2  # of the weight stream: one for each output of a pair
 
 
+def load_cycles(config: Config, outputs: int, streamed: bool) -> int:
+    """Cycles that a tile of a product with so many outputs loads: from the weight stream, or row by row."""
+    rows = min(outputs, config.array_outputs)
+    return -(-rows // WORDS_PER_CYCLE) if streamed else rows
+
+
 def job_layout() -> data.StructLayout:
     """A Matmul on its way to the row issuer: its fields, and the queue it works on if it names an expert."""
     return data.StructLayout(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from multiprocessing.connection import Client
 from pathlib import Path
 
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, First, Timer
 from cocotb.utils import get_sim_time
+
+from ..child import commands
 
 
 class SerialLine:
@@ -68,17 +69,11 @@ async def serve(dut) -> None:
     dut.button_n.value = 1
     line = SerialLine(dut, period, bit)
     Clock(dut.clk, period, unit="ps").start()
-    with Client(str(folder / "socket"), "AF_UNIX") as connection:
-        while True:
-            try:
-                name, *arguments = connection.recv()
-            except (EOFError, ConnectionResetError):
-                return
-            if name == "state":
-                clocks = round(get_sim_time("ps")) // period
-                answer = (clocks, int(dut.led.value), int(dut.violations.value), int(dut.first.value))
-            elif name == "advance":
-                answer = await line.clocks(*arguments)
-            else:
-                answer = await getattr(line, name)(*arguments)
-            connection.send(answer)
+    for name, arguments, answer in commands(folder):
+        if name == "state":
+            clocks = round(get_sim_time("ps")) // period
+            answer((clocks, int(dut.led.value), int(dut.violations.value), int(dut.first.value)))
+        elif name == "advance":
+            answer(await line.clocks(*arguments))
+        else:
+            answer(await getattr(line, name)(*arguments))

@@ -6,7 +6,6 @@ Every answer is (clocks since the start, value).
 from __future__ import annotations
 
 import os
-from multiprocessing.connection import Client
 from pathlib import Path
 
 import cocotb
@@ -14,6 +13,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, RisingEdge
 from cocotb.utils import get_sim_time
 
+from ..child import commands
 from .bench import PERIOD_NS, Bench
 
 
@@ -64,11 +64,6 @@ async def serve(dut) -> None:
     bench = Bench(dut, len(dut.backdoor_wdata) // 8)
     await bench.reset()
     server = Server(bench)
-    with Client(str(folder / "socket"), "AF_UNIX") as connection:
-        while True:
-            try:
-                name, *arguments = connection.recv()
-            except (EOFError, ConnectionResetError):
-                return
-            answer = await getattr(server, name)(*arguments)
-            connection.send((round(get_sim_time("ns")) // PERIOD_NS, answer))
+    for name, arguments, answer in commands(folder):
+        result = await getattr(server, name)(*arguments)
+        answer((round(get_sim_time("ns")) // PERIOD_NS, result))

@@ -3,7 +3,10 @@
 import importlib.util
 from pathlib import Path
 
-from hwgen.frontend import import_model
+import pytest
+
+from hwgen.errors import UserError
+from hwgen.frontend import check, import_model
 
 _spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
 maker = importlib.util.module_from_spec(_spec)
@@ -49,3 +52,17 @@ def imported(tmp_path, form, shape=(1, T, D), **options):
     w = Writer()
     result = import_model(w.write(tmp_path / "m.onnx", IMAGE, form(w), list(shape), **options))
     return result, [type(n).__name__ for n in result.nodes]
+
+
+def assert_refused(tmp_path, form, op, reason, hint):
+    """`form` (a function of a Writer) is refused at nodes `op` with that reason and hint, by `check` and by the import."""
+    w = Writer()
+    y = form(w)
+    path = w.write(tmp_path / "m.onnx", IMAGE, y, ["n", "t", D])
+    findings = check(path)
+    kinds = {n.name: n.op_type for n in w.nodes}
+    assert findings and all(kinds[f.node] == f.op for f in findings), findings
+    assert {f.op for f in findings} == {op}, findings
+    assert reason in findings[0].reason and hint in findings[0].hint, findings[0]
+    with pytest.raises(UserError, match=findings[0].node):
+        import_model(path)

@@ -14,7 +14,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from hwgen import graph
-from hwgen.errors import UserError
 from hwgen.frontend import check, import_model
 
 _spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
@@ -356,13 +355,4 @@ NAMES = "some other talking merging joined shifted stem grouped max".split()
 
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)
 def test_what_cannot_be_built_is_named_with_what_can(tmp_path, form, op, reason, hint):
-    w = Writer()
-    y = form(w)
-    path = w.write(tmp_path / "m.onnx", IMAGE, y, ["n", "t", D])
-    findings = check(path)
-    kinds = {n.name: n.op_type for n in w.nodes}
-    assert findings and all(kinds[f.node] == f.op for f in findings), findings
-    assert {f.op for f in findings} == {op}, findings
-    assert reason in findings[0].reason and hint in findings[0].hint, findings[0]
-    with pytest.raises(UserError, match=findings[0].node):
-        import_model(path)
+    maker.assert_refused(tmp_path, form, op, reason, hint)
