@@ -15,7 +15,7 @@ from ..errors import UserError
 from .advice import advise, excess, no_config
 from .points import Job, Point, choose, command, front, settings, text
 from .space import candidates, fits, neighbours, share, shortages, smallest
-from .work import Graphs, Work, capacity, measure, price
+from .work import Graphs, Work, measure, price, room
 from .workers import Crew, Progress, crew, default_workers
 
 __all__ = ["Point", "advise", "choose", "command", "default_workers", "excess", "explore", "settings", "text"]
@@ -87,7 +87,7 @@ def _search(
     chosen = own + _finalists(configs, work, board, target, len(graphs) * batch)
     follow(chosen[:FIRST])
     if not here:  # a Config that holds too little takes long to say so: if the roomiest does, too, then all will
-        follow([max(configs, key=lambda c: (capacity(c), c.acc_rows, str(c)))])
+        follow([max(configs, key=room)])
         if not here:
             return
     follow(chosen)

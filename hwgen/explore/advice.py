@@ -5,8 +5,6 @@ Everything that is advised has been tried: scheduled, and counted against the pa
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .. import boards, planner, resources
 from ..boards import Board
 from ..config import Config
@@ -15,7 +13,7 @@ from ..errors import Shortage, UserError
 from ..schedule import schedule
 from .points import settings
 from .space import candidates, fits, shortages, smallest
-from .work import Graphs, capacity, measure, power, price
+from .work import Graphs, capacity, measure, price, raised, room
 
 RAISES = 6  # fields that are raised one after another
 TRIES = 2  # Configs of a board, beside the roomiest
@@ -23,13 +21,13 @@ TRIES = 2  # Configs of a board, beside the roomiest
 
 def advise(graphs: Graphs, board: Board, config: Config, batch: int = 1) -> str:
     """For a `config` that the network does not fit, or that does not fit the board."""
-    raised = enlarged(graphs, config, batch)
-    if raised is not None and fits(raised, board):
-        return f"this would do: {' '.join(settings(raised, board))}"
+    larger = enlarged(graphs, config, batch)
+    if larger is not None and fits(larger, board):
+        return f"this would do: {' '.join(settings(larger, board))}"
     found = first_fit(graphs, board, batch)
     if found is not None:
         return f"this would do: {' '.join(settings(found, board))}"
-    return _lacking(board, raised) + elsewhere(graphs, board, config, batch)
+    return _lacking(board, larger) + elsewhere(graphs, board, config, batch)
 
 
 def no_config(graphs: Graphs, board: Board, batch: int = 1) -> str:
@@ -38,18 +36,18 @@ def no_config(graphs: Graphs, board: Board, batch: int = 1) -> str:
     choices = list(candidates(work, board))
     if not choices:
         return elsewhere(graphs, board, smallest(work, board), batch)
-    roomiest = max(choices, key=_room)
+    roomiest = max(choices, key=room)
     return _lacking(board, enlarged(graphs, roomiest, batch)) + elsewhere(graphs, board, roomiest, batch)
 
 
-def _lacking(board: Board, raised: Config | None) -> str:
+def _lacking(board: Board, larger: Config | None) -> str:
     """The resources that the least Config which holds the network takes too much of."""
-    over = shortages(raised, board) if raised is not None else {}
+    over = shortages(larger, board) if larger is not None else {}
     if not over:
         return ""
     text = ", ".join(f"{kind.upper()}: {used:,} needed, {usable:,} usable, {used - usable:,} short"
                      for kind, (used, usable) in over.items())  # fmt: skip
-    shape = f"{raised.array_outputs} x {raised.array_inputs} array with scratchpad {raised.banks} x {raised.bank_words}"
+    shape = f"{larger.array_outputs} x {larger.array_inputs} array with scratchpad {larger.banks} x {larger.bank_words}"
     return f"{board.name} is too small, even a {shape} has too little of it ({text}); "
 
 
@@ -67,7 +65,7 @@ def first_fit(graphs: Graphs, board: Board, batch: int = 1) -> Config | None:
     """A Config of the board that holds the network: the fastest by price, or the roomiest; None if neither does."""
     work = measure(graphs, batch)
     order = sorted(dict.fromkeys(candidates(work, board)), key=lambda c: (price(work, c, of_board(board, c)), str(c)))
-    for config in [*order[:TRIES], *sorted(order, key=_room)[-1:]]:
+    for config in [*order[:TRIES], *sorted(order, key=room)[-1:]]:
         if _arranges(graphs, board, config, batch):
             return config
     return None
@@ -82,19 +80,13 @@ def enlarged(graphs: Graphs, config: Config, batch: int = 1) -> Config | None:
             schedule(shapes, config, contents=False)
             return config
         except Shortage as error:
-            value = getattr(config, error.field) * error.factor
             try:
-                config = replace(config, **{error.field: _raised(error.field, value)})
+                config = raised(config, error)
             except UserError:
                 return None
         except UserError:
             return None
     return None
-
-
-def _raised(field: str, value: float) -> int:
-    whole = -int(-value // 1)
-    return whole if field == "max_experts" else power(whole)
 
 
 def _arranges(graphs: Graphs, board: Board, config: Config, batch: int) -> bool:
@@ -103,10 +95,6 @@ def _arranges(graphs: Graphs, board: Board, config: Config, batch: int) -> bool:
     except UserError:
         return False
     return True
-
-
-def _room(config: Config) -> tuple:
-    return capacity(config), config.acc_rows, str(config)
 
 
 def excess(config: Config, board: Board) -> str:

@@ -11,7 +11,7 @@ from ..config import Config
 from ..dram import of_board
 from ..errors import Shortage, UserError
 from .space import WIDTHS, fits, share, shortages
-from .work import Graphs, power
+from .work import Graphs, power, raised
 
 EQUAL = 0.01  # estimates that differ by less are taken for equal
 REPAIRS = 4  # fields of a Config that are raised before it is given up
@@ -63,7 +63,7 @@ def evaluate(graphs: Graphs, board: Board, job: Job) -> Point | UserError:
             if error.field not in RAISED:
                 return error
             try:
-                config = replace(config, **{error.field: power(-int(-getattr(config, error.field) * error.factor // 1))})
+                config = raised(config, error)
             except UserError:
                 return error
             if not fits(config, board):

@@ -146,3 +146,14 @@ def price(work: Work, config: Config, dram: Dram) -> float:
 def capacity(config: Config) -> int:
     """Elements of the scratchpad."""
     return config.scratch_chunks * config.chunk
+
+
+def room(config: Config) -> tuple:
+    """What orders Configs by how much they hold."""
+    return capacity(config), config.acc_rows, str(config)
+
+
+def raised(config: Config, error: Shortage) -> Config:
+    """`config` with as much of the field as it was short of. Raises UserError where that is beyond what a Config may have."""
+    whole = -int(-getattr(config, error.field) * error.factor // 1)
+    return replace(config, **{error.field: whole if error.field == "max_experts" else power(whole)})
