@@ -10,8 +10,8 @@ from ..config import Config
 from ..intgraph import ColScale
 from ..rtl.issue import QUEUE_DEPTH as ISSUE_QUEUE
 from ..rtl.issue import ROW_GAP
-from ..rtl.ports import READ_LATENCY
 from ..rtl.post import PostProcessor
+from ..rtl.read_slot import ReadSlot
 from ..rtl.reader import RowQuantiser
 from ..rtl.tiles import WORDS_PER_CYCLE
 from ..timeline import CAUSES
@@ -113,7 +113,7 @@ class MatmulUnit:
             yield from self._empty(insn, job, first_row, done, idle)
             return
         streamed = insn.w_source == isa.WeightSource.STREAM
-        path = 0 if streamed else READ_LATENCY + RowQuantiser.LATENCY
+        path = 0 if streamed else ReadSlot.LATENCY + RowQuantiser.LATENCY
         shared = not streamed and self._meet(insn.x, insn.x_pitch, rows, insn.w, insn.w_pitch, insn.outputs)
         residual = insn.residual and self._meet(insn.x, insn.x_pitch, rows, insn.res, insn.res_pitch, rows)
         blocks = -(-insn.outputs // c.array_outputs)

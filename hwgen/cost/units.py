@@ -16,7 +16,7 @@ from ..rtl.router import route_cycles
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
 LOAD_STEPS = 5  # of a load, from its start to its first command
 LOAD_END_STEPS = 8  # from its last beat to its end: queues, results visible
-STORE_STEPS = 12  # of a store likewise
+STORE_STEPS = 13  # of a store likewise
 
 
 def post_entry(config: Config) -> int:

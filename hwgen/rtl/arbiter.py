@@ -55,14 +55,14 @@ class ReadArbiter(Component):
                 with m.If(write_at == i):
                     m.d.sync += [owners[i].eq(chosen), counts[i].eq(self.command.payload.beats)]
 
-        owner = Array(owners)[read_at]
+        owner = Array(owners)[read_at]  # a beat that comes answers a command: `held` is not zero
         for i, client in enumerate(self.beats):
             m.d.comb += [
                 client.payload.eq(self.read.payload),
-                client.valid.eq(self.read.valid & (held != 0) & (owner == i)),
+                client.valid.eq(self.read.valid & (owner == i)),
             ]
         m.d.comb += [
-            self.read.ready.eq((held != 0) & Mux(owner, self.beats[1].ready, self.beats[0].ready)),
+            self.read.ready.eq(Mux(owner, self.beats[1].ready, self.beats[0].ready)),
             passed.eq(self.read.valid & self.read.ready),
             pop.eq(passed & (served + 1 == Array(counts)[read_at])),
         ]

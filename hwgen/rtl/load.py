@@ -72,6 +72,7 @@ class LoadUnit(Component):
         narrow = Signal(reset_less=True)
         scale_addr, scales_left = Signal(SCALE_ADDRESS_BITS, reset_less=True), Signal(16)
         more_scales, last_scale = Signal(), Signal()
+        beat_end = Signal()  # the next scale is the last one of its beat
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
@@ -79,7 +80,7 @@ class LoadUnit(Component):
                 with m.If(self.insn.valid):
                     with m.If(load_scales.op == isa.Op.LOAD_SCALES):
                         m.d.sync += [scales_left.eq(load_scales.count), more_scales.eq(load_scales.count != 0)]
-                        m.d.sync += last_scale.eq(load_scales.count == 1)
+                        m.d.sync += [last_scale.eq(load_scales.count == 1), beat_end.eq((load_scales.count == 1) | (lanes == 1))]
                         m.next = "SCALES"
                     with m.Else():
                         m.d.comb += block.start.eq(1)
@@ -117,8 +118,8 @@ class LoadUnit(Component):
         behind = [Signal(beat_bits, name=f"behind_{i}", reset_less=True) for i in range(config.chunk_beats - 1)]
         beat_at = Signal(range(max(config.chunk_beats, 2)))
         whole, room, take_chunk = Signal(), Signal(), Signal()
-        scale_room, take_scale, beat_end = Signal(), Signal(), Signal()
-        lane = Signal(range(lanes))
+        scale_room, take_scale = Signal(), Signal()
+        lane, next_lane = Signal(range(lanes)), Signal(range(lanes))
         wide_data = Cat(*behind, beats.payload)[: config.chunk * ELEMENT.width]
         narrow_bytes = Cat(*behind[: config.narrow_chunk_beats - 1], beats.payload)
         narrow_data = Cat(Cat(Const(0, 8), narrow_bytes[8 * i : 8 * i + 8]) for i in range(config.chunk))
@@ -128,7 +129,7 @@ class LoadUnit(Component):
             scale_room.eq(more_scales & scales.i.ready),
             take_chunk.eq(beats.valid & room),
             take_scale.eq(beats.valid & scale_room),
-            beat_end.eq((lane == lanes - 1) | last_scale),
+            next_lane.eq(Mux(beat_end, 0, lane + 1)),
             beats.ready.eq(room | (scale_room & beat_end)),
             block.step.eq(take_chunk & whole),
             chunks.i.valid.eq(beats.valid & block.more & whole),
@@ -146,7 +147,8 @@ class LoadUnit(Component):
                     m.d.sync += register.eq(beats.payload)
         with m.If(take_scale):
             m.d.sync += [
-                lane.eq(Mux(beat_end, 0, lane + 1)),
+                lane.eq(next_lane),
+                beat_end.eq((next_lane == lanes - 1) | (scales_left == 2)),
                 scales_left.eq(scales_left - 1),
                 more_scales.eq(~last_scale),
                 last_scale.eq(scales_left == 2),

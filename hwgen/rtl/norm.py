@@ -38,7 +38,7 @@ def multiply_cycles(config: Config, rows: int, columns: int, period: int) -> int
 
 
 def _fixed_cycles(config: Config) -> int:
-    return NormLanes.max_latency_of(config) + ports.READ_LATENCY + RAM_LATENCY + SETTLE + FIXED_CYCLES
+    return NormLanes.max_latency_of(config) + ReadSlot.LATENCY + RAM_LATENCY + SETTLE + FIXED_CYCLES
 
 
 class Norm(Component):

@@ -1,55 +1,61 @@
-"""A place for one scratchpad read that waits, so that the logic of whoever asks ends before the arbitration."""
+"""Registers before a scratchpad read, so that the logic of whoever asks ends before the arbitration, and the other way round."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module
+from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
 from .common import delay, delay_valid
 from .ports import ADDRESS_BITS, READ_LATENCY, elements, read_port
+from .register_slice import RegisterSlice
 
 
 class ReadSlot(Component):
-    """Passes on reads of a chunk; one that the scratchpad refuses waits here.
+    """Passes on reads a cycle later; one that the scratchpad refuses waits here with the next one behind it.
 
-    `ready` is a register: it drops only while a read waits. A read that is granted at once takes no cycle longer, and no
-    read is granted later than without the slot. Data come in the order of the requests, each with its tag, READ_LATENCY
-    cycles after the grant.
+    Data come in the order of the requests, each with its tag, READ_LATENCY cycles after the grant, so LATENCY after the
+    request where nothing waits.
 
-    Parameters: config; tag: layout (or shape) of what a request gets back with its data.
-    Ports: valid, addr, tag, ready (requests); arrived (strobe), o_tag, o_data; rd (to the scratchpad).
-    Cost: a register and a multiplexer for address and tag.
+    Parameters: config; tag: layout (or shape) of what a request gets back with its data; chunks of a read.
+    Ports: valid, addr, tag, ready (requests; `ready` is a register); asked (tag of the request at the scratchpad: the
+    address of whatever is read beside it); arrived (strobe), o_tag, o_data; rd (to the scratchpad; valid and addr are registers).
+    Cost: two registers and a multiplexer for address and tag, and the tag's way beside the read.
     """
 
-    def __init__(self, config: Config, tag):
+    LATENCY = READ_LATENCY + 1
+
+    def __init__(self, config: Config, tag, chunks: int = 1):
+        self.request = data.StructLayout({"addr": ADDRESS_BITS, "tag": tag})
         super().__init__(
             {
                 "valid": In(1),
                 "addr": In(ADDRESS_BITS),
                 "tag": In(tag),
-                "ready": Out(1, init=1),
+                "ready": Out(1),
+                "asked": Out(tag),
                 "arrived": Out(1),
                 "o_tag": Out(tag),
-                "o_data": Out(elements(config, 1)),
-                "rd": Out(read_port(config, 1)),
+                "o_data": Out(elements(config, chunks)),
+                "rd": Out(read_port(config, chunks)),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        addr = Signal(ADDRESS_BITS, reset_less=True)
-        tag = Signal.like(self.tag, name="waiting_tag", reset_less=True)
-        asked = Signal.like(self.tag, name="asked_tag")
+        m.submodules.waiting = waiting = RegisterSlice(self.request)
         m.d.comb += [
-            self.rd.valid.eq(self.valid | ~self.ready),
-            self.rd.addr.eq(Mux(self.ready, self.addr, addr)),
-            asked.eq(Mux(self.ready, self.tag, tag)),
+            waiting.i.valid.eq(self.valid),
+            waiting.i.payload.addr.eq(self.addr),
+            waiting.i.payload.tag.eq(self.tag),
+            self.ready.eq(waiting.i.ready),
+            self.rd.valid.eq(waiting.o.valid),
+            self.rd.addr.eq(waiting.o.payload.addr),
+            self.asked.eq(waiting.o.payload.tag),
+            waiting.o.ready.eq(self.rd.ready),
             self.arrived.eq(delay_valid(m, self.rd.valid & self.rd.ready, READ_LATENCY, "arrived")),
-            self.o_tag.eq(delay(m, asked, READ_LATENCY, "tag")),
+            self.o_tag.eq(delay(m, self.asked, READ_LATENCY, "tag")),
             self.o_data.eq(self.rd.data),
         ]
-        m.d.sync += self.ready.eq(~self.rd.valid | self.rd.ready)
-        with m.If(self.ready):
-            m.d.sync += [addr.eq(self.addr), tag.eq(self.tag)]
         return m

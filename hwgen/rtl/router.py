@@ -20,7 +20,7 @@ from .read_slot import ReadSlot
 
 LANES = 4  # rows in lockstep
 GATE_QUOTIENT_BITS = GATE_BITS + 1  # 2^15 stands for 1
-REFILL_CYCLES = ports.READ_LATENCY + 1  # and one for each lane's read, from one chunk to the next
+REFILL_CYCLES = ReadSlot.LATENCY + 1  # and one for each lane's read, from one chunk to the next
 FIXED_CYCLES = 6  # registers and control
 
 
@@ -40,7 +40,7 @@ def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: boo
 
     before = group(last_rows) + (groups - 2) * group(LANES) if groups > 1 else 0
     last = sort(last_rows) + rest + 2 * experts + last_rows * top_k
-    fixed = ports.READ_LATENCY + GateLanes.LATENCY + GATE_QUOTIENT_BITS + SETTLE + FIXED_CYCLES + min(rows, LANES)
+    fixed = ReadSlot.LATENCY + GateLanes.LATENCY + GATE_QUOTIENT_BITS + SETTLE + FIXED_CYCLES + min(rows, LANES)
     gates = rows * (DENSE_CYCLES + 2 * -(-experts // config.chunk)) if dense else 0
     return math.ceil(before) + last + rows * top_k + gates + fixed
 

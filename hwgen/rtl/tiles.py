@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
 from ..intgraph import ColScale
 from . import ports
-from .common import delay, delay_valid
+from .common import delay
 from .insn import insn_view
+from .read_slot import ReadSlot
 from .reader import RowQuantiser
 
 WORDS_PER_CYCLE = 2  # of the weight stream: one for each output of a pair
@@ -74,7 +75,6 @@ class TileLoader(Component):
         # --- loop state -----------------------------------------------------------------------------------------
         outputs_left = Signal(16)  # outputs - ob*O
         inputs_left = Signal(16)  # inputs - ib*I
-        columns = Signal(range(outputs + 1))  # valid outputs of this tile
         last_columns = Signal()
         row = Signal(range(outputs + 1))
         bank = Signal()
@@ -87,41 +87,41 @@ class TileLoader(Component):
         last_row = Signal(range(outputs))
         m.d.sync += [
             last_columns.eq(outputs_left <= outputs),
-            columns.eq(Mux(outputs_left <= outputs, outputs_left, outputs)),
             last_row.eq(Mux(outputs_left <= outputs, outputs_left - 1, outputs - 1)),
         ]
         from_stream = insn.w_source == isa.WeightSource.STREAM
 
-        path = ports.READ_LATENCY + quantiser.LATENCY  # cycles of a row from the scratchpad to `w_*`
         with m.If(self.take):
             m.d.sync += self.full.eq(0)
 
         # --- stationary rows from the scratchpad ----------------------------------------------------------------
         reading, pop = Signal(), Signal()
-        m.d.comb += [
-            self.rd.valid.eq(reading),
-            self.rd.addr.eq(addr),
-            self.scale.addr.eq(scale),
-        ]
-        accepted = Signal()
-        m.d.comb += accepted.eq(reading & self.rd.ready)
+        final, accepted = Signal(), Signal()
         lanes = Signal(range(c.array_inputs + 1))
-        m.d.comb += lanes.eq(Mux(inputs_left <= c.array_inputs, inputs_left, c.array_inputs))
-        final = Signal()
-        m.d.comb += final.eq(row == last_row)
+        tag = data.StructLayout({"scale": 16, "lanes": len(lanes), "row": len(row), "final": 1})
+        m.submodules.reads = reads = ReadSlot(c, tag, c.input_chunks)
+        connect(m, reads.rd, flipped(self.rd))
         m.d.comb += [
-            quantiser.i_valid.eq(delay_valid(m, accepted, ports.READ_LATENCY, "w_read")),
-            quantiser.i_data.eq(self.rd.data),
+            final.eq(row == last_row),
+            lanes.eq(Mux(inputs_left <= c.array_inputs, inputs_left, c.array_inputs)),
+            reads.valid.eq(reading),
+            reads.addr.eq(addr),
+            reads.tag.eq(Cat(scale, lanes, row, final)),
+            accepted.eq(reading & reads.ready),
+            self.scale.addr.eq(reads.asked.scale),
+            quantiser.i_valid.eq(reads.arrived),
+            quantiser.i_data.eq(reads.o_data),
             quantiser.i_scale.eq(self.scale.data),
             quantiser.i_convert.eq(insn.w_convert),
-            quantiser.i_lanes.eq(delay(m, lanes, ports.READ_LATENCY, "w_lanes")),
+            quantiser.i_lanes.eq(reads.o_tag.lanes),
         ]
         arrived = quantiser.o_valid
-        arrived_row = delay(m, row, path, "w_row_path")
-        arrived_final = delay(m, final, path, "w_final_path")
+        arrived_row = delay(m, reads.o_tag.row, quantiser.LATENCY, "w_row_path")
+        arrived_final = delay(m, reads.o_tag.final, quantiser.LATENCY, "w_final_path")
 
         # --- weight words: two at a time, the last of an odd number alone ------------------------------------------
-        wanted, single = Signal(), Signal()  # the loader's state takes words as soon as there are two, or one if `single`
+        # Registers, as they end in the weight buffer's `ready`: words are taken as soon as there are two, or one if `single`.
+        wanted, single = Signal(), Signal()
         taken = Signal()
         odd_next = Signal()  # the next word comes on words[1]
         near, far = self.words[0], self.words[1]
@@ -135,9 +135,7 @@ class TileLoader(Component):
         m.d.sync += [odd_next.eq(odd_next ^ (taken & single)), starved.eq(wanted & ~taken)]
         payloads = [near.payload.as_value(), far.payload.as_value()]
         next_words = [Mux(odd_next, payloads[1 - k], payloads[k]) for k in range(WORDS_PER_CYCLE)]
-        # `row` is even: pairs of rows begin with the tile.
-        last_pair = Signal()
-        m.d.comb += last_pair.eq(row[1:] == last_row[1:])
+        pairs_left, last_pair = Signal(range(outputs // 2)), Signal()  # of the tile's rows behind the next pair; none
 
         # --- to the array ---------------------------------------------------------------------------------------
         for k, word_data in enumerate(next_words):
@@ -150,9 +148,13 @@ class TileLoader(Component):
 
         # --- to the parameter banks -----------------------------------------------------------------------------
         word = Signal(range(c.param_words(outputs) + WORDS_PER_CYCLE))
-        # Columns whose parameters have come with the next word, and with the word behind it.
-        most = (c.param_words(outputs) + 2 * WORDS_PER_CYCLE) * c.params_per_word
-        covered = [Signal(range(most), init=(k + 1) * c.params_per_word, name=f"covered_{k}") for k in range(WORDS_PER_CYCLE)]
+        # Columns whose parameters have come with the next word, the word behind it, and so on.
+        most = (c.param_words(outputs) + 3 * WORDS_PER_CYCLE) * c.params_per_word
+        covered = [
+            Signal(range(most), init=(k + 1) * c.params_per_word, name=f"covered_{k}") for k in range(2 * WORDS_PER_CYCLE)
+        ]
+        ends = [(reach >= outputs_left) | (reach >= outputs) for reach in covered]
+        last_params = Signal()  # the next word is the last one, or the one behind it
         pop_params, immediate = Signal(), Signal()
         by_scale = arrived & (insn.col_source == ColScale.ROW_SCALES) & first_inputs
         m.d.sync += [self.params.valid.eq((pop_params & ~discarding) | immediate | by_scale), self.params.bank.eq(bank)]
@@ -216,9 +218,11 @@ class TileLoader(Component):
                         m.next = "PARAMS"
             with m.State("PARAMS"):
                 # Only when the previous tile is taken have all rows of the bank's last user been issued.
+                m.d.sync += [single.eq(ends[0]), last_params.eq(ends[1])]
                 with m.If((~self.full & ~self.bank_busy.bit_select(bank, 1)) | discarding):
                     with m.Switch(insn.col_source):
                         with m.Case(ColScale.PARAMETERS):
+                            m.d.sync += wanted.eq(1)
                             m.next = "PARAM_WORDS"
                         with m.Case(ColScale.IMMEDIATE):
                             m.d.comb += immediate.eq(~discarding)
@@ -226,27 +230,26 @@ class TileLoader(Component):
                         with m.Default():
                             m.next = "TILE"
             with m.State("PARAM_WORDS"):
-                m.d.comb += [
-                    wanted.eq(1),
-                    single.eq(covered[0] >= columns),
-                    pop_params.eq(taken),
-                ]
+                m.d.comb += pop_params.eq(taken)
                 with m.If(taken):
                     m.d.sync += word.eq(word + WORDS_PER_CYCLE)
                     m.d.sync += [reach.eq(reach + WORDS_PER_CYCLE * c.params_per_word) for reach in covered]
-                    with m.If(covered[1] >= columns):
+                    m.d.sync += [single.eq(ends[2]), last_params.eq(ends[3]), wanted.eq(~last_params)]
+                    with m.If(last_params):
                         m.next = "TILE"
             with m.State("TILE"):
-                m.d.sync += row.eq(0)
+                m.d.sync += [row.eq(0), pairs_left.eq(last_row[1:]), last_pair.eq(last_row[1:] == 0), single.eq(last_row == 0)]
                 with m.If(~self.full | discarding):
+                    m.d.sync += [wanted.eq(from_stream), reading.eq(~from_stream)]
                     m.next = "STREAM"
                     with m.If(~from_stream):
-                        m.d.sync += reading.eq(1)
                         m.next = "READ"
             with m.State("STREAM"):
-                m.d.comb += [wanted.eq(1), single.eq(last_pair & ~last_row[0]), pop.eq(taken)]
+                m.d.comb += pop.eq(taken)
                 with m.If(taken):
-                    m.d.sync += row.eq(row + WORDS_PER_CYCLE)
+                    m.d.sync += [row.eq(row + WORDS_PER_CYCLE), wanted.eq(~last_pair)]
+                    m.d.sync += [pairs_left.eq(pairs_left - 1), last_pair.eq(pairs_left == 1)]
+                    m.d.sync += single.eq((pairs_left == 1) & ~last_row[0])
                     with m.If(last_pair):
                         m.next = "NEXT"
             with m.State("READ"):

@@ -13,8 +13,9 @@ CONFIG = Config(array_outputs=8, array_inputs=8)
 
 @pytest.mark.parametrize("refused", [0.0, 0.3, 0.9])
 def test_order_and_latency(refused):
-    """Random requests and grants: every request is granted as early as the scratchpad allows, data and tags in order."""
-    dut, rng = ReadSlot(CONFIG, 8), random.Random(int(refused * 10))
+    """Random requests and grants: a request is at the scratchpad a cycle later and as early as those before it allow,
+    nothing between `rd.ready` and `ready`, data and tags in order."""
+    dut, rng = ReadSlot(CONFIG, 8, chunks=2), random.Random(int(refused * 10))
     waiting, grants, found = [], [], []  # requests; (cycle, addr, tag) granted; (cycle, data, tag) arrived
 
     async def bench(ctx):
@@ -28,21 +29,22 @@ def test_order_and_latency(refused):
                 ctx.set(dut.addr, request[0])
                 ctx.set(dut.tag, request[1])
             ctx.set(dut.rd.ready, ready)
-            ctx.set(dut.rd.data[0], arriving.pop(0) or 0)
-            assert ctx.get(dut.ready) == (not waiting)
-            if request is not None and not waiting:
-                waiting.append(request)
-                request = None
+            ctx.set(dut.rd.data[CONFIG.chunk], arriving.pop(0) or 0)  # the second chunk's first element
+            assert ctx.get(dut.ready) == (len(waiting) < 2)
             assert ctx.get(dut.rd.valid) == bool(waiting)
             granted = None
-            if waiting and ready:
-                granted, tag = waiting.pop(0)
-                assert ctx.get(dut.rd.addr) == granted
-                grants.append((cycle + READ_LATENCY, granted, tag))
+            if waiting:
+                assert (ctx.get(dut.rd.addr), ctx.get(dut.asked)) == waiting[0]
+                if ready:
+                    granted, tag = waiting.pop(0)
+                    grants.append((cycle + READ_LATENCY, granted, tag))
+            if request is not None and ctx.get(dut.ready):
+                waiting.append(request)
+                request = None
             # Data: the low bits of the address.
             arriving.append(None if granted is None else granted & 0x7FFF)
             if ctx.get(dut.arrived):
-                found.append((cycle, ctx.get(dut.o_data[0]), ctx.get(dut.o_tag)))
+                found.append((cycle, ctx.get(dut.o_data[CONFIG.chunk]), ctx.get(dut.o_tag)))
             await ctx.tick()
 
     simulator = Simulator(dut)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwgen import graph as fg
+from hwgen.compare import compare
 from hwgen.config import Config
 from hwgen.frontend import import_model, reference
 from hwgen.planner import Arrangement
@@ -40,6 +41,9 @@ IMAGES = 4
 # Root mean square error over deviation of outputs, where the same experts were chosen. Int8 weights of layers as narrow
 # as these (a row of 4 to 48 of them) leave a few per cent; a layer left out or misread leaves about one.
 TOLERANCE = 0.25
+# Beyond it only where a LayerNorm of channels that are all but equal magnifies what came before: then the float graph still
+# computes what the file says, and no layer by itself adds more than this.
+OWN_DB = 20.0
 
 
 @st.composite
@@ -127,7 +131,11 @@ def check(net: Network, folder: Path, on_machine) -> None:
         assert np.isfinite(got).all()
         if same:
             error = float(np.sqrt(np.square(got[same] - wanted[name][same]).mean())) / spread[name]
-            assert error < TOLERANCE, f"{net}: {name} differs by {error:.3f} standard deviations"
+            if error >= TOLERANCE:
+                floats = np.stack([fg.outputs(graph, fg.evaluate(graph, {"image": data[i]}))[name] for i in same])
+                np.testing.assert_allclose(floats, wanted[name][same], atol=0.02 * spread[name], err_msg=f"{net}: {name}")
+                worst = min(compare(graph, integer, {"image": data}, golden.run).layers, key=lambda layer: layer.own_db)
+                assert worst.own_db > OWN_DB, f"{net}: {name} differs by {error:.3f} standard deviations: {worst}"
     config = CONFIGS[net.seed % len(CONFIGS)]
     arrangement = ARRANGEMENTS[net.seed % len(ARRANGEMENTS)]
     batch = 1 if arrangement.blocks > 1 else 2
