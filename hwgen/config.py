@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 
 from .errors import UserError
 from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS
@@ -100,12 +101,12 @@ class Config:
         """Chunks that the post-processor writes in one cycle."""
         return self.array_outputs // self.chunk
 
-    @property
+    @cached_property
     def word_chunks(self) -> int:
         """Chunks in a scratchpad word (sub-banks): a power of two that holds the widest access."""
         return 1 << (max(self.input_chunks, self.output_chunks) - 1).bit_length()
 
-    @property
+    @cached_property
     def bank_chunks(self) -> int:
         """Chunk addresses of one bank."""
         return self.bank_words * self.word_chunks

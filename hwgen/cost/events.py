@@ -19,7 +19,7 @@ class Clock:
 
     def at(self, time: float, action: Action) -> None:
         """Do `action` at `time`, or now if that is past."""
-        heapq.heappush(self._events, (max(time, self.now), next(self._order), action))
+        heapq.heappush(self._events, (time if time > self.now else self.now, next(self._order), action))
 
     def run(self) -> None:
         """Until nothing is left to do."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 from ..config import Config
 from ..dram import Dram
@@ -18,6 +19,7 @@ from .events import Action, Clock
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
 FIRST_WORD_STEPS = 14  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
 FIFO_WORDS = 13  # of the weight buffer, beyond its RAM
+NEVER = float("inf")
 TINY = 1e-4  # of a word or beat: less is the rounding of floats, and counted as arrived
 
 
@@ -134,42 +136,43 @@ class Traffic:
     def _before_asked(self) -> float:
         """Words that must arrive until all before the latest segment are asked for."""
         room = max(0.0, min(self.in_flight, self.capacity - self.level))
-        return sum(segment.left for segment in list(self.segments)[:-1]) - room
+        return sum([segment.left for segment in islice(self.segments, len(self.segments) - 1)]) - room
 
     def _plan(self) -> None:
         """Rates from now on, and the time of the next change."""
-        asking = bool(self.segments) and self.segments[-1].asked is not None
-        if asking and self._before_asked() <= TINY:
-            self.clock.at(self.clock.now, self.segments[-1].asked)
-            self.segments[-1].asked, asking = None, False
+        now, segments = self.clock.now, self.segments  # this is where the model spends its time
+        before = NEVER
+        if segments and segments[-1].asked is not None:
+            before = self._before_asked()
+            if before <= TINY:
+                self.clock.at(now, segments[-1].asked)
+                segments[-1].asked, before = None, NEVER
         full = self.level >= self.capacity - TINY
         empty = self.level <= TINY
         pop = float(WORDS_PER_CYCLE) if self.popped is not None else 0.0
-        streaming = bool(self.segments) and self.segments[0].earliest <= self.clock.now + TINY
-        most = self.port / self.slice_beats if streaming else 0.0
-        data = self.port if self.data and self.data[0].earliest <= self.clock.now + TINY else 0.0
+        most = self.port / self.slice_beats if segments and segments[0].earliest <= now + TINY else 0.0
+        data = self.port if self.data and self.data[0].earliest <= now + TINY else 0.0
         wanted = min(most, pop) if full else most
         self.data_rate, share = self._shared(data, wanted * self.slice_beats)
-        self.arrival = share / self.slice_beats
-        self.pop_rate = min(pop, self.arrival) if empty else pop
-        nexts = []
+        self.arrival = arrival = share / self.slice_beats
+        self.pop_rate = pop_rate = min(pop, arrival) if empty else pop
+        until = NEVER
         if self.data and self.data_rate > 0:
-            nexts.append(self.data[0].left / self.data_rate)
-        if self.arrival > 0:
-            nexts.append(self.segments[0].left / self.arrival)
-            if asking:
-                nexts.append(max(1.0, self._before_asked() / self.arrival))
-        if self.popped is not None and self.pop_rate > 0:
-            nexts.append(self.wanted / self.pop_rate)
-        change = self.arrival - self.pop_rate
+            until = self.data[0].left / self.data_rate
+        if arrival > 0:
+            until = min(until, segments[0].left / arrival)
+            if before < NEVER:
+                until = min(until, max(1.0, before / arrival))
+        if pop_rate > 0:
+            until = min(until, self.wanted / pop_rate)
+        change = arrival - pop_rate
         if change > TINY and not full:
-            nexts.append((self.capacity - self.level) / change)
+            until = min(until, (self.capacity - self.level) / change)
         elif change < -TINY and not empty:
-            nexts.append(self.level / -change)
-        self.version += 1
-        if nexts:
-            version = self.version
-            self.clock.at(self.clock.now + max(min(nexts), TINY), lambda: self.version == version and self._step())
+            until = min(until, self.level / -change)
+        self.version = version = self.version + 1
+        if until < NEVER:
+            self.clock.at(now + max(until, TINY), lambda: self.version == version and self._step())
 
     def _shared(self, data: float, weights: float) -> tuple[float, float]:
         """Beats a cycle of the data port and of each weight port, for what they want."""
