@@ -55,8 +55,9 @@ class Child:
         raise RuntimeError(f"the simulator did not start: {self._said()}")
 
     def _said(self) -> str:
-        text = (self.path / LOG).read_text(errors="replace").strip()
-        return text.splitlines()[-1] if text else f"exit code {self._process.poll()}"
+        lines = (self.path / LOG).read_text(errors="replace").strip().splitlines()
+        complaints = [line for line in lines if line.startswith("%")]  # of Verilator: the last one only counts the others
+        return (complaints[:1] or lines[-1:] or [f"exit code {self._process.poll()}"])[0]
 
     def ask(self, *command):
         """The answer to a command."""

@@ -5,13 +5,14 @@
 The grid of a board: every array shape of `explore.space.WIDTHS`, every number of weight ports and a shallow and a deep weight
 buffer, each with the deepest scratchpad, as far as they fit. The cycle model ranks all of the grid; in RTL run those within
 SHARE of the best (default 0.06, twice the error that the tests allow the model), and the choice.
-Every output is compared with golden. RESULTS.json keeps what is measured: a sweep that is stopped goes on from there. Exit
-code 1: a choice is more than 5 % slower than the best, or outputs differ.
+Every output is compared with golden. RESULTS.json keeps what is measured, by program and Verilog: a sweep that is stopped
+goes on from there. Exit code 1: a choice is more than 5 % slower than the best, or outputs differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -57,17 +58,22 @@ def _config(start: Config, **fields: int) -> Config | None:
         return None
 
 
-def in_rtl(files: tuple[Path, ...], board: str, config: Config) -> dict:
-    """Mean cycles of some images, and whether every output equals golden's."""
+def in_rtl(files: tuple[Path, ...], board: str, config: Config, known: dict) -> dict:
+    """Mean cycles of some images, and whether every output equals golden's; added to `known`."""
     model, calibration, test = files
     settings = {name: str(value) for name, value in config.to_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         build({"": model}, Path(folder) / "bundle", board=board, calibrate=calibration, settings=settings)
         bundle = run.open_bundle(Path(folder) / "bundle")
+        what = [name for name in bundle.files if name in ("program.bin", "dram.bin") or name.startswith("rtl/")]
+        key = hashlib.sha256(b"".join(bundle.files[name] for name in sorted(what))).hexdigest()
+        if key in known:
+            return known[key]
         images = {name: read_npz(test)[name][:IMAGES] for name in run.inputs(bundle, "")}
         golden, rtl = (run.run(bundle, engine, images) for engine in ("golden", "rtl"))
     same = all(np.array_equal(golden.outputs[name], rtl.outputs[name]) for name in golden.outputs)
-    return {"cycles": sum(c["cycles"] for c in rtl.counters) / IMAGES, "equal": same}
+    known[key] = {"config": str(config), "cycles": sum(c["cycles"] for c in rtl.counters) / IMAGES, "equal": same}
+    return known[key]
 
 
 def sweep(pair: str, within: float, known: dict, save, folder: Path) -> bool:
@@ -91,12 +97,9 @@ def sweep(pair: str, within: float, known: dict, save, folder: Path) -> bool:
     choice = explore.choose(explore.explore(state.integers, board)).config
     results = {}
     for n, config in enumerate([choice, *near]):
-        key = json.dumps([pair, config.to_dict()])
-        if key not in known:
-            known[key] = in_rtl(files, name, config) | {"model": model(config)}
-            save()
-        results[config] = known[key]
-        print(f"{pair}: {n + 1} of {len(near) + 1} in RTL, {known[key]['cycles']:,.0f} cycles", file=sys.stderr, flush=True)
+        results[config] = in_rtl(files, name, config, known) | {"model": model(config)}
+        save()
+        print(f"{pair}: {n + 1} of {len(near) + 1} in RTL, {results[config]['cycles']:,.0f} cycles", file=sys.stderr, flush=True)
     best = min(near, key=lambda c: results[c]["cycles"])
     least, chosen = results[best]["cycles"], results[choice]["cycles"]
     error = max(abs(r["model"] / r["cycles"] - 1) for r in results.values())
