@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwgen.dram import Dram
+from hwgen.dram import CREDIT_BEATS, Dram
 
 
 def plusargs(dram: Dram) -> tuple[str, ...]:
@@ -10,6 +10,7 @@ def plusargs(dram: Dram) -> tuple[str, ...]:
     return (
         f"+latency={dram.latency}",
         f"+rate={round(dram.bytes_per_cycle * 16)}",
+        f"+credit={CREDIT_BEATS}",
         f"+refresh_period={dram.refresh_period}",
         f"+refresh_clocks={dram.refresh_cycles}",
         f"+stall={dram.stall}",

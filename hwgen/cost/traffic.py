@@ -24,10 +24,8 @@ TINY = 1e-4  # of a word or beat: less is the rounding of floats, and counted as
 
 
 def port_rate(config: Config, dram: Dram) -> float:
-    """Beats a cycle that one port reaches alone: the bus's one, or what its bursts in flight allow."""
-    beats = min(1.0 * dram.open, dram.beats_per_cycle(config))
-    turn = dram.latency + REQUEST_STEPS + config.burst_beats / beats
-    return min(beats, config.outstanding * config.burst_beats / turn)
+    """Beats a cycle that one port reaches alone."""
+    return dram.port_rate(config, REQUEST_STEPS)
 
 
 @dataclass

@@ -1,10 +1,10 @@
 // DRAM behind several AXI4 ports: one data port (read and write, port 0) and read-only ports, over one memory.
 //
-// Every read burst waits +latency clocks; all ports together move at most +rate / 16 bytes a clock (0: no limit); every
-// +refresh_period clocks (0: never) nothing moves for +refresh_clocks; +stall / 256 of the clocks withhold each handshake
-// at random, drawn from +seed. Addresses outside the memory answer SLVERR. The back door reads and writes one word a
-// clock, for the test bench. +dram names the file of the memory's first contents; at each backdoor_load the words of the
-// file that +load names go to backdoor_addr and behind it.
+// Every read burst waits +latency clocks; all ports together move at most +rate / 16 bytes a clock (0: no limit), of which
+// a pause saves up +credit beats for each port and once more; every +refresh_period clocks (0: never) nothing moves for
+// +refresh_clocks; +stall / 256 of the clocks withhold each handshake at random, drawn from +seed. Addresses outside the
+// memory answer SLVERR. The back door reads and writes one word a clock, for the test bench. +dram names the file of the
+// memory's first contents; at each backdoor_load the words of the file that +load names go to backdoor_addr and behind it.
 // Faults, while their input is high: fault_error answers SLVERR to every beat read and every burst written (which is
 // not stored), fault_hold takes and answers nothing.
 `default_nettype none
@@ -49,15 +49,16 @@ module dram #(
     localparam DEPTH = 32;                   // bursts waiting per port
     localparam SHIFT = $clog2(BYTES);
     localparam COST = BYTES * 16;            // credit of one beat
-    localparam CREDIT_MAX = COST * (PORTS + 1) * 4;
 
     reg [BYTES*8-1:0] memory [0:WORDS-1];
     reg [8*1024-1:0] file, load_file;
     integer handle, got;
-    integer latency, rate, refresh_period, refresh_clocks, stall, seed;
+    integer latency, rate, credit_max, refresh_period, refresh_clocks, stall, seed;
     initial begin
         if (!$value$plusargs("latency=%d", latency)) latency = 0;
         if (!$value$plusargs("rate=%d", rate)) rate = 0;
+        if (!$value$plusargs("credit=%d", credit_max)) credit_max = 4;
+        credit_max = credit_max * COST * (PORTS + 1);
         if (!$value$plusargs("refresh_period=%d", refresh_period)) refresh_period = 0;
         if (!$value$plusargs("refresh_clocks=%d", refresh_clocks)) refresh_clocks = 0;
         if (!$value$plusargs("stall=%d", stall)) stall = 0;
@@ -114,7 +115,7 @@ module dram #(
         end else begin
             now = now + 1;
             credit = credit + rate;
-            if (rate == 0 || credit > CREDIT_MAX) credit = CREDIT_MAX;
+            if (rate == 0 || credit > credit_max) credit = credit_max;
             refreshing = fault_hold
                 || (refresh_period != 0 && (now % (refresh_period == 0 ? 1 : refresh_period)) < refresh_clocks);
             turn = (turn + 1) % PORTS;

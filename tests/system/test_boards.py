@@ -49,5 +49,7 @@ def test_m3vit_digits_in_rtl(board, hwgen, tmp_path):
     golden, _ = outputs(hwgen, bundle, "golden", tmp_path / "digits_test.npz", 2, tmp_path)
     rtl, summary = outputs(hwgen, bundle, "rtl", tmp_path / "digits_test.npz", 2, tmp_path)
     same(golden, rtl)
-    print(f"{board}: {summary['cycles']} cycles, array {summary['array_utilisation']}")
+    estimate = json.loads(hwgen("report", bundle, "--json")[1])["tasks"][""]["cycles"]
+    print(f"{board}: {summary['cycles']} cycles, estimate {estimate}, array {summary['array_utilisation']}")
+    assert estimate == pytest.approx(np.mean(summary["cycles"]), rel=0.03)
     assert all(0 < share < 1 for share in summary["array_utilisation"]) and min(summary["cycles"]) > 10_000
