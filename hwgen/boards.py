@@ -15,8 +15,8 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
-REFRESH_PERIOD_US, REFRESH_US = 7.8, 0.35  # DDR4: every so often DRAM is shut for so long
-DRAM_LATENCY = 64  # clocks from a read burst's address to its first beat
+REFRESH_PERIOD_US, REFRESH_US = 7.8, 0.35  # every so often DRAM is shut for so long; of DDR4
+DRAM_LATENCY = 64  # clocks from a read burst's address to its first beat, through a processing system
 BOARD_FILE = "board.json"  # in a bundle, so that it runs where the board's TOML file is not
 RESOURCES = ("lut", "ff", "dsp", "bram", "uram")
 
@@ -36,7 +36,7 @@ class Board:
     clock_mhz: float
     dram_kind: str
     dram_peak: float  # bytes per second
-    dram_usable: float  # fraction of the peak that long bursts reach
+    dram_usable: float  # fraction of the peak that long bursts reach between two refreshes
     port_count: int  # memory ports of the processing system
     port_bits: int
     port_outstanding: int
@@ -44,6 +44,8 @@ class Board:
     idle_w: float | None = None  # of the whole board, where it is known
     config: dict = field(default_factory=dict)
     bitstream: dict = field(default_factory=dict)  # see hwgen.bitstream.target
+    dram_latency: int = DRAM_LATENCY
+    dram_refresh_us: float = REFRESH_US
 
     @property
     def dram_bytes_per_second(self) -> float:
@@ -112,6 +114,8 @@ def parse(name: str, text: str) -> Board:
             idle_w=power.get("idle_w"),
             config=dict(values.get("config", {})),
             bitstream=dict(values.get("bitstream", {})),
+            dram_latency=dram.get("latency", DRAM_LATENCY),
+            dram_refresh_us=dram.get("refresh_us", REFRESH_US),
         )
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"board {name}: {error}") from None

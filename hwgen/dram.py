@@ -61,10 +61,10 @@ def of_board(board: Board, config: Config, **test: int) -> Dram:
     """The DRAM of a board at the Config's clock: usable bandwidth, latency, refresh. test: `stall` and `seed`."""
     mhz = config.clock_mhz
     return Dram(
-        latency=boards.DRAM_LATENCY,
+        latency=board.dram_latency,
         bytes_per_cycle=board.dram_bytes_per_second / (mhz * 1e6),
         refresh_period=round(boards.REFRESH_PERIOD_US * mhz),
-        refresh_cycles=round(boards.REFRESH_US * mhz),
+        refresh_cycles=round(board.dram_refresh_us * mhz),
         **test,
     )
 
