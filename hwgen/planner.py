@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from . import cost
@@ -112,8 +112,10 @@ def arrange(
     """
     check_batch(batch)
     failure: UserError | None = None
-    first = [[arrangement] for arrangement in arrangements(batch)] if quick else [list(arrangements(batch))]
-    for candidates in (*first, *small_arrangements()):
+    groups: Iterable[list[Arrangement]] = itertools.chain([list(arrangements(batch))], small_arrangements())
+    if quick:
+        groups = ([arrangement] for group in groups for arrangement in group)
+    for candidates in groups:
         best: tuple[float, dict[str, cost.Estimate], Arrangement] | None = None
         for arrangement in candidates:
             try:

@@ -242,15 +242,19 @@ class _Blocks:
                 if isinstance(op, RouteTokens):
                     height = min(height, self._tokens(op))
         fixed = [self.full[name] for name in outside]
-        alive = [[n for n in inside if self.spans[n][0] <= u <= self.spans[n][1]] for u in range(first, end)]
-        alive = [[n for n in names for _ in range(copies if n in self.loaded else 1)] for names in alive]
+        alive = []  # chunks of a row of each buffer that lives while a unit runs, largest first; different ones
+        for u in range(first, end):
+            names = [n for n in inside if self.spans[n][0] <= u <= self.spans[n][1]]
+            names = [n for n in names for _ in range(copies if n in self.loaded else 1)]
+            alive.append(tuple(sorted((self.limits.size(self.source.buffers[n], 1) for n in names), reverse=True)))
+        alive = list(dict.fromkeys(alive))
+        # No block can be taller than the space beside `fixed` holds in sum.
+        free = self.limits.banks * self.limits.bank_chunks - sum(fixed)
+        height = min([height, *(max(MIN_ROWS, free // sum(sizes)) for sizes in alive if sizes)])
         blocks = max(2, -(-rows // height))
         while True:
             height = -(-rows // blocks)
-            over = max(
-                self.limits.over([*fixed, *(self.limits.size(self.source.buffers[n], height) for n in names)])
-                for names in alive
-            )
+            over = max(self.limits.over([*fixed, *(height * size for size in sizes)]) for sizes in alive)
             if not over or height <= MIN_ROWS:
                 return blocks, over
             blocks += 1

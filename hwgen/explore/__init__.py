@@ -15,7 +15,7 @@ from ..errors import UserError
 from .advice import advise, excess, no_config
 from .points import Job, Point, choose, command, front, settings, text
 from .space import candidates, fits, neighbours, share, shortages, smallest
-from .work import Graphs, Work, measure, price, room
+from .work import Graphs, Work, capacity, measure, price, room
 from .workers import Crew, Progress, crew, default_workers
 
 __all__ = ["Point", "advise", "choose", "command", "default_workers", "excess", "explore", "settings", "text"]
@@ -97,7 +97,8 @@ def _search(
         follow(near[:NEIGHBOURS])
         if best() is before:
             break
-    thorough = sorted(front(here), key=lambda p: (p is not best(), p.milliseconds))[:THOROUGH]
+    blocked = capacity(best().config) < work.elements  # in token blocks every arrangement takes several times as long
+    thorough = sorted(front(here), key=lambda p: (p is not best(), p.milliseconds))[: 1 if blocked else THOROUGH]
     follow([point.config for point in thorough], quick=False)
 
 

@@ -98,8 +98,16 @@ def place(
 
 def peak(items: list[Item]) -> list[Item]:
     """The items that live when most is needed."""
-    alive = ([other for other in items if other.first <= item.first <= other.last] for item in items)
-    return max(alive, key=lambda together: sum(item.size for item in together), default=[])
+    changes: dict[int, int] = {}
+    for item in items:
+        changes[item.first] = changes.get(item.first, 0) + item.size
+        changes[item.last + 1] = changes.get(item.last + 1, 0) - item.size
+    used, most, step = 0, 0, 0
+    for at, change in sorted(changes.items()):
+        used += change
+        if used > most:
+            most, step = used, at
+    return [item for item in items if item.first <= step <= item.last]
 
 
 def _fill(
