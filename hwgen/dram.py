@@ -13,7 +13,6 @@ from .boards import Board
 from .config import Config
 from .errors import UserError
 
-
 CREDIT_BEATS = 4  # for each port and once more: what a pause saves up, to be moved at the ports' full rate behind it
 
 
