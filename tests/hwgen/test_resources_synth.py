@@ -39,7 +39,7 @@ def test_estimate_of_a_whole_design(board):
         assert found.cells["mac_pair"]["DSP48E2"] == config.array_inputs
         assert found.cells["weights"]["RAMB36E2"]
         assert found.cells["core.scratchpad"]["URAM288"] == config.banks * config.word_chunks
-        assert found.paths[0].levels <= 8
+        assert found.paths[0].levels <= synth.MAX_LEVELS
 
 
 # The Yosys steps up to its choice of memories.
