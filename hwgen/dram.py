@@ -61,7 +61,7 @@ def of_board(board: Board, config: Config, **test: int) -> Dram:
     mhz = config.clock_mhz
     return Dram(
         latency=board.dram_latency,
-        bytes_per_cycle=board.dram_bytes_per_second / (mhz * 1e6),
+        bytes_per_cycle=round(16 * board.dram_bytes_per_second / (mhz * 1e6)) / 16,
         refresh_period=round(boards.REFRESH_PERIOD_US * mhz),
         refresh_cycles=round(board.dram_refresh_us * mhz),
         **test,

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, RowMax, View
+from .again import norms_again
 from .chains import units
 from .rows import edges, is_token_wise, part, part_name, row_views
 
 MIN_ROWS = 8  # of a block; fewer leave the array idle for most of the time
+AGAIN = 0.9  # of the price: what repeated LayerNorms must save, which have none of their own
 
 Price = Callable[[Op, int], float]
 Cost = tuple[int, float]  # chunks that are short where most are, cycles: room comes first
@@ -60,7 +62,10 @@ def token_blocks(graph: IntGraph, limits: Limits, price: Price) -> IntGraph:
 
     Where nothing fits, the blocks are as small as they get. `trace` loses what is no longer there as a whole.
     """
-    return _Blocks(replace(graph, ops=_delayed(graph.ops)), limits, price).graph()
+    delayed = replace(graph, ops=_delayed(graph.ops))
+    once, twice = (_Blocks(g, limits, price) for g in (delayed, norms_again(delayed)))
+    short, cycles = once.cost
+    return (twice if twice.cost < (short, AGAIN * cycles) else once).graph()
 
 
 def _delayed(ops: list[Op]) -> list[Op]:
@@ -186,9 +191,16 @@ class _Blocks:
             self.live.append(set(live))
             live -= set(self.ends[u])
 
+        self.runs = self._runs()
+
     # --- choice -----------------------------------------------------------------------------------------------------
 
-    def runs(self) -> list[_Run]:
+    @property
+    def cost(self) -> Cost:
+        """Of the whole network."""
+        return self._end.cost
+
+    def _runs(self) -> list[_Run]:
         """The cheapest cut of all units into runs, in order."""
         best: list[_Run | None] = [_Run(0, 1, (0, 0.0))] + [None] * len(self.units)
         for first in range(len(self.units)):
@@ -197,6 +209,7 @@ class _Blocks:
                 total = max(short, cost[0]), cycles + cost[1]
                 if best[end] is None or total < best[end].cost:
                     best[end] = _Run(first, blocks, total)
+        self._end = best[-1]
         result, end = [], len(self.units)
         while end:
             result.append(best[end])
@@ -279,8 +292,7 @@ class _Blocks:
     def graph(self) -> IntGraph:
         ops: list[Op] = []
         buffers = dict(self.source.buffers)
-        runs = self.runs()
-        for run, end in zip(runs, [*(run.first for run in runs[1:]), len(self.units)], strict=True):
+        for run, end in zip(self.runs, [*(run.first for run in self.runs[1:]), len(self.units)], strict=True):
             inside = [op for unit in self.units[run.first : end] for op in unit]
             if run.blocks == 1:
                 ops += inside

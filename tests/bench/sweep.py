@@ -5,7 +5,7 @@
 The grid of a board: every array shape of `explore.space.WIDTHS`, every number of weight ports and a shallow and a deep weight
 buffer, each with the deepest scratchpad, as far as they fit. The cycle model ranks all of the grid; in RTL run those within
 SHARE of the best (default 0.06, twice the error that the tests allow the model), and the choice.
-Every output is compared with golden. RESULTS.json keeps what is measured, by program and Verilog: a sweep that is stopped
+Every output is compared with golden. RESULTS.json keeps what is measured, by program, Verilog and DRAM: a sweep that is stopped
 goes on from there. Exit code 1: a choice is more than 5 % slower than the best, or outputs differ.
 """
 
@@ -66,7 +66,8 @@ def in_rtl(files: tuple[Path, ...], board: str, config: Config, known: dict) -> 
         build({"": model}, Path(folder) / "bundle", board=board, calibrate=calibration, settings=settings)
         bundle = run.open_bundle(Path(folder) / "bundle")
         what = [name for name in bundle.files if name in ("program.bin", "dram.bin") or name.startswith("rtl/")]
-        key = hashlib.sha256(b"".join(bundle.files[name] for name in sorted(what))).hexdigest()
+        memory = str(of_board(boards.load(board), config)).encode()
+        key = hashlib.sha256(memory + b"".join(bundle.files[name] for name in sorted(what))).hexdigest()
         if key in known:
             return known[key]
         images = {name: read_npz(test)[name][:IMAGES] for name in run.inputs(bundle, "")}

@@ -1,5 +1,6 @@
 """Token blocks change no bit and save memory: random graphs on golden, trained ones where they would not fit."""
 
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 from hwgen import cost, planner
 from hwgen.arrange import Limits, token_blocks
+from hwgen.arrange.again import norms_again
 from hwgen.arrange.chains import units
 from hwgen.arrange.rows import edges
+from hwgen.arrange.token_blocks import _delayed
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
@@ -158,3 +161,50 @@ def test_plan_blocks_tokens_where_nothing_else_fits():
     assert len(program.tasks[""].inputs) == 1
     with pytest.raises(UserError, match="raise bank_words"):
         planner.plan(graphs, Config(**config.to_dict() | {"bank_words": 64}), MEMORY)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_norms_again(shape):
+    """The last reader gets a LayerNorm of its own, of the same values; no bit changes."""
+    graph = random_graph(3, SHAPES[shape])
+    images = random_images(graph, 3)
+    delayed = replace(graph, ops=_delayed(graph.ops))
+    twice = norms_again(delayed)
+    verify(twice)
+    added = [op for op in twice.ops if op.name.endswith(".again")]
+    assert added and len(twice.ops) == len(delayed.ops) + len(added)
+    for op in added:
+        (reader,) = (r for r in twice.ops if isinstance(r, MatMul) and r.x.buffer == op.out.buffer)
+        assert twice.ops.index(reader) == twice.ops.index(op) + 1
+    found, wanted = (golden.run(g, images).outputs for g in (twice, graph))
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+
+
+def test_norms_again_where_blocks_get_taller():
+    """Where a LayerNorm's rows leave hardly any room beside them, Q gets its own; elsewhere the array has no use of it."""
+    asset = resources.files("hwgen.example").joinpath("assets", "vit_digits.onnx")
+    with resources.as_file(asset) as path:
+        (graph,) = quantise({"": import_model(path)}, None).values()
+    images = {"image": np.random.default_rng(1).random(next(o.shape for o in graph.ops if isinstance(o, Input)), np.float32)}
+    wanted = golden.run(graph, images).outputs
+    config = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=256, acc_rows=32, weight_words=64)
+    again = {}
+    for room in (0.98, 0.8):
+        arranged = planner.Arrangement(one_hidden=True, ordered=False, room=room).apply(graph, config, 1)
+        verify(arranged)
+        again[room] = sum(".again" in op.name for op in arranged.ops)
+        for name, values in golden.run(arranged, images).outputs.items():
+            np.testing.assert_array_equal(values, wanted[name])
+    assert again[0.98] == 0 and again[0.8] > 0
+
+
+def test_norms_again_only_where_x_is_as_it_was():
+    graph = random_graph(3, SHAPES["plain"])
+    delayed = replace(graph, ops=_delayed(graph.ops))
+    added = [op.name for op in norms_again(delayed).ops if op.name.endswith(".again")]
+    norm = next(op for op in delayed.ops if f"{op.name}.again" in added)
+    spoilt = replace(norm, name="spoilt", out=norm.x, x=norm.x)
+    at = delayed.ops.index(norm) + 1
+    changed = replace(delayed, ops=[*delayed.ops[:at], spoilt, *delayed.ops[at:]])
+    assert f"{norm.name}.again" not in {op.name for op in norms_again(changed).ops}

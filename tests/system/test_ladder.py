@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwgen.arrange.again import norms_again
 from hwgen.config import Config
 from hwgen.frontend import import_model
 from hwgen.graph import Graph
@@ -134,6 +135,15 @@ def test_token_blocks(config, climb):
     arrangement = Arrangement(one_hidden=True, room=0.0)
     assert len(arrangement.apply(graph, config, 1).ops) > 1.5 * len(graph.ops)
     climb({"": graph}, config, "", [random_images(graph, 0)], arrangement=arrangement)
+
+
+@SHAPES
+def test_norms_again(config, climb):
+    """A LayerNorm repeated for its last reader."""
+    graph = random_graph(3, Shape())
+    twice = norms_again(graph)
+    assert len(twice.ops) > len(graph.ops)
+    climb({"": twice}, config, "", [random_images(graph, 0)])
 
 
 def test_smallest_config_on_icarus(climb):
