@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("pairs", nargs="*", default=PAIRS)
     parser.add_argument("--within", type=float, default=0.06)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     known = json.loads(options.results.read_text()) if options.results.exists() else {}
 
     def save() -> None:
