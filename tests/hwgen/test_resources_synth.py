@@ -38,7 +38,8 @@ def test_estimate_of_a_whole_design(board):
         # The array instantiates its cells, everything else is inferred.
         assert found.cells["mac_pair"]["DSP48E2"] == config.array_inputs
         assert found.cells["weights"]["RAMB36E2"]
-        assert found.cells["core.scratchpad"]["URAM288"] == config.banks * config.word_chunks
+        wide = -(-16 * config.chunk // 72)  # of them side by side
+        assert found.cells["core.scratchpad"]["URAM288"] == config.banks * config.word_chunks * wide
         assert found.paths[0].levels <= synth.MAX_LEVELS
 
 
