@@ -198,7 +198,7 @@ class _Blocks:
     @property
     def cost(self) -> Cost:
         """Of the whole network."""
-        return self._end.cost
+        return self.runs[-1].cost
 
     def _runs(self) -> list[_Run]:
         """The cheapest cut of all units into runs, in order."""
@@ -209,7 +209,6 @@ class _Blocks:
                 total = max(short, cost[0]), cycles + cost[1]
                 if best[end] is None or total < best[end].cost:
                     best[end] = _Run(first, blocks, total)
-        self._end = best[-1]
         result, end = [], len(self.units)
         while end:
             result.append(best[end])
