@@ -105,7 +105,7 @@ def check_images(graph: fg.Graph, images: dict[str, Array]) -> dict[str, Array]:
 
 
 def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> Stats:
-    """Evaluate the graph on every image, twice unless the method is "max"; `images` as `check_images` returns them."""
+    """Evaluate the graph in float64 on every image, twice unless the method is "max"; `images` as `check_images` returns them."""
     low: dict[str, Array] = {}
     high: dict[str, Array] = {}
     hidden: dict[str, float] = {}
@@ -113,7 +113,7 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
     count = len(next(iter(images.values())))
     routes = {node.name for node in graph.nodes if isinstance(node, fg.Route)}
     for i in range(count):
-        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()})
+        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64)
         for node in graph.nodes:
             if isinstance(node, fg.Experts):
                 peak = _hidden_peak(node, values[node.x], values[node.routing])
@@ -147,7 +147,7 @@ def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range]
             groups |= {node.q: node.heads, node.k: node.heads, node.v: len(ranges[node.v].low)}
     counts: dict[str, Array] = {}
     for i in range(len(next(iter(images.values())))):
-        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()})
+        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64)
         for name, count in groups.items():
             columns = values[name].reshape(-1, 1) if name in graph.inputs else values[name]
             centre = 0.0 if name in fixed else (ranges[name].low + ranges[name].high) / 2
@@ -167,7 +167,10 @@ def _hidden_peak(node: fg.Experts, x: Array, routing: tuple[Array, Array]) -> fl
 
 
 def _tidy(x: Array | float) -> Array:
-    """Rounded to MANTISSA_BITS: the last bits of a float32 sum differ between machines, a bundle should not."""
+    """Rounded to MANTISSA_BITS: the last bits of a sum differ between machines, a bundle should not.
+
+    Of float64 sums, as those of float32 lie near enough to the middle between two results once in a few hundred times.
+    """
     mantissa, exponent = np.frexp(np.asarray(x, np.float64))
     return np.ldexp(np.rint(np.ldexp(mantissa, MANTISSA_BITS)), exponent - MANTISSA_BITS)
 

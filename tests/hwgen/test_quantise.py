@@ -1,6 +1,7 @@
 """The quantiser on random networks: accuracy of the integer graph, structure, oddities, bad input."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hwgen.compare import compare
 from hwgen.errors import UserError
 from hwgen.intgraph import Constant, Indirect, MatMul, Norm, RouteTokens
 from hwgen.quantise import quantise
+from hwgen.quantise.calibrate import observe
 from hwgen.quantise.shared import signatures
 from sim import golden
 
@@ -305,3 +307,23 @@ def test_expert_operations_are_in_machine_order():
         if isinstance(op, MatMul) and op.expert is not None:
             assert op.expert[0] == queue
             assert op.indirect == (Indirect.GATHER if op.name.endswith("w1") else Indirect.SCATTER)
+
+
+def test_ranges_do_not_hang_on_the_order_of_sums():
+    """Calibration images give the same ranges whatever the order in which BLAS adds up: here that of an MLP's hidden columns."""
+    rng = np.random.default_rng(0)
+    graph = maker.vit(depth=1, columns=256, hidden=1024, classes=0)
+    first, second = (node for node in graph.nodes if isinstance(node, fg.Linear) and 1024 in node.weight.shape)
+    order = rng.permutation(1024)
+    swapped = {
+        first.name: replace(first, weight=first.weight[order], bias=first.bias[order]),
+        second.name: replace(second, weight=np.ascontiguousarray(second.weight[:, order])),
+    }
+    other = replace(graph, nodes=[swapped.get(node.name, node) for node in graph.nodes])
+    images = {"image": rng.standard_normal((8, 3, 8, 12)).astype(np.float32)}
+    one, two = (observe(g, images).values for g in (graph, other))
+    found = {name: (one[name], two[name]) for name in one if one[name].high.size == 256}
+    assert second.name in found
+    for name, (a, b) in found.items():
+        np.testing.assert_array_equal(a.low, b.low, name)
+        np.testing.assert_array_equal(a.high, b.high, name)
