@@ -130,10 +130,10 @@ def run(board, link, seed: int) -> dict[str, np.ndarray]:
     image = random_images(graph, seed)
     program = schedule({"": graph}, CONFIG)
     task, offset = program.tasks[""], registers.offset
-    image = program.dram().tobytes()
-    for first in range(0, len(image), PAGE):
-        if any(image[first : first + PAGE]):  # the simulated memory starts with zeros, and the line is slow
-            link.write_memory(first, image[first : first + PAGE])
+    contents = program.dram().tobytes()
+    for first in range(0, len(contents), PAGE):
+        if any(contents[first : first + PAGE]):  # the simulated memory starts with zeros, and the line is slow
+            link.write_memory(first, contents[first : first + PAGE])
     for slot in task.inputs:
         link.write_memory(slot.dram, pack_input(asdict(slot), image[slot.name]))
     settings = {
