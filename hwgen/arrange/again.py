@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..intgraph import IntGraph, MatMul, Norm, Op, View
-from .rows import row_views
+from ..intgraph import IntGraph, MatMul, Norm, View
+from .rows import read, row_views, written
 
 
 def norms_again(graph: IntGraph) -> IntGraph:
@@ -32,10 +32,10 @@ def norms_again(graph: IntGraph) -> IntGraph:
 def _last_reader(graph: IntGraph, norm: Norm) -> MatMul | None:
     """The MatMul that a second Norm could serve: the last of several readers, the Norm's x as it was till then."""
     buffer = norm.out.buffer
-    writers = [op for op in graph.ops if buffer in _written(op)]
+    writers = [op for op in graph.ops if buffer in written(op)]
     if writers != [norm] or any(output.view.buffer == buffer for output in graph.outputs):
         return None
-    readers = [op for op in graph.ops if buffer in _read(op)]
+    readers = [op for op in graph.ops if buffer in read(op)]
     if len(readers) < 2 or not isinstance(readers[-1], MatMul):
         return None
     last = readers[-1]
@@ -43,14 +43,5 @@ def _last_reader(graph: IntGraph, norm: Norm) -> MatMul | None:
     streams = last.expert is None and not last.continue_max and (last.x.row, last.x.rows) == (norm.out.row, norm.out.rows)
     views = [*row_views(last).values(), last.w]
     once = last.x.buffer == buffer and sum(isinstance(view, View) and view.buffer == buffer for view in views) == 1
-    kept = not any(norm.x.buffer in _written(op) for op in graph.ops[first + 1 : end])
+    kept = not any(norm.x.buffer in written(op) for op in graph.ops[first + 1 : end])
     return last if streams and once and kept else None
-
-
-def _written(op: Op) -> set[str]:
-    return {view.buffer for name, view in row_views(op).items() if name in ("out", "dense")}
-
-
-def _read(op: Op) -> set[str]:
-    views = {name: view.buffer for name, view in row_views(op).items() if name not in ("out", "dense")}
-    return {*views.values(), op.w.buffer} if isinstance(getattr(op, "w", None), View) else set(views.values())

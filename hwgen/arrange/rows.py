@@ -17,6 +17,17 @@ def row_views(op: Op) -> dict[str, View]:
     return {name: view for name in ROW_VIEWS if isinstance(view := getattr(op, name, None), View)}
 
 
+def written(op: Op) -> set[str]:
+    """Buffers that an operation writes."""
+    return {view.buffer for name, view in row_views(op).items() if name in ("out", "dense")}
+
+
+def read(op: Op) -> set[str]:
+    """Buffers that an operation reads, row by row or as a whole."""
+    names = {view.buffer for name, view in row_views(op).items() if name not in ("out", "dense")}
+    return names | {op.w.buffer} if isinstance(getattr(op, "w", None), View) else names
+
+
 def edges(rows: int, blocks: int) -> list[tuple[int, int]]:
     """(first row, row behind the last) of so many blocks of about equal size; fewer where there are fewer rows."""
     ends = sorted({rows * k // blocks for k in range(blocks + 1)})

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, RowMax, View
 from .again import norms_again
 from .chains import units
-from .rows import edges, is_token_wise, part, part_name, row_views
+from .rows import edges, is_token_wise, part, part_name, read, row_views, written
 
 MIN_ROWS = 8  # of a block; fewer leave the array idle for most of the time
 AGAIN = 0.9  # of the price: what repeated LayerNorms must save, which have none of their own
@@ -104,12 +104,7 @@ def _streams(reader: Op, op: Op) -> bool:
 
 def _meets(op: Op, out: str, sources: set[str]) -> bool:
     """Whether `op` touches buffer `out` or writes one of `sources`."""
-    views = row_views(op)
-    touched = {view.buffer for view in views.values()} | (
-        {op.w.buffer} if isinstance(getattr(op, "w", None), View) else set()
-    )
-    written = {views[name].buffer for name in ("out", "dense") if name in views}
-    return out in touched or bool(written & sources)
+    return out in read(op) | written(op) or bool(written(op) & sources)
 
 
 @dataclass
