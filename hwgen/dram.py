@@ -41,16 +41,6 @@ class Dram:
         """Beats of all ports together in a cycle, refresh counted in; infinite without a limit."""
         return self.bytes_per_cycle / config.axi_bytes * self.open if self.bytes_per_cycle else float("inf")
 
-    def port_rate(self, config: Config, pause: int) -> float:
-        """Beats a cycle that one port reaches alone: the bus's one, the memory's, or what its bursts in flight allow.
-
-        pause: clocks from a burst's last beat to the request in its place. Where that and the latency are what counts, the
-        memory has saved up enough for most of a burst when it comes.
-        """
-        beats, saved = self.beats_per_cycle(config), CREDIT_BEATS * (config.weight_ports + 2)
-        turn = self.latency + pause + max(config.burst_beats, (config.burst_beats - saved) / beats)
-        return min(beats, self.open * min(1.0, config.outstanding * config.burst_beats / turn))
-
 
 UNLIMITED = Dram()
 SETTINGS = ("board", "unlimited")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ..config import Config
-from ..dram import Dram
+from ..dram import CREDIT_BEATS, Dram
 from ..rtl.arbiter import COMMANDS
 from ..rtl.tiles import WORDS_PER_CYCLE
 from .events import Action, Clock
@@ -24,8 +24,13 @@ TINY = 1e-4  # of a word or beat: less is the rounding of floats, and counted as
 
 
 def port_rate(config: Config, dram: Dram) -> float:
-    """Beats a cycle that one port reaches alone."""
-    return dram.port_rate(config, REQUEST_STEPS)
+    """Beats a cycle that one port reaches alone: the bus's one, the memory's, or what its bursts in flight allow.
+
+    Where the latency is what counts, the memory has saved up enough for most of a burst when it comes.
+    """
+    beats, saved = dram.beats_per_cycle(config), CREDIT_BEATS * (config.weight_ports + 2)
+    turn = dram.latency + REQUEST_STEPS + max(config.burst_beats, (config.burst_beats - saved) / beats)
+    return min(beats, dram.open * min(1.0, config.outstanding * config.burst_beats / turn))
 
 
 @dataclass
