@@ -1,0 +1,36 @@
+"""Tensor IR, level T of the compiler: `layout` (operands' walks), `ir` (nodes), `build`, `evaluate`, `text`."""
+
+from .build import Builder, TooLarge
+from .evaluate import evaluate
+from .ir import (
+    BOOL,
+    FLOAT,
+    INT,
+    Concat,
+    Const,
+    Contract,
+    Copy,
+    Gather,
+    Input,
+    Layer,
+    Map,
+    Node,
+    Op,
+    Pad,
+    Program,
+    Reduce,
+    Ref,
+    Scatter,
+    TopK,
+    reached,
+    users,
+    verify,
+)
+from .layout import Layout
+from .text import parse, text
+
+__all__ = [
+    *("BOOL", "Builder", "Concat", "Const", "Contract", "Copy", "FLOAT", "Gather", "INT", "Input", "Layer", "Layout", "Map"),
+    *("Node", "Op", "Pad", "Program", "Reduce", "Ref", "Scatter", "TopK", "TooLarge", "evaluate", "parse", "reached", "text"),
+    *("users", "verify"),
+]

@@ -1,0 +1,249 @@
+"""Making tensor IR: equal nodes once, constants folded, movement in layouts.
+
+A `Builder` never guesses: what it simplifies is equal for all numbers (x + 0, x * 1), or is arithmetic on constants.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .evaluate import apply
+from .ir import BOOL, FLOAT, INT, Array, Concat, Const, Contract, Copy, Gather, Input, Layer, Map, Node, Op, Pad, Reduce, Ref
+from .ir import Scatter, TopK
+from .layout import Layout
+
+FOLD_LIMIT = 1 << 27  # elements of a constant that folding may make
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class TooLarge(ValueError):
+    """A constant expression with more elements than folding may make."""
+
+
+class Builder:
+    """Nodes of one program. `source` and `name` are given to the nodes made from now on.
+
+    fold: evaluate nodes whose operands are all constants.
+    """
+
+    def __init__(self, fold: bool = True):
+        self.fold = fold
+        self.source = ""
+        self.name = ""
+        self._made: dict[Any, Node] = {}
+        self._constants: dict[Any, Node] = {}
+
+    # --- leaves ---
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: str = FLOAT) -> Ref:
+        return self.node(Input(name, tuple(shape), dtype))
+
+    def const(self, value: Any, name: str = "") -> Ref:
+        """A constant; floating point becomes float32 unless it is float64, integers int64."""
+        array = np.asarray(value)
+        if array.dtype.kind == "f" and array.dtype != np.float64 or array.dtype.kind not in "fiub":
+            array = array.astype(np.float32)
+        elif array.dtype.kind in "iu":
+            array = array.astype(np.int64)
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 4096 else (id(array), name)
+        if key not in self._constants:
+            op = Const(array)
+            shape, dtype = op.infer()
+            self._constants[key] = Node(op, (), shape, dtype, name, self.source)
+        return self._constants[key].ref
+
+    def full(self, shape: tuple[int, ...], value: Any) -> Ref:
+        """One number everywhere, without storing it more than once."""
+        r = self.const(value)
+        return r.move(r.layout.expand(tuple(shape)))
+
+    # --- nodes ---
+
+    def node(self, op: Op, *operands: Ref, name: str = "") -> Ref:
+        """The value of `op`: a node made before where there is an equal one. Raises ValueError where operands misfit."""
+        shape, dtype = op.infer(*operands)
+        constant = operands and all(isinstance(r.op, Const) for r in operands)
+        if self.fold and constant and not isinstance(op, Layer):
+            return self._folded(op, operands, shape)
+        key = (op, operands)
+        if key not in self._made:
+            self._made[key] = Node(op, operands, shape, dtype, name or self.name, self.source)
+        return self._made[key].ref
+
+    def _folded(self, op: Op, operands: tuple[Ref, ...], shape: tuple[int, ...]) -> Ref:
+        if isinstance(op, Map) and all(r.layout.uniform() for r in operands):
+            one = [r.constant.reshape(-1)[:1].reshape(()) if r.layout.size else np.zeros(()) for r in map(_single, operands)]
+            return self.full(shape, _tidy(apply(op, one), op, operands))
+        if prod(shape) > FOLD_LIMIT or any(r.layout.size > FOLD_LIMIT for r in operands):
+            raise TooLarge(f"a constant of {' x '.join(map(str, shape))} elements")
+        name = next((r.node.name for r in operands if r.node.name), "")
+        return self.const(_tidy(apply(op, [r.constant for r in operands]), op, operands), name)
+
+    def map(self, function: str, *operands: Any) -> Ref:
+        """Elementwise, with NumPy's broadcasting; numbers may be operands."""
+        refs = [r if isinstance(r, Ref) else None for r in operands]
+        kind = next((r.dtype for r in refs if r is not None and r.dtype != BOOL), FLOAT)
+        refs = [self._number(x, kind) if r is None else r for r, x in zip(refs, operands, strict=True)]
+        shape = np.broadcast_shapes(*(r.shape for r in refs))
+        refs = [r.move(r.layout.expand(shape)) for r in refs]
+        return self._simpler(function, refs, shape) or self.node(Map(function), *refs)
+
+    def _number(self, value: Any, kind: str) -> Ref:
+        dtype = {FLOAT: np.float32, INT: np.int64, BOOL: np.bool_}[kind]
+        if isinstance(value, bool):
+            dtype = np.bool_
+        return self.const(np.asarray(value, dtype))
+
+    def _simpler(self, function: str, x: list[Ref], shape: tuple[int, ...]) -> Ref | None:
+        if function == "where" and (choice := x[0].scalar) is not None:
+            return x[1] if choice else x[2]
+        if function == "where" and x[1] == x[2]:
+            return x[1]
+        if function in ("float", "int", "bool") and x[0].dtype == {"float": FLOAT, "int": INT, "bool": BOOL}[function]:
+            return x[0]
+        if function in ("add", "mul") and x[0].scalar is not None and x[1].scalar is None:
+            x = [x[1], x[0]]
+        if function in ("add", "sub", "mul", "div") and (number := x[1].scalar) is not None and x[0].scalar is None:
+            if number == (1 if function in ("mul", "div") else 0):
+                return x[0]
+            if function == "mul" and number == 0:
+                return self.full(shape, x[1].constant.reshape(-1)[0] if x[1].layout.size else 0)
+        if function == "pow" and x[1].scalar == 2:
+            return self.map("mul", x[0], x[0])
+        if function == "pow" and x[1].scalar == 0.5:
+            return self.map("sqrt", x[0])
+        if function == "pow" and x[1].scalar == 1:
+            return x[0]
+        return None
+
+    def reduce(self, function: str, x: Ref, axes: tuple[int, ...] | list[int], keep: bool = True) -> Ref:
+        """Over `axes` (negative ones from behind), which are dropped without `keep`. "mean" is a sum times a factor."""
+        rank = len(x.shape)
+        axes = tuple(sorted(int(a) % rank for a in axes))
+        count = prod(x.shape[a] for a in axes)
+        y = x if count == 1 else self.node(Reduce("sum" if function == "mean" else function, axes), x)
+        if function == "mean" and count != 1:
+            y = self.map("mul", y, 1.0 / count)
+        return y if keep else self.reshape(y, [n for i, n in enumerate(x.shape) if i not in axes])
+
+    def contract(self, spec: str, a: Ref, b: Ref) -> Ref:
+        return self.node(Contract(spec), a, b)
+
+    def matmul(self, a: Ref, b: Ref) -> Ref:
+        """NumPy's matmul: last two axes, the others broadcast."""
+        column, row = len(b.shape) == 1, len(a.shape) == 1
+        a = self.reshape(a, (1, *a.shape)) if row else a
+        b = self.reshape(b, (*b.shape, 1)) if column else b
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        letters = LETTERS[3 : 3 + len(lead)]
+        first = "".join(c for c, n in zip(letters[len(lead) - len(a.shape) + 2 :], a.shape, strict=False))
+        second = "".join(c for c, n in zip(letters[len(lead) - len(b.shape) + 2 :], b.shape, strict=False))
+        a, first = self._unbroadcast(a, first, lead, letters)
+        b, second = self._unbroadcast(b, second, lead, letters)
+        both = [c if c in first or c in second else None for c in letters]
+        kept = "".join(c for c in both if c)
+        y = self.contract(f"{first}ab,{second}bc->{kept}ac", a, b)
+        shape = (*lead, *(() if row else (a.shape[-2],)), *(() if column else (b.shape[-1],)))
+        return self.reshape(y, shape)
+
+    def _unbroadcast(self, x: Ref, own: str, lead: tuple[int, ...], letters: str) -> tuple[Ref, str]:
+        """Without the leading axes of length 1, which broadcast: the letters of those that stay."""
+        kept = [i for i, n in enumerate(x.shape[:-2]) if n != 1]
+        return self.reshape(x, [x.shape[i] for i in kept] + list(x.shape[-2:])), "".join(own[i] for i in kept)
+
+    def concat(self, parts: list[Ref], axis: int) -> Ref:
+        axis %= len(parts[0].shape)
+        parts = [p for p in parts if p.shape[axis]] or parts[:1]
+        return parts[0] if len(parts) == 1 else self.node(Concat(axis), *parts)
+
+    def pad(self, x: Ref, before: list[int], after: list[int], value: float = 0.0) -> Ref:
+        if not any(before) and not any(after):
+            return x
+        return self.node(Pad(tuple(before), tuple(after), float(value)), x)
+
+    def gather(self, x: Ref, index: Ref, axis: int, elements: bool = False) -> Ref:
+        """By a layout where the index is a constant with even steps; negative constants count from behind."""
+        axis %= len(x.shape)
+        known = index.constant
+        if known is not None:
+            known = np.where(known < 0, known + x.shape[axis], known)
+            if known.size and (known.min() < 0 or known.max() >= x.shape[axis]):
+                raise ValueError(f"index {int(known.max())} of {x.shape[axis]}")
+            index = self.const(known)
+            steps = np.diff(known.reshape(-1))
+            if not elements and known.size and (steps == (steps[0] if len(steps) else 1)).all():
+                step = int(steps[0]) if len(steps) else 1
+                first = int(known.reshape(-1)[0])
+                if step == 0:
+                    one = self.slice(x, axis, first, 1)
+                    wide = one.move(one.layout.expand((*x.shape[:axis], known.size, *x.shape[axis + 1 :])))
+                else:
+                    wide = self.slice(x, axis, first, known.size, step)
+                return self.reshape(wide, (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
+        return self.node(Gather(axis, elements), x, index)
+
+    def scatter(self, x: Ref, index: Ref, updates: Ref, axis: int, reduction: str = "none") -> Ref:
+        return self.node(Scatter(axis % len(x.shape), reduction), x, index, updates)
+
+    def topk(self, x: Ref, count: int, axis: int = -1, largest: bool = True) -> Ref:
+        return self.node(TopK(axis % len(x.shape), count, largest), x)
+
+    def copy(self, x: Ref) -> Ref:
+        """Dense, as a node of its own where the layout is not dense already."""
+        return x if x.whole else self.node(Copy(), x)
+
+    # --- movement ---
+
+    def reshape(self, x: Ref, shape: tuple[int, ...] | list[int]) -> Ref:
+        """Raises ValueError where the number of elements differs. One length may be -1."""
+        wanted = [int(n) for n in shape]
+        if -1 in wanted:
+            rest = -prod(wanted)
+            wanted[wanted.index(-1)] = x.layout.size // rest if rest else 0
+        if prod(wanted) != x.layout.size:
+            raise ValueError(f"{list(x.shape)} does not reshape to {list(shape)}")
+        layout = x.layout.reshape(tuple(wanted))
+        return x.move(layout) if layout is not None else self.reshape(self.copy(x), wanted)
+
+    def transpose(self, x: Ref, order: tuple[int, ...] | list[int]) -> Ref:
+        return x.move(x.layout.transpose(tuple(int(i) % len(x.shape) for i in order)))
+
+    def expand(self, x: Ref, shape: tuple[int, ...] | list[int]) -> Ref:
+        return x.move(x.layout.expand(tuple(int(n) for n in np.broadcast_shapes(x.shape, tuple(shape)))))
+
+    def slice(self, x: Ref, axis: int, start: int, count: int, step: int = 1) -> Ref:
+        axis %= len(x.shape)
+        layout = x.layout.slice(axis, int(start), int(count), int(step))
+        return x.move(layout) if layout is not None else self.slice(self.copy(x), axis, start, count, step)
+
+    def tile(self, x: Ref, times: list[int]) -> Ref:
+        layout = x.layout
+        for axis, n in enumerate(times):
+            layout = layout.tile(axis, int(n)) if n != 1 else layout
+        return x.move(layout)
+
+    def window(self, x: Ref, axis: int, kernel: int, stride: int = 1, dilation: int = 1) -> Ref:
+        """[.., n, ..] -> [.., positions, kernel, ..], sliding."""
+        layout = x.layout.window(axis, kernel, stride, dilation)
+        return x.move(layout) if layout is not None else self.window(self.copy(x), axis, kernel, stride, dilation)
+
+    def diagonal(self, x: Ref, first: int, second: int) -> Ref:
+        layout = x.layout.diagonal(first, second)
+        return x.move(layout) if layout is not None else self.diagonal(self.copy(x), first, second)
+
+
+def _single(r: Ref) -> Ref:
+    return r.move(Layout((), r.layout.offset))
+
+
+def _tidy(value: Array, op: Op, operands: tuple[Ref, ...]) -> Array:
+    """In the kind that the node has: `float` of integers is float32."""
+    _, kind = op.infer(*operands)
+    wanted = {INT: np.int64, BOOL: np.bool_}.get(kind)
+    if wanted is None:
+        wanted = np.float64 if value.dtype == np.float64 and any(r.node.op.array.dtype == np.float64 for r in operands) else np.float32
+    return np.asarray(value, wanted)
