@@ -35,6 +35,7 @@ class Model:
     opsets     domain -> version, "" is ONNX's own
     inputs     name -> shape with the batch axis, which is 1; `kinds`: name -> type of its elements in the file
     fixed      the inputs that became constants, as the file wants them
+    numbers    the inputs that are one integer, as a task's number
     half       it computes in 16 bit somewhere; `quantised`: it rounds activations to a grid somewhere
     """
 
@@ -48,6 +49,7 @@ class Model:
     half: bool = False
     quantised: bool = False
     fixed: dict[str, Array] = field(default_factory=dict)
+    numbers: list[str] = field(default_factory=list)
 
 
 def load(
@@ -88,7 +90,8 @@ def load(
     half |= any(v.type.tensor_type.elem_type in HALVES for v in typed) and all(n.op_type != "Cast" for n in graph.node)
     quantised = any(n.op_type in QUANTISERS for n in graph.node)
     outputs = [o.name for o in graph.output]
-    return Model(path, graph, {**constants, **given}, opsets, inputs, kinds, outputs, half, quantised, given)
+    single = [v.name for v in infos if _is_number(v)]
+    return Model(path, graph, {**constants, **given}, opsets, inputs, kinds, outputs, half, quantised, given, single)
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -255,13 +258,13 @@ def _type_name(kind: int) -> str:
 
 def _fixed(path: Path, info: onnx.ValueInfoProto, number: int) -> Array:
     """The constant that an integer input becomes."""
-    if not is_number(info):
+    if not _is_number(info):
         raise UserError(f"{path}: input {info.name!r} is no single integer")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
     return np.full([1] * len(info.type.tensor_type.shape.dim), number, dtype)
 
 
-def is_number(info: onnx.ValueInfoProto) -> bool:
+def _is_number(info: onnx.ValueInfoProto) -> bool:
     """Whether an input is one integer for all images, as a task's number: a scalar, or of length 1 by the file."""
     dims = info.type.tensor_type.shape.dim
     kind = info.type.tensor_type.elem_type
