@@ -34,4 +34,6 @@ def import_program(model: Model, fixed: Mapping[str, Any] = {}) -> tuple[Program
             c.values[name] = t.input(name, full, KINDS[np.dtype(getattr(model, "kinds", {}).get(name, np.float32)).kind])
     walk(c, ops(model.graph.node, model.outputs, c.opsets))
     outputs = {name: c.values[name] for name in model.outputs if name in c.values}
-    return Program(outputs, {"opsets": dict(model.opsets)}), c.findings
+    program = Program(outputs, {"opsets": dict(model.opsets)})
+    needed = program.nodes() if c.unwanted else []
+    return program, c.findings + [c.unwanted[node] for node in needed if node in c.unwanted]
