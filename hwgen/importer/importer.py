@@ -24,4 +24,6 @@ def import_program(model: Model) -> tuple[Program, list[Finding]]:
         c.values[name] = t.input(name, shape, KINDS[model.kinds[name].kind])
     walk(c, ops(model.graph.node, model.outputs, c.opsets))
     outputs = {name: c.values[name] for name in model.outputs if name in c.values}
-    return Program(outputs, {"opsets": dict(model.opsets)}), c.findings
+    program = Program(outputs, {"opsets": dict(model.opsets)})
+    needed = program.nodes() if c.unwanted else []
+    return program, c.findings + [c.unwanted[node] for node in needed if node in c.unwanted]
