@@ -84,6 +84,8 @@ class Layout:
 
     def reshape(self, shape: tuple[int, ...]) -> Layout | None:
         """The elements in the same order under another shape; None where no loops of whole sizes give that."""
+        if 0 in shape:
+            return Layout(tuple(_axis(size, 0) for size in shape))
         todo = self.loops
         axes: list[Axis] = []
         for size in shape:
