@@ -33,7 +33,7 @@ def bools(*shape: int) -> np.ndarray:
     return RNG.random(shape) < 0.5
 
 
-def row(op: str, *operands, opset: int = 18, outputs: int = 1, judge="ort", tolerance: float = 1e-5, domain: str = "", **attributes):
+def row(op, *operands, opset=18, outputs=1, judge="ort", tolerance=1e-5, domain="", **attributes):
     """Lists and numbers are constants of the file."""
     held = tuple(o if o is None or isinstance(o, np.ndarray | Const) else Const(np.asarray(o)) for o in operands)
     return maker.Case(op, held, attributes, opset, outputs, judge, tolerance, domain)
@@ -52,7 +52,7 @@ ELEMENTWISE = [
     *(row(op, x(2, 3, 4)) for op in "Softsign HardSwish Elu Selu Celu ThresholdedRelu Shrink Mish".split()),
     *(row(op, x(2, 3, 4), opset=13) for op in "Elu Selu Celu ThresholdedRelu Shrink Softsign HardSigmoid LeakyRelu".split()),
     *(row(op, positive(2, 3, 4)) for op in "Sqrt Log Reciprocal".split()),
-    *(row(op, x(2, 3, 4), x(3, 1)) for op in "Add Sub Mul Div Greater GreaterOrEqual Less LessOrEqual PRelu Mean Sum Max Min".split()),
+    *(row(op, x(2, 3, 4), x(3, 1)) for op in "Add Sub Mul Div Greater GreaterOrEqual Less LessOrEqual PRelu".split()),
     *(row(op, x(3, 4), x(4), x(2, 1, 4)) for op in "Mean Sum Max Min".split()),
     *(row(op, bools(2, 3), bools(3)) for op in "And Or Xor Equal".split()),
     row("Not", bools(3)),
@@ -195,10 +195,10 @@ POOLS = [
     row("MaxPool", x(1, 1, 6, 6), kernel_shape=[3, 3], strides=[3, 3], pads=[1] * 4, ceil_mode=1),
     row("AveragePool", x(1, 1, 5), kernel_shape=[4], strides=[3], ceil_mode=1, opset=19),
     *(
-        row("AveragePool", x(1, 2, 7, 8), kernel_shape=[3, 3], strides=[s, s], pads=[1, 0, 1, 1], count_include_pad=n, ceil_mode=m)
+        row("AveragePool", x(1, 2, 7, 8), strides=[s, s], pads=[1, 0, 1, 1], count_include_pad=n, ceil_mode=c, kernel_shape=[3, 3])
         for s in (1, 2, 3)
         for n in (0, 1)
-        for m in (0, 1)
+        for c in (0, 1)
     ),
     row("AveragePool", x(1, 2, 8, 8), kernel_shape=[3, 2], dilations=[2, 3], opset=19, pads=[1, 1, 1, 1]),
     row("AveragePool", x(1, 2, 7, 7), kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 2]),
@@ -210,7 +210,7 @@ POOLS = [
 ]
 
 REDUCTIONS = [
-    *(row(f"Reduce{k}", positive(2, 3, 4), opset=13, axes=[1]) for k in "Mean Max Min Prod L1 L2 LogSum LogSumExp SumSquare".split()),
+    *(row(f"Reduce{k}", positive(2, 3, 4), opset=13, axes=[1]) for k in "Max Min Prod L1 L2 LogSum LogSumExp SumSquare".split()),
     *(row(f"Reduce{k}", x(2, 3, 4), [0, -1], keepdims=0) for k in "Sum Mean Max Min Prod L1 L2 LogSumExp SumSquare".split()),
     *(row(f"Reduce{k}", x(2, 3, 4)) for k in "Sum Mean L2".split()),
     row("ReduceSum", x(2, 3), noop_with_empty_axes=1),
@@ -325,17 +325,19 @@ RESIZES = [
         for t in ("half_pixel", "asymmetric")
     ),
     *(
-        row("Resize", x(1, 2, 9, 10), None, None, [1, 2, *to], mode=m, antialias=1, exclude_outside=e, cubic_coeff_a=a, tolerance=3e-5)
+        row("Resize", x(1, 2, 9, 10), None, None, [1, 2, *to], mode=m, antialias=1, exclude_outside=e, cubic_coeff_a=a)
         for to in ((4, 7), (3, 15))
         for m, a in (("linear", -0.75), ("cubic", -0.5))
         for e in (0, 1)
     ),
     row("Resize", x(1, 2, 5, 6), None, f(1, 1, 1.7, 0.6), mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
-    row("Resize", x(1, 2, 5, 6), None, f(2.0, 0.5), axes=[2, 3], mode="linear"),
+    row("Resize", x(1, 2, 5, 6), None, f(2.0, 0.5), axes=[3, 2], mode="linear"),
     row("Resize", x(1, 2, 5, 6), None, None, [10, 18], axes=[2, 3], mode="linear", keep_aspect_ratio_policy="not_larger"),
-    row("Resize", x(1, 2, 5, 6), None, None, [10, 18], axes=[-2, -1], mode="nearest", judge="evaluator", keep_aspect_ratio_policy="not_smaller"),
-    row("Resize", x(1, 2, 5, 6), f(0, 0, 0.2, 0.1, 1, 1, 0.9, 1.2), None, [1, 2, 4, 7], mode="linear", extrapolation_value=3.0,
-        coordinate_transformation_mode="tf_crop_and_resize"),
+    row("Resize", x(1, 2, 5, 6), None, None, [10, 18], axes=[2, 3], mode="nearest", keep_aspect_ratio_policy="not_smaller"),
+    row(
+        *("Resize", x(1, 2, 5, 6), f(0, 0, 0.2, 0.1, 1, 1, 0.9, 1.2), None, [1, 2, 4, 7]),
+        **{"mode": "linear", "extrapolation_value": 3.0, "coordinate_transformation_mode": "tf_crop_and_resize"},
+    ),
     row("Resize", x(1, 2, 5, 6), f(1, 1, 2, 2), opset=10),
     row("Resize", x(1, 2, 5, 6), f(1, 1, 2.4, 0.6), opset=10, mode="linear"),
     row("Resize", x(1, 2, 6, 6), f(1, 1, 0.5, 1.5), opset=10),
@@ -345,9 +347,12 @@ RESIZES = [
     row("Resize", x(1, 1, 3, 4, 5), None, f(1, 1, 2, 1.5, 2), mode="linear"),
     row("Resize", x(1, 1, 3, 4, 5), None, f(1, 1, 2, 1.5, 2)),
     row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2)),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize("case", [*RESIZES, *ELEMENTWISE, *MOVEMENT, *CONVOLUTIONS, *POOLS, *REDUCTIONS, *INDICES, *SIGNALS], ids=str)
+CASES = [*RESIZES, *ELEMENTWISE, *MOVEMENT, *CONVOLUTIONS, *POOLS, *REDUCTIONS, *INDICES, *SIGNALS]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_onnxruntime(case):
     maker.confirm(case)
