@@ -1,3 +1,3 @@
 """The rules: importing this package fills `rules.RULES`."""
 
-from . import elementwise, indexing, movement, pools, products, reductions, resize, signal  # noqa: F401
+from . import attention, contrib, elementwise, indexing, movement, pools, products, reductions, resize, signal  # noqa: F401

@@ -34,12 +34,12 @@ def reduce(c: Context, op: Op, *x: Ref) -> Ref:
     return t.map({"L2": "sqrt", "LogSum": "log"}[kind], y) if kind in ("L2", "LogSum") else y
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@rule(*(d + k for d in ("", "com.microsoft.nchwc.") for k in ("GlobalAveragePool", "GlobalMaxPool")), "GlobalLpPool")
 def global_pool(c: Context, op: Op, x: Ref) -> Ref:
     if op.type == "GlobalLpPool":
         p = float(op.attribute("p", 2))
         return c.t.map("pow", c.t.reduce("sum", c.t.map("pow", c.t.map("abs", x), p), range(2, len(x.shape))), 1 / p)
-    return c.t.reduce("mean" if op.type == "GlobalAveragePool" else "max", x, range(2, len(x.shape)))
+    return c.t.reduce("mean" if op.type.endswith("GlobalAveragePool") else "max", x, range(2, len(x.shape)))
 
 
 @rule("Softmax", "LogSoftmax")
