@@ -1,3 +1,3 @@
 """The rules: importing this package fills `rules.RULES`."""
 
-from . import elementwise, movement, pools, products, reductions  # noqa: F401
+from . import control, elementwise, movement, pools, products, reductions  # noqa: F401
