@@ -17,7 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import BOOL, FLOAT, INT, Concat, Contract, Copy, Gather, Layout, Map, Node, Pad, Reduce, Ref, Scatter, TopK
+from ..tensor import (
+    BOOL,
+    FLOAT,
+    Concat,
+    Contract,
+    Copy,
+    Gather,
+    Layout,
+    Map,
+    Node,
+    Pad,
+    Reduce,
+    Ref,
+    Scatter,
+    TopK,
+)
 from .rules import Array, Context, Op, Unsupported, rule
 
 Plain = Callable[[Context, Op, list[Any]], Any]
@@ -296,7 +311,7 @@ def compress(c: Context, op: Op, x: Ref, condition: Ref) -> Any:
 
 @special("Shape")
 def shape(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
-    whole = x[0].shape if isinstance(x[0], Ragged) else list(getattr(x[0], "items").shape)
+    whole = x[0].shape if isinstance(x[0], Ragged) else list(x[0].items.shape)
     return sizes(c, whole[op.attribute("start", 0) : op.attribute("end", len(whole))])
 
 

@@ -16,6 +16,8 @@ from .rules import ANY_VALUE, RULES, Context, Op, Unsupported
 
 ELEMENT = {FLOAT: TensorProto.FLOAT, INT: TensorProto.INT64, BOOL: TensorProto.BOOL}
 
+INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8)
+
 
 def walk(c: Context, nodes: list[Op]) -> None:
     """Import `nodes` into `c.values`; what cannot be taken joins `c.findings`. Nodes that read unknown values are skipped."""
@@ -135,12 +137,12 @@ def _shapes(c: Context, op: Op) -> dict[str, tuple[tuple[int, ...], str]]:
             if r.constant is not None and r.layout.size < 1024:
                 data[name] = numpy_helper.from_array(np.asarray(r.constant))
     try:
-        made = onnx.shape_inference.infer_node_outputs(
-            _schema(kind, op.opset, domain), op.proto, types, data, opset_imports=[helper.make_opsetid(*o) for o in c.opsets.items()]
-        )
+        sets = [helper.make_opsetid(*o) for o in c.opsets.items()]
+        schema = _schema(kind, op.opset, domain)
+        made = onnx.shape_inference.infer_node_outputs(schema, op.proto, types, data, opset_imports=sets)
     except Exception:  # onnx raises types of its own for whatever it cannot infer
         return {}
-    kinds = {TensorProto.BOOL: BOOL, **dict.fromkeys((TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8), INT)}
+    kinds = {TensorProto.BOOL: BOOL, **dict.fromkeys(INTEGERS, INT)}
     found = {}
     for name, proto in made.items():
         tensor = proto.tensor_type

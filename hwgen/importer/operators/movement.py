@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...tensor import Layout, Ref
+from ...tensor import Ref
 from ..ragged import computed_slice
 from ..rules import Context, Op, Unsupported, rule
 
@@ -156,14 +156,6 @@ def pad(c: Context, op: Op, *x: Ref) -> Ref:
     return y
 
 
-@rule("Gather")
-def gather(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
-    axis = op.attribute("axis", 0) % len(x.shape)
-    if index.constant is None:
-        index = c.t.map("where", c.t.map("lt", index, 0), c.t.map("add", index, x.shape[axis]), index)
-    return c.t.gather(x, index, axis)
-
-
 @rule("DepthToSpace")
 def depth_to_space(c: Context, op: Op, x: Ref) -> Ref:
     (n, depth, h, w), b = x.shape, op.attribute("blocksize")
@@ -179,8 +171,3 @@ def space_to_depth(c: Context, op: Op, x: Ref) -> Ref:
     (n, depth, h, w), b = x.shape, op.attribute("blocksize")
     y = c.t.transpose(c.t.reshape(x, (n, depth, h // b, b, w // b, b)), (0, 3, 5, 1, 2, 4))
     return c.t.reshape(y, (n, depth * b**2, h // b, w // b))
-
-
-def dropped(x: Ref, axis: int) -> Ref:
-    """Without an axis of length 1."""
-    return x.move(Layout(tuple(a for i, a in enumerate(x.layout.axes) if i != axis % len(x.shape)), x.layout.offset))
