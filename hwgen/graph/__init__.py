@@ -33,6 +33,7 @@ from .nodes import (
     without_range,
 )
 from .shapes import shapes, verify
+from .text import text
 
 __all__ = [
     "Add",
@@ -65,6 +66,7 @@ __all__ = [
     "shapes",
     "slot_hidden",
     "softmax",
+    "text",
     "top_k",
     "value",
     "verify",
