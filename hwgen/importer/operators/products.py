@@ -1,0 +1,174 @@
+"""Matrix products, einsum and convolutions: contractions, of windows where there is a kernel."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from ...tensor import Ref
+from ...tensor.build import LETTERS
+from ..rules import Context, Op, Unsupported, rule
+
+
+@rule("MatMul")
+def matmul(c: Context, op: Op, a: Ref, b: Ref) -> Ref:
+    return c.t.matmul(a, b)
+
+
+@rule("Gemm")
+def gemm(c: Context, op: Op, a: Ref, b: Ref, bias: Ref | None = None) -> Ref:
+    a = c.t.transpose(a, (1, 0)) if op.attribute("transA", 0) else a
+    b = c.t.transpose(b, (1, 0)) if op.attribute("transB", 0) else b
+    y = c.t.map("mul", c.t.matmul(a, b), op.attribute("alpha", 1.0))
+    beta = op.attribute("beta", 1.0)
+    return y if bias is None else c.t.map("add", y, c.t.map("mul", bias, beta))
+
+
+@rule("Einsum")
+def einsum(c: Context, op: Op, *x: Ref) -> Ref:
+    left, arrow, result = op.attribute("equation").replace(" ", "").partition("->")
+    terms = left.split(",")
+    used = set(left + result)
+    free = [letter for letter in LETTERS if letter not in used]
+    ranks = [len(r.shape) - len(s.replace("...", "")) if "." in s else 0 for r, s in zip(x, terms, strict=True)]
+    dots = "".join(free[: max(ranks)])
+    terms = [s.replace("...", dots[len(dots) - n :]) for n, s in zip(ranks, terms, strict=True)]
+    if arrow:
+        result = result.replace("...", dots)
+    else:
+        letters = "".join(terms)
+        result = dots + "".join(s for s in sorted(set(letters)) if letters.count(s) == 1 and s not in dots)
+    refs = [_distinct(c, r, s) for r, s in zip(x, terms, strict=True)]
+    lengths: dict[str, int] = {}
+    for r, s in refs:
+        for letter, n in zip(s, r.shape, strict=True):
+            lengths[letter] = max(lengths.get(letter, 1), n)
+    y, own = _narrow(c, *refs[0], lengths)
+    for i, (r, s) in enumerate(refs[1:], 1):
+        r, s = _narrow(c, r, s, lengths)
+        later = set("".join(t for _, t in refs[i + 1 :]) + result)
+        kept = "".join(dict.fromkeys(letter for letter in own + s if letter in later))
+        kept = kept if i < len(refs) - 1 else "".join(letter for letter in result if letter in own + s)
+        y, own = c.t.contract(f"{own},{s}->{kept}", y, r), kept
+    gone = [i for i, letter in enumerate(own) if letter not in result]
+    y = c.t.reduce("sum", y, gone, keep=False)
+    own = "".join(letter for letter in own if letter in result)
+    y = c.t.transpose(y, [own.index(letter) for letter in result if letter in own])
+    return c.t.reshape(y, [lengths[letter] for letter in result])
+
+
+def _distinct(c: Context, r: Ref, letters: str) -> tuple[Ref, str]:
+    """A letter that occurs twice in one operand walks the diagonal."""
+    for letter in letters:
+        while letters.count(letter) > 1:
+            first = letters.index(letter)
+            second = letters.index(letter, first + 1)
+            r, letters = c.t.diagonal(r, first, second), letters[:second] + letters[second + 1 :]
+    return r, letters
+
+
+def _narrow(c: Context, r: Ref, letters: str, lengths: dict[str, int]) -> tuple[Ref, str]:
+    """Without axes of length 1, which broadcast."""
+    kept = [i for i, n in enumerate(r.shape) if n != 1]
+    return c.t.reshape(r, [r.shape[i] for i in kept]), "".join(letters[i] for i in kept)
+
+
+def geometry(op: Op, lengths: tuple[int, ...], kernel: Any) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """(strides, dilations, (before, behind) pads) of a convolution or pool over axes of `lengths`."""
+    rank = len(lengths)
+    strides, dilations = op.attribute("strides") or [1] * rank, op.attribute("dilations") or [1] * rank
+    given, mode = op.attribute("pads") or [0] * 2 * rank, op.attribute("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        return strides, dilations, list(zip(given[:rank], given[rank:], strict=True))
+    if mode == "VALID":
+        return strides, dilations, [(0, 0)] * rank
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        raise Unsupported(f"auto_pad is {mode!r}")
+    pads = []
+    for n, k, s, d in zip(lengths, kernel, strides, dilations, strict=True):
+        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        pads.append((total // 2, total - total // 2) if mode == "SAME_UPPER" else (total - total // 2, total // 2))
+    return strides, dilations, pads
+
+
+def windows(c: Context, x: Ref, kernel: Any, strides: Any, dilations: Any, pads: Any, value: float = 0.0) -> Ref:
+    """[N, C, spatial..] -> [N, C, positions.., kernel..] of the padded tensor."""
+    rank = len(kernel)
+    x = c.t.pad(x, [0, 0, *(a for a, _ in pads)], [0, 0, *(b for _, b in pads)], value)
+    for i in range(rank):
+        x = c.t.window(x, 2 + 2 * i, kernel[i], strides[i], dilations[i])
+    return c.t.transpose(x, [0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)])
+
+
+@rule("Conv")
+def conv(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = None) -> Ref:
+    """Groups are an axis of their own, left out where there is one."""
+    t, kernel, groups = c.t, weight.shape[2:], op.attribute("group", 1)
+    if tuple(op.attribute("kernel_shape", kernel)) != kernel:
+        raise ValueError(f"kernel_shape {op.attribute('kernel_shape')} of a weight {list(weight.shape)}")
+    n, channels, *lengths = x.shape
+    x = windows(c, x, kernel, *geometry(op, tuple(lengths), kernel))
+    space, inner, outputs = "stu"[: len(kernel)], "ijk"[: len(kernel)], weight.shape[0]
+    if groups == 1:
+        y = t.contract(f"nc{space}{inner},oc{inner}->no{space}", x, weight)
+    else:
+        x = t.reshape(x, (n, groups, channels // groups, *x.shape[2:]))
+        weight = t.reshape(weight, (groups, outputs // groups, *weight.shape[1:]))
+        y = t.contract(f"ngc{space}{inner},goc{inner}->ngo{space}", x, weight)
+        y = t.reshape(y, (n, outputs, *y.shape[3:]))
+    return y if bias is None else t.map("add", y, t.reshape(bias, (1, prod(bias.shape), *[1] * len(kernel))))
+
+
+@rule("ConvTranspose")
+def conv_transpose(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = None) -> Ref:
+    """Windows that do not overlap are placed side by side; else a convolution, by the turned kernel, of the tensor with
+    zeros between its elements."""
+    t, kernel, groups = c.t, weight.shape[2:], op.attribute("group", 1)
+    rank, (n, channels, *lengths), outputs = len(kernel), x.shape, weight.shape[1]
+    if tuple(op.attribute("kernel_shape", kernel)) != kernel:
+        raise ValueError(f"kernel_shape {op.attribute('kernel_shape')} of a weight {list(weight.shape)}")
+    strides, dilations, pads, ends = _spread(op, lengths, kernel)
+    space, inner = "stu"[:rank], "ijk"[:rank]
+    x = t.reshape(x, (n, groups, channels // groups, *lengths))
+    weight = t.reshape(weight, (groups, channels // groups, *weight.shape[1:]))
+    if tuple(strides) == kernel and not any(pads) and not any(ends):
+        between = "".join(a + b for a, b in zip(space, inner, strict=True))
+        y = t.contract(f"ngc{space},gco{inner}->ngo{between}", x, weight)
+        y = t.reshape(y, (n, groups * outputs, *(m * k for m, k in zip(lengths, kernel, strict=True))))
+    else:
+        x = t.reshape(x, (n, channels, *lengths))
+        for i, s in enumerate(strides):
+            axis, m = 2 + i, x.shape[2 + i]
+            x = t.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
+            x = t.pad(x, [0] * (rank + 3), [s - 1 if a == axis + 1 else 0 for a in range(rank + 3)])
+            x = t.slice(t.reshape(x, (*x.shape[:axis], m * s, *x.shape[axis + 2 :])), axis, 0, (m - 1) * s + 1)
+            weight = t.slice(weight, 3 + i, kernel[i] - 1, kernel[i], -1)
+            low, high = dilations[i] * (kernel[i] - 1) - pads[i], dilations[i] * (kernel[i] - 1) + ends[i]
+            x = t.slice(x, axis, max(-low, 0), x.shape[axis] - max(-low, 0) - max(-high, 0))
+            x = t.pad(x, [max(low, 0) if a == axis else 0 for a in range(rank + 2)], [max(high, 0) if a == axis else 0 for a in range(rank + 2)])
+        x = windows(c, x, kernel, [1] * rank, dilations, [(0, 0)] * rank)
+        x = t.reshape(x, (n, groups, channels // groups, *x.shape[2:]))
+        y = t.contract(f"ngc{space}{inner},gco{inner}->ngo{space}", x, weight)
+        y = t.reshape(y, (n, groups * outputs, *y.shape[3:]))
+    return y if bias is None else t.map("add", y, t.reshape(bias, (1, prod(bias.shape), *[1] * rank)))
+
+
+def _spread(op: Op, lengths: list[int], kernel: tuple[int, ...]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """(strides, dilations, elements cut off in front, elements added behind: negative where cut off)."""
+    rank = len(kernel)
+    strides, dilations = op.attribute("strides") or [1] * rank, op.attribute("dilations") or [1] * rank
+    extra, shape = op.attribute("output_padding") or [0] * rank, op.attribute("output_shape")
+    pads, mode = op.attribute("pads") or [0] * 2 * rank, op.attribute("auto_pad", "NOTSET") or "NOTSET"
+    if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise Unsupported(f"auto_pad is {mode!r}")
+    if mode.startswith("SAME") and not shape:
+        shape = [n * s for n, s in zip(lengths, strides, strict=True)]
+    if not shape:
+        pads = [0] * 2 * rank if mode == "VALID" else pads
+        return strides, dilations, pads[:rank], [e - b for e, b in zip(extra, pads[rank:], strict=True)]
+    front, behind = [], []
+    for n, k, s, d, e, m in zip(lengths, kernel, strides, dilations, extra, shape[-rank:], strict=True):
+        total = max((n - 1) * s + e + d * (k - 1) + 1 - m, 0)
+        front.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+        behind.append(m - ((n - 1) * s + d * (k - 1) + 1 - front[-1]))
+    return strides, dilations, front, behind
