@@ -36,6 +36,7 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     if found is None:
         return None
     q, k, scale, gains, bias = found
+    (q, q_scale), (k, k_scale) = factor_of(t, q), factor_of(t, k)
     shared = [c for c in queries if len(queries) > 1 and _along_columns(q, lp.index(c))]  # heads with the same keys and values
     batch, queries = [c for c in lp if c in batch or c in shared], [c for c in queries if c not in shared]
     nothing = {c: tuple((n, 0) for n, _ in p.layout.axes[i]) for i, c in enumerate(lp)}
@@ -64,7 +65,7 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     k4, second_scale = factor_of(t, rotated(t, k4))
     last = len(sides) - 1
     extra = [] if bias is None else [shown(bias, last, joined(last, queries), joined(last, keys))]
-    y = t.node(Attention(scale * first_scale * second_scale), q4, k4, v4, *extra)
+    y = t.node(Attention(scale * q_scale * k_scale * first_scale * second_scale), q4, k4, v4, *extra)
     same = parent(q4.node.name) if parent(q4.node.name) == parent(v4.node.name) else ""
     relabel(y, label(t.source) or same)
     y = y if gain == 1 else t.map("mul", y, gain)

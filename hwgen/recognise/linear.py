@@ -86,7 +86,7 @@ def _uniform(node: Node) -> bool:
     return any(r.scalar is not None for r in node.operands)
 
 
-def _with_constant(t: Builder, node: Node, *functions: str) -> tuple[Ref, Ref, str] | None:
+def with_constant(t: Builder, node: Node, *functions: str) -> tuple[Ref, Ref, str] | None:
     if not is_map(node, *functions):
         return None
     a, b = node.operands
@@ -101,7 +101,7 @@ def _with_constant(t: Builder, node: Node, *functions: str) -> tuple[Ref, Ref, s
 
 
 def _term(t: Builder, node: Node) -> Ref | None:
-    found = _with_constant(t, node, "add", "sub")
+    found = with_constant(t, node, "add", "sub")
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
         return None
     x, b, _ = found
@@ -122,7 +122,7 @@ def _added(t: Builder, y: Node, c: Ref) -> Ref:
 
 
 def _factor(t: Builder, node: Node) -> Ref | None:
-    found = _with_constant(t, node, "mul", "div")
+    found = with_constant(t, node, "mul", "div")
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
         return None
     x, b, function = found
@@ -229,7 +229,7 @@ def sorted_walks(t: Builder, node: Node) -> Ref | None:
 
 def scale(t: Builder, node: Node) -> Ref | None:
     """What no neighbour takes: each channel times a constant, or plus one."""
-    found = _with_constant(t, node, "mul", "div", "add", "sub")
+    found = with_constant(t, node, "mul", "div", "add", "sub")
     if found is None or node.dtype != "f":
         return None
     x, b, function = found
