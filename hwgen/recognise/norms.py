@@ -41,6 +41,9 @@ def _root(t: Builder, d: Ref, inverse: bool) -> tuple[Ref, tuple[int, ...], int,
         gain, node = over, spread(node.operands[1])
     least = 0.0
     while node is not None and not is_map(node, "sqrt"):
+        if is_map(node, "where") and node.operands[1].scalar == 1 and is_map(node.operands[0], "eq") and node.operands[2].whole:
+            node = node.operands[2].node  # 1 where the length is zero
+            continue
         for function in ("mul", "div", "add", "max"):
             if (found := scalar_of(node.ref, function)) is None or not found[0].whole:
                 continue

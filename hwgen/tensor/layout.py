@@ -7,6 +7,7 @@ transpose, slice, expand, tile and sliding windows only regroup or scale factors
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -54,7 +55,7 @@ class Layout:
             stride *= size
         return Layout(tuple(reversed(axes)))
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         return tuple(prod(size for size, _ in axis) for axis in self.axes)
 
@@ -62,7 +63,7 @@ class Layout:
     def size(self) -> int:
         return prod(self.shape)
 
-    @property
+    @cached_property
     def loops(self) -> list[Factor]:
         """All factors, outer first, those that continue each other joined."""
         return joined([f for axis in self.axes for f in axis])
@@ -84,7 +85,7 @@ class Layout:
 
     def reshape(self, shape: tuple[int, ...]) -> Layout | None:
         """The elements in the same order under another shape; None where no loops of whole sizes give that."""
-        todo = self.loops
+        todo = list(self.loops)
         axes: list[Axis] = []
         for size in shape:
             axis: list[Factor] = []
