@@ -10,6 +10,7 @@ from .nodes import (
     FORMS,
     Add,
     Attention,
+    Clip,
     Combine,
     Dispatch,
     Embed,
@@ -38,6 +39,7 @@ from .text import text
 __all__ = [
     "Add",
     "Attention",
+    "Clip",
     "Combine",
     "Dispatch",
     "Embed",
