@@ -11,8 +11,27 @@ from typing import Any
 import numpy as np
 
 from .evaluate import apply
-from .ir import BOOL, FLOAT, INT, Array, Concat, Const, Contract, Copy, Gather, Input, Layer, Map, Node, Op, Pad, Reduce, Ref
-from .ir import Scatter, TopK
+from .ir import (
+    BOOL,
+    FLOAT,
+    INT,
+    Array,
+    Concat,
+    Const,
+    Contract,
+    Copy,
+    Gather,
+    Input,
+    Layer,
+    Map,
+    Node,
+    Op,
+    Pad,
+    Reduce,
+    Ref,
+    Scatter,
+    TopK,
+)
 from .layout import Layout
 
 FOLD_LIMIT = 1 << 27  # elements of a constant that folding may make
@@ -201,6 +220,11 @@ class Builder:
             raise ValueError(f"{list(x.shape)} does not reshape to {list(shape)}")
         layout = x.layout.reshape(tuple(wanted))
         return x.move(layout) if layout is not None else self.reshape(self.copy(x), wanted)
+
+    def through(self, layout: Layout, x: Ref) -> Ref:
+        """What `layout` shows of the row-major elements of x."""
+        moved = layout.through(x.layout)
+        return x.move(moved) if moved is not None else self.copy(x).move(layout)
 
     def transpose(self, x: Ref, order: tuple[int, ...] | list[int]) -> Ref:
         return x.move(x.layout.transpose(tuple(int(i) % len(x.shape) for i in order)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -292,11 +293,16 @@ class Layer(Op):
         raise NotImplementedError
 
     def infer(self, *operands: Ref) -> tuple[tuple[int, ...], str]:
-        from .build import Builder
+        return _inferred(self, tuple((r.shape, r.dtype) for r in operands))
 
-        t = Builder(fold=False)
-        result = self.define(t, *(t.input(f"operand{i}", r.shape, r.dtype) for i, r in enumerate(operands)))
-        return result.shape, result.dtype
+
+@lru_cache(4096)
+def _inferred(layer: Layer, operands: tuple[tuple[tuple[int, ...], str], ...]) -> tuple[tuple[int, ...], str]:
+    from .build import Builder
+
+    t = Builder(fold=False)
+    result = layer.define(t, *(t.input(f"operand{i}", *operand) for i, operand in enumerate(operands)))
+    return result.shape, result.dtype
 
 
 @dataclass

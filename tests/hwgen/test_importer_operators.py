@@ -185,6 +185,7 @@ CONVOLUTIONS = [
     row("Col2Im", x(1, 2 * 6, 8), [5, 6], [2, 3], strides=[1, 2], pads=[0, 1, 0, 1], dilations=[1, 2]),
 ]
 
+K3 = {"kernel_shape": [3, 3]}
 POOLS = [
     row("MaxPool", x(1, 2, 7, 8), kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
     row("MaxPool", x(1, 2, 8, 8), kernel_shape=[3, 3], dilations=[2, 2]),
@@ -195,10 +196,10 @@ POOLS = [
     row("MaxPool", x(1, 1, 6, 6), kernel_shape=[3, 3], strides=[3, 3], pads=[1] * 4, ceil_mode=1),
     row("AveragePool", x(1, 1, 5), kernel_shape=[4], strides=[3], ceil_mode=1, opset=19),
     *(
-        row("AveragePool", x(1, 2, 7, 8), strides=[s, s], pads=[1, 0, 1, 1], count_include_pad=n, ceil_mode=c, kernel_shape=[3, 3])
+        row("AveragePool", x(1, 2, 7, 8), **K3, strides=[s, s], pads=[1, 0, 1, 1], count_include_pad=n, ceil_mode=m)
         for s in (1, 2, 3)
         for n in (0, 1)
-        for c in (0, 1)
+        for m in (0, 1)
     ),
     row("AveragePool", x(1, 2, 8, 8), kernel_shape=[3, 2], dilations=[2, 3], opset=19, pads=[1, 1, 1, 1]),
     row("AveragePool", x(1, 2, 7, 7), kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 2]),

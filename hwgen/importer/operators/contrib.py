@@ -16,7 +16,10 @@ from .reductions import affine, normalised, softmax_of
 from .resize import resize
 
 NCHWC = "com.microsoft.nchwc."
-ACTIVATIONS = {"Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",), "Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta")}
+ACTIVATIONS = {  # with the names of their numbers
+    **{"Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",)},
+    **{"Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta")},
+}
 
 
 @rule("com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
