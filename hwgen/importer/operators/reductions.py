@@ -84,6 +84,17 @@ def lp_norm(c: Context, op: Op, x: Ref) -> Ref:
     return c.t.map("div", x, c.t.map("where", c.t.map("eq", length, 0.0), 1.0, length))
 
 
+@rule("LRN")
+def local_norm(c: Context, op: Op, x: Ref) -> Ref:
+    """By the mean square of the neighbouring channels."""
+    t, size, rank = c.t, op.attribute("size"), len(x.shape)
+    before, after = [0] * rank, [0] * rank
+    before[1], after[1] = (size - 1) // 2, size // 2
+    squares = t.reduce("sum", t.window(t.pad(t.map("mul", x, x), before, after), 1, size), [2], keep=False)
+    base = t.map("add", t.map("mul", squares, op.attribute("alpha", 1e-4) / size), op.attribute("bias", 1.0))
+    return t.map("div", x, t.map("pow", base, op.attribute("beta", 0.75)))
+
+
 @rule("RMSNormalization", "SimplifiedLayerNormalization", "com.microsoft.SimplifiedLayerNormalization")
 def rms_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None) -> list[Ref]:
     """The inverse deviation is a further output."""
