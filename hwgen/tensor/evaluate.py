@@ -175,9 +175,9 @@ def contract(op: Contract, a: Array, b: Array) -> Array:
         x = x.transpose([letters.index(c) for group in groups for c in group])
         return np.asarray(x).reshape([prod(size[c] for c in group) for group in groups])
 
-    product = matrix(a, first, batch, rows, summed) @ matrix(b, second, batch, summed, columns)
+    product: Array = matrix(a, first, batch, rows, summed) @ matrix(b, second, batch, summed, columns)
     order = batch + rows + columns
-    return np.asarray(product).reshape([size[c] for c in order]).transpose([order.index(c) for c in result])
+    return product.reshape([size[c] for c in order]).transpose([order.index(c) for c in result])
 
 
 def _scatter(op: Scatter, x: Array, index: Array, updates: Array) -> Array:
