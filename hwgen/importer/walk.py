@@ -84,8 +84,8 @@ def _expanded(c: Context, op: Op, operands: list[Any]) -> list[Any]:
     function = onnx.FunctionProto.FromString(text)
     inner = Context(c.t, {o.domain: o.version for o in function.opset_import}, raw=c.raw)
     inner.values = dict(zip(function.input, operands, strict=False))
-    given = {a.name: a for a in op.proto.attribute}
-    given = {a.name: a for a in function.attribute_proto} | given
+    given = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.type}
+    given |= {a.name: a for a in [*function.attribute_proto, *op.proto.attribute]}
     nodes = [_bound(node, given) for node in function.node]
     op.ignore(*op.attributes)
     walk(inner, ops(nodes, function.output, inner.opsets))
