@@ -22,8 +22,10 @@ def import_program(model: Model) -> tuple[Program, list[Finding]]:
         c.values[name] = t.const(value, name)
     for name, shape in model.inputs.items():
         c.values[name] = t.input(name, shape, KINDS[model.kinds[name].kind])
-    walk(c, ops(model.graph.node, model.outputs, c.opsets))
+    nodes = ops(model.graph.node, model.outputs, c.opsets)
+    walk(c, nodes)
     outputs = {name: c.values[name] for name in model.outputs if name in c.values}
-    program = Program(outputs, {"opsets": dict(model.opsets)})
+    kinds = {op.name: op.type for op in nodes}
+    program = Program(outputs, {"opsets": dict(model.opsets), "operators": kinds})
     needed = program.nodes() if c.unwanted else []
     return program, c.findings + [c.unwanted[node] for node in needed if node in c.unwanted]
