@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import Finding
 from ..tensor import Builder, Ref
 
 Array = np.ndarray
@@ -26,7 +27,8 @@ class Unsupported(Exception):
 
 @dataclass(eq=False)
 class Op:
-    """An ONNX node. `type` carries the domain unless it is the standard one; an absent optional input is ""."""
+    """An ONNX node. `type` carries the domain unless it is the standard one; an absent optional input is "" (its operand None).
+    `proto`: the node as ONNX writes it."""
 
     type: str
     name: str
@@ -34,6 +36,7 @@ class Op:
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
     opset: int
+    proto: Any = None
     read: set[str] = field(default_factory=set)
 
     def attribute(self, name: str, default: Any = None) -> Any:
@@ -50,15 +53,29 @@ class Op:
         return sorted(set(self.attributes) - self.read)
 
 
+@dataclass(eq=False)
+class Body:
+    """A graph inside a node (the branch of an If, the body of a Loop): what an attribute of the kind graph is decoded to."""
+
+    inputs: tuple[str, ...]
+    ops: list[Op]
+    constants: dict[str, Array]
+    outputs: tuple[str, ...]
+
+
 @dataclass
 class Context:
     """One import: the tensor IR under construction and the file's facts that rules need.
 
-    values: ONNX tensor name -> value, of the graph and, while a branch or loop body is imported, of what is around it.
+    values: ONNX tensor name -> value, of the graph and, while a branch or loop body is imported, of what is around it;
+    a name that is missing has a value that nothing is known of. raw: the file's constants in their own types.
     """
 
     t: Builder
+    opsets: dict[str, int] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    raw: dict[str, Array] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
 
     def ints(self, x: Any, what: str) -> list[int]:
         """A constant operand as a list of integers, or Unsupported."""
