@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from . import __version__, doctor
-from .errors import Mismatch, UserError
+from .errors import Mismatch, Terminated, UserError
 
 GOOD, FAILED, USER_FAULT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _terminate(number: int, frame) -> None:
     """Leave as an exception does, so that files half-written are removed."""
-    raise SystemExit(TERMINATED)
+    raise Terminated(TERMINATED)
 
 
 def _main(arguments: list[str] | None) -> int:

@@ -24,6 +24,10 @@ class Mismatch(Exception):
     """A check failed (exit code 1): two things that must agree do not."""
 
 
+class Terminated(SystemExit):
+    """The command was told to end (SIGTERM); a SystemExit of a library's own means something else."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One ONNX node that hwgen cannot build: its name and operator, the level of the compiler that says no, why, what helps."""

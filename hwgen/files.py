@@ -113,7 +113,14 @@ def replace_folder(path: Path, contents: dict[str, bytes], ours: Callable[[Path]
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """An .npz with these arrays, atomically."""
-    write_atomic(path, lambda file: np.savez(file, **arrays))
+
+    def write(file) -> None:  # not by np.savez, whose own arguments are names too
+        with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asanyarray(array))
+
+    write_atomic(path, write)
 
 
 def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.ndarray]:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import Finding
-from ..tensor import Builder, Ref
+from ..tensor import Builder, Node, Ref
 
 Array = np.ndarray
 Rule = Callable[..., Any]  # (c: Context, op: Op, *operands) -> a value, or a list of them where the node has several outputs
 
 RULES: dict[str, Rule] = {}
+ANY_VALUE = {"Identity"}  # operators whose rules take values that are no tensors of full size (ragged.py, control.py)
 
 
 class Unsupported(Exception):
@@ -69,6 +70,7 @@ class Context:
 
     values: ONNX tensor name -> value, of the graph and, while a branch or loop body is imported, of what is around it;
     a name that is missing has a value that nothing is known of. raw: the file's constants in their own types.
+    unwanted: what to say of a node if an output needs it.
     """
 
     t: Builder
@@ -76,6 +78,7 @@ class Context:
     values: dict[str, Any] = field(default_factory=dict)
     raw: dict[str, Array] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    unwanted: dict[Node, Finding] = field(default_factory=dict)
 
     def ints(self, x: Any, what: str) -> list[int]:
         """A constant operand as a list of integers, or Unsupported."""

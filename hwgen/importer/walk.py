@@ -10,10 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import Finding
 from ..tensor import BOOL, FLOAT, INT, Ref, TooLarge
+from . import ragged
 from .nodes import ops
-from .rules import RULES, Context, Op, Unsupported
+from .rules import ANY_VALUE, RULES, Context, Op, Unsupported
 
 ELEMENT = {FLOAT: TensorProto.FLOAT, INT: TensorProto.INT64, BOOL: TensorProto.BOOL}
+
+INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8)
 
 
 def walk(c: Context, nodes: list[Op]) -> None:
@@ -52,6 +55,12 @@ def refuse(c: Context, op: Op, reason: str, hint: str = "", outputs: list[str] |
 
 
 def _rule(c: Context, op: Op, operands: list[Any]) -> Any:
+    if op.type not in ANY_VALUE and not all(v is None or isinstance(v, Ref) for v in operands):
+        return ragged.run(c, op, operands, _plain)
+    return _plain(c, op, operands)
+
+
+def _plain(c: Context, op: Op, operands: list[Any]) -> Any:
     function = RULES.get(op.type)
     if function is not None:
         return function(c, op, *operands)
@@ -122,16 +131,18 @@ def _shapes(c: Context, op: Op) -> dict[str, tuple[tuple[int, ...], str]]:
     for name in op.inputs:
         if name:
             r = c.values[name]
+            if not isinstance(r, Ref):
+                return {}
             types[name] = _type(r)
             if r.constant is not None and r.layout.size < 1024:
                 data[name] = numpy_helper.from_array(np.asarray(r.constant))
     try:
-        made = onnx.shape_inference.infer_node_outputs(
-            _schema(kind, op.opset, domain), op.proto, types, data, opset_imports=[helper.make_opsetid(*o) for o in c.opsets.items()]
-        )
+        sets = [helper.make_opsetid(*o) for o in c.opsets.items()]
+        schema = _schema(kind, op.opset, domain)
+        made = onnx.shape_inference.infer_node_outputs(schema, op.proto, types, data, opset_imports=sets)
     except Exception:  # onnx raises types of its own for whatever it cannot infer
         return {}
-    kinds = {TensorProto.BOOL: BOOL, **dict.fromkeys((TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8), INT)}
+    kinds = {TensorProto.BOOL: BOOL, **dict.fromkeys(INTEGERS, INT)}
     found = {}
     for name, proto in made.items():
         tensor = proto.tensor_type

@@ -30,8 +30,9 @@ def einsum(c: Context, op: Op, *x: Ref) -> Ref:
     terms = left.split(",")
     used = set(left + result)
     free = [letter for letter in LETTERS if letter not in used]
-    dots = "".join(free[: max((len(r.shape) - len(s.replace("...", "")) for r, s in zip(x, terms, strict=True) if "." in s), default=0)])
-    terms = [s.replace("...", dots[len(dots) - len(r.shape) + len(s) - 3 :]) if "." in s else s for r, s in zip(x, terms, strict=True)]
+    ranks = [len(r.shape) - len(s.replace("...", "")) if "." in s else 0 for r, s in zip(x, terms, strict=True)]
+    dots = "".join(free[: max(ranks)])
+    terms = [s.replace("...", dots[len(dots) - n :]) for n, s in zip(ranks, terms, strict=True)]
     if arrow:
         result = result.replace("...", dots)
     else:
@@ -116,3 +117,58 @@ def conv(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = None) -> Re
         y = t.contract(f"ngc{space}{inner},goc{inner}->ngo{space}", x, weight)
         y = t.reshape(y, (n, outputs, *y.shape[3:]))
     return y if bias is None else t.map("add", y, t.reshape(bias, (1, prod(bias.shape), *[1] * len(kernel))))
+
+
+@rule("ConvTranspose")
+def conv_transpose(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = None) -> Ref:
+    """Windows that do not overlap are placed side by side; else a convolution, by the turned kernel, of the tensor with
+    zeros between its elements."""
+    t, kernel, groups = c.t, weight.shape[2:], op.attribute("group", 1)
+    rank, (n, channels, *lengths), outputs = len(kernel), x.shape, weight.shape[1]
+    if tuple(op.attribute("kernel_shape", kernel)) != kernel:
+        raise ValueError(f"kernel_shape {op.attribute('kernel_shape')} of a weight {list(weight.shape)}")
+    strides, dilations, pads, ends = _spread(op, lengths, kernel)
+    space, inner = "stu"[:rank], "ijk"[:rank]
+    x = t.reshape(x, (n, groups, channels // groups, *lengths))
+    weight = t.reshape(weight, (groups, channels // groups, *weight.shape[1:]))
+    if tuple(strides) == kernel and not any(pads) and not any(ends):
+        between = "".join(a + b for a, b in zip(space, inner, strict=True))
+        y = t.contract(f"ngc{space},gco{inner}->ngo{between}", x, weight)
+        y = t.reshape(y, (n, groups * outputs, *(m * k for m, k in zip(lengths, kernel, strict=True))))
+    else:
+        x = t.reshape(x, (n, channels, *lengths))
+        for i, s in enumerate(strides):
+            axis, m = 2 + i, x.shape[2 + i]
+            x = t.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
+            x = t.pad(x, [0] * (rank + 3), [s - 1 if a == axis + 1 else 0 for a in range(rank + 3)])
+            x = t.slice(t.reshape(x, (*x.shape[:axis], m * s, *x.shape[axis + 2 :])), axis, 0, (m - 1) * s + 1)
+            weight = t.slice(weight, 3 + i, kernel[i] - 1, kernel[i], -1)
+            low, high = dilations[i] * (kernel[i] - 1) - pads[i], dilations[i] * (kernel[i] - 1) + ends[i]
+            x = t.slice(x, axis, max(-low, 0), x.shape[axis] - max(-low, 0) - max(-high, 0))
+            x = t.pad(x, [max(low, 0) if a == axis else 0 for a in range(rank + 2)], [max(high, 0) if a == axis else 0 for a in range(rank + 2)])
+        x = windows(c, x, kernel, [1] * rank, dilations, [(0, 0)] * rank)
+        x = t.reshape(x, (n, groups, channels // groups, *x.shape[2:]))
+        y = t.contract(f"ngc{space}{inner},gco{inner}->ngo{space}", x, weight)
+        y = t.reshape(y, (n, groups * outputs, *y.shape[3:]))
+    return y if bias is None else t.map("add", y, t.reshape(bias, (1, prod(bias.shape), *[1] * rank)))
+
+
+def _spread(op: Op, lengths: list[int], kernel: tuple[int, ...]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """(strides, dilations, elements cut off in front, elements added behind: negative where cut off)."""
+    rank = len(kernel)
+    strides, dilations = op.attribute("strides") or [1] * rank, op.attribute("dilations") or [1] * rank
+    extra, shape = op.attribute("output_padding") or [0] * rank, op.attribute("output_shape")
+    pads, mode = op.attribute("pads") or [0] * 2 * rank, op.attribute("auto_pad", "NOTSET") or "NOTSET"
+    if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise Unsupported(f"auto_pad is {mode!r}")
+    if mode.startswith("SAME") and not shape:
+        shape = [n * s for n, s in zip(lengths, strides, strict=True)]
+    if not shape:
+        pads = [0] * 2 * rank if mode == "VALID" else pads
+        return strides, dilations, pads[:rank], [e - b for e, b in zip(extra, pads[rank:], strict=True)]
+    front, behind = [], []
+    for n, k, s, d, e, m in zip(lengths, kernel, strides, dilations, extra, shape[-rank:], strict=True):
+        total = max((n - 1) * s + e + d * (k - 1) + 1 - m, 0)
+        front.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+        behind.append(m - ((n - 1) * s + d * (k - 1) + 1 - front[-1]))
+    return strides, dilations, front, behind

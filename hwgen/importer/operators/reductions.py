@@ -34,8 +34,11 @@ def reduce(c: Context, op: Op, *x: Ref) -> Ref:
     return t.map({"L2": "sqrt", "LogSum": "log"}[kind], y) if kind in ("L2", "LogSum") else y
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool")
+@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 def global_pool(c: Context, op: Op, x: Ref) -> Ref:
+    if op.type == "GlobalLpPool":
+        p = float(op.attribute("p", 2))
+        return c.t.map("pow", c.t.reduce("sum", c.t.map("pow", c.t.map("abs", x), p), range(2, len(x.shape))), 1 / p)
     return c.t.reduce("mean" if op.type == "GlobalAveragePool" else "max", x, range(2, len(x.shape)))
 
 
@@ -72,6 +75,24 @@ def affine(c: Context, x: Ref, scale: Ref | None, shift: Ref | None, shape: Any 
     return x
 
 
+@rule("LpNormalization")
+def lp_norm(c: Context, op: Op, x: Ref) -> Ref:
+    """A row of zeros stays one."""
+    axes, p = [op.attribute("axis", -1)], op.attribute("p", 2)
+    total = c.t.reduce("sum", c.t.map("abs", x) if p == 1 else c.t.map("mul", x, x), axes)
+    length = total if p == 1 else c.t.map("sqrt", total)
+    return c.t.map("div", x, c.t.map("where", c.t.map("eq", length, 0.0), 1.0, length))
+
+
+@rule("RMSNormalization", "SimplifiedLayerNormalization", "com.microsoft.SimplifiedLayerNormalization")
+def rms_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None) -> list[Ref]:
+    """The inverse deviation is a further output."""
+    op.ignore("stash_type")
+    axes = range(op.attribute("axis", -1) % len(x.shape), len(x.shape))
+    y, _, deviation = normalised(c, x, axes, op.attribute("epsilon", 1e-5), centre=False)
+    return [affine(c, y, scale, None), c.t.map("div", 1.0, deviation)][: len(op.outputs)]
+
+
 @rule("LayerNormalization")
 def layer_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None, shift: Ref | None = None) -> list[Ref]:
     """Mean and inverse deviation are further outputs."""
@@ -82,7 +103,7 @@ def layer_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None, shift: Ref 
     return [affine(c, y, scale, shift), *extra][: len(op.outputs)]
 
 
-def channels(x: Ref, count: int | None = None) -> tuple[int, ...]:
+def channels(x: Ref) -> tuple[int, ...]:
     """The shape in which a vector over the channels, axis 1, broadcasts."""
     return (1, x.shape[1], *[1] * (len(x.shape) - 2))
 

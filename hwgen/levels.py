@@ -1,0 +1,156 @@
+"""The compiler's float levels as ordered passes over one file; `proof` holds them against the file.
+
+    file --tensor--> T (tensor IR) --layers--> L (the same IR, nodes that are layers) --rows--> row graph (`hwgen.graph`)
+
+A pass returns its program and findings: ONNX nodes that it cannot take. With findings it still returns a program, in which
+inputs named `?..` stand for what is missing, so that the next pass judges what lies behind; nothing is ever taken in part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import graph
+from . import tensor as ir
+from .errors import Finding, UserError
+from .importer.importer import import_program
+from .importer.load import Model, load
+from .proof import Level, confirm
+
+Pass = Callable[[Any], tuple[Any, list[Finding]]]
+
+
+def _layers(program: ir.Program) -> tuple[ir.Program, list[Finding]]:
+    from .recognise import recognise
+
+    return recognise(program)
+
+
+def _rows(program: ir.Program) -> tuple[graph.Graph | None, list[Finding]]:
+    from .rows import lower
+
+    return lower(program)
+
+
+PASSES: tuple[tuple[str, Pass], ...] = (("tensor", import_program), ("layers", _layers), ("rows", _rows))
+NAMED = 5  # nodes that a refusal names for each fault; `check` lists all
+MOST_TASKS = 64
+
+
+@dataclass
+class Compiled:
+    """What the passes made of a model, by the pass's name, and everything that stands in the way."""
+
+    model: Model
+    levels: dict[str, Level] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def compile(model: Model, until: str = PASSES[-1][0]) -> Compiled:
+    """All passes up to `until`, each on what the one before left."""
+    done = Compiled(model)
+    value: Any = model
+    for name, step in PASSES:
+        value, findings = step(value)
+        known = {f.node for f in done.findings}
+        done.findings += [f for f in findings if f.node not in known]
+        if value is None:
+            break
+        done.levels[name] = value
+        if not findings and name != "rows":
+            _verified(model, name, ir.verify, value)
+        if name == until:
+            break
+    return done
+
+
+def tensor(path: str | Path, **options: Any) -> ir.Program:
+    """Level T of a file. options: of `load`. Raises UserError naming every node that has no rule."""
+    return _complete(compile(load(path, **options), "tensor"), "tensor")
+
+
+def layers(path: str | Path, **options: Any) -> ir.Program:
+    """Level L of a file. options: of `load`. What no pattern takes stays a node of T."""
+    return _complete(compile(load(path, **options), "layers"), "layers")
+
+
+def import_model(path: str | Path, confirmed: bool = True, **options: Any) -> graph.Graph:
+    """The row graph of a file, proven against it on random images unless `confirmed` is False. options: of `load`.
+
+    Raises UserError naming every node that is unsupported, or the level that computes something else than the file.
+    """
+    done = compile(load(path, **options))
+    result: graph.Graph = _complete(done, "rows")
+    _verified(done.model, "rows", graph.verify, result)
+    if confirmed:
+        confirm(done.model, result, done.levels)
+    return result
+
+
+def check(path: str | Path, **options: Any) -> list[Finding]:
+    """Every node that hwgen cannot build, of all tasks; empty if it can build all. Raises UserError for a bad file."""
+    found: dict[Finding, None] = {}
+    for numbers in tasks(path, **options).values():
+        found |= dict.fromkeys(compile(load(path, fixed=numbers, **options)).findings)
+    return list(found)
+
+
+def refusal(path: str | Path, findings: list[Finding]) -> str:
+    """One message for all findings, nodes with the same fault together, the first few of them by name."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for f in findings:
+        groups.setdefault((f.op, f.reason, f.hint), []).append(f.node)
+    lines = [f"{path}: {len(findings)} node{'s' if len(findings) > 1 else ''} not supported"]
+    for (op, reason, hint), nodes in groups.items():
+        advice = f" ({hint})" if hint else ""
+        more = f" and {len(nodes) - NAMED} more (`hwgen check` lists them)" if len(nodes) > NAMED else ""
+        lines.append(f"  {op}: {reason}{advice}: {', '.join(nodes[:NAMED])}{more}")
+    return "\n".join(lines)
+
+
+def _complete(done: Compiled, level: str) -> Any:
+    if done.findings or level not in done.levels:
+        raise UserError(refusal(done.model.path, done.findings))
+    return done.levels[level]
+
+
+def _verified(model: Model, name: str, verify: Callable[[Any], None], value: Any) -> None:
+    try:
+        verify(value)
+    except ValueError as error:
+        raise UserError(f"{model.path}: level {name}: {error}") from None
+
+
+# --- tasks ---------------------------------------------------------------------------------------------------------
+
+
+def tasks(path: str | Path, **options: Any) -> dict[str, dict[str, int]]:
+    """Task name -> values of the integer inputs that select it; {"": {}} where the file has no such input.
+
+    The values of an input are 0, 1, ... while each computes something else than those before and is no index out of
+    range. Several inputs give the product of their values.
+    """
+    names = load(path, **options).numbers
+    found: dict[str, dict[str, int]] = {"": {}}
+    for name in names:
+        values = range(_count(Path(path), name, {other: 0 for other in names if other != name}, options))
+        found = {f"{task}{name}{v}": {**numbers, name: v} for task, numbers in found.items() for v in values}
+    return found
+
+
+def _count(path: Path, name: str, others: dict[str, int], options: dict[str, Any]) -> int:
+    """How many values of an integer input make a difference."""
+    known: list[tuple[str, list[bytes]]] = []
+    faults = 0
+    for value in range(MOST_TASKS):
+        program, findings = import_program(load(path, fixed={**others, name: value}, **options))
+        constants = [n.op.array.tobytes() for n in program.nodes() if isinstance(n.op, ir.Const)]
+        seen = (ir.text(program), constants)
+        if seen in known or (value and len(findings) > faults):
+            return value
+        known.append(seen)
+        faults = len(findings)
+    raise UserError(f"{path}: input {name!r}: more than {MOST_TASKS} of its values make a difference")
