@@ -209,6 +209,11 @@ class Builder:
         layout = x.layout.reshape(tuple(wanted))
         return x.move(layout) if layout is not None else self.reshape(self.copy(x), wanted)
 
+    def through(self, layout: Layout, x: Ref) -> Ref:
+        """What `layout` shows of the row-major elements of x."""
+        moved = layout.through(x.layout)
+        return x.move(moved) if moved is not None else self.copy(x).move(layout)
+
     def transpose(self, x: Ref, order: tuple[int, ...] | list[int]) -> Ref:
         return x.move(x.layout.transpose(tuple(int(i) % len(x.shape) for i in order)))
 

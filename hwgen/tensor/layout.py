@@ -169,6 +169,46 @@ class Layout:
         axes = [both if i == first else axis for i, axis in enumerate(self.axes) if i != second]
         return Layout(tuple(axes), self.offset)
 
+    def through(self, inner: Layout) -> Layout | None:
+        """This walk over the row-major elements of the tensor that `inner` shows, as a walk over inner's own buffer; None
+        where its loops do not keep within those of `inner`."""
+        if inner.offset == 0 and len(inner.loops) < 2 and (not inner.loops or inner.loops[0][1] == 1):
+            return self
+        flat = [f for axis in self.axes for f in axis]
+        low = self.offset + sum((n - 1) * s for n, s in flat if s < 0)
+        digits, weight, offset = [], 1, inner.offset
+        for size, stride in reversed(inner.loops):
+            digits.append((weight, size, stride))
+            offset += low // weight % size * stride
+            weight *= size
+        top = {weight: low // weight % size for weight, size, _ in digits}
+        axes: list[Axis] = []
+        for axis in self.axes:
+            factors: list[Factor] = []
+            for n, s in axis:
+                pieces: list[Factor] = [] if s else [(n, 0)]
+                step = abs(s)
+                while step and n > 1:
+                    here = [d for d in digits if step % d[0] == 0 and step < d[0] * d[1]]
+                    if not here:
+                        return None
+                    weight, size, stride = here[-1]
+                    by = step // weight
+                    count = n if (n - 1) * by < size else size // by
+                    if n % count or (count < n and size % by):
+                        return None
+                    move = by * stride
+                    if s < 0:
+                        offset, move = offset + (count - 1) * move, -move
+                    pieces.insert(0, (count, move))
+                    top[weight] += (count - 1) * by
+                    n, step = n // count, weight * size
+                factors += pieces
+            axes.append(tuple(factors))
+        if any(top[weight] >= size for weight, size, _ in digits):
+            return None  # sums of indices carry from one loop into the next
+        return Layout(tuple(axes), offset)
+
     def apply(self, flat: Array) -> Array:
         """The tensor itself, out of a flat buffer: a view of it where NumPy has one."""
         loops = [f for axis in self.axes for f in axis]
