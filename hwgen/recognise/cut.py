@@ -211,8 +211,11 @@ class Cut:
         logits = self.draw()
         tokens = self.rng.standard_normal((self.tokens, self.inputs))
         values = self.run({e.rows for _, e in self.cells}, self.routed(logits) | {self.x: _filled(self.read, tokens)})
-        rows = np.concatenate([values[e.rows].reshape(-1)[e.places] for _, e in self.cells])
-        if count != slots or not np.allclose(rows, apply(Dispatch(), [logits, tokens], np.float64)):
+        wanted = apply(Dispatch(), [logits, tokens], np.float64)
+        read = [values[e.rows].reshape(-1)[e.places] for _, e in self.cells]
+        order = np.argsort([np.abs(wanted - rows[0]).max(axis=1).argmin() for rows in read])  # the slots of each expert
+        self.cells = [self.cells[i] for i in order]
+        if count != slots or not np.allclose(np.concatenate([read[i] for i in order]), wanted):
             raise NoMixture("the experts read neither single tokens nor their means weighted by a softmax over the tokens")
         outputs = self.rng.standard_normal((slots, self.outputs))
         rests = [self.rng.standard_normal(n.size) for n in self.rests]

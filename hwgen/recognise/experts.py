@@ -266,12 +266,16 @@ def _rows(leaf: Leaf) -> tuple[Node, Array]:
 def _picked(t: Builder, node: Node, last: Product, pick: Node) -> list[Expert]:
     """Weights gathered by expert index: each expert is what the value would be if all indices named it."""
     data, index = pick.operands
-    base = index.node
-    while isinstance(base.op, Map | Copy):
-        computed = [r.node for r in base.operands if not isinstance(r.op, Const)]
-        if len(computed) != 1:
-            raise NoExpert
-        base = computed[0]
+    named, stack = set(), [index.node]  # what the indices are computed from
+    while stack:
+        n = stack.pop()
+        if isinstance(n.op, Map | Copy):
+            stack += [r.node for r in n.operands]
+        elif not isinstance(n.op, Const):
+            named.add(n)
+    if len(named) != 1:
+        raise NoExpert
+    (base,) = named
     found = []
     for e in range(data.shape[0]):
         experts = parse(t, rebuild(t, node.ref, {base: t.full(base.shape, e)}).node)
