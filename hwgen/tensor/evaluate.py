@@ -82,23 +82,33 @@ SCATTER = {"add": np.add.at, "mul": np.multiply.at, "max": np.maximum.at, "min":
 
 
 def evaluate(
-    program: Program, inputs: dict[str, Array], dtype: Any = np.float32, keep: Iterable[Node] = ()
+    program: Program,
+    inputs: dict[str, Array],
+    dtype: Any = np.float32,
+    keep: Iterable[Node] = (),
+    given: dict[Node, Array] | None = None,
 ) -> tuple[dict[str, Array], dict[Node, Array]]:
     """(outputs by name, values of the nodes in `keep`), floating point computed in `dtype`.
 
-    inputs: by name, in the shapes of the `Input` nodes. A value is forgotten after its last reader.
+    inputs: by name, in the shapes of the `Input` nodes. A value is forgotten after its last reader. `given`: values of
+    nodes that are not computed, so that the program is cut there.
     """
-    keep = set(keep)
+    keep, given = set(keep), given or {}
     refs = {f"{i}": n.ref for i, n in enumerate(keep)}
-    everything = reached([r.node for r in program.outputs.values()] + [r.node for r in refs.values()])
+    everything = reached([r.node for r in program.outputs.values()] + [r.node for r in refs.values()], given)
     left: dict[Node, int] = {}
     for node in everything:
+        if node in given:
+            continue
         for r in node.operands:
             left[r.node] = left.get(r.node, 0) + 1
     for r in program.outputs.values():
         left[r.node] = left.get(r.node, 0) + 1
     values: dict[Node, Array] = {}
     for node in everything:
+        if node in given:
+            values[node] = _typed(np.reshape(given[node], node.shape), node.dtype, dtype)
+            continue
         operands = [_show(r, values, dtype) for r in node.operands]
         values[node] = _typed(_compute(node, operands, inputs, dtype), node.dtype, dtype)
         for r in node.operands:

@@ -7,7 +7,7 @@ graph with nodes of the kind `Layer` (layer.py), which define themselves in T.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -309,8 +309,8 @@ class Program:
         return [n.op for n in self.nodes() if isinstance(n.op, Input)]
 
 
-def reached(roots: Iterable[Node]) -> list[Node]:
-    """The nodes that `roots` need and they themselves, each once, operands first."""
+def reached(roots: Iterable[Node], stop: Container[Node] = ()) -> list[Node]:
+    """The nodes that `roots` need and they themselves, each once, operands first; what is in `stop` needs nothing."""
     order: list[Node] = []
     seen: set[int] = set()
     stack: list[tuple[Node, bool]] = [(n, False) for n in reversed(list(roots))]
@@ -321,7 +321,7 @@ def reached(roots: Iterable[Node]) -> list[Node]:
         elif id(node) not in seen:
             seen.add(id(node))
             stack.append((node, True))
-            stack += [(r.node, False) for r in reversed(node.operands)]
+            stack += [(r.node, False) for r in reversed(node.operands)] if node not in stop else []
     return order
 
 
