@@ -82,7 +82,7 @@ def _square(r: Ref, gain: float, least: float) -> tuple[Ref, tuple[int, ...], in
     if x.shape != square.shape:
         return None
     # gain / sqrt(factor * count * mean + epsilon) = gain / sqrt(factor * count) / sqrt(mean + epsilon / (factor * count))
-    k = factor * count
+    k = factor * count if abs(factor * count - 1) > 1e-6 else 1.0
     return x, axes, count, gain / k**0.5, epsilon / k + least * least / k
 
 
