@@ -180,6 +180,7 @@ CONVOLUTIONS = [
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="VALID"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[3, 3], output_shape=[15, 14]),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], output_shape=[10, 9], auto_pad="SAME_UPPER"),
+    row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 2, 2), strides=[3, 3], auto_pad="SAME_UPPER"),
     row("ConvTranspose", x(1, 2, 4, 4), x(2, 3, 1, 1), pads=[1, 1, 1, 1]),
     row("Col2Im", x(2, 3 * 4, 12), [4, 5], [2, 2]),
     row("Col2Im", x(1, 2 * 6, 8), [5, 6], [2, 3], strides=[1, 2], pads=[0, 1, 0, 1], dilations=[1, 2]),
@@ -387,6 +388,8 @@ RESIZES = [
     row("Resize", x(1, 1, 3, 4, 5), None, f(1, 1, 2, 1.5, 2), mode="linear"),
     row("Resize", x(1, 1, 3, 4, 5), None, f(1, 1, 2, 1.5, 2)),
     row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2)),
+    *(row("Resize", ints(-99, 99, 1, 2, 5, 6).astype(np.int8), None, f(1, 1, 2, 2), mode=m) for m in ("nearest", "linear")),
+    row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2), mode="linear"),
 ]
 
 
