@@ -15,6 +15,7 @@ Array = np.ndarray
 Rule = Callable[..., Any]  # (c: Context, op: Op, *operands) -> a value, or a list of them where the node has several outputs
 
 RULES: dict[str, Rule] = {}
+ANY_VALUE = {"Identity"}  # operators whose rules take values that are no tensors of full size (ragged.py, control.py)
 
 
 class Unsupported(Exception):

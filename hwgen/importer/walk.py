@@ -10,8 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import Finding
 from ..tensor import BOOL, FLOAT, INT, Ref, TooLarge
+from . import ragged
 from .nodes import ops
-from .rules import RULES, Context, Op, Unsupported
+from .rules import ANY_VALUE, RULES, Context, Op, Unsupported
 
 ELEMENT = {FLOAT: TensorProto.FLOAT, INT: TensorProto.INT64, BOOL: TensorProto.BOOL}
 
@@ -54,6 +55,12 @@ def refuse(c: Context, op: Op, reason: str, hint: str = "", outputs: list[str] |
 
 
 def _rule(c: Context, op: Op, operands: list[Any]) -> Any:
+    if op.type not in ANY_VALUE and not all(v is None or isinstance(v, Ref) for v in operands):
+        return ragged.run(c, op, operands, _plain)
+    return _plain(c, op, operands)
+
+
+def _plain(c: Context, op: Op, operands: list[Any]) -> Any:
     function = RULES.get(op.type)
     if function is not None:
         return function(c, op, *operands)
@@ -77,8 +84,8 @@ def _expanded(c: Context, op: Op, operands: list[Any]) -> list[Any]:
     function = onnx.FunctionProto.FromString(text)
     inner = Context(c.t, {o.domain: o.version for o in function.opset_import}, raw=c.raw)
     inner.values = dict(zip(function.input, operands, strict=False))
-    given = {a.name: a for a in op.proto.attribute}
-    given = {a.name: a for a in function.attribute_proto} | given
+    given = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.type}
+    given |= {a.name: a for a in [*function.attribute_proto, *op.proto.attribute]}
     nodes = [_bound(node, given) for node in function.node]
     op.ignore(*op.attributes)
     walk(inner, ops(nodes, function.output, inner.opsets))
@@ -124,6 +131,8 @@ def _shapes(c: Context, op: Op) -> dict[str, tuple[tuple[int, ...], str]]:
     for name in op.inputs:
         if name:
             r = c.values[name]
+            if not isinstance(r, Ref):
+                return {}
             types[name] = _type(r)
             if r.constant is not None and r.layout.size < 1024:
                 data[name] = numpy_helper.from_array(np.asarray(r.constant))

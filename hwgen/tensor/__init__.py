@@ -30,7 +30,7 @@ from .layout import Layout
 from .text import parse, text
 
 __all__ = [
-    *("BOOL", "Builder", "Concat", "Const", "Contract", "Copy", "FLOAT", "Gather", "INT", "Input", "Layer", "Layout", "Map"),
-    *("Node", "Op", "Pad", "Program", "Reduce", "Ref", "Scatter", "TopK", "TooLarge", "evaluate", "parse", "reached", "text"),
-    *("users", "verify"),
+    "BOOL", "Builder", "Concat", "Const", "Contract", "Copy", "FLOAT", "Gather", "INT", "Input", "Layer", "Layout",
+    "Map", "Node", "Op", "Pad", "Program", "Reduce", "Ref", "Scatter", "TooLarge", "TopK", "evaluate", "parse",
+    "reached", "text", "users", "verify",
 ]

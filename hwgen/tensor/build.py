@@ -11,8 +11,27 @@ from typing import Any
 import numpy as np
 
 from .evaluate import apply
-from .ir import BOOL, FLOAT, INT, Array, Concat, Const, Contract, Copy, Gather, Input, Layer, Map, Node, Op, Pad, Reduce, Ref
-from .ir import Scatter, TopK
+from .ir import (
+    BOOL,
+    FLOAT,
+    INT,
+    Array,
+    Concat,
+    Const,
+    Contract,
+    Copy,
+    Gather,
+    Input,
+    Layer,
+    Map,
+    Node,
+    Op,
+    Pad,
+    Reduce,
+    Ref,
+    Scatter,
+    TopK,
+)
 from .layout import Layout
 
 FOLD_LIMIT = 1 << 27  # elements of a constant that folding may make
@@ -166,7 +185,7 @@ class Builder:
         return self.node(Pad(tuple(before), tuple(after), float(value)), x)
 
     def gather(self, x: Ref, index: Ref, axis: int, elements: bool = False) -> Ref:
-        """By a layout where the index is a constant with even steps; negative constants count from behind."""
+        """By a layout where the index is a constant made of loops; negative constants count from behind."""
         axis %= len(x.shape)
         known = index.constant
         if known is not None:
@@ -174,16 +193,9 @@ class Builder:
             if known.size and (known.min() < 0 or known.max() >= x.shape[axis]):
                 raise ValueError(f"index {int(known.max())} of {x.shape[axis]}")
             index = self.const(known)
-            steps = np.diff(known.reshape(-1))
-            if not elements and known.size and (steps == (steps[0] if len(steps) else 1)).all():
-                step = int(steps[0]) if len(steps) else 1
-                first = int(known.reshape(-1)[0])
-                if step == 0:
-                    one = self.slice(x, axis, first, 1)
-                    wide = one.move(one.layout.expand((*x.shape[:axis], known.size, *x.shape[axis + 1 :])))
-                else:
-                    wide = self.slice(x, axis, first, known.size, step)
-                return self.reshape(wide, (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
+            walk = Layout.of(known) if known.size and not elements else None
+            if walk is not None:
+                return self.reshape(self.pick(x, axis, walk), (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
         return self.node(Gather(axis, elements), x, index)
 
     def scatter(self, x: Ref, index: Ref, updates: Ref, axis: int, reduction: str = "none") -> Ref:
@@ -224,6 +236,14 @@ class Builder:
         axis %= len(x.shape)
         layout = x.layout.slice(axis, int(start), int(count), int(step))
         return x.move(layout) if layout is not None else self.slice(self.copy(x), axis, start, count, step)
+
+    def pick(self, x: Ref, axis: int, indices: Layout) -> Ref:
+        """The positions `indices` along an axis, in the cheapest way there is."""
+        loops = indices.axes[0]
+        if len(loops) < 2 and all(stride for _, stride in loops):
+            return self.slice(x, axis, indices.offset, indices.size, loops[0][1] if loops else 1)
+        layout = x.layout.pick(axis, indices)
+        return x.move(layout) if layout is not None else self.pick(self.copy(x), axis, indices)
 
     def tile(self, x: Ref, times: list[int]) -> Ref:
         layout = x.layout

@@ -9,8 +9,27 @@ from typing import Any
 import numpy as np
 from scipy.special import erf, expit
 
-from .ir import BOOL, INT, Array, Const, Concat, Contract, Copy, Gather, Input, Layer, Map, Node, Pad, Program, Reduce, Ref
-from .ir import Scatter, TopK, reached
+from .ir import (
+    BOOL,
+    INT,
+    Array,
+    Concat,
+    Const,
+    Contract,
+    Copy,
+    Gather,
+    Input,
+    Layer,
+    Map,
+    Node,
+    Pad,
+    Program,
+    Reduce,
+    Ref,
+    Scatter,
+    TopK,
+    reached,
+)
 
 
 def _divide(a: Array, b: Array) -> Array:

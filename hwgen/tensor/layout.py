@@ -85,6 +85,8 @@ class Layout:
 
     def reshape(self, shape: tuple[int, ...]) -> Layout | None:
         """The elements in the same order under another shape; None where no loops of whole sizes give that."""
+        if 0 in shape:
+            return Layout(tuple(_axis(size, 0) for size in shape))
         todo = list(self.loops)
         axes: list[Axis] = []
         for size in shape:
@@ -149,6 +151,31 @@ class Layout:
             if within is not None:
                 return self._with(axis, within.axes[0], self.offset + first * factors[0][1] + within.offset)
         return None
+
+    def pick(self, axis: int, indices: Layout) -> Layout | None:
+        """The axis walked by `indices`, loops over positions along it; None where it is no single loop."""
+        factors = joined(self.axes[axis])
+        if len(factors) > 1:
+            return None
+        step = factors[0][1] if factors else 0
+        walked = tuple((n, s * step) for n, s in indices.axes[0])
+        return self._with(axis, walked, self.offset + indices.offset * step)
+
+    @staticmethod
+    def of(positions: Array, most: int = 4) -> Layout | None:
+        """The loops that give a list of integers; None where that needs more than `most` of them."""
+        rest, factors = positions.reshape(-1), []
+        while len(rest) > 1 and len(factors) < most:
+            steps = np.diff(rest)
+            same = np.flatnonzero(steps != steps[0])
+            run = int(same[0]) + 1 if len(same) else len(rest)
+            run = next(n for n in range(run, 0, -1) if len(rest) % n == 0)
+            inner = np.arange(run) * steps[0]
+            if run == 1 or (rest.reshape(-1, run) != rest[::run, None] + inner).any():
+                return None
+            factors.insert(0, (run, int(steps[0])))
+            rest = rest[::run]
+        return Layout((tuple(factors),), int(rest[0])) if len(rest) == 1 else None
 
     def window(self, axis: int, kernel: int, stride: int, dilation: int) -> Layout | None:
         """The axis replaced by two, (positions, kernel), of a sliding window; None where it is no single loop."""

@@ -149,18 +149,6 @@ def one_hot(c: Context, op: Op, index: Ref, depth: Ref, values: Ref) -> Ref:
     return c.t.map("where", hit, on, off)
 
 
-@rule("NonZero")
-def non_zero(c: Context, op: Op, x: Ref) -> Ref:
-    return c.t.const(np.stack(np.nonzero(c.array(x, "the mask"))).astype(np.int64))
-
-
-@rule("Compress")
-def compress(c: Context, op: Op, x: Ref, condition: Ref) -> Ref:
-    axis, kept = op.attribute("axis"), np.flatnonzero(c.array(condition, "the condition"))
-    x = c.t.reshape(x, (prod(x.shape),)) if axis is None else x
-    return c.t.gather(x, c.t.const(kept), axis or 0)
-
-
 @rule("CumSum")
 def cumsum(c: Context, op: Op, x: Ref, axis_of: Ref) -> Ref:
     """A product with a constant triangle of ones."""

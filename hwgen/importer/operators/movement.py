@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...tensor import Ref
+from ..ragged import computed_slice
 from ..rules import Context, Op, Unsupported, rule
 
 
@@ -17,7 +18,7 @@ def identity(c: Context, op: Op, x: Ref, *ratio: Any) -> Any:
     op.ignore("seed", "ratio", "is_test")
     if len(ratio) > 1 and ratio[1] is not None and any(c.ints(ratio[1], "training_mode")):
         raise Unsupported("drops at random (training_mode)", "export the model in eval mode")
-    return [x, c.t.full(x.shape, True)][: len(op.outputs)]
+    return [x] if len(op.outputs) == 1 else [x, c.t.full(x.shape, True)]
 
 
 @rule("Constant")
@@ -96,7 +97,9 @@ def tile(c: Context, op: Op, x: Ref, times: Ref) -> Ref:
 
 
 @rule("Slice")
-def cut(c: Context, op: Op, *x: Ref) -> Ref:
+def cut(c: Context, op: Op, *x: Ref) -> Any:
+    if (masked := computed_slice(c, op, x)) is not None:
+        return masked
     y = x[0]
     starts, ends = c.argument(op, x, 1, "starts"), c.argument(op, x, 2, "ends")
     axes = c.argument(op, x, 3, "axes", np.arange(len(starts)))
@@ -109,7 +112,9 @@ def cut(c: Context, op: Op, *x: Ref) -> Ref:
 
 
 @rule("Split")
-def split(c: Context, op: Op, *x: Ref) -> list[Ref]:
+def split(c: Context, op: Op, *x: Ref) -> list[Any]:
+    if (masked := computed_slice(c, op, x)) is not None:
+        return masked
     axis = op.attribute("axis", 0) % len(x[0].shape)
     parts = op.attribute("num_outputs", len(op.outputs))
     each = -(-x[0].shape[axis] // parts)
