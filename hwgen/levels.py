@@ -87,12 +87,14 @@ def compiled(path: str | Path, **options: Any) -> Compiled:
 
 def tensor(path: str | Path, **options: Any) -> ir.Program:
     """Level T of a file. options: of `load`. Raises UserError naming every node that has no rule."""
-    return compiled(path, **options).complete("tensor")
+    program: ir.Program = compiled(path, **options).complete("tensor")
+    return program
 
 
 def layers(path: str | Path, **options: Any) -> ir.Program:
     """Level L of a file. options: of `load`. What no pattern takes stays a node of T."""
-    return compiled(path, **options).complete("layers")
+    program: ir.Program = compiled(path, **options).complete("layers")
+    return program
 
 
 def import_model(path: str | Path, confirmed: bool = True, **options: Any) -> graph.Graph:

@@ -39,7 +39,7 @@ def reference(path: str | Path | Model, images: Mapping[str, Array]) -> dict[str
 
 
 def _count(model: Model, images: Mapping[str, Array]) -> int:
-    counts = set()
+    counts: set[int] = set()
     for name, shape in model.inputs.items():
         if name not in images:
             raise UserError(f"{model.path}: no array for input {name!r}; there are {sorted(images)}")

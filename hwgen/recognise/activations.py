@@ -29,7 +29,7 @@ def _known(form: str, slope: float) -> Array:
     return apply(Activation(form, slope), [GRID], np.float64)
 
 
-def _nearest(values: Array, forms: tuple[str, ...]) -> tuple[Activation, float] | None:
+def nearest(values: Array, forms: tuple[str, ...]) -> tuple[Activation, float] | None:
     """The nearest activation and its largest difference, in multiples of what is allowed."""
     best: tuple[Activation, float] | None = None
     at = {x: float(values[int(np.argmin(np.abs(GRID - x)))]) for x in (-1.0, 1.0)}
@@ -62,7 +62,7 @@ def _match(t: Builder, node: Node, forms: tuple[str, ...]) -> Ref | None:
         if source.shape != node.shape or source.dtype != "f":
             continue
         values = elementwise(node, source, GRID)
-        if values is None or np.shape(values) != GRID.shape or (found := _nearest(values, forms)) is None:
+        if values is None or np.shape(values) != GRID.shape or (found := nearest(values, forms)) is None:
             continue
         y = t.node(found[0], source.node.ref)
         relabel(y, label(t.source) or f"{parent(source.node.name)}.act".lstrip("."))

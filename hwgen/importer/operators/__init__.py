@@ -2,4 +2,4 @@
 
 from .. import ragged  # noqa: F401
 from . import attention, contrib, control, elementwise, indexing, movement  # noqa: F401
-from . import pools, products, reductions, resize, signal  # noqa: F401
+from . import pools, products, quantised, reductions, resize, signal  # noqa: F401
