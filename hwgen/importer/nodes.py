@@ -17,7 +17,7 @@ FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProt
 def array(tensor: TensorProto) -> Array:
     """A tensor's numbers, floating point as float32, whatever the file holds."""
     value = numpy_helper.to_array(tensor)
-    return value.astype(np.float32) if tensor.data_type in FLOATS else value
+    return value.astype(np.float32, copy=False) if tensor.data_type in FLOATS else value
 
 
 def ops(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str], opsets: dict[str, int]) -> list[Op]:

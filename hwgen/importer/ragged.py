@@ -557,14 +557,22 @@ def scatter(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     order = [axis, *others]
     rows, wide, updated = (t.transpose(v, order) for v in (data, index.x, updates.x))
     wide = _positive(c, wide, data.shape[axis])
-    alike = wide.constant is not None and (wide.constant == wide.constant.reshape(len(wide.constant), -1)[:, :1].reshape(-1, *[1] * len(others))).all()
-    if alike and wide.shape[1:] == rows.shape[1:]:
+    if wide.shape[1:] == rows.shape[1:] and _of_rows(wide):
         for i in range(1, len(wide.shape)):
             wide = t.slice(wide, i, 0, 1)
         made = put(c, rows, t.reshape(wide, (-1,)), updated, index.mask, reduction)
     else:
         made = _put_aside(c, rows, wide, updated, index.mask, reduction)
     return t.transpose(made, np.argsort(order))
+
+
+def _of_rows(index: Ref) -> bool:
+    """Whether all elements of a row have one index."""
+    known = index.constant
+    if known is None:
+        return not any(any(index.layout.strides(i)) for i in range(1, len(index.shape)))
+    flat = known.reshape(len(known), -1)
+    return bool((flat == flat[:, :1]).all())
 
 
 def _positive(c: Context, index: Ref, n: int) -> Ref:

@@ -69,14 +69,15 @@ class Context:
     """One import: the tensor IR under construction and the file's facts that rules need.
 
     values: ONNX tensor name -> value, of the graph and, while a branch or loop body is imported, of what is around it;
-    a name that is missing has a value that nothing is known of. raw: the file's constants in their own types.
+    a name that is missing has a value that nothing is known of. kinds: name -> type of its elements in the file, where it
+    is known and may matter: of constants, inputs and integers that stand for others.
     unwanted: what to say of a node if an output needs it.
     """
 
     t: Builder
     opsets: dict[str, int] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
-    raw: dict[str, Array] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     unwanted: dict[Node, Finding] = field(default_factory=dict)
 

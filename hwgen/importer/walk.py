@@ -16,6 +16,7 @@ from .rules import ANY_VALUE, RULES, Context, Op, Unsupported
 
 ELEMENT = {FLOAT: TensorProto.FLOAT, INT: TensorProto.INT64, BOOL: TensorProto.BOOL}
 
+SAME_TYPE = set("Identity Reshape Squeeze Unsqueeze Transpose Flatten Expand Slice Gather Split Concat Clip MaxPool Relu".split())
 INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8)
 
 
@@ -37,6 +38,8 @@ def walk(c: Context, nodes: list[Op]) -> None:
         else:
             results = made if isinstance(made, list | tuple) else [made]
             c.values.update((name, r) for name, r in zip(op.outputs, results, strict=False) if name and r is not None)
+            if op.type in SAME_TYPE and op.inputs[0] in c.kinds:
+                c.kinds.update(dict.fromkeys(op.outputs, c.kinds[op.inputs[0]]))
             if op.unread:
                 c.findings.append(Finding(op.name, op.type, "import", f"attribute {', '.join(op.unread)} is not known"))
             missing = [n for n in op.outputs[len(results) :] if n] + [
@@ -82,10 +85,10 @@ def _expanded(c: Context, op: Op, operands: list[Any]) -> list[Any]:
     except (ValueError, AttributeError, RuntimeError):  # an onnx without these, or an operator without a function
         raise Unsupported("has no rule in hwgen") from None
     function = onnx.FunctionProto.FromString(text)
-    inner = Context(c.t, {o.domain: o.version for o in function.opset_import}, raw=c.raw)
+    inner = Context(c.t, {o.domain: o.version for o in function.opset_import}, kinds=c.kinds)
     inner.values = dict(zip(function.input, operands, strict=False))
-    given = {a.name: a for a in op.proto.attribute}
-    given = {a.name: a for a in function.attribute_proto} | given
+    given = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.type}
+    given |= {a.name: a for a in [*function.attribute_proto, *op.proto.attribute]}
     nodes = [_bound(node, given) for node in function.node]
     op.ignore(*op.attributes)
     walk(inner, ops(nodes, function.output, inner.opsets))

@@ -18,7 +18,7 @@ class Activation(Layer):
     relu        max(x, a x): ReLU with 0, LeakyReLU otherwise
     relu6       min(max(x, 0), 6)
     sigmoid, tanh, exp, softplus, hardsigmoid (max(0, min(1, x / 6 + 1/2))), hardswish (x hardsigmoid(x)),
-    mish (x tanh(softplus(x))), elu (x, below zero a (exp(x) - 1)), square (x * x), abs, sin, cos
+    mish (x tanh(softplus(x))), elu (x, below zero a (exp(x) - 1)), abs, sin, cos
     """
 
     form: str
@@ -47,8 +47,6 @@ class Activation(Layer):
                 return m("mul", x, m("tanh", m("softplus", x)))
             case "elu":
                 return m("add", m("max", x, 0.0), m("mul", m("sub", m("exp", m("min", x, 0.0)), 1.0), a))
-            case "square":
-                return m("mul", x, x)
         return m(self.form, x)
 
 

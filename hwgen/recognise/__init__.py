@@ -6,7 +6,7 @@ from ..errors import Finding
 from ..tensor import Program
 from .activations import clip, curved, plain
 from .attention import attention
-from .linear import bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
+from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .norms import norm, softmax
 from .rewrite import Pattern, rewrite
 from .tokens import ordered, pool, positions, tokens
@@ -15,8 +15,8 @@ from .tokens import ordered, pool, positions, tokens
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
     (linear, attention, softmax, norm, curved, bias, gain),
-    (gain_at_last, bias_at_last, sorted_walks, wide_input, tokens, positions, pool, plain, clip, ordered),
-    (gain_at_last, bias_at_last, sorted_walks, tokens, positions, pool, plain, clip, scale, ordered),
+    (gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, pool, plain, clip, ordered),
+    (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, pool, plain, clip, scale, ordered),
 )
 
 __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]

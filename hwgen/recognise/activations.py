@@ -8,7 +8,7 @@ import numpy as np
 
 from ..layers import Activation, Clip
 from ..tensor import Builder, Node, Ref
-from .match import elementwise, is_map, layer, scalar_of, sources
+from .match import elementwise, is_map, layer, pointwise, scalar_of, sources
 from .names import label, parent
 from .rewrite import relabel
 
@@ -18,7 +18,7 @@ GRID = np.concatenate([np.linspace(-8, 8, 641), np.linspace(-40, 40, 81), [-1e4,
 # hold the constants of GELU in 16 bit, with few digits or on the grid of an 8-bit tensor.
 CLOSE = 0.004
 CURVED = ("gelu", "gelu_tanh", "silu", "hardswish", "mish", "elu")
-PLAIN = ("relu", "relu6", "hardsigmoid", "sigmoid", "tanh", "softplus", "exp", "square", "abs", "sin", "cos")
+PLAIN = ("relu", "relu6", "hardsigmoid", "sigmoid", "tanh", "softplus", "exp", "abs", "sin", "cos")
 GUESSED = {"silu", "relu", "elu"}  # whose slope is read off the function
 
 
@@ -43,9 +43,8 @@ def nearest(values: Array, forms: tuple[str, ...]) -> tuple[Activation, float] |
         elif form in GUESSED:
             slope = -at[-1.0] if form == "relu" else -at[-1.0] / (1 - np.exp(-1))
             slope = round(float(slope), 6)
-            if not 0 <= slope < 0.99 and form == "relu":
+            if not (0 <= slope < 0.99 if form == "relu" else 0.05 < slope < 4):
                 continue
-            slope = 0.0 if abs(slope) < 1e-6 else slope
         known = _known(form, slope)
         with np.errstate(all="ignore"):
             error = np.abs(values - known) / (CLOSE * np.maximum(1, np.abs(known) / 4))
@@ -57,7 +56,7 @@ def nearest(values: Array, forms: tuple[str, ...]) -> tuple[Activation, float] |
 
 
 def _match(t: Builder, node: Node, forms: tuple[str, ...]) -> Ref | None:
-    if not is_map(node) or node.dtype != "f":
+    if not is_map(node) or node.dtype != "f" or not _bends(node):
         return None
     for source in sources(node):
         if source.shape != node.shape or source.dtype != "f":
@@ -69,6 +68,13 @@ def _match(t: Builder, node: Node, forms: tuple[str, ...]) -> Ref | None:
         relabel(y, label(t.source) or f"{parent(source.node.name)}.act".lstrip("."))
         return t.through(source.layout, y)
     return None
+
+
+def _bends(node: Node, depth: int = 8) -> bool:
+    """Whether a function that is not linear is among the last steps."""
+    if not pointwise(node) or is_map(node, "erf", "tanh", "sigmoid", "softplus", "exp", "max", "min", "where", "abs", "sin", "cos"):
+        return pointwise(node)
+    return depth > 0 and (layer(node, Activation, Clip) or any(_bends(r.node, depth - 1) for r in node.operands))
 
 
 def curved(t: Builder, node: Node) -> Ref | None:

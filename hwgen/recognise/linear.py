@@ -31,9 +31,16 @@ def linear(t: Builder, node: Node) -> Ref | None:
         return None
     x = group(x, [first.index(c) for c in rows], [first.index(c) for c in summed])
     w = group(w, [second.index(c) for c in columns], [second.index(c) for c in summed])
-    y = relabel(_product(t, x, w), label(t.source, w))
+    y = relabel(t.node(Linear(), x, w), label(t.source, w))
     sizes = dict(zip(node.op.letters[2], node.shape, strict=True))
     return regroup(t, y, [sizes[c] for c in result], [result.index(c) for c in rows + columns])
+
+
+def absorbed(t: Builder, node: Node) -> Ref | None:
+    """Factors and terms of the columns of a linear layer's input, in its weight and bias."""
+    if not layer(node, Linear) or _columns_factor(t, node.operands[0]) is None:
+        return None
+    return relabel(_product(t, *node.operands), node.name)
 
 
 def _product(t: Builder, x: Ref, w: Ref, b: Ref | None = None) -> Ref:

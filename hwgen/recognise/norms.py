@@ -41,6 +41,9 @@ def _root(t: Builder, d: Ref, inverse: bool) -> tuple[Ref, tuple[int, ...], int,
         gain, node = over, spread(node.operands[1])
     least = 0.0
     while node is not None and not is_map(node, "sqrt"):
+        if is_map(node, "where") and node.operands[1].scalar == 1 and is_map(node.operands[0], "eq") and node.operands[2].whole:
+            node = node.operands[2].node  # 1 where the length is zero
+            continue
         for function in ("mul", "div", "add", "max"):
             if (found := scalar_of(node.ref, function)) is None or not found[0].whole:
                 continue
@@ -79,7 +82,7 @@ def _square(r: Ref, gain: float, least: float) -> tuple[Ref, tuple[int, ...], in
     if x.shape != square.shape:
         return None
     # gain / sqrt(factor * count * mean + epsilon) = gain / sqrt(factor * count) / sqrt(mean + epsilon / (factor * count))
-    k = factor * count
+    k = factor * count if abs(factor * count - 1) > 1e-6 else 1.0
     return x, axes, count, gain / k**0.5, epsilon / k + least * least / k
 
 

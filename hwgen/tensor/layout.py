@@ -7,6 +7,7 @@ transpose, slice, expand, tile and sliding windows only regroup or scale factors
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -54,7 +55,7 @@ class Layout:
             stride *= size
         return Layout(tuple(reversed(axes)))
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         return tuple(prod(size for size, _ in axis) for axis in self.axes)
 
@@ -62,7 +63,7 @@ class Layout:
     def size(self) -> int:
         return prod(self.shape)
 
-    @property
+    @cached_property
     def loops(self) -> list[Factor]:
         """All factors, outer first, those that continue each other joined."""
         return joined([f for axis in self.axes for f in axis])
@@ -84,7 +85,9 @@ class Layout:
 
     def reshape(self, shape: tuple[int, ...]) -> Layout | None:
         """The elements in the same order under another shape; None where no loops of whole sizes give that."""
-        todo = self.loops
+        if 0 in shape:
+            return Layout(tuple(_axis(size, 0) for size in shape))
+        todo = list(self.loops)
         axes: list[Axis] = []
         for size in shape:
             axis: list[Factor] = []
@@ -148,6 +151,31 @@ class Layout:
             if within is not None:
                 return self._with(axis, within.axes[0], self.offset + first * factors[0][1] + within.offset)
         return None
+
+    def pick(self, axis: int, indices: Layout) -> Layout | None:
+        """The axis walked by `indices`, loops over positions along it; None where it is no single loop."""
+        factors = joined(self.axes[axis])
+        if len(factors) > 1:
+            return None
+        step = factors[0][1] if factors else 0
+        walked = tuple((n, s * step) for n, s in indices.axes[0])
+        return self._with(axis, walked, self.offset + indices.offset * step)
+
+    @staticmethod
+    def of(positions: Array, most: int = 4) -> Layout | None:
+        """The loops that give a list of integers; None where that needs more than `most` of them."""
+        rest, factors = positions.reshape(-1), []
+        while len(rest) > 1 and len(factors) < most:
+            steps = np.diff(rest)
+            same = np.flatnonzero(steps != steps[0])
+            run = int(same[0]) + 1 if len(same) else len(rest)
+            run = next(n for n in range(run, 0, -1) if len(rest) % n == 0)
+            inner = np.arange(run) * steps[0]
+            if run == 1 or (rest.reshape(-1, run) != rest[::run, None] + inner).any():
+                return None
+            factors.insert(0, (run, int(steps[0])))
+            rest = rest[::run]
+        return Layout((tuple(factors),), int(rest[0])) if len(rest) == 1 else None
 
     def window(self, axis: int, kernel: int, stride: int, dilation: int) -> Layout | None:
         """The axis replaced by two, (positions, kernel), of a sliding window; None where it is no single loop."""

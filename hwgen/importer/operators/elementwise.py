@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...tensor import BOOL, FLOAT, INT, Map, Ref
+from ..quantised import as_float
 from ..rules import RULES, Context, Op, Unsupported, rule
 
 SAME = {
@@ -142,13 +143,16 @@ def cast(c: Context, op: Op, x: Ref, like: Ref | None = None) -> Ref:
         kind = like.dtype
     else:
         kind = KINDS.get(op.attribute("to"))
+    if kind == FLOAT:
+        return as_float(c.t, x)
     if kind is None:
         raise Unsupported(f"casts to type {op.attribute('to')} of ONNX, which hwgen does not compute with")
     if kind not in (FLOAT, INT, BOOL):  # a narrow integer: exact for constants and where nothing is cut off
         if x.dtype != BOOL and (known := x.constant) is None:
             raise Unsupported(f"casts computed numbers to {np.dtype(kind).name}, which may cut them off")
+        c.kinds[op.outputs[0]] = np.dtype(kind).name
         return c.t.const(known.astype(kind)) if x.dtype != BOOL else c.t.map("int", x)
-    return c.t.map({FLOAT: "float", INT: "int", BOOL: "bool"}[kind], x)
+    return c.t.map({INT: "int", BOOL: "bool"}[kind], x)
 
 
 KINDS: dict[int, Any] = {

@@ -28,7 +28,7 @@ def constant(c: Context, op: Op) -> Ref:
     if name not in ("value", "value_int", "value_ints", "value_float", "value_floats"):
         raise Unsupported(f"holds {name}, which is no tensor of numbers")
     value = np.asarray(value, {"value_float": np.float32, "value_floats": np.float32}.get(name))
-    c.raw[op.outputs[0]] = value
+    c.kinds[op.outputs[0]] = value.dtype.name
     return c.t.const(value, op.outputs[0])
 
 

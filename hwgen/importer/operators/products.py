@@ -145,7 +145,8 @@ def conv_transpose(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = N
             weight = t.slice(weight, 3 + i, kernel[i] - 1, kernel[i], -1)
             low, high = dilations[i] * (kernel[i] - 1) - pads[i], dilations[i] * (kernel[i] - 1) + ends[i]
             x = t.slice(x, axis, max(-low, 0), x.shape[axis] - max(-low, 0) - max(-high, 0))
-            x = t.pad(x, [max(low, 0) if a == axis else 0 for a in range(rank + 2)], [max(high, 0) if a == axis else 0 for a in range(rank + 2)])
+            here = [int(a == axis) for a in range(rank + 2)]
+            x = t.pad(x, [max(low, 0) * h for h in here], [max(high, 0) * h for h in here])
         x = windows(c, x, kernel, [1] * rank, dilations, [(0, 0)] * rank)
         x = t.reshape(x, (n, groups, channels // groups, *x.shape[2:]))
         y = t.contract(f"ngc{space}{inner},gco{inner}->ngo{space}", x, weight)

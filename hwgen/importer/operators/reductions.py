@@ -34,12 +34,12 @@ def reduce(c: Context, op: Op, *x: Ref) -> Ref:
     return t.map({"L2": "sqrt", "LogSum": "log"}[kind], y) if kind in ("L2", "LogSum") else y
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@rule(*(d + k for d in ("", "com.microsoft.nchwc.") for k in ("GlobalAveragePool", "GlobalMaxPool")), "GlobalLpPool")
 def global_pool(c: Context, op: Op, x: Ref) -> Ref:
     if op.type == "GlobalLpPool":
         p = float(op.attribute("p", 2))
         return c.t.map("pow", c.t.reduce("sum", c.t.map("pow", c.t.map("abs", x), p), range(2, len(x.shape))), 1 / p)
-    return c.t.reduce("mean" if op.type == "GlobalAveragePool" else "max", x, range(2, len(x.shape)))
+    return c.t.reduce("mean" if op.type.endswith("GlobalAveragePool") else "max", x, range(2, len(x.shape)))
 
 
 @rule("Softmax", "LogSoftmax")
@@ -82,6 +82,17 @@ def lp_norm(c: Context, op: Op, x: Ref) -> Ref:
     total = c.t.reduce("sum", c.t.map("abs", x) if p == 1 else c.t.map("mul", x, x), axes)
     length = total if p == 1 else c.t.map("sqrt", total)
     return c.t.map("div", x, c.t.map("where", c.t.map("eq", length, 0.0), 1.0, length))
+
+
+@rule("LRN")
+def local_norm(c: Context, op: Op, x: Ref) -> Ref:
+    """By the mean square of the neighbouring channels."""
+    t, size, rank = c.t, op.attribute("size"), len(x.shape)
+    before, after = [0] * rank, [0] * rank
+    before[1], after[1] = (size - 1) // 2, size // 2
+    squares = t.reduce("sum", t.window(t.pad(t.map("mul", x, x), before, after), 1, size), [2], keep=False)
+    base = t.map("add", t.map("mul", squares, op.attribute("alpha", 1e-4) / size), op.attribute("bias", 1.0))
+    return t.map("div", x, t.map("pow", base, op.attribute("beta", 0.75)))
 
 
 @rule("RMSNormalization", "SimplifiedLayerNormalization", "com.microsoft.SimplifiedLayerNormalization")
