@@ -18,7 +18,7 @@ from .resize import resize
 NCHWC = "com.microsoft.nchwc."
 ACTIVATIONS = {  # with the names of their numbers
     **{"Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",)},
-    **{"Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta")},
+    **{"Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta"), "HardSwish": (), "Gelu": ()},
 }
 
 
