@@ -314,6 +314,10 @@ FUSED = [
     row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), x(4, 5), opset=23),
     row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), Const(SEEN), opset=23),
     row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), SEEN, opset=23),
+    *(
+        row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), Const(np.where(SEEN, x(4, 5), low).astype("f")), opset=23)
+        for low in (-np.inf, np.finfo(np.float32).min, -1e4)
+    ),
     row("Attention", x(1, 3, 2, 8), x(1, 3, 2, 8), x(1, 3, 2, 6), None, x(1, 3, 3, 8), x(1, 3, 3, 6), opset=23, outputs=3),
     row("RotaryEmbedding", x(2, 3, 4, 8), x(9, 4), x(9, 4), ints(0, 9, 2, 4), opset=23),
     row("RotaryEmbedding", x(2, 4, 24), x(2, 4, 4), x(2, 4, 4), opset=23, num_heads=3, interleaved=1),
@@ -382,6 +386,7 @@ RESIZES = [
     row("Resize", x(1, 2, 5, 6), f(1, 1, 2, 2), opset=10),
     row("Resize", x(1, 2, 5, 6), f(1, 1, 2.4, 0.6), opset=10, mode="linear"),
     row("Resize", x(1, 2, 6, 6), f(1, 1, 0.5, 1.5), opset=10),
+    row("Resize", x(1, 2, 5, 6), f(0), f(1, 1, 1.6, 2), opset=11, coordinate_transformation_mode="tf_half_pixel_for_nn"),
     row("Upsample", x(1, 2, 5, 6), f(1, 1, 2, 3), opset=9),
     row("Upsample", x(1, 2, 5, 6), f(1, 1, 2, 3), opset=9, mode="linear"),
     row("Resize", x(2, 4, 5), None, f(1, 1, 2), mode="linear"),

@@ -45,8 +45,8 @@ def attend(c: Context, q: Ref, k: Ref, v: Ref, scale: float, bias: Ref | None, c
             open_to, bias = bias, None
         else:
             scores = t.map("add", scores, bias)
-            if bias.constant is not None:
-                open_to = t.const(bias.constant > LOWEST / 2)
+            if bias.constant is not None and (bias.constant <= LOWEST).any():
+                open_to = t.const(bias.constant > LOWEST)
     if causal:
         past_only = t.const(np.tril(np.ones(shape[2:], bool), past))
         open_to = past_only if open_to is None else t.map("and", open_to, past_only)

@@ -71,6 +71,8 @@ def _coordinates(transform: str, n: int, to: int, factor: Any, bounds: Array | N
             return (i + half) / factor - half if to > 1 else i * 0
         case "half_pixel_symmetric":
             return np.float32(n / 2) * (one - np.float32(to) / (factor * np.float32(n))) + (i + half) / factor - half
+        case "tf_half_pixel_for_nn":
+            return (i + half) / factor
         case "align_corners":
             return i * np.float32(n - 1) / np.float32(to - 1) if to > 1 else i * 0
         case "asymmetric":
