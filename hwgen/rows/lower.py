@@ -34,6 +34,7 @@ class Rows:
         self.names: set[str] = {n.op.name for n in program.nodes() if isinstance(n.op, Input)}
         self.findings: dict[Finding, None] = {}
         self.kinds: dict[str, str] = program.notes.get("operators", {})
+        self.routes: dict[Any, str] = {}  # routers' row lists, by what they are made of
         self._places: dict[Node, Place] = {}
         self._made: dict[Any, str] = {}
         self._derived: dict[Any, Node] = {}
