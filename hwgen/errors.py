@@ -17,7 +17,7 @@ class Shortage(UserError):
         self.field, self.factor, self.short = field, factor, short
 
     def __str__(self) -> str:
-        return self.args[0]
+        return str(self.args[0])
 
 
 class Mismatch(Exception):

@@ -146,6 +146,21 @@ def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.nd
     return arrays
 
 
+def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of an .npz, by their headers alone; nothing of a file that is none."""
+    shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as entry:
+                    first = np.lib.format.read_magic(entry) == (1, 0)
+                    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                    shapes[name.removesuffix(".npy")] = read(entry)[0]
+    except Exception:  # whoever reads the arrays says what is wrong
+        return {}
+    return shapes
+
+
 def read_images(path: Path, inputs: dict[str, tuple[int, ...]], limit: int | None = None) -> dict[str, np.ndarray]:
     """The arrays of a network's inputs from an .npz: float32 [images, *shape] each, other arrays ignored.
 

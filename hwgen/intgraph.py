@@ -8,54 +8,15 @@ Operations read and write named buffers of int16 `[rows, columns]`; they run in 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from typing import ClassVar
 
 import numpy as np
 
 from . import patches
+from .isa import ColScale, Convert, Indirect, RowMax, RowScale
 from .numerics import GAMMA_SHIFT
 
 Array = np.ndarray
-
-
-class Convert(IntEnum):
-    """How an int16 row becomes the int8 operand of the array."""
-
-    STATIC = 0  # numerics.quantise_static
-    ROW = 1  # numerics.quantise_rows with the row's stored maximum
-    PROBABILITY = 2  # numerics.probabilities with the row's stored signed maximum
-
-
-class ColScale(IntEnum):
-    """Where the column multiplier and bias of the post-processor come from."""
-
-    PARAMETERS = 0  # one multiplier and one bias a column
-    IMMEDIATE = 1  # one multiplier for all columns, no bias
-    ROW_SCALES = 2  # the row scales of the stationary rows (columns are tokens), no bias
-
-
-class RowScale(IntEnum):
-    """Where the row multiplier of the post-processor comes from."""
-
-    IMMEDIATE = 0  # one number for all rows
-    CONVERTED = 1  # ROW: the row scale; PROBABILITY: numerics.reciprocal of the row's sum, whose exponent adds to `shift`
-    TABLE = 2  # one constant u16 a row
-
-
-class RowMax(IntEnum):
-    """What is kept of each output row for the conversion that will read it."""
-
-    NONE = 0
-    ABS = 1  # largest magnitude
-    SIGNED = 2  # largest value (scores)
-
-
-class Indirect(IntEnum):
-    """Token addressing of an expert's rows."""
-
-    NONE = 0
-    GATHER = 1  # streamed row i is the token of queue entry i
-    SCATTER = 2  # output and residual row of streamed row i is that token; row multiplier times its gate score
 
 
 @dataclass(frozen=True)
@@ -82,9 +43,53 @@ class View:
     col: int
     cols: int
 
+    def overlaps(self, other: View) -> bool:
+        """Whether the two have an element in common."""
+        rows = self.row < other.row + other.rows and other.row < self.row + self.rows
+        columns = self.col < other.col + other.cols and other.col < self.col + self.cols
+        return self.buffer == other.buffer and rows and columns
+
+    def covers(self, other: View) -> bool:
+        """Whether all of `other` lies in this one."""
+        rows = self.row <= other.row and other.row + other.rows <= self.row + self.rows
+        columns = self.col <= other.col and other.col + other.cols <= self.col + self.cols
+        return self.buffer == other.buffer and rows and columns
+
+
+class Operation:
+    """What every operation reads and writes: fields that hold views, and views whose row maxima (see `MatMul`) it takes."""
+
+    READS: ClassVar[tuple[str, ...]] = ()
+    WRITES: ClassVar[tuple[str, ...]] = ("out",)
+    name: str
+
+    def reads(self) -> dict[str, View]:
+        """Views that are read, by field."""
+        return {name: view for name in self.READS if isinstance(view := getattr(self, name), View)}
+
+    def writes(self) -> dict[str, View]:
+        """Views that are written, by field."""
+        return {name: view for name in self.WRITES if isinstance(view := getattr(self, name), View)}
+
+    def views(self) -> dict[str, View]:
+        """All views, by field."""
+        return self.writes() | self.reads()
+
+    def row_views(self) -> dict[str, View]:
+        """Those whose rows go through the operation one by one: all but a stationary operand."""
+        return {name: view for name, view in self.views().items() if name != "w"}
+
+    def reads_maxima(self) -> list[View]:
+        """Views whose rows' maxima are read."""
+        return []
+
+    def writes_maxima(self) -> View | None:
+        """The view whose rows' maxima are stored, if any."""
+        return self.out if getattr(self, "row_max", RowMax.NONE) != RowMax.NONE else None
+
 
 @dataclass(frozen=True, eq=False)
-class Constant:
+class Constant(Operation):
     """Loads `data` int16 [rows, cols] into a buffer at its start."""
 
     name: str
@@ -94,7 +99,7 @@ class Constant:
 
 
 @dataclass(frozen=True, eq=False)
-class Input:
+class Input(Operation):
     """The quantised image: the driver cuts input `image`, with `pads` zeros around it, into patches `stride` pixels apart
     (see `hwgen.patches`) and stores 256 * int8(round((x - offset) / step)).
     """
@@ -120,7 +125,7 @@ class Input:
 
 
 @dataclass(frozen=True, eq=False)
-class MatMul:
+class MatMul(Operation):
     """out[r, :] = post(sum over k of convert(x)[r, k] * w[:, k]); see the fields for `post`.
 
     x      streamed operand [R, K], converted by `x_convert`
@@ -135,6 +140,8 @@ class MatMul:
            PROBABILITY conversion reads what the last MatMul or Norm with a row maximum stored for those rows.
     continue_max: the maxima also cover those of the previous MatMul with the same kind of row_max (heads side by side).
     """
+
+    READS = ("x", "w", "residual")
 
     name: str
     out: View
@@ -156,10 +163,17 @@ class MatMul:
     indirect: Indirect = Indirect.NONE
     source: str = ""
 
+    def reads_maxima(self) -> list[View]:
+        found = [self.x] if self.x_convert != Convert.STATIC else []
+        stationary = self.w_convert != Convert.STATIC or self.col_scale == ColScale.ROW_SCALES
+        return [*found, self.w] if stationary and isinstance(self.w, View) else found
+
 
 @dataclass(frozen=True, eq=False)
-class Norm:
+class Norm(Operation):
     """numerics.layer_norm, without `centred` RMSNorm; `row_max` NONE or ABS."""
+
+    READS = ("x",)
 
     name: str
     out: View
@@ -173,12 +187,14 @@ class Norm:
 
 
 @dataclass(frozen=True, eq=False)
-class Multiply:
+class Multiply(Operation):
     """Rows of x times rows of `factor`: numerics.multiply with `shift`, or with `pairs` numerics.turn; `row_max` NONE or ABS.
 
     A row of `factor` is used again for every `factor.cols` columns of x: where there are several times, x has groups of so
     many columns. `out` may be the place of x or of `factor`.
     """
+
+    READS = ("x", "factor")
 
     name: str
     out: View
@@ -191,11 +207,14 @@ class Multiply:
 
 
 @dataclass(frozen=True, eq=False)
-class RouteTokens:
+class RouteTokens(Operation):
     """numerics.route on logits [T, E]; fills one queue per expert, tokens in rising order.
 
     `dense`: view [T, E] that receives the gate scores (saturated to int16), zero for experts not chosen.
     """
+
+    READS = ("logits",)
+    WRITES = ("dense",)
 
     name: str
     logits: View
@@ -258,10 +277,8 @@ def verify(graph: IntGraph) -> None:
         need(b.groups == 1 or (view.col % width == 0 and view.cols % width == 0), op, f"{view} splits a group")
 
     for op in graph.ops:
-        for attribute in ("out", "x", "w", "residual", "factor", "logits", "dense"):
-            view = getattr(op, attribute, None)
-            if isinstance(view, View):
-                check(view, op)
+        for view in op.views().values():
+            check(view, op)
         match op:
             case Constant(data=data):
                 need(data.shape == (op.out.rows, op.out.cols), op, f"data {data.shape}")

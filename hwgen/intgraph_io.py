@@ -15,7 +15,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from . import intgraph
+from . import intgraph, isa
 from .errors import UserError
 from .intgraph import IntGraph
 
@@ -39,7 +39,7 @@ CLASSES = {
 }
 ENUMS = {
     c.__name__: c
-    for c in (intgraph.Convert, intgraph.ColScale, intgraph.RowScale, intgraph.RowMax, intgraph.Indirect)
+    for c in (isa.Convert, isa.ColScale, isa.RowScale, isa.RowMax, isa.Indirect)
 }
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import ClassVar
 
-from .intgraph import ColScale, Convert, Indirect, RowMax, RowScale
 from .numerics import REVISION
 
 WORD_BITS = 512
@@ -68,6 +67,46 @@ class Gelu(IntEnum):
     ERF = 1
     TANH = 2
     SILU = 3
+
+
+class Convert(IntEnum):
+    """How an int16 row becomes the int8 operand of the array."""
+
+    STATIC = 0  # numerics.quantise_static
+    ROW = 1  # numerics.quantise_rows with the row's stored maximum
+    PROBABILITY = 2  # numerics.probabilities with the row's stored signed maximum
+
+
+class ColScale(IntEnum):
+    """Where the column multiplier and bias of the post-processor come from."""
+
+    PARAMETERS = 0  # one multiplier and one bias a column
+    IMMEDIATE = 1  # one multiplier for all columns, no bias
+    ROW_SCALES = 2  # the row scales of the stationary rows (columns are tokens), no bias
+
+
+class RowScale(IntEnum):
+    """Where the row multiplier of the post-processor comes from."""
+
+    IMMEDIATE = 0  # one number for all rows
+    CONVERTED = 1  # ROW: the row scale; PROBABILITY: numerics.reciprocal of the row's sum, whose exponent adds to `shift`
+    TABLE = 2  # one constant u16 a row
+
+
+class RowMax(IntEnum):
+    """What is kept of each output row for the conversion that will read it."""
+
+    NONE = 0
+    ABS = 1  # largest magnitude
+    SIGNED = 2  # largest value (scores)
+
+
+class Indirect(IntEnum):
+    """Token addressing of an expert's rows."""
+
+    NONE = 0
+    GATHER = 1  # streamed row i is the token of queue entry i
+    SCATTER = 2  # output and residual row of streamed row i is that token; row multiplier times its gate score
 
 
 NO_EXPERT = 0xFF

@@ -18,7 +18,7 @@ from . import tensor as ir
 from .errors import Finding, UserError
 from .importer.importer import import_program
 from .importer.load import Model, load
-from .proof import Level, confirm
+from .proof import confirm
 
 Pass = Callable[[Any], tuple[Any, list[Finding]]]
 
@@ -45,36 +45,56 @@ class Compiled:
     """What the passes made of a model, by the pass's name, and everything that stands in the way."""
 
     model: Model
-    levels: dict[str, Level] = field(default_factory=dict)
+    levels: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    def until(self, last: str) -> Compiled:
+        """The passes up to `last` that have not run yet, each on what the one before left; itself."""
+        value: Any = self.model
+        for name, step in PASSES:
+            if name not in self.levels:
+                value, findings = step(value)
+                known = {f.node for f in self.findings}
+                self.findings += [f for f in findings if f.node not in known]
+                if value is None:
+                    break
+                self.levels[name] = value
+                if not findings:
+                    self._verify(name)
+            value = self.levels[name]
+            if name == last:
+                break
+        return self
 
-def compile(model: Model, until: str = PASSES[-1][0]) -> Compiled:
-    """All passes up to `until`, each on what the one before left."""
-    done = Compiled(model)
-    value: Any = model
-    for name, step in PASSES:
-        value, findings = step(value)
-        known = {f.node for f in done.findings}
-        done.findings += [f for f in findings if f.node not in known]
-        if value is None:
-            break
-        done.levels[name] = value
-        if not findings and name != "rows":
-            _verified(model, name, ir.verify, value)
-        if name == until:
-            break
-    return done
+    def _verify(self, name: str) -> None:
+        level = self.levels[name]
+        try:
+            ir.verify(level) if isinstance(level, ir.Program) else graph.verify(level)
+        except ValueError as error:
+            raise UserError(f"{self.model.path}: level {name}: {error}") from None
+
+    def complete(self, name: str) -> Any:
+        """A level without findings, or UserError with all that stands in the way, also at the levels behind."""
+        if not self.until(name).findings and name in self.levels:
+            return self.levels[name]
+        raise UserError(refusal(self.model.path, self.until(PASSES[-1][0]).findings))
+
+
+def compiled(path: str | Path, **options: Any) -> Compiled:
+    """A file before the first pass. options: of `load`."""
+    return Compiled(load(path, **options))
 
 
 def tensor(path: str | Path, **options: Any) -> ir.Program:
     """Level T of a file. options: of `load`. Raises UserError naming every node that has no rule."""
-    return _complete(compile(load(path, **options), "tensor"), "tensor")
+    program: ir.Program = compiled(path, **options).complete("tensor")
+    return program
 
 
 def layers(path: str | Path, **options: Any) -> ir.Program:
     """Level L of a file. options: of `load`. What no pattern takes stays a node of T."""
-    return _complete(compile(load(path, **options), "layers"), "layers")
+    program: ir.Program = compiled(path, **options).complete("layers")
+    return program
 
 
 def import_model(path: str | Path, confirmed: bool = True, **options: Any) -> graph.Graph:
@@ -82,9 +102,8 @@ def import_model(path: str | Path, confirmed: bool = True, **options: Any) -> gr
 
     Raises UserError naming every node that is unsupported, or the level that computes something else than the file.
     """
-    done = compile(load(path, **options))
-    result: graph.Graph = _complete(done, "rows")
-    _verified(done.model, "rows", graph.verify, result)
+    done = compiled(path, **options)
+    result: graph.Graph = done.complete("rows")
     if confirmed:
         confirm(done.model, result, done.levels)
     return result
@@ -94,7 +113,7 @@ def check(path: str | Path, **options: Any) -> list[Finding]:
     """Every node that hwgen cannot build, of all tasks; empty if it can build all. Raises UserError for a bad file."""
     found: dict[Finding, None] = {}
     for numbers in tasks(path, **options).values():
-        found |= dict.fromkeys(compile(load(path, fixed=numbers, **options)).findings)
+        found |= dict.fromkeys(compiled(path, fixed=numbers, **options).until(PASSES[-1][0]).findings)
     return list(found)
 
 
@@ -109,19 +128,6 @@ def refusal(path: str | Path, findings: list[Finding]) -> str:
         more = f" and {len(nodes) - NAMED} more (`hwgen check` lists them)" if len(nodes) > NAMED else ""
         lines.append(f"  {op}: {reason}{advice}: {', '.join(nodes[:NAMED])}{more}")
     return "\n".join(lines)
-
-
-def _complete(done: Compiled, level: str) -> Any:
-    if done.findings or level not in done.levels:
-        raise UserError(refusal(done.model.path, done.findings))
-    return done.levels[level]
-
-
-def _verified(model: Model, name: str, verify: Callable[[Any], None], value: Any) -> None:
-    try:
-        verify(value)
-    except ValueError as error:
-        raise UserError(f"{model.path}: level {name}: {error}") from None
 
 
 # --- tasks ---------------------------------------------------------------------------------------------------------

@@ -11,21 +11,8 @@ import numpy as np
 
 from hwgen import numerics as num
 from hwgen.errors import UserError
-from hwgen.intgraph import (
-    ColScale,
-    Constant,
-    Convert,
-    Indirect,
-    Input,
-    IntGraph,
-    MatMul,
-    Multiply,
-    Norm,
-    RouteTokens,
-    RowMax,
-    RowScale,
-    View,
-)
+from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens, View
+from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
 from hwgen.patches import pad, patchify
 
 Array = np.ndarray

@@ -16,8 +16,7 @@ import numpy as np
 from hwgen import isa
 from hwgen import numerics as num
 from hwgen.config import Config
-from hwgen.intgraph import ColScale, Convert, Indirect, RowMax, RowScale
-from hwgen.isa import Unit, WeightSource
+from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit, WeightSource
 
 Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..intgraph import IntGraph, MatMul, Norm, View
-from .rows import read, row_views, written
+from ..intgraph import IntGraph, MatMul, Norm
+from .rows import read, written
 
 
 def norms_again(graph: IntGraph) -> IntGraph:
@@ -41,7 +41,6 @@ def _last_reader(graph: IntGraph, norm: Norm) -> MatMul | None:
     last = readers[-1]
     first, end = (next(i for i, op in enumerate(graph.ops) if op is which) for which in (norm, last))
     streams = last.expert is None and not last.continue_max and (last.x.row, last.x.rows) == (norm.out.row, norm.out.rows)
-    views = [*row_views(last).values(), last.w]
-    once = last.x.buffer == buffer and sum(isinstance(view, View) and view.buffer == buffer for view in views) == 1
+    once = last.x.buffer == buffer and sum(view.buffer == buffer for view in last.views().values()) == 1
     kept = not any(norm.x.buffer in written(op) for op in graph.ops[first + 1 : end])
     return last if streams and once and kept else None

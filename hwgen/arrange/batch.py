@@ -14,24 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..intgraph import (
-    Buffer,
-    Constant,
-    Indirect,
-    Input,
-    IntGraph,
-    MatMul,
-    Multiply,
-    Norm,
-    Op,
-    RouteTokens,
-    RowScale,
-    View,
-)
+from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
+from ..isa import Indirect, RowScale
 from .chains import chains
-from .rows import ROW_VIEWS
-
-VIEWS = (*ROW_VIEWS, "w")
 
 
 def batched(graph: IntGraph, images: int, group: int = 1, one_hidden: bool = False) -> IntGraph:
@@ -71,9 +56,8 @@ class _Batch:
         self.source, self.images, self.group = graph, images, group
         writers: dict[str, list[Op]] = {}
         for op in graph.ops:
-            for view in (getattr(op, "out", None), getattr(op, "dense", None)):
-                if view is not None:
-                    writers.setdefault(view.buffer, []).append(op)
+            for view in op.writes().values():
+                writers.setdefault(view.buffer, []).append(op)
         outputs = {output.view.buffer for output in graph.outputs}
         self.shared = {
             name
@@ -83,7 +67,7 @@ class _Batch:
         self.tall: set[str] = set()
         for op in graph.ops:
             if _for_all(op):
-                self.tall |= {view.buffer for view in _views(op)}
+                self.tall |= {view.buffer for view in op.views().values()}
 
     def graph(self) -> IntGraph:
         ops = list(self._ops())
@@ -92,7 +76,7 @@ class _Batch:
             for image in range(self.images)
             for o in self.source.outputs
         ]
-        used = {view.buffer for op in ops for view in _views(op)} | {output.view.buffer for output in outputs}
+        used = {view.buffer for op in ops for view in op.views().values()} | {output.view.buffer for output in outputs}
         buffers = {b.name: b for b in self._buffers() if b.name in used}
         return IntGraph(buffers, ops, outputs, self.source.task, batch=self.images)
 
@@ -144,11 +128,11 @@ class _Batch:
             return False
         return all(
             view.buffer not in self.shared and view.row == 0 and view.rows == self.source.buffers[view.buffer].rows
-            for view in _views(op)
+            for view in op.views().values()
         )
 
     def _op(self, op: Op, scope: _Scope, suffix: str) -> Op:
-        changes: dict = {name: self._view(getattr(op, name), scope) for name in VIEWS if _is_view(op, name)}
+        changes: dict = {name: self._view(view, scope) for name, view in op.views().items()}
         if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
             table = np.broadcast_to(np.asarray(op.row_mult), op.x.rows)
             changes["row_mult"] = np.tile(table, changes["x"].rows // op.x.rows)
@@ -196,14 +180,6 @@ def _stages(graph: IntGraph) -> Iterator[list[Op]]:
         yield stage
 
 
-def _is_view(op: Op, name: str) -> bool:
-    return isinstance(getattr(op, name, None), View)
-
-
-def _views(op: Op) -> list[View]:
-    return [getattr(op, name) for name in VIEWS if _is_view(op, name)]
-
-
 def _share_hidden(graph: IntGraph) -> IntGraph:
     """Each route's equal buffers of queue rows become one: an expert's hidden rows are dead when the next one begins."""
     first: dict[tuple, str] = {}
@@ -215,7 +191,7 @@ def _share_hidden(graph: IntGraph) -> IntGraph:
     # A buffer that other operations read than those of its own expert must stay.
     writer: dict[str, tuple] = {}
     for op in graph.ops:
-        for view in _views(op):
+        for view in op.views().values():
             if view.buffer not in names:
                 continue
             if getattr(op, "indirect", None) == Indirect.GATHER and view is op.out:
@@ -225,8 +201,7 @@ def _share_hidden(graph: IntGraph) -> IntGraph:
     names = {old: new for old, new in names.items() if new in names}
 
     def renamed(op: Op) -> Op:
-        views = {name: getattr(op, name) for name in VIEWS if _is_view(op, name)}
-        moved = {n: replace(view, buffer=names[view.buffer]) for n, view in views.items() if view.buffer in names}
+        moved = {n: replace(v, buffer=names[v.buffer]) for n, v in op.views().items() if v.buffer in names}
         return replace(op, **moved) if moved else op
 
     return replace(graph, ops=[renamed(op) for op in graph.ops])

@@ -6,7 +6,8 @@ chains, and routers with the experts that read their queues.
 
 from __future__ import annotations
 
-from ..intgraph import MatMul, Op, RouteTokens, RowMax
+from ..intgraph import MatMul, Op, RouteTokens
+from ..isa import RowMax
 
 
 def chains(ops: list[Op]) -> list[list[Op]]:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from ..intgraph import ColScale, Convert, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, RowMax, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
 
 VECTOR = (Norm, Multiply, RouteTokens)
 WINDOW = 6  # MatMuls in original order among which the next one is chosen
@@ -104,14 +104,14 @@ def _dependencies(graph: IntGraph) -> list[_Node]:
                 node.before.add(state[op.row_max])
             state[op.row_max] = i
         for resource, view, is_write in _accesses(op):
-            node.needs |= {j for j, other in writes[resource] if not is_write and _overlap(view, other)}
-            node.before |= {j for j, other in writes[resource] if _overlap(view, other)}
+            node.needs |= {j for j, other in writes[resource] if not is_write and view.overlaps(other)}
+            node.before |= {j for j, other in writes[resource] if view.overlaps(other)}
             if is_write:
-                node.before |= {j for j, other in reads[resource] if j != i and _overlap(view, other)}
+                node.before |= {j for j, other in reads[resource] if j != i and view.overlaps(other)}
         for resource, view, is_write in _accesses(op):
             if is_write:  # what it covers needs no longer be remembered: later users follow this one
                 for table in (writes, reads):
-                    table[resource] = [(j, v) for j, v in table[resource] if not _covers(view, v)]
+                    table[resource] = [(j, v) for j, v in table[resource] if not view.covers(v)]
                 writes[resource].append((i, view))
             else:
                 reads[resource].append((i, view))
@@ -122,35 +122,14 @@ def _dependencies(graph: IntGraph) -> list[_Node]:
 
 
 def _accesses(op: Op) -> list[tuple[tuple, View, bool]]:
-    """(resource, view, whether it is written): a buffer's elements, and its row maxima."""
-    found = []
-    for name in ("x", "w", "residual", "factor", "logits"):
-        if isinstance(view := getattr(op, name, None), View):
-            found.append(((view.buffer,), view, False))
-    if isinstance(op, MatMul):
-        if op.x_convert != Convert.STATIC:
-            found.append(_maxima(op.x, False))
-        if isinstance(op.w, View) and (op.w_convert != Convert.STATIC or op.col_scale == ColScale.ROW_SCALES):
-            found.append(_maxima(op.w, False))
-    for name in ("out", "dense"):
-        if isinstance(view := getattr(op, name, None), View):
-            found.append(((view.buffer,), view, True))
-    if isinstance(op, (Norm, Multiply, MatMul)) and op.row_max != RowMax.NONE:
-        found.append(_maxima(op.out, True))
+    """(resource, view, whether it is written): a buffer's elements, and its row maxima whatever the columns."""
+    found = [((view.buffer,), view, False) for view in op.reads().values()]
+    found += [(*_maxima(view), False) for view in op.reads_maxima()]
+    found += [((view.buffer,), view, True) for view in op.writes().values()]
+    if (view := op.writes_maxima()) is not None:
+        found.append((*_maxima(view), True))
     return found
 
 
-def _maxima(view: View, is_write: bool) -> tuple[tuple, View, bool]:
-    """The row maxima of the view's rows, whatever its columns."""
-    return (view.buffer, "maxima"), replace(view, col=0, cols=1), is_write
-
-
-def _overlap(a: View, b: View) -> bool:
-    rows = a.row < b.row + b.rows and b.row < a.row + a.rows
-    return rows and a.col < b.col + b.cols and b.col < a.col + a.cols
-
-
-def _covers(a: View, b: View) -> bool:
-    """Whether a contains all of b."""
-    rows = a.row <= b.row and b.row + b.rows <= a.row + a.rows
-    return rows and a.col <= b.col and b.col + b.cols <= a.col + a.cols
+def _maxima(view: View) -> tuple[tuple, View]:
+    return (view.buffer, "maxima"), replace(view, col=0, cols=1)

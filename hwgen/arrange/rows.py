@@ -7,25 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..intgraph import Constant, Input, MatMul, Op, RowScale, View
-
-ROW_VIEWS = ("out", "x", "residual", "factor", "logits", "dense")  # views with a row a token; `w` is read as a whole
-
-
-def row_views(op: Op) -> dict[str, View]:
-    """The views of an operation whose rows go through it one by one, by field."""
-    return {name: view for name in ROW_VIEWS if isinstance(view := getattr(op, name, None), View)}
+from ..intgraph import Constant, Input, MatMul, Op, View
+from ..isa import RowScale
 
 
 def written(op: Op) -> set[str]:
     """Buffers that an operation writes."""
-    return {view.buffer for name, view in row_views(op).items() if name in ("out", "dense")}
+    return {view.buffer for view in op.writes().values()}
 
 
 def read(op: Op) -> set[str]:
     """Buffers that an operation reads, row by row or as a whole."""
-    names = {view.buffer for name, view in row_views(op).items() if name not in ("out", "dense")}
-    return names | {op.w.buffer} if isinstance(getattr(op, "w", None), View) else names
+    return {view.buffer for view in op.reads().values()}
 
 
 def edges(rows: int, blocks: int) -> list[tuple[int, int]]:
@@ -40,7 +33,7 @@ def part(op: Op, first: int, end: int, name: str, place: Callable[[View], View])
     An expert's MatMul then works on the queue of the router's part, whose name its caller sets.
     """
     changes: dict = {}
-    for field, view in row_views(op).items():
+    for field, view in op.row_views().items():
         changes[field] = place(replace(view, row=view.row + first, rows=end - first))
     if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
         changes["row_mult"] = np.broadcast_to(np.asarray(op.row_mult), op.x.rows)[first:end]
@@ -58,4 +51,4 @@ def part_name(name: str, number: int, last: bool) -> str:
 
 def is_token_wise(op: Op) -> bool:
     """Whether all row views of an operation have the same number of rows."""
-    return len({view.rows for view in row_views(op).values()}) == 1
+    return len({view.rows for view in op.row_views().values()}) == 1

@@ -14,10 +14,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, RowMax, View
+from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
+from ..isa import RowMax
 from .again import norms_again
 from .chains import units
-from .rows import edges, is_token_wise, part, part_name, read, row_views, written
+from .rows import edges, is_token_wise, part, part_name, read, written
 
 MIN_ROWS = 8  # of a block; fewer leave the array idle for most of the time
 AGAIN = 0.9  # of the price: what repeated LayerNorms must save, which have none of their own
@@ -78,13 +79,11 @@ def _delayed(ops: list[Op]) -> list[Op]:
     for op in reversed(ops):
         at = result.index(op)
         target = at + 1
-        sources = {view.buffer for name, view in row_views(op).items() if name != "out"}
+        sources = read(op)
         if not isinstance(op, (Input, Constant, MatMul)) or op.out.buffer in sources:
             continue
-        if isinstance(op, MatMul):
-            if op.expert is not None or (op.row_max != RowMax.NONE and op.row_max in kinds):
-                continue
-            sources |= {op.w.buffer} if isinstance(op.w, View) else set()
+        if isinstance(op, MatMul) and (op.expert is not None or (op.row_max != RowMax.NONE and op.row_max in kinds)):
+            continue
         while target < len(result) and not _meets(result[target], op.out.buffer, sources):
             target += 1
         if target < len(result) and _streams(result[target], op):
@@ -98,7 +97,7 @@ def _streams(reader: Op, op: Op) -> bool:
     if not isinstance(reader, (MatMul, Multiply)) or getattr(reader, "expert", None) is not None:
         return False
     rows = (op.out.buffer, op.out.row, op.out.rows)
-    streamed = [view for name, view in row_views(reader).items() if name in ("x", "factor")]
+    streamed = [view for name, view in reader.reads().items() if name in ("x", "factor")]
     return any((view.buffer, view.row, view.rows) == rows for view in streamed)
 
 
@@ -137,14 +136,14 @@ class _Together:
         for op in unit:
             if not is_token_wise(op):
                 return False
-            for name, view in row_views(op).items():
+            for name, view in op.row_views().items():
                 if self.rows is None:
                     self.rows = view.rows
                 if view.rows != self.rows:
                     return False
                 access = self.accesses.setdefault(view.buffer, _Access())
                 access.bases.add(view.row)
-                access.written |= name in ("out", "dense")
+                access.written |= name in op.WRITES
                 if access.written and len(access.bases) > 1:
                     return False
             if isinstance(getattr(op, "w", None), View):
@@ -162,12 +161,11 @@ class _Blocks:
         shared: set[str] = {output.view.buffer for output in graph.outputs}  # not to be shortened
         for u, unit in enumerate(self.units):
             for op in unit:
-                views = list(row_views(op).values())
-                shared |= {v.buffer for v in views if v.row or v.rows != graph.buffers[v.buffer].rows}
+                rows = op.row_views().values()
+                shared |= {v.buffer for v in rows if v.row or v.rows != graph.buffers[v.buffer].rows}
                 if isinstance(getattr(op, "w", None), View):
                     shared.add(op.w.buffer)
-                    views.append(op.w)
-                for view in views:
+                for view in op.views().values():
                     self.spans.setdefault(view.buffer, [u, u])[1] = u
         for output in graph.outputs:
             self.spans[output.view.buffer][1] = len(self.units)
@@ -323,5 +321,5 @@ class _Blocks:
 
 def _rows(op: Op) -> int:
     """Rows that go through an operation."""
-    views = row_views(op)
+    views = op.row_views()
     return next(views[name].rows for name in ("x", "logits", "out") if name in views)

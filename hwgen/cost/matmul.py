@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from .. import isa
 from ..config import Config
-from ..intgraph import ColScale
+from ..isa import ColScale
 from ..rtl.issue import QUEUE_DEPTH as ISSUE_QUEUE
 from ..rtl.issue import ROW_GAP
 from ..rtl.post import PostProcessor

@@ -10,6 +10,7 @@ from .nodes import (
     FORMS,
     Add,
     Attention,
+    Clip,
     Combine,
     Dispatch,
     Embed,
@@ -33,10 +34,12 @@ from .nodes import (
     without_range,
 )
 from .shapes import shapes, verify
+from .text import text
 
 __all__ = [
     "Add",
     "Attention",
+    "Clip",
     "Combine",
     "Dispatch",
     "Embed",
@@ -65,6 +68,7 @@ __all__ = [
     "shapes",
     "slot_hidden",
     "softmax",
+    "text",
     "top_k",
     "value",
     "verify",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -22,9 +22,9 @@ def tensors(graph: GraphProto) -> Iterator[tuple[TensorProto, str]]:
     yield from of_nodes(graph.node)
 
 
-def of_nodes(nodes: object) -> Iterator[tuple[TensorProto, str]]:
+def of_nodes(nodes: Iterable[NodeProto]) -> Iterator[tuple[TensorProto, str]]:
     """Every tensor among the attributes of nodes (those of a graph or of a model's local function)."""
-    for node in nodes:  # type: ignore[attr-defined]
+    for node in nodes:
         for a in node.attribute:
             name = f"attribute {a.name!r} of {node.op_type} node {node.name or ', '.join(node.output)!r}"
             held = [*([a.t] if a.type == AttributeProto.TENSOR else []), *a.tensors]
@@ -102,7 +102,7 @@ def fingerprint(path: Path) -> str:
     """SHA-256 of a model: of its file, or of the hashes of its file and its external data where it has some."""
     own = _sha256(path)
     proto = onnx.load(path, load_external_data=False)
-    names = set()
+    names: set[str] = set()
     for tensor, _ in everything(proto):
         if tensor.data_location == TensorProto.EXTERNAL:
             names.update(e.value for e in tensor.external_data if e.key == "location")

@@ -23,11 +23,12 @@ def import_program(model: Model) -> tuple[Program, list[Finding]]:
         c.values[name] = t.const(value, name)
     for name, shape in model.inputs.items():
         c.values[name] = t.input(name, shape, KINDS[model.kinds[name].kind])
-    walk(c, ops(model.graph.node, model.outputs, c.opsets))
+    nodes = ops(model.graph.node, model.outputs, c.opsets)
+    walk(c, nodes)
     outputs = {name: plain(c, c.values[name]) for name in model.outputs if name in c.values}
     for name in [name for name, r in outputs.items() if not isinstance(r, Ref)]:
         c.findings.append(Finding(name, "output", "import", "has as many elements as the image says"))
         outputs.pop(name)
-    program = Program(outputs, {"opsets": dict(model.opsets)})
+    program = Program(outputs, {"opsets": dict(model.opsets), "operators": {op.name: op.type for op in nodes}})
     needed = program.nodes() if c.unwanted else []
     return program, c.findings + [c.unwanted[node] for node in needed if node in c.unwanted]

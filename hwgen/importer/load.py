@@ -56,13 +56,13 @@ def load(
     path: str | Path,
     shapes: Shapes | None = None,
     fixed: Mapping[str, int] | None = None,
-    like: Mapping[str, Array] | None = None,
+    like: Shapes | None = None,
 ) -> Model:
     """Read and validate an ONNX file with its external data.
 
     shapes: sizes of inputs whose axes the file leaves open (an open batch axis is 1 without them). fixed: integer inputs
-    that are to be constants, as a task's number. like: arrays [images, ...] that tell the sizes which are open then,
-    among others. Raises UserError naming file, initialiser, input or node.
+    that are to be constants, as a task's number. like: shapes of arrays [images, ...], the
+    inputs' among others, which tell the sizes that are open then. Raises UserError naming file, initialiser, input or node.
     """
     path = Path(path)
     proto = read(path)
@@ -273,7 +273,7 @@ def _is_number(info: onnx.ValueInfoProto) -> bool:
 
 
 def _shapes(
-    path: Path, infos: list[onnx.ValueInfoProto], given: Shapes, like: Mapping[str, Array]
+    path: Path, infos: list[onnx.ValueInfoProto], given: Shapes, like: Shapes
 ) -> dict[str, tuple[int, ...]]:
     """Sizes of all inputs: what the file says, then what was given, then a batch of 1; names stand for one size."""
     if not infos:
@@ -291,18 +291,18 @@ def _shapes(
 
 
 def _own(
-    path: Path, info: onnx.ValueInfoProto, given: Shapes, like: Array | None, symbols: dict[str, int]
+    path: Path, info: onnx.ValueInfoProto, given: Shapes, like: Sequence[int] | None, symbols: dict[str, int]
 ) -> list[int | str | None]:
     """An input's axes: a size, the name of one that may be in `symbols` by the end, or None."""
     kind, wanted = info.type.tensor_type, given.get(info.name)
     if not kind.HasField("shape"):
-        return list(wanted) if wanted else [1, *np.shape(like)[1:]] if like is not None else [None]
+        return list(wanted) if wanted else [1, *like[1:]] if like is not None else [None]
     dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
     if wanted is not None:
         if len(wanted) != len(dims) or any(isinstance(n, int) and n != m for n, m in zip(dims, wanted, strict=True)):
             raise UserError(f"{path}: input {info.name!r} has shape {_readable(dims)}, not {list(wanted)}")
-    elif like is not None and np.ndim(like) == len(dims):
-        wanted = (1, *np.shape(like)[1:])
+    elif like is not None and len(like) == len(dims):
+        wanted = (1, *like[1:])
     elif dims and not isinstance(dims[0], int):
         dims[0] = 1
     if wanted is None:

@@ -31,7 +31,7 @@ def reference(path: str | Path | Model, images: Mapping[str, Array]) -> dict[str
     images: every input's name -> array [images, ...]; names that are no inputs are ignored. Inputs that a `Model` has
     fixed keep their value. Raises UserError naming an input that is missing or has the wrong shape.
     """
-    model = path if isinstance(path, Model) else load(path, like=images)
+    model = path if isinstance(path, Model) else load(path, like={name: np.shape(array) for name, array in images.items()})
     count = _count(model, images)
     run = runner(model)
     rows = [run({name: images[name][i : i + 1] for name in model.inputs}) for i in range(count)]
@@ -39,7 +39,7 @@ def reference(path: str | Path | Model, images: Mapping[str, Array]) -> dict[str
 
 
 def _count(model: Model, images: Mapping[str, Array]) -> int:
-    counts = set()
+    counts: set[int] = set()
     for name, shape in model.inputs.items():
         if name not in images:
             raise UserError(f"{model.path}: no array for input {name!r}; there are {sorted(images)}")

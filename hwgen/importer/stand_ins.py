@@ -1,4 +1,5 @@
 """ONNX's reference evaluator where onnxruntime is absent: operators that it lacks, and those that it computes wrongly.
+It hands a class of ours what the newest operator of that name has as attributes: `**_`.
 
 What is wrong was found with onnx 1.23 beside onnxruntime 1.32 and the specification. A file that has such a node is not
 run by it at all: a float reference that is not the file's would make a right import look wrong, or a wrong one right.
@@ -7,6 +8,7 @@ run by it at all: a float reference that is not the file's would make a right im
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -17,7 +19,7 @@ Array = np.ndarray
 
 
 def _gelu(x: Array) -> Array:
-    return (0.5 * x * (1 + erf(x / np.sqrt(2)))).astype(x.dtype)
+    return np.asarray(0.5 * x * (1 + erf(x / np.sqrt(2))), x.dtype)
 
 
 class Gelu(OpRun):
@@ -25,7 +27,7 @@ class Gelu(OpRun):
 
     op_domain = "com.microsoft"
 
-    def _run(self, x):
+    def _run(self, x: Array, **_: Any) -> tuple[Array, ...]:
         return (_gelu(x),)
 
 
@@ -34,7 +36,7 @@ class BiasGelu(OpRun):
 
     op_domain = "com.microsoft"
 
-    def _run(self, x, bias):
+    def _run(self, x: Array, bias: Array, **_: Any) -> tuple[Array, ...]:
         return (_gelu(x + bias),)
 
 
@@ -43,7 +45,7 @@ class FastGelu(OpRun):
 
     op_domain = "com.microsoft"
 
-    def _run(self, x, bias=None):
+    def _run(self, x: Array, bias: Any = None, **_: Any) -> tuple[Array, ...]:
         x = x if bias is None else x + bias
         return ((0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))).astype(x.dtype),)
 
@@ -53,7 +55,9 @@ class SkipLayerNormalization(OpRun):
 
     op_domain = "com.microsoft"
 
-    def _run(self, x, skip, gamma, beta=None, bias=None, epsilon=None):
+    def _run(
+        self, x: Array, skip: Array, gamma: Array, beta: Any = None, bias: Any = None, epsilon: Any = None, **_: Any
+    ) -> tuple[Array, ...]:
         total = x + skip if bias is None else x + skip + bias
         mean = total.mean(axis=-1, keepdims=True)
         inverse = 1 / np.sqrt(((total - mean) ** 2).mean(axis=-1, keepdims=True) + epsilon)
@@ -74,7 +78,7 @@ def _along(x: Array, parameter: Array, axis: int) -> Array:
 class DequantizeLinear(OpRun):
     """(x - zero point) * scale."""
 
-    def _run(self, x, scale, zero=None, axis=1):
+    def _run(self, x: Array, scale: Array, zero: Any = None, axis: Any = 1, **_: Any) -> tuple[Array, ...]:
         offset = 0 if zero is None else _along(x, zero, axis).astype(np.int64)
         return (((x.astype(np.int64) - offset) * _along(x, scale, axis)).astype(scale.dtype),)
 
@@ -82,7 +86,7 @@ class DequantizeLinear(OpRun):
 class QuantizeLinear(OpRun):
     """x / scale rounded half to even, + zero point, saturated; uint8 without a zero point."""
 
-    def _run(self, x, scale, zero=None, axis=1):
+    def _run(self, x: Array, scale: Array, zero: Any = None, axis: Any = 1, **_: Any) -> tuple[Array, ...]:
         kind = np.uint8 if zero is None else zero.dtype
         offset = 0 if zero is None else _along(x, zero, axis).astype(np.int64)
         limits = np.iinfo(kind)

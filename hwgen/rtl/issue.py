@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
-from ..intgraph import Indirect
+from ..isa import Indirect
 from . import ports
 from .accumulator import Accumulator
 from .common import delay, delay_valid

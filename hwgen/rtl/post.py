@@ -9,7 +9,7 @@ from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
-from ..intgraph import RowMax
+from ..isa import RowMax
 from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, RECIPROCAL_EXPONENT_MAX, SHIFT_MAX, SHIFT_MIN
 from . import ports
 from .common import LARGEST_LEVELS, delay, delay_valid, lanes_mask, largest_tree, register, tree_latency

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from .. import numerics
 from ..config import Config
-from ..intgraph import Convert, RowScale
+from ..isa import Convert, RowScale
 from .common import delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
 from .divide import Divider
 from .memories import SUM_BITS, memories

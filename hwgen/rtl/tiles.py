@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
-from ..intgraph import ColScale
+from ..isa import ColScale
 from . import ports
 from .common import delay
 from .insn import insn_view

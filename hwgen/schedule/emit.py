@@ -12,25 +12,11 @@ from collections.abc import Iterator
 from .. import isa
 from ..config import Config
 from ..errors import Shortage
-from ..intgraph import (
-    ColScale,
-    Constant,
-    Convert,
-    Indirect,
-    Input,
-    IntGraph,
-    MatMul,
-    Multiply,
-    Norm,
-    RouteTokens,
-    RowMax,
-    RowScale,
-    View,
-)
-from ..isa import Unit
+from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens, View
+from ..isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit
 from ..program import Place
 from .hazards import Hazards, Region, fields_fit
-from .liveness import steps, written
+from .liveness import steps
 from .prepare import Needs
 from .spaces import Spaces
 
@@ -63,9 +49,7 @@ class Emitter:
         """Step -> outputs that are complete after it: their numbers and the operations that wrote them last."""
         last = {}
         for i, op in enumerate(self.graph.ops):
-            out = written(op)
-            if out is not None:
-                last[out.buffer] = i
+            last |= {view.buffer: i for view in op.writes().values()}
         result: dict[int, list[tuple[int, int]]] = {}
         for number, output in enumerate(self.graph.outputs):
             if output.view.buffer not in last:

@@ -9,21 +9,8 @@ from dataclasses import dataclass, field
 
 from ..config import Config
 from ..errors import Shortage
-from ..intgraph import (
-    ColScale,
-    Constant,
-    Convert,
-    Indirect,
-    Input,
-    IntGraph,
-    MatMul,
-    Multiply,
-    Norm,
-    Op,
-    RouteTokens,
-    RowMax,
-    View,
-)
+from ..intgraph import Constant, Input, IntGraph, MatMul, Op, View
+from ..isa import Indirect, RowMax
 
 
 @dataclass
@@ -126,11 +113,6 @@ def _groups(graph: IntGraph, view: View) -> set[int]:
     return set(range(view.col // width, -(-(view.col + view.cols) // width)))
 
 
-def written(op: Op) -> View | None:
-    """The view that an operation writes."""
-    return op.dense if isinstance(op, RouteTokens) else op.out
-
-
 def final_reads(graph: IntGraph) -> dict[str, set[int]]:
     """Column groups of every buffer that are outputs."""
     result: dict[str, set[int]] = {name: set() for name in graph.buffers}
@@ -143,31 +125,46 @@ def buffer_accesses(graph: IntGraph) -> dict[str, list[Access]]:
     """Accesses of every buffer, in order."""
     result: dict[str, list[Access]] = {name: [] for name in graph.buffers}
     queued = _queue_buffers(graph)
-
-    def at(view: View, i: int) -> Access:
-        accesses = result[view.buffer]
-        if not accesses or accesses[-1].index != i:
-            accesses.append(Access(i))
-        return accesses[-1]
-
     for i, op in enumerate(graph.ops):
-        for name in ("x", "w", "residual", "factor", "logits"):
-            view = getattr(op, name, None)
-            if isinstance(view, View):
-                at(view, i).reads |= _groups(graph, view)
-        out = written(op)
-        if out is None:
-            continue
-        access = at(out, i)
-        access.load = isinstance(op, (Constant, Input))
-        buffer = graph.buffers[out.buffer]
-        if isinstance(op, MatMul) and op.expert:
-            whole = out.buffer in queued and out.rows == buffer.rows
-        else:
-            whole = (op.x.rows if isinstance(op, MatMul) else out.rows) == buffer.rows
-        if whole and (buffer.groups > 1 or out.cols == buffer.cols):
-            access.kills |= _groups(graph, out)
+        for view in op.reads().values():
+            _at(result, view, i).reads |= _groups(graph, view)
+        for out in op.writes().values():
+            access = _at(result, out, i)
+            access.load = isinstance(op, (Constant, Input))
+            buffer = graph.buffers[out.buffer]
+            if _whole(graph, op, out, queued) and (buffer.groups > 1 or out.cols == buffer.cols):
+                access.kills |= _groups(graph, out)
     return result
+
+
+def maximum_accesses(graph: IntGraph) -> dict[str, list[Access]]:
+    """Accesses of the row maxima of every buffer that has some."""
+    result: dict[str, list[Access]] = {}
+    queued = _queue_buffers(graph)
+    for i, op in enumerate(graph.ops):
+        for view in op.reads_maxima():
+            _at(result, view, i).reads.add(0)
+        if (out := op.writes_maxima()) is not None:
+            access = _at(result, out, i)
+            if _whole(graph, op, out, queued) and not getattr(op, "continue_max", False):
+                access.kills.add(0)
+    return result
+
+
+def _at(accesses: dict[str, list[Access]], view: View, i: int) -> Access:
+    """The access of operation `i` to the view's buffer."""
+    found = accesses.setdefault(view.buffer, [])
+    if not found or found[-1].index != i:
+        found.append(Access(i))
+    return found[-1]
+
+
+def _whole(graph: IntGraph, op: Op, out: View, queued: set[str]) -> bool:
+    """Whether an operation overwrites all rows of the buffer of its view `out`."""
+    rows = graph.buffers[out.buffer].rows
+    if getattr(op, "expert", None):
+        return out.buffer in queued and out.rows == rows
+    return (op.x.rows if isinstance(op, MatMul) else out.rows) == rows
 
 
 def _queue_buffers(graph: IntGraph) -> set[str]:
@@ -179,45 +176,14 @@ def _queue_buffers(graph: IntGraph) -> set[str]:
     bad: set[str] = {output.view.buffer for output in graph.outputs}
     for op in graph.ops:
         expert = getattr(op, "expert", None)
-        for name in ("x", "w", "residual", "factor", "logits", "dense"):
-            view = getattr(op, name, None)
-            if isinstance(view, View) and (expert is None or name != "x" or writer.get(view.buffer) != expert):
+        views = op.views()
+        out = views.pop("out", None)
+        for name, view in views.items():
+            if expert is None or name != "x" or writer.get(view.buffer) != expert or op.indirect == Indirect.GATHER:
                 bad.add(view.buffer)
-            elif isinstance(view, View) and op.indirect == Indirect.GATHER:
-                bad.add(view.buffer)
-        if isinstance(getattr(op, "out", None), View):
+        if out is not None:
             if expert is None or op.indirect == Indirect.SCATTER:
-                bad.add(op.out.buffer)
+                bad.add(out.buffer)
             else:
-                writer[op.out.buffer] = expert
+                writer[out.buffer] = expert
     return set(writer) - bad
-
-
-def maximum_accesses(graph: IntGraph) -> dict[str, list[Access]]:
-    """Accesses of the row maxima of every buffer that has some."""
-    result: dict[str, list[Access]] = {}
-
-    def at(view: View, i: int) -> Access:
-        accesses = result.setdefault(view.buffer, [])
-        if not accesses or accesses[-1].index != i:
-            accesses.append(Access(i))
-        return accesses[-1]
-
-    queued = _queue_buffers(graph)
-    for i, op in enumerate(graph.ops):
-        if isinstance(op, MatMul):
-            if op.x_convert != Convert.STATIC:
-                at(op.x, i).reads.add(0)
-            if isinstance(op.w, View) and (op.w_convert != Convert.STATIC or op.col_scale == ColScale.ROW_SCALES):
-                at(op.w, i).reads.add(0)
-        stores = isinstance(op, (Norm, Multiply, MatMul)) and op.row_max != RowMax.NONE
-        if stores:
-            access = at(op.out, i)
-            buffer = graph.buffers[op.out.buffer]
-            if getattr(op, "expert", None):
-                whole = op.out.buffer in queued and op.out.rows == buffer.rows
-            else:
-                whole = op.x.rows == buffer.rows and not getattr(op, "continue_max", False)
-            if whole:
-                access.kills.add(0)
-    return result

@@ -9,22 +9,8 @@ import numpy as np
 from .. import numerics as num
 from ..config import Config
 from ..errors import Shortage, UserError
-from ..intgraph import (
-    ColScale,
-    Constant,
-    Convert,
-    Indirect,
-    Input,
-    IntGraph,
-    MatMul,
-    Multiply,
-    Norm,
-    RouteTokens,
-    RowMax,
-    RowScale,
-    View,
-)
-from ..isa import ROW_BITS
+from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens, View
+from ..isa import ROW_BITS, ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import RowLayout
 from .layout import (
     DataStore,
@@ -37,7 +23,6 @@ from .layout import (
     pack_stream,
     stream_words,
 )
-from .liveness import written
 
 Array = np.ndarray
 
@@ -64,8 +49,7 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
     routes: dict[str, RouteTokens] = {}
     last_route = ""
     for i, op in enumerate(graph.ops):
-        out = written(op)
-        if out is not None:
+        for out in op.writes().values():
             _layout(needs, out).check_written(out)
         match op:
             case Constant():
@@ -163,7 +147,7 @@ def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict) -> Non
     need(op.row_max == RowMax.NONE or op.indirect != Indirect.SCATTER, "row maxima of scattered rows")
     for name in ("x", "w"):
         view = getattr(op, name)
-        need(not isinstance(view, View) or not _overlap(view, op.out), f"{name} overlaps out")
+        need(not isinstance(view, View) or not view.overlaps(op.out), f"{name} overlaps out")
     if op.residual is not None:
         need(op.residual.cols == op.out.cols and op.residual.rows >= min(op.x.rows, op.out.rows), "residual shape")
         if not np.array_equal(_layout(needs, op.residual).columns(op.residual), out.columns(op.out)):
@@ -179,11 +163,6 @@ def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict) -> Non
                 "acc_rows",
                 tokens / config.acc_rows,
             )
-
-
-def _overlap(a: View, b: View) -> bool:
-    rows = a.row < b.row + b.rows and b.row < a.row + a.rows
-    return a.buffer == b.buffer and rows and a.col < b.col + b.cols and b.col < a.col + a.cols
 
 
 def _check_norm(needs: Needs, op: Norm, config: Config) -> None:

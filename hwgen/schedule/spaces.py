@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..config import Config
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, RowScale, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, View
+from ..isa import RowScale
 from ..program import Place
 from .allocate import Item, place, set_lead
 from .hazards import Region

@@ -7,23 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwgen import numerics as num
-from hwgen.intgraph import (
-    Buffer,
-    ColScale,
-    Constant,
-    Convert,
-    Indirect,
-    Input,
-    IntGraph,
-    MatMul,
-    Multiply,
-    Norm,
-    Output,
-    RouteTokens,
-    RowMax,
-    RowScale,
-    View,
-)
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Output, RouteTokens, View
+from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
 
 Array = np.ndarray
 

@@ -11,7 +11,8 @@ from hwgen.arrange.chains import chains
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
-from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, RowMax, View, verify
+from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, View, verify
+from hwgen.isa import RowMax
 from hwgen.planner import Arrangement
 from sim import golden
 from sim.tb.graphs import Shape, random_graph, random_images

@@ -9,7 +9,7 @@ from hwgen.config import Config
 from hwgen.cost.traffic import port_rate
 from hwgen.counts import data_beats
 from hwgen.dram import Dram
-from hwgen.intgraph import ColScale
+from hwgen.isa import ColScale
 
 SQUARE = Config()
 FAST = Dram(latency=20)

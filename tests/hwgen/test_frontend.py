@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen import graph
 from hwgen.errors import UserError
-from hwgen.frontend import check, confirm, import_model, load, reference
+from hwgen.levels import check, confirm, import_model, load, reference
 
 MODELS = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="the real models (../shared/models) are not here")

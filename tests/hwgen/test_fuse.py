@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen import graph
 from hwgen.errors import UserError
-from hwgen.frontend import check, import_model
+from hwgen.levels import check, import_model
 
 T, D, H, E = 5, 8, 2, 4  # tokens, width, heads, experts
 HIDDEN = 12

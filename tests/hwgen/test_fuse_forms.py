@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hwgen import graph
-from hwgen.frontend import check, import_model
+from hwgen.levels import check, import_model
 
 _spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
 maker = importlib.util.module_from_spec(_spec)

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from hwgen import graph
 from hwgen.errors import UserError
-from hwgen.frontend import check, import_model
+from hwgen.levels import check, import_model
 
 _spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
 maker = importlib.util.module_from_spec(_spec)

@@ -185,6 +185,7 @@ CONVOLUTIONS = [
     row("Col2Im", x(1, 2 * 6, 8), [5, 6], [2, 3], strides=[1, 2], pads=[0, 1, 0, 1], dilations=[1, 2]),
 ]
 
+K3 = {"kernel_shape": [3, 3]}
 POOLS = [
     row("MaxPool", x(1, 2, 7, 8), kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
     row("MaxPool", x(1, 2, 8, 8), kernel_shape=[3, 3], dilations=[2, 2]),
@@ -195,10 +196,10 @@ POOLS = [
     row("MaxPool", x(1, 1, 6, 6), kernel_shape=[3, 3], strides=[3, 3], pads=[1] * 4, ceil_mode=1),
     row("AveragePool", x(1, 1, 5), kernel_shape=[4], strides=[3], ceil_mode=1, opset=19),
     *(
-        row("AveragePool", x(1, 2, 7, 8), strides=[s, s], pads=[1, 0, 1, 1], count_include_pad=n, ceil_mode=c, kernel_shape=[3, 3])
+        row("AveragePool", x(1, 2, 7, 8), **K3, strides=[s, s], pads=[1, 0, 1, 1], count_include_pad=n, ceil_mode=m)
         for s in (1, 2, 3)
         for n in (0, 1)
-        for c in (0, 1)
+        for m in (0, 1)
     ),
     row("AveragePool", x(1, 2, 8, 8), kernel_shape=[3, 2], dilations=[2, 3], opset=19, pads=[1, 1, 1, 1]),
     row("AveragePool", x(1, 2, 7, 7), kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 2]),
@@ -304,6 +305,45 @@ SIGNALS = [
     row("DFT", x(1, 3, 8, 2), None, -2, onesided=1, inverse=1, opset=20, tolerance=1e-4),
 ]
 
+MS = {"domain": "com.microsoft"}
+SEEN = np.array([[1, 1, 0, 0, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]], bool)
+FUSED = [
+    *(row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), opset=23, is_causal=i) for i in (0, 1)),
+    row("Attention", x(2, 4, 24), x(2, 5, 8), x(2, 5, 8), opset=23, q_num_heads=3, kv_num_heads=1, scale=0.3),
+    row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), x(4, 5), opset=23),
+    row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), Const(SEEN), opset=23),
+    row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), SEEN, opset=23),
+    row("Attention", x(1, 3, 2, 8), x(1, 3, 2, 8), x(1, 3, 2, 6), None, x(1, 3, 3, 8), x(1, 3, 3, 6), opset=23, outputs=3),
+    row("RotaryEmbedding", x(2, 3, 4, 8), x(9, 4), x(9, 4), ints(0, 9, 2, 4), opset=23),
+    row("RotaryEmbedding", x(2, 4, 24), x(2, 4, 4), x(2, 4, 4), opset=23, num_heads=3, interleaved=1),
+    row("RotaryEmbedding", x(2, 4, 24), x(2, 4, 2), x(2, 4, 2), opset=23, num_heads=3, rotary_embedding_dim=4),
+    row("RotaryEmbedding", x(2, 4, 24), [2], x(9, 4), x(9, 4), **MS),
+    row("RotaryEmbedding", x(2, 3, 4, 8), ints(0, 9, 2, 4), x(9, 4), x(9, 4), interleaved=1, **MS),
+    row("Attention", x(2, 5, 12), x(12, 36), x(36), num_heads=3, **MS),
+    row("Attention", x(2, 5, 12), x(12, 36), x(36), Const(np.ones((2, 5), np.int32)), num_heads=3, unidirectional=1, **MS),
+    row("Attention", x(1, 5, 12), x(12, 36), x(36), None, None, x(1, 3, 5, 5), num_heads=3, scale=0.5, **MS),
+    row("MultiHeadAttention", x(2, 5, 12), x(2, 7, 12), x(2, 7, 6), x(30), num_heads=3, **MS),
+    row("MultiHeadAttention", x(2, 5, 12), x(2, 3, 7, 4), x(2, 3, 7, 4), num_heads=3, **MS),
+    row("MultiHeadAttention", x(2, 5, 12), x(2, 7, 12), x(2, 7, 12), None, None, x(1, 3, 5, 7), num_heads=3, scale=0.4, **MS),
+    row("SkipLayerNormalization", x(2, 3, 8), x(2, 3, 8), x(8), x(8), x(8), outputs=4, epsilon=1e-3, **MS),
+    row("SkipLayerNormalization", x(2, 3, 8), x(2, 3, 8), x(8), None, epsilon=1e-3, **MS),
+    row("SkipSimplifiedLayerNormalization", x(2, 3, 8), x(2, 3, 8), x(8), x(8), epsilon=1e-3, **MS),
+    row("BiasGelu", x(2, 8), x(8), **MS),
+    row("FastGelu", x(2, 8), x(8), **MS),
+    row("FastGelu", x(2, 8), **MS),
+    row("Gelu", x(2, 8), **MS),
+    row("QuickGelu", x(2, 8), **MS),
+    row("QuickGelu", x(2, 8), alpha=1.3, **MS),
+    row("FusedMatMul", x(2, 3, 4), x(2, 5, 4), alpha=0.3, transB=1, **MS),
+    row("FusedMatMul", x(4, 2, 3), x(4, 2, 5), transA=1, transBatchA=1, transBatchB=1, **MS),
+    *(row("FusedGemm", x(3, 4), x(5, 4), x(5), transB=1, activation=a, **MS) for a in ("Relu", "Sigmoid", "Tanh")),
+    row("FusedGemm", x(3, 4), x(4, 5), x(5), activation="LeakyRelu", activation_alpha=0.3, **MS),
+    row("FusedConv", x(1, 2, 5, 5), x(3, 2, 3, 3), x(3), x(1, 3, 3, 3), activation="Relu", **MS),
+    row("FusedConv", x(1, 2, 5, 5), x(3, 2, 3, 3), activation="Clip", activation_params=[-0.5, 0.7], **MS),
+    row("FusedConv", x(1, 2, 5, 5), x(3, 2, 3, 3), activation="HardSigmoid", activation_params=[0.3, 0.4], **MS),
+    row("SwiGLU", x(2, 3, 8), x(2, 3, 8), opset=28, alpha=1.3, judge="evaluator"),
+    row("RMSNormalization", x(2, 3, 8), x(3, 8), axis=1, opset=24),
+]
 MODES = "half_pixel pytorch_half_pixel half_pixel_symmetric align_corners asymmetric".split()
 SIZES = ((5, 6), (9, 17), (1, 4), (7, 3), (10, 12))  # of [5, 6]; where ONNX's evaluator and onnxruntime differ, the latter
 RESIZES = [
@@ -350,9 +390,24 @@ RESIZES = [
 ]
 
 
-CASES = [*RESIZES, *ELEMENTWISE, *MOVEMENT, *CONVOLUTIONS, *POOLS, *REDUCTIONS, *INDICES, *SIGNALS]
+CASES = [*FUSED, *RESIZES, *ELEMENTWISE, *MOVEMENT, *CONVOLUTIONS, *POOLS, *REDUCTIONS, *INDICES, *SIGNALS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_onnxruntime(case):
     maker.confirm(case)
+
+
+def test_forms_that_onnxruntime_has_no_kernel_for():
+    """Packed queries, keys and values, and convolutions of NHWC, are the same numbers as their plain forms."""
+    q, k, v = x(2, 5, 12), x(2, 5, 12), x(2, 5, 12)
+    plain = row("MultiHeadAttention", q, k, v, num_heads=3, **MS)
+    wanted = maker.run(plain.proto(), plain.feed)[0]
+    parts = [a.reshape(2, 5, 3, 4) for a in (q, k, v)]
+    for operands in ([np.stack(parts, 3)], [q, np.stack(parts[1:], 3)]):
+        maker.confirm(row("MultiHeadAttention", *operands, num_heads=3, judge=wanted, **MS))
+    image, weight = x(1, 4, 5, 6), x(6, 2, 3, 3)
+    plain = row("Conv", image, weight, group=2, pads=[1, 0, 1, 2])
+    wanted = maker.run(plain.proto(), plain.feed)[0].transpose(0, 2, 3, 1)
+    channels_last = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+    maker.confirm(row("NhwcConv", channels_last, weight, group=2, pads=[1, 0, 1, 2], judge=wanted, **MS))

@@ -7,22 +7,8 @@ import pytest
 
 from hwgen import intgraph_io
 from hwgen.errors import UserError
-from hwgen.intgraph import (
-    Buffer,
-    ColScale,
-    Constant,
-    Convert,
-    Indirect,
-    Input,
-    IntGraph,
-    MatMul,
-    Norm,
-    Output,
-    RouteTokens,
-    RowMax,
-    RowScale,
-    View,
-)
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Norm, Output, RouteTokens, View
+from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
 
 
 def graph(task: str, weights) -> IntGraph:

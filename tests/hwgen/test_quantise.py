@@ -10,7 +10,8 @@ import pytest
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.errors import UserError
-from hwgen.intgraph import Constant, Indirect, MatMul, Norm, RouteTokens
+from hwgen.intgraph import Constant, MatMul, Norm, RouteTokens
+from hwgen.isa import Indirect
 from hwgen.quantise import quantise
 from hwgen.quantise.calibrate import observe
 from hwgen.quantise.shared import signatures

@@ -11,7 +11,7 @@ import pytest
 
 from hwgen import graph
 from hwgen.errors import UserError
-from hwgen.frontend import check, import_model
+from hwgen.levels import check, import_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 _spec = importlib.util.spec_from_file_location("network_maker", Path(__file__).with_name("network_maker.py"))

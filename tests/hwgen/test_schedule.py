@@ -8,7 +8,8 @@ import pytest
 from hwgen import isa
 from hwgen.config import Config
 from hwgen.errors import UserError
-from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RowMax, View
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, View
+from hwgen.isa import RowMax
 from hwgen.schedule import schedule
 from hwgen.schedule.allocate import Item, place
 from hwgen.schedule.emit import Emitter

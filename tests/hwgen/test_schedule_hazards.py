@@ -12,8 +12,7 @@ import pytest
 
 from hwgen import isa
 from hwgen.config import Config
-from hwgen.intgraph import Convert, Indirect, RowMax, RowScale
-from hwgen.isa import Unit
+from hwgen.isa import Convert, Indirect, RowMax, RowScale, Unit
 from hwgen.schedule import schedule
 from sim.tb.graphs import Shape, random_graph
 

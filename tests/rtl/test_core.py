@@ -9,7 +9,7 @@ import pytest
 
 from hwgen import isa
 from hwgen.config import Config
-from hwgen.intgraph import ColScale, Convert, Indirect, RowMax, RowScale
+from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
 from hwgen.rtl.core import Core
 from hwgen.rtl.ports import READ_LATENCY
 from sim.machine import Machine

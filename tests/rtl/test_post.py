@@ -8,8 +8,7 @@ from amaranth.sim import Simulator
 
 from hwgen import numerics
 from hwgen.config import Config
-from hwgen.intgraph import RowMax
-from hwgen.isa import Gelu
+from hwgen.isa import Gelu, RowMax
 from hwgen.rtl import ports
 from hwgen.rtl.post import PostProcessor
 

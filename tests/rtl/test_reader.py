@@ -4,7 +4,7 @@ from amaranth.sim import Simulator
 
 from hwgen import numerics
 from hwgen.config import Config
-from hwgen.intgraph import Convert, RowScale
+from hwgen.isa import Convert, RowScale
 from hwgen.rtl.reader import RowQuantiser, RowReader, constant_table
 
 

@@ -5,23 +5,8 @@ import pytest
 
 from hwgen import numerics as num
 from hwgen.errors import UserError
-from hwgen.intgraph import (
-    Buffer,
-    ColScale,
-    Constant,
-    Convert,
-    Indirect,
-    Input,
-    IntGraph,
-    MatMul,
-    Norm,
-    Output,
-    RouteTokens,
-    RowMax,
-    RowScale,
-    View,
-    verify,
-)
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Norm, Output, RouteTokens, View, verify
+from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
 from sim import golden
 
 

@@ -8,7 +8,8 @@ import pytest
 from host.pack import pack_input, unpack_output
 from hwgen import isa, planner
 from hwgen.config import Config
-from hwgen.intgraph import Constant, Indirect, Input, RouteTokens
+from hwgen.intgraph import Constant, Input, RouteTokens
+from hwgen.isa import Indirect
 from hwgen.schedule import schedule
 from sim import golden
 from sim.machine import Machine, MachineFault, Segment

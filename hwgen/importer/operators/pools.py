@@ -11,16 +11,16 @@ from ..rules import Context, Op, Unsupported, rule
 from .products import geometry, windows
 
 
-@rule("MaxPool", "AveragePool", "LpPool")
+@rule("MaxPool", "AveragePool", "LpPool", "com.microsoft.nchwc.MaxPool", "com.microsoft.nchwc.AveragePool")
 def pool(c: Context, op: Op, x: Ref) -> Ref:
     """With ceil_mode, a last window that starts behind the tensor and its front pad is dropped, as onnxruntime does (ONNX's
     shape inference before opset 22 keeps it); an average divides by the elements inside, pads only on request."""
-    t, kernel = c.t, op.attribute("kernel_shape")
+    t, kernel, kind = c.t, op.attribute("kernel_shape"), op.type.rpartition(".")[2]
     lengths = x.shape[2:]
     strides, dilations, pads = geometry(op, lengths, kernel)
     ceil = op.attribute("ceil_mode", 0)
     op.ignore("storage_order")
-    if len(op.outputs) > 1:
+    if any(op.outputs[1:]):
         raise Unsupported("gives the indices of its maxima")
     over = []
     for n, k, s, d, (a, b) in zip(lengths, kernel, strides, dilations, pads, strict=True):
@@ -35,9 +35,9 @@ def pool(c: Context, op: Op, x: Ref) -> Ref:
     def reduced(function: str, r: Ref, pads: Any, value: float = 0.0) -> Ref:
         return t.reduce(function, windows(c, r, kernel, strides, dilations, pads, value), axes, keep=False)
 
-    if op.type == "MaxPool":
+    if kind == "MaxPool":
         return reduced("max", x, wide, -np.inf if x.dtype == FLOAT else np.iinfo(np.int64).min)
-    if op.type == "LpPool":
+    if kind == "LpPool":
         p = float(op.attribute("p", 2))
         return t.map("pow", reduced("sum", t.map("pow", t.map("abs", x), p), wide), 1 / p)
     total = reduced("sum", x, wide)

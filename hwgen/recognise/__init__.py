@@ -1,0 +1,29 @@
+"""T -> L: patterns that find layers in tensor IR. A pattern is a shape plus a check; what none takes stays a node of T."""
+
+from __future__ import annotations
+
+from ..errors import Finding
+from ..tensor import Program
+from .activations import clip, curved, plain
+from .attention import attention
+from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
+from .norms import norm, softmax
+from .rewrite import Pattern, rewrite
+from .tokens import ordered, pool, positions, tokens
+
+# In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
+# be such a step, so that only the second round folds those, and puts rows and columns in order.
+ROUNDS: tuple[tuple[Pattern, ...], ...] = (
+    (linear, attention, softmax, norm, curved, bias, gain),
+    (gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, pool, plain, clip, ordered),
+    (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, pool, plain, clip, scale, ordered),
+)
+
+__all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]
+
+
+def recognise(program: Program) -> tuple[Program, list[Finding]]:
+    """The same outputs by layers; nothing is refused here."""
+    for patterns in ROUNDS:
+        program = rewrite(program, patterns)
+    return program, []
