@@ -37,7 +37,7 @@ def walk(c: Context, nodes: list[Op], source: str = "") -> None:
             refuse(c, op, no.reason, no.hint)
         except TooLarge as error:
             refuse(c, op, f"makes {error}, too many to compute while importing")
-        except ValueError as error:
+        except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
             refuse(c, op, f"its operands do not fit: {error}")
         else:
             results = made if isinstance(made, list | tuple) else [made]
@@ -46,9 +46,7 @@ def walk(c: Context, nodes: list[Op], source: str = "") -> None:
                 c.kinds.update(dict.fromkeys(op.outputs, c.kinds[op.inputs[0]]))
             if op.unread:
                 c.findings.append(Finding(op.name, op.type, "import", f"attribute {', '.join(op.unread)} is not known"))
-            missing = [n for n in op.outputs[len(results) :] if n] + [
-                n for n, r in zip(op.outputs, results, strict=False) if n and r is None
-            ]
+            missing = [n for i, n in enumerate(op.outputs) if n and (i >= len(results) or results[i] is None)]
             if missing:
                 refuse(c, op, f"output {missing[0]!r} is not computed", outputs=missing)
 
@@ -149,7 +147,7 @@ def _shapes(c: Context, op: Op) -> dict[str, tuple[tuple[int, ...], str]]:
         made = onnx.shape_inference.infer_node_outputs(schema, op.proto, types, data, opset_imports=sets)
     except Exception:  # onnx raises types of its own for whatever it cannot infer
         return {}
-    kinds = {TensorProto.BOOL: BOOL, **dict.fromkeys(INTEGERS, INT)}
+    kinds: dict[int, str] = {TensorProto.BOOL: BOOL, **dict.fromkeys(INTEGERS, INT)}
     found = {}
     for name, proto in made.items():
         tensor = proto.tensor_type

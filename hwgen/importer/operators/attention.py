@@ -77,10 +77,10 @@ def attention(c: Context, op: Op, q: Ref, k: Ref, v: Ref, mask: Ref | None = Non
     kv_heads = op.attribute("kv_num_heads", heads)
     if flat:
         q, k, v = by_head(c, q, heads), by_head(c, k, kv_heads), by_head(c, v, kv_heads)
-    past = 0
-    if rest and rest[0] is not None:
-        past = rest[0].shape[2]
-        k, v = c.t.concat([rest[0], k], 2), c.t.concat([rest[1], v], 2)
+    keys, values = (*rest, None, None)[:2]
+    past = keys.shape[2] if keys is not None else 0
+    if keys is not None and values is not None:
+        k, v = c.t.concat([keys, k], 2), c.t.concat([values, v], 2)
     y = attend(c, q, k, v, _scale(op, q), mask, bool(op.attribute("is_causal", 0)), past)
     return [side_by_side(c, y) if flat else y, k, v][: len(op.outputs)]
 

@@ -119,7 +119,8 @@ def upsample(c: Context, op: Op, x: Ref) -> Ref:
     names = ("mode", "coordinate_transformation_mode")
     given: dict[str, Any] = {n: op.attribute(n, "asymmetric" if n != "mode" else "nearest") for n in names}
     scales = c.t.const(np.asarray(op.attribute("scales"), np.float32))
-    return resize(c, Op("Resize", op.name, (), ("",), {**given, "nearest_mode": "floor"}, 13), x, None, scales)
+    made: Ref = resize(c, Op("Resize", op.name, (), ("",), {**given, "nearest_mode": "floor"}, 13), x, None, scales)
+    return made
 
 
 def _plain(weight: Array) -> Array:

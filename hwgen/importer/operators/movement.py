@@ -47,8 +47,8 @@ def constant_of_shape(c: Context, op: Op, sizes: Ref) -> Ref:
 
 @rule("Range")
 def steps(c: Context, op: Op, *x: Ref) -> Ref:
-    start, limit, delta = (c.array(r, "range").reshape(()) for r in x)
-    return c.t.const(np.arange(start, limit, delta, start.dtype))
+    start, limit, delta = (c.array(r, "range").reshape(-1)[0] for r in x)
+    return c.t.const(np.arange(start, limit, delta).astype(start.dtype))
 
 
 @rule("Reshape")

@@ -59,7 +59,7 @@ def resize(c: Context, op: Op, x: Ref, *rest: Ref | None) -> Ref:
     return c.t.map("where", c.t.const(outside), op.attribute("extrapolation_value", 0.0), x) if outside.any() else x
 
 
-def _coordinates(transform: str, n: int, to: int, factor: Any, bounds: Array | None) -> Array:
+def _coordinates(transform: str, n: int, to: int, factor: Any, bounds: Array | None) -> Any:
     """Where each of `to` elements lies among `n`, in float32 as onnxruntime computes it."""
     i, half, one = np.arange(to, dtype=np.float32), np.float32(0.5), np.float32(1)
     match transform:
@@ -79,7 +79,7 @@ def _coordinates(transform: str, n: int, to: int, factor: Any, bounds: Array | N
     raise Unsupported(f"coordinate_transformation_mode is {transform!r}")
 
 
-def _nearest(op: Op, place: Array, factor: float, old: bool) -> Array:
+def _nearest(op: Op, place: Any, factor: float, old: bool) -> Any:
     how = op.attribute("nearest_mode", "simple" if old else "round_prefer_floor")
     match how:
         case "round_prefer_floor":
