@@ -134,6 +134,8 @@ class Layout:
             return self
         if count < 0 or count and not (0 <= start < size and 0 <= start + (count - 1) * step < size):
             raise ValueError(f"{count} elements {step} apart from {start} on of {size}")
+        if count == 0:
+            return self._with(axis, _axis(0, 0), self.offset)
         if count == 1:
             offset, rest = self.offset, start
             for n, stride in reversed(factors):
