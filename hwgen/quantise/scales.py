@@ -20,6 +20,7 @@ LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
 # A row of float weights lies on a grid of 128 levels by chance with probability 128 * (2 * GRID_TOLERANCE)^columns.
 GRID_FIRST = 16
 INT4_MAX = 7
+FEW_LEVELS = 8
 GRID_TOLERANCE = 1e-3
 
 
@@ -57,10 +58,14 @@ def single(factor: float) -> tuple[int, int]:
 def weight_steps(weight: Array) -> Array:
     """Step [N] of int8 weights [N, K]: that of a model quantised before, else the smallest without a weight beyond 127.
 
-    In either case no sum is beyond the accumulator.
+    In either case no sum is beyond the accumulator. A row of a few levels (an identity) has as fine a step as it can,
+    halved again and again: its sums are then large enough that the first rounding of `numerics.requantise` costs nothing.
     """
     grid = whole_steps(weight)
     magnitude = np.abs(weight)
+    levels = magnitude.max(axis=1, initial=0.0) / np.where(grid > 0, grid, np.inf)
+    few = (levels > 0) & (levels <= FEW_LEVELS)
+    grid[few] /= 2.0 ** np.floor(np.log2(num.INT8_MAX / levels[few]))
     sums = num.ACC_MAX / num.INT8_MAX - weight.shape[1] / 2  # each weight may round up by half
     fits = magnitude.sum(axis=1) / sums
     return np.where((grid > 0) & (grid >= fits), grid, np.maximum(magnitude.max(axis=1) / num.INT8_MAX, fits))
