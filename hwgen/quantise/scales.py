@@ -7,49 +7,36 @@ error of a matrix is the rounding of its weights.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from .. import numerics as num
+from ..qgraph import UNIT_ROW, Matrix
 
 Array = np.ndarray
 
 # Largest factor of a column multiplier and its shift, a little less so that rounding up stays in range.
 LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
-# Row multiplier where a row has no scale of its own (static operands): keeps the shift inside its range.
-UNIT_ROW = 1 << 15
 # A row of float weights lies on a grid of 128 levels by chance with probability 128 * (2 * GRID_TOLERANCE)^columns.
-GRID_FIRST = 16
+GRID_FIRST = 4  # columns: all rows but those of a grid fail here
 INT4_MAX = 7
+FEW_LEVELS = 8
 GRID_TOLERANCE = 1e-3
 
 
-class ScaleTooSmall(Exception):
-    """An output that must have the residual stream's scale needs at least `scale` for it."""
-
-    def __init__(self, scale: float):
-        super().__init__(f"the residual stream needs a scale of at least {scale:g}")
-        self.scale = scale
-        self.node = None  # that it is for, once it is known
-
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """int8 [N, K], column multipliers u16 [N] and their shift, bias int16 [N]."""
-
-    w: Array
-    col_mult: Array
-    shift: int
-    bias: Array
+class OutOfRange(ValueError):
+    """A number that no multiplier or bias holds."""
 
 
 def multipliers(factor: Array, fraction_bits: int = num.COL_SHIFT) -> tuple[Array, int]:
     """Smallest u16 m [N] and one shift with m / 2^(fraction_bits + shift) >= factor [N] (a factor of 0 gives 0).
 
-    The largest m is in [32768, 65535] unless the shift is at its limit. Raises ValueError for a factor out of range.
+    The largest m is in [32768, 65535] unless the shift is at its limit. Raises OutOfRange for a factor that
+    is too large, negative or no number.
     """
     factor = np.asarray(factor, np.float64)
+    if not np.all(factor >= 0):
+        raise OutOfRange(f"factor {float(factor.min()):g} is no multiplier")
     largest = float(factor.max(initial=0.0))
     if largest == 0.0:
         return np.zeros(factor.shape, np.int64), num.SHIFT_MIN
@@ -57,7 +44,7 @@ def multipliers(factor: Array, fraction_bits: int = num.COL_SHIFT) -> tuple[Arra
     if math.ceil(math.ldexp(largest, fraction_bits + shift)) > num.U16_MAX:
         shift -= 1
     if shift < num.SHIFT_MIN:
-        raise ValueError(f"factor {largest:g} is too large for a multiplier")
+        raise OutOfRange(f"factor {largest:g} is too large for a multiplier")
     shift = min(shift, num.SHIFT_MAX)
     return np.ceil(np.ldexp(factor, fraction_bits + shift)).astype(np.int64), shift
 
@@ -71,10 +58,14 @@ def single(factor: float) -> tuple[int, int]:
 def weight_steps(weight: Array) -> Array:
     """Step [N] of int8 weights [N, K]: that of a model quantised before, else the smallest without a weight beyond 127.
 
-    In either case no sum is beyond the accumulator.
+    In either case no sum is beyond the accumulator. A row of a few levels (an identity) has as fine a step as it can,
+    halved again and again: its sums are then large enough that the first rounding of `numerics.requantise` costs nothing.
     """
     grid = whole_steps(weight)
     magnitude = np.abs(weight)
+    levels = magnitude.max(axis=1, initial=0.0) / np.where(grid > 0, grid, np.inf)
+    few = (levels > 0) & (levels <= FEW_LEVELS)
+    grid[few] /= 2.0 ** np.floor(np.log2(num.INT8_MAX / levels[few]))
     sums = num.ACC_MAX / num.INT8_MAX - weight.shape[1] / 2  # each weight may round up by half
     fits = magnitude.sum(axis=1) / sums
     return np.where((grid > 0) & (grid >= fits), grid, np.maximum(magnitude.max(axis=1) / num.INT8_MAX, fits))
@@ -88,21 +79,20 @@ def whole_steps(weight: Array) -> Array:
     """
     weight = np.asarray(weight, np.float64)
     largest = np.abs(weight).max(axis=1, initial=0.0)
-    first = weight[:, :GRID_FIRST]
     step = np.zeros(len(weight))
-    todo = np.flatnonzero(largest > 0)
-    for multiple in range(1, 1 << 7 | 1):
-        found = todo[_on_grid(first[todo], largest[todo] / multiple)]
-        found = found[_on_grid(weight[found], largest[found] / multiple)]
-        step[found] = largest[found] / multiple
-        todo = np.setdiff1d(todo, found, assume_unique=True)
+    share = weight[:, :GRID_FIRST] / np.where(largest > 0, largest, np.inf)[:, None]
+    on_grid = _whole(share[:, :, None] * np.arange(1, (1 << 7) + 1)).all(axis=1) & (largest > 0)[:, None]
+    for row in np.flatnonzero(on_grid.any(axis=1)):
+        for multiple in np.flatnonzero(on_grid[row]) + 1:
+            if _whole(weight[row] / (largest[row] / multiple)).all():
+                step[row] = largest[row] / multiple
+                break
     return step
 
 
-def _on_grid(weight: Array, step: Array) -> Array:
-    """Whether all weights of a row [N, K] are whole multiples of its step [N]: bool [N]."""
-    multiples = weight / step[:, None]
-    return (np.abs(multiples - np.rint(multiples)) < GRID_TOLERANCE).all(axis=1)
+def _whole(x: Array) -> Array:
+    """Whether numbers are whole, nearly."""
+    return np.abs(x - np.rint(x)) < GRID_TOLERANCE
 
 
 def int8_weights(weight: Array, step: Array) -> Array:
@@ -125,7 +115,7 @@ def smallest_out_scale(weight: Array, step_in: float, bias: Array | None, row: i
 
 def quantise_weights(
     weight: Array, step_in: float, step_out: Array | float, bias: Array | None, row: int = 1
-) -> Weights:
+) -> Matrix:
     """Parameters of out = sum * column multiplier * row multiplier + bias.
 
     `weight` [N, K] real; a sum of int8 products (times the row multiplier, if that is not the immediate `row`) counts
@@ -138,5 +128,5 @@ def quantise_weights(
     step = np.ldexp(col * step_out * row / step_in, -(num.COL_SHIFT + shift))
     integer_bias = np.zeros(weight.shape[0]) if bias is None else np.rint(np.asarray(bias, np.float64) / step_out)
     if np.abs(integer_bias).max(initial=0) > num.INT16_MAX:
-        raise ValueError("bias beyond int16")
-    return Weights(int8_weights(weight, step), col, shift, integer_bias.astype(np.int16))
+        raise OutOfRange(f"a bias of {np.abs(integer_bias).max():g} steps, beyond int16")
+    return Matrix(int8_weights(weight, step), col, shift, integer_bias.astype(np.int16), row if row > 1 else None)
