@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, explore, files, intgraph_io, registers, report, report_html, vendor
+from . import boards, explore, files, intgraph_io, registers, report, report_html
 from .config import Config
 from .dram import of_board
 from .errors import UserError
@@ -142,6 +142,8 @@ def _report(build: Build) -> str:
 
 
 def _bundle(build: Build) -> str:
+    from . import vendor
+
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
     contents |= vendor.scripts(build.config, build.board, list(contents))
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
