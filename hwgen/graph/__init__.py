@@ -10,6 +10,7 @@ from .nodes import (
     FORMS,
     Add,
     Attention,
+    Clip,
     Combine,
     Dispatch,
     Embed,
@@ -37,6 +38,7 @@ from .shapes import shapes, verify
 __all__ = [
     "Add",
     "Attention",
+    "Clip",
     "Combine",
     "Dispatch",
     "Embed",

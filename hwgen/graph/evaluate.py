@@ -9,6 +9,7 @@ from .. import patches
 from .nodes import (
     Add,
     Attention,
+    Clip,
     Combine,
     Dispatch,
     Embed,
@@ -114,6 +115,8 @@ def _evaluate(node: Node, *v: Array) -> Array:
             return activate(v[0], "sigmoid", slope)
         case Relu():
             return activate(v[0], "relu", 1.0)
+        case Clip(low=low, high=high):
+            return np.clip(v[0], low, high).astype(v[0].dtype, copy=False)
         case Attention(heads=h, scale=scale, bias=bias):
             q, k, x = (a.reshape(a.shape[0], h, -1).transpose(1, 0, 2) for a in v)
             scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)

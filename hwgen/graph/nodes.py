@@ -105,6 +105,15 @@ class Relu(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Clip(Node):
+    """min(max(x, low), high); either bound may be infinite. What a QuantizeLinear/DequantizeLinear pair does to its readers."""
+
+    x: str = value()
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
 class Attention(Node):
     """softmax(q_h @ k_h.T * scale + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns."""
 

@@ -11,6 +11,7 @@ from .nodes import (
     FORMS,
     Add,
     Attention,
+    Clip,
     Combine,
     Dispatch,
     Embed,
@@ -93,6 +94,9 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             return s[0]
         case Silu() | Relu():
             _need(not isinstance(node, Silu) or node.slope > 0, "slope")
+            return s[0]
+        case Clip(low=low, high=high):
+            _need(low < high, f"limits {low} and {high}")
             return s[0]
         case Attention(heads=h, bias=bias):
             _need(s[0][1] == s[1][1] and s[1][0] == s[2][0], f"q {s[0]}, k {s[1]}, v {s[2]}")
