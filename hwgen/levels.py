@@ -100,9 +100,13 @@ def import_model(path: str | Path, confirmed: bool = True, **options: Any) -> gr
 
 def check(path: str | Path, **options: Any) -> list[Finding]:
     """Every node that hwgen cannot build, of all tasks; empty if it can build all. Raises UserError for a bad file."""
+    model = load(path, **options)
+    every = [Compiled(model)]
+    if model.numbers:
+        every = [compiled(path, fixed=numbers, **options) for numbers in tasks(path, **options).values()]
     found: dict[Finding, None] = {}
-    for numbers in tasks(path, **options).values():
-        found |= dict.fromkeys(compiled(path, fixed=numbers, **options).until(PASSES[-1][0]).findings)
+    for one in every:
+        found |= dict.fromkeys(one.until(PASSES[-1][0]).findings)
     return list(found)
 
 

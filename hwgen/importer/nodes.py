@@ -21,14 +21,15 @@ def array(tensor: TensorProto) -> Array:
 
 
 def ops(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str], opsets: dict[str, int]) -> list[Op]:
-    """The nodes that `outputs` need, in their order."""
+    """The nodes that `outputs` need, in their order; of their outputs, those that nothing reads have no name."""
     needed = set(outputs)
     kept = []
     for place, node in reversed(list(enumerate(nodes))):
-        if needed.intersection(node.output):
-            kept.append((place, node))
+        read = tuple(name if name in needed else "" for name in node.output)
+        if any(read):
+            kept.append((place, node, read))
             needed.update(node.input, *(reads(a.g) for a in node.attribute if a.type == AttributeProto.GRAPH))
-    return [_op(node, place, opsets) for place, node in reversed(kept)]
+    return [_op(node, place, read, opsets) for place, node, read in reversed(kept)]
 
 
 def reads(graph: onnx.GraphProto) -> set[str]:
@@ -45,12 +46,12 @@ def body(graph: onnx.GraphProto, opsets: dict[str, int]) -> Body:
     return Body(tuple(i.name for i in graph.input), ops(graph.node, outputs, opsets), constants, outputs)
 
 
-def _op(node: onnx.NodeProto, place: int, opsets: dict[str, int]) -> Op:
+def _op(node: onnx.NodeProto, place: int, outputs: tuple[str, ...], opsets: dict[str, int]) -> Op:
     domain = "" if node.domain == "ai.onnx" else node.domain
     name = node.name or f"{node.op_type}_{place} (-> {', '.join(node.output)})"
     attributes = {a.name: _attribute(a, opsets) for a in node.attribute}
     kind = f"{domain}.{node.op_type}" if domain else node.op_type
-    return Op(kind, name, tuple(node.input), tuple(node.output), attributes, opsets.get(domain, 1), node)
+    return Op(kind, name, tuple(node.input), outputs, attributes, opsets.get(domain, 1), node)
 
 
 def _attribute(attribute: AttributeProto, opsets: dict[str, int]) -> Any:

@@ -20,20 +20,24 @@ SAME_TYPE = set("Identity Reshape Squeeze Unsqueeze Transpose Flatten Expand Sli
 INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8)
 
 
-def walk(c: Context, nodes: list[Op]) -> None:
-    """Import `nodes` into `c.values`; what cannot be taken joins `c.findings`. Nodes that read unknown values are skipped."""
+def walk(c: Context, nodes: list[Op], source: str = "") -> None:
+    """Import `nodes` into `c.values`; what cannot be taken joins `c.findings`. Nodes that read unknown values are skipped.
+
+    source: the ONNX node that the nodes stand for, where that is one.
+    """
     for op in nodes:
         if any(name and name not in c.values for name in op.inputs):
             continue
         operands = [c.values[name] if name else None for name in op.inputs]
-        c.t.source = op.name
+        c.t.source = source or op.name
+        c.operators.setdefault(c.t.source, op.type)
         try:
             made = _rule(c, op, operands)
         except Unsupported as no:
             refuse(c, op, no.reason, no.hint)
         except TooLarge as error:
             refuse(c, op, f"makes {error}, too many to compute while importing")
-        except ValueError as error:
+        except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
             refuse(c, op, f"its operands do not fit: {error}")
         else:
             results = made if isinstance(made, list | tuple) else [made]
@@ -42,9 +46,7 @@ def walk(c: Context, nodes: list[Op]) -> None:
                 c.kinds.update(dict.fromkeys(op.outputs, c.kinds[op.inputs[0]]))
             if op.unread:
                 c.findings.append(Finding(op.name, op.type, "import", f"attribute {', '.join(op.unread)} is not known"))
-            missing = [n for n in op.outputs[len(results) :] if n] + [
-                n for n, r in zip(op.outputs, results, strict=False) if n and r is None
-            ]
+            missing = [n for i, n in enumerate(op.outputs) if n and (i >= len(results) or results[i] is None)]
             if missing:
                 refuse(c, op, f"output {missing[0]!r} is not computed", outputs=missing)
 
@@ -91,7 +93,7 @@ def _expanded(c: Context, op: Op, operands: list[Any]) -> list[Any]:
     given |= {a.name: a for a in [*function.attribute_proto, *op.proto.attribute]}
     nodes = [_bound(node, given) for node in function.node]
     op.ignore(*op.attributes)
-    walk(inner, ops(nodes, function.output, inner.opsets))
+    walk(inner, ops(nodes, function.output, inner.opsets), c.t.source)
     if inner.findings:
         first = inner.findings[0]
         raise Unsupported(f"its {first.op}: {first.reason}", first.hint)
@@ -145,7 +147,7 @@ def _shapes(c: Context, op: Op) -> dict[str, tuple[tuple[int, ...], str]]:
         made = onnx.shape_inference.infer_node_outputs(schema, op.proto, types, data, opset_imports=sets)
     except Exception:  # onnx raises types of its own for whatever it cannot infer
         return {}
-    kinds = {TensorProto.BOOL: BOOL, **dict.fromkeys(INTEGERS, INT)}
+    kinds: dict[int, str] = {TensorProto.BOOL: BOOL, **dict.fromkeys(INTEGERS, INT)}
     found = {}
     for name, proto in made.items():
         tensor = proto.tensor_type

@@ -41,7 +41,7 @@ class Cut:
             if held is not None:
                 self.branches |= {n: self.experts(n) for n in held}
             elif node in self.depend:
-                stack += [r.node for r in node.operands]
+                stack += [r.node for r in reversed(node.operands)]
             else:
                 self.rests[node] = None
 

@@ -35,6 +35,7 @@ class Rows:
         self.findings: dict[Finding, None] = {}
         self.kinds: dict[str, str] = program.notes.get("operators", {})
         self.routes: dict[Any, str] = {}  # routers' row lists, by what they are made of
+        self.ranges: dict[str, tuple[Array, Array]] = {}
         self._places: dict[Node, Place] = {}
         self._made: dict[Any, str] = {}
         self._derived: dict[Any, Node] = {}
@@ -97,7 +98,14 @@ class Rows:
         if r not in self._at:
             self._at[r] = base(r)
         node, at = self._at[r]
+        if isinstance(node.op, Input) and len(r.shape) == 2 and not self.missing(node):
+            node, at = self._pixels(r), np.arange(r.layout.size).reshape(r.shape)
         return shown(r, self.place(node), node, at)
+
+    def _pixels(self, r: Ref) -> Node:
+        """Patches of the image as they are: a linear layer that copies them."""
+        self.t.name, self.t.source = "", r.node.source
+        return self.t.node(Linear(), r, self.t.const(np.eye(r.shape[1], dtype=np.float32))).node
 
     def tokens(self, r: Ref) -> tuple[Node, int, Array | None]:
         """An operand [R, C] as (layer of these columns, first row, order of the rows)."""
@@ -156,12 +164,19 @@ class Rows:
         found = r.constant
         if found is None:
             raise Unsupported(f"{what} is computed from the image")
+        if not np.isfinite(found).all():
+            raise Unsupported("its constant holds infinity or NaN, which only an attention mask may")
         return self.intern(found)
 
     def intern(self, array: Array) -> Array:
         array = np.ascontiguousarray(array, np.float32)
         key = (array.shape, blake2b(array, digest_size=16).digest())
         return self._interned.setdefault(key, array)
+
+    def limit(self, name: str, low: float, high: float, columns: int) -> None:
+        """What a quantised file lets a value hold; of several limits for its readers, the widest."""
+        old = self.ranges.get(name, (np.inf, -np.inf))
+        self.ranges[name] = np.full(columns, np.minimum(low, old[0])), np.full(columns, np.maximum(high, old[1]))
 
     # --- what cannot be held ---
 

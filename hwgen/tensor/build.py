@@ -5,6 +5,7 @@ A `Builder` never guesses: what it simplifies is equal for all numbers (x + 0, x
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -137,7 +138,7 @@ class Builder:
             return x[0]
         return None
 
-    def reduce(self, function: str, x: Ref, axes: tuple[int, ...] | list[int], keep: bool = True) -> Ref:
+    def reduce(self, function: str, x: Ref, axes: Iterable[int], keep: bool = True) -> Ref:
         """Over `axes` (negative ones from behind), which are dropped without `keep`. "mean" is a sum times a factor."""
         rank = len(x.shape)
         axes = tuple(sorted(int(a) % rank for a in axes))

@@ -164,7 +164,8 @@ class Layout:
     @staticmethod
     def of(positions: Array, most: int = 4) -> Layout | None:
         """The loops that give a list of integers; None where that needs more than `most` of them."""
-        rest, factors = positions.reshape(-1), []
+        rest = positions.reshape(-1)
+        factors: list[Factor] = []
         while len(rest) > 1 and len(factors) < most:
             steps = np.diff(rest)
             same = np.flatnonzero(steps != steps[0])

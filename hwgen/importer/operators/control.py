@@ -32,7 +32,7 @@ class Sequence:
 
 def inside(c: Context, body: Body, operands: list[Any]) -> list[Any]:
     """The outputs of a graph inside a node."""
-    inner = Context(c.t, c.opsets, dict(c.values), c.kinds, c.findings, c.unwanted)
+    inner = Context(c.t, c.opsets, dict(c.values), c.kinds, c.operators, c.findings, c.unwanted)
     inner.values.update((name, c.t.const(value, name)) for name, value in body.constants.items())
     c.kinds.update((name, value.dtype.name) for name, value in body.constants.items())
     inner.values.update(zip(body.inputs, operands, strict=False))
@@ -78,8 +78,7 @@ def choose(c: Context, held: Ref, a: Any, b: Any) -> Any:
 
 def _skipped(c: Context, held: Ref, a: Ref, b: Ref) -> Ref | None:
     """The result of an If that skips an expert without tokens: what is computed for none equals what is there without."""
-    totals = {n for n in _scalars(held.node) if not isinstance(n.op, Map | Const)}
-    total = totals.pop() if len(totals) == 1 else None
+    total = _total(held)
     mask = _counted(total) if total is not None else None
     if mask is None:
         return None
@@ -90,9 +89,17 @@ def _skipped(c: Context, held: Ref, a: Ref, b: Ref) -> Ref | None:
     return used if replaced(c, used, mask.node) == replaced(c, skipped, mask.node) else None
 
 
-def _scalars(node: Node) -> set[Node]:
-    """The nodes of a computation with single numbers, down to the first that is none."""
-    return {node}.union(*(_scalars(r.node) for r in node.operands)) if isinstance(node.op, Map) else {node}
+def _total(held: Ref) -> Node | None:
+    """The one node that a computation with single numbers and constants starts from."""
+    seen: dict[Node, None] = {held.node: None}
+    for node in (todo := [held.node]):
+        new = [r.node for r in node.operands if isinstance(node.op, Map) and r.node not in seen]
+        seen.update(dict.fromkeys(new))
+        todo += new
+        if len(seen) > 16:
+            return None
+    found = [n for n in seen if not isinstance(n.op, Map | Const)]
+    return found[0] if len(found) == 1 else None
 
 
 def _counted(total: Node) -> Ref | None:

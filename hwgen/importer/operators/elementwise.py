@@ -139,19 +139,17 @@ def swish(c: Context, op: Op, x: Ref) -> Ref:
 @rule("Cast", "CastLike")
 def cast(c: Context, op: Op, x: Ref, like: Ref | None = None) -> Ref:
     op.ignore("saturate", "round_mode")
-    if op.type == "CastLike":
-        kind = like.dtype
-    else:
-        kind = KINDS.get(op.attribute("to"))
+    kind = like.dtype if like is not None else KINDS.get(op.attribute("to"))
     if kind == FLOAT:
         return as_float(c.t, x)
     if kind is None:
         raise Unsupported(f"casts to type {op.attribute('to')} of ONNX, which hwgen does not compute with")
     if kind not in (FLOAT, INT, BOOL):  # a narrow integer: exact for constants and where nothing is cut off
-        if x.dtype != BOOL and (known := x.constant) is None:
+        known = x.constant
+        if known is None and x.dtype != BOOL:
             raise Unsupported(f"casts computed numbers to {np.dtype(kind).name}, which may cut them off")
         c.kinds[op.outputs[0]] = np.dtype(kind).name
-        return c.t.const(known.astype(kind)) if x.dtype != BOOL else c.t.map("int", x)
+        return c.t.map("int", x) if known is None else c.t.const(known.astype(kind))
     return c.t.map({INT: "int", BOOL: "bool"}[kind], x)
 
 

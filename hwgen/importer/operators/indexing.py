@@ -69,9 +69,9 @@ def scatter_elements(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Re
     index = positive(c, index, x.shape[axis])
     known = index.constant
     if known is not None and op.attribute("reduction", "none") == "none":
-        place = list(np.indices(known.shape, sparse=True))
+        place: list[Array] = list(np.indices(known.shape, sparse=True))
         place[axis] = known
-        flat = c.t.const(np.ravel_multi_index(np.broadcast_arrays(*place), x.shape).reshape(-1))
+        flat = c.t.const(np.ravel_multi_index(tuple(np.broadcast_arrays(*place)), x.shape).reshape(-1))
         y = _scatter(c, op, c.t.reshape(x, (prod(x.shape), 1)), flat, c.t.reshape(updates, (known.size, 1)))
         return c.t.reshape(y, x.shape)
     return c.t.scatter(x, index, updates, axis, op.attribute("reduction", "none"))
@@ -174,4 +174,4 @@ def eye(c: Context, op: Op, x: Ref) -> Ref:
     kind = {1: np.float32, 6: np.int64, 7: np.int64, 9: np.bool_}.get(op.attribute("dtype", {"f": 1, "i": 7, "b": 9}[x.dtype]))
     if kind is None:
         raise Unsupported(f"dtype is {op.attribute('dtype')}")
-    return c.t.const(np.eye(*x.shape, op.attribute("k", 0), dtype=kind))
+    return c.t.const(np.eye(x.shape[0], x.shape[1], op.attribute("k", 0)).astype(kind))

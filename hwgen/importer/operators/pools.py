@@ -20,7 +20,7 @@ def pool(c: Context, op: Op, x: Ref) -> Ref:
     strides, dilations, pads = geometry(op, lengths, kernel)
     ceil = op.attribute("ceil_mode", 0)
     op.ignore("storage_order")
-    if len(op.outputs) > 1:
+    if any(op.outputs[1:]):
         raise Unsupported("gives the indices of its maxima")
     over = []
     for n, k, s, d, (a, b) in zip(lengths, kernel, strides, dilations, pads, strict=True):

@@ -36,10 +36,11 @@ def reduce(c: Context, op: Op, *x: Ref) -> Ref:
 
 @rule(*(d + k for d in ("", "com.microsoft.nchwc.") for k in ("GlobalAveragePool", "GlobalMaxPool")), "GlobalLpPool")
 def global_pool(c: Context, op: Op, x: Ref) -> Ref:
+    axes = list(range(2, len(x.shape)))
     if op.type == "GlobalLpPool":
         p = float(op.attribute("p", 2))
-        return c.t.map("pow", c.t.reduce("sum", c.t.map("pow", c.t.map("abs", x), p), range(2, len(x.shape))), 1 / p)
-    return c.t.reduce("mean" if op.type.endswith("GlobalAveragePool") else "max", x, range(2, len(x.shape)))
+        return c.t.map("pow", c.t.reduce("sum", c.t.map("pow", c.t.map("abs", x), p), axes), 1 / p)
+    return c.t.reduce("mean" if op.type.endswith("GlobalAveragePool") else "max", x, axes)
 
 
 @rule("Softmax", "LogSoftmax")
@@ -105,7 +106,7 @@ def rms_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None) -> list[Ref]:
 
 
 @rule("LayerNormalization")
-def layer_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None, shift: Ref | None = None) -> list[Ref]:
+def layer_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None, shift: Ref | None = None) -> list[Any]:
     """Mean and inverse deviation are further outputs."""
     op.ignore("stash_type")
     axes = range(op.attribute("axis", -1) % len(x.shape), len(x.shape))

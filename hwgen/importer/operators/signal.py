@@ -42,9 +42,9 @@ def grid_sample(c: Context, op: Op, x: Ref, grid: Ref) -> Ref:
     first = t.const(np.arange(n).reshape(n, *[1] * (len(places) - 1)) * prod(lengths))
     total = None
     for chosen in product(*taps):
-        index, weight = t.expand(t.const(np.zeros((), np.int64)), places), None
-        for (i, w, inside), size in zip(chosen, lengths, strict=True):
-            index = t.map("add", t.map("mul", index, size), i)
+        index, weight = t.full(places, np.int64(0)), None
+        for (at, w, inside), size in zip(chosen, lengths, strict=True):
+            index = t.map("add", t.map("mul", index, size), at)
             for factor in (w, inside):
                 if factor is not None:
                     weight = factor if weight is None else t.map("mul", weight, factor)
@@ -85,13 +85,12 @@ def _weight(c: Context, share: Ref, tap: int, mode: str) -> Ref:
     if mode == "linear":
         return share if tap else t.map("sub", 1.0, share)
     d = t.map("abs", t.map("sub", float(tap), share))
-    powers = [1.0, d, t.map("mul", d, d), t.map("mul", t.map("mul", d, d), d)]
+    powers: list[Any] = [1.0, d, t.map("mul", d, d), t.map("mul", t.map("mul", d, d), d)]
     factors = (1, 0, -(a + 3), a + 2) if tap in (0, 1) else (-4 * a, 8 * a, -5 * a, a)
-    total: Any = None
-    for factor, power in zip(factors, powers, strict=True):
+    total = t.map("mul", powers[3], float(factors[3]))
+    for factor, power in zip(factors[:3], powers[:3], strict=True):
         if factor:
-            term = t.map("mul", power, float(factor)) if isinstance(power, Ref) else float(factor)
-            total = term if total is None else t.map("add", total, term) if isinstance(total, Ref) else t.map("add", term, total)
+            total = t.map("add", total, t.map("mul", power, float(factor)) if isinstance(power, Ref) else float(factor))
     return total
 
 
