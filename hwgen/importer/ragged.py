@@ -411,7 +411,9 @@ def constant_of_shape(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
 def range_(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     """0 .. count: the places of an expert's tokens among themselves."""
     start, limit, step = x
-    if not isinstance(limit, Sizes) or not all(isinstance(v, Ref) and v.scalar == n for v, n in ((start, 0), (step, 1))):
+    if not isinstance(limit, Sizes) or not all(
+        isinstance(v, Ref) and v.scalar == n for v, n in ((start, 0), (step, 1))
+    ):
         raise Unsupported("counts by the number of tokens of an expert other than from 0 by 1")
     held = limit.items.reshape(-1)[0]
     return Place(Ragged(c.t.const(np.arange(held.full)), held.mask, 0), held.mask) if held.times == 1 else None
@@ -426,7 +428,9 @@ def slice_(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     if op.opset < 10:
         return None
     first = [starts, ends, axes, steps]
-    known = [v.items if isinstance(v, Sizes) else None if v is None else c.array(v, "the range of a Slice") for v in first]
+    known = [
+        v.items if isinstance(v, Sizes) else None if v is None else c.array(v, "the range of a Slice") for v in first
+    ]
     count_of_axes = len(known[0])
     axis_of = np.arange(count_of_axes) if known[2] is None else known[2] % len(data.x.shape)
     for i in np.flatnonzero(axis_of == data.axis):

@@ -19,7 +19,9 @@ from ..walk import walk
 
 ROUNDS = 1024  # that a Loop or Scan is unrolled to
 FIXED = "export without data-dependent control flow"
-ANY_VALUE |= set("If Loop SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt SequenceLength".split())
+ANY_VALUE |= set(
+    "If Loop SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt SequenceLength".split()
+)
 ANY_VALUE |= {"ConcatFromSequence"}
 
 
@@ -107,8 +109,14 @@ def _counted(total: Node) -> Ref | None:
     if not isinstance(total.op, Reduce) or total.op.function not in ("sum", "max") or total.size != 1:
         return None
     inner = total.operands[0].node
-    one_zero = isinstance(inner.op, Map) and all(r.scalar == n for r, n in zip(inner.operands[1:], (1, 0), strict=False))
-    mask = inner.operands[0] if one_zero and inner.op.function in ("where", "int", "float") and total.operands[0].whole else None
+    one_zero = isinstance(inner.op, Map) and all(
+        r.scalar == n for r, n in zip(inner.operands[1:], (1, 0), strict=False)
+    )
+    mask = (
+        inner.operands[0]
+        if one_zero and inner.op.function in ("where", "int", "float") and total.operands[0].whole
+        else None
+    )
     return mask if mask is not None and mask.dtype == BOOL and mask.whole else None
 
 
@@ -275,4 +283,6 @@ def split(c: Context, op: Op, x: Ref, sizes: Ref | None = None) -> Sequence:
     each = given if sizes is not None and sizes.shape else [min(given[0], n - i) for i in range(0, n, given[0])]
     starts = np.cumsum([0, *each])
     parts = [c.t.slice(x, axis, start, size) for start, size in zip(starts, each, strict=False)]
-    return Sequence(tuple(p if keep else c.t.reshape(p, [m for i, m in enumerate(x.shape) if i != axis]) for p in parts))
+    return Sequence(
+        tuple(p if keep else c.t.reshape(p, [m for i, m in enumerate(x.shape) if i != axis]) for p in parts)
+    )

@@ -131,7 +131,9 @@ def matmul_integer_to_float(c: Context, op: Op, a: Ref, b: Ref, a_scale: Ref, b_
 
 
 @rule("com.microsoft.DynamicQuantizeMatMul")
-def dynamic_matmul(c: Context, op: Op, a: Ref, b: Ref, b_scale: Ref, b_zero: Ref | None = None, bias: Ref | None = None) -> Ref:
+def dynamic_matmul(
+    c: Context, op: Op, a: Ref, b: Ref, b_scale: Ref, b_zero: Ref | None = None, bias: Ref | None = None
+) -> Ref:
     q, scale, zero = dynamic(c, op, a)
     return matmul_integer_to_float(c, op, q, b, scale, b_scale, zero, b_zero, bias)
 
@@ -141,7 +143,9 @@ def matmul_nbits(c: Context, op: Op, a: Ref, b: Ref, scales: Ref, *rest: Ref | N
     """a @ w' + bias, w [N, K] in blocks along K of packed numbers, the low bits first; zero point 2^(bits - 1) by default."""
     op.ignore("accuracy_level", "weight_prepacked")
     zeros, order, bias = [*rest, None, None, None][:3]
-    inputs, outputs, bits, block = (op.attribute(n, d) for n, d in (("K", None), ("N", None), ("bits", 4), ("block_size", None)))
+    inputs, outputs, bits, block = (
+        op.attribute(n, d) for n, d in (("K", None), ("N", None), ("bits", 4), ("block_size", None))
+    )
     if order is not None or bits not in (2, 4, 8):
         raise Unsupported(f"has its columns in another order, or {bits} bits", HINT)
     blocks = -(-inputs // block)
@@ -176,7 +180,9 @@ def _output(c: Context, op: Op, y: Ref, scale: Ref, zero: Ref | None, position: 
 
 
 @rule("QLinearMatMul")
-def qlinear_matmul(c: Context, op: Op, a: Ref, a_scale: Ref, a_zero: Ref, b: Ref, b_scale: Ref, b_zero: Ref, *y: Ref) -> Ref:
+def qlinear_matmul(
+    c: Context, op: Op, a: Ref, a_scale: Ref, a_zero: Ref, b: Ref, b_scale: Ref, b_zero: Ref, *y: Ref
+) -> Ref:
     left = c.t.map("mul", real(c.t, a, _rows(c, a_zero, a)), _rows(c, a_scale, a))
     return _output(c, op, c.t.matmul(left, c.t.map("mul", real(c.t, b, b_zero), b_scale)), *y, 7)
 
@@ -212,7 +218,11 @@ def qlinear_where(c: Context, op: Op, condition: Ref, *x: Ref) -> Ref:
     return _output(c, op, c.t.map("where", condition, dequantise(c, *x[:3]), dequantise(c, *x[3:6])), *x[6:8], 8)
 
 
-EMULATED = {"Add": 2, "Mul": 2, **dict.fromkeys("Sigmoid LeakyRelu Softmax AveragePool GlobalAveragePool ReduceMean".split(), 1)}
+EMULATED = {
+    "Add": 2,
+    "Mul": 2,
+    **dict.fromkeys("Sigmoid LeakyRelu Softmax AveragePool GlobalAveragePool ReduceMean".split(), 1),
+}
 REFUSED = "QMoE QAttention MatMulBnb4 MatMulFpQ4 QOrderedMatMul QOrderedAttention QEmbedLayerNormalization".split()
 
 
