@@ -7,6 +7,7 @@ from ..tensor import Program
 from .activations import clip, curved, plain
 from .attention import attention
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
+from .moe import mixtures
 from .norms import norm, softmax
 from .rewrite import Pattern, rewrite
 from .tokens import ordered, pool, positions, tokens
@@ -23,7 +24,8 @@ __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]
 
 
 def recognise(program: Program) -> tuple[Program, list[Finding]]:
-    """The same outputs by layers; nothing is refused here."""
+    """The same outputs by layers, and what keeps mixtures of experts from being one; nothing else is refused here."""
+    program, findings = mixtures(program)
     for patterns in ROUNDS:
         program = rewrite(program, patterns)
-    return program, []
+    return program, findings

@@ -74,6 +74,7 @@ class Cut:
             raise NoMixture("the weights of the experts depend on more than the logits of one router")
         self.gates = _rows(self.logits, self.logits.size // self.tokens)
         self.read = _rows(self.x, self.inputs)
+        self.fixed: list[Array] | None = None
         mixing = self._inputs(self.draw()) is None
         value = self.t.reshape(self._soft(y) if mixing else self._chosen(y), y.shape)
         for rest in self.rests:
@@ -114,17 +115,20 @@ class Cut:
 
     def value(self, y: Node, logits: Array, outputs: Array, rests: list[Array]) -> Array:
         """The mixture [T, D] where the experts give `outputs` [cells, T, D]; rows under a mask hold junk."""
-        rows = self._inputs(logits)
+        rows = self._inputs(logits) or ()
         given = self.routed(logits) | dict(zip(self.rests, rests, strict=True))
-        for node in self.branches:
-            given[node] = 100 * self.rng.standard_normal(node.size)
-        for (node, e), tokens, output in zip(self.cells, rows or (), outputs, strict=True):
-            given[node][e.out[tokens >= 0]] = output[tokens[tokens >= 0]]
+        for (node, e), tokens, output in zip(self.cells, rows, outputs, strict=True):
+            flat = given.setdefault(node, np.zeros(node.size))
+            masked, good = e.out[tokens == MASKED], tokens >= 0
+            flat[masked] = 100 * self.rng.standard_normal(masked.shape)
+            flat[e.out[good]] = output[tokens[good]]
         return self.run([y], given)[y].reshape(self.tokens, self.outputs)
 
     def _inputs(self, logits: Array) -> list[Array] | None:
         """By cell, the token that each row holds, OTHERS or MASKED; None where rows mix tokens. Sets `channels`."""
         nodes = {e.rows for _, e in self.cells}
+        if self.fixed:
+            return self.fixed
         codes = np.meshgrid(1.0 + np.arange(self.tokens), 1.0 + np.arange(self.inputs), indexing="ij")
         by_token, by_channel = (self.run(nodes, self.routed(logits) | {self.x: _filled(self.read, c)}) for c in codes)
         picks = {e.pick[0].node for _, e in self.cells if e.pick}
@@ -144,6 +148,7 @@ class Cut:
                 named = index.layout.apply(picked[index.node].reshape(-1)).reshape(-1)[places]
                 tokens = np.where(named == number, tokens, OTHERS)
             found.append(tokens)
+        self.fixed = found if not picks and not nodes & self.depend else None
         return found
 
     # --- tokens that choose experts ---

@@ -21,7 +21,7 @@ from .activations import CURVED, GRID, PLAIN, nearest
 from .names import label, parent
 
 Array = np.ndarray
-Groups = Sequence[Sequence[str]]
+Function = Callable[[list[Array]], Array]  # of the values of some leaves
 
 
 class NoExpert(Exception):
@@ -46,6 +46,8 @@ class Expert:
 
 def at(r: Ref, index: Array) -> Array:
     """Where in its node the elements `index` (row-major) of an operand stand."""
+    if r.whole:
+        return index
     loops = [f for axis in r.layout.axes for f in axis]
     digits = np.unravel_index(index, [n for n, _ in loops]) if loops else ()
     return sum((d * s for d, (_, s) in zip(digits, loops, strict=True)), np.full(np.shape(index), r.layout.offset))
@@ -139,18 +141,18 @@ class Leaf:
     bias: Array | None
 
 
-def expression(r: Ref, index: Array, leaves: dict[Any, Leaf]) -> Callable[[list[Array]], Array]:
+def expression(r: Ref, index: Array, leaves: dict[Any, Leaf]) -> Function:
     """Elements of a value as a function of those of the products with weights that they come from element by element."""
-    memo: dict[Any, Callable[[list[Array]], Array]] = {}
+    memo: dict[Any, Function] = {}
 
-    def of(r: Ref, index: Array) -> Callable[[list[Array]], Array]:
+    def of(r: Ref, index: Array) -> Function:
         node, index = r.node, at(r, index)
         key = node, index.tobytes()
         if key not in memo:
             memo[key] = made(node, index, key)
         return memo[key]
 
-    def made(node: Node, index: Array, key: Any) -> Callable[[list[Array]], Array]:
+    def made(node: Node, index: Array, key: Any) -> Function:
         if isinstance(node.op, Const):
             numbers = node.op.flat[index]
             return lambda values: numbers
@@ -178,16 +180,15 @@ def expression(r: Ref, index: Array, leaves: dict[Any, Leaf]) -> Callable[[list[
     return of(r, index)
 
 
-def activation(function: Callable[[list[Array]], Array], inputs: int, width: int) -> tuple[Activation, list[int]]:
-    """(act, order) where function(u) is act(u), or function(u, v) is act of input order[0] times input order[1]."""
-    grid = np.broadcast_to(GRID[:, None], (len(GRID), width))
+def activation(one: Function, every: Function, inputs: int) -> tuple[Activation, list[int]]:
+    """(act, order) where hidden channels are act(u), or act of input order[0] times input order[1]: `one` of them for an
+    array of values, `every` one of them for one value each."""
     for order in ([0], [0, 1], [1, 0])[inputs - 1 : 2 * inputs - 1]:
         with np.errstate(all="ignore"):
-            by_one, by_three = ([(grid, np.full(grid.shape, v))[i] for i in order] for v in (1.0, 3.0))
-            y = np.broadcast_to(function(by_one), grid.shape)
-            found = nearest(y[:, 0], CURVED + PLAIN)
-            product = inputs == 1 or np.allclose(function(by_three), 3 * y, equal_nan=True)
-        if found and product and np.array_equal(y, np.broadcast_to(y[:, :1], y.shape), equal_nan=True):
+            by_one, by_three = (one([(GRID, np.full(GRID.shape, v))[i] for i in order]) for v in (1.0, 3.0))
+            found = nearest(by_one, CURVED + PLAIN) if np.shape(by_one) == GRID.shape else None
+            alike = all(np.ptp(every([np.float64((x, 1.0)[i]) for i in order])) < 1e-9 for x in (-2.0, -0.3, 0.6, 3.0))
+        if found and alike and (inputs == 1 or np.allclose(by_three, 3 * by_one, equal_nan=True)):
             return found[0], order
     raise NoExpert
 
@@ -219,7 +220,8 @@ def _static(node: Node, last: Product, shown: Ref, bias: Ref | None) -> list[Exp
         function = expression(last.x, e_x[e] + r_x[0] + h_x, leaves)
         if not 1 <= len(leaves) <= 2:
             raise NoExpert
-        act, order = activation(function, len(leaves), len(h_x))
+        single = expression(last.x, e_x[e] + r_x[0] + h_x[:1], {})
+        act, order = activation(single, function, len(leaves))
         column: dict[Any, Leaf] = {}
         expression(last.x, e_x[e] + r_x + h_x[0], column)
         parts, along = ([list(ls.values())[i] for i in order] for ls in (leaves, column))

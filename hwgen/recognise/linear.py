@@ -166,6 +166,8 @@ def gain_at_last(t: Builder, node: Node) -> Ref | None:
     """As `gain`, of single numbers too; chains of factors first become one."""
     if not is_map(node, "mul", "div"):
         return None
+    if is_map(node, "mul") and not any(constant(r) for r in node.operands):
+        return _product_factor(t, node)
     x, factor = factor_of(t, node.ref)
     if x.node is node:
         return _factor(t, node)
@@ -173,6 +175,19 @@ def gain_at_last(t: Builder, node: Node) -> Ref | None:
         return x
     product = t.map("mul", x, factor)
     return (_factor(t, product.node) if product.whole and is_map(product, "mul") else None) or product
+
+
+def _product_factor(t: Builder, node: Node) -> Ref | None:
+    """Numbers by which the factors of a product are multiplied, in a layer that makes one of them, else behind it."""
+    (a, f), (b, g) = (factor_of(t, r) for r in node.operands)
+    if f * g == 1:
+        return None if (a, b) == node.operands else t.map("mul", a, b)
+    for x, y in ((a, b), (b, a)):
+        scaled = t.map("mul", x, f * g)
+        folded = _factor(t, scaled.node) if scaled.whole else None
+        if folded is not None:
+            return t.map("mul", folded, y)
+    return t.map("mul", t.map("mul", a, b), f * g)
 
 
 def wide_input(t: Builder, node: Node) -> Ref | None:

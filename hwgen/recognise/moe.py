@@ -64,8 +64,8 @@ class Search:
         return self.parsed[node]
 
     def logits(self, node: Node) -> list[Node]:
-        """What may be the logits of a router that `node` belongs to, the nearest first: values through which everything
-        passes that it is computed from, back to a linear layer. Only a top-k, a softmax and the gate of one expert have any."""
+        """What may be the logits of a router that `node` belongs to: values through which everything passes that it is
+        computed from, from a linear layer (with its bias) on. Only a top-k, a softmax and the gate of one expert have any."""
         gate = isinstance(node.op, Map) and node.op.function == "sigmoid" and node.shape[-1:] == (1,)
         softmax = isinstance(node.op, Reduce) and node.op.function == "max"
         if not (isinstance(node.op, TopK) or gate or softmax):
@@ -81,7 +81,8 @@ class Search:
             if place[n] <= far:
                 found += [n] if n.dtype == FLOAT else []
                 if isinstance(n.op, Contract | Input):
-                    return found if len(computed) == 1 else []
+                    bias = [m for m in found[-2:-1] if isinstance(m.op, Map) and m.op.function == "add"]
+                    return [*bias, *found[::-1]] if len(computed) == 1 else []
             far = min([far, *(place[c] for c in computed)])
         return []
 

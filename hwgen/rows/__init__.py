@@ -6,12 +6,12 @@ from __future__ import annotations
 from .. import graph
 from ..errors import Finding
 from ..tensor import Program, Ref
-from . import attention, dense
+from . import attention, dense, moe
 from .lower import GONE, Rows
 from .sums import chained
 from .views import Unsupported, View
 
-KINDS = {**dense.KINDS, **attention.KINDS}
+KINDS = {**dense.KINDS, **attention.KINDS, **moe.KINDS}
 
 __all__ = ["KINDS", "lower"]
 

@@ -62,9 +62,10 @@ def _whole(b: Rows, node: Node) -> str:
     tokens = windows * queries, int(keys.max()) - first + 1
     full = _bias(node, bias, at, keys - first, tokens)
     names = {}
+    turned = next((s[2] for p, s in sides.items() if p != "v" and isinstance(s[0].node.op, Rotate)), None)
+    order = None if turned is None else np.argsort(turned, axis=1)  # pairs side by side, as they stand in a rotated value
     for part, (view, rows, columns) in sides.items():
-        if part != "v":
-            columns = _same_pairs(b, view, columns, depth)
+        columns = columns if part == "v" or order is None else np.take_along_axis(columns, order, axis=1)
         names[part] = _operand(b, node, part, view, columns, rows)
     scale = float(node.op.scale)
     if "q" not in sides:
@@ -116,13 +117,6 @@ def _bias(node: Node, bias: list[Ref], rows: Array, keys: Array, tokens: tuple[i
     return full
 
 
-def _same_pairs(b: Rows, view: View, columns: Array, depth: int) -> Array:
-    """The columns of queries or keys in the order in which they stand in a rotated value, pairs side by side."""
-    if isinstance(view.node.op, Rotate):
-        return np.sort(columns, axis=1)
-    return columns
-
-
 def _operand(b: Rows, node: Node, part: str, view: View, columns: Array, rows: Array) -> str:
     flat = columns.reshape(-1)
     inner, place = view.node, b.place(view.node)
@@ -131,7 +125,8 @@ def _operand(b: Rows, node: Node, part: str, view: View, columns: Array, rows: A
         inner = b.columns(inner, flat)
         inner = b.identity(inner)
     elif not whole:
-        raise Unsupported("uses some channels of normalised or rotated queries or keys", "turn and normalise queries and keys by themselves")
+        what = "rotates queries and keys differently" if isinstance(inner.op, Rotate) else "uses some channels of normalised queries or keys"
+        raise Unsupported(what, "rotate pairs of channels by the same angles in every head")
     if inner is not view.node or isinstance(inner.op, Rotate):
         object.__setattr__(inner, "name", f"{node.name}.{part}" if node.name else "")
     return b.value(inner, int(rows.min()), int(rows.max()) + 1)
@@ -160,18 +155,15 @@ def rotate_place(b: Rows, node: Node) -> Place:
     view = b.view(x)
     if b.missing(view.node):
         return Place(x.shape[0], node.shape[1])
-    _, order = span(view.rows[:, 0, 0, 0])
-    if order is not None:
-        raise Unsupported("turns queries or keys within windows", "use rotary positions where every token attends to all")
-    return Place(x.shape[0], node.shape[1])
+    return Place(x.shape[0], node.shape[1], span(view.rows[:, 0, 0, 0])[1])
 
 
 def rotate(b: Rows, node: Node, start: int, stop: int) -> str:
     x, cos, sin = node.operands
     tokens, heads, pairs, _ = x.shape
     view = b.view(x)
-    first = int(view.rows[0, 0, 0, 0])
-    columns = view.columns[0].reshape(-1)
+    rows, columns = view.rows[:, 0, 0, 0], view.columns[0].reshape(-1)
+    first = int(rows.min())
     inner = view.node
     if b.place(inner).column is None:
         inner = b.columns(inner, columns)
@@ -180,7 +172,8 @@ def rotate(b: Rows, node: Node, start: int, stop: int) -> str:
     elif not np.array_equal(columns, np.arange(b.place(inner).width)):
         inner = _paired(b, inner, columns)
     name = b.value(inner, first + start, first + stop)
-    tables = {"cos": b.intern(cos.constant[start:stop]), "sin": b.intern(sin.constant[start:stop])}
+    order = np.argsort(rows)[start:stop]
+    tables = {"cos": b.intern(cos.constant[order]), "sin": b.intern(sin.constant[order])}
     return b.add(graph.Rotate, node, node.name, "rotate", x=name, heads=heads, **tables)
 
 

@@ -34,6 +34,7 @@ class Rows:
         self.names: set[str] = {n.op.name for n in program.nodes() if isinstance(n.op, Input)}
         self.findings: dict[Finding, None] = {}
         self.kinds: dict[str, str] = program.notes.get("operators", {})
+        self.routes: dict[Any, str] = {}  # routers' row lists, by what they are made of
         self._places: dict[Node, Place] = {}
         self._made: dict[Any, str] = {}
         self._derived: dict[Any, Node] = {}
@@ -61,8 +62,7 @@ class Rows:
         try:
             return kind[0](self, node)
         except Unsupported as no:
-            self.refuse(no.node or node, no.reason, no.hint)
-            self._failed.add(node)
+            self._fail(node, no)
             return plain
 
     def missing(self, node: Node) -> bool:
@@ -82,8 +82,7 @@ class Rows:
             try:
                 self._made[key] = self.layers[type(node.op)][1](self, node, start, stop)
             except Unsupported as no:
-                self.refuse(no.node or node, no.reason, no.hint)
-                self._failed.add(node)
+                self._fail(node, no)
                 return GONE
         return self._made[key]
 
@@ -165,6 +164,12 @@ class Rows:
         return self._interned.setdefault(key, array)
 
     # --- what cannot be held ---
+
+    def _fail(self, node: Node, no: Unsupported) -> None:
+        """A finding, unless the node only suffers from one before it."""
+        self._failed.add(node)
+        if not any(self.missing(base(r)[0]) for r in node.operands):
+            self.refuse(node, no.reason, no.hint)
 
     def refuse(self, node: Node, reason: str, hint: str = "") -> None:
         self._failed.add(node)
