@@ -75,6 +75,7 @@ class Cut:
         self.gates = _rows(self.logits, self.logits.size // self.tokens)
         self.read = _rows(self.x, self.inputs)
         self.fixed: list[Array] | None = None
+        self.channels: Array | None = None  # of x, in the order in which the experts read them
         mixing = self._inputs(self.draw()) is None
         value = self.t.reshape(self._soft(y) if mixing else self._chosen(y), y.shape)
         for rest in self.rests:
@@ -106,16 +107,20 @@ class Cut:
             raise NoMixture("the weights of the experts depend on more than the logits of one router")
         return evaluate(Program({}), {}, np.float64, nodes, given)[1]
 
-    def draw(self) -> Array:
-        """Random logits [T, E]."""
-        return self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
+    def draw(self, crowded: bool = False) -> Array:
+        """Random logits [T, E]; where `crowded`, all tokens choose one expert first, which a capacity would not bear."""
+        logits = self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
+        logits[:, -1] += 25.0 * crowded
+        return logits
 
     def routed(self, logits: Array) -> dict[Node, Array]:
         return {self.logits: _filled(self.gates, logits)}
 
     def value(self, y: Node, logits: Array, outputs: Array, rests: list[Array]) -> Array:
         """The mixture [T, D] where the experts give `outputs` [cells, T, D]; rows under a mask hold junk."""
-        rows = self._inputs(logits) or ()
+        rows = self._inputs(logits)
+        if rows is None:
+            raise NoMixture("the experts read the means of tokens for some logits")
         given = self.routed(logits) | dict(zip(self.rests, rests, strict=True))
         for (node, e), tokens, output in zip(self.cells, rows, outputs, strict=True):
             flat = given.setdefault(node, np.zeros(node.size))
@@ -125,7 +130,7 @@ class Cut:
         return self.run([y], given)[y].reshape(self.tokens, self.outputs)
 
     def _inputs(self, logits: Array) -> list[Array] | None:
-        """By cell, the token that each row holds, OTHERS or MASKED; None where rows mix tokens. Sets `channels`."""
+        """By cell, the token that each row holds, OTHERS or MASKED; None where rows mix tokens."""
         nodes = {e.rows for _, e in self.cells}
         if self.fixed:
             return self.fixed
@@ -138,10 +143,11 @@ class Cut:
             rows = by_token[e.rows].reshape(-1)[e.places]
             channels = by_channel[e.rows].reshape(-1)[e.places]
             tokens = rows[:, 0].round().astype(int) - 1
-            self.channels = channels[tokens.argmax()].round().astype(int) - 1
+            if self.channels is None and tokens.max() >= 0:
+                self.channels = channels[tokens.argmax()].round().astype(int) - 1
             if not (rows == 1 + tokens[:, None]).all() or tokens.max() >= self.tokens or tokens.min() < MASKED:
                 return None
-            if not (channels[tokens >= 0] == 1 + self.channels).all() or (tokens < 0).all() and e.pick is None:
+            if tokens.max() >= 0 and not (channels[tokens >= 0] == 1 + self.channels).all():
                 return None
             if e.pick:
                 index, places, number = e.pick
@@ -166,9 +172,16 @@ class Cut:
         return found
 
     def _chosen(self, y: Node) -> Ref:
-        logits = [self.draw() for _ in range(ceil(ROWS / self.tokens))]
-        weights = np.concatenate([self.weights(y, part) for part in logits])
-        router, experts = explain(np.concatenate(logits), weights, lambda order: self.weights(y, logits[0][order]), self.tokens)
+        logits = [self.draw(crowded=True), *(self.draw() for _ in range(ceil(ROWS / self.tokens)))]
+        weights = [self.weights(y, part) for part in logits]
+        order = np.roll(np.arange(self.tokens), 1)
+
+        def alone() -> bool:
+            """Whether other tokens in other places leave the weights of a token as they are."""
+            pairs = zip(logits[:2], weights, strict=False)
+            return all(np.allclose(self.weights(y, part[order]), w[order], rtol=NEAR, atol=NEAR) for part, w in pairs)
+
+        router, experts = explain(np.concatenate(logits), np.concatenate(weights), alone)
         part = self.draw()
         outputs = self.rng.standard_normal((len(self.cells), self.tokens, self.outputs))
         rests = [self.rng.standard_normal(n.size) for n in self.rests]
