@@ -6,12 +6,15 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from hwgen import graph
 from hwgen.errors import UserError
-from hwgen.levels import check, import_model
+from hwgen.layers import Experts
+from hwgen.levels import check, import_model, layers, tasks, tensor
+from hwgen.tensor import evaluate
 
 _spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
 maker = importlib.util.module_from_spec(_spec)
@@ -58,6 +61,15 @@ def test_one_expert(tmp_path, form):
     moe = Moe(1, experts=1)
     result = import_model(moe.save(tmp_path / "m.onnx", form(moe)))
     assert any(isinstance(n, graph.Experts) for n in result.nodes)
+
+
+def test_soft_mixture_of_normalised_tokens_and_slots(tmp_path):
+    moe = Moe(3)
+    result = import_model(moe.save(tmp_path / "m.onnx", maker.soft_and_normalised(moe)))
+    kinds = [type(n).__name__ for n in result.nodes]
+    assert kinds == ["PatchEmbed", "LayerNorm", "Dispatch", "SlotExperts", "Combine", "Linear", "Add"]
+    norm, dispatch = result.nodes[1:3]
+    assert not norm.centred and dispatch.keys == dispatch.x == norm.name
 
 
 @pytest.mark.parametrize("form", maker.SOFT_FORMS)
@@ -140,6 +152,66 @@ def test_shared_expert_behind_a_gate_of_its_own(tmp_path, form):
     assert len(routes) == 2
     np.testing.assert_allclose(shared.w1[0], moe.w1[2].T, rtol=1e-6)
     assert not shared.w2[1].any()
+
+
+def test_task_number_is_an_input_whose_values_become_tasks(tmp_path):
+    """Gates of three tasks in one array, of which an integer input picks one; experts are shared."""
+    moe = Moe()
+    gates = moe.normal(3, D, E)
+    moe.gate = moe.op("Softmax", moe.op("MatMul", moe.tokens, moe.op("Gather", gates, "task", axis=0)), axis=-1)
+    path = moe.save(tmp_path / "m.onnx", maker.rows_of_tokens(moe))
+    model = onnx.load(path)
+    model.graph.input.append(helper.make_tensor_value_info("task", TensorProto.INT64, []))
+    onnx.save(model, path)
+    found = tasks(path)
+    assert list(found.values()) == [{"task": 0}, {"task": 1}, {"task": 2}]
+    for gate, numbers in zip(gates, found.values(), strict=True):
+        result = import_model(path, fixed=numbers)
+        (linear,) = (n for n in result.nodes if isinstance(n, graph.Linear))
+        np.testing.assert_allclose(linear.weight, gate.T, rtol=1e-6)
+        (experts,) = (n for n in result.nodes if isinstance(n, graph.Experts))
+        np.testing.assert_allclose(experts.w1, moe.w1.transpose(0, 2, 1), rtol=1e-6)
+
+
+def test_two_tasks_in_one_graph_share_their_experts(tmp_path):
+    """The same experts behind two gates, one output each: one array of weights for both."""
+    moe = Moe()
+    terms = [maker.places_of_slots(moe)]
+    moe.gate = moe.op("Softmax", moe.op("MatMul", moe.tokens, moe.normal(D, E)), axis=-1)
+    terms.append(maker.places_of_slots(moe))
+    path = moe.save(tmp_path / "m.onnx", moe.sum_of(terms))
+    routes, experts = ([n for n in import_model(path).nodes if isinstance(n, kind)] for kind in (graph.Route, graph.Experts))
+    assert len(routes) == 2 and len(experts) == 2 and routes[0].logits != routes[1].logits
+    assert all(getattr(experts[0], name) is getattr(experts[1], name) for name in ("w1", "b1", "w2", "b2"))
+
+
+def test_residual_stream_within_the_sum(tmp_path):
+    """index_add_ into the tokens themselves, not into zeros."""
+    moe = Moe()
+    values, indices = moe.top()
+    y = moe.op("Mul", moe.tokens, np.float32(1))
+    for e in range(E):
+        places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", indices, e)), perm=[1, 0])
+        token = moe.op("Slice", places, [0], [1], [1])
+        weight = moe.op("Unsqueeze", moe.op("GatherND", values, places), [1])
+        rows = moe.op("Mul", weight, moe.expert(e, moe.op("GatherND", moe.tokens, token)))
+        y = moe.op("ScatterND", y, token, rows, reduction="add")
+    y = moe.op("Reshape", y, [1, T, D])
+    result = import_model(moe.w.write(tmp_path / "m.onnx", (1, 4, 6), y, [1, T, D]))
+    assert [type(n).__name__ for n in result.nodes] == ["PatchEmbed", "Linear", "Route", "Experts", "Add"]
+
+
+@pytest.mark.parametrize("act", ["Relu", "HardSwish"])
+def test_layers_are_what_they_define(tmp_path, act):
+    """Level L against level T, for a mixture whose activation the machine has or has not."""
+    moe = Moe(act=lambda x: moe.op(act, x))
+    path = moe.save(tmp_path / "m.onnx", maker.index_add(moe))
+    before, after = tensor(path), layers(path)
+    assert sum(isinstance(n.op, Experts) for n in after.nodes()) == 1
+    image = {"image": np.random.default_rng(4).standard_normal((1, 1, 4, 6))}
+    results = [next(iter(evaluate(p, image, np.float64)[0].values())) for p in (before, after)]
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
+    assert [f.level for f in check(path)] == ([] if act == "Relu" else ["select"])
 
 
 # --- near misses -------------------------------------------------------------------------------------------------
