@@ -13,29 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import graph
+from . import graph, rows
 from . import tensor as ir
 from .errors import Finding, UserError
 from .importer.importer import import_program
 from .importer.load import Model, load
 from .proof import confirm
+from .recognise import recognise
 
 Pass = Callable[[Any], tuple[Any, list[Finding]]]
 
 
-def _layers(program: ir.Program) -> tuple[ir.Program, list[Finding]]:
-    from .recognise import recognise
-
-    return recognise(program)
-
-
-def _rows(program: ir.Program) -> tuple[graph.Graph | None, list[Finding]]:
-    from .rows import lower
-
-    return lower(program)
-
-
-PASSES: tuple[tuple[str, Pass], ...] = (("tensor", import_program), ("layers", _layers), ("rows", _rows))
+PASSES: tuple[tuple[str, Pass], ...] = (("tensor", import_program), ("layers", recognise), ("rows", rows.lower))
 NAMED = 5  # nodes that a refusal names for each fault; `check` lists all
 MOST_TASKS = 64
 

@@ -1,8 +1,13 @@
-"""The proof that a level computes what the file does, on seeded random images."""
+"""The proof that a level computes what the file does, on seeded random images.
+
+A file that rounds activations to a grid is proven in two steps: level T, which rounds as the file does, against the file;
+the levels behind it, which keep of a grid the range alone, against T without the rounding.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ import numpy as np
 from . import graph
 from . import tensor as ir
 from .errors import UserError
+from .importer.importer import import_program
 from .importer.load import Model, load
 from .importer.reference import Feed, runner
 
@@ -34,22 +40,30 @@ def confirm(model: Model | str | Path, level: Level, before: Mapping[str, Level]
     Where two experts tie, round-off may send a token to another one; so up to three images are tried.
     """
     model = model if isinstance(model, Model) else load(model)
-    error, output = difference(model, level)
-    if error <= _tolerance(model):
-        return
-    guilty = next((n for n, other in (before or {}).items() if difference(model, other)[0] > _tolerance(model)), "")
-    raise UserError(
-        f"{model.path}: the graph was not understood (matched only in part): output {output!r} differs from the ONNX model "
-        f"by {error:.3g} standard deviations" + (f", from level {guilty!r} on" if guilty else "")
-    )
+    held = {**(before or {})}
+    steps = [level]
+    if model.quantised and not _is_tensor(level):
+        steps.insert(0, held.get("tensor") or import_program(model)[0])
+    for step in steps:
+        error, output = difference(model, step, steps[0])
+        if error > _tolerance(model, step):
+            wrong = (n for n, v in held.items() if difference(model, v, steps[0])[0] > _tolerance(model, v))
+            guilty = next(wrong, "")
+            raise UserError(
+                f"{model.path}: the graph was not understood (matched only in part): output {output!r} differs from the "
+                f"ONNX model by {error:.3g} standard deviations" + (f", from level {guilty!r} on" if guilty else "")
+            )
 
 
-def difference(model: Model, level: Level) -> tuple[float, str]:
+def difference(model: Model, level: Level, tensor: Level | None = None) -> tuple[float, str]:
     """(largest error of a level against the file, in deviations of the output; that output), on the best of three images.
 
-    The first image that is within tolerance ends it.
+    The first image that is within tolerance ends it. tensor: level T, against which what comes after it is held where the
+    file rounds.
     """
     run = runner(model)
+    if model.quantised and not _is_tensor(level):
+        run = partial(evaluate, _unrounded(tensor if isinstance(tensor, ir.Program) else import_program(model)[0]))
     images = [_images(model, seed) for seed in SEEDS]
     expected = {0: run(images[0])}
     if any(a.size < FEW for a in expected[0].values()):
@@ -62,9 +76,22 @@ def difference(model: Model, level: Level) -> tuple[float, str]:
         errors = _errors(model, level, feed, expected[i], spread)
         name = max(errors, key=errors.__getitem__)
         best = min(best, (errors[name], name))
-        if best[0] <= _tolerance(model):
+        if best[0] <= _tolerance(model, level):
             break
     return best
+
+
+def _is_tensor(level: Level) -> bool:
+    return isinstance(level, ir.Program) and not any(isinstance(n.op, ir.Layer) for n in level.nodes())
+
+
+def _unrounded(program: ir.Program) -> ir.Program:
+    """Level T whose grids keep their ranges and lose their steps."""
+    made: dict[ir.Node, ir.Node] = {}
+    for n in program.nodes():
+        op = ir.Map("float") if n.op == ir.Map("round") else n.op
+        made[n] = ir.Node(op, tuple(ir.Ref(made[r.node], r.layout) for r in n.operands), n.shape, n.dtype)
+    return ir.Program({name: ir.Ref(made[r.node], r.layout) for name, r in program.outputs.items()})
 
 
 def evaluate(level: Level, images: Mapping[str, Array], dtype: Any = np.float32) -> dict[str, Array]:
@@ -93,18 +120,20 @@ def _errors(
     model: Model, level: Level, images: Feed, expected: dict[str, Array], spread: dict[str, float]
 ) -> dict[str, float]:
     """Error of each output in its deviations; where that is too much, less what is round-off in this very computation."""
-    got = evaluate(level, images)
-    errors = {name: _error(model, got.get(name), expected[name], spread[name]) for name in expected}
-    if _tolerance(model) < max(errors.values()) < np.inf:
+    got, grid = evaluate(level, images), model.quantised and _is_tensor(level)
+    errors = {name: _error(grid, got.get(name), expected[name], spread[name]) for name in expected}
+    if _tolerance(model, level) < max(errors.values()) < np.inf:
         exact = evaluate(level, images, np.float64)
         for name in errors:
-            rounded = ROUND_OFF * _error(model, got[name], exact[name], spread[name])
+            rounded = ROUND_OFF * _error(grid, got[name], exact[name], spread[name])
             errors[name] -= min(rounded, MOST_ROUND_OFF)
     return errors
 
 
-def _tolerance(model: Model) -> float:
-    return GRID_TOLERANCE if model.quantised else HALF_TOLERANCE if model.half else TOLERANCE
+def _tolerance(model: Model, level: Level) -> float:
+    if model.quantised and _is_tensor(level):
+        return GRID_TOLERANCE
+    return HALF_TOLERANCE if model.half else TOLERANCE
 
 
 def _deviation(arrays: list[Array]) -> float:
@@ -113,9 +142,9 @@ def _deviation(arrays: list[Array]) -> float:
     return max(float(flat.std()), 1e-3 * float(np.sqrt(np.mean(flat**2))), 1e-6)
 
 
-def _error(model: Model, got: Array | None, expected: Array, spread: float) -> float:
+def _error(grid: bool, got: Array | None, expected: Array, spread: float) -> float:
     if got is None or got.shape not in (expected.shape, expected.shape[1:]) or not np.isfinite(got).all():
         return float("inf")
     error = np.abs(got.reshape(-1) - expected.reshape(-1).astype(np.float64))
-    largest = float(np.sqrt(np.mean(error**2)) if model.quantised else error.max(initial=0.0)) / spread
+    largest = float(np.sqrt(np.mean(error**2)) if grid else error.max(initial=0.0)) / spread
     return largest if np.isfinite(largest) else float("inf")

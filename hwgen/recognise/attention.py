@@ -36,7 +36,8 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     if found is None:
         return None
     q, k, scale, gains, bias = found
-    (q, q_scale), (k, k_scale) = factor_of(t, q), factor_of(t, k)
+    (q, q_scale), (k, k_scale), (v, v_scale) = factor_of(t, q), factor_of(t, k), factor_of(t, v)
+    gain *= v_scale
     shared = [c for c in queries if len(queries) > 1 and _along_columns(q, lp.index(c))]  # heads with the same keys and values
     batch, queries = [c for c in lp if c in batch or c in shared], [c for c in queries if c not in shared]
     nothing = {c: tuple((n, 0) for n, _ in p.layout.axes[i]) for i, c in enumerate(lp)}
@@ -47,7 +48,8 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     if cut is None:
         return None
     flat = [(c, n, strides) for c, loop in zip(batch, cut, strict=True) for n, strides in loop]
-    head = [_column(q if s[0] else k, s[0] or s[1]) for _, _, s in flat]
+    # Values are nearly always columns of a linear layer, while queries and keys may be normalised or turned.
+    head = [_column(*next(((r, x) for r, x in ((v, s[2]), (q, s[0]), (k, s[1])) if x), (v, 0))) for _, _, s in flat]
 
     def shown(r: Ref, i: int, *tails: Axis) -> Ref:
         across = [tuple((n, s[i]) for (_, n, s), h in zip(flat, head, strict=True) if h == heads) for heads in (False, True)]

@@ -5,6 +5,8 @@ The steps are run on numbers: ones at the first channel of every pair give cosin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..layers import Rotate
@@ -12,46 +14,51 @@ from ..tensor import Builder, Concat, Copy, Layout, Node, Program, Ref, evaluate
 from .match import constant, is_map
 from .rewrite import relabel
 
+Array = np.ndarray
 CLOSE = 2e-3  # models of 16 bits have rounded their cosines and sines
 MOST = 60  # steps
 
 
 def rotated(t: Builder, r: Ref) -> Ref:
     """Queries or keys [W, H, I, D] as a `Rotate` of what they are made of, the same where they are no rotation."""
-    if not (is_map(r, "add", "sub") or isinstance(r.op, Concat)) or r.shape[0] != 1 or r.shape[3] % 2:
+    if not (is_map(r, "add", "sub") or isinstance(r.op, Concat)) or r.shape[3] % 2:
         return r
     base = _base(r.node)
-    own = base and _own(t, r, base)
-    if not own:
+    own = base and _own(t, r)
+    if not base or not own or own.node is not base:
         return r
-    _, heads, tokens, depth = r.shape
-    half = depth // 2
+    half = r.shape[3] // 2
     run = _runner(r, base)
-    for step, pairs in (((half, 2, 1), lambda a: a.reshape(heads, tokens, 2, half).swapaxes(2, 3)),
-                        ((1, 1, 2), lambda a: a.reshape(heads, tokens, half, 2))):
-        first = np.zeros((heads, tokens, depth))
-        first[..., : half if step[0] == half else depth : step[2]] = 1
-        y = pairs(run(_placed(own, base, first)))
-        cos, sin = y[0, ..., 0], y[0, ..., 1]
-        x = np.random.default_rng(0).standard_normal((heads, tokens, depth))
-        a, b = np.moveaxis(pairs(x), -1, 0)
-        wanted = np.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
-        gain = float(np.median(np.hypot(cos, sin)))
-        near = gain > 0 and np.allclose(np.hypot(cos, sin), gain, rtol=CLOSE)
-        if not near or not np.allclose(pairs(run(_placed(own, base, x))), wanted, rtol=0, atol=8 * CLOSE * gain):
+    x = np.random.default_rng(0).standard_normal(r.shape)
+    turned = run(_placed(own, base, x))
+    for by_halves in (True, False):
+        if (halves := Layout((own.layout.axes[3],)).reshape((2, half) if by_halves else (half, 2))) is None:
             continue
-        (_, h, i, d), n = own.layout.axes, own.layout.offset
-        halves = Layout((d,)).reshape((2, half) if step[0] == half else (half, 2))
-        if halves is None:
-            return r
-        axes = halves.axes if step[0] != half else halves.axes[::-1]
-        x4 = own.move(Layout((i, h, *axes), n))
-        tables = [t.const((table / gain).astype(np.float32)) for table in (cos, sin)]
+
+        def pairs(a: Array, by_halves: bool = by_halves) -> Array:
+            """[W, H, I, D] -> [W, I, H, P, 2]."""
+            a = a.swapaxes(1, 2)
+            return a.reshape(*a.shape[:3], 2, half).swapaxes(3, 4) if by_halves else a.reshape(*a.shape[:3], half, 2)
+
+        first = np.zeros(r.shape)
+        first[..., slice(0, half) if by_halves else slice(0, None, 2)] = 1
+        cos, sin = np.moveaxis(pairs(run(_placed(own, base, first)))[:, :, 0], -1, 0)
+        a, b = np.moveaxis(pairs(x), -1, 0)
+        c, s = cos[:, :, None], sin[:, :, None]
+        gain = float(np.median(np.hypot(cos, sin)))
+        wanted = np.stack([a * c - b * s, b * c + a * s], axis=-1)
+        if gain <= 0 or not np.allclose(np.hypot(cos, sin), gain, rtol=CLOSE):
+            continue
+        if not np.allclose(pairs(turned), wanted, rtol=0, atol=8 * CLOSE * gain):
+            continue
+        windows, heads, tokens, _ = own.layout.axes
+        x4 = own.move(Layout((windows + tokens, heads, *(halves.axes[::-1] if by_halves else halves.axes)), own.layout.offset))
+        tables = [t.const((table / gain).astype(np.float32).reshape(-1, half)) for table in (cos, sin)]
         y = relabel(t.node(Rotate(), x4, *tables), base.name, base.source)
-        y = t.reshape(y, (tokens, heads, half, 2))
-        y = t.transpose(y, (1, 0, 3, 2) if step[0] == half else (1, 0, 2, 3))
-        y = t.reshape(y, (1, heads, tokens, depth))
-        return y if gain == 1 else t.map("mul", y, gain) if abs(gain - 1) > CLOSE else y
+        w, h, i, d = r.shape
+        y = t.reshape(y, (w, i, h, half, 2))
+        y = t.reshape(t.transpose(y, (0, 2, 1, 4, 3) if by_halves else (0, 2, 1, 3, 4)), (w, h, i, d))
+        return t.map("mul", y, gain) if abs(gain - 1) > CLOSE else y
     return r
 
 
@@ -73,37 +80,37 @@ def _base(node: Node) -> Node | None:
     return found.pop() if len(found) == 1 and node not in found else None
 
 
-def _own(t: Builder, r: Ref, base: Node) -> Ref | None:
-    """Where in `base` the elements of r stand that are multiplied by cosines: of the last token, and so of all before it."""
+def _own(t: Builder, r: Ref) -> Ref | None:
+    """Where the elements of r stand that are multiplied by cosines, found for the last tokens and so for all before them."""
     tokens = r.shape[2]
-    one = t.slice(r, 2, tokens - 1, 1)
-    paths = [one]
+    last = min(tokens, 2)
+    paths = [t.slice(r, 2, tokens - last, last)]
     for _ in range(MOST):
-        x = paths.pop(0) if paths else None
-        if x is None:
+        if not paths:
             return None
-        if x.node is base:
-            stride, axes = base.shape[-1], list(x.layout.axes)
-            axes[2] = ((tokens, stride),) if tokens > 1 else ()
-            return x.move(Layout(tuple(axes), x.layout.offset - (tokens - 1) * stride)) if len(base.shape) == 2 else None
+        x = paths.pop(0)
         if isinstance(x.op, Concat):
             at, start = x.op.axis, 0
+            inside = x.layout.positions()
             for part in x.node.operands:
-                whole = Layout.dense(x.node.shape).slice(at, start, part.shape[at])
+                shown = Layout.dense(x.node.shape).slice(at, start, part.shape[at])
                 start += part.shape[at]
-                inside = x.layout.positions()
                 place = np.full(x.node.size, -1)
-                place[whole.positions().reshape(-1)] = np.arange(part.layout.size)
-                if (place[inside] >= 0).all():
-                    moved = _strided(place[inside], x.layout)
-                    if moved is not None:
-                        paths.insert(0, t.through(moved, part))
-            continue
-        paths += [t.through(x.layout, o) for o in x.node.operands if not constant(o)]
+                place[shown.positions().reshape(-1)] = np.arange(part.layout.size)
+                if (place[inside] >= 0).all() and (moved := _strided(place[inside], x.layout)) is not None:
+                    paths.insert(0, t.through(moved, part))
+        elif is_map(x, "add", "sub", "mul", "div", "neg") or isinstance(x.op, Copy):
+            paths += [t.through(x.layout, o) for o in x.node.operands if not constant(o)]
+        elif last < 2 or len(x.layout.axes[2]) == 1:
+            axes, (step,) = list(x.layout.axes), [s for _, s in x.layout.axes[2]] or [0]
+            axes[2] = ((tokens, step),)
+            return x.move(Layout(tuple(axes), x.layout.offset - (tokens - last) * step))
+        else:
+            return None
     return None
 
 
-def _strided(positions: np.ndarray, like: Layout) -> Layout | None:
+def _strided(positions: Array, like: Layout) -> Layout | None:
     """Positions as a layout with loops of the sizes that `like` has."""
     sizes = [n for axis in like.axes for n, _ in axis]
     grid = positions.reshape(sizes)
@@ -114,14 +121,14 @@ def _strided(positions: np.ndarray, like: Layout) -> Layout | None:
     return layout if (layout.positions() == positions).all() else None
 
 
-def _placed(own: Ref, base: Node, x: np.ndarray) -> np.ndarray:
+def _placed(own: Ref, base: Node, x: Array) -> Array:
     """A value of `base` that has x where `own` shows it."""
     value = np.zeros(base.size)
     value[own.layout.positions().reshape(-1)] = x.reshape(-1)
     return value.reshape(base.shape)
 
 
-def _runner(r: Ref, base: Node):
+def _runner(r: Ref, base: Node) -> Callable[[Array], Array]:
     """r as a function of the value of `base`."""
     t = Builder()
     made = {base: t.input("base", base.shape)}

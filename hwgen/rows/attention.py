@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import graph
 from ..layers import Attention, Linear, Rotate
-from ..tensor import Const, Node, Ref
+from ..tensor import Const, Layout, Node, Ref
 from .lower import GONE, Rows
 from .views import Array, Place, Unsupported, View, span
 
@@ -60,11 +60,15 @@ def _whole(b: Rows, node: Node) -> str:
         at = sides["q"][1]
         at = at - at.min()
     tokens = windows * queries, int(keys.max()) - first + 1
+    if bias and bias[0].constant is None:
+        b.refuse(bias[0].node, "computes a mask or bias of attention scores from the image", "export without attention mask")
+        return GONE
     full = _bias(node, bias, at, keys - first, tokens)
     names = {}
+    turned = next((s[2] for p, s in sides.items() if p != "v" and isinstance(s[0].node.op, Rotate)), None)
+    order = None if turned is None else np.argsort(turned, axis=1)  # pairs side by side, as they stand in a rotated value
     for part, (view, rows, columns) in sides.items():
-        if part != "v":
-            columns = _same_pairs(b, view, columns, depth)
+        columns = columns if part == "v" or order is None else np.take_along_axis(columns, order, axis=1)
         names[part] = _operand(b, node, part, view, columns, rows)
     scale = float(node.op.scale)
     if "q" not in sides:
@@ -86,16 +90,13 @@ def _bias(node: Node, bias: list[Ref], rows: Array, keys: Array, tokens: tuple[i
     windows, heads = node.operands[0].shape[:2]
     own = np.zeros((1, 1, 1, 1), np.float32)
     if bias:
-        if bias[0].constant is None:
-            raise Unsupported("adds a mask or bias that is computed from the image to attention scores", "export without attention mask")
-        shape = bias[0].shape
-        own = bias[0].move(type(bias[0].layout)(tuple(a if any(s for _, s in a) else () for a in bias[0].layout.axes), bias[0].layout.offset)).constant
-        own = np.maximum(np.asarray(own, np.float32), NEVER)
+        axes = tuple(axis if any(s for _, s in axis) else () for axis in bias[0].layout.axes)
+        own = bias[0].move(Layout(axes, bias[0].layout.offset)).constant
+        own = np.maximum(own, NEVER).astype(np.float32)
         if np.isnan(own).any():
             raise Unsupported("adds a mask or bias that holds NaN")
         if own.shape[3] == 1:
             own = np.zeros((1, 1, 1, 1), np.float32)  # the same for all keys
-        del shape
         if (own <= NEVER).all(axis=-1).any() or (own > -NEVER).any():
             raise Unsupported("masks every key of a token, or adds a bias beyond the range of scores")
         own = own - own.max(axis=-1, keepdims=True)
@@ -116,13 +117,6 @@ def _bias(node: Node, bias: list[Ref], rows: Array, keys: Array, tokens: tuple[i
     return full
 
 
-def _same_pairs(b: Rows, view: View, columns: Array, depth: int) -> Array:
-    """The columns of queries or keys in the order in which they stand in a rotated value, pairs side by side."""
-    if isinstance(view.node.op, Rotate):
-        return np.sort(columns, axis=1)
-    return columns
-
-
 def _operand(b: Rows, node: Node, part: str, view: View, columns: Array, rows: Array) -> str:
     flat = columns.reshape(-1)
     inner, place = view.node, b.place(view.node)
@@ -131,7 +125,8 @@ def _operand(b: Rows, node: Node, part: str, view: View, columns: Array, rows: A
         inner = b.columns(inner, flat)
         inner = b.identity(inner)
     elif not whole:
-        raise Unsupported("uses some channels of normalised or rotated queries or keys", "turn and normalise queries and keys by themselves")
+        what = "rotates queries and keys differently" if isinstance(inner.op, Rotate) else "uses some channels of normalised queries or keys"
+        raise Unsupported(what, "rotate pairs of channels by the same angles in every head")
     if inner is not view.node or isinstance(inner.op, Rotate):
         object.__setattr__(inner, "name", f"{node.name}.{part}" if node.name else "")
     return b.value(inner, int(rows.min()), int(rows.max()) + 1)
@@ -160,18 +155,15 @@ def rotate_place(b: Rows, node: Node) -> Place:
     view = b.view(x)
     if b.missing(view.node):
         return Place(x.shape[0], node.shape[1])
-    _, order = span(view.rows[:, 0, 0, 0])
-    if order is not None:
-        raise Unsupported("turns queries or keys within windows", "use rotary positions where every token attends to all")
-    return Place(x.shape[0], node.shape[1])
+    return Place(x.shape[0], node.shape[1], span(view.rows[:, 0, 0, 0])[1])
 
 
 def rotate(b: Rows, node: Node, start: int, stop: int) -> str:
     x, cos, sin = node.operands
     tokens, heads, pairs, _ = x.shape
     view = b.view(x)
-    first = int(view.rows[0, 0, 0, 0])
-    columns = view.columns[0].reshape(-1)
+    rows, columns = view.rows[:, 0, 0, 0], view.columns[0].reshape(-1)
+    first = int(rows.min())
     inner = view.node
     if b.place(inner).column is None:
         inner = b.columns(inner, columns)
@@ -180,7 +172,8 @@ def rotate(b: Rows, node: Node, start: int, stop: int) -> str:
     elif not np.array_equal(columns, np.arange(b.place(inner).width)):
         inner = _paired(b, inner, columns)
     name = b.value(inner, first + start, first + stop)
-    tables = {"cos": b.intern(cos.constant[start:stop]), "sin": b.intern(sin.constant[start:stop])}
+    order = np.argsort(rows)[start:stop]
+    tables = {"cos": b.intern(cos.constant[order]), "sin": b.intern(sin.constant[order])}
     return b.add(graph.Rotate, node, node.name, "rotate", x=name, heads=heads, **tables)
 
 

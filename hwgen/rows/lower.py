@@ -62,8 +62,7 @@ class Rows:
         try:
             return kind[0](self, node)
         except Unsupported as no:
-            self.refuse(no.node or node, no.reason, no.hint)
-            self._failed.add(node)
+            self._fail(node, no)
             return plain
 
     def missing(self, node: Node) -> bool:
@@ -83,8 +82,7 @@ class Rows:
             try:
                 self._made[key] = self.layers[type(node.op)][1](self, node, start, stop)
             except Unsupported as no:
-                self.refuse(no.node or node, no.reason, no.hint)
-                self._failed.add(node)
+                self._fail(node, no)
                 return GONE
         return self._made[key]
 
@@ -99,7 +97,14 @@ class Rows:
         if r not in self._at:
             self._at[r] = base(r)
         node, at = self._at[r]
+        if isinstance(node.op, Input) and len(r.shape) == 2 and not self.missing(node):
+            node, at = self._pixels(r), np.arange(r.layout.size).reshape(r.shape)
         return shown(r, self.place(node), node, at)
+
+    def _pixels(self, r: Ref) -> Node:
+        """Patches of the image as they are: a linear layer that copies them."""
+        self.t.name, self.t.source = "", r.node.source
+        return self.t.node(Linear(), r, self.t.const(np.eye(r.shape[1], dtype=np.float32))).node
 
     def tokens(self, r: Ref) -> tuple[Node, int, Array | None]:
         """An operand [R, C] as (layer of these columns, first row, order of the rows)."""
@@ -158,6 +163,8 @@ class Rows:
         found = r.constant
         if found is None:
             raise Unsupported(f"{what} is computed from the image")
+        if not np.isfinite(found).all():
+            raise Unsupported("its constant holds infinity or NaN, which only an attention mask may")
         return self.intern(found)
 
     def intern(self, array: Array) -> Array:
@@ -166,6 +173,12 @@ class Rows:
         return self._interned.setdefault(key, array)
 
     # --- what cannot be held ---
+
+    def _fail(self, node: Node, no: Unsupported) -> None:
+        """A finding, unless the node only suffers from one before it."""
+        self._failed.add(node)
+        if not any(self.missing(base(r)[0]) for r in node.operands):
+            self.refuse(node, no.reason, no.hint)
 
     def refuse(self, node: Node, reason: str, hint: str = "") -> None:
         self._failed.add(node)

@@ -14,9 +14,9 @@ Array = np.ndarray
 class Unsupported(Exception):
     """Raised where the row graph cannot hold a value: why, and what would help."""
 
-    def __init__(self, reason: str, hint: str = "", node: Node | None = None):
+    def __init__(self, reason: str, hint: str = ""):
         super().__init__(reason)
-        self.reason, self.hint, self.node = reason, hint, node
+        self.reason, self.hint = reason, hint
 
 
 @dataclass(eq=False)
