@@ -97,9 +97,9 @@ def _calibrate(build: Build) -> str:
 
 
 def _quantise(build: Build) -> str:
-    from .quantise import quantise
+    from .select import integers
 
-    build.integers = quantise(build.graphs, build.images, build.quantisation)
+    build.integers = integers(build.graphs, build.images, build.quantisation)
     return f"{sum(len(graph.ops) for graph in build.integers.values())} integer operations"
 
 

@@ -87,6 +87,12 @@ def _row_tables() -> tuple[Array, Array, Array]:
 _FACTORS, _EXPONENTS, _ROW_SCALES = _row_tables()
 
 
+def quantise_image(pixels: Array, step: float, offset: float) -> Array:
+    """Pixels in float64 as int16: 2^STATIC_SHIFT times their int8 value."""
+    y = np.clip(np.round((pixels - offset) / step), -INT8_MAX, INT8_MAX)
+    return (y * (1 << STATIC_SHIFT)).astype(np.int16)
+
+
 def quantise_static(x: Array) -> Array:
     """int16 -> int8 with the fixed step 2^8."""
     return saturate(_away(x, 1.0, STATIC_SHIFT), INT8_MAX).astype(OPERAND)

@@ -57,9 +57,8 @@ def quantise_image(op: Input, image: Array) -> Array:
     image = np.asarray(image)
     if image.shape != tuple(op.shape):
         raise UserError(f"input {op.image!r} has shape {list(image.shape)}, the model needs {list(op.shape)}")
-    pixels = pad(image.astype(np.float64), op.pads)
-    q = np.clip(np.round((pixels - op.offset) / op.step), -num.INT8_MAX, num.INT8_MAX)
-    return patchify((q * (1 << num.STATIC_SHIFT)).astype(np.int16), op.patch, op.stride)
+    pixels = num.quantise_image(pad(image.astype(np.float64), op.pads), op.step, op.offset)
+    return patchify(pixels, op.patch, op.stride)
 
 
 Operands = dict[int, Array]  # by index of the operation: its constant weights as `numerics.product` takes them

@@ -29,6 +29,6 @@ def import_program(model: Model) -> tuple[Program, list[Finding]]:
     for name in [name for name, r in outputs.items() if not isinstance(r, Ref)]:
         c.findings.append(Finding(name, "output", "import", "has as many elements as the image says"))
         outputs.pop(name)
-    program = Program(outputs, {"opsets": dict(model.opsets), "operators": {op.name: op.type for op in nodes}})
+    program = Program(outputs, {"opsets": dict(model.opsets), "operators": c.operators})
     needed = program.nodes() if c.unwanted else []
     return program, c.findings + [c.unwanted[node] for node in needed if node in c.unwanted]

@@ -78,6 +78,7 @@ class Context:
     opsets: dict[str, int] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
+    operators: dict[str, str] = field(default_factory=dict)  # name of a node -> its operator
     findings: list[Finding] = field(default_factory=list)
     unwanted: dict[Node, Finding] = field(default_factory=dict)
 

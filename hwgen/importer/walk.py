@@ -20,13 +20,17 @@ SAME_TYPE = set("Identity Reshape Squeeze Unsqueeze Transpose Flatten Expand Sli
 INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8)
 
 
-def walk(c: Context, nodes: list[Op]) -> None:
-    """Import `nodes` into `c.values`; what cannot be taken joins `c.findings`. Nodes that read unknown values are skipped."""
+def walk(c: Context, nodes: list[Op], source: str = "") -> None:
+    """Import `nodes` into `c.values`; what cannot be taken joins `c.findings`. Nodes that read unknown values are skipped.
+
+    source: the ONNX node that the nodes stand for, where that is one.
+    """
     for op in nodes:
         if any(name and name not in c.values for name in op.inputs):
             continue
         operands = [c.values[name] if name else None for name in op.inputs]
-        c.t.source = op.name
+        c.t.source = source or op.name
+        c.operators.setdefault(c.t.source, op.type)
         try:
             made = _rule(c, op, operands)
         except Unsupported as no:
@@ -89,7 +93,7 @@ def _expanded(c: Context, op: Op, operands: list[Any]) -> list[Any]:
     given |= {a.name: a for a in [*function.attribute_proto, *op.proto.attribute]}
     nodes = [_bound(node, given) for node in function.node]
     op.ignore(*op.attributes)
-    walk(inner, ops(nodes, function.output, inner.opsets))
+    walk(inner, ops(nodes, function.output, inner.opsets), c.t.source)
     if inner.findings:
         first = inner.findings[0]
         raise Unsupported(f"its {first.op}: {first.reason}", first.hint)

@@ -1,27 +1,29 @@
-"""Quantisation: float graphs of one network's tasks -> integer graphs, by calibration data."""
+"""Quantisation: float graphs of one network's tasks -> level Q, by calibration data."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from ..errors import UserError
 from ..graph import Add, Experts, Graph, Linear
-from ..intgraph import IntGraph
+from ..qgraph import QGraph
 from .calibrate import check_images, limited, noise, observe
-from .lower import lower, stream_scale
+from .legal import legal
+from .lower import lower
 from .options import Quantisation, unmatched
-from .plan import describe, plan, product_side
-from .scales import ScaleTooSmall
+from .plan import Plan, plan, product_side
 from .shared import merge
+from .streams import shared_scales
 
 __all__ = ["Quantisation", "quantise"]
-MOST_TRIES = 100  # of a step for the residual stream: a product of the stream itself may ask for a larger one each time
 
 
 def quantise(
     graphs: dict[str, Graph], images: dict[str, np.ndarray] | None, options: Quantisation | None = None
-) -> dict[str, IntGraph]:
-    """Integer graphs by task; layers that tasks share get the same integers.
+) -> dict[str, QGraph]:
+    """Level-Q graphs by task; layers that tasks share get the same integers.
 
     `graphs` by task name; `images`: ONNX input name -> [n, C, H, W], other arrays are ignored; None calibrates with
     seeded noise, after which accuracy is not to be trusted, unless the files are quantised and bring their scales.
@@ -29,7 +31,6 @@ def quantise(
     that the machine cannot do, or `options` name a layer that it has not.
     """
     options = options or Quantisation()
-    check_names(graphs, options)
     stats = {}
     for task, graph in graphs.items():
         data = images
@@ -37,23 +38,21 @@ def quantise(
             data = {name: noise(shape, graph.ranges.get(name)) for name, shape in graph.inputs.items()}
         stats[task] = limited(graph, observe(graph, check_images(graph, data), options.calibration), images is not None)
     stats = merge(graphs, stats)
-    scale = max(stream_scale(graph, stats[task]) for task, graph in graphs.items())
-    for _ in range(MOST_TRIES):
-        try:
-            return {task: lower(graph, stats[task], scale, task, options) for task, graph in graphs.items()}
-        except ScaleTooSmall as error:
-            fault, scale = error, error.scale * (1 + 1e-9)
-    raise UserError(f"{describe(fault.node)}: its weights are too large for the residual stream")
+    forms = {task: legal(graph, stats[task], images is not None) for task, graph in graphs.items()}
+    plans = {task: plan(form.graph) for task, form in forms.items()}
+    check_names(plans, options)
+    graphs, stats = ({task: getattr(form, part) for task, form in forms.items()} for part in ("graph", "stats"))
+    chosen = shared_scales(graphs, plans, stats)
+    return {task: lower(forms[task], replace(plans[task], scales=chosen[task]), task, options) for task in graphs}
 
 
-def check_names(graphs: dict[str, Graph], options: Quantisation) -> None:
+def check_names(plans: dict[str, Plan], options: Quantisation) -> None:
     """Raise UserError for a pattern in the options that fits no layer to which it could apply."""
     linear: set[str] = set()
     experts: set[str] = set()
-    for graph in graphs.values():
-        known = plan(graph)
+    for known in plans.values():
         for node in known.nodes.values():
-            made = known.nodes[product_side(known.nodes, node)[0]] if isinstance(node, Add) else node
+            made = known.nodes[(product_side(known.nodes, node) or (node.b,))[0]] if isinstance(node, Add) else node
             if isinstance(made, Experts):
                 experts.update((node.name, made.name))
             elif isinstance(made, Linear) and node.name in known.alone:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph as fg
-from ..intgraph import ColScale, Constant, Convert, MatMul, Multiply, Norm, RowMax, RowScale, View
+from .. import qgraph as q
+from ..errors import UserError
+from ..isa import Convert
 from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, STATIC_SHIFT, TURN_ONE, U16_MAX
-from .builder import EPSILON_MAX, ROW_UNIT, TINY, Builder, Held, folded, product, row_operand, wide_scale
+from ..qgraph import UNIT_ROW, Matrix, Ref
+from .builder import EPSILON_MAX, ROW_UNIT, TINY, Builder, Held, folded, limited, own_scale, wide_scale
+from .plan import describe
 from .scales import (
     LARGEST_FACTOR,
-    UNIT_ROW,
     int8_weights,
     multipliers,
     quantise_weights,
@@ -33,90 +36,48 @@ PROBABILITY_ONE = INT8_MAX * U16_MAX  # probability times reciprocal of a row: t
 
 
 def attention(b: Builder, node: fg.Attention) -> None:
-    q, k, v = _side(b, node.q, node), _side(b, node.k, node), b.plan.linear(node.v, node)
-    q_view, k_view, factors = _queries_and_keys(b, node, q, k)
+    q_side, k_side, v = _side(b, node.q, node), _side(b, node.k, node), b.plan.linear(node.v, node)
+    queries, keys, factors = _queries_and_keys(b, node, q_side, k_side)
 
-    columns = b.shapes[node.name][1]
-    width, depth = columns // node.heads, q_view.cols // node.heads
-    x = row_operand(b, v.x)
+    rows, columns = b.shapes[node.name]
+    x = b.held[v.x]
     v_weight, v_constant = folded(x, v.weight, v.bias)
     v_constant = np.zeros(columns) if v_constant is None else np.asarray(v_constant, np.float64)
-    fold = b.plan.only_multiplied(node.name)
+    limit = limited(b, node)
+    fold = limit is None and b.plan.only_multiplied(node.name)
     held = b.stats.values[node.name]
     v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) / INT8_MAX * b.stats.part(v.name), TINY)
     v_step = np.maximum(np.maximum(v_step, smallest_transposed_step(v_weight)), v_step.max() * 2.0**-12)
-    scale = wide_scale(held.magnitude(v_constant if fold else 0.0))
-    scale = max(scale, float(v_step.max()) / (PROBABILITY_ONE * LARGEST_FACTOR))
-    if not fold:
-        scale = max(scale, float(np.abs(v_constant).max()) / INT16_MAX)
+    offset = v_constant if fold else np.full(columns, 0.0 if limit is None else limit[1])
+    need = max(float(v_step.max()) / (PROBABILITY_ONE * LARGEST_FACTOR), float(np.abs(v_constant - offset).max()) / INT16_MAX)
+    if limit is not None and need <= limit[0]:
+        scale = limit[0]
+    elif b.plan.roots[node.name] in b.plan.logits or not fold:
+        limit, offset = None, np.zeros(columns)
+        scale = own_scale(b, node, max(need, float(np.abs(v_constant).max()) / INT16_MAX))
+    else:
+        scale = max(wide_scale(held.magnitude(offset)), need)
     col_mult, shift = multipliers(v_step / (PROBABILITY_ONE * scale))
     v_step = np.ldexp(col_mult * (PROBABILITY_ONE * scale), -(COL_SHIFT + shift))  # exactly what the multiplier means
     across = transposed(b, v.name, x, v_weight, v_step, v.source)
-
-    bias = None if fold else np.rint(v_constant / scale).astype(np.int16)
-    out = b.buffer(node.name, q_view.rows, columns, node.heads, scale)
-    scores = [b.buffer(f"{node.name}.scores{i}", q_view.rows, k_view.rows) for i in range(min(2, node.heads))]
+    matrix = Matrix(across, col_mult, shift, np.rint((v_constant - offset) / scale).astype(np.int16))
     biases = _biases(b, node)
-    for h in range(node.heads):
-        col, score_shift = single(factors[h])
-        s = scores[h % 2]
-        b.emit(
-            MatMul(
-                b.op_name(f"{node.name}.scores.{h}"),
-                s,
-                _columns(q_view, h * depth, depth),
-                _columns(k_view, h * depth, depth),
-                col_scale=ColScale.IMMEDIATE,
-                col_mult=col,
-                row_mult=UNIT_ROW,
-                shift=score_shift,
-                residual=None if biases is None else biases[h],
-                row_max=RowMax.SIGNED,
-                source=node.source,
-            )
-        )
-        head = slice(h * width, (h + 1) * width)
-        b.emit(
-            MatMul(
-                b.op_name(f"{node.name}.values.{h}"),
-                _columns(out, h * width, width),
-                s,
-                View(across.buffer, h * width, width, 0, across.cols),
-                x_convert=Convert.PROBABILITY,
-                col_mult=col_mult[head],
-                bias=np.zeros(width, np.int16) if bias is None else bias[head],
-                row_scale=RowScale.CONVERTED,
-                shift=shift,
-                row_max=RowMax.ABS,
-                continue_max=h > 0,
-                source=node.source,
-            ),
-            node.name,
-            out,
-        )
-    if fold:
-        b.offsets[node.name] = v_constant
-    b.held[node.name] = Held(out, scale, v_constant if fold else None, True, b.held[q.linear.x].first_row)
+    made = q.Attention(b.name(node.name), queries, keys, matrix, factors, biases, source=node.source)
+    less = offset if fold else limit and limit[1] or None
+    ref = b.emit(made, rows, columns, scale, less, node.heads, node.name)
+    b.held[node.name] = Held(ref, scale, less, b.held[q_side.linear.x].first_row)
 
 
-def _columns(view: View, start: int, count: int) -> View:
-    return View(view.buffer, view.row, view.rows, view.col + start, count)
-
-
-def _biases(b: Builder, node: fg.Attention) -> list[View] | None:
+def _biases(b: Builder, node: fg.Attention) -> tuple[Ref, ...]:
     """Emit the bias of each head, in score steps, to be added to the scores; heads with the same one share it."""
     if node.bias is None:
-        return None
+        return ()
     steps = np.rint(node.bias.astype(np.float64) * np.log2(np.e) * SCORE_STEPS)
-    made: dict[bytes, View] = {}
-    views = []
+    made: dict[bytes, Ref] = {}
     for h, data in enumerate(np.maximum(steps, SCORE_LOWEST).astype(np.int16)):
-        key = data.tobytes()
-        if key not in made:
-            made[key] = b.buffer(f"{node.name}.bias.{h}", *data.shape)
-            b.emit(Constant(b.op_name(f"{node.name}.bias.{h}"), made[key], data, node.source))
-        views.append(made[key])
-    return views
+        if data.tobytes() not in made:
+            made[data.tobytes()] = b.table(f"{node.name}.bias.{h}", data, source=node.source)
+    return tuple(made[data.tobytes()] for data in np.maximum(steps, SCORE_LOWEST).astype(np.int16))
 
 
 def _table_unit() -> float:
@@ -147,31 +108,38 @@ def _side(b: Builder, name: str, node: fg.Attention) -> _Side:
     return _Side(name, b.plan.linear(at, node), norm, rotate)
 
 
-def _queries_and_keys(b: Builder, node: fg.Attention, q: _Side, k: _Side) -> tuple[View, View, Array]:
-    """Emit Q and K; their views [rows, columns] and each head's factor from an int8 sum to score steps."""
-    k_range = b.stats.values[k.name]
+def _queries_and_keys(
+    b: Builder, node: fg.Attention, q_side: _Side, k_side: _Side
+) -> tuple[Ref, Ref, tuple[tuple[int, int], ...]]:
+    """Emit Q and K; their rows, and each head's factor from an int8 sum to score steps as (column multiplier, shift).
+
+    The sign of a negative scale goes into Q.
+    """
+    k_range = b.stats.values[k_side.name]
     # A constant that is added to all keys would turn with their positions.
-    centre = 0.0 if k.rotate else (k_range.low + k_range.high) / 2
-    q_steps, k_steps = (_int8_steps(b, node, side, middle) for side, middle in ((q, 0.0), (k, centre)))
-    factors = q_steps * k_steps * node.scale * np.log2(np.e) * SCORE_STEPS
-    angles: dict[bytes, View] = {}
+    centre = 0.0 if k_side.rotate else (k_range.low + k_range.high) / 2
+    q_steps, k_steps = (_int8_steps(b, node, side, middle) for side, middle in ((q_side, 0.0), (k_side, centre)))
+    factors = q_steps * k_steps * abs(node.scale) * np.log2(np.e) * SCORE_STEPS
+    if not np.all(factors <= LARGEST_FACTOR * UNIT_ROW):
+        reach = f"{float(factors.max()):g} for an int8 product, the machine up to {LARGEST_FACTOR * UNIT_ROW:g}"
+        raise UserError(f"{describe(node)}: the scale {node.scale:g} of its scores asks for steps of {reach}")
+    angles: dict[bytes, Ref] = {}
     # One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad.
-    q_view = _project(b, node, q, f"{node.name}.q", q_steps, 0.0, angles)
-    b.trace[q.name] = q_view, b.ops[-1].name
-    k_view = _project(b, node, k, f"{node.name}.k", k_steps, centre, angles)
-    if k.rotate:
-        b.trace[k.name] = k_view, b.ops[-1].name
-    return q_view, k_view, factors
+    sign = -1.0 if node.scale < 0 else 1.0
+    queries = b.made.trace[q_side.name] = _project(b, node, q_side, f"{node.name}.q", q_steps, 0.0, angles, sign)
+    keys = _project(b, node, k_side, f"{node.name}.k", k_steps, centre, angles)
+    if k_side.rotate:
+        b.made.trace[k_side.name] = keys
+    return queries, keys, tuple(single(float(factor)) for factor in factors)
 
 
-def _parameters(b: Builder, side: _Side, centre: Array | float) -> tuple[Array, Array | None]:
+def _parameters(b: Builder, side: _Side, centre: Array | float) -> tuple[Array, Array]:
     """(factor, term) whose sizes an int16 step must leave room for: of the norm by column, else of the linear layer."""
     if side.norm is not None:
         gamma, beta = (np.tile(np.asarray(a, np.float64), side.norm.heads) for a in (side.norm.gamma, side.norm.beta))
         return gamma, beta - centre
-    weight, bias = folded(row_operand(b, side.linear.x), side.linear.weight, side.linear.bias)
-    bias = np.zeros(len(weight)) if bias is None else bias
-    return weight, bias - centre
+    weight, bias = folded(b.held[side.linear.x], side.linear.weight, side.linear.bias)
+    return weight, (np.zeros(len(weight)) if bias is None else bias) - centre
 
 
 def _int8_steps(b: Builder, node: fg.Attention, side: _Side, centre: Array | float) -> Array:
@@ -192,57 +160,53 @@ def _turn_gain(side: _Side) -> float:
 
 
 def _project(
-    b: Builder, node: fg.Attention, side: _Side, name: str, steps: Array, centre: Array | float, angles: dict[bytes, View]
-) -> View:
-    """Emit one side in int8 steps of `steps` [heads], less `centre`; `angles`: the tables of positions so far."""
-    linear = side.linear
-    x = row_operand(b, linear.x)
-    width = len(linear.weight) // node.heads
+    b: Builder,
+    node: fg.Attention,
+    side: _Side,
+    name: str,
+    steps: Array,
+    centre: Array | float,
+    angles: dict[bytes, Ref],
+    sign: float = 1.0,
+) -> Ref:
+    """Emit `sign` times one side in int8 steps of `steps` [heads], less `centre`; `angles`: tables of positions so far."""
+    layer = side.linear
+    x = b.held[layer.x]
+    columns, rows = len(layer.weight), x.ref.rows
+    width = columns // node.heads
     steps = np.repeat(steps / INT16_PER_INT8, width)
-    out = b.buffer(name, x.view.rows, len(linear.weight), node.heads, steps[None, :])
-    before = steps * _turn_gain(side)
-    factor, term = _parameters(b, side, centre)
+    before, (factor, term) = steps * _turn_gain(side), _parameters(b, side, centre)
+    factor, term = factor * sign, term * sign
     if side.norm is None:
-        product(b, name, out, x, quantise_weights(factor, ROW_UNIT, before, term), source=linear.source)
+        made = q.Product(b.name(name), x.ref, quantise_weights(factor, ROW_UNIT, before, term), source=layer.source)
+        ref = b.emit(made, rows, columns, sign * before, None, node.heads)
     else:
-        weight, bias = folded(x, linear.weight, linear.bias)
-        scale = wide_scale(b.stats.values[linear.name].magnitude())
+        weight, bias = folded(x, layer.weight, layer.bias)
+        scale = wide_scale(b.stats.values[layer.name].magnitude())
         scale = max(scale, float(smallest_out_scale(weight, ROW_UNIT, bias).max()))
         scale = max(scale, width * (side.norm.epsilon / EPSILON_MAX) ** 0.5 * 1.001)
-        product(b, name, out, x, quantise_weights(weight, ROW_UNIT, scale, bias), source=linear.source)
-        epsilon = round(side.norm.epsilon * width**2 / scale**2)
-        for h in range(node.heads):
-            columns = slice(h * width, (h + 1) * width)
-            view = _columns(out, h * width, width)
-            gamma, beta = (np.rint(a[columns] / before[columns]).astype(np.int16) for a in (factor, term))
-            b.emit(
-                Norm(
-                    b.op_name(f"{name}.norm.{h}"),
-                    view,
-                    view,
-                    gamma,
-                    beta,
-                    max(epsilon, 1),
-                    side.norm.source,
-                    side.norm.centred,
-                    RowMax.NONE,
-                )
-            )
+        made = q.Product(b.name(name), x.ref, quantise_weights(weight, ROW_UNIT, scale, bias), source=layer.source)
+        ref = b.emit(made, rows, columns, scale, None, node.heads)
+        epsilon = max(round(side.norm.epsilon * width**2 / scale**2), 1)
+        gamma, beta = (np.rint(a / before).astype(np.int16) for a in (factor, term))
+        fields = {"centred": side.norm.centred, "heads": node.heads, "source": side.norm.source}
+        normed = q.Norm(b.name(f"{name}.norm"), ref, gamma, beta, epsilon, **fields)
+        ref = b.emit(normed, rows, columns, sign * before, None, node.heads)
     if side.rotate is not None:
         table = _angles(b, node, side.rotate, angles)
-        b.emit(Multiply(b.op_name(f"{name}.rotate"), out, out, table, pairs=True, source=side.rotate.source))
-    return out
+        turned = q.Multiply(b.name(f"{name}.rotate"), ref, table, pairs=True, source=side.rotate.source)
+        ref = b.emit(turned, rows, columns, sign * steps, None, node.heads)
+    return ref
 
 
-def _angles(b: Builder, node: fg.Attention, rotate: fg.Rotate, known: dict[bytes, View]) -> View:
+def _angles(b: Builder, node: fg.Attention, rotate: fg.Rotate, known: dict[bytes, Ref]) -> Ref:
     """Emit the cosines and sines of all tokens, as `numerics.turn` takes them."""
     table = np.stack([rotate.cos, rotate.sin], axis=-1).astype(np.float64).reshape(len(rotate.cos), -1)
     data = np.clip(np.rint(table * (TURN_ONE * _TURN_GAIN)), -INT16_MAX, INT16_MAX).astype(np.int16)
-    key = data.tobytes()
-    if key not in known:
-        known[key] = b.buffer(f"{node.name}.angles", *data.shape, scale=1 / (TURN_ONE * _TURN_GAIN))
-        b.emit(Constant(b.op_name(f"{node.name}.angles"), known[key], data, rotate.source))
-    return known[key]
+    if data.tobytes() not in known:
+        scale = 1 / (TURN_ONE * _TURN_GAIN)
+        known[data.tobytes()] = b.table(f"{node.name}.angles", data, scale, rotate.source)
+    return known[data.tobytes()]
 
 
 def smallest_transposed_step(weight: Array) -> Array:
@@ -250,9 +214,7 @@ def smallest_transposed_step(weight: Array) -> Array:
     return weight_steps(weight) * _table_unit() / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
 
 
-def transposed(
-    b: Builder, name: str, x: Held, weight: Array, step: Array, source: str, row_max: RowMax = RowMax.NONE
-) -> View:
+def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, source: str) -> Ref:
     """Emit (x @ weight.T).T [N, tokens]: rows of `weight` [N, K] streamed against the stationary tokens, without bias.
 
     `step` [N]: real value of an int8 step of the result, which is stored as 2^STATIC_SHIFT int16 steps.
@@ -260,23 +222,7 @@ def transposed(
     step16 = step / INT16_PER_INT8
     row_mult, shift = multipliers(weight_steps(weight) * _table_unit() / step16, fraction_bits=0)
     exact = np.ldexp(row_mult * step16 / _table_unit(), -shift)
-    w = b.buffer(f"{name}.weight", *weight.shape, scale=exact[:, None] / INT16_PER_INT8)
     data = int8_weights(weight, exact).astype(np.int16) * INT16_PER_INT8
-    b.emit(Constant(b.op_name(f"{name}.weight"), w, data, source))
-    out = b.buffer(name, len(weight), x.view.rows, scale=step16[:, None])
-    b.emit(
-        MatMul(
-            b.op_name(name),
-            out,
-            w,
-            x.view,
-            w_convert=Convert.ROW,
-            col_scale=ColScale.ROW_SCALES,
-            row_scale=RowScale.TABLE,
-            row_mult=row_mult,
-            shift=shift,
-            row_max=row_max,
-            source=source,
-        )
-    )
-    return out
+    w = b.table(f"{name}.weight", data, exact[:, None] / INT16_PER_INT8, source)
+    made = q.Product(b.name(name), w, Matrix(x.ref, None, shift, None, row_mult), Convert.STATIC, source=source)
+    return b.emit(made, len(weight), x.ref.rows, step16[:, None])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from .. import graph as fg
+from .. import qgraph as q
 from ..errors import UserError
-from ..intgraph import Indirect, RouteTokens, View
 from ..numerics import GATE_BITS, STATIC_SHIFT
-from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, folded, product, row_operand, static_product
+from ..qgraph import UNIT_ROW, Ref
+from .builder import LOGIT_RANGE, LOGIT_SCALE, ROW_UNIT, WIDE_MARGIN, Builder, Held, folded, moved
 from .hidden import Form, activated, form_of
 from .options import matches
 from .plan import describe
-from .scales import UNIT_ROW, four_bits, quantise_weights, smallest_out_scale
+from .scales import four_bits, quantise_weights, smallest_out_scale
 
 GATE_STEP = 2.0 ** (STATIC_SHIFT - GATE_BITS)  # of the int8 gate scores that multiply the second biases
 
@@ -37,46 +38,40 @@ def experts_need(b: Builder, node: fg.Experts) -> float:
     return need
 
 
-def experts(b: Builder, node: fg.Experts, out: View, scale: float, value: str) -> None:
-    """Add the experts' result, in steps of `scale`, to what `out` holds."""
+def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) -> Held:
+    """Emit `add` plus the experts' result, in steps of `scale`, as the float value `value`."""
     route = b.plan.nodes[node.routing]
     if not isinstance(route, fg.Route):
         raise UserError(f"{describe(node)}: {node.routing!r} is not a routing")
-    x = row_operand(b, node.x)
-    logits = b.held[route.logits].view
-    count, hidden_columns, _ = node.w1.shape
-    tokens = x.view.rows
-    dense = None if node.b2 is None else b.buffer(f"{node.name}.gates", tokens, count, scale=2.0**-GATE_BITS)
-    route_name = b.op_name(route.name)
-    b.emit(RouteTokens(route_name, logits, route.top_k, route.renormalise, dense, route.source))
-    if dense is not None:
-        q = quantise_weights(node.b2.T, GATE_STEP, scale, None, UNIT_ROW)
-        static_product(b, f"{node.name}.bias", out, dense, q, residual=out, source=node.source)
-    form = _form(b, node)
-    step = form.scale
-    hidden = [
-        Held(b.buffer(f"{node.name}.hidden{i}", tokens, hidden_columns, scale=step), step, row_max=True)
-        for i in range(min(2, count))
-    ]
-    narrow = any(matches(b.options.narrow_experts, name) for name in (node.name, value))
-    for e in range(count):
-        if not np.any(node.w2[e]):  # it adds its bias at most, which is in already
-            continue
+    logits = b.held[route.logits]
+    if not logits.common or logits.scale != LOGIT_SCALE:
+        peak = float(b.stats.values[route.logits].magnitude().max())
+        if peak > LOGIT_RANGE:
+            raise UserError(f"{describe(route)}: logits of {peak:g}, the machine holds +-{LOGIT_RANGE:.1f}")
+        logits = moved(b, route.logits, LOGIT_SCALE)
+    queues = q.Route(b.name(route.name), logits.ref, route.top_k, route.renormalise, source=route.source)
+    chosen = b.emit(queues, logits.ref.rows, route.top_k)
+    form, narrow = _form(b, node), any(matches(b.options.narrow_experts, name) for name in (node.name, value))
+    first, second = [], []
+    for e in range(len(node.w1)):
         weight, bias = _first(b, node, e)
-        w2 = node.w2[e] * step
+        w2 = node.w2[e] * form.scale
         if narrow:
             weight, w2 = four_bits(weight), four_bits(w2)
-        second = quantise_weights(w2, ROW_UNIT, scale, None)
-        where = {"expert": (route_name, e), "source": node.source}
-        activated(b, f"{node.name}.{e}.w1", hidden[e % 2].view, x, weight, bias, form, indirect=Indirect.GATHER, **where)
-        product(
-            b,
-            f"{node.name}.{e}.w2",
-            out,
-            hidden[e % 2],
-            second,
-            value,
-            residual=out,
-            indirect=Indirect.SCATTER,
-            **where,
-        )
+        first.append(activated(weight, bias, form))
+        # An expert without weights adds its bias at most, which goes with the gates.
+        second.append(quantise_weights(w2, ROW_UNIT, scale, None) if np.any(w2) else None)
+    made = q.Experts(
+        b.name(value),
+        b.held[node.x].ref,
+        chosen,
+        add,
+        tuple(first),
+        tuple(second),
+        (form.table, form.shift),
+        form.scale,
+        None if node.b2 is None else quantise_weights(node.b2.T, GATE_STEP, scale, None, UNIT_ROW),
+        layer=node.name,
+        source=node.source,
+    )
+    return Held(b.emit(made, *b.shapes[node.name], scale, value=value), scale)

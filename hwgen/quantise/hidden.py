@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph as fg
+from .. import qgraph as q
 from ..errors import UserError
-from ..intgraph import Multiply, RowMax, View
 from ..numerics import INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, SILU_SPAN
-from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, gelu_scale, operands, product, read_by_array, wide_scale
+from ..qgraph import Matrix
+from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, gelu_scale, limited, operands, own_scale, plain
 from .plan import describe
-from .scales import quantise_weights, smallest_out_scale
+from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
 Array = np.ndarray
 OUTLIERS = (32, 64, 128)  # channels that may be kept apart, at most a quarter of all
@@ -30,51 +31,45 @@ def activation(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> None:
     groups = _outliers(b, node)
     if groups is None:
         groups = [np.arange(len(source.weight))]
-    ((x, weight, bias),) = operands(b, source)  # a split value is only read by layers that are added to the stream
+    ((x, weight, bias),) = operands(b, source)  # a split value is only read by layers that are added to something
     magnitude = b.stats.values[source.name].magnitude()
     held = []
     for i, columns in enumerate(groups):
         w, constant = weight[columns], None if bias is None else bias[columns]
         need = float(smallest_out_scale(w, ROW_UNIT, constant).max())
         form = form_of(node, *kind_of(node), float(magnitude[columns].max()) * WIDE_MARGIN, need)
-        scale = form.scale
+        limit = limited(b, node)
+        if isinstance(node, fg.Relu) and limit is not None and need <= limit[0] and not limit[1]:
+            form = Form(1.0, "none", 0, limit[0])
         name = node.name if len(groups) == 1 else f"{node.name}.{i}"
-        out = b.buffer(name, x.view.rows, len(columns), scale=scale)
-        value, row_max = node.name if len(groups) == 1 else None, RowMax.ABS if read_by_array(b, node.name) else RowMax.NONE
-        activated(b, source.name, out, x, w, constant, form, value, source=source.source, row_max=row_max)
-        held.append((columns, Held(out, scale, row_max=row_max == RowMax.ABS, first_row=x.first_row)))
+        fields = {"act": (form.table, form.shift), "layer": source.name, "source": source.source}
+        made = q.Product(b.name(name), x.ref, activated(w, constant, form), **fields)
+        ref = b.emit(made, x.ref.rows, len(columns), form.scale, value=node.name if len(groups) == 1 else None)
+        held.append((columns, Held(ref, form.scale, None, x.first_row)))
     b.held[node.name] = held[0][1]
     if len(groups) > 1:
         b.groups[node.name] = held
 
 
-def activated(
-    b: Builder, name: str, out: View, x: Held, w: Array, bias: Array | None, form: Form, value: str | None = None, **fields
-) -> None:
-    """Emit out = form(x @ w.T + bias); `w` and `bias` as `operands` gives them, `fields` go to the MatMul."""
-    q = quantise_weights(w * form.factor, ROW_UNIT, form.step, None if bias is None else bias * form.factor)
-    fields = {"row_max": RowMax.ABS, "gelu": (form.table, form.shift)} | fields
-    product(b, name, out, x, q, value, **fields)
+def activated(w: Array, bias: Array | None, form: Form) -> Matrix:
+    """The matrix in front of an activation; `w` and `bias` as `operands` gives them."""
+    return quantise_weights(w * form.factor, ROW_UNIT, form.step, None if bias is None else bias * form.factor)
 
 
 def multiply(b: Builder, node: fg.Multiply) -> None:
     """The product of two stored values, as in a gated linear unit. Its step is that of the factors times a power of two."""
-    x, factor = b.held[node.a], b.held[node.b]
-    if any(np.ndim(held.scale) or held.offset is not None for held in (x, factor)):
-        raise UserError(f"{describe(node)}: {node.a!r} or {node.b!r} has no common scale")
-    if b.plan.roots[node.name] in b.plan.stream | b.plan.logits:
-        raise UserError(f"{describe(node)}: a product of two tensors can only be read by linear layers and norms")
-    if (x.first_row, x.view.rows) != (factor.first_row, factor.view.rows):
+    x, factor = plain(b, node.a), plain(b, node.b)
+    if (x.first_row, x.ref.rows) != (factor.first_row, factor.ref.rows):
         raise UserError(f"{describe(node)}: {node.a!r} and {node.b!r} hold different tokens")
     step = float(x.scale) * float(factor.scale)
-    wanted = wide_scale(b.stats.values[node.name].magnitude()) / step
+    wanted = own_scale(b, node, 0.0) / step
     shift = int(np.clip(np.ceil(np.log2(wanted)), PRODUCT_SHIFT_MIN, PRODUCT_SHIFT_MAX))
+    if wanted > 2.0**PRODUCT_SHIFT_MAX:
+        raise OutOfRange(f"products up to 2^{np.log2(wanted):.0f} steps of their factors")
     scale = step * 2.0**shift
-    out = b.buffer(node.name, x.view.rows, x.view.cols, scale=scale)
-    row_max = RowMax.ABS if read_by_array(b, node.name) else RowMax.NONE
-    op = Multiply(b.op_name(node.name), out, x.view, factor.view, shift, row_max=row_max, source=node.source)
-    b.emit(op, node.name)
-    b.held[node.name] = Held(out, scale, row_max=row_max == RowMax.ABS, first_row=x.first_row)
+    made = q.Multiply(b.name(node.name), x.ref, factor.ref, shift, source=node.source)
+    ref = b.emit(made, x.ref.rows, b.cols(x), scale, None, b.groups_of(x), node.name)
+    b.held[node.name] = Held(ref, scale, None, x.first_row)
 
 
 @dataclass(frozen=True)
@@ -116,8 +111,8 @@ def form_of(node: fg.Node, kind: str, slope: float, peak: float, need: float) ->
 def _outliers(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> list[Array] | None:
     """[columns of the outliers, all others], or None where it is not worth it.
 
-    Only where every reader is a linear layer that is added to the residual stream, and where the sum of the outliers
-    alone cannot leave the stream's range.
+    Only where every reader is a linear layer that is added to something, and where the sum of the outliers alone cannot
+    leave the range of what it is added to.
     """
     readers = b.plan.users.get(node.name, [])
     if not readers or node.name in {o.value for o in b.graph.outputs}:
@@ -143,6 +138,6 @@ def _outliers(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> list[Array] | No
         partial = (np.abs(reader.weight[:, outliers]) @ magnitude[outliers]).max()
         for add in b.plan.users[reader.name]:
             stored = add.a if add.b == reader.name else add.b
-            if partial + b.stats.values[stored].magnitude().max() > INT16_MAX * b.stream_scale:
+            if partial + b.stats.values[stored].magnitude().max() > INT16_MAX * b.plan.scales[add.name]:
                 return None
     return [outliers, rest]

@@ -1,34 +1,34 @@
-"""What is known before lowering: which nodes are fused into which, who reads a value last, what scale it must have."""
+"""What is known before lowering: which nodes are fused into which, which values are outputs, limited or a router's logits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .. import graph as fg
 from ..errors import UserError
-
-NEVER = 1 << 60  # later than any node: outputs are read at the end
 
 
 @dataclass(frozen=True)
 class Plan:
     """
-    nodes       live nodes by name, in execution order
-    users       value -> live nodes that read it
-    roots       value -> the value whose rows it is (through `Rows`), itself for all others
-    alone       values that are computed by themselves, not only inside the node that uses them
-    last_read   root -> index of the last moment at which something reads it, NEVER for outputs
-    stream      roots that must have the scale of the residual stream
-    logits      roots that a router reads
+    nodes    live nodes by name, in execution order
+    users    value -> live nodes that read it
+    roots    value -> the value whose rows it is (through `Rows`), itself for all others
+    alone    values that are computed by themselves, not only inside the node that uses them
+    outputs  roots that are read at the end
+    logits   roots that a router reads
+    limits   value -> the `Clip` that is all that reads it
+    scales   value -> the step that a sum, or what is added to, shares with its neighbours (see `streams`)
     """
 
     nodes: dict[str, fg.Node]
     users: dict[str, list[fg.Node]]
     roots: dict[str, str]
     alone: set[str]
-    last_read: dict[str, int]
-    stream: set[str]
+    outputs: set[str]
     logits: set[str]
+    limits: dict[str, fg.Clip]
+    scales: dict[str, float] = field(default_factory=dict)
 
     def linear(self, name: str, reader: fg.Node) -> fg.Linear:
         """The `Linear` that makes the value, or UserError naming its reader."""
@@ -47,7 +47,7 @@ class Plan:
 
     def only_multiplied(self, name: str) -> bool:
         """Whether all readers of the value multiply it with a matrix, so that scales and offsets fold into that."""
-        return self.last_read.get(name, 0) != NEVER and all(
+        return self.roots[name] not in self.outputs and all(
             isinstance(user, fg.Linear | fg.Experts | fg.Mean) for user in self.readers(name)
         )
 
@@ -56,12 +56,12 @@ def describe(node: fg.Node) -> str:
     return f"{type(node).__name__} {node.name!r}" + (f" (ONNX node {node.source!r})" if node.source else "")
 
 
-def product_side(nodes: dict[str, fg.Node], add: fg.Add) -> tuple[str, str]:
-    """(the operand that is computed and added on the fly, the operand that is stored)."""
+def product_side(nodes: dict[str, fg.Node], add: fg.Add) -> tuple[str, str] | None:
+    """(the operand that is computed and added on the fly, the operand that is stored); None where neither is a product."""
     for product, stored in ((add.b, add.a), (add.a, add.b)):
         if isinstance(nodes.get(product), fg.Linear | fg.Experts) and product != stored:
             return product, stored
-    raise UserError(f"{describe(add)}: one operand must be a linear layer or experts, not {add.a!r} + {add.b!r}")
+    return None
 
 
 def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
@@ -76,20 +76,23 @@ def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
         case fg.Embed(x=x) if isinstance(nodes.get(x), fg.PatchEmbed | fg.Linear):
             return (x,)
         case fg.Add():
-            return (product_side(nodes, node)[0],)
+            return (product_side(nodes, node) or ())[:1]
         case fg.Experts(routing=routing):
             return (routing,)
     return ()
 
 
-def plan(graph: fg.Graph) -> Plan:
-    """Raises UserError for an `Add` that the machine cannot do."""
-    live = {o.value for o in graph.outputs}
+def live(graph: fg.Graph) -> dict[str, fg.Node]:
+    """The nodes that outputs hang on, by name, in order."""
+    found = {o.value for o in graph.outputs}
     for node in reversed(graph.nodes):
-        if node.name in live:
-            live.update(node.inputs)
-    nodes = {n.name: n for n in graph.nodes if n.name in live}
-    index = {name: i for i, name in enumerate(nodes)}
+        if node.name in found:
+            found.update(node.inputs)
+    return {n.name: n for n in graph.nodes if n.name in found}
+
+
+def plan(graph: fg.Graph) -> Plan:
+    nodes = live(graph)
     users: dict[str, list[fg.Node]] = {}
     for node in nodes.values():
         for name in dict.fromkeys(node.inputs):
@@ -97,37 +100,14 @@ def plan(graph: fg.Graph) -> Plan:
     roots = {name: name for name in graph.inputs}
     for node in nodes.values():
         roots[node.name] = roots[node.x] if isinstance(node, fg.Rows) else node.name
-
     alone = {o.value for o in graph.outputs}
-    moments: dict[str, list[int]] = {name: [] for name in nodes}
     for node in reversed(nodes.values()):
-        if node.name in alone:
-            moments[node.name].append(index[node.name])
-        fused = fused_values(nodes, node)
-        for name in node.inputs:
-            if name in fused and not (isinstance(node, fg.Add) and name == product_side(nodes, node)[1]):
-                if name in moments:
-                    moments[name] += moments[node.name]
-            else:
-                alone.add(name)
-
-    last_read: dict[str, int] = {}
-    for node in nodes.values():
-        fused = fused_values(nodes, node)
-        for name in node.inputs:
-            if name not in fused and not isinstance(node, fg.Rows):
-                root = roots[name]
-                last_read[root] = max(last_read.get(root, 0), *moments[node.name])
-    for output in graph.outputs:
-        last_read[roots[output.value]] = NEVER
-
-    stream = set()
-    for node in nodes.values():
-        if isinstance(node, fg.Embed | fg.Add):
-            stream.add(node.name)
-        if isinstance(node, fg.Embed) and node.x not in fused_values(nodes, node):
-            stream.add(roots[node.x])
-        if isinstance(node, fg.Add):
-            stream.add(roots[product_side(nodes, node)[1]])
+        alone.update(set(node.inputs) - set(fused_values(nodes, node)))
+    outputs = {roots[o.value] for o in graph.outputs}
     logits = {roots[n.logits] for n in nodes.values() if isinstance(n, fg.Route)}
-    return Plan(nodes, users, roots, alone, last_read, stream, logits)
+    limits = {
+        node.x: node
+        for node in nodes.values()
+        if isinstance(node, fg.Clip) and users[node.x] == [node] and node.x not in outputs
+    }
+    return Plan(nodes, users, roots, alone, outputs, logits, limits)

@@ -7,49 +7,35 @@ error of a matrix is the rounding of its weights.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from .. import numerics as num
+from ..qgraph import UNIT_ROW, Matrix
 
 Array = np.ndarray
 
 # Largest factor of a column multiplier and its shift, a little less so that rounding up stays in range.
 LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
-# Row multiplier where a row has no scale of its own (static operands): keeps the shift inside its range.
-UNIT_ROW = 1 << 15
 # A row of float weights lies on a grid of 128 levels by chance with probability 128 * (2 * GRID_TOLERANCE)^columns.
 GRID_FIRST = 16
 INT4_MAX = 7
 GRID_TOLERANCE = 1e-3
 
 
-class ScaleTooSmall(Exception):
-    """An output that must have the residual stream's scale needs at least `scale` for it."""
-
-    def __init__(self, scale: float):
-        super().__init__(f"the residual stream needs a scale of at least {scale:g}")
-        self.scale = scale
-        self.node = None  # that it is for, once it is known
-
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """int8 [N, K], column multipliers u16 [N] and their shift, bias int16 [N]."""
-
-    w: Array
-    col_mult: Array
-    shift: int
-    bias: Array
+class OutOfRange(ValueError):
+    """A number that no multiplier or bias holds."""
 
 
 def multipliers(factor: Array, fraction_bits: int = num.COL_SHIFT) -> tuple[Array, int]:
     """Smallest u16 m [N] and one shift with m / 2^(fraction_bits + shift) >= factor [N] (a factor of 0 gives 0).
 
-    The largest m is in [32768, 65535] unless the shift is at its limit. Raises ValueError for a factor out of range.
+    The largest m is in [32768, 65535] unless the shift is at its limit. Raises OutOfRange for a factor that
+    is too large, negative or no number.
     """
     factor = np.asarray(factor, np.float64)
+    if not np.all(factor >= 0):
+        raise OutOfRange(f"factor {float(factor.min()):g} is no multiplier")
     largest = float(factor.max(initial=0.0))
     if largest == 0.0:
         return np.zeros(factor.shape, np.int64), num.SHIFT_MIN
@@ -57,7 +43,7 @@ def multipliers(factor: Array, fraction_bits: int = num.COL_SHIFT) -> tuple[Arra
     if math.ceil(math.ldexp(largest, fraction_bits + shift)) > num.U16_MAX:
         shift -= 1
     if shift < num.SHIFT_MIN:
-        raise ValueError(f"factor {largest:g} is too large for a multiplier")
+        raise OutOfRange(f"factor {largest:g} is too large for a multiplier")
     shift = min(shift, num.SHIFT_MAX)
     return np.ceil(np.ldexp(factor, fraction_bits + shift)).astype(np.int64), shift
 
@@ -125,7 +111,7 @@ def smallest_out_scale(weight: Array, step_in: float, bias: Array | None, row: i
 
 def quantise_weights(
     weight: Array, step_in: float, step_out: Array | float, bias: Array | None, row: int = 1
-) -> Weights:
+) -> Matrix:
     """Parameters of out = sum * column multiplier * row multiplier + bias.
 
     `weight` [N, K] real; a sum of int8 products (times the row multiplier, if that is not the immediate `row`) counts
@@ -138,5 +124,5 @@ def quantise_weights(
     step = np.ldexp(col * step_out * row / step_in, -(num.COL_SHIFT + shift))
     integer_bias = np.zeros(weight.shape[0]) if bias is None else np.rint(np.asarray(bias, np.float64) / step_out)
     if np.abs(integer_bias).max(initial=0) > num.INT16_MAX:
-        raise ValueError("bias beyond int16")
-    return Weights(int8_weights(weight, step), col, shift, integer_bias.astype(np.int16))
+        raise OutOfRange(f"a bias of {np.abs(integer_bias).max():g} steps, beyond int16")
+    return Matrix(int8_weights(weight, step), col, shift, integer_bias.astype(np.int16), row if row > 1 else None)

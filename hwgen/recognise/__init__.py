@@ -10,13 +10,13 @@ from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, sc
 from .moe import mixtures
 from .norms import norm, softmax
 from .rewrite import Pattern, rewrite
-from .tokens import ordered, pool, positions, tokens
+from .tokens import ordered, padded, pool, positions, tokens
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
     (linear, attention, softmax, norm, curved, bias, gain),
-    (gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, pool, plain, clip, ordered),
+    (gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, padded, pool, plain, clip, ordered),
     (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, pool, plain, clip, scale, ordered),
 )
 

@@ -80,13 +80,14 @@ def _columns_factor(t: Builder, x: Ref) -> tuple[Ref, str, Ref] | None:
 
 
 def bias(t: Builder, node: Node) -> Ref | None:
-    """A constant added to every row of a layer that has a bias; a single number stays apart, it may be part of a function."""
-    return _term(t, node) if not _uniform(node) else None
+    """A constant added to every row of a layer that has a bias. A single number stays apart, it may be part of a function, and
+    so does one that differs from row to row, part of a rotation."""
+    return None if _uniform(node) else _term(t, node, False)
 
 
 def gain(t: Builder, node: Node) -> Ref | None:
     """The columns of a layer times constants."""
-    return _factor(t, node) if not _uniform(node) else None
+    return None if _uniform(node) else _factor(t, node, False)
 
 
 def _uniform(node: Node) -> bool:
@@ -107,13 +108,15 @@ def with_constant(t: Builder, node: Node, *functions: str) -> tuple[Ref, Ref, st
     return None
 
 
-def _term(t: Builder, node: Node) -> Ref | None:
+def _term(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
     found = with_constant(t, node, "add", "sub")
+    if found is not None and is_map(found[0], "add"):
+        return _sum_term(t, *found[:2])
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
         return None
     x, b, _ = found
     c = by_element(b, x)
-    if c is None or (c.shape[0] != 1 and not layer(x, Norm, Scale, Embed)):
+    if c is None or (c.shape[0] != 1 and not (by_row and layer(x, Norm, Scale, Embed))):
         return None
     return _replaced(t, x, _added(t, x.node, c), b)
 
@@ -128,13 +131,15 @@ def _added(t: Builder, y: Node, c: Ref) -> Ref:
     return t.node(op, *operands[:2], c if len(operands) == 2 else t.map("add", operands[2], c))
 
 
-def _factor(t: Builder, node: Node) -> Ref | None:
+def _factor(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
     found = with_constant(t, node, "mul", "div")
+    if found is not None and is_map(found[0], "add") and found[1].scalar is not None:
+        return _sum_factor(t, *found)
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
         return None
     x, b, function = found
     c = by_element(b, x)
-    if c is None or (c.shape[0] != 1 and not layer(x, Norm, Scale)) or (layer(x, Embed) and c.scalar is None):
+    if c is None or (c.shape[0] != 1 and not (by_row and layer(x, Norm, Scale))) or (layer(x, Embed) and c.scalar is None):
         return None
     op, operands = x.node.op, list(x.node.operands)
     if isinstance(op, Norm | Scale):
@@ -148,6 +153,28 @@ def _factor(t: Builder, node: Node) -> Ref | None:
         wide = t.reshape(c, (-1, *[1] * (len(operands[1].shape) - 1)))
         made = [operands[0], t.map(function, operands[1], wide), *(t.map(function, r, c) for r in operands[2:])]
     return _replaced(t, x, t.node(op, *made), b)
+
+
+def _sum_term(t: Builder, x: Ref, b: Ref) -> Ref | None:
+    """A constant added to a sum, in the bias of a linear layer among the addends."""
+    for i in (1, 0):
+        part = t.through(x.layout, x.node.operands[i])
+        if layer(part, Linear, Conv) and (folded := _term(t, t.map("add", part, b).node)) is not None:
+            other = t.through(x.layout, x.node.operands[1 - i])
+            return t.map("add", *((other, folded) if i else (folded, other)))
+    return None
+
+
+def _sum_factor(t: Builder, x: Ref, b: Ref, function: str) -> Ref | None:
+    """A number times a sum of layers, in each of them."""
+    parts = []
+    for r in x.node.operands:
+        part = t.map(function, r, b.scalar)
+        folded = _factor(t, part.node) if part.whole and is_map(part, function) else None
+        if folded is None:
+            return None
+        parts.append(folded)
+    return t.through(x.layout, t.map("add", *parts))
 
 
 def _replaced(t: Builder, x: Ref, y: Ref, parameter: Ref) -> Ref:
@@ -174,7 +201,8 @@ def gain_at_last(t: Builder, node: Node) -> Ref | None:
     if abs(factor - 1) < 1e-6:
         return x
     product = t.map("mul", x, factor)
-    return (_factor(t, product.node) if product.whole and is_map(product, "mul") else None) or product
+    folded = _factor(t, product.node) if product.whole and is_map(product, "mul") else None
+    return folded or (product if product.node is not node else None)
 
 
 def _product_factor(t: Builder, node: Node) -> Ref | None:
@@ -261,6 +289,7 @@ def scale(t: Builder, node: Node) -> Ref | None:
     one, zero = t.full((1, columns), 1.0), t.full((1, columns), 0.0)
     c = t.expand(c, (1, columns))
     gain, term = (one, c) if function == "add" else (c if function == "mul" else t.map("div", one, c), zero)
-    return _replaced(t, x, t.node(Scale(), x.node.ref, gain, term), b)
+    y = relabel(t.node(Scale(), x.node.ref, gain, term), label(t.source, b), t.source)
+    return t.through(x.layout, y)
 
 

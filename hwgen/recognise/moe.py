@@ -26,18 +26,20 @@ def mixtures(program: Program) -> tuple[Program, list[Finding]]:
     findings: list[Finding] = []
     inside: set[Node] = set()
     for node in search.order:
-        reasons: list[NoMixture] = []
+        reasons: list[tuple[NoMixture, Node]] = []
         for logits in search.logits(node) if node not in inside else []:
             try:
                 y, value, between = search.mixture(logits)
             except NoMixture as no:
-                reasons += [no] if no.reason else []
+                reasons += [(no, search.last)] if no.reason else []
                 continue
             made[y], reasons = value, []
             inside |= between
             break
         if reasons and isinstance(node.op, TopK):
-            findings.append(Finding(node.source, "TopK", "recognise", reasons[-1].reason, reasons[-1].hint))
+            no, y = reasons[0]
+            findings.append(Finding(node.source, "TopK", "recognise", no.reason, no.hint))
+            made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
     if not made:
         return program, findings
     changed: dict[Node, Ref] = {}
@@ -57,6 +59,7 @@ class Search:
         self.users = users(self.order)
         self.ends = {r.node for r in program.outputs.values()}
         self.parsed: dict[Node, list[Expert]] = {}
+        self.last: Node  # value of which the last reason was said
 
     def experts(self, node: Node) -> list[Expert]:
         if node not in self.parsed:
@@ -97,6 +100,8 @@ class Search:
                 try:
                     return y, cut.judge(y), cut.seen & depend
                 except NoMixture as no:
+                    if no.reason and not any(n.reason for n in why):
+                        self.last = y
                     why.append(no)
                 if len(why) == TRIES:
                     break

@@ -12,7 +12,7 @@ from ..tensor.evaluate import apply
 
 Array = np.ndarray
 NEAR = 1e-5  # exporters add 1e-9 and the like to what they divide by
-LOADED = "a softmax over the experts, of which the best k are used, renormalised or not, is what hwgen builds"
+ROUTER = "weight the best experts by the softmax of the logits over all experts or over the chosen ones"
 
 
 class NoMixture(Exception):
@@ -23,12 +23,10 @@ class NoMixture(Exception):
         self.reason, self.hint = reason, hint
 
 
-def explain(
-    logits: Array, weights: Array, permuted: Callable[[Array], Array], tokens: int
-) -> tuple[Router, list[tuple[int, float]]]:
+def explain(logits: Array, weights: Array, alone: Callable[[], bool]) -> tuple[Router, list[tuple[int, float]]]:
     """The router that gives logits [N, E] the weights [N, M] of M networks, and which expert each is, with what factor.
 
-    permuted(order): the weights of the first `tokens` rows of logits in another order.
+    alone: whether a token's weights hang on its own logits only.
     Raises NoMixture with what the weights are.
     """
     most = int((np.abs(weights) > 0).sum(axis=1).max())
@@ -42,7 +40,7 @@ def explain(
         experts = [f for f in found if f is not None]
         if len({e for e, _ in experts}) == weights.shape[1]:
             return router, experts
-    raise NoMixture(_described(logits, weights, most, permuted, tokens), LOADED)
+    raise NoMixture(_described(logits, weights, most, alone), ROUTER)
 
 
 def _column(weight: Array, wanted: Array) -> tuple[int, float] | None:
@@ -56,19 +54,23 @@ def _column(weight: Array, wanted: Array) -> tuple[int, float] | None:
     return best, float(f"{factor:.5g}") if abs(factor / float(f"{factor:.5g}") - 1) < 1e-7 else factor
 
 
-def _described(logits: Array, weights: Array, most: int, permuted: Callable[[Array], Array], tokens: int) -> str:
+def _described(logits: Array, weights: Array, most: int, alone: Callable[[], bool]) -> str:
     """What the weights of a router are that none of those known gives."""
-    order = np.roll(np.arange(tokens), 1)
-    if not np.allclose(permuted(order), weights[:tokens][order], rtol=NEAR, atol=NEAR):
+    if not alone():
         return "the weights of a token's experts depend on other tokens, as with expert capacity"
     if weights.shape[1] != logits.shape[1]:
         return f"{weights.shape[1]} experts' networks for a router of {logits.shape[1]}"
     rank = np.argsort(np.argsort(-logits, axis=1), axis=1)
+    likely = ((weights != 0).T.astype(float) @ (rank < most)).argmax(axis=1)
+    if len(set(likely)) == len(likely):
+        weights = weights[:, np.argsort(likely)]
     chosen = weights != 0
-    if not (chosen == (rank < most)).all():
-        ranks = sorted({int(r) + 1 for r in rank[chosen]})
-        return f"the experts that are weighted are not the best {most} by their logits, but the {ranks[0]}th to {ranks[-1]}th best"
     used = weights[chosen]
+    if not (chosen == (rank < most)).all():
+        if np.allclose(used, 1 / (1 + np.exp(-logits[chosen]))):
+            return "the experts are weighted by the sigmoid of their logits, but chosen by something else"
+        ranks = rank[chosen] + 1
+        return f"the experts that are weighted are not the best {most}, but have ranks from {ranks.min()} to {ranks.max()}"
     if np.allclose(used, used[0]):
         return "the chosen experts are summed without the weights of their router"
     if np.allclose(used, logits[chosen]):

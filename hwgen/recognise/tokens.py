@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from ..layers import Embed, Pool
-from ..tensor import Builder, Concat, Layout, Node, Reduce, Ref
+from ..tensor import Builder, Concat, Layout, Node, Pad, Reduce, Ref
 from .linear import with_constant
 from .match import at_columns, by_element, constant, group, is_map, layer, loops
 from .names import label, parent
@@ -68,6 +68,21 @@ def tokens(t: Builder, node: Node) -> Ref | None:
     y = t.reshape(y, (node.shape[axis], *(node.shape[i] for i in rest)))
     order = [axis, *rest]
     return t.transpose(y, [order.index(i) for i in range(len(order))])
+
+
+def padded(t: Builder, node: Node) -> Ref | None:
+    """Zeros around a value times a constant: the constant times the padded value, where it is the same along those axes."""
+    if not isinstance(node.op, Pad) or node.op.value or (found := with_constant(t, node.operands[0].node, "mul", "div")) is None:
+        return None
+    x, c, function = found
+    (r,) = node.operands
+    if not r.whole or r.shape != r.node.shape:
+        return None
+    grown = [i for i, (a, b) in enumerate(zip(node.op.before, node.op.after, strict=True)) if a or b]
+    if any(s for i in grown for _, s in c.layout.axes[i]):
+        return None
+    axes = tuple(((node.shape[i], 0),) if i in grown else axis for i, axis in enumerate(c.layout.axes))
+    return t.map(function, t.node(node.op, x), c.move(Layout(axes, c.layout.offset)))
 
 
 def pool(t: Builder, node: Node) -> Ref | None:

@@ -25,7 +25,8 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
             outputs.append(_output(b, name, r))
         except Unsupported as no:
             b.refuse(r.node, f"output {name!r}: {no.reason}", no.hint)
-    if b.findings or any(o.value == GONE for o in outputs):
+    stand_in = any(op.name.startswith("?") for op in program.inputs())
+    if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, list(b.findings)
     shapes = {op.name: tuple(op.shape[1:]) for op in program.inputs()}
     return chained(graph.Graph(shapes, b.nodes, outputs, {})), []

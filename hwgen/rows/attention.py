@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import graph
 from ..layers import Attention, Linear, Rotate
-from ..tensor import Const, Node, Ref
+from ..tensor import Const, Layout, Node, Ref
 from .lower import GONE, Rows
 from .views import Array, Place, Unsupported, View, span
 
@@ -60,6 +60,9 @@ def _whole(b: Rows, node: Node) -> str:
         at = sides["q"][1]
         at = at - at.min()
     tokens = windows * queries, int(keys.max()) - first + 1
+    if bias and bias[0].constant is None:
+        b.refuse(bias[0].node, "computes a mask or bias of attention scores from the image", "export without attention mask")
+        return GONE
     full = _bias(node, bias, at, keys - first, tokens)
     names = {}
     turned = next((s[2] for p, s in sides.items() if p != "v" and isinstance(s[0].node.op, Rotate)), None)
@@ -87,16 +90,13 @@ def _bias(node: Node, bias: list[Ref], rows: Array, keys: Array, tokens: tuple[i
     windows, heads = node.operands[0].shape[:2]
     own = np.zeros((1, 1, 1, 1), np.float32)
     if bias:
-        if bias[0].constant is None:
-            raise Unsupported("adds a mask or bias that is computed from the image to attention scores", "export without attention mask")
-        shape = bias[0].shape
-        own = bias[0].move(type(bias[0].layout)(tuple(a if any(s for _, s in a) else () for a in bias[0].layout.axes), bias[0].layout.offset)).constant
-        own = np.maximum(np.asarray(own, np.float32), NEVER)
+        axes = tuple(axis if any(s for _, s in axis) else () for axis in bias[0].layout.axes)
+        own = bias[0].move(Layout(axes, bias[0].layout.offset)).constant
+        own = np.maximum(own, NEVER).astype(np.float32)
         if np.isnan(own).any():
             raise Unsupported("adds a mask or bias that holds NaN")
         if own.shape[3] == 1:
             own = np.zeros((1, 1, 1, 1), np.float32)  # the same for all keys
-        del shape
         if (own <= NEVER).all(axis=-1).any() or (own > -NEVER).any():
             raise Unsupported("masks every key of a token, or adds a bias beyond the range of scores")
         own = own - own.max(axis=-1, keepdims=True)

@@ -10,6 +10,7 @@ from ..recognise.names import label, parent
 from ..tensor import Const, Input, Map, Node, Pad
 from .lower import Rows
 from .patches import patch_embedding
+from .reasons import CONVOLVES, STEM, reason
 from .views import Array, Place, Unsupported
 
 # --- where values stand ---
@@ -26,7 +27,10 @@ def linear_place(b: Rows, node: Node) -> Place:
     source = node.operands[0].node
     if isinstance(source.op, Input) and not b.missing(source) or isinstance(source.op, Pad):
         return Place(*node.shape, patch_embedding(b, node)[1])
-    return like_input(b, node)
+    try:
+        return like_input(b, node)
+    except Unsupported as no:
+        raise no if b.kinds.get(node.source) != "Conv" else Unsupported(CONVOLVES, STEM) from None
 
 
 def norm_place(b: Rows, node: Node) -> Place:
@@ -138,10 +142,9 @@ def scale(b: Rows, node: Node, start: int, stop: int) -> str:
     x, gain, offset = node.operands
     inner, first, _ = b.tokens(x)
     width = node.shape[1]
-    weight = b.intern(np.diag(np.broadcast_to(gain.constant, (1, width))[0]))
-    bias = np.broadcast_to(offset.constant, (1, width))[0]
+    weight, bias = (np.broadcast_to(b.array(r), (1, width))[0] for r in (gain, offset))
     name = b.value(inner, first + start, first + stop)
-    return b.add(graph.Linear, node, node.name, "scale", x=name, weight=weight, bias=b.intern(bias) if bias.any() else None)
+    return b.add(graph.Linear, node, node.name, "scale", x=name, weight=b.intern(np.diag(weight)), bias=b.intern(bias) if bias.any() else None)
 
 
 def both(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -190,8 +193,6 @@ def pool(b: Rows, node: Node, start: int, stop: int) -> str:
 def map_place(b: Rows, node: Node) -> Place:
     if node.op.function in ("add", "mul") and not any(isinstance(r.node.op, Const) for r in node.operands) and len(node.shape) == 2:
         return both_place(b, node)
-    from .reasons import reason
-
     raise Unsupported(*reason(node))
 
 

@@ -97,7 +97,14 @@ class Rows:
         if r not in self._at:
             self._at[r] = base(r)
         node, at = self._at[r]
+        if isinstance(node.op, Input) and len(r.shape) == 2 and not self.missing(node):
+            node, at = self._pixels(r), np.arange(r.layout.size).reshape(r.shape)
         return shown(r, self.place(node), node, at)
+
+    def _pixels(self, r: Ref) -> Node:
+        """Patches of the image as they are: a linear layer that copies them."""
+        self.t.name, self.t.source = "", r.node.source
+        return self.t.node(Linear(), r, self.t.const(np.eye(r.shape[1], dtype=np.float32))).node
 
     def tokens(self, r: Ref) -> tuple[Node, int, Array | None]:
         """An operand [R, C] as (layer of these columns, first row, order of the rows)."""
@@ -156,6 +163,8 @@ class Rows:
         found = r.constant
         if found is None:
             raise Unsupported(f"{what} is computed from the image")
+        if not np.isfinite(found).all():
+            raise Unsupported("its constant holds infinity or NaN, which only an attention mask may")
         return self.intern(found)
 
     def intern(self, array: Array) -> Array:

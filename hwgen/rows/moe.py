@@ -12,12 +12,12 @@ import numpy as np
 from .. import graph
 from ..layers import Activation, Combine, Dispatch, Experts, Linear, Router, SlotExperts
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
+from ..recognise.routers import ROUTER
 from ..tensor import Node, Ref
 from .dense import like_input, whole_place
 from .lower import Rows
 from .views import Array, Place, Unsupported
 
-ROUTER = "route by the softmax of the logits over all experts or over the chosen ones"
 PLAIN = "in experts use linear, activation, linear"
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..recognise.match import is_map
 from ..tensor import Input, Node, Pad
+from .reasons import PLAIN, STEM
 from .views import Array, Unsupported
 
 if TYPE_CHECKING:
     from .lower import Rows
-
-PLAIN = "use a plain convolution as patch embedding"
 
 
 def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
@@ -28,8 +28,11 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     image, pads = x.node, (0, 0, 0, 0)
     if isinstance(image.op, Pad):
         border, inner = image.op, image.operands[0]
+        if is_map(inner, "add", "sub"):
+            hint = "pad nothing, or give the network an image of which the mean is subtracted already"
+            raise Unsupported("pads an image to which a constant is added before", hint)
         if not isinstance(inner.node.op, Input) or not inner.whole:
-            raise Unsupported("pads something else than the image, as convolution stems do", "make the tokens by one convolution of the image, whose kernel may be larger than its stride")
+            raise Unsupported("pads something else than the image, as convolution stems do", STEM)
         if border.value or any(border.before[:-2]) or any(border.after[:-2]):
             raise Unsupported(f"pads the image by {border.value:g}", PLAIN)
         pads = (*border.before[-2:], *border.after[-2:])
@@ -48,7 +51,7 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     down, across = np.unravel_index(corner, (shape[1], shape[2])) if corner.max() < shape[1] * shape[2] else (corner, corner)
     if not np.array_equal(flat, corner[:, None] + pattern):
         raise Unsupported("does not read the image in patches of one form", PLAIN)
-    (top, dy, tall), (left, dx, wide) = _steps(down), _steps(across)
+    (top, dy, tall), (left, dx, wide) = _steps(down, size[0]), _steps(across, size[1])
     if tall * wide != len(flat):
         raise Unsupported("does not read the image in rows and columns of patches", PLAIN)
     # What the kernel leaves out of its box is zero; what the patches leave out of the image is cut off.
@@ -59,7 +62,7 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     ends = top + (tall - 1) * dy + size[0], left + (wide - 1) * dx + size[1]
     spare = shape[1] - ends[0], shape[2] - ends[1]
     pads = _cut(pads, (top, left, spare[0] if spare[0] >= dy else 0, spare[1] if spare[1] >= dx else 0))
-    stride = None if (dy, dx) == size or (tall == 1 or dy == size[0]) and (wide == 1 or dx == size[1]) else (dy, dx)
+    stride = None if (dy, dx) == size else (dy, dx)
     if not len(np.unique(order)) == len(order):
         raise Unsupported("reads some patches twice", PLAIN)
     fields = {
@@ -72,10 +75,10 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     return fields, None if np.array_equal(order, np.arange(len(order))) else order
 
 
-def _steps(place: Array) -> tuple[int, int, int]:
-    """(first, step, count) of evenly spaced places."""
+def _steps(place: Array, alone: int) -> tuple[int, int, int]:
+    """(first, step, count) of evenly spaced places; the step of a single one is `alone`."""
     known = np.unique(place)
-    step = int(known[1] - known[0]) if len(known) > 1 else 1
+    step = int(known[1] - known[0]) if len(known) > 1 else alone
     if (np.diff(known) != step).any():
         raise Unsupported("does not read the image in even steps", PLAIN)
     return int(known[0]), step, len(known)

@@ -10,7 +10,7 @@ import numpy as np
 from hwgen import compare
 from hwgen import graph as fg
 from hwgen.intgraph import Buffer, IntGraph, Output, View
-from hwgen.quantise import quantise
+from hwgen.select import integers
 from sim import golden
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
@@ -19,7 +19,7 @@ _spec.loader.exec_module(maker)
 
 
 def compared(graph, count=2):
-    integer = quantise({"": graph}, maker.images(graph, 12))[""]
+    integer = integers({"": graph}, maker.images(graph, 12))[""]
     return compare.compare(graph, integer, maker.images(graph, count, seed=2), golden.run)
 
 

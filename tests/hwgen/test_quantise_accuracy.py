@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from hwgen.compare import compare
 from hwgen.levels import import_model
-from hwgen.quantise import quantise
+from hwgen.select import integers
 from sim import golden
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_never_worse_than_onnxruntime(models, tmp_path, name):
     real = outputs(session(path), test)
     graph = import_model(path, confirmed=False)
     (image,) = graph.inputs
-    integer = quantise({"": graph}, {image: calib})[""]
+    integer = integers({"": graph}, {image: calib})[""]
     rows = [golden.run(integer, {image: one}).outputs for one in test]
     for per_channel in (False, True):
         theirs = outputs(static_int8(path, tmp_path, calib, per_channel), test)
@@ -118,7 +118,7 @@ def test_two_tasks_in_one_bundle_at_full_size(models):
         pytest.skip("m3vit_edge is not here")
     calib, test = data(models, EDGE[0])
     graphs = {name: import_model(path) for name, path in paths.items()}
-    for name, integer in quantise(graphs, {"image": calib}).items():
+    for name, integer in integers(graphs, {"image": calib}).items():
         found = [compare(graphs[name], integer, {"image": one[None]}, golden.run, 0) for one in test]
         ratio = np.mean([one.outputs[0].snr_db for one in found])
         agreement = np.mean([router.agreement for one in found for router in one.routers])

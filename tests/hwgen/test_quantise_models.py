@@ -5,9 +5,9 @@ import pytest
 
 from hwgen import graph as fg
 from hwgen.compare import compare
-from hwgen.intgraph import MatMul
 from hwgen.levels import import_model
-from hwgen.quantise import quantise
+from hwgen.intgraph import MatMul
+from hwgen.select import integers
 from sim import golden
 
 LABELS = {"logits": "label_digit", "digit": "label_digit", "parity": "label_parity"}
@@ -40,7 +40,7 @@ MODELS = ("vit_digits", "vit_digits_dynamo", "m3vit_digits_digit", "m3vit_digits
 def test_top1_quick(models, name):
     graph = import_model(models / f"{name}.onnx", confirmed=False)
     images, test = digits(models)
-    for right, found in hits(graph, quantise({"": graph}, images)[""], test, QUICK).values():
+    for right, found in hits(graph, integers({"": graph}, images)[""], test, QUICK).values():
         assert abs(found - right) <= 1
 
 
@@ -50,15 +50,15 @@ def test_top1(models, name):
     graph = import_model(models / f"{name}.onnx")
     images, test = digits(models, 512)
     count = len(test["image"])
-    for right, found in hits(graph, quantise({"": graph}, images)[""], test, count).values():
+    for right, found in hits(graph, integers({"": graph}, images)[""], test, count).values():
         assert found >= right - 0.005 * count
 
 
 def test_two_files_of_one_network_share_their_integers(models):
     graphs = {task: import_model(models / f"m3vit_digits_{task}.onnx", confirmed=False) for task in ("digit", "parity")}
     images, test = digits(models, 32)
-    integers = quantise(graphs, images)
-    first, second = integers["digit"].ops, integers["parity"].ops
+    built = integers(graphs, images)
+    first, second = built["digit"].ops, built["parity"].ops
     differing = set()
     for a, b in zip(first, second, strict=True):
         assert type(a) is type(b)
@@ -67,14 +67,14 @@ def test_two_files_of_one_network_share_their_integers(models):
                 differing.add(a.name.split(".")[-2])
     assert differing == {"gate", "head"}
     for task, graph in graphs.items():
-        ((right, found),) = hits(graph, integers[task], test, 30).values()
+        ((right, found),) = hits(graph, built[task], test, 30).values()
         assert abs(found - right) <= 1
 
 
 def test_both_branches_of_the_two_task_graph_share_their_weights(models):
     graph = import_model(models / "m3vit_digits_2task.onnx", confirmed=False)
     images, _ = digits(models, 16)
-    weights = [op.w.tobytes() for op in quantise({"": graph}, images)[""].ops if isinstance(op, MatMul) and op.expert]
+    weights = [op.w.tobytes() for op in integers({"": graph}, images)[""].ops if isinstance(op, MatMul) and op.expert]
     assert (len(weights), len(set(weights))) == (64, 32)  # 2 branches, 2 layers, 8 experts, 2 matrices
 
 
@@ -88,7 +88,7 @@ def test_m3vit_edge(models, task):
     graph = import_model(path)
     with np.load(models / "edge_images.npz") as file:
         images = {part: {"image": file[part].astype(np.float32) / 256} for part in ("calib", "test")}
-    integer = quantise({"": graph}, images["calib"])[""]
+    integer = integers({"": graph}, images["calib"])[""]
     ratios, agreement = [], []
     for i in range(len(images["test"]["image"])):
         found = compare(graph, integer, {"image": images["test"]["image"][i : i + 1]}, golden.run, 0)

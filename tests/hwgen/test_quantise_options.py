@@ -14,8 +14,9 @@ from hwgen.config import Config
 from hwgen.errors import UserError
 from hwgen.intgraph import MatMul, Norm
 from hwgen.program import manifest
-from hwgen.quantise import Quantisation, clipping, quantise
+from hwgen.quantise import Quantisation, clipping
 from hwgen.schedule import schedule
+from hwgen.select import integers
 from sim import golden
 from sim.machine import Machine
 
@@ -25,7 +26,7 @@ _spec.loader.exec_module(maker)
 
 
 def built(graph, **options):
-    return quantise({"": graph}, maker.images(graph, 8), Quantisation(**options))[""]
+    return integers({"": graph}, maker.images(graph, 8), Quantisation(**options))[""]
 
 
 def compared(graph, integer, spread=1):

@@ -11,8 +11,8 @@ from host.pack import pack_input, unpack_output
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.config import Config
-from hwgen.quantise import quantise
 from hwgen.schedule import schedule
+from hwgen.select import integers
 from sim import golden
 from sim.machine import Machine
 
@@ -94,7 +94,7 @@ GRAPHS = {
 def network(request):
     graph = GRAPHS[request.param]()
     fg.verify(graph)
-    return graph, quantise({"": graph}, maker.images(graph, 12))[""]
+    return graph, integers({"": graph}, maker.images(graph, 12))[""]
 
 
 def on_machine(graph, config, image):
@@ -130,7 +130,7 @@ def test_positions_on_a_stored_tensor_keep_all_bits():
     table = rng.uniform(-4, 4, (T, D)).astype(np.float32)
     table[3, :8] = np.array([0, 1, -1, 127.5, -127.5, 128, 255, -256]) / 128
     graph = maker.change(graph, "embed", position=table)
-    integer = quantise({"": graph}, maker.images(graph, 4))[""]
+    integer = integers({"": graph}, maker.images(graph, 4))[""]
     image = {name: data[0] for name, data in maker.images(graph, 1).items()}
     run = golden.run(integer, image, trace=True)
     scale = integer.buffers["embed"].scale

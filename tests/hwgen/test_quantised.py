@@ -9,10 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen import graph as fg
 from hwgen.errors import UserError
-from hwgen.importer.reference import reference
+from hwgen.levels import check, import_model, reference
 from hwgen.intgraph import Constant, Input, MatMul
-from hwgen.levels import check, import_model
-from hwgen.quantise import quantise
+from hwgen.select import integers
 from sim import golden
 
 quantization = pytest.importorskip("onnxruntime.quantization")
@@ -85,7 +84,7 @@ def test_the_shared_model_keeps_weights_and_accuracy_without_calibration(models,
     path = models / "vit_digits_qdq.onnx"
     graph = import_model(path)
     assert not fg.without_range(graph)
-    integer = quantise({"": graph}, None)[""]
+    integer = integers({"": graph}, None)[""]
     ours = {op.w.tobytes() for op in integer.ops if isinstance(op, MatMul) and isinstance(op.w, np.ndarray)}
     ours |= {(op.data // 256).astype(np.int8).tobytes() for op in integer.ops if isinstance(op, Constant)}  # V: streamed
     theirs = file_weights(path)
@@ -119,7 +118,7 @@ def test_the_shared_model_keeps_weights_and_accuracy_without_calibration(models,
 )
 def test_static_quantisation_of_onnxruntime(models, data, tmp_path, name, options):
     path = static(models / f"{name}.onnx", tmp_path / "q.onnx", data[:16], **options)
-    integer = quantise({"": import_model(path)}, None)[""]
+    integer = integers({"": import_model(path)}, None)[""]
     images = data[100:120]
     (found,), (wanted,) = run(integer, images).values(), reference(models / f"{name}.onnx", {"image": images}).values()
     (theirs,) = emulated(path, images).values()
@@ -136,7 +135,7 @@ def test_dynamic_quantisation_of_onnxruntime(models, data, tmp_path, per_channel
     logging.disable(logging.NOTSET)
     graph = import_model(tmp_path / "q.onnx")
     assert not graph.ranges
-    found = run(quantise({"": graph}, {"image": data[:32]})[""], data[100:120])["logits"]
+    found = run(integers({"": graph}, {"image": data[:32]})[""], data[100:120])["logits"]
     assert snr(reference(models / "vit_digits.onnx", {"image": data[100:120]})["logits"], found) > 25
 
 
@@ -271,7 +270,7 @@ def test_weights_are_kept_through_zero_points_and_minus_128(tmp_path):
     ]
     step = np.exp(rng.uniform(-6, -3, 6)).astype(np.float32)
     path = small(tmp_path, nodes, {"m": weight, "ms": step, "mz": np.full(6, 128, np.uint8)})
-    integer = quantise({"": import_model(path)}, {"image": rng.standard_normal((4, 1, 8, 8)).astype(np.float32)})[""]
+    integer = integers({"": import_model(path)}, {"image": rng.standard_normal((4, 1, 8, 8)).astype(np.float32)})[""]
     (product,) = [op for op in integer.ops if isinstance(op, MatMul) and op.w.shape == (6, 8)]
     expected = np.maximum(weight.T.astype(int) - 128, -127)
     np.testing.assert_array_equal(product.w, expected)
@@ -288,7 +287,7 @@ def test_the_image_keeps_the_scale_of_the_file(tmp_path):
     graph = import_model(path)
     low, high = graph.ranges["image"]
     assert (*low, *high) == pytest.approx((-2.36, 2.74))
-    (image,) = (op for op in quantise({"": graph}, None)[""].ops if isinstance(op, Input))
+    (image,) = (op for op in integers({"": graph}, None)[""].ops if isinstance(op, Input))
     assert image.step == pytest.approx(0.02 * 255 / 254) and image.offset == pytest.approx(0.19)
 
 

@@ -15,11 +15,11 @@ from hwgen.arrange.token_blocks import _delayed
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
+from hwgen.levels import import_model
 from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, View, verify
 from hwgen.isa import ColScale, Convert, RowMax
-from hwgen.levels import import_model
-from hwgen.quantise import quantise
 from hwgen.schedule import schedule
+from hwgen.select import integers
 from sim import golden
 from sim.tb.graphs import Shape, random_graph, random_images
 
@@ -140,7 +140,7 @@ def test_edges():
 def test_plan_blocks_tokens_where_nothing_else_fits():
     asset = resources.files("hwgen.example").joinpath("assets", "vit_digits.onnx")
     with resources.as_file(asset) as path:
-        graphs = quantise({"": import_model(path)}, None)
+        graphs = integers({"": import_model(path)}, None)
     config = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=512, acc_rows=32, weight_words=64)
     with pytest.raises(UserError, match="no room|in one piece"):
         schedule(graphs, config)
@@ -173,7 +173,7 @@ def test_norms_again_where_blocks_get_taller():
     """Where a LayerNorm's rows leave hardly any room beside them, Q gets its own; elsewhere the array has no use of it."""
     asset = resources.files("hwgen.example").joinpath("assets", "vit_digits.onnx")
     with resources.as_file(asset) as path:
-        (graph,) = quantise({"": import_model(path)}, None).values()
+        (graph,) = integers({"": import_model(path)}, None).values()
     images = {"image": np.random.default_rng(1).random(next(o.shape for o in graph.ops if isinstance(o, Input)), np.float32)}
     wanted = golden.run(graph, images).outputs
     config = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=256, acc_rows=32, weight_words=64)

@@ -7,7 +7,7 @@ import pytest
 
 from hwgen import graph as fg
 from hwgen.config import Config
-from hwgen.quantise import quantise
+from hwgen.select import integers
 
 T, D, HEADS, HIDDEN = 7, 24, 2, 40
 
@@ -60,6 +60,6 @@ def test_every_form_on_every_rung(climb):
     graph = network()
     rng = np.random.default_rng(1)
     images = rng.uniform(-1, 1, (8, 2, 4, 6)).astype(np.float32)
-    integer = quantise({"": graph}, {"image": images})
+    integer = integers({"": graph}, {"image": images})
     ladder = climb(integer, Config(array_outputs=16, array_inputs=16), "", [{"image": i} for i in images[:2]], stall=60)
     assert all(result.registers["ARRAY_ACTIVE"] > 0 for result in ladder.rtl)

@@ -8,7 +8,7 @@ import pytest
 from hwgen import boards
 from hwgen.levels import import_model
 from hwgen.planner import Arrangement
-from hwgen.quantise import quantise
+from hwgen.select import integers
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def test_m3vit_edge_both_tasks_on_zcu104(models, climb):
     paths = {f"task{i}": models / f"m3vit_edge_task{i}.onnx" for i in range(2)}
     with np.load(models / "edge_images.npz") as file:
         calib, test = (file[name].astype(np.float32) / 256 for name in ("calib", "test"))
-    graphs = quantise({task: import_model(path, confirmed=False) for task, path in paths.items()}, {"image": calib})
+    graphs = integers({task: import_model(path, confirmed=False) for task, path in paths.items()}, {"image": calib})
     for task in graphs:
         config, images = boards.load("zcu104").make_config(), [{"image": test[0]}]
         ladder = climb(graphs, config, task, images, arrangement=Arrangement(blocks=2))  # what the planner chooses

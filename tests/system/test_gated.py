@@ -10,8 +10,8 @@ from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.intgraph import Multiply
 from hwgen.planner import Arrangement
-from hwgen.quantise import quantise
 from hwgen.schedule import schedule
+from hwgen.select import integers
 from sim import golden
 
 _spec = importlib.util.spec_from_file_location("gated_maker", Path(__file__).parents[1] / "hwgen" / "gated_maker.py")
@@ -29,7 +29,7 @@ def test_accuracy_and_machine(form, config, on_machine):
     fg.verify(graph)
     rng = np.random.default_rng(1)
     images = rng.standard_normal((6, *graph.inputs["image"])).astype(np.float32)
-    integer = quantise({"": graph}, {"image": images})[""]
+    integer = integers({"": graph}, {"image": images})[""]
     kinds = {type(op) for op in integer.ops}
     assert Multiply in kinds or "norm of heads" in form
     signal = noise = 0.0
@@ -50,6 +50,6 @@ def test_accuracy_and_machine(form, config, on_machine):
 def test_on_verilog(form, climb):
     graph = maker.vit(**maker.FORMS[form])
     images = np.random.default_rng(2).standard_normal((2, *graph.inputs["image"])).astype(np.float32)
-    integer = quantise({"": graph}, {"image": images})[""]
+    integer = integers({"": graph}, {"image": images})[""]
     climb({"": integer}, SQUARE, "", [{"image": images[0]}])
     climb({"": integer}, SQUARE, "", [{"image": images}], arrangement=Arrangement(group=2), batch=2, stall=100, seed=3)

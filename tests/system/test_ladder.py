@@ -14,8 +14,8 @@ from hwgen.config import Config
 from hwgen.graph import Graph
 from hwgen.levels import import_model
 from hwgen.planner import Arrangement
-from hwgen.quantise import quantise
 from hwgen.schedule import schedule
+from hwgen.select import integers
 from sim import golden
 from sim.tb.graphs import Shape, random_graph, random_images
 
@@ -57,7 +57,7 @@ def trained(request):
 @SHAPES
 @pytest.mark.parametrize("model", ["m3vit_digits_2task", "vit_digits", "vit_digits_dynamo"])
 def test_trained_model(model, config, trained, digits, climb):
-    graphs = quantise({"": trained(model)}, {"image": digits["calib"][:CALIBRATION]})
+    graphs = integers({"": trained(model)}, {"image": digits["calib"][:CALIBRATION]})
     ladder = climb(graphs, config, "", [{"image": image} for image in digits["test"][:IMAGES]])
     assert all(result.registers["ARRAY_ACTIVE"] > 0 for result in ladder.rtl)
 
@@ -66,7 +66,7 @@ def test_trained_model(model, config, trained, digits, climb):
 def test_two_tasks_in_one_bundle(config, trained, digits, climb):
     """One file per task: both tasks run from one program image that holds the shared weights once."""
     names = {"digit": "m3vit_digits_digit", "parity": "m3vit_digits_parity"}
-    graphs = quantise(
+    graphs = integers(
         {task: trained(name) for task, name in names.items()},
         {"image": digits["calib"][:CALIBRATION]},
     )
@@ -78,7 +78,7 @@ def test_two_tasks_in_one_bundle(config, trained, digits, climb):
 
 @SHAPES
 def test_without_limits_of_dram(config, trained, digits, climb):
-    graphs = quantise({"": trained("m3vit_digits_2task")}, {"image": digits["calib"][:CALIBRATION]})
+    graphs = integers({"": trained("m3vit_digits_2task")}, {"image": digits["calib"][:CALIBRATION]})
     climb(graphs, config, "", [{"image": digits["test"][0]}], dram="unlimited")
 
 
@@ -86,7 +86,7 @@ def test_task_switch_moves_no_weight(trained, digits, hardware):
     """An image of another task before costs an image neither a byte nor a cycle, but for the phase of DRAM's refresh."""
     names = {"digit": "m3vit_digits_digit", "parity": "m3vit_digits_parity"}
     calibration = {"image": digits["calib"][:CALIBRATION]}
-    program = schedule(quantise({task: trained(name) for task, name in names.items()}, calibration), SQUARE)
+    program = schedule(integers({task: trained(name) for task, name in names.items()}, calibration), SQUARE)
     image = {"image": digits["test"][0]}
     steady = {"dram": "unlimited"}
     alternating = hardware(program, [(task, image) for task in ("digit", "parity", "digit", "parity")], **steady)

@@ -16,8 +16,8 @@ from hwgen.config import Config
 from hwgen.importer.reference import reference
 from hwgen.levels import import_model
 from hwgen.planner import Arrangement
-from hwgen.quantise import quantise
 from hwgen.schedule import schedule
+from hwgen.select import integers
 from sim import golden
 
 _spec = importlib.util.spec_from_file_location(
@@ -117,7 +117,7 @@ def check(net: Network, folder: Path, on_machine) -> None:
     path = maker.write(net, folder / "net.onnx")
     graph = import_model(path)
     data = maker.images(net, IMAGES, net.seed)
-    integer = quantise({"": graph}, {"image": data})[""]
+    integer = integers({"": graph}, {"image": data})[""]
     wanted = reference(path, {"image": data})
     results = [golden.run(integer, {"image": image}) for image in data]
     names = list(wanted)

@@ -1,17 +1,5 @@
 """The rules: importing this package fills `rules.RULES`."""
 
 from .. import ragged  # noqa: F401
-from . import (  # noqa: F401  # noqa: F401
-    attention,
-    contrib,
-    control,
-    elementwise,
-    indexing,
-    movement,
-    pools,
-    products,
-    quantised,
-    reductions,
-    resize,
-    signal,
-)
+from . import attention, contrib, control, elementwise, indexing, moe, movement  # noqa: F401
+from . import pools, products, quantised, reductions, resize, signal  # noqa: F401

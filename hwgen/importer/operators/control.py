@@ -34,7 +34,7 @@ class Sequence:
 
 def inside(c: Context, body: Body, operands: list[Any]) -> list[Any]:
     """The outputs of a graph inside a node."""
-    inner = Context(c.t, c.opsets, dict(c.values), c.kinds, c.findings, c.unwanted)
+    inner = Context(c.t, c.opsets, dict(c.values), c.kinds, c.operators, c.findings, c.unwanted)
     inner.values.update((name, c.t.const(value, name)) for name, value in body.constants.items())
     c.kinds.update((name, value.dtype.name) for name, value in body.constants.items())
     inner.values.update(zip(body.inputs, operands, strict=False))

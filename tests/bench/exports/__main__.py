@@ -28,9 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from hwgen.errors import UserError
-from hwgen.importer.reference import reference
-from hwgen.levels import check, import_model, refusal
-from hwgen.quantise import quantise
+from hwgen.levels import check, import_model
+from hwgen.frontend.importer import refusal
+from hwgen.frontend.reference import reference
+from hwgen.select import integers
 from sim import golden
 
 try:
@@ -95,7 +96,7 @@ def judge(path: Path) -> tuple[str, str]:
         def images(count):
             return {name: rng.uniform(-1.5, 1.5, (count, *shape)).astype(np.float32) for name, shape in graph.inputs.items()}
 
-        quantised = quantise({"": graph}, images(2 * IMAGES))[""]
+        quantised = integers({"": graph}, images(2 * IMAGES))[""]
         test = images(IMAGES)
         runs = [golden.run(quantised, {name: array[i] for name, array in test.items()}).outputs for i in range(IMAGES)]
         worst = min(
