@@ -12,13 +12,13 @@ from ...tensor import Ref
 from ..rules import RULES, Array, Context, Op, Unsupported, rule
 from .elementwise import gelu_of
 from .products import conv, gemm
-from .reductions import affine, normalised, softmax_of
+from .reductions import affine, normalised
 from .resize import resize
 
 NCHWC = "com.microsoft.nchwc."
 ACTIVATIONS = {  # with the names of their numbers
     **{"Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",)},
-    **{"Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta")},
+    **{"Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta"), "HardSwish": (), "Gelu": ()},
 }
 
 
@@ -38,15 +38,6 @@ def skip_norm(c: Context, op: Op, x: Ref, skip: Ref, scale: Ref, *rest: Ref | No
 def bias_gelu(c: Context, op: Op, x: Ref, bias: Ref | None = None) -> Ref:
     x = x if bias is None else c.t.map("add", x, bias)
     return gelu_of(c, x, "tanh" if op.type.endswith("FastGelu") else "none")
-
-
-@rule("com.microsoft.BiasSoftmax")
-def bias_softmax(c: Context, op: Op, x: Ref, bias: Ref) -> Ref:
-    """Over all axes from `axis` on; the bias broadcasts in the middle, or before its own axes."""
-    axis = op.attribute("axis", 1) % len(x.shape)
-    if not op.attribute("is_inner_broadcast"):
-        raise Unsupported("its bias broadcasts over outer axes")
-    return softmax_of(c, c.t.map("add", x, bias), list(range(axis, len(x.shape))))
 
 
 @rule("com.microsoft.FusedMatMul")

@@ -162,14 +162,17 @@ def _spread(op: Op, lengths: list[int], kernel: tuple[int, ...]) -> tuple[list[i
     pads, mode = op.attribute("pads") or [0] * 2 * rank, op.attribute("auto_pad", "NOTSET") or "NOTSET"
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise Unsupported(f"auto_pad is {mode!r}")
+    whole = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in zip(lengths, kernel, strides, dilations, strict=True)]
     if mode.startswith("SAME") and not shape:
-        shape = [n * s for n, s in zip(lengths, strides, strict=True)]
+        shape = [min(n * s, w + e) for n, s, w, e in zip(lengths, strides, whole, extra, strict=True)]
     if not shape:
         pads = [0] * 2 * rank if mode == "VALID" else pads
         return strides, dilations, pads[:rank], [e - b for e, b in zip(extra, pads[rank:], strict=True)]
     front, behind = [], []
-    for n, k, s, d, e, m in zip(lengths, kernel, strides, dilations, extra, shape[-rank:], strict=True):
-        total = max((n - 1) * s + e + d * (k - 1) + 1 - m, 0)
+    for w, e, m in zip(whole, extra, shape[-rank:], strict=True):
+        if m > w + e:
+            raise ValueError(f"output_shape {m} of a window sum of {w + e}")
+        total = w + e - m
         front.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
-        behind.append(m - ((n - 1) * s + d * (k - 1) + 1 - front[-1]))
+        behind.append(m - w + front[-1])
     return strides, dilations, front, behind

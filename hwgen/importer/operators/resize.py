@@ -38,10 +38,12 @@ def resize(c: Context, op: Op, x: Ref, *rest: Ref | None) -> Ref:
         raise Unsupported(f"mode is {mode!r}")
     op.ignore("antialias", "cubic_coeff_a", "exclude_outside", "extrapolation_value", "nearest_mode")
     transform = op.attribute("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    if x.dtype == INT and mode != "nearest":
-        raise Unsupported("interpolates integers")
+    if x.dtype == INT and mode == "cubic":
+        raise Unsupported("interpolates integers by cubics")
     if wanted == lengths and transform != "tf_crop_and_resize":
         return x
+    if x.dtype == INT and mode == "linear":
+        return c.t.map("int", resize(c, op, c.t.map("float", x), *rest))
     bounds = c.array(roi, "roi").reshape(2, -1) if transform == "tf_crop_and_resize" and roi is not None else None
     outside = np.zeros([1] * rank, bool)
     for i, (axis, n, to, factor) in enumerate(zip(axes, lengths, wanted, factors, strict=True)):
@@ -69,6 +71,8 @@ def _coordinates(transform: str, n: int, to: int, factor: Any, bounds: Array | N
             return (i + half) / factor - half if to > 1 else i * 0
         case "half_pixel_symmetric":
             return np.float32(n / 2) * (one - np.float32(to) / (factor * np.float32(n))) + (i + half) / factor - half
+        case "tf_half_pixel_for_nn":
+            return (i + half) / factor
         case "align_corners":
             return i * np.float32(n - 1) / np.float32(to - 1) if to > 1 else i * 0
         case "asymmetric":
