@@ -381,7 +381,7 @@ def _explore(options) -> int:
         batches = tuple(check_batch(int(text)) for text in options.batch.split(","))
     except ValueError:
         raise UserError(f"--batch {options.batch}: whole numbers, with commas between them") from None
-    state = build.build(models, Path("unused"), board=options.board, stop_after="quantise", shapes=parse_shapes(options.shapes))
+    state = build.build(models, Path("unused"), board=options.board, stop_after="select", shapes=parse_shapes(options.shapes))
     front = explore.explore(
         state.integers,
         board,

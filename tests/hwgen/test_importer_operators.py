@@ -307,6 +307,8 @@ SIGNALS = [
 ]
 
 MS = {"domain": "com.microsoft"}
+LEFT = {"left_window_size": 1}
+PAST = {"opset": 23, "outputs": 3}
 SEEN = np.array([[1, 1, 0, 0, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]], bool)
 FUSED = [
     *(row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), opset=23, is_causal=i) for i in (0, 1)),
@@ -319,10 +321,10 @@ FUSED = [
         for low in (-np.inf, np.finfo(np.float32).min, -1e4)
     ),
     row("Attention", x(1, 2, 4, 8), x(1, 2, 5, 8), x(1, 2, 5, 6), opset=23, softcap=0.5),
-    row("Attention", x(1, 2, 4, 8), x(1, 2, 4, 8), x(1, 2, 4, 6), None, x(1, 2, 2, 8), x(1, 2, 2, 6), opset=23, is_causal=1, outputs=3),
+    row("Attention", x(1, 2, 4, 8), x(1, 2, 4, 8), x(1, 2, 4, 6), None, x(1, 2, 2, 8), x(1, 2, 2, 6), is_causal=1, **PAST),
     *(
-        row("Attention", x(1, 2, 4, 8), x(1, 2, 6, 8), x(1, 2, 6, 6), opset=25, judge="evaluator", is_causal=i, **{s: 1 for s in sides})
-        for i, sides in ((0, ("left_window_size", "right_window_size")), (1, ("left_window_size",)), (0, ("right_window_size",)))
+        row("Attention", x(1, 2, 4, 8), x(1, 2, 6, 8), x(1, 2, 6, 6), opset=25, judge="evaluator", is_causal=i, **sides)
+        for i, sides in ((0, {**LEFT, "right_window_size": 1}), (1, LEFT), (0, {"right_window_size": 1}))
     ),
     row("Attention", x(1, 3, 2, 8), x(1, 3, 2, 8), x(1, 3, 2, 6), None, x(1, 3, 3, 8), x(1, 3, 3, 6), opset=23, outputs=3),
     row("RotaryEmbedding", x(2, 3, 4, 8), x(9, 4), x(9, 4), ints(0, 9, 2, 4), opset=23),

@@ -1,4 +1,4 @@
-"""The instruction set as a document, made from `isa` itself: `python -m hwgen.isa_doc > docs/isa.md`."""
+"""The instruction set as a document, made from `isa` itself: `python docs/isa.py > docs/isa.md`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import MISSING, fields
 from enum import IntEnum
 
-from . import isa
+from hwgen import isa
 
 NOTE = re.compile(r"^ {4}(\w+)(?:: \w+)? = .*?  # (.*)$", re.MULTILINE)  # behind a field or a member, in the source
 
