@@ -6,8 +6,7 @@ from ..errors import Finding
 from ..tensor import Map, Program
 from .activations import clip, curved, plain
 from .attention import attention
-from .dynamic import dynamic
-from .limits import joined, limit
+from .limits import dynamic, joined, limit
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
 from .norms import norm, softmax
