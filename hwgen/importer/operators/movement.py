@@ -54,7 +54,7 @@ def steps(c: Context, op: Op, *x: Ref) -> Ref:
 @rule("Reshape")
 def reshape(c: Context, op: Op, x: Ref, sizes: Ref) -> Ref:
     wanted = c.ints(sizes, "shape")
-    if not op.attribute("allowzero", 0):
+    if not op.flag("allowzero"):
         wanted = [x.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
     return c.t.reshape(x, wanted)
 

@@ -18,8 +18,8 @@ def matmul(c: Context, op: Op, a: Ref, b: Ref) -> Ref:
 
 @rule("Gemm")
 def gemm(c: Context, op: Op, a: Ref, b: Ref, bias: Ref | None = None) -> Ref:
-    a = c.t.transpose(a, (1, 0)) if op.attribute("transA", 0) else a
-    b = c.t.transpose(b, (1, 0)) if op.attribute("transB", 0) else b
+    a = c.t.transpose(a, (1, 0)) if op.flag("transA") else a
+    b = c.t.transpose(b, (1, 0)) if op.flag("transB") else b
     y = c.t.map("mul", c.t.matmul(a, b), op.attribute("alpha", 1.0))
     beta = op.attribute("beta", 1.0)
     return y if bias is None else c.t.map("add", y, c.t.map("mul", bias, beta))

@@ -203,7 +203,7 @@ def qlinear_conv(c: Context, op: Op, *x: Any) -> Ref:
 def qgemm(c: Context, op: Op, *x: Any) -> Ref:
     """Floating point where no scale of the result is given."""
     bias, scale, zero = [*x[6:], None, None, None][:3]
-    rows = 0 if op.attribute("transB", 0) else 1
+    rows = 0 if op.flag("transB") else 1
     if bias is not None:
         bias = c.t.map("mul", c.t.map("float", bias), c.t.map("mul", x[1], x[4]))
     y = RULES["Gemm"](c, op, dequantise(c, x[0], x[1], x[2]), dequantise(c, x[3], x[4], x[5], axis=rows), bias)
@@ -240,7 +240,7 @@ REFUSED = "QMoE QAttention MatMulBnb4 MatMulFpQ4 QOrderedMatMul QOrderedAttentio
 def qlinear(c: Context, op: Op, *x: Any) -> Ref:
     """Operands in threes, then scale and zero point of the result."""
     kind = op.type.removeprefix("com.microsoft.QLinear")
-    if op.attribute("channels_last", 0):
+    if op.flag("channels_last"):
         raise Unsupported("has its channels last (channels_last=1)")
     plain = replace(op, type=kind, opset=op.attribute("opset", 17), read=op.read)
     parts = [dequantise(c, x[i], x[i + 1], x[i + 2]) for i in range(0, 3 * EMULATED[kind], 3)]
