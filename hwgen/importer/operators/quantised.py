@@ -4,6 +4,7 @@ as what it emulates: dequantise, compute, quantise. `..quantised` says in which 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -230,7 +231,7 @@ def qlinear_where(c: Context, op: Op, condition: Ref, *x: Any) -> Ref:
 EMULATED = {
     "Add": 2,
     "Mul": 2,
-    **dict.fromkeys("Sigmoid LeakyRelu Softmax AveragePool GlobalAveragePool ReduceMean".split(), 1),
+    **dict.fromkeys("Sigmoid LeakyRelu Softmax AveragePool GlobalAveragePool".split(), 1),
 }
 REFUSED = "QMoE QAttention MatMulBnb4 MatMulFpQ4 QOrderedMatMul QOrderedAttention QEmbedLayerNormalization".split()
 
@@ -241,10 +242,10 @@ def qlinear(c: Context, op: Op, *x: Any) -> Ref:
     kind = op.type.removeprefix("com.microsoft.QLinear")
     if op.flag("channels_last"):
         raise Unsupported("has its channels last (channels_last=1)")
-    op.opset = op.attribute("opset", 17)
+    plain = replace(op, type=kind, opset=op.attribute("opset", 17), read=op.read)
     parts = [dequantise(c, x[i], x[i + 1], x[i + 2]) for i in range(0, 3 * EMULATED[kind], 3)]
     scale, zero = [*x[3 * len(parts) :], None][:2]
-    return _output(c, op, RULES[kind](c, op, *parts), scale, zero, 3 * len(parts) + 1)
+    return _output(c, op, RULES[kind](c, plain, *parts), scale, zero, 3 * len(parts) + 1)
 
 
 @rule(*(f"com.microsoft.{kind}" for kind in REFUSED))
