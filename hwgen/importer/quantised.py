@@ -81,13 +81,8 @@ def read_dynamic(r: Ref) -> tuple[Ref, Ref, Ref] | None:
 def _through(r: Ref, i: int) -> Ref | None:
     """Operand `i` of an elementwise node, moved as `r` moves the node."""
     operand = r.node.operands[i]
-    if r.whole and r.shape == operand.shape:
-        return operand
-    if operand.whole:
-        return operand.move(r.layout)
-    if not operand.layout.uniform():
-        return None
-    return operand.move(Layout(tuple(((n, 0),) for n in r.shape), operand.layout.offset))
+    moved = r.layout.through(operand.layout)
+    return operand.move(moved) if moved is not None else None
 
 
 def _operand(r: Ref, function: str) -> Ref | None:

@@ -52,10 +52,12 @@ class Activation(Layer):
 
 @dataclass(frozen=True)
 class Clip(Layer):
-    """y = min(max(x, low), high): what a file's format lets its reader see."""
+    """y = min(max(x, low), high). `step` above 0: what a quantised file's format, of that step, lets the readers of x see; its
+    rounding is left out, as hwgen rounds by itself."""
 
     low: float = -inf
     high: float = inf
+    step: float = 0.0
 
     def define(self, t: Builder, *operands: Ref) -> Ref:
         return t.map("min", t.map("max", operands[0], self.low), self.high)

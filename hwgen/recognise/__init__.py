@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..errors import Finding
-from ..tensor import Program
+from ..tensor import Map, Program
 from .activations import clip, curved, plain
 from .attention import attention
+from .limits import dynamic, joined, limit
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
 from .norms import norm, softmax
@@ -15,8 +16,8 @@ from .tokens import ordered, padded, pool, positions, tokens
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (linear, attention, softmax, norm, curved, bias, gain),
-    (gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, padded, pool, plain, clip, ordered),
+    (joined, linear, attention, softmax, norm, curved, bias, gain),
+    (joined, gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, padded, pool, plain, clip, ordered),
     (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, pool, plain, clip, scale, ordered),
 )
 
@@ -25,6 +26,8 @@ __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]
 
 def recognise(program: Program) -> tuple[Program, list[Finding]]:
     """The same outputs by layers, and what keeps mixtures of experts from being one; nothing else is refused here."""
+    if any(isinstance(n.op, Map) and n.op.function == "round" for n in program.nodes()):
+        program = rewrite(program, (limit, dynamic), past=False)
     program, findings = mixtures(program)
     for patterns in ROUNDS:
         program = rewrite(program, patterns)

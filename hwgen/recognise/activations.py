@@ -96,8 +96,8 @@ def clip(t: Builder, node: Node) -> Ref | None:
             inner = (found[1], np.inf)
         elif (found := scalar_of(r, "min")) is not None:
             inner = (-np.inf, found[1])
-        elif layer(r, Clip) and r.whole:
-            inner, found = (r.node.op.low, r.node.op.high), (r.node.operands[0], 0.0)
+        elif layer(r, Clip) and r.whole and not r.node.op.step:
+            inner, found = (r.node.op.low, r.node.op.high), (t.through(r.layout, r.node.operands[0]), 0.0)
         if found is None or not found[0].whole:
             break
         low, high, r = *(min(max(bound, low), high) for bound in inner), found[0]

@@ -7,6 +7,7 @@ from math import prod
 from ..layers import Attention, Linear, Softmax
 from ..tensor import Builder, Contract, Copy, Layout, Node, Ref
 from ..tensor.layout import Axis
+from .limits import beneath, is_limit
 from .match import constant, factor_of, is_map, layer, loops
 from .names import label, parent
 from .rewrite import relabel
@@ -24,6 +25,7 @@ def attention(t: Builder, node: Node) -> Ref | None:
 
 def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result: str) -> Ref | None:
     p, gain = factor_of(t, p)
+    p = beneath(t, p)
     if not layer(p, Softmax):
         return None
     batch = [c for c in lp if c in lv and c in result]
@@ -93,10 +95,10 @@ def _product(t: Builder, r: Ref, queries: tuple[int, ...], keys: tuple[int, ...]
     """What scores r are: (q, k, scale, factors of q, bias), all over the axes of r, q and k with one more for the depth."""
     scale, gains, bias = 1.0, list[Ref](), None
     for _ in range(24):
-        r, factor = factor_of(t, r)
+        r, factor = factor_of(t, beneath(t, r))
         scale *= factor
         op = r.op
-        if isinstance(op, Copy):
+        if isinstance(op, Copy) or is_limit(r):
             r = t.through(r.layout, r.node.operands[0])
             continue
         if isinstance(op, Contract) or layer(r, Linear):

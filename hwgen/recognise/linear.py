@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
-from ..layers import Conv, Embed, Linear, Norm, Scale
+import numpy as np
+
+from ..layers import Clip, Conv, Embed, Linear, Norm, Scale
 from ..tensor import Builder, Concat, Contract, Layout, Node, Ref
+from .limits import beneath, is_limit
 from .match import by_element, constant, factor_of, group, is_map, layer, loops, regroup
 from .names import label
 from .rewrite import relabel
@@ -110,6 +113,8 @@ def with_constant(t: Builder, node: Node, *functions: str) -> tuple[Ref, Ref, st
 
 def _term(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
     found = with_constant(t, node, "add", "sub")
+    if found is not None and is_limit(found[0]):
+        return _past_limit(t, node, *found, by_row)
     if found is not None and is_map(found[0], "add"):
         return _sum_term(t, *found[:2])
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
@@ -133,6 +138,8 @@ def _added(t: Builder, y: Node, c: Ref) -> Ref:
 
 def _factor(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
     found = with_constant(t, node, "mul", "div")
+    if found is not None and is_limit(found[0]):
+        return _past_limit(t, node, *found, by_row)
     if found is not None and is_map(found[0], "add") and found[1].scalar is not None:
         return _sum_factor(t, *found)
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
@@ -153,6 +160,19 @@ def _factor(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
         wide = t.reshape(c, (-1, *[1] * (len(operands[1].shape) - 1)))
         made = [operands[0], t.map(function, operands[1], wide), *(t.map(function, r, c) for r in operands[2:])]
     return _replaced(t, x, t.node(op, *made), b)
+
+
+def _past_limit(t: Builder, node: Node, x: Ref, b: Ref, function: str, by_row: bool) -> Ref | None:
+    """A factor or term of a limited layer, in the layer; the limits move with it, as far as the widest column's."""
+    inner = t.map(function, beneath(t, x), b)
+    fold = _term if function == "add" else _factor
+    folded = fold(t, inner.node, by_row) if is_map(inner, function) and inner.whole else None
+    if folded is None or b.constant is None:
+        return None
+    limits, numbers = np.array([[x.op.low], [x.op.high]]), np.asarray(b.constant).reshape(1, -1)
+    moved = {"add": np.add, "mul": np.multiply, "div": np.divide}[function](limits, [[numbers.min(), numbers.max()]])
+    y = t.node(Clip(float(moved.min()), float(moved.max()), x.op.step), folded.node.ref)
+    return t.through(folded.layout, y)
 
 
 def _sum_term(t: Builder, x: Ref, b: Ref) -> Ref | None:

@@ -240,7 +240,10 @@ def elementwise(node: Node, source: Ref, at: Array) -> Array | None:
             if any(x is None for x in operands):
                 return None
             with np.errstate(all="ignore"):
-                known[n] = FUNCTION[n.op.function](*operands) if isinstance(n.op, Map) else _layer_at(n.op, operands[0])
+                if isinstance(n.op, Map):
+                    known[n] = FUNCTION[n.op.function](*operands)
+                else:  # a quantised file's limit between steps is none of the function
+                    known[n] = operands[0] if getattr(n.op, "step", 0) else _layer_at(n.op, operands[0])
         return known[n]
 
     return of(node)

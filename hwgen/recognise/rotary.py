@@ -11,6 +11,7 @@ import numpy as np
 
 from ..layers import Rotate
 from ..tensor import Builder, Concat, Copy, Layout, Node, Program, Ref, evaluate
+from .limits import beneath, is_limit, stands
 from .match import constant, is_map
 from .rewrite import relabel
 
@@ -21,12 +22,13 @@ MOST = 60  # steps
 
 def rotated(t: Builder, r: Ref) -> Ref:
     """Queries or keys [W, H, I, D] as a `Rotate` of what they are made of, the same where they are no rotation."""
+    given, r = r, beneath(t, r)
     if not (is_map(r, "add", "sub") or isinstance(r.op, Concat)) or r.shape[3] % 2:
-        return r
+        return given
     base = _base(r.node)
     own = base and _own(t, r)
     if not base or not own or own.node is not base:
-        return r
+        return given
     half = r.shape[3] // 2
     run = _runner(r, base)
     x = np.random.default_rng(0).standard_normal(r.shape)
@@ -59,7 +61,7 @@ def rotated(t: Builder, r: Ref) -> Ref:
         y = t.reshape(y, (w, i, h, half, 2))
         y = t.reshape(t.transpose(y, (0, 2, 1, 4, 3) if by_halves else (0, 2, 1, 3, 4)), (w, h, i, d))
         return t.map("mul", y, gain) if abs(gain - 1) > CLOSE else y
-    return r
+    return given
 
 
 def _base(node: Node) -> Node | None:
@@ -71,7 +73,7 @@ def _base(node: Node) -> Node | None:
         if n in seen:
             continue
         seen.add(n)
-        step = isinstance(n.op, Concat | Copy) or (is_map(n, "add", "sub", "neg") or is_map(n, "mul", "div"))
+        step = isinstance(n.op, Concat | Copy) or (is_limit(n) and not stands(n.operands[0].node)) or (is_map(n, "add", "sub", "neg") or is_map(n, "mul", "div"))
         inner = [r.node for r in n.operands if not constant(r)]
         if step and len(seen) < MOST and (len(inner) == 1 or not is_map(n, "mul", "div")):
             stack += inner
@@ -99,7 +101,7 @@ def _own(t: Builder, r: Ref) -> Ref | None:
                 place[shown.positions().reshape(-1)] = np.arange(part.layout.size)
                 if (place[inside] >= 0).all() and (moved := _strided(place[inside], x.layout)) is not None:
                     paths.insert(0, t.through(moved, part))
-        elif is_map(x, "add", "sub", "mul", "div", "neg") or isinstance(x.op, Copy):
+        elif is_map(x, "add", "sub", "mul", "div", "neg") or isinstance(x.op, Copy) or (is_limit(x) and not stands(x.node.operands[0].node)):
             paths += [t.through(x.layout, o) for o in x.node.operands if not constant(o)]
         elif last < 2 or len(x.layout.axes[2]) == 1:
             axes, (step,) = list(x.layout.axes), [s for _, s in x.layout.axes[2]] or [0]
@@ -134,6 +136,8 @@ def _runner(r: Ref, base: Node) -> Callable[[Array], Array]:
     made = {base: t.input("base", base.shape)}
 
     def again(node: Node) -> Ref:
+        if node not in made and is_limit(node):
+            made[node] = t.through(node.operands[0].layout, again(node.operands[0].node))
         if node not in made:
             made[node] = t.node(node.op, *(t.through(o.layout, again(o.node)) for o in node.operands)) if node.operands else node.ref
         return made[node]

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ..layers import Embed, Pool
+from ..layers import Activation, Clip, Embed, Pool
 from ..tensor import Builder, Concat, Layout, Node, Pad, Reduce, Ref
 from .linear import with_constant
 from .match import at_columns, by_element, constant, group, is_map, layer, loops
@@ -111,6 +111,9 @@ def pool(t: Builder, node: Node) -> Ref | None:
 
 def ordered(t: Builder, node: Node) -> Ref | None:
     """An elementwise function in the order of rows and columns in which its first computed operand stands."""
+    if layer(node, Clip, Activation) and node.operands[0] != node.operands[0].node.ref:
+        (x,) = node.operands
+        return t.through(x.layout, relabel(t.node(node.op, x.node.ref), node.name))
     if not is_map(node):
         return None
     computed = [r for r in node.operands if not constant(r)]

@@ -29,7 +29,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, list(b.findings)
     shapes = {op.name: tuple(op.shape[1:]) for op in program.inputs()}
-    return chained(graph.Graph(shapes, b.nodes, outputs, {})), []
+    return chained(graph.Graph(shapes, b.nodes, outputs, b.ranges)), []
 
 
 def _output(b: Rows, name: str, r: Ref) -> graph.Output:

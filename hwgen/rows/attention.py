@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import graph
 from ..layers import Attention, Linear, Rotate
+from ..recognise.limits import beneath, is_limit
 from ..tensor import Const, Layout, Node, Ref
 from .lower import GONE, Rows
 from .views import Array, Place, Unsupported, View, span
@@ -123,12 +124,12 @@ def _operand(b: Rows, node: Node, part: str, view: View, columns: Array, rows: A
     whole = np.array_equal(flat, np.arange(place.width))
     if place.column is None and not isinstance(inner.op, Rotate):
         inner = b.columns(inner, flat)
-        inner = b.identity(inner)
+        inner = inner if is_limit(inner) else b.identity(inner)
     elif not whole:
         what = "rotates queries and keys differently" if isinstance(inner.op, Rotate) else "uses some channels of normalised queries or keys"
         raise Unsupported(what, "rotate pairs of channels by the same angles in every head")
     if inner is not view.node or isinstance(inner.op, Rotate):
-        object.__setattr__(inner, "name", f"{node.name}.{part}" if node.name else "")
+        object.__setattr__(beneath(b.t, inner.ref).node, "name", f"{node.name}.{part}" if node.name else "")
     return b.value(inner, int(rows.min()), int(rows.max()) + 1)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .. import graph
-from ..layers import Activation, Embed, Linear, Norm, Pool, Scale
+from ..layers import Activation, Clip, Embed, Linear, Norm, Pool, Scale
+from ..recognise.limits import beneath, is_limit
 from ..recognise.names import label, parent
 from ..tensor import Const, Input, Map, Node, Pad
 from .lower import Rows
@@ -24,13 +25,17 @@ def like_input(b: Rows, node: Node) -> Place:
 
 
 def linear_place(b: Rows, node: Node) -> Place:
-    source = node.operands[0].node
-    if isinstance(source.op, Input) and not b.missing(source) or isinstance(source.op, Pad):
+    if _reads_image(b, node):
         return Place(*node.shape, patch_embedding(b, node)[1])
     try:
         return like_input(b, node)
     except Unsupported as no:
         raise no if b.kinds.get(node.source) != "Conv" else Unsupported(CONVOLVES, STEM) from None
+
+
+def _reads_image(b: Rows, node: Node) -> bool:
+    source = beneath(b.t, node.operands[0]).node
+    return (isinstance(source.op, Input) and not b.missing(source)) or isinstance(source.op, Pad)
 
 
 def norm_place(b: Rows, node: Node) -> Place:
@@ -89,8 +94,7 @@ def whole_place(b: Rows, node: Node) -> Place:
 
 def linear(b: Rows, node: Node, start: int, stop: int) -> str:
     x, w, *bias = node.operands
-    source = x.node
-    if isinstance(source.op, Input) and not b.missing(source) or isinstance(source.op, Pad):
+    if _reads_image(b, node):
         fields, _ = patch_embedding(b, node)
         return b.rows_of(node, start, stop, lambda: b.add(graph.PatchEmbed, node, node.name, "patch_embed", **fields))
     inner, first, _ = b.tokens(x)
@@ -129,7 +133,7 @@ def activation(b: Rows, node: Node, start: int, stop: int) -> str:
         what = "LeakyReLU" if op.form == "relu" else op.form
         raise Unsupported(f"is {what}, which the machine has no table for", "use GELU, SiLU or ReLU as activation")
     inner, first, _ = b.tokens(node.operands[0])
-    x = b.value(b.identity(inner) if not b.missing(inner) else inner, first + start, first + stop)
+    x = b.value(inner if b.missing(inner) or is_limit(inner) else b.identity(inner), first + start, first + stop)
     if op.form == "relu":
         return b.add(graph.Relu, node, node.name, "relu", x=x)
     if op.form == "silu":
@@ -196,11 +200,24 @@ def map_place(b: Rows, node: Node) -> Place:
     raise Unsupported(*reason(node))
 
 
+def limited(b: Rows, node: Node, start: int, stop: int) -> str:
+    """A range, of a quantised file's value for its readers too: what is known of the value itself if nothing has more."""
+    inner, first, _ = b.tokens(node.operands[0])
+    name = b.value(inner, first + start, first + stop)
+    clip = b.add(graph.Clip, node, node.name, "clip", x=name, low=node.op.low, high=node.op.high)
+    if node.op.step:
+        whole = next((n.x for n in b.nodes if n.name == name and isinstance(n, graph.Rows)), name)
+        for value in (clip, whole):
+            b.limit(value, node.op.low, node.op.high, node.shape[1])
+    return clip
+
+
 KINDS = {
     Linear: (linear_place, linear),
     Norm: (norm_place, norm),
     Activation: (like_input, activation),
     Scale: (like_input, scale),
+    Clip: (like_input, limited),
     Embed: (embed_place, embed),
     Pool: (whole_place, pool),
     Map: (map_place, both),

@@ -35,6 +35,7 @@ class Rows:
         self.findings: dict[Finding, None] = {}
         self.kinds: dict[str, str] = program.notes.get("operators", {})
         self.routes: dict[Any, str] = {}  # routers' row lists, by what they are made of
+        self.ranges: dict[str, tuple[Array, Array]] = {}
         self._places: dict[Node, Place] = {}
         self._made: dict[Any, str] = {}
         self._derived: dict[Any, Node] = {}
@@ -171,6 +172,11 @@ class Rows:
         array = np.ascontiguousarray(array, np.float32)
         key = (array.shape, blake2b(array, digest_size=16).digest())
         return self._interned.setdefault(key, array)
+
+    def limit(self, name: str, low: float, high: float, columns: int) -> None:
+        """What a quantised file lets a value hold; of several limits for its readers, the widest."""
+        old = self.ranges.get(name, (np.inf, -np.inf))
+        self.ranges[name] = np.full(columns, np.minimum(low, old[0])), np.full(columns, np.maximum(high, old[1]))
 
     # --- what cannot be held ---
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..recognise.limits import beneath, is_limit
 from ..recognise.match import is_map
-from ..tensor import Input, Node, Pad
+from ..tensor import Input, Node, Pad, Ref
 from .reasons import PLAIN, STEM
 from .views import Array, Unsupported
 
@@ -25,9 +26,10 @@ def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
 
 def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     x, w, *bias = node.operands
+    x = _image(b, x)
     image, pads = x.node, (0, 0, 0, 0)
     if isinstance(image.op, Pad):
-        border, inner = image.op, image.operands[0]
+        border, inner = image.op, _image(b, image.operands[0])
         if is_map(inner, "add", "sub"):
             hint = "pad nothing, or give the network an image of which the mean is subtracted already"
             raise Unsupported("pads an image to which a constant is added before", hint)
@@ -73,6 +75,13 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
         "pads": pads,
     }
     return fields, None if np.array_equal(order, np.arange(len(order))) else order
+
+
+def _image(b: Rows, x: Ref) -> Ref:
+    """x without the limits of a quantised file, which are those of the image."""
+    if is_limit(x) and isinstance(beneath(b.t, x).op, Input):
+        b.limit(beneath(b.t, x).op.name, x.op.low, x.op.high, 1)
+    return beneath(b.t, x)
 
 
 def _steps(place: Array, alone: int) -> tuple[int, int, int]:
