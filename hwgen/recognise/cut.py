@@ -15,7 +15,7 @@ from .routers import NEAR, NoMixture, explain
 
 Array = np.ndarray
 SCALES = (0.02, 0.7, 2.0, 5.0)  # of random logits: near ties, and clear choices
-ROWS = 256  # of logits, at least, on which a router is compared
+ROWS, DRAWS = 256, 16  # of logits, on which a router is compared, and into how many images at most they go
 OTHERS, MASKED = -2, -1  # in place of a row's token: the row of another expert, a row under a mask
 
 
@@ -26,7 +26,7 @@ class Cut:
         self.t, self.experts, self.logits, self.depend = t, experts, logits, depend
         self.seen: set[Node] = set()
         self.branches: dict[Node, list[Expert]] = {}  # by the values that hold the outputs of experts
-        self.rests: dict[Node, None] = {}  # what else is read
+        self.rests: dict[Node, Ref | None] = {}  # what else is read, and how it is rows
         self.rng = np.random.default_rng(12)
 
     def walk(self, y: Node) -> None:
@@ -72,13 +72,15 @@ class Cut:
             raise NoMixture("the experts do not have one form")
         if any(n.dtype != FLOAT or n.size != y.size for n in self.rests):
             raise NoMixture("the weights of the experts depend on more than the logits of one router")
+        self.rests = {n: _rows(n, self.outputs) for n in self.rests}
         self.gates = _rows(self.logits, self.logits.size // self.tokens)
         self.read = _rows(self.x, self.inputs)
         self.fixed: list[Array] | None = None
+        self.channels: Array | None = None  # of x, in the order in which the experts read them
         mixing = self._inputs(self.draw()) is None
         value = self.t.reshape(self._soft(y) if mixing else self._chosen(y), y.shape)
-        for rest in self.rests:
-            value = self.t.map("add", value, self.t.reshape(rest.ref, y.shape))
+        for rest in self.rests.values():
+            value = self.t.map("add", value, self.t.reshape(rest, y.shape))
         return value
 
     def _source(self, expert: Expert) -> Node:
@@ -106,17 +108,25 @@ class Cut:
             raise NoMixture("the weights of the experts depend on more than the logits of one router")
         return evaluate(Program({}), {}, np.float64, nodes, given)[1]
 
-    def draw(self) -> Array:
-        """Random logits [T, E]."""
-        return self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
+    def draw(self, crowded: bool = False) -> Array:
+        """Random logits [T, E]; where `crowded`, all tokens choose one expert first, which a capacity would not bear."""
+        logits = self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
+        logits[:, -1] += 25.0 * crowded
+        return logits
 
     def routed(self, logits: Array) -> dict[Node, Array]:
         return {self.logits: _filled(self.gates, logits)}
 
-    def value(self, y: Node, logits: Array, outputs: Array, rests: list[Array]) -> Array:
-        """The mixture [T, D] where the experts give `outputs` [cells, T, D]; rows under a mask hold junk."""
-        rows = self._inputs(logits) or ()
-        given = self.routed(logits) | dict(zip(self.rests, rests, strict=True))
+    def beside(self, rests: Array) -> dict[Node, Array]:
+        return {n: _filled(ref, rest) for (n, ref), rest in zip(self.rests.items(), rests, strict=True)}
+
+    def value(self, y: Node, logits: Array, outputs: Array, rests: Array) -> Array:
+        """The mixture [T, D] where the experts give `outputs` [cells, T, D], and `rests` [.., T, D] are what else is read;
+        rows under a mask hold junk."""
+        rows = self._inputs(logits)
+        if rows is None:
+            raise NoMixture("the experts read the means of tokens for some logits")
+        given = self.routed(logits) | self.beside(rests)
         for (node, e), tokens, output in zip(self.cells, rows, outputs, strict=True):
             flat = given.setdefault(node, np.zeros(node.size))
             masked, good = e.out[tokens == MASKED], tokens >= 0
@@ -125,7 +135,7 @@ class Cut:
         return self.run([y], given)[y].reshape(self.tokens, self.outputs)
 
     def _inputs(self, logits: Array) -> list[Array] | None:
-        """By cell, the token that each row holds, OTHERS or MASKED; None where rows mix tokens. Sets `channels`."""
+        """By cell, the token that each row holds, OTHERS or MASKED; None where rows mix tokens."""
         nodes = {e.rows for _, e in self.cells}
         if self.fixed:
             return self.fixed
@@ -138,10 +148,11 @@ class Cut:
             rows = by_token[e.rows].reshape(-1)[e.places]
             channels = by_channel[e.rows].reshape(-1)[e.places]
             tokens = rows[:, 0].round().astype(int) - 1
-            self.channels = channels[tokens.argmax()].round().astype(int) - 1
+            if self.channels is None and tokens.max() >= 0:
+                self.channels = channels[tokens.argmax()].round().astype(int) - 1
             if not (rows == 1 + tokens[:, None]).all() or tokens.max() >= self.tokens or tokens.min() < MASKED:
                 return None
-            if not (channels[tokens >= 0] == 1 + self.channels).all() or (tokens < 0).all() and e.pick is None:
+            if tokens.max() >= 0 and not (channels[tokens >= 0] == 1 + self.channels).all():
                 return None
             if e.pick:
                 index, places, number = e.pick
@@ -156,7 +167,7 @@ class Cut:
     def weights(self, y: Node, logits: Array) -> Array:
         """[T, cells] of the outputs in the mixture: with ones in a channel of its own for each expert."""
         found = np.empty((self.tokens, len(self.cells)))
-        nothing = [np.zeros(n.size) for n in self.rests]
+        nothing = np.zeros((len(self.rests), self.tokens, self.outputs))
         for start in range(0, len(self.cells), self.outputs):
             outputs = np.zeros((len(self.cells), self.tokens, self.outputs))
             lanes = range(min(self.outputs, len(self.cells) - start))
@@ -166,15 +177,22 @@ class Cut:
         return found
 
     def _chosen(self, y: Node) -> Ref:
-        logits = [self.draw() for _ in range(ceil(ROWS / self.tokens))]
-        weights = np.concatenate([self.weights(y, part) for part in logits])
-        router, experts = explain(np.concatenate(logits), weights, lambda order: self.weights(y, logits[0][order]), self.tokens)
+        logits = [self.draw(crowded=True), *(self.draw() for _ in range(min(DRAWS, ceil(ROWS / self.tokens))))]
+        weights = [self.weights(y, part) for part in logits]
+        order = np.roll(np.arange(self.tokens), 1)
+
+        def alone() -> bool:
+            """Whether other tokens in other places leave the weights of a token as they are."""
+            pairs = zip(logits[:2], weights, strict=False)
+            return all(np.allclose(self.weights(y, part[order]), w[order], rtol=NEAR, atol=NEAR) for part, w in pairs)
+
+        router, experts = explain(np.concatenate(logits), np.concatenate(weights), alone)
         part = self.draw()
         outputs = self.rng.standard_normal((len(self.cells), self.tokens, self.outputs))
-        rests = [self.rng.standard_normal(n.size) for n in self.rests]
+        rests = self.rng.standard_normal((len(self.rests), self.tokens, self.outputs))
         scores = apply(router, [part], np.float64)
         wanted = sum(factor * scores[:, e, None] * out for (e, factor), out in zip(experts, outputs, strict=True))
-        wanted = wanted + sum(rests, np.zeros(y.size)).reshape(wanted.shape)
+        wanted = wanted + rests.sum(axis=0)
         if not np.allclose(self.value(y, part, outputs, rests), wanted, rtol=NEAR, atol=NEAR):
             raise NoMixture("the outputs of the experts are not only weighted and summed, each token by itself")
         gates = self.t.node(router, self.gates)
@@ -223,13 +241,13 @@ class Cut:
         if count != slots or not np.allclose(np.concatenate([read[i] for i in order]), wanted):
             raise NoMixture("the experts read neither single tokens nor their means weighted by a softmax over the tokens")
         outputs = self.rng.standard_normal((slots, self.outputs))
-        rests = [self.rng.standard_normal(n.size) for n in self.rests]
-        given = self.routed(logits) | dict(zip(self.rests, rests, strict=True))
+        rests = self.rng.standard_normal((len(self.rests), self.tokens, self.outputs))
+        given = self.routed(logits) | self.beside(rests)
         start = 0
         for node, e in self.cells:
             given.setdefault(node, np.zeros(node.size))[e.out] = outputs[start : start + len(e.out)]
             start += len(e.out)
-        wanted = apply(Combine(), [logits, outputs], np.float64) + sum(rests, np.zeros(y.size)).reshape(-1, self.outputs)
+        wanted = apply(Combine(), [logits, outputs], np.float64) + rests.sum(axis=0)
         if not np.allclose(self.run([y], given)[y].reshape(wanted.shape), wanted):
             raise NoMixture("the slots are not combined by a softmax over all of them")
         self.channels = np.arange(self.inputs)
