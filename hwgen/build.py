@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, explore, files, intgraph_io, levels, registers, report, report_html, tensor, vendor
+from . import boards, explore, files, intgraph_io, levels, registers, report, report_html, tensor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
@@ -163,6 +163,8 @@ def _report(build: Build) -> str:
 
 
 def _bundle(build: Build) -> str:
+    from . import vendor
+
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
     contents |= vendor.scripts(build.config, build.board, list(contents))
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
