@@ -14,10 +14,8 @@ from .cost.simulation import DISPATCH
 from .dram import Dram
 from .errors import Shortage, UserError
 from .intgraph import IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
+from .latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles
 from .program import Program
-from .rtl.norm import multiply_cycles, norm_cycles
-from .rtl.router import route_cycles
-from .rtl.tiles import load_cycles
 from .schedule import schedule
 
 ROW_BLOCKS = (2, 3)  # numbers of row blocks that are tried where one image runs alone
@@ -142,7 +140,7 @@ def price(op: Op, rows: int, config: Config) -> float:
     outputs, inputs = _tiles(op, config)
     array = outputs * inputs * max(rows, _load(op, config))
     words = 0 if isinstance(op.w, View) else op.out.cols * inputs
-    return max(array, words * config.slice_beats) + cost.pipeline(config)
+    return max(array, words * config.slice_beats) + pipeline(config)
 
 
 def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
@@ -172,4 +170,4 @@ def timing(config: Config) -> Timing:
                 return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
         return 0.0
 
-    return Timing(duration, cost.pipeline(config) + DISPATCH)
+    return Timing(duration, pipeline(config) + DISPATCH)

@@ -42,14 +42,16 @@ HWGEN = {
     "intgraph_io": "errors intgraph leveltext",
     "program": "config errors files isa patches",
     "schedule": "config errors intgraph isa numerics program",
-    "rtl": "config errors isa numerics registers",
+    "latency": "config numerics",
+    "memories": "config isa numerics",
+    "rtl": "config errors isa latency memories numerics registers",
     "timeline": "config counts isa",
     "dram": "boards config errors",
     "arrange": "intgraph isa",
-    "cost": "config counts dram intgraph isa rtl timeline",  # the latencies that the units state
-    "planner": "arrange config cost dram errors intgraph program rtl schedule",
-    "resources": "boards config numerics rtl",  # the shapes that the units are built with
-    "explore": "boards config cost dram energy errors intgraph isa planner resources rtl schedule timeline",
+    "cost": "config counts dram isa latency memories timeline",
+    "planner": "arrange config cost dram errors intgraph latency program schedule",
+    "resources": "boards config latency memories numerics",
+    "explore": "boards config cost dram energy errors intgraph isa latency planner resources schedule timeline",
     "synth": "boards config errors",
     "bitstream": "boards config errors files rtl synth",
     "report": "boards cost dram energy isa program resources timeline",
@@ -168,6 +170,12 @@ def test_the_command_line_starts_without_any_library():
     run = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
     assert run.returncode == 1, run.stderr
     assert "MISSING   numpy" in run.stdout and "pip install 'numpy" in run.stdout
+
+
+def test_only_the_rtl_loads_amaranth():
+    code = "import sys, hwgen.build, hwgen.cost, hwgen.explore, hwgen.planner; sys.exit('amaranth' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("path", MODULES, ids=identify)

@@ -12,8 +12,7 @@ from ..dram import Dram
 from ..errors import Shortage, UserError
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, RouteTokens, View
 from ..isa import QUEUE_BITS, ROW_BITS, SCALE_BITS
-from ..rtl.norm import multiply_cycles, norm_cycles
-from ..rtl.tiles import load_cycles
+from ..latency import load_cycles, multiply_cycles, norm_cycles
 from ..schedule import schedule
 
 Graphs = dict[str, IntGraph]

@@ -34,6 +34,7 @@ from .nodes import (
     without_range,
 )
 from .shapes import shapes, verify
+from .text import text
 
 __all__ = [
     "Add",
@@ -66,6 +67,7 @@ __all__ = [
     "outputs",
     "shapes",
     "softmax",
+    "text",
     "top_k",
     "value",
     "verify",

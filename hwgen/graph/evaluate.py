@@ -36,11 +36,13 @@ Array = np.ndarray
 def evaluate(
     graph: Graph, images: dict[str, Array], dtype=np.float32, peaks: dict[str, float] | None = None
 ) -> dict[str, Array]:
-    """Every value for one image. `images` maps input names to arrays in the shapes of `graph.inputs`.
+    """Every value for one image. `images` maps input names to arrays in the shapes of `graph.inputs`; pixels beyond what a
+    quantised file lets an input hold are the limits.
 
     `peaks` receives the largest |pre-activation| of each `Experts` and `SlotExperts`, where it is larger.
     """
     values = {name: np.asarray(images[name], dtype).reshape(shape) for name, shape in graph.inputs.items()}
+    values |= {name: np.clip(values[name], *map(dtype, graph.ranges[name])) for name in values if name in graph.ranges}
     for node in graph.nodes:
         values[node.name] = _evaluate(node, *(values[name] for name in node.inputs), peaks=peaks)
     return values

@@ -5,7 +5,7 @@ import pytest
 
 from hwgen import graph as fg
 from hwgen.compare import compare
-from hwgen.frontend import import_model
+from hwgen.levels import import_model
 from hwgen.intgraph import MatMul
 from hwgen.select import integers
 from sim import golden

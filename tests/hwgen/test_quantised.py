@@ -9,7 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen import graph as fg
 from hwgen.errors import UserError
-from hwgen.frontend import check, import_model, reference
+from hwgen.importer.reference import reference
+from hwgen.levels import check, import_model
 from hwgen.intgraph import Constant, Input, MatMul
 from hwgen.select import integers
 from sim import golden

@@ -11,8 +11,8 @@ import pytest
 
 from hwgen.arrange.again import norms_again
 from hwgen.config import Config
-from hwgen.frontend import import_model
 from hwgen.graph import Graph
+from hwgen.levels import import_model
 from hwgen.planner import Arrangement
 from hwgen.schedule import schedule
 from hwgen.select import integers

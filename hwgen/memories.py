@@ -1,13 +1,13 @@
-"""Every memory of the design that may become block RAM: the units make theirs from here, and `hwgen.resources` counts them."""
+"""Every memory of the design that may become block RAM: the units of `rtl` are made from here,
+`resources` counts them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import Config
-from ..isa import WORD_BYTES
-from ..numerics import ACC_BITS
-from .ports import QUEUE_ENTRY
+from .config import Config
+from .isa import GATE_SCORE_BITS, ROW_BITS, WORD_BYTES
+from .numerics import ACC_BITS
 
 FETCH_QUEUE = 16  # instructions fetched or being fetched, not yet dispatched
 LEAST_NORM_BUFFER = 512  # chunks of rows in the norm unit: the depth of a block RAM
@@ -57,8 +57,8 @@ def memories(config: Config) -> dict[str, Memory]:
         "row scales": Memory(2, c.scale_entries, 16),
         "row maxima": Memory(1, 2 * c.acc_rows, 16),
         "softmax sums": Memory(1, c.acc_rows, SUM_BITS),
-        "expert queues": Memory(1, c.queue_entries, QUEUE_ENTRY.size),
-        "expert list": Memory(1, c.queue_entries, QUEUE_ENTRY.size + expert_bits(c)),
+        "expert queues": Memory(1, c.queue_entries, ROW_BITS + GATE_SCORE_BITS),
+        "expert list": Memory(1, c.queue_entries, ROW_BITS + GATE_SCORE_BITS + expert_bits(c)),
         "norm rows": Memory(1, norm_rows, chunk_bits),
         "norm parameters": Memory(2, factor_rows, chunk_bits),
         "program": Memory(1, FETCH_QUEUE * WORD_BYTES // c.axi_bytes, beat_bits),
