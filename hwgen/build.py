@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, explore, files, intgraph_io, levels, registers, report, report_html, tensor
+from . import boards, explore, files, intgraph_io, levels, leveltext, registers, report, report_html, tensor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
@@ -21,6 +21,7 @@ from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .planner import Arrangement, arrange, arranged, check_batch
 from .program import Program, check_target, write_bundle
+from .qgraph import QGraph
 from .quantise.options import Quantisation
 
 GRAPH_FILE = "graph.bin"
@@ -50,6 +51,7 @@ class Build:
     compiled: dict[str, levels.Compiled] = field(default_factory=dict)  # T, L and rows, until the graphs are proven
     graphs: dict[str, Graph] = field(default_factory=dict)
     images: dict[str, np.ndarray] | None = None
+    quantised: dict[str, QGraph] = field(default_factory=dict)
     integers: dict[str, IntGraph] = field(default_factory=dict)
     arrangement: Arrangement | None = None
     program: Program | None = None
@@ -97,10 +99,17 @@ def _calibrate(build: Build) -> str:
 
 
 def _quantise(build: Build) -> str:
-    from .select import integers
+    from .quantise import quantise
 
-    build.integers = integers(build.graphs, build.images, build.quantisation)
-    return f"{sum(len(graph.ops) for graph in build.integers.values())} integer operations"
+    build.quantised = quantise(build.graphs, build.images, build.quantisation)
+    return f"{sum(len(graph.nodes) for graph in build.quantised.values())} integer operations"
+
+
+def _select(build: Build) -> str:
+    from .select import select
+
+    build.integers = {task: select(graph) for task, graph in build.quantised.items()}
+    return f"{sum(len(graph.ops) for graph in build.integers.values())} operations of the machine"
 
 
 def _configure(build: Build) -> str:
@@ -192,6 +201,7 @@ STEPS: dict[str, Callable[[Build], str]] = {
     "recognise": _recognise,
     "calibrate": _calibrate,
     "quantise": _quantise,
+    "select": _select,
     "configure": _configure,
     "schedule": _schedule,
     "rtl": _rtl,
@@ -203,6 +213,8 @@ LEVELS: dict[str, tuple[str, str, Callable[[Build], dict[str, str]]]] = {
     "tensor": ("T", "import", lambda b: {task: tensor.text(c.levels["tensor"]) for task, c in b.compiled.items()}),
     "layers": ("L", "recognise", lambda b: {task: tensor.text(c.levels["layers"]) for task, c in b.compiled.items()}),
     "rows": ("R", "recognise", lambda b: {task: graph_text(graph) for task, graph in b.graphs.items()}),
+    "quantised": ("Q", "quantise", lambda b: {task: leveltext.text(graph) for task, graph in b.quantised.items()}),
+    "machine": ("M", "select", lambda b: {task: leveltext.text(graph) for task, graph in b.integers.items()}),
 }
 
 
