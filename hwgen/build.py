@@ -50,7 +50,7 @@ class Build:
     compiled: dict[str, levels.Compiled] = field(default_factory=dict)  # T, L and rows, until the graphs are proven
     graphs: dict[str, Graph] = field(default_factory=dict)
     images: dict[str, np.ndarray] | None = None
-    values: dict[str, QGraph] = field(default_factory=dict)
+    quantised: dict[str, QGraph] = field(default_factory=dict)
     integers: dict[str, IntGraph] = field(default_factory=dict)
     arrangement: Arrangement | None = None
     program: Program | None = None
@@ -100,15 +100,15 @@ def _calibrate(build: Build) -> str:
 def _quantise(build: Build) -> str:
     from .quantise import quantise
 
-    build.values = quantise(build.graphs, build.images, build.quantisation)
-    return f"{sum(len(graph.values) for graph in build.values.values())} integer values"
+    build.quantised = quantise(build.graphs, build.images, build.quantisation)
+    return f"{sum(len(graph.nodes) for graph in build.quantised.values())} integer operations"
 
 
 def _select(build: Build) -> str:
     from .select import select
 
-    build.integers = {task: select(graph) for task, graph in build.values.items()}
-    return f"{sum(len(graph.ops) for graph in build.integers.values())} integer operations"
+    build.integers = {task: select(graph) for task, graph in build.quantised.items()}
+    return f"{sum(len(graph.ops) for graph in build.integers.values())} operations of the machine"
 
 
 def _configure(build: Build) -> str:
@@ -212,7 +212,7 @@ LEVELS: dict[str, tuple[str, str, Callable[[Build], dict[str, str]]]] = {
     "tensor": ("T", "import", lambda b: {task: tensor.text(c.levels["tensor"]) for task, c in b.compiled.items()}),
     "layers": ("L", "recognise", lambda b: {task: tensor.text(c.levels["layers"]) for task, c in b.compiled.items()}),
     "rows": ("R", "recognise", lambda b: {task: leveltext.text(graph) for task, graph in b.graphs.items()}),
-    "integers": ("Q", "quantise", lambda b: {task: leveltext.text(graph) for task, graph in b.values.items()}),
+    "integers": ("Q", "quantise", lambda b: {task: leveltext.text(graph) for task, graph in b.quantised.items()}),
     "machine": ("M", "select", lambda b: {task: leveltext.text(graph) for task, graph in b.integers.items()}),
     "program": ("P", "schedule", lambda b: {n: report.listing(t.instructions, t.origins) for n, t in b.program.tasks.items()}),
 }

@@ -39,8 +39,8 @@ def mixtures(program: Program) -> tuple[Program, list[Finding]]:
             inside |= between
             break
         if reasons and isinstance(node.op, TopK):
-            no, y = reasons[0]
-            findings.append(Finding(node.source, "TopK", "recognise", no.reason, no.hint))
+            why, y = reasons[0]
+            findings.append(Finding(node.source, "TopK", "recognise", why.reason, why.hint))
             made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
     if not made:
         return program, findings
