@@ -137,7 +137,7 @@ def test_edges():
     assert edges(2, 5) == [(0, 1), (1, 2)]
 
 
-def test_plan_blocks_tokens_where_nothing_else_fits():
+def test_tiles_depth_first_where_nothing_else_fits():
     asset = resources.files("hwgen.example").joinpath("assets", "vit_digits.onnx")
     with resources.as_file(asset) as path:
         graphs = integers({"": import_model(path)}, None)
@@ -146,7 +146,7 @@ def test_plan_blocks_tokens_where_nothing_else_fits():
         schedule(graphs, config)
     chosen = mapping.choose(graphs, config, MEMORY).mapping
     program = mapping.mapped(graphs, config, chosen)
-    assert chosen.room and "token blocks" in chosen.text(1)
+    assert chosen.room and "depth-first" in chosen.text(1)
     assert len(program.tasks[""].inputs) == 1
     with pytest.raises(UserError, match="raise bank_words"):
         mapping.choose(graphs, Config(**config.to_dict() | {"bank_words": 64}), MEMORY)
