@@ -54,4 +54,11 @@ def write(path: Path, content) -> None:
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """An .npz with these arrays."""
-    write(path, lambda file: np.savez(file, **arrays))
+
+    def fill(file) -> None:  # not by np.savez, whose own arguments are names too
+        with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asanyarray(array))
+
+    write(path, fill)

@@ -23,7 +23,9 @@ def pack_input(entry: dict, image: np.ndarray) -> bytes:
     if not np.isfinite(image).all():
         raise ValueError(f"input {entry['name']!r}: holds NaN or infinity")
     top, left, bottom, right = entry["pads"]
-    pixels = np.pad(image.astype(np.float64), ((0, 0), (top, bottom), (left, right)))
+    cut = [slice(max(0, -a), n - max(0, -b)) for a, b, n in ((top, bottom, image.shape[1]), (left, right, image.shape[2]))]
+    border = (0, 0), (max(0, top), max(0, bottom)), (max(0, left), max(0, right))
+    pixels = np.pad(image[:, cut[0], cut[1]].astype(np.float64), border)
     steps = np.round((pixels - entry["offset"]) / entry["step"])
     levels = np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int16) * INT16_STEPS
     return pack_rows(entry["layout"], patchify(levels, entry["patch"], entry["stride"]))

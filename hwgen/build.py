@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -12,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, explore, files, intgraph_io, registers, report, report_html
+from . import boards, explore, files, intgraph_io, levels, leveltext, registers, report, report_html, tensor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
 from .graph import Graph, without_range
+from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .mapping import Mapping, check_batch, choose, mapped
 from .program import Program, check_target, write_bundle
+from .qgraph import QGraph
 from .quantise.options import Quantisation
 
 GRAPH_FILE = "graph.bin"
@@ -35,7 +36,7 @@ class Build:
     `explore` chooses, and always does so with `search`.
     """
 
-    models: dict[str, Path]  # task name -> ONNX file; the name is "" where there is one model
+    models: dict[str, Path]  # task name -> ONNX file; the name is "" where there is one task
     output: Path
     board: boards.Board
     config: Config
@@ -44,8 +45,12 @@ class Build:
     batch: int = 1  # images that one run of the program takes
     fixed: bool = False
     search: bool = False
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, as `importer.load` takes them
+    numbers: dict[str, dict[str, int]] = field(default_factory=dict)  # task name -> integer inputs that select it
+    compiled: dict[str, levels.Compiled] = field(default_factory=dict)  # T, L and rows, until the graphs are proven
     graphs: dict[str, Graph] = field(default_factory=dict)
     images: dict[str, np.ndarray] | None = None
+    quantised: dict[str, QGraph] = field(default_factory=dict)
     integers: dict[str, IntGraph] = field(default_factory=dict)
     mapping: Mapping | None = None
     program: Program | None = None
@@ -55,11 +60,28 @@ class Build:
 
 
 def _import(build: Build) -> str:
-    from .frontend import import_model
+    sizes = files.npz_shapes(build.calibrate) if build.calibrate else {}
+    options = {"shapes": build.shapes, "like": sizes}
+    models = dict(build.models)
+    build.models = {}
+    for task, path in models.items():
+        for name, compiled in levels.tasks(path, **options).items():
+            task_name = ".".join(filter(None, (task, name)))
+            build.models[task_name], build.numbers[task_name] = path, compiled.numbers
+            build.compiled[task_name] = compiled
+    programs = {task: compiled.complete("tensor") for task, compiled in build.compiled.items()}
+    return ", ".join(f"{_called(build, task)}: {len(t.nodes())} nodes" for task, t in programs.items())
 
-    for task, path in build.models.items():
-        build.graphs[task] = import_model(path)
-    return ", ".join(f"{path.name}: {len(build.graphs[task].nodes)} operations" for task, path in build.models.items())
+
+def _called(build: Build, task: str) -> str:
+    return build.models[task].name + "".join(f" {name}={value}" for name, value in build.numbers[task].items())
+
+
+def _recognise(build: Build) -> str:
+    for task, compiled in build.compiled.items():
+        build.graphs[task] = compiled.complete("rows")
+        levels.confirm(compiled.model, build.graphs[task], compiled.levels)
+    return ", ".join(f"{_called(build, task)}: {len(graph.nodes)} operations" for task, graph in build.graphs.items())
 
 
 def _calibrate(build: Build) -> str:
@@ -76,10 +98,17 @@ def _calibrate(build: Build) -> str:
 
 
 def _quantise(build: Build) -> str:
-    from .select import integers
+    from .quantise import quantise
 
-    build.integers = integers(build.graphs, build.images, build.quantisation)
-    return f"{sum(len(graph.ops) for graph in build.integers.values())} integer operations"
+    build.quantised = quantise(build.graphs, build.images, build.quantisation)
+    return f"{sum(len(graph.nodes) for graph in build.quantised.values())} integer operations"
+
+
+def _select(build: Build) -> str:
+    from .select import select
+
+    build.integers = {task: select(graph) for task, graph in build.quantised.items()}
+    return f"{sum(len(graph.ops) for graph in build.integers.values())} operations of the machine"
 
 
 def _configure(build: Build) -> str:
@@ -151,7 +180,7 @@ def _bundle(build: Build) -> str:
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
     contents["report.html"] = report_html.page(build.report)
     hashes = [
-        {"task": task, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        {"task": task, "file": path.name, "sha256": fingerprint(path), "inputs": build.numbers[task]}
         for task, path in build.models.items()
     ]
     write_bundle(
@@ -168,14 +197,42 @@ def _bundle(build: Build) -> str:
 
 STEPS: dict[str, Callable[[Build], str]] = {
     "import": _import,
+    "recognise": _recognise,
     "calibrate": _calibrate,
     "quantise": _quantise,
+    "select": _select,
     "configure": _configure,
     "schedule": _schedule,
     "rtl": _rtl,
     "report": _report,
     "bundle": _bundle,
 }
+# The compiler's levels: name -> (letter, step that makes it, its text by task).
+LEVELS: dict[str, tuple[str, str, Callable[[Build], dict[str, str]]]] = {
+    "tensor": ("T", "import", lambda b: {task: tensor.text(c.levels["tensor"]) for task, c in b.compiled.items()}),
+    "layers": ("L", "recognise", lambda b: {task: tensor.text(c.levels["layers"]) for task, c in b.compiled.items()}),
+    "rows": ("R", "recognise", lambda b: {task: leveltext.text(graph) for task, graph in b.graphs.items()}),
+    "integers": ("Q", "quantise", lambda b: {task: leveltext.text(graph) for task, graph in b.quantised.items()}),
+    "machine": ("M", "select", lambda b: {task: leveltext.text(graph) for task, graph in b.integers.items()}),
+    "program": ("P", "schedule", lambda b: {n: report.listing(t.instructions, t.origins) for n, t in b.program.tasks.items()}),
+}
+
+
+def level(name: str) -> str:
+    """A level's name, from it or its letter. Raises UserError."""
+    for known, (letter, _, _) in LEVELS.items():
+        if name in (known, letter):
+            return known
+    raise UserError(f"unknown level {name!r}; the levels are {', '.join(f'{v[0]} ({k})' for k, v in LEVELS.items())}")
+
+
+def _last_step(name: str | None) -> str | None:
+    """The step that --stop-after names, itself or by the level that it makes."""
+    if name is None or name in STEPS:
+        return name
+    if name in LEVELS or name in {letter for letter, _, _ in LEVELS.values()}:
+        return LEVELS[level(name)][1]
+    raise UserError(f"unknown step {name!r}; the steps are {', '.join(STEPS)}, the levels {', '.join(LEVELS)}")
 
 
 def build(
@@ -188,16 +245,24 @@ def build(
     batch: int = 1,
     search: bool = False,
     stop_after: str | None = None,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+    show: str | None = None,
+    say: Callable[[str], None] = print,
     progress: Callable[[str, float, str], None] = lambda step, seconds, summary: None,
 ) -> Build:
     """Run the steps in order and return what they left; without `stop_after` the bundle is at `output`.
 
     models: task name -> ONNX file. settings: fields of Config or Quantisation, as texts. batch: images that share
-    a run. search: let `explore` choose the Config even where the board stores one that fits. progress: called after each
-    step with its name, its seconds and a line on its artefact. Raises UserError, before any long work where it can.
+    a run. search: let `explore` choose the Config even where the board stores one that fits. stop_after: a step, or the
+    level that it makes. shapes: of inputs whose sizes the file leaves open. show: the level that is handed to `say` as
+    text. progress: called after each step with its name, its seconds and a line on its artefact. Raises UserError,
+    before any long work where it can.
     """
-    if stop_after is not None and stop_after not in STEPS:
-        raise UserError(f"unknown step {stop_after!r}; the steps are {', '.join(STEPS)}")
+    stop_after = _last_step(stop_after)
+    shown = None if show is None else level(show)
+    order = list(STEPS)
+    if shown and stop_after and order.index(LEVELS[shown][1]) > order.index(stop_after):
+        raise UserError(f"--print {show}: level {shown} is made by step {LEVELS[shown][1]}, behind {stop_after}")
     for path in models.values():
         if not path.is_file():
             raise UserError(f"{path}: no such file")
@@ -208,7 +273,8 @@ def build(
     if search and fixed:
         raise UserError(f"--explore chooses the Config, and --set {fixed[0]} fixes it: one of them only")
     state = Build(
-        dict(models), Path(output), chosen, config, calibrate, quantisation, check_batch(batch), bool(fixed), search
+        dict(models), Path(output), chosen, config, calibrate, quantisation, check_batch(batch), bool(fixed), search,
+        dict(shapes or {}),
     )
     if stop_after in (None, "bundle"):
         check_target(state.output)
@@ -216,6 +282,11 @@ def build(
         start = time.monotonic()
         summary = step(state)
         progress(name, time.monotonic() - start, summary)
+        if shown and LEVELS[shown][1] == name:
+            for task, text in LEVELS[shown][2](state).items():
+                say((f"task {task}\n" if task else "") + text.rstrip("\n"))
+        if name == "recognise":
+            state.compiled.clear()
         if name == stop_after:
             break
     return state

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from . import __version__, doctor
-from .errors import Mismatch, UserError
+from .errors import Mismatch, Terminated, UserError
 
 GOOD, FAILED, USER_FAULT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _terminate(number: int, frame) -> None:
     """Leave as an exception does, so that files half-written are removed."""
-    raise SystemExit(TERMINATED)
+    raise Terminated(TERMINATED)
 
 
 def _main(arguments: list[str] | None) -> int:
@@ -91,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
     sub.add_argument("--explore", action="store_true", help="search the Config even where the board stores one that fits")
-    sub.add_argument("--stop-after", metavar="STEP", help="end after this step; no bundle is written")
+    sub.add_argument("--stop-after", metavar="STEP|LEVEL", help="end after this step; no bundle is written")
+    sub.add_argument("--print", dest="show", metavar="LEVEL", help="a level of the compiler as text: T L R Q M P")
+    _shape(sub)
 
     sub = command(_run, "run a bundle: golden model, machine model or simulated RTL")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -116,6 +118,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(_check, "what of a model is supported, what is not, and why")
     sub.add_argument("model", type=Path, metavar="MODEL.onnx")
+    _shape(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command(_report, "estimated cycles, images per second, resources, traffic, energy of a bundle")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -153,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
     sub.add_argument("--target-fps", type=float, metavar="F", help="choose the smallest Config that gives F images a second")
     sub.add_argument("--batch", default="1", metavar="N,...", help="images that share a run; of several each is tried")
+    _shape(sub)
     sub.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
     sub.add_argument("--cluster", metavar="tcp://HOST:PORT", help="a Dask cluster's scheduler, instead of processes")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -166,6 +171,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--images", type=int, default=4, metavar="N", help="default: %(default)s")
     sub.add_argument("--keep", type=Path, metavar="FOLDER", help="leave model, images and bundle there")
     return top
+
+
+def _shape(sub: argparse.ArgumentParser) -> None:
+    what = "size of an input that the file leaves open, as image=1,3,224,224; repeat for several"
+    sub.add_argument("--shape", dest="shapes", action="append", default=[], metavar="[INPUT=]N,...", help=what)
 
 
 def _selection(sub: argparse.ArgumentParser) -> None:
@@ -194,6 +204,8 @@ def _build(options) -> int:
         batch=options.batch,
         search=options.explore,
         stop_after=options.stop_after,
+        shapes=parse_shapes(options.shapes),
+        show=options.show,
         progress=progress,
     )
     for warning in state.warnings:
@@ -233,30 +245,41 @@ def _compare(options) -> int:
     from sim import golden
 
     from . import compare, run
-    from .files import read_images
-    from .frontend import import_model
+    from .files import npz_shapes, read_images
+    from .importer.load import load
+    from .importer.reference import reference
+    from .levels import import_model
 
     bundle = run.open_bundle(options.bundle)
     task = run.choose_task(bundle, options.task)
-    graph, integers = import_model(options.model), run.integer_graph(bundle, task)
+    how = {"fixed": run.fixed_inputs(bundle, task), "like": npz_shapes(options.input)}
+    graph, integers = import_model(options.model, **how), run.integer_graph(bundle, task)
     run.check_origin(bundle, task, options.model, graph, warn=_warn)
     images = read_images(options.input, run.inputs(bundle, task), _limit(options))
     count = len(next(iter(images.values())))
-    found = compare.compare(graph, integers, images, golden.run, count if options.sensitivity else 1)
+    expected = reference(load(options.model, **how), images)
+    found = compare.compare(graph, integers, images, golden.run, count if options.sensitivity else 1, expected)
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
 
 
 def _check(options) -> int:
-    from .frontend import check
+    from dataclasses import asdict
 
-    findings = check(options.model)
-    for finding in findings:
-        print(finding)
+    from .levels import check
+
+    findings = check(options.model, shapes=parse_shapes(options.shapes))
+    if options.json:
+        nodes = [{k if k != "hint" else "nearest_form": v for k, v in asdict(f).items()} for f in findings]
+        print(json.dumps({"model": str(options.model), "supported": not findings, "findings": nodes}))
+    else:
+        for finding in findings:
+            print(f"{finding.level}: {finding}")
     if findings:
         nodes = "1 node is" if len(findings) == 1 else f"{len(findings)} nodes are"
         raise UserError(f"{options.model}: {nodes} not supported")
-    print(f"{options.model}: every node is supported")
+    if not options.json:
+        print(f"{options.model}: every node is supported")
     return GOOD
 
 
@@ -358,7 +381,7 @@ def _explore(options) -> int:
         batches = tuple(check_batch(int(text)) for text in options.batch.split(","))
     except ValueError:
         raise UserError(f"--batch {options.batch}: whole numbers, with commas between them") from None
-    state = build.build(models, Path("unused"), board=options.board, stop_after="quantise")
+    state = build.build(models, Path("unused"), board=options.board, stop_after="select", shapes=parse_shapes(options.shapes))
     front = explore.explore(
         state.integers,
         board,
@@ -438,6 +461,19 @@ def parse_settings(texts: list[str]) -> dict[str, str]:
             raise UserError(f"--set {text}: written as KEY=VALUE")
         settings[key] = value
     return settings
+
+
+def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Input name -> shape from `--shape [INPUT=]N,...`; the name is "" where it is left out."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", sizes):
+            raise UserError(f"--shape {text}: written as INPUT=1,3,224,224, whole numbers above 0")
+        if name in shapes:
+            raise UserError(f"--shape {text}: its input is named twice")
+        shapes[name] = tuple(int(n) for n in sizes.split(","))
+    return shapes
 
 
 def _limit(options) -> int | None:

@@ -105,9 +105,16 @@ class _Totals:
 
 
 def compare(
-    graph: fg.Graph, intgraph: IntGraph, images: dict[str, Array], run_golden: Callable, spread: int = 1
+    graph: fg.Graph,
+    intgraph: IntGraph,
+    images: dict[str, Array],
+    run_golden: Callable,
+    spread: int = 1,
+    expected: dict[str, Array] | None = None,
 ) -> Comparison:
     """Both models on all images. `images`: ONNX input name -> [n, C, H, W]; `run_golden`: `sim.golden.run`.
+
+    expected: the file's own outputs [n, ...] for them, which those of golden are held against in place of the graph's.
 
     Compared are the values that `intgraph.trace` knows, in real units; a router's logits as softmax scores, and its
     choices. On the first `spread` images the error that each layer adds is followed through the float model to the
@@ -119,7 +126,7 @@ def compare(
         image = {name: array[i] for name, array in images.items()}
         values, result = fg.evaluate(graph, image), run_golden(intgraph, image, trace=True)
         found = _real(graph, intgraph, values, result)
-        _one(totals, graph, intgraph, values, found, result)
+        _one(totals, graph, intgraph, values, found, result, {name: array[i] for name, array in (expected or {}).items()})
         own = _own(totals, graph, values, found)
         if i < spread:
             _spread(totals, graph, values, own)
@@ -152,7 +159,9 @@ def _real(graph: fg.Graph, intgraph: IntGraph, values: dict[str, Array], result)
     return found
 
 
-def _one(totals: _Totals, graph: fg.Graph, intgraph: IntGraph, values: dict[str, Array], found, result) -> None:
+def _one(
+    totals: _Totals, graph: fg.Graph, intgraph: IntGraph, values: dict[str, Array], found, result, outputs: dict[str, Array]
+) -> None:
     logits = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
     for node in graph.nodes:
         if node.name in found:
@@ -166,7 +175,7 @@ def _one(totals: _Totals, graph: fg.Graph, intgraph: IntGraph, values: dict[str,
         if isinstance(node, fg.Route) and node.logits in intgraph.trace:
             chosen, _ = num.route(result.values[node.logits], node.top_k, node.renormalise)
             totals.routers.setdefault(node.name, _Shares()).add(values[node.name][0], chosen)
-    for name, expected in fg.outputs(graph, values).items():
+    for name, expected in (outputs or fg.outputs(graph, values)).items():
         _same(name, expected, result.outputs[name])
         totals.outputs.setdefault(name, _Sums()).add(expected, result.outputs[name])
 

@@ -10,7 +10,7 @@ import numpy as np
 from . import build, report, run
 from .example import write
 from .files import read_npz
-from .frontend import reference
+from .importer.reference import reference
 
 NAME = "m3vit-digits"
 SETTINGS = {"array_outputs": "16", "array_inputs": "16"}  # small enough to compile and simulate in minutes

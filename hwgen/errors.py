@@ -1,5 +1,7 @@
 """The ways a command fails; `cli` turns them into exit codes."""
 
+from dataclasses import dataclass
+
 
 class UserError(Exception):
     """The user's input is at fault (exit code 2). The message names the file, node, shape or value."""
@@ -15,8 +17,26 @@ class Shortage(UserError):
         self.field, self.factor, self.short = field, factor, short
 
     def __str__(self) -> str:
-        return self.args[0]
+        return str(self.args[0])
 
 
 class Mismatch(Exception):
     """A check failed (exit code 1): two things that must agree do not."""
+
+
+class Terminated(SystemExit):
+    """The command was told to end (SIGTERM); a SystemExit of a library's own means something else."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One ONNX node that hwgen cannot build: its name and operator, the level of the compiler that says no, why, what helps."""
+
+    node: str
+    op: str
+    level: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op} node {self.node!r}: {self.reason}" + (f" ({self.hint})" if self.hint else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 Array = np.ndarray
-Pads = tuple[int, int, int, int]  # rows above, columns left, rows below, columns right of the image: pixels of zero
+Pads = tuple[int, int, int, int]  # zeros above, left, below, right of the image; negative ones cut it
 
 
 def grid(shape: tuple[int, ...], patch: tuple[int, int], stride: tuple[int, int] | None, pads: Pads) -> tuple[int, int]:
@@ -16,8 +16,11 @@ def grid(shape: tuple[int, ...], patch: tuple[int, int], stride: tuple[int, int]
 
 
 def pad(image: Array, pads: Pads) -> Array:
-    """Image [C, H, W] with its border of zeros."""
-    return np.pad(image, ((0, 0), (pads[0], pads[2]), (pads[1], pads[3]))) if any(pads) else image
+    """Image [C, H, W] with its border of zeros; negative pads cut pixels off."""
+    top, left, bottom, right = (max(0, -p) for p in pads)
+    image = image[:, top : image.shape[1] - bottom, left : image.shape[2] - right]
+    top, left, bottom, right = (max(0, p) for p in pads)
+    return np.pad(image, ((0, 0), (top, bottom), (left, right))) if any(pads) else image
 
 
 def patchify(image: Array, patch: tuple[int, int], stride: tuple[int, int] | None = None) -> Array:

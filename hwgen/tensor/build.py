@@ -5,14 +5,33 @@ A `Builder` never guesses: what it simplifies is equal for all numbers (x + 0, x
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from .evaluate import apply
-from .ir import BOOL, FLOAT, INT, Array, Concat, Const, Contract, Copy, Gather, Input, Layer, Map, Node, Op, Pad, Reduce, Ref
-from .ir import Scatter, TopK
+from .ir import (
+    BOOL,
+    FLOAT,
+    INT,
+    Array,
+    Concat,
+    Const,
+    Contract,
+    Copy,
+    Gather,
+    Input,
+    Map,
+    Node,
+    Op,
+    Pad,
+    Reduce,
+    Ref,
+    Scatter,
+    TopK,
+)
 from .layout import Layout
 
 FOLD_LIMIT = 1 << 27  # elements of a constant that folding may make
@@ -67,7 +86,7 @@ class Builder:
         """The value of `op`: a node made before where there is an equal one. Raises ValueError where operands misfit."""
         shape, dtype = op.infer(*operands)
         constant = operands and all(isinstance(r.op, Const) for r in operands)
-        if self.fold and constant and not isinstance(op, Layer):
+        if self.fold and constant and op.folds:
             return self._folded(op, operands, shape)
         key = (op, operands)
         if key not in self._made:
@@ -76,18 +95,17 @@ class Builder:
 
     def _folded(self, op: Op, operands: tuple[Ref, ...], shape: tuple[int, ...]) -> Ref:
         if isinstance(op, Map) and all(r.layout.uniform() for r in operands):
-            one = [r.constant.reshape(-1)[:1].reshape(()) if r.layout.size else np.zeros(()) for r in map(_single, operands)]
+            one = [r.numbers.reshape(()) if r.layout.size else np.zeros(()) for r in map(_single, operands)]
             return self.full(shape, _tidy(apply(op, one), op, operands))
         if prod(shape) > FOLD_LIMIT or any(r.layout.size > FOLD_LIMIT for r in operands):
             raise TooLarge(f"a constant of {' x '.join(map(str, shape))} elements")
         name = next((r.node.name for r in operands if r.node.name), "")
-        return self.const(_tidy(apply(op, [r.constant for r in operands]), op, operands), name)
+        return self.const(_tidy(apply(op, [r.numbers for r in operands]), op, operands), name)
 
     def map(self, function: str, *operands: Any) -> Ref:
         """Elementwise, with NumPy's broadcasting; numbers may be operands."""
-        refs = [r if isinstance(r, Ref) else None for r in operands]
-        kind = next((r.dtype for r in refs if r is not None and r.dtype != BOOL), FLOAT)
-        refs = [self._number(x, kind) if r is None else r for r, x in zip(refs, operands, strict=True)]
+        kind = next((x.dtype for x in operands if isinstance(x, Ref) and x.dtype != BOOL), FLOAT)
+        refs = [x if isinstance(x, Ref) else self._number(x, kind) for x in operands]
         shape = np.broadcast_shapes(*(r.shape for r in refs))
         refs = [r.move(r.layout.expand(shape)) for r in refs]
         return self._simpler(function, refs, shape) or self.node(Map(function), *refs)
@@ -111,7 +129,7 @@ class Builder:
             if number == (1 if function in ("mul", "div") else 0):
                 return x[0]
             if function == "mul" and number == 0:
-                return self.full(shape, x[1].constant.reshape(-1)[0] if x[1].layout.size else 0)
+                return self.full(shape, x[1].numbers.reshape(-1)[0] if x[1].layout.size else 0)
         if function == "pow" and x[1].scalar == 2:
             return self.map("mul", x[0], x[0])
         if function == "pow" and x[1].scalar == 0.5:
@@ -120,7 +138,7 @@ class Builder:
             return x[0]
         return None
 
-    def reduce(self, function: str, x: Ref, axes: tuple[int, ...] | list[int], keep: bool = True) -> Ref:
+    def reduce(self, function: str, x: Ref, axes: Iterable[int], keep: bool = True) -> Ref:
         """Over `axes` (negative ones from behind), which are dropped without `keep`. "mean" is a sum times a factor."""
         rank = len(x.shape)
         axes = tuple(sorted(int(a) % rank for a in axes))
@@ -166,7 +184,7 @@ class Builder:
         return self.node(Pad(tuple(before), tuple(after), float(value)), x)
 
     def gather(self, x: Ref, index: Ref, axis: int, elements: bool = False) -> Ref:
-        """By a layout where the index is a constant with even steps; negative constants count from behind."""
+        """By a layout where the index is a constant made of loops; negative constants count from behind."""
         axis %= len(x.shape)
         known = index.constant
         if known is not None:
@@ -174,16 +192,9 @@ class Builder:
             if known.size and (known.min() < 0 or known.max() >= x.shape[axis]):
                 raise ValueError(f"index {int(known.max())} of {x.shape[axis]}")
             index = self.const(known)
-            steps = np.diff(known.reshape(-1))
-            if not elements and known.size and (steps == (steps[0] if len(steps) else 1)).all():
-                step = int(steps[0]) if len(steps) else 1
-                first = int(known.reshape(-1)[0])
-                if step == 0:
-                    one = self.slice(x, axis, first, 1)
-                    wide = one.move(one.layout.expand((*x.shape[:axis], known.size, *x.shape[axis + 1 :])))
-                else:
-                    wide = self.slice(x, axis, first, known.size, step)
-                return self.reshape(wide, (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
+            walk = Layout.of(known) if known.size and not elements else None
+            if walk is not None:
+                return self.reshape(self.pick(x, axis, walk), (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
         return self.node(Gather(axis, elements), x, index)
 
     def scatter(self, x: Ref, index: Ref, updates: Ref, axis: int, reduction: str = "none") -> Ref:
@@ -204,10 +215,15 @@ class Builder:
         if -1 in wanted:
             rest = -prod(wanted)
             wanted[wanted.index(-1)] = x.layout.size // rest if rest else 0
-        if prod(wanted) != x.layout.size:
+        if prod(wanted) != x.layout.size or min(wanted, default=0) < 0:
             raise ValueError(f"{list(x.shape)} does not reshape to {list(shape)}")
         layout = x.layout.reshape(tuple(wanted))
         return x.move(layout) if layout is not None else self.reshape(self.copy(x), wanted)
+
+    def through(self, layout: Layout, x: Ref) -> Ref:
+        """What `layout` shows of the row-major elements of x."""
+        moved = layout.through(x.layout)
+        return x.move(moved) if moved is not None else self.copy(x).move(layout)
 
     def transpose(self, x: Ref, order: tuple[int, ...] | list[int]) -> Ref:
         return x.move(x.layout.transpose(tuple(int(i) % len(x.shape) for i in order)))
@@ -219,6 +235,14 @@ class Builder:
         axis %= len(x.shape)
         layout = x.layout.slice(axis, int(start), int(count), int(step))
         return x.move(layout) if layout is not None else self.slice(self.copy(x), axis, start, count, step)
+
+    def pick(self, x: Ref, axis: int, indices: Layout) -> Ref:
+        """The positions `indices` along an axis, in the cheapest way there is."""
+        loops = indices.axes[0]
+        if len(loops) < 2 and all(stride for _, stride in loops):
+            return self.slice(x, axis, indices.offset, indices.size, loops[0][1] if loops else 1)
+        layout = x.layout.pick(axis, indices)
+        return x.move(layout) if layout is not None else self.pick(self.copy(x), axis, indices)
 
     def tile(self, x: Ref, times: list[int]) -> Ref:
         layout = x.layout
@@ -243,7 +267,7 @@ def _single(r: Ref) -> Ref:
 def _tidy(value: Array, op: Op, operands: tuple[Ref, ...]) -> Array:
     """In the kind that the node has: `float` of integers is float32."""
     _, kind = op.infer(*operands)
-    wanted = {INT: np.int64, BOOL: np.bool_}.get(kind)
-    if wanted is None:
-        wanted = np.float64 if value.dtype == np.float64 and any(r.node.op.array.dtype == np.float64 for r in operands) else np.float32
-    return np.asarray(value, wanted)
+    if kind != FLOAT:
+        return np.asarray(value, np.int64 if kind == INT else np.bool_)
+    double = value.dtype == np.float64 and any(r.numbers.dtype == np.float64 for r in operands)
+    return np.asarray(value, np.float64 if double else np.float32)

@@ -9,15 +9,34 @@ from typing import Any
 import numpy as np
 from scipy.special import erf, expit
 
-from .ir import BOOL, INT, Array, Const, Concat, Contract, Copy, Gather, Input, Layer, Map, Node, Pad, Program, Reduce, Ref
-from .ir import Scatter, TopK, reached
+from .ir import (
+    BOOL,
+    INT,
+    Array,
+    Concat,
+    Const,
+    Contract,
+    Copy,
+    Gather,
+    Input,
+    Map,
+    Node,
+    Op,
+    Pad,
+    Program,
+    Reduce,
+    Ref,
+    Scatter,
+    TopK,
+    reached,
+)
 
 
 def _divide(a: Array, b: Array) -> Array:
     if a.dtype.kind != "i":
-        return a / b
+        return np.asarray(a / b)
     quotient = np.abs(a) // np.abs(b)
-    return np.where((a < 0) != (b < 0), -quotient, quotient)
+    return np.asarray(np.where((a < 0) != (b < 0), -quotient, quotient))
 
 
 FUNCTION: dict[str, Callable[..., Array]] = {
@@ -58,28 +77,38 @@ FUNCTION: dict[str, Callable[..., Array]] = {
     "int": lambda x: np.trunc(x) if x.dtype.kind == "f" else x,
     "bool": lambda x: x != 0,
 }
-REDUCTION = {"sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod}
+REDUCTION: dict[str, Callable[..., Array]] = {"sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod}
 SCATTER = {"add": np.add.at, "mul": np.multiply.at, "max": np.maximum.at, "min": np.minimum.at}
 
 
 def evaluate(
-    program: Program, inputs: dict[str, Array], dtype: Any = np.float32, keep: Iterable[Node] = ()
+    program: Program,
+    inputs: dict[str, Array],
+    dtype: Any = np.float32,
+    keep: Iterable[Node] = (),
+    given: dict[Node, Array] | None = None,
 ) -> tuple[dict[str, Array], dict[Node, Array]]:
     """(outputs by name, values of the nodes in `keep`), floating point computed in `dtype`.
 
-    inputs: by name, in the shapes of the `Input` nodes. A value is forgotten after its last reader.
+    inputs: by name, in the shapes of the `Input` nodes. A value is forgotten after its last reader. `given`: values of
+    nodes that are not computed, so that the program is cut there.
     """
-    keep = set(keep)
+    keep, given = set(keep), given or {}
     refs = {f"{i}": n.ref for i, n in enumerate(keep)}
-    everything = reached([r.node for r in program.outputs.values()] + [r.node for r in refs.values()])
+    everything = reached([r.node for r in program.outputs.values()] + [r.node for r in refs.values()], given)
     left: dict[Node, int] = {}
     for node in everything:
+        if node in given:
+            continue
         for r in node.operands:
             left[r.node] = left.get(r.node, 0) + 1
     for r in program.outputs.values():
         left[r.node] = left.get(r.node, 0) + 1
     values: dict[Node, Array] = {}
     for node in everything:
+        if node in given:
+            values[node] = _typed(np.reshape(given[node], node.shape), node.dtype, dtype)
+            continue
         operands = [_show(r, values, dtype) for r in node.operands]
         values[node] = _typed(_compute(node, operands, inputs, dtype), node.dtype, dtype)
         for r in node.operands:
@@ -92,7 +121,7 @@ def evaluate(
 
 def apply(op: Any, operands: list[Array], dtype: Any = np.float32) -> Array:
     """What one kind of node makes of arrays."""
-    return _apply(op, operands, dtype)
+    return np.asarray(_apply(op, operands, dtype))
 
 
 def _show(r: Ref, values: dict[Node, Array], dtype: Any) -> Array:
@@ -108,10 +137,10 @@ def _typed(value: Array, kind: str, dtype: Any) -> Array:
 def _compute(node: Node, operands: list[Array], inputs: dict[str, Array], dtype: Any) -> Array:
     if isinstance(node.op, Input):
         return np.asarray(inputs[node.op.name]).reshape(node.shape)
-    return _apply(node.op, operands, dtype)
+    return np.asarray(_apply(node.op, operands, dtype))
 
 
-def _apply(op: Any, x: list[Array], dtype: Any) -> Array:
+def _apply(op: Op, x: list[Array], dtype: Any) -> Any:
     match op:
         case Const(array):
             return array
@@ -135,16 +164,7 @@ def _apply(op: Any, x: list[Array], dtype: Any) -> Array:
             return np.take(order, np.arange(count), axis=axis)
         case Copy():
             return x[0]
-        case Layer():
-            from .build import Builder
-
-            t = Builder(fold=False)
-            names = [f"operand{i}" for i in range(len(x))]
-            kinds = {"i": INT, "b": BOOL}
-            refs = [t.input(n, a.shape, kinds.get(a.dtype.kind, "f")) for n, a in zip(names, x, strict=True)]
-            inside = Program({"y": op.define(t, *refs)})
-            return evaluate(inside, dict(zip(names, x, strict=True)), dtype)[0]["y"]
-    raise TypeError(f"no evaluation of {op}")
+    return op.compute(x, dtype)
 
 
 def contract(op: Contract, a: Array, b: Array) -> Array:
@@ -163,16 +183,16 @@ def contract(op: Contract, a: Array, b: Array) -> Array:
 
     def matrix(x: Array, letters: str, *groups: list[str]) -> Array:
         x = x.transpose([letters.index(c) for group in groups for c in group])
-        return x.reshape([prod(size[c] for c in group) for group in groups])
+        return np.asarray(x).reshape([prod(size[c] for c in group) for group in groups])
 
-    product = matrix(a, first, batch, rows, summed) @ matrix(b, second, batch, summed, columns)
+    product: Array = matrix(a, first, batch, rows, summed) @ matrix(b, second, batch, summed, columns)
     order = batch + rows + columns
     return product.reshape([size[c] for c in order]).transpose([order.index(c) for c in result])
 
 
 def _scatter(op: Scatter, x: Array, index: Array, updates: Array) -> Array:
-    y = x.copy()
-    place = list(np.indices(index.shape, sparse=True))
+    y = np.array(x)
+    place: list[Array] = list(np.indices(index.shape, sparse=True))
     place[op.axis] = index
     if op.reduction != "none":
         SCATTER[op.reduction](y, tuple(place), updates)

@@ -2,22 +2,19 @@
 
 An operand is a `Ref`: a node and a `Layout` over its row-major elements. Movement is never a node, except `Copy` where a
 reshape has no loops. Nodes are immutable; a `Builder` (build.py) makes them, equal ones once. Level L uses the same
-graph with nodes of the kind `Layer`, which define themselves in T.
+graph with nodes of the kind `Layer` (layer.py), which define themselves in T.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .layout import Layout
-
-if TYPE_CHECKING:
-    from .build import Builder
 
 Array = np.ndarray
 FLOAT, INT, BOOL = "f", "i", "b"  # element kinds: floating point, 64-bit integer, truth value
@@ -40,7 +37,9 @@ REDUCTIONS = ("sum", "max", "min", "prod")
 
 
 class Op:
-    """What a node computes; its subclasses are frozen dataclasses."""
+    """What a node computes; its subclasses are frozen dataclasses. `folds`: constants become a constant."""
+
+    folds = True
 
     @property
     def kind(self) -> str:
@@ -49,6 +48,10 @@ class Op:
     def infer(self, *operands: Ref) -> tuple[tuple[int, ...], str]:
         """Shape and element kind of the result. Raises ValueError where the operands do not fit."""
         raise NotImplementedError
+
+    def compute(self, operands: list[Array], dtype: Any) -> Array:
+        """The value, floating point in `dtype`, of an operator that `evaluate` does not know."""
+        raise TypeError(f"no evaluation of {self}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,13 @@ class Ref:
     def constant(self) -> Array | None:
         """The numbers, where the node is a constant."""
         return self.layout.apply(self.node.op.flat) if isinstance(self.node.op, Const) else None
+
+    @property
+    def numbers(self) -> Array:
+        """The numbers of what is known to be a constant."""
+        found = self.constant
+        assert found is not None
+        return found
 
     @property
     def scalar(self) -> float | None:
@@ -284,21 +294,6 @@ class Copy(Op):
         return operands[0].shape, operands[0].dtype
 
 
-class Layer(Op):
-    """A node of level L: an operator that defines itself in T by code that runs."""
-
-    def define(self, t: Builder, *operands: Ref) -> Ref:
-        """The same value, of `operands` (of any kind of node), by nodes of T."""
-        raise NotImplementedError
-
-    def infer(self, *operands: Ref) -> tuple[tuple[int, ...], str]:
-        from .build import Builder
-
-        t = Builder(fold=False)
-        result = self.define(t, *(t.input(f"operand{i}", r.shape, r.dtype) for i, r in enumerate(operands)))
-        return result.shape, result.dtype
-
-
 @dataclass
 class Program:
     """Named outputs of a network; everything else is reached through them."""
@@ -314,8 +309,8 @@ class Program:
         return [n.op for n in self.nodes() if isinstance(n.op, Input)]
 
 
-def reached(roots: Iterable[Node]) -> list[Node]:
-    """The nodes that `roots` need and they themselves, each once, operands first."""
+def reached(roots: Iterable[Node], stop: Container[Node] = ()) -> list[Node]:
+    """The nodes that `roots` need and they themselves, each once, operands first; what is in `stop` needs nothing."""
     order: list[Node] = []
     seen: set[int] = set()
     stack: list[tuple[Node, bool]] = [(n, False) for n in reversed(list(roots))]
@@ -326,7 +321,7 @@ def reached(roots: Iterable[Node]) -> list[Node]:
         elif id(node) not in seen:
             seen.add(id(node))
             stack.append((node, True))
-            stack += [(r.node, False) for r in reversed(node.operands)]
+            stack += [(r.node, False) for r in reversed(node.operands)] if node not in stop else []
     return order
 
 

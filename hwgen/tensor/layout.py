@@ -7,6 +7,7 @@ transpose, slice, expand, tile and sliding windows only regroup or scale factors
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -54,7 +55,7 @@ class Layout:
             stride *= size
         return Layout(tuple(reversed(axes)))
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         return tuple(prod(size for size, _ in axis) for axis in self.axes)
 
@@ -62,7 +63,7 @@ class Layout:
     def size(self) -> int:
         return prod(self.shape)
 
-    @property
+    @cached_property
     def loops(self) -> list[Factor]:
         """All factors, outer first, those that continue each other joined."""
         return joined([f for axis in self.axes for f in axis])
@@ -84,7 +85,9 @@ class Layout:
 
     def reshape(self, shape: tuple[int, ...]) -> Layout | None:
         """The elements in the same order under another shape; None where no loops of whole sizes give that."""
-        todo = self.loops
+        if 0 in shape:
+            return Layout(tuple(_axis(size, 0) for size in shape))
+        todo = list(self.loops)
         axes: list[Axis] = []
         for size in shape:
             axis: list[Factor] = []
@@ -129,6 +132,10 @@ class Layout:
         size = prod(n for n, _ in factors)
         if (start, count, step) == (0, size, 1):
             return self
+        if count < 0 or count and not (0 <= start < size and 0 <= start + (count - 1) * step < size):
+            raise ValueError(f"{count} elements {step} apart from {start} on of {size}")
+        if count == 0:
+            return self._with(axis, _axis(0, 0), self.offset)
         if count == 1:
             offset, rest = self.offset, start
             for n, stride in reversed(factors):
@@ -149,6 +156,32 @@ class Layout:
                 return self._with(axis, within.axes[0], self.offset + first * factors[0][1] + within.offset)
         return None
 
+    def pick(self, axis: int, indices: Layout) -> Layout | None:
+        """The axis walked by `indices`, loops over positions along it; None where it is no single loop."""
+        factors = joined(self.axes[axis])
+        if len(factors) > 1:
+            return None
+        step = factors[0][1] if factors else 0
+        walked = tuple((n, s * step) for n, s in indices.axes[0])
+        return self._with(axis, walked, self.offset + indices.offset * step)
+
+    @staticmethod
+    def of(positions: Array, most: int = 4) -> Layout | None:
+        """The loops that give a list of integers; None where that needs more than `most` of them."""
+        rest = positions.reshape(-1)
+        factors: list[Factor] = []
+        while len(rest) > 1 and len(factors) < most:
+            steps = np.diff(rest)
+            same = np.flatnonzero(steps != steps[0])
+            run = int(same[0]) + 1 if len(same) else len(rest)
+            run = next(n for n in range(run, 0, -1) if len(rest) % n == 0)
+            inner = np.arange(run) * steps[0]
+            if run == 1 or (rest.reshape(-1, run) != rest[::run, None] + inner).any():
+                return None
+            factors.insert(0, (run, int(steps[0])))
+            rest = rest[::run]
+        return Layout((tuple(factors),), int(rest[0])) if len(rest) == 1 else None
+
     def window(self, axis: int, kernel: int, stride: int, dilation: int) -> Layout | None:
         """The axis replaced by two, (positions, kernel), of a sliding window; None where it is no single loop."""
         factors = joined(self.axes[axis])
@@ -156,18 +189,62 @@ class Layout:
         if len(factors) > 1:
             return None
         step = factors[0][1] if factors else 0
+        if min(kernel, stride, dilation) < 1 or dilation * (kernel - 1) >= size:
+            raise ValueError(f"a window of {kernel} elements {dilation} apart, moved by {stride}, over {size}")
         positions = (size - dilation * (kernel - 1) - 1) // stride + 1
         axes = (*self.axes[:axis], _axis(positions, stride * step), _axis(kernel, dilation * step), *self.axes[axis + 1 :])
         return Layout(axes, self.offset)
 
     def diagonal(self, first: int, second: int) -> Layout | None:
         """Axes `first` and `second`, of one length, walked together as `first`; `second` is gone."""
+        if self.shape[first] != self.shape[second]:
+            raise ValueError(f"a diagonal of {self.shape[first]} by {self.shape[second]} elements")
         a, b = joined(self.axes[first]), joined(self.axes[second])
         if [n for n, _ in a] != [n for n, _ in b]:
             return None
         both = tuple((n, s + t) for (n, s), (_, t) in zip(a, b, strict=True))
         axes = [both if i == first else axis for i, axis in enumerate(self.axes) if i != second]
         return Layout(tuple(axes), self.offset)
+
+    def through(self, inner: Layout) -> Layout | None:
+        """This walk over the row-major elements of the tensor that `inner` shows, as a walk over inner's own buffer; None
+        where its loops do not keep within those of `inner`."""
+        if inner.offset == 0 and len(inner.loops) < 2 and (not inner.loops or inner.loops[0][1] == 1):
+            return self
+        flat = [f for axis in self.axes for f in axis]
+        low = self.offset + sum((n - 1) * s for n, s in flat if s < 0)
+        digits, weight, offset = [], 1, inner.offset
+        for size, stride in reversed(inner.loops):
+            digits.append((weight, size, stride))
+            offset += low // weight % size * stride
+            weight *= size
+        top = {weight: low // weight % size for weight, size, _ in digits}
+        axes: list[Axis] = []
+        for axis in self.axes:
+            factors: list[Factor] = []
+            for n, s in axis:
+                pieces: list[Factor] = [] if s else [(n, 0)]
+                step = abs(s)
+                while step and n > 1:
+                    here = [d for d in digits if step % d[0] == 0 and step < d[0] * d[1]]
+                    if not here:
+                        return None
+                    weight, size, stride = here[-1]
+                    by = step // weight
+                    count = n if (n - 1) * by < size else size // by
+                    if n % count or (count < n and size % by):
+                        return None
+                    move = by * stride
+                    if s < 0:
+                        offset, move = offset + (count - 1) * move, -move
+                    pieces.insert(0, (count, move))
+                    top[weight] += (count - 1) * by
+                    n, step = n // count, weight * size
+                factors += pieces
+            axes.append(tuple(factors))
+        if any(top[weight] >= size for weight, size, _ in digits):
+            return None  # sums of indices carry from one loop into the next
+        return Layout(tuple(axes), offset)
 
     def apply(self, flat: Array) -> Array:
         """The tensor itself, out of a flat buffer: a view of it where NumPy has one."""

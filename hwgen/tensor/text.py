@@ -13,13 +13,14 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from . import ir
 from .build import Builder
-from .ir import Const, Input, Layer, Node, Op, Program, Ref
+from .ir import Const, Input, Node, Op, Program, Ref
+from .layer import Layer
 from .layout import Layout
 
 SMALL = 16  # elements of a constant that is written out
@@ -47,7 +48,7 @@ def _operand(r: Ref, numbers: dict[Node, int]) -> str:
 def _op(node: Node) -> str:
     if isinstance(node.op, Const):
         return "const " + (repr(node.op.array.tolist()) if node.size <= SMALL else "...")
-    given = [f for f in fields(node.op) if not (isinstance(node.op, Input) and f.name != "name")]
+    given = [f for f in fields(cast(Any, node.op)) if not (isinstance(node.op, Input) and f.name != "name")]
     return " ".join([node.op.kind, *(f"{f.name}={_value(getattr(node.op, f.name))}" for f in given)])
 
 

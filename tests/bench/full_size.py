@@ -24,7 +24,7 @@ from hwgen.boards import load
 from hwgen.build import build
 from hwgen.dram import of_board
 from hwgen.files import write_npz
-from hwgen.frontend import import_model
+from hwgen.levels import import_model
 from hwgen.quantise.calibrate import noise
 
 BATCH = 8

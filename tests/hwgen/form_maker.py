@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hwgen.errors import UserError
-from hwgen.frontend import check, import_model
+from hwgen.levels import check, import_model
 
 _spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
 maker = importlib.util.module_from_spec(_spec)

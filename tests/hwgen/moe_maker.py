@@ -330,6 +330,133 @@ def einsum(moe):
     return moe.op("Einsum", y, gates, equation="ted,te->td")
 
 
+def noisy_gate(moe):
+    """M3ViT's: one expert more is chosen than used, and the noise of training is multiplied by zero."""
+    noise = moe.op("Add", moe.op("Softplus", moe.op("MatMul", moe.tokens, moe.w.normal(moe.width, moe.experts))), 0.01)
+    logits = moe.op("Add", moe.logits, moe.op("Mul", moe.w.normal(moe.count, moe.experts), moe.op("Mul", noise, 0.0)))
+    more = min(moe.k + 1, moe.experts)
+    values, indices = (moe.op("Slice", v, [0], [moe.k], [1]) for v in moe.top(of=logits, k=more))
+    return gathered(moe, moe.op("Softmax", values, axis=1), indices)
+
+
+def floor_divide(moe, a, b):
+    """a // b as the exporter writes it for any signs."""
+    signs = moe.op("Xor", moe.op("Less", a, 0), moe.op("Less", b, 0))
+    rest = moe.op("Not", moe.op("Equal", moe.op("Mod", a, b), 0))
+    quotient = moe.op("Div", a, b)
+    return moe.op("Where", moe.op("And", signs, rest), moe.op("Sub", quotient, 1), quotient)
+
+
+def places_of_slots(moe):
+    """FastMoE without CUDA: rows of tokens and slots, whose token a division tells; each expert writes zeros first."""
+    values, indices = moe.top()
+    flat = moe.op("Reshape", indices, [-1])
+    y = moe.zeros(moe.count * moe.k, moe.width)
+    for e in range(moe.experts):
+        places = moe.op("Squeeze", moe.op("Transpose", moe.op("NonZero", moe.op("Equal", flat, e)), perm=[1, 0]), [1])
+        rows = moe.expert(e, moe.op("Gather", moe.tokens, floor_divide(moe, places, np.int64(moe.k)), axis=0))
+        index = moe.op("Expand", moe.op("Unsqueeze", places, [1]), moe.op("Shape", rows))
+        y = moe.op("Add", y, moe.op("ScatterElements", moe.zeros(moe.count * moe.k, moe.width), index, rows, axis=0))
+    y = moe.op("Reshape", y, [moe.count, moe.k, moe.width])
+    return moe.op("Reshape", moe.op("MatMul", moe.op("Unsqueeze", values, [1]), y), [moe.count, moe.width])
+
+
+def buffer_of_slots(moe):
+    """y[token, slot] = expert(x[token])."""
+    values, indices = moe.top()
+    y = moe.zeros(moe.count, moe.k, moe.width)
+    for e in range(moe.experts):
+        places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", indices, e)), perm=[1, 0])
+        token = moe.op("Squeeze", moe.op("Slice", places, [0], [1], [1]), [1])
+        y = moe.op("ScatterND", y, places, moe.expert(e, moe.op("Gather", moe.tokens, token, axis=0)))
+    return moe.op("ReduceSum", moe.op("Mul", y, moe.op("Unsqueeze", values, [2])), [1], keepdims=0)
+
+
+def repeated_tokens(moe):
+    """y[chosen == e] = expert(x repeated[chosen == e])."""
+    values, indices = moe.top()
+    repeated = moe.op("Reshape", moe.op("Tile", moe.op("Unsqueeze", moe.tokens, [1]), [1, moe.k, 1]), [-1, moe.width])
+    flat = moe.op("Reshape", indices, [-1])
+    y = moe.zeros(moe.count * moe.k, moe.width)
+    for e in range(moe.experts):
+        places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", flat, e)), perm=[1, 0])
+        y = moe.op("ScatterND", y, places, moe.expert(e, moe.op("GatherND", repeated, places)))
+    y = moe.op("Mul", moe.op("Reshape", y, [moe.count, moe.k, moe.width]), moe.op("Unsqueeze", values, [2]))
+    return moe.op("ReduceSum", y, [1], keepdims=0)
+
+
+def index_put(moe):
+    """y[token] += weight * expert(x[token]), as read, add and write."""
+    values, indices = moe.top()
+    y = moe.zeros(moe.count, moe.width)
+    for e in range(moe.experts):
+        places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", indices, e)), perm=[1, 0])
+        token = moe.op("Slice", places, [0], [1], [1])
+        weight = moe.op("Unsqueeze", moe.op("GatherND", values, places), [1])
+        rows = moe.op("Mul", weight, moe.expert(e, moe.op("GatherND", moe.tokens, token)))
+        y = moe.op("ScatterND", y, token, moe.op("Add", moe.op("GatherND", y, token), rows))
+    return y
+
+
+def masked_tokens(moe):
+    """Every expert reads all tokens, those of others as zeros; what it makes of the zeros does not count."""
+    values, indices = moe.top()
+    terms = []
+    for e in range(moe.experts):
+        mine = moe.op("Equal", indices, e)
+        weight = moe.op("ReduceSum", moe.op("Where", mine, values, np.float32(0)), [1], keepdims=1)
+        x = moe.op("Where", moe.op("Greater", weight, np.float32(0)), moe.tokens, np.float32(0))
+        terms.append(moe.op("Mul", weight, moe.expert(e, x)))
+    return moe.sum_of(terms)
+
+
+def roomy_capacity(moe, rooms=None):
+    """V-MoE's, with room for all tokens: a cumulative sum gives each token a place in the queue of its expert."""
+    rooms = rooms or moe.count
+    values, indices = moe.top()
+    hot = moe.op("OneHot", indices, moe.experts, np.float32([0, 1]))  # [T, k, E]
+    by_slot = moe.op("Reshape", moe.op("Transpose", hot, perm=[1, 0, 2]), [-1, moe.experts])
+    place = moe.op("Sub", moe.op("CumSum", by_slot, np.int64(0)), np.float32(1))
+    place = moe.op("Transpose", moe.op("Reshape", place, [moe.k, moe.count, moe.experts]), perm=[1, 0, 2])
+    place = moe.op("ReduceSum", moe.op("Mul", place, hot), [2], keepdims=0)
+    room = moe.op("OneHot", moe.op("Cast", place, to=TensorProto.INT64), rooms, np.float32([0, 1]))
+    weighted = moe.op("Mul", hot, moe.op("Unsqueeze", values, [2]))
+    combine = moe.op("Einsum", weighted, room, equation="tke,tkc->tec")
+    sent = moe.op("Cast", moe.op("Greater", combine, np.float32(0)), to=TensorProto.FLOAT)
+    inputs = moe.op("Einsum", sent, moe.tokens, equation="tec,td->ecd")
+    parts = [moe.op("Squeeze", moe.op("Slice", inputs, [e], [e + 1], [0]), [0]) for e in range(moe.experts)]
+    outputs = moe.op("Concat", *(moe.op("Unsqueeze", moe.expert(e, x), [0]) for e, x in enumerate(parts)), axis=0)
+    return moe.op("Einsum", combine, outputs, equation="tec,ecd->td")
+
+
+def loop(moe):
+    """An ONNX Loop over the experts, whose weights the iteration number picks."""
+    values, indices = moe.top()
+    outer, moe.w.nodes = moe.w.nodes, []
+    start = len(outer)
+    moe.w.nodes = [None] * start  # names go on from there
+
+    def weight(array):
+        return moe.op("Gather", array, "i", axis=0)
+
+    places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", indices, "i")), perm=[1, 0])
+    token = moe.op("Slice", places, [0], [1], [1])
+    x = moe.op("GatherND", moe.tokens, token)
+    hidden = moe.op("MatMul", x, weight(moe.w1))
+    hidden = moe.act(hidden if moe.b1 is None else moe.op("Add", hidden, weight(moe.b1)))
+    y = moe.op("MatMul", hidden, weight(moe.w2))
+    y = y if moe.b2 is None else moe.op("Add", y, weight(moe.b2))
+    y = moe.op("Mul", y, moe.op("Unsqueeze", moe.op("GatherND", values, places), [1]))
+    y = moe.op("ScatterND", "sum", token, y, reduction="add")
+    on = moe.op("Identity", "on")
+    inputs = [("i", TensorProto.INT64, []), ("on", TensorProto.BOOL, []), ("sum", TensorProto.FLOAT, [moe.count, moe.width])]
+    outputs = [(on, TensorProto.BOOL, []), (y, TensorProto.FLOAT, [moe.count, moe.width])]
+    infos = ([helper.make_tensor_value_info(*i) for i in part] for part in (inputs, outputs))
+    body = helper.make_graph(moe.w.nodes[start:], "expert", *infos)
+    moe.w.nodes = outer
+    return moe.op("Loop", np.int64(moe.experts), np.bool_(True), moe.zeros(moe.count, moe.width), body=body)
+
+
 def soft(moe):
     """A soft mixture with `k` slots for each expert, by MatMul: expert after expert on its rows."""
     slots = moe.experts * moe.k
@@ -350,6 +477,20 @@ def soft_by_einsum(moe):
     flat = moe.op("Softmax", moe.op("Reshape", scores, [moe.count, -1]), axis=-1)
     combine = moe.op("Reshape", flat, [moe.count, moe.experts, moe.k])
     return moe.op("Einsum", outputs, combine, equation="epd,tep->td")
+
+
+def soft_and_normalised(moe):
+    """Tokens and slots of length 1 times a factor, as soft mixtures for large images have them."""
+    length = moe.op("Clip", moe.op("ReduceL2", moe.tokens, [-1], keepdims=1), np.float32(1e-12))
+    x = moe.op("Mul", moe.op("Div", moe.tokens, moe.op("Expand", length, [moe.count, moe.width])), 3.0)
+    slots = moe.w.normal(moe.experts * moe.k, moe.width).astype(np.float32)
+    norms = moe.op("Clip", np.linalg.norm(slots, axis=1, keepdims=True), np.float32(1e-12))
+    scores = moe.op("Einsum", x, moe.op("Div", slots, norms), equation="td,sd->ts")
+    inputs = moe.op("Einsum", x, moe.op("Softmax", scores, axis=0), equation="td,ts->sd")
+    parts = moe.op("Split", inputs, outputs=moe.experts, axis=0, num_outputs=moe.experts)
+    parts = [parts] if moe.experts == 1 else parts
+    outputs = moe.op("Concat", *(moe.expert(e, part) for e, part in enumerate(parts)), axis=0)
+    return moe.op("Einsum", outputs, moe.op("Softmax", scores, axis=1), equation="sd,ts->td")
 
 
 SOFT_FORMS = [soft, soft_by_einsum]
@@ -378,4 +519,12 @@ FORMS = [
     gathered_weights,
     einsum_of_gathered_weights,
     einsum,
+    noisy_gate,
+    places_of_slots,
+    buffer_of_slots,
+    repeated_tokens,
+    index_put,
+    masked_tokens,
+    roomy_capacity,
+    loop,
 ]

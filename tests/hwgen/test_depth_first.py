@@ -10,9 +10,9 @@ from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
-from hwgen.frontend import import_model
 from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, View, verify
 from hwgen.isa import ColScale, Convert, RowMax
+from hwgen.levels import import_model
 from hwgen.mapping import Mapping
 from hwgen.mapping.depth_first import Limits, _delayed, depth_first
 from hwgen.mapping.parts import edges

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from host import files as host_files
 from hwgen import files
 from hwgen.errors import UserError
 
@@ -81,3 +82,13 @@ def test_closed_folder_is_told_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(UserError, match="x: folder .* cannot be written"):
         files.check_writable(tmp_path / "x")
+
+
+@pytest.mark.parametrize("write_npz", [files.write_npz, host_files.write_npz], ids=["hwgen", "host"])
+def test_arrays_may_have_any_name(tmp_path, write_npz):
+    """np.savez takes names as keywords, beside its own `file` and `allow_pickle`."""
+    arrays = {"file": IMAGES, "allow_pickle": IMAGES[0], "/head/Gemm_output_0": np.float32(3)}
+    write_npz(tmp_path / "x.npz", arrays)
+    with np.load(tmp_path / "x.npz") as held:
+        assert sorted(held.files) == sorted(arrays)
+        assert all(np.array_equal(held[name], array) for name, array in arrays.items())

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from hwgen.compare import compare
-from hwgen.frontend import import_model
+from hwgen.levels import import_model
 from hwgen.select import integers
 from sim import golden
 

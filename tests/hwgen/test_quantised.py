@@ -9,8 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen import graph as fg
 from hwgen.errors import UserError
-from hwgen.frontend import check, import_model, reference
+from hwgen.importer.reference import reference
 from hwgen.intgraph import Constant, Input, MatMul
+from hwgen.levels import check, import_model
 from hwgen.select import integers
 from sim import golden
 

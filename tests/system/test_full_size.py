@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen import boards
-from hwgen.frontend import import_model
+from hwgen.levels import import_model
 from hwgen.mapping import Mapping
 from hwgen.select import integers
 

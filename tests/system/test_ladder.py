@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hwgen.config import Config
-from hwgen.frontend import import_model
 from hwgen.graph import Graph
+from hwgen.levels import import_model
 from hwgen.mapping import Mapping
 from hwgen.mapping.rematerialise import rematerialise
 from hwgen.schedule import schedule

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.config import Config
-from hwgen.frontend import import_model, reference
+from hwgen.importer.reference import reference
+from hwgen.levels import import_model
 from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
 from hwgen.select import integers

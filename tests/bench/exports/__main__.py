@@ -28,9 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from hwgen.errors import UserError
-from hwgen.frontend import check, import_model
-from hwgen.frontend.importer import refusal
-from hwgen.frontend.reference import reference
+from hwgen.importer.reference import reference
+from hwgen.levels import check, import_model, refusal
 from hwgen.select import integers
 from sim import golden
 

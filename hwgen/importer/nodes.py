@@ -1,0 +1,65 @@
+"""ONNX nodes as `Op`s: attributes decoded, graphs inside nodes as `Body`s, nodes that nothing needs left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from .rules import Array, Body, Op
+
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+
+
+def array(tensor: TensorProto) -> Array:
+    """A tensor's numbers, floating point as float32, whatever the file holds."""
+    value = numpy_helper.to_array(tensor)
+    return value.astype(np.float32, copy=False) if tensor.data_type in FLOATS else value
+
+
+def ops(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str], opsets: dict[str, int]) -> list[Op]:
+    """The nodes that `outputs` need, in their order; of their outputs, those that nothing reads have no name."""
+    needed = set(outputs)
+    kept = []
+    for place, node in reversed(list(enumerate(nodes))):
+        read = tuple(name if name in needed else "" for name in node.output)
+        if any(read):
+            kept.append((place, node, read))
+            needed.update(node.input, *(reads(a.g) for a in node.attribute if a.type == AttributeProto.GRAPH))
+    return [_op(node, place, read, opsets) for place, node, read in reversed(kept)]
+
+
+def reads(graph: onnx.GraphProto) -> set[str]:
+    """All names that a graph inside a node reads; those from around it are among them."""
+    found = {o.name for o in graph.output}
+    for node in graph.node:
+        found.update(node.input, *(reads(a.g) for a in node.attribute if a.type == AttributeProto.GRAPH))
+    return found
+
+
+def body(graph: onnx.GraphProto, opsets: dict[str, int]) -> Body:
+    outputs = tuple(o.name for o in graph.output)
+    constants = {t.name: array(t) for t in graph.initializer}
+    return Body(tuple(i.name for i in graph.input), ops(graph.node, outputs, opsets), constants, outputs)
+
+
+def _op(node: onnx.NodeProto, place: int, outputs: tuple[str, ...], opsets: dict[str, int]) -> Op:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    name = node.name or f"{node.op_type}_{place} (-> {', '.join(node.output)})"
+    attributes = {a.name: _attribute(a, opsets) for a in node.attribute}
+    kind = f"{domain}.{node.op_type}" if domain else node.op_type
+    return Op(kind, name, tuple(node.input), outputs, attributes, opsets.get(domain, 1), node)
+
+
+def _attribute(attribute: AttributeProto, opsets: dict[str, int]) -> Any:
+    if attribute.type == AttributeProto.GRAPH:
+        return body(attribute.g, opsets)
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.type == AttributeProto.TENSOR:
+        return array(value)
+    if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+        return list(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,177 @@
+"""Operators that choose elements by indices, constant or computed, and masks made of positions."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ...tensor import BOOL, INT, Ref
+from ..rules import Array, Context, Op, Unsupported, rule
+
+PIECES = 16  # runs of constant positions that become a concatenation instead of a gather
+
+
+def positive(c: Context, index: Ref, length: int) -> Ref:
+    """Indices with those from behind counted from the front."""
+    known = index.constant
+    if known is not None:
+        return c.t.const(np.where(known < 0, known + length, known).astype(np.int64))
+    return c.t.map("where", c.t.map("lt", index, 0), c.t.map("add", index, length), index)
+
+
+@rule("Gather")
+def gather(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
+    axis = op.attribute("axis", 0) % len(x.shape)
+    return c.t.gather(x, positive(c, index, x.shape[axis]), axis)
+
+
+@rule("GatherElements")
+def gather_elements(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
+    axis = op.attribute("axis", 0) % len(x.shape)
+    for i, n in enumerate(index.shape):
+        x = c.t.slice(x, i, 0, n) if i != axis else x
+    return c.t.gather(x, positive(c, index, x.shape[axis]), axis, elements=True)
+
+
+def _flat(c: Context, index: Ref, lengths: tuple[int, ...]) -> Ref:
+    """Indices [.., k] into axes of `lengths` as positions in those axes made one."""
+    flat = None
+    for i, n in enumerate(lengths):
+        one = positive(c, c.t.reshape(c.t.slice(index, -1, i, 1), index.shape[:-1]), n)
+        flat = one if flat is None else c.t.map("add", c.t.map("mul", flat, n), one)
+    return flat if flat is not None else c.t.full(index.shape[:-1], np.int64(0))
+
+
+@rule("GatherND")
+def gather_nd(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
+    lead, deep = op.attribute("batch_dims", 0), index.shape[-1]
+    batch, lengths, rest = x.shape[:lead], x.shape[lead : lead + deep], x.shape[lead + deep :]
+    flat = _flat(c, index, lengths)
+    if prod(batch) > 1:
+        first = np.arange(prod(batch)).reshape(*batch, *[1] * (len(flat.shape) - lead)) * prod(lengths)
+        flat = c.t.map("add", flat, c.t.const(first))
+    return c.t.gather(c.t.reshape(x, (prod(batch) * prod(lengths), *rest)), flat, 0)
+
+
+@rule("ScatterND")
+def scatter_nd(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Ref:
+    deep = index.shape[-1]
+    rows, width = prod(x.shape[:deep]), prod(x.shape[deep:])
+    flat = c.t.reshape(_flat(c, index, x.shape[:deep]), (prod(index.shape[:-1]),))
+    y = _scatter(c, op, c.t.reshape(x, (rows, width)), flat, c.t.reshape(updates, (flat.shape[0], width)))
+    return c.t.reshape(y, x.shape)
+
+
+@rule("ScatterElements", "Scatter")
+def scatter_elements(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Ref:
+    axis = op.attribute("axis", 0) % len(x.shape)
+    index = positive(c, index, x.shape[axis])
+    known = index.constant
+    if known is not None and op.attribute("reduction", "none") == "none":
+        place: list[Array] = list(np.indices(known.shape, sparse=True))
+        place[axis] = known
+        flat = c.t.const(np.ravel_multi_index(tuple(np.broadcast_arrays(*place)), x.shape).reshape(-1))
+        y = _scatter(c, op, c.t.reshape(x, (prod(x.shape), 1)), flat, c.t.reshape(updates, (known.size, 1)))
+        return c.t.reshape(y, x.shape)
+    return c.t.scatter(x, index, updates, axis, op.attribute("reduction", "none"))
+
+
+def _scatter(c: Context, op: Op, x: Ref, flat: Ref, updates: Ref) -> Ref:
+    """Rows of x [rows, width] overwritten at `flat` by `updates`, the last one winning; constant indices choose among both."""
+    reduction = op.attribute("reduction", "none")
+    known = flat.constant
+    if known is None or reduction != "none":
+        index = c.t.expand(c.t.reshape(flat, (*flat.shape, 1)), updates.shape)
+        return c.t.scatter(x, index, updates, 0, reduction)
+    origin = np.arange(x.shape[0])
+    origin[known] = x.shape[0] + np.arange(len(known))
+    return chosen(c, [x, updates], origin)
+
+
+def chosen(c: Context, parts: list[Ref], origin: Array) -> Ref:
+    """Rows `origin` of the parts behind each other: whole runs of them, where they are few."""
+    ends = np.cumsum([0, *(p.shape[0] for p in parts)])
+    breaks = np.flatnonzero((np.diff(origin) != 1) | np.isin(origin[1:], ends)) + 1
+    if len(breaks) >= PIECES:
+        return c.t.gather(c.t.concat(parts, 0), c.t.const(origin), 0)
+    runs = []
+    for run in np.split(origin, breaks):
+        part = int(np.searchsorted(ends, run[0], "right")) - 1
+        runs.append(c.t.slice(parts[part], 0, int(run[0] - ends[part]), len(run)))
+    return c.t.concat(runs, 0)
+
+
+@rule("TopK")
+def top_k(c: Context, op: Op, x: Ref, count: Ref | None = None) -> list[Ref]:
+    """Sorted, whether asked for or not; ties go to the lower index."""
+    op.ignore("sorted")
+    (k,) = [op.attribute("k")] if count is None else c.ints(count, "K")
+    axis = op.attribute("axis", -1) % len(x.shape)
+    index = c.t.topk(x, k, axis, op.flag("largest", True))
+    return [c.t.gather(x, index, axis, elements=True), index]
+
+
+@rule("ArgMax", "ArgMin")
+def arg_max(c: Context, op: Op, x: Ref) -> Ref:
+    axis, largest = op.attribute("axis", 0) % len(x.shape), op.type == "ArgMax"
+    if op.flag("select_last_index"):
+        n = x.shape[axis]
+        y = c.t.map("sub", n - 1, c.t.topk(c.t.slice(x, axis, n - 1, n, -1), 1, axis, largest))
+    else:
+        y = c.t.topk(x, 1, axis, largest)
+    return y if op.flag("keepdims", True) else c.t.reshape(y, (*x.shape[:axis], *x.shape[axis + 1 :]))
+
+
+def along(c: Context, rank: int, axis: int, length: int) -> Ref:
+    """0 .. length - 1 along an axis of `rank` axes."""
+    return c.t.reshape(c.t.const(np.arange(length)), [length if i == axis else 1 for i in range(rank)])
+
+
+@rule("Hardmax")
+def hardmax(c: Context, op: Op, x: Ref) -> Ref:
+    """Before opset 13 over all axes from `axis` on as one."""
+    axis = op.attribute("axis", -1 if op.opset >= 13 else 1) % len(x.shape)
+    y = x if op.opset >= 13 else c.t.reshape(x, (*x.shape[:axis], prod(x.shape[axis:])))
+    y = c.t.map("eq", c.t.topk(y, 1, axis), along(c, len(y.shape), axis, y.shape[axis]))
+    return c.t.reshape(c.t.map("float", y), x.shape)
+
+
+@rule("OneHot")
+def one_hot(c: Context, op: Op, index: Ref, depth: Ref, values: Ref) -> Ref:
+    """Indices out of range give rows without a one."""
+    (n,) = c.ints(depth, "depth")
+    rank = len(index.shape) + 1
+    axis = op.attribute("axis", -1) % rank
+    index = positive(c, c.t.map("int", index), n)
+    hit = c.t.map("eq", c.t.reshape(index, (*index.shape[:axis], 1, *index.shape[axis:])), along(c, rank, axis, n))
+    off, on = (c.t.reshape(c.t.slice(values, 0, i, 1), ()) for i in (0, 1))
+    return c.t.map("where", hit, on, off)
+
+
+@rule("CumSum")
+def cumsum(c: Context, op: Op, x: Ref, axis_of: Ref) -> Ref:
+    """A product with a constant triangle of ones."""
+    (axis,) = c.ints(axis_of, "axis")
+    axis %= len(x.shape)
+    matrix = np.tril(np.ones((x.shape[axis], x.shape[axis])), -1 if op.flag("exclusive") else 0)
+    matrix = matrix[::-1, ::-1] if op.flag("reverse") else matrix
+    letters = "abcdefgh"[: len(x.shape)]
+    triangle = c.t.const(matrix.astype(np.int64 if x.dtype == INT else np.float32))
+    return c.t.contract(f"{letters},z{letters[axis]}->{letters.replace(letters[axis], 'z')}", x, triangle)
+
+
+@rule("Trilu")
+def trilu(c: Context, op: Op, x: Ref, k: Ref | None = None) -> Ref:
+    diagonal = 0 if k is None else c.ints(k, "k")[0]
+    ones = np.ones(x.shape[-2:], bool)
+    mask = c.t.const(np.triu(ones, diagonal) if op.flag("upper", True) else np.tril(ones, diagonal))
+    return c.t.map("and", mask, x) if x.dtype == BOOL else c.t.map("where", mask, x, 0)
+
+
+@rule("EyeLike")
+def eye(c: Context, op: Op, x: Ref) -> Ref:
+    kind = {1: np.float32, 6: np.int64, 7: np.int64, 9: np.bool_}.get(op.attribute("dtype", {"f": 1, "i": 7, "b": 9}[x.dtype]))
+    if kind is None:
+        raise Unsupported(f"dtype is {op.attribute('dtype')}")
+    return c.t.const(np.eye(x.shape[0], x.shape[1], op.attribute("k", 0)).astype(kind))

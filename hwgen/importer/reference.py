@@ -1,0 +1,141 @@
+"""What a file itself computes: run by onnxruntime without optimisation, else by ONNX's own reference evaluator.
+
+Never a rewritten model: a quantised file rounds and saturates here as it says. onnxruntime's optimiser is off because it
+makes integer products of dequantised weights, which round elsewhere, and rewrites what is to be proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..errors import UserError
+from .external import everything, fetch
+from .load import Model, load, read
+from .stand_ins import faults, operators
+
+Array = np.ndarray
+Feed = dict[str, Array]
+Runner = Callable[[Feed], dict[str, Array]]
+INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
+ORT = "onnxruntime is needed: pip install onnxruntime"
+
+
+def reference(path: str | Path | Model, images: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs of the file for all images, first axis = images, whatever batch the file was exported with.
+
+    images: every input's name -> array [images, ...]; names that are no inputs are ignored. Inputs that a `Model` has
+    fixed keep their value. Raises UserError naming an input that is missing or has the wrong shape.
+    """
+    model = path if isinstance(path, Model) else load(path, like={name: np.shape(array) for name, array in images.items()})
+    count = _count(model, images)
+    run = runner(model)
+    rows = [run({name: images[name][i : i + 1] for name in model.inputs}) for i in range(count)]
+    return {name: np.concatenate([np.atleast_1d(row[name]) for row in rows]) for name in model.outputs}
+
+
+def _count(model: Model, images: Mapping[str, Array]) -> int:
+    counts: set[int] = set()
+    for name, shape in model.inputs.items():
+        if name not in images:
+            raise UserError(f"{model.path}: no array for input {name!r}; there are {sorted(images)}")
+        got = np.shape(images[name])
+        if got[1:] != shape[1:] or not got:
+            readable = ", ".join(str(n) for n in shape[1:])
+            raise UserError(f"{model.path}: array {name!r} has shape {got}, must be (images, {readable})")
+        counts.add(got[0])
+    if len(counts) != 1 or 0 in counts:
+        raise UserError(f"{model.path}: the inputs hold {sorted(counts)} images, must be one number above 0")
+    return counts.pop()
+
+
+def runner(model: Model) -> Runner:
+    """A function from one image (every input in its shape, or one that reshapes to it) to the file's outputs."""
+    run = _exact(model) or _onnxruntime(model) or _evaluator(model)
+
+    def one(feed: Feed) -> dict[str, Array]:
+        held = {n: np.asarray(feed[n]).reshape(shape).astype(model.kinds[n]) for n, shape in model.inputs.items()}
+        return dict(zip(model.outputs, run(held | model.fixed), strict=True))
+
+    return one
+
+
+def _exact(model: Model) -> Callable[[Feed], list[Array]] | None:
+    """The evaluator for products of integers, if it can: onnxruntime's saturate in 16 bits on x86 CPUs without VNNI."""
+    if INTEGER_PRODUCTS.isdisjoint(node.op_type for node in model.graph.node):
+        return None
+    try:
+        return _evaluator(model)
+    except UserError:
+        return None
+
+
+def _onnxruntime(model: Model) -> Callable[[Feed], list[Array]] | None:
+    """None where it is not installed, or too old for the model while the evaluator may still take it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # warnings about the exporter's graph are not about the user's request
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for every kind of failure
+        try:
+            _evaluator(model)  # an onnxruntime older than the model's opset must not stop a build
+            return None
+        except UserError:
+            raise UserError(f"{model.path}: onnxruntime cannot run it: {_brief(error)}") from None
+    return _telling(f"{model.path}: onnxruntime cannot run it", lambda feed: session.run(model.outputs, feed))
+
+
+def _evaluator(model: Model) -> Callable[[Feed], list[Array]]:
+    from onnx.reference import ReferenceEvaluator
+
+    proto = read(model.path)
+    for tensor, what in everything(proto):
+        fetch(model.path, tensor, what)
+    opset = model.opsets.get("", 1)
+    bad = faults(opset, proto.graph.node, model.constants)
+    if bad:
+        raise UserError(f"{model.path}: {ORT} (ONNX's reference evaluator is wrong on {bad[0]})")
+    _densify(proto.graph)
+    try:
+        evaluator = ReferenceEvaluator(proto, new_ops=operators(opset))
+    except Exception as error:  # an operator that has no reference implementation
+        raise UserError(f"{model.path}: {ORT}: {_brief(error)}") from None
+    return _telling(
+        f"{model.path}: ONNX's reference evaluator cannot run it, {ORT}", lambda feed: evaluator.run(model.outputs, feed)
+    )
+
+
+def _densify(graph: onnx.GraphProto) -> None:
+    """Sparse initialisers written out, which the evaluator needs."""
+    for sparse in graph.sparse_initializer:
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        dense[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dense.shape)] = values
+        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
+
+
+def _telling(words: str, run: Callable[[Feed], Any]) -> Callable[[Feed], list[Array]]:
+    """`run`, its exceptions as a UserError."""
+
+    def told(feed: Feed) -> list[Array]:
+        try:
+            return [np.asarray(a) for a in run(feed)]
+        except Exception as error:
+            raise UserError(f"{words}: {_brief(error)}") from None
+
+    return told
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,20 @@
+"""Level L of the compiler: layers, each defined by code that makes the same value of tensor IR (`Layer.define`)."""
+
+from ..tensor import Layer
+from .activation import Activation, Clip
+from .attention import Attention, Rotate
+from .linear import Conv, Embed, Linear, Scale
+from .moe import Combine, Dispatch, Experts, Router, SlotExperts
+from .norm import Norm, Softmax
+from .pool import Pool
+
+LAYERS: dict[str, type[Layer]] = {
+    c.__name__.lower(): c
+    for c in (
+        *(Activation, Attention, Clip, Combine, Conv, Dispatch, Embed, Experts, Linear, Norm, Pool, Rotate, Router, Scale),
+        *(SlotExperts, Softmax),
+    )
+}
+
+__all__ = ["LAYERS", "Activation", "Attention", "Clip", "Combine", "Conv", "Dispatch", "Embed", "Experts", "Layer", "Linear"]
+__all__ += ["Norm", "Pool", "Rotate", "Router", "Scale", "SlotExperts", "Softmax"]

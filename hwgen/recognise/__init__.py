@@ -1,0 +1,34 @@
+"""T -> L: patterns that find layers in tensor IR. A pattern is a shape plus a check; what none takes stays a node of T."""
+
+from __future__ import annotations
+
+from ..errors import Finding
+from ..tensor import Map, Program
+from .activations import clip, curved, plain
+from .attention import attention
+from .limits import dynamic, joined, limit
+from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
+from .moe import mixtures
+from .norms import norm, softmax
+from .rewrite import Pattern, rewrite
+from .tokens import ordered, padded, pool, positions, tokens
+
+# In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
+# be such a step, so that only the second round folds those, and puts rows and columns in order.
+ROUNDS: tuple[tuple[Pattern, ...], ...] = (
+    (joined, linear, attention, softmax, norm, curved, bias, gain),
+    (joined, gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, padded, pool, plain, clip, ordered),
+    (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, pool, plain, clip, scale, ordered),
+)
+
+__all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]
+
+
+def recognise(program: Program) -> tuple[Program, list[Finding]]:
+    """The same outputs by layers, and what keeps mixtures of experts from being one; nothing else is refused here."""
+    if any(isinstance(n.op, Map) and n.op.function == "round" for n in program.nodes()):
+        program = rewrite(program, (limit, dynamic), past=False)
+    program, findings = mixtures(program)
+    for patterns in ROUNDS:
+        program = rewrite(program, patterns)
+    return program, findings

@@ -1,0 +1,104 @@
+"""Activations by what they compute: any elementwise function of one value, compared with the known ones on a grid."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from ..layers import Activation, Clip
+from ..tensor import Builder, Node, Ref
+from .match import elementwise, is_map, layer, pointwise, scalar_of, sources
+from .names import label, parent
+from .rewrite import relabel
+
+Array = np.ndarray
+GRID = np.concatenate([np.linspace(-8, 8, 641), np.linspace(-40, 40, 81), [-1e4, -1e3, 1e3, 1e4]])
+# Largest difference that is no other function: an eighth of an int8 step where the largest value is 4, 4 / 127 / 8. Files
+# hold the constants of GELU in 16 bit, with few digits or on the grid of an 8-bit tensor.
+CLOSE = 0.004
+CURVED = ("gelu", "gelu_tanh", "silu", "hardswish", "mish", "elu")
+PLAIN = ("relu", "relu6", "hardsigmoid", "sigmoid", "tanh", "softplus", "exp", "abs", "sin", "cos")
+GUESSED = {"silu", "relu", "elu"}  # whose slope is read off the function
+
+
+@lru_cache(64)
+def _known(form: str, slope: float) -> Array:
+    from ..tensor.evaluate import apply
+
+    return apply(Activation(form, slope), [GRID], np.float64)
+
+
+def nearest(values: Array, forms: tuple[str, ...]) -> tuple[Activation, float] | None:
+    """The nearest activation and its largest difference, in multiples of what is allowed."""
+    best: tuple[Activation, float] | None = None
+    at = {x: float(values[int(np.argmin(np.abs(GRID - x)))]) for x in (-1.0, 1.0)}
+    for form in forms:
+        slope = 1.0
+        if form == "silu":
+            if not 0.5 < at[1.0] < 1:
+                continue
+            slope = float(np.log(at[1.0] / (1 - at[1.0])))
+            slope = next((s for s in (1.0, 1.702) if abs(slope - s) < 1e-3), round(slope, 6))
+        elif form in GUESSED:
+            slope = -at[-1.0] if form == "relu" else -at[-1.0] / (1 - np.exp(-1))
+            slope = round(float(slope), 6)
+            if not (0 <= slope < 0.99 if form == "relu" else 0.05 < slope < 4):
+                continue
+        known = _known(form, slope)
+        with np.errstate(all="ignore"):
+            error = np.abs(values - known) / (CLOSE * np.maximum(1, np.abs(known) / 4))
+        error = np.where(known == values, 0, error)
+        worst = float(np.max(error)) if not np.isnan(error).any() else np.inf
+        if worst <= 1 and (best is None or worst < best[1]):
+            best = Activation(form, slope), worst
+    return best
+
+
+def _match(t: Builder, node: Node, forms: tuple[str, ...]) -> Ref | None:
+    if not is_map(node) or node.dtype != "f" or not _bends(node):
+        return None
+    for source in sources(node):
+        if source.shape != node.shape or source.dtype != "f":
+            continue
+        values = elementwise(node, source, GRID)
+        if values is None or np.shape(values) != GRID.shape or (found := nearest(values, forms)) is None:
+            continue
+        y = t.node(found[0], source.node.ref)
+        relabel(y, label(t.source) or f"{parent(source.node.name)}.act".lstrip("."))
+        return t.through(source.layout, y)
+    return None
+
+
+def _bends(node: Node, depth: int = 8) -> bool:
+    """Whether a function that is not linear is among the last steps."""
+    if not pointwise(node) or is_map(node, "erf", "tanh", "sigmoid", "softplus", "exp", "max", "min", "where", "abs", "sin", "cos"):
+        return pointwise(node)
+    return depth > 0 and (layer(node, Activation, Clip) or any(_bends(r.node, depth - 1) for r in node.operands))
+
+
+def curved(t: Builder, node: Node) -> Ref | None:
+    """GELU, SiLU and others, from the whole of their steps."""
+    return _match(t, node, CURVED)
+
+
+def plain(t: Builder, node: Node) -> Ref | None:
+    """ReLU and what is left of elementwise functions of one value."""
+    return _match(t, node, PLAIN)
+
+
+def clip(t: Builder, node: Node) -> Ref | None:
+    """min(max(x, low), high), either of them or both."""
+    low, high, r = -np.inf, np.inf, node.ref
+    while node.dtype == "f":
+        inner = (-np.inf, np.inf)
+        if (found := scalar_of(r, "max")) is not None:
+            inner = (found[1], np.inf)
+        elif (found := scalar_of(r, "min")) is not None:
+            inner = (-np.inf, found[1])
+        elif layer(r, Clip) and r.whole and not r.node.op.step:
+            inner, found = (r.node.op.low, r.node.op.high), (t.through(r.layout, r.node.operands[0]), 0.0)
+        if found is None or not found[0].whole:
+            break
+        low, high, r = *(min(max(bound, low), high) for bound in inner), found[0]
+    return None if r.node is node else t.through(r.layout, t.node(Clip(float(low), float(high)), r.node.ref))

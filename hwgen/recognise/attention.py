@@ -1,0 +1,181 @@
+"""Attention: probabilities, the softmax of a product, times values, whatever the axes are."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..layers import Attention, Linear, Softmax
+from ..tensor import Builder, Contract, Copy, Layout, Node, Ref
+from ..tensor.layout import Axis
+from .limits import beneath, is_limit
+from .match import constant, factor_of, is_map, layer, loops
+from .names import label, parent
+from .rewrite import relabel
+from .rotary import rotated
+
+
+def attention(t: Builder, node: Node) -> Ref | None:
+    """softmax(scale * q k + bias) v. The letters of the second product say what is batch, query, key and channel."""
+    if not isinstance(node.op, Contract):
+        return None
+    first, second, result = node.op.letters
+    a, b = node.operands
+    return _attention(t, node, a, first, b, second, result) or _attention(t, node, b, second, a, first, result)
+
+
+def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result: str) -> Ref | None:
+    p, gain = factor_of(t, p)
+    p = beneath(t, p)
+    if not layer(p, Softmax):
+        return None
+    batch = [c for c in lp if c in lv and c in result]
+    queries = [c for c in lp if c not in lv and c in result]
+    keys = [c for c in lp if c in lv and c not in result]
+    wide = [c for c in lv if c not in lp and c in result]
+    if len(batch + queries + keys) < len(lp) or len(batch + keys + wide) < len(lv) or not keys:
+        return None
+    found = _product(t, t.through(p.layout, p.node.operands[0]), *(tuple(lp.index(c) for c in part) for part in (queries, keys)))
+    if found is None:
+        return None
+    q, k, scale, gains, bias = found
+    (q, q_scale), (k, k_scale), (v, v_scale) = factor_of(t, q), factor_of(t, k), factor_of(t, v)
+    gain *= v_scale
+    shared = [c for c in queries if len(queries) > 1 and _along_columns(q, lp.index(c))]  # heads with the same keys and values
+    batch, queries = [c for c in lp if c in batch or c in shared], [c for c in queries if c not in shared]
+    nothing = {c: tuple((n, 0) for n, _ in p.layout.axes[i]) for i, c in enumerate(lp)}
+    values = nothing | dict(zip(lv, v.layout.axes, strict=True))
+    sides = [dict(zip(lp, r.layout.axes, strict=False)) for r in (q, k, *gains, *([bias] if bias else []))]
+    sides.insert(2, values)
+    cut = loops(*(Layout(tuple(side[c] for c in batch)) for side in sides))
+    if cut is None:
+        return None
+    flat = [(c, n, strides) for c, loop in zip(batch, cut, strict=True) for n, strides in loop]
+    # Values are nearly always columns of a linear layer, while queries and keys may be normalised or turned.
+    head = [_column(*next(((r, x) for r, x in ((v, s[2]), (q, s[0]), (k, s[1])) if x), (v, 0))) for _, _, s in flat]
+
+    def shown(r: Ref, i: int, *tails: Axis) -> Ref:
+        across = [tuple((n, s[i]) for (_, n, s), h in zip(flat, head, strict=True) if h == heads) for heads in (False, True)]
+        return r.move(Layout((*across, *tails), r.layout.offset))
+
+    def joined(i: int, letters: list[str]) -> Axis:
+        return tuple(f for c in letters for f in sides[i][c])
+
+    q4 = shown(q, 0, joined(0, queries), q.layout.axes[len(lp)])
+    k4 = shown(k, 1, joined(1, keys), k.layout.axes[len(lp)])
+    v4 = shown(v, 2, joined(2, keys), joined(2, wide))
+    for i, c in enumerate(gains, 3):
+        q4 = t.map("mul", q4, shown(c, i, joined(i, queries), ()))
+    q4, first_scale = factor_of(t, rotated(t, q4))
+    k4, second_scale = factor_of(t, rotated(t, k4))
+    last = len(sides) - 1
+    extra = [] if bias is None else [shown(bias, last, joined(last, queries), joined(last, keys))]
+    y = t.node(Attention(scale * q_scale * k_scale * first_scale * second_scale), q4, k4, v4, *extra)
+    same = parent(q4.node.name) if parent(q4.node.name) == parent(v4.node.name) else ""
+    relabel(y, label(t.source) or same)
+    y = y if gain == 1 else t.map("mul", y, gain)
+    size = dict(zip(result, node.shape, strict=True))
+    order = [i for i, h in enumerate(head) if not h], [i for i, h in enumerate(head) if h]
+    parts = [*(("b", i) for i in order[0]), *(("q", c) for c in queries), *(("b", i) for i in order[1]), *(("q", c) for c in wide)]
+    y = t.reshape(y, [flat[i][1] if kind == "b" else size[i] for kind, i in parts])
+    place = []
+    for c in result:
+        place += [parts.index(("b", i)) for i, loop in enumerate(flat) if loop[0] == c] if c in batch else [parts.index(("q", c))]
+    return t.reshape(t.transpose(y, place), node.shape)
+
+
+def _column(r: Ref, stride: int) -> bool:
+    return bool(r.node.shape) and 0 < abs(stride) < r.node.shape[-1]
+
+
+def _along_columns(r: Ref, axis: int) -> bool:
+    return any(_column(r, s) for _, s in r.layout.axes[axis])
+
+
+def _product(t: Builder, r: Ref, queries: tuple[int, ...], keys: tuple[int, ...]) -> tuple[Ref, Ref, float, list[Ref], Ref | None] | None:
+    """What scores r are: (q, k, scale, factors of q, bias), all over the axes of r, q and k with one more for the depth."""
+    scale, gains, bias = 1.0, list[Ref](), None
+    for _ in range(24):
+        r, factor = factor_of(t, beneath(t, r))
+        scale *= factor
+        op = r.op
+        if isinstance(op, Copy) or is_limit(r):
+            r = t.through(r.layout, r.node.operands[0])
+            continue
+        if isinstance(op, Contract) or layer(r, Linear):
+            ends = _operands(r)
+            for q, k in (ends, ends[::-1]) if ends else ():
+                if not any(_moves(q, i) for i in keys) and not any(_moves(k, i) for i in queries):
+                    return q, k, scale, gains, bias
+            return None
+        if not is_map(r, "add", "sub", "mul", "div", "where"):
+            return None
+        parts = [t.through(r.layout, o) for o in r.node.operands]
+        fixed = [constant(o) for o in parts]
+        if is_map(r, "mul", "div"):
+            if is_map(r, "mul") and fixed[0]:
+                parts, fixed = parts[::-1], fixed[::-1]
+            c = parts[1]
+            if fixed != [False, True] or any(_moves(c, i) for i in keys):
+                return None
+            gains.append(c if is_map(r, "mul") else t.map("div", 1.0, c))
+            r = parts[0]
+            continue
+        if is_map(r, "where"):
+            if not fixed[0] or fixed[1] == fixed[2]:
+                return None
+            inner, low = (parts[2], parts[1]) if fixed[1] else (parts[1], parts[2])
+            number = low.scalar
+            if number is None or number * scale > -1e3:
+                return None
+            zero = t.const(0.0)
+            term = t.map("where", parts[0], *((low, zero) if fixed[1] else (zero, low)))
+        elif fixed[0] != fixed[1]:
+            inner, term = (parts[1], parts[0]) if fixed[0] else parts
+            if is_map(r, "sub"):
+                if fixed[0]:
+                    return None
+                term = t.map("neg", term)
+        elif is_map(r, "add"):
+            inner, term = parts if _leads(parts[0].node) else parts[::-1]
+        else:
+            return None
+        for c in gains:
+            term = t.map("mul", term, c)
+        term = t.map("mul", term, scale)
+        bias = term if bias is None else t.map("add", bias, term)
+        r = inner
+    return None
+
+
+def _leads(node: Node, depth: int = 12) -> bool:
+    """Whether a node is a product of two computed values, or a number of steps from one."""
+    if isinstance(node.op, Contract):
+        return not any(constant(r) for r in node.operands)
+    return depth > 0 and (is_map(node) or isinstance(node.op, Copy)) and any(_leads(r.node, depth - 1) for r in node.operands)
+
+
+def _moves(r: Ref, axis: int) -> bool:
+    return any(s for _, s in r.layout.axes[axis])
+
+
+def _operands(r: Ref) -> tuple[Ref, Ref] | None:
+    """The two factors of scores, over the axes of r and one more for the summed letters."""
+    if isinstance(r.op, Contract):
+        a, b, result = r.op.letters
+    else:
+        a, b, result = "rk", "nk", "rn"
+        if len(r.node.operands) > 2:
+            return None
+    x, y = r.node.operands[:2]
+    depth = [c for c in a if c not in result]
+    if set(depth) != {c for c in b if c not in result}:
+        return None
+    found = []
+    for side, letters in ((x, a), (y, b)):
+        axes = dict(zip(letters, side.layout.axes, strict=True))
+        none = {c: ((n, 0),) for c, n in zip(result, r.node.shape, strict=True)}
+        over = r.layout.through(Layout(tuple((none | axes)[c] for c in result), side.layout.offset))
+        if over is None:
+            return None
+        found.append(side.move(Layout((*over.axes, tuple(f for c in depth for f in axes[c])), over.offset)))
+    return found[0], found[1]

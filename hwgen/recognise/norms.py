@@ -1,0 +1,127 @@
+"""Norms and softmax as exporters write them out."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..layers import Norm, Softmax
+from ..tensor import Builder, Node, Ref
+from .match import factor_of, group, is_map, reduction, regroup, scalar_of, spread
+from .names import label
+from .rewrite import relabel
+
+GUARD = 1e-4  # a least length or number that keeps a division from zero, and that no real image comes near
+
+
+def norm(t: Builder, node: Node) -> Ref | None:
+    """x or x minus its mean, by the root of the mean of its squares: x / root, x * (1 / root), x * square ** -0.5."""
+    if not is_map(node, "mul", "div"):
+        return None
+    a, b = node.operands
+    for x, d in ((a, b),) if is_map(node, "div") else ((a, b), (b, a)):
+        found = _root(t, d, is_map(node, "mul"))
+        if found is None:
+            continue
+        y, axes, over, gain, epsilon = found
+        x, factor = factor_of(t, x) if x != y else (x, 1.0)
+        if x == y and (made := _norm(t, node, y, axes, over, gain * factor, epsilon)) is not None:
+            return made
+    return None
+
+
+def _root(t: Builder, d: Ref, inverse: bool) -> tuple[Ref, tuple[int, ...], int, float, float] | None:
+    """(x, axes, elements, gain, epsilon) where 1 / d (or d, where `inverse`) is gain / sqrt(mean of x * x over axes + epsilon)."""
+    node = spread(d)
+    gain = 1.0
+    if inverse:
+        if node is not None and is_map(node, "pow") and node.operands[1].scalar == -0.5:
+            return _square(node.operands[0], gain, 0.0)
+        if node is None or not is_map(node, "div") or (over := node.operands[0].scalar) is None:
+            return None
+        gain, node = over, spread(node.operands[1])
+    least = 0.0
+    while node is not None and not is_map(node, "sqrt"):
+        if is_map(node, "where") and node.operands[1].scalar == 1 and is_map(node.operands[0], "eq") and node.operands[2].whole:
+            node = node.operands[2].node  # 1 where the length is zero
+            continue
+        for function in ("mul", "div", "add", "max"):
+            if (found := scalar_of(node.ref, function)) is None or not found[0].whole:
+                continue
+            number = found[1]
+            if function in ("mul", "div"):
+                gain = gain / number if function == "mul" else gain * number
+            elif 0 <= number * abs(gain) <= GUARD:
+                least = max(least, number * abs(gain))
+            else:
+                return None
+            node = found[0].node
+            break
+        else:
+            return None
+    return _square(node.operands[0], gain, least) if node is not None else None
+
+
+def _square(r: Ref, gain: float, least: float) -> tuple[Ref, tuple[int, ...], int, float, float] | None:
+    """`_root` from what stands under the root."""
+    epsilon, node = 0.0, spread(r)
+    while node is not None:
+        for function in ("add", "max"):
+            if (found := scalar_of(node.ref, function)) is not None and found[0].whole and found[1] >= 0:
+                epsilon, node = epsilon + found[1], found[0].node
+                break
+        else:
+            break
+    found = reduction(node, "sum")
+    if found is None:
+        return None
+    square, axes, factor = found
+    if not is_map(square, "mul") or square.node.operands[0] != square.node.operands[1] or factor <= 0 or not square.whole:
+        return None
+    count = prod(square.shape[i] for i in axes)
+    x = square.node.operands[0]
+    if x.shape != square.shape:
+        return None
+    # gain / sqrt(factor * count * mean + epsilon) = gain / sqrt(factor * count) / sqrt(mean + epsilon / (factor * count))
+    k = factor * count if abs(factor * count - 1) > 1e-6 else 1.0
+    return x, axes, count, gain / k**0.5, epsilon / k + least * least / k
+
+
+def _norm(t: Builder, node: Node, x: Ref, axes: tuple[int, ...], count: int, gain: float, epsilon: float) -> Ref | None:
+    source, centred = x, False
+    if is_map(x, "sub") and x.whole and x.shape == x.node.shape:
+        inner, mean = x.node.operands
+        found = reduction(spread(mean), "sum")
+        if found is not None and found[:2] == (inner, axes) and abs(found[2] * count - 1) < 1e-6:
+            source, centred = inner, True
+    kept = [i for i in range(len(node.shape)) if i not in axes]
+    rows = group(source, kept, axes)
+    one, zero = t.full((1, rows.shape[1]), gain if abs(gain - 1) > 1e-6 else 1.0), t.full((1, rows.shape[1]), 0.0)
+    y = relabel(t.node(Norm(epsilon, centred), rows, one, zero), label(t.source))
+    return regroup(t, y, node.shape, [*kept, *axes])
+
+
+def softmax(t: Builder, node: Node) -> Ref | None:
+    """Exponentials by their sum, of numbers from which the largest may be subtracted before."""
+    if not is_map(node, "div", "mul"):
+        return None
+    e, total = node.operands
+    if is_map(node, "mul"):  # by a reciprocal
+        inverse = spread(total)
+        if inverse is None or not is_map(inverse, "div") or inverse.operands[0].scalar != 1:
+            return None
+        total = inverse.operands[1] if inverse.operands[1].whole else total
+    found = reduction(spread(total), "sum")
+    if found is None or found[0] != e or found[2] != 1 or not is_map(e, "exp") or not e.whole:
+        return None
+    axes = found[1]
+    x = e.node.operands[0]
+    if is_map(x, "sub") and x.whole:
+        inner, most = x.node.operands
+        top = reduction(spread(most), "max")
+        if top is not None and top[:2] == (inner, axes):
+            x = inner
+    kept = [i for i in range(len(node.shape)) if i not in axes]
+    y = t.node(Softmax(), group(x, *[[i] for i in kept], axes))
+    y = t.reshape(y, [*(node.shape[i] for i in kept), *(node.shape[i] for i in axes)])
+    order = [*kept, *axes]
+    return t.transpose(y, [order.index(i) for i in range(len(order))])

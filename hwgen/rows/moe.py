@@ -1,0 +1,155 @@
+"""Mixtures of experts as lists of rows.
+
+Down to level L an expert is computed for every token, and the router's weights, most of which are zero, say what of that is
+needed. Here, late and once, these masks become row lists: `Route` makes them, k experts and scores for each token, and
+`Experts` computes an expert on the tokens of its list only. Nothing before this pass knows which rows there will be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import graph
+from ..layers import Combine, Dispatch, Experts, Linear, Router, SlotExperts
+from ..numerics import MAX_EXPERTS, MAX_TOP_K
+from ..recognise.routers import ROUTER
+from ..tensor import Node, Ref
+from .dense import like_input, whole_place
+from .lower import GONE, Rows
+from .views import Array, Place, Unsupported
+
+PLAIN = "in experts use linear, activation, linear"
+
+
+def router_place(b: Rows, node: Node) -> Place:
+    op, experts = node.op, node.shape[1]
+    assert isinstance(op, Router)
+    if op.score != "softmax" and experts > 1:
+        raise Unsupported(f"weights experts by the {op.score} of their logits", ROUTER)
+    if op.top_k > MAX_TOP_K or experts > MAX_EXPERTS:
+        most = f"at most the best {MAX_TOP_K} of at most {MAX_EXPERTS} are supported"
+        raise Unsupported(f"combines the best {op.top_k} of {experts} experts, {most}")
+    return whole_place(b, node)
+
+
+def router(b: Rows, node: Node, start: int, stop: int) -> str:
+    raise Unsupported("uses the weights of a router elsewhere than on the outputs of experts")
+
+
+def experts_place(b: Rows, node: Node) -> Place:
+    """The rows of the tokens, in their order, which must be that of the logits."""
+    x, gates, *_ = node.operands
+    if not isinstance(gates.node.op, Router) or not gates.whole:
+        raise Unsupported("weights experts by something that no router makes")
+    b.place(gates.node)
+    _alike(b, x, gates.node.operands[0])
+    return like_input(b, node)
+
+
+def _alike(b: Rows, x: Ref, logits: Ref) -> None:
+    (one, _, order), (other, _, turned) = b.tokens(x), b.tokens(logits)
+    if b.missing(one) or b.missing(other):
+        return
+    same = np.array_equal(order, turned) if order is not None and turned is not None else order is turned
+    if not same:
+        raise Unsupported("routes tokens in another order than it computes them")
+
+
+def experts(b: Rows, node: Node, start: int, stop: int) -> str:
+    return b.rows_of(node, start, stop, lambda: _experts(b, node))
+
+
+def _experts(b: Rows, node: Node) -> str:
+    x, gates, *parameters = node.operands
+    op = gates.node.op
+    if b.missing(gates.node) or not isinstance(op, Router):
+        return GONE
+    weights, form = _weights(b, node, parameters)
+    logits, first, _ = b.tokens(gates.node.operands[0])
+    logits, top_k = b.identity(logits), op.top_k
+    if op.score == "sigmoid":  # sigmoid(l) is the softmax of l and 0: a second expert, chosen too, gives zero
+        logits, top_k = _with_nothing(b, logits), 2
+        weights = {k: None if w is None else b.intern(np.concatenate([w, 0.0 * w])) for k, w in weights.items()}
+    name = b.value(logits, first, first + gates.shape[0])
+    key = logits, first, top_k, op.renormalise
+    if key not in b.routes:
+        label = f"{logits.name}.route" if logits.name else ""
+        b.routes[key] = b.add(graph.Route, logits, label, "route", logits=name, top_k=top_k, renormalise=op.renormalise)
+    inner, start, _ = b.tokens(x)
+    tokens = b.value(inner, start, start + x.shape[0])
+    return b.add(graph.Experts, node, node.name, "experts", x=tokens, routing=b.routes[key], **weights, **form)
+
+
+def _weights(b: Rows, node: Node, parameters: list[Ref]) -> tuple[dict[str, Array | None], dict[str, Any]]:
+    """(arrays, activation) as the row graph's nodes have them."""
+    op = node.op
+    assert isinstance(op, Experts | SlotExperts)
+    act = op.act
+    form = {"gelu": "none", "gelu_tanh": "tanh", "silu": "sigmoid", "relu": "relu"}.get(act.form)
+    if op.gated:
+        raise Unsupported("an expert is a gated MLP (SwiGLU, GEGLU)", PLAIN)
+    if form is None or (form == "relu" and act.slope) or (form == "sigmoid" and act.slope <= 0):
+        raise Unsupported(f"an expert's activation is {act.form}, which the machine has no table for", PLAIN)
+    names = dict(zip(("w1", "b1", "w2", "b2"), parameters, strict=True))
+    arrays = {k: None if r.scalar == 0 and k[0] == "b" else b.array(r, "an expert's weight") for k, r in names.items()}
+    return arrays, {"form": form, "slope": act.slope if form == "sigmoid" else 1.0}
+
+
+def _with_nothing(b: Rows, logits: Node) -> Node:
+    """A linear layer of one column with a second one, which is zero."""
+    x, *parts = logits.operands
+    b.t.name, b.t.source = logits.name, logits.source
+    return b.t.node(Linear(), x, *(b.t.concat([p, b.t.map("mul", p, 0.0)], 0) for p in parts)).node
+
+
+# --- soft mixtures ---
+
+
+def _scores(b: Rows, logits: Ref) -> tuple[Node, str, Array, Array | None]:
+    """(linear layer, its input, weight, bias) of the logits of slots."""
+    inner, first, _ = b.tokens(logits)
+    inner = b.identity(inner)
+    x, weight, *bias = inner.operands
+    source, start, _ = b.tokens(x)
+    keys = b.value(source, start + first, start + first + logits.shape[0])
+    return inner, keys, b.array(weight), b.array(bias[0]) if bias else None
+
+
+def dispatch(b: Rows, node: Node, start: int, stop: int) -> str:
+    logits, x = node.operands
+    _alike(b, x, logits)
+    inner, keys, weight, _ = _scores(b, logits)
+    source, first, _ = b.tokens(x)
+    label = f"{inner.name}.dispatch" if inner.name else ""
+    fields = {"keys": keys, "x": b.value(source, first, first + x.shape[0]), "weight": weight}
+    return b.rows_of(node, start, stop, lambda: b.add(graph.Dispatch, inner, label, "dispatch", **fields))
+
+
+def slot_experts(b: Rows, node: Node, start: int, stop: int) -> str:
+    x, *parts = node.operands
+    weights, form = _weights(b, node, parts)
+    made = {**weights, **form}
+    return b.rows_of(node, start, stop, lambda: b.add(graph.SlotExperts, node, node.name, "experts", x=b.value(x.node), **made))
+
+
+def combine(b: Rows, node: Node, start: int, stop: int) -> str:
+    logits, y = node.operands
+
+    def make() -> str:
+        outputs = b.value(y.node)
+        inner, keys, weight, bias = _scores(b, logits)
+        label = f"{inner.name}.combine" if inner.name else ""
+        return b.add(graph.Combine, node, label, "combine", x=keys, y=outputs, weight=weight, bias=bias)
+
+    return b.rows_of(node, start, stop, make)
+
+
+KINDS = {
+    Router: (router_place, router),
+    Experts: (experts_place, experts),
+    Dispatch: (whole_place, dispatch),
+    SlotExperts: (whole_place, slot_experts),
+    Combine: (like_input, combine),
+}

@@ -1,0 +1,98 @@
+"""The patch embedding: a linear layer of windows of the image, however they are cut out of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..recognise.limits import beneath, is_limit
+from ..recognise.match import is_map
+from ..tensor import Input, Node, Pad, Ref
+from .reasons import PLAIN, STEM
+from .views import Array, Unsupported
+
+if TYPE_CHECKING:
+    from .lower import Rows
+
+
+def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
+    """(fields of a `PatchEmbed`, order of its rows) of a linear layer that reads an image."""
+    key = node, "patches"
+    if key not in b._derived:
+        b._derived[key] = _patches(b, node)
+    return b._derived[key]
+
+
+def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
+    x, w, *bias = node.operands
+    x = _image(b, x)
+    image, pads = x.node, (0, 0, 0, 0)
+    if isinstance(image.op, Pad):
+        border, inner = image.op, _image(b, image.operands[0])
+        if is_map(inner, "add", "sub"):
+            hint = "pad nothing, or give the network an image of which the mean is subtracted already"
+            raise Unsupported("pads an image to which a constant is added before", hint)
+        if not isinstance(inner.node.op, Input) or not inner.whole:
+            raise Unsupported("pads something else than the image, as convolution stems do", STEM)
+        if border.value or any(border.before[:-2]) or any(border.after[:-2]):
+            raise Unsupported(f"pads the image by {border.value:g}", PLAIN)
+        pads = (*border.before[-2:], *border.after[-2:])
+        shape, image = inner.shape, inner.node
+        shape = (*shape[:-2], *x.node.shape[-2:]) if len(shape) >= 2 else shape
+    else:
+        shape = image.shape
+    shape = shape[1:] if len(shape) == 4 else shape
+    if len(shape) != 3:
+        raise Unsupported(f"reads an input of shape {list(image.shape)} as patches", "give the image as [batch, channels, height, width]")
+    flat = x.layout.positions()
+    c, row, column = np.unravel_index(flat[0], shape)
+    size = int(np.ptp(row)) + 1, int(np.ptp(column)) + 1
+    pattern = flat[0] - (row.min() * shape[2] + column.min())
+    corner = flat[:, 0] - pattern[0]
+    down, across = np.unravel_index(corner, (shape[1], shape[2])) if corner.max() < shape[1] * shape[2] else (corner, corner)
+    if not np.array_equal(flat, corner[:, None] + pattern):
+        raise Unsupported("does not read the image in patches of one form", PLAIN)
+    (top, dy, tall), (left, dx, wide) = _steps(down, size[0]), _steps(across, size[1])
+    if tall * wide != len(flat):
+        raise Unsupported("does not read the image in rows and columns of patches", PLAIN)
+    # What the kernel leaves out of its box is zero; what the patches leave out of the image is cut off.
+    order = ((down - top) // dy * wide + (across - left) // dx).astype(np.int64)
+    channels, place = shape[0], (c * size[0] + row - row.min()) * size[1] + column - column.min()
+    weight = np.zeros((w.shape[0], channels * size[0] * size[1]), np.float32)
+    weight[:, place] = w.constant
+    ends = top + (tall - 1) * dy + size[0], left + (wide - 1) * dx + size[1]
+    spare = shape[1] - ends[0], shape[2] - ends[1]
+    pads = _cut(pads, (top, left, spare[0] if spare[0] >= dy else 0, spare[1] if spare[1] >= dx else 0))
+    stride = None if (dy, dx) == size else (dy, dx)
+    if not len(np.unique(order)) == len(order):
+        raise Unsupported("reads some patches twice", PLAIN)
+    fields = {
+        "image": image.op.name,
+        "weight": b.intern(weight.reshape(-1, channels, *size)),
+        "bias": b.array(bias[0]) if bias else None,
+        "stride": stride,
+        "pads": pads,
+    }
+    return fields, None if np.array_equal(order, np.arange(len(order))) else order
+
+
+def _image(b: Rows, x: Ref) -> Ref:
+    """x without the limits of a quantised file, which are those of the image."""
+    if is_limit(x) and isinstance(beneath(b.t, x).op, Input):
+        b.limit(beneath(b.t, x).op.name, x.op.low, x.op.high, 1)
+    return beneath(b.t, x)
+
+
+def _steps(place: Array, alone: int) -> tuple[int, int, int]:
+    """(first, step, count) of evenly spaced places; the step of a single one is `alone`."""
+    known = np.unique(place)
+    step = int(known[1] - known[0]) if len(known) > 1 else alone
+    if (np.diff(known) != step).any():
+        raise Unsupported("does not read the image in even steps", PLAIN)
+    return int(known[0]), step, len(known)
+
+
+def _cut(pads: tuple[int, ...], off: tuple[int, ...]) -> tuple[int, ...]:
+    """Pads less what the patches leave out: negative where the image is cropped."""
+    return tuple(int(p - o) for p, o in zip(pads, off, strict=True))

@@ -1,0 +1,364 @@
+"""What is written differently from model to model around the blocks, and architectures that are refused by name.
+
+Every form that is taken is checked against the ONNX model itself, which `import_model` does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from hwgen import graph
+from hwgen.levels import check, import_model
+
+_spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
+maker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maker)
+IMAGE, PIXELS, MICROSOFT, Writer, imported = maker.IMAGE, maker.PIXELS, maker.MICROSOFT, maker.Writer, maker.imported
+T, D, H = maker.T, maker.D, maker.H
+
+
+# --- patches -----------------------------------------------------------------------------------------------------
+
+
+def reshaped(w):
+    x = w.op("Transpose", w.op("Reshape", "image", [1, 2, 2, 2, 3, 2]), perm=[0, 2, 4, 3, 5, 1])
+    return w.linear(w.op("Reshape", x, [1, T, PIXELS]), PIXELS)
+
+
+def unfolded(w):
+    """torch.nn.functional.unfold as TorchScript writes it: gathered along both axes, after a Pad by nothing."""
+    x = w.op("Pad", "image", [0] * 8)
+    x = w.op("Gather", x, np.array([[0, 2], [1, 3]]), axis=2)
+    x = w.op("Gather", x, np.array([[0, 2, 4], [1, 3, 5]]), axis=4)
+    x = w.op("Reshape", w.op("Transpose", x, perm=[0, 1, 2, 4, 3, 5]), [1, PIXELS, T])
+    return w.linear(w.op("Transpose", x, perm=[0, 2, 1]), PIXELS)
+
+
+def space_to_depth(w):
+    x = w.op("Reshape", w.op("SpaceToDepth", "image", blocksize=2), [1, PIXELS, T])
+    return w.linear(w.op("Transpose", x, perm=[0, 2, 1]), PIXELS)
+
+
+def normalised_image(w):
+    mean, deviation = (w.rng.uniform(0.2, 0.8, (1, 2, 1, 1)) for _ in range(2))
+    return w.as_tokens(w.patches(w.op("Div", w.op("Sub", "image", mean), deviation)))
+
+
+def batch_norm(w):
+    parameters = 1 + w.normal(D, scale=0.2), w.normal(D), w.normal(D), w.rng.uniform(0.5, 2, D)
+    return w.as_tokens(w.op("BatchNormalization", w.patches(), *parameters))
+
+
+@pytest.mark.parametrize("form", [reshaped, unfolded, space_to_depth, normalised_image, batch_norm])
+def test_patches(tmp_path, form):
+    result, kinds = imported(tmp_path, form)
+    assert kinds == ["PatchEmbed"] or kinds == ["PatchEmbed", "Linear"]
+    assert result.outputs[0].shape == (T, D)
+
+
+CUTS = {
+    "overlapping": {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    "beyond one border": {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 0, 2]},
+    "with gaps": {"kernel_shape": [1, 2], "strides": [3, 4]},
+    "remainder": {"kernel_shape": [2, 4], "strides": [1, 3]},
+}
+
+
+@pytest.mark.parametrize("attributes", CUTS.values(), ids=CUTS)
+def test_patches_that_overlap_or_reach_over_the_border(tmp_path, attributes):
+    result, kinds = imported(tmp_path, lambda w: w.as_tokens(w.patches(**attributes)), (1, "t", D))
+    assert kinds == ["PatchEmbed"]
+
+
+def test_border_of_an_image_from_which_a_mean_is_subtracted(tmp_path):
+    w = Writer()
+    y = w.as_tokens(w.patches(w.op("Sub", "image", 0.5), pads=[1, 1, 1, 1]))
+    (finding,) = check(w.write(tmp_path / "m.onnx", IMAGE, y, ["n", "t", D]))
+    assert finding.op == "Conv" and "constant is added" in finding.reason and "pad nothing" in finding.hint
+
+
+def test_norm_of_raw_patches(tmp_path):
+    def form(w):
+        x = w.op("Transpose", w.op("Reshape", "image", [1, 2, 2, 2, 3, 2]), perm=[0, 2, 4, 3, 5, 1])
+        return w.norm(w.linear(w.norm(w.op("Reshape", x, [1, T, PIXELS]), PIXELS), PIXELS))
+
+    assert imported(tmp_path, form)[1] == ["PatchEmbed", "LayerNorm", "Linear", "LayerNorm"]
+
+
+# --- positions ---------------------------------------------------------------------------------------------------
+
+
+def sines(w):
+    place = w.op("Cast", w.op("Range", np.int64(0), np.int64(T), np.int64(1)), to=TensorProto.FLOAT)
+    angle = w.op("Mul", w.op("Unsqueeze", place, [1]), 100.0 ** -np.arange(D // 2))
+    return w.op("Concat", w.op("Sin", angle), w.op("Cos", angle), axis=-1)
+
+
+def looked_up(w):
+    return w.op("Gather", w.normal(9, D), w.op("Range", np.int64(0), np.int64(T), np.int64(1)), axis=0)
+
+
+def cut(w):
+    """The first rows of a longer table, as many as there are tokens."""
+    count = w.op("Slice", w.op("Shape", w.made), [1], [2], [0])
+    return w.op("Slice", w.normal(1, 9, D), [0], count, [1])
+
+
+@pytest.mark.parametrize("table", [sines, looked_up, cut])
+def test_positions(tmp_path, table):
+    def form(w):
+        w.made = w.tokens()
+        return w.op("Add", w.made, table(w))
+
+    result, kinds = imported(tmp_path, form)
+    assert kinds == ["PatchEmbed", "Embed"]
+    assert result.nodes[1].position.shape == (T, D) and result.nodes[1].position.any(axis=1).all()
+
+
+@pytest.mark.parametrize("expand", ["Expand", "Tile"])
+def test_class_token_repeated_for_the_batch(tmp_path, expand):
+    def form(w):
+        x = w.tokens()
+        batch = w.op("Slice", w.op("Shape", x), [0], [1], [0])
+        token = w.op(expand, w.normal(1, 1, D), w.op("Concat", batch, [1, 1 if expand == "Tile" else D], axis=0))
+        return w.op("Concat", token, x, axis=1)
+
+    result, kinds = imported(tmp_path, form, (1, T + 1, D))
+    assert kinds == ["PatchEmbed", "Embed"] and result.nodes[1].prefix.shape == (1, D)
+
+
+# --- pooling -----------------------------------------------------------------------------------------------------
+
+
+def channels_first(w, x):
+    return w.op("Transpose", x, perm=[0, 2, 1])
+
+
+MEANS = {
+    "ReduceMean": lambda w, x: w.op("ReduceMean", x, [1], keepdims=0),
+    "GlobalAveragePool": lambda w, x: w.op("Squeeze", w.op("GlobalAveragePool", channels_first(w, x)), [2]),
+    "AveragePool": lambda w, x: w.op("Reshape", w.op("AveragePool", channels_first(w, x), kernel_shape=[T]), [1, D]),
+    "sum": lambda w, x: w.op("Div", w.op("ReduceSum", x, [1], keepdims=0), float(T)),
+    "map": lambda w, x: w.op("ReduceMean", w.op("Reshape", channels_first(w, x), [1, D, 2, 3]), [2, 3], keepdims=0),
+}
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_mean_of_all_tokens(tmp_path, name):
+    result, kinds = imported(tmp_path, lambda w: w.linear(MEANS[name](w, w.norm(w.tokens()))), (1, D))
+    assert kinds == ["PatchEmbed", "LayerNorm", "Mean", "Linear"]
+    assert (result.nodes[2].start, result.nodes[2].stop) == (0, T)
+
+
+def test_mean_without_the_class_token(tmp_path):
+    def form(w):
+        x = w.norm(w.op("Concat", w.normal(1, 1, D), w.tokens(), axis=1))
+        return w.linear(w.op("ReduceMean", w.op("Slice", x, [1], [T + 1], [1]), [1], keepdims=0))
+
+    result, _ = imported(tmp_path, form, (1, D))
+    (mean,) = (n for n in result.nodes if isinstance(n, graph.Mean))
+    assert (mean.start, mean.stop) == (1, T + 1)
+
+
+# --- onnxruntime's operators -------------------------------------------------------------------------------------
+
+
+def with_bias(w, x):
+    q, k, v = (w.op("MatMul", x, w.normal(D, D, scale=0.5)) for _ in range(3))
+    return w.op("MultiHeadAttention", q, k, v, w.normal(3 * D), num_heads=H, **MICROSOFT)
+
+
+def fused_products(w, x):
+    q, k, v = (w.heads(w.linear(x)) for _ in range(3))
+    p = w.op("Softmax", w.op("FusedMatMul", q, k, transB=1, alpha=0.4, **MICROSOFT), axis=-1)
+    return w.op("Reshape", w.op("Transpose", w.op("MatMul", p, v), perm=[0, 2, 1, 3]), [1, T, D])
+
+
+def fused_products_of_transposed(w, x):
+    """Queries transposed before, and back by the product."""
+    q, k, v = (w.heads(w.linear(x)) for _ in range(3))
+    q, k = (w.op("Transpose", part, perm=[0, 1, 3, 2]) for part in (q, k))
+    p = w.op("Softmax", w.op("FusedMatMul", q, k, transA=1, alpha=0.4, **MICROSOFT), axis=-1)
+    y = w.op("FusedMatMul", p, v, **MICROSOFT)
+    return w.op("Reshape", w.op("Transpose", y, perm=[0, 2, 1, 3]), [1, T, D])
+
+
+@pytest.mark.parametrize("attention", [with_bias, fused_products, fused_products_of_transposed])
+def test_attention_of_onnxruntime(tmp_path, attention):
+    pytest.importorskip("onnxruntime")
+    result, kinds = imported(tmp_path, lambda w: w.linear(attention(w, w.norm(w.tokens()))))
+    assert kinds == ["PatchEmbed", "LayerNorm", "Linear", "Linear", "Linear", "Attention", "Linear"]
+    scale = 0.5 if attention is with_bias else 0.4
+    assert result.nodes[5].heads == H and result.nodes[5].scale == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("parts", [3, 2], ids=["queries, keys and values", "keys and values"])
+def test_packed_attention_of_onnxruntime(tmp_path, parts):
+    """[1, T, heads, parts, d], which onnxruntime computes on GPUs only: so the weights are compared."""
+    w = Writer()
+    x, weight = w.norm(w.tokens()), w.normal(D, parts * D)
+    packed = w.op("Reshape", w.op("MatMul", x, weight), [1, T, H, parts, D // H])
+    queries = [] if parts == 3 else [w.op("MatMul", x, w.normal(D, D))]
+    y = w.op("MultiHeadAttention", *queries, packed, num_heads=H, scale=0.3, **MICROSOFT)
+    result = import_model(w.write(tmp_path / "m.onnx", IMAGE, w.linear(y), [1, T, D]), confirmed=False)
+    (attention,) = (n for n in result.nodes if isinstance(n, graph.Attention))
+    assert attention.heads == H and attention.scale == pytest.approx(0.3)
+    made = [result.node(name).weight for name in (attention.q, attention.k, attention.v)][-parts:]
+    columns = weight.T.reshape(H, parts, D // H, D)
+    for i, got in enumerate(made):
+        np.testing.assert_allclose(got, columns[:, i].reshape(D, D), rtol=1e-6)
+
+
+def test_norm_of_a_sum_that_is_used_again(tmp_path):
+    def form(w):
+        x = w.tokens()
+        parts = 1 + w.normal(D, scale=0.2), w.normal(D), w.normal(D)
+        y, _, _, total = w.op("SkipLayerNormalization", x, w.linear(x), *parts, outputs=4, epsilon=1e-6, **MICROSOFT)
+        return w.op("Add", total, w.linear(y))
+
+    assert imported(tmp_path, form)[1] == ["PatchEmbed", "Linear", "Add", "LayerNorm", "Linear", "Add"]
+
+
+# --- graphs ------------------------------------------------------------------------------------------------------
+
+
+def test_if_of_a_constant_is_the_branch_taken(tmp_path):
+    """`if x.shape[1] == T` as TorchScript leaves it; the other branch holds what could not be built."""
+    w = Writer()
+    x = w.linear(w.tokens())
+
+    def branch(kind):
+        out = helper.make_tensor_value_info(kind, TensorProto.FLOAT, [1, T, D])
+        return helper.make_graph([helper.make_node(kind, [x], [kind], f"inner {kind}")], kind, [], [out])
+
+    same = w.op("Equal", w.op("Gather", w.op("Shape", x), np.int64(1), axis=0), np.int64(T))
+    y = w.op("If", same, then_branch=branch("Relu"), else_branch=branch("Sin"))
+    path = w.write(tmp_path / "m.onnx", IMAGE, w.linear(y), [1, T, D])
+    assert [type(n).__name__ for n in import_model(path).nodes] == ["PatchEmbed", "Linear", "Relu", "Linear"]
+    proto = onnx.load(path)
+    node = next(n for n in proto.graph.node if n.op_type == "If")
+    for a in node.attribute:
+        a.name = {"then_branch": "else_branch", "else_branch": "then_branch"}[a.name]
+    onnx.save(proto, path)
+    assert [(f.node, f.op) for f in check(path)] == [("inner Sin", "Sin")]
+
+
+@pytest.mark.parametrize("kind", ["If", "Loop"])
+def test_control_flow_that_depends_on_the_image_is_refused(tmp_path, kind):
+    w = Writer()
+    x = w.tokens()
+    holds = w.op("Greater", w.op("ReduceMax", x, keepdims=0), 0.0)
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, T, D])
+    if kind == "If":
+        one, other = (helper.make_graph([helper.make_node(k, [x], ["y"], k)], k, [], [out]) for k in ("Relu", "Tanh"))
+        y = w.op("If", holds, then_branch=one, else_branch=other)
+    else:
+        flags = [helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("more", "again")]
+        count = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+        state = helper.make_tensor_value_info("state", TensorProto.FLOAT, [1, T, D])
+        nodes = [helper.make_node("Relu", ["state"], ["y"]), helper.make_node("Identity", ["more"], ["again"])]
+        trips = w.op("Cast", w.op("ReduceMax", x, keepdims=0), to=TensorProto.INT64)
+        y = w.op("Loop", trips, "", x, body=helper.make_graph(nodes, "g", [count, flags[0], state], [flags[1], out]))
+    name = w.nodes[-1].name
+    findings = check(w.write(tmp_path / "m.onnx", IMAGE, w.linear(y), [1, T, D]))
+    (finding,) = findings
+    assert (finding.node, finding.op) == (name, kind) and ("condition" if kind == "If" else "rounds") in finding.reason
+
+
+def test_nodes_in_any_order(tmp_path):
+    w = Writer()
+    y = w.linear(w.norm(w.tokens()))
+    w.nodes.reverse()
+    result = import_model(w.write(tmp_path / "m.onnx", IMAGE, y, [1, T, D]))
+    assert [type(n).__name__ for n in result.nodes] == ["PatchEmbed", "LayerNorm", "Linear"]
+
+
+# --- architectures that are refused ------------------------------------------------------------------------------
+
+
+def some_windows(w):
+    """Attention within windows that leave tokens out."""
+    x = w.tokens()
+    q, k, v = (
+        w.op("Transpose", w.op("Reshape", w.op("Slice", w.linear(x), [0], [4], [1]), [2, 2, H, D // H]), perm=[0, 2, 1, 3])
+        for _ in range(3)
+    )
+    return w.linear(w.attend(q, k, v, (1, 4, D)))
+
+
+def test_windows_of_some_tokens(tmp_path):
+    found, kinds = imported(tmp_path, some_windows, (1, 4, D))
+    assert kinds.count("Attention") == 1
+    (node,) = (n for n in found.nodes if isinstance(n, graph.Attention))
+    assert node.bias.shape == (H, 4, 4) and (node.bias[:, 0, 2:] < -1e3).all()
+
+
+def other_windows(w):
+    """Attention of the first three tokens to the others and back."""
+    x = w.tokens()
+    q, k, v = (w.op("Reshape", w.linear(x), [2, 3, H, D // H]) for _ in range(3))
+    k = w.op("Gather", k, np.array([1, 0]), axis=0)
+    return w.attend(*(w.op("Transpose", t, perm=[0, 2, 1, 3]) for t in (q, k, v)))
+
+
+def talking_heads(w):
+    q, k, v = (w.heads(w.linear(w.tokens())) for _ in range(3))
+    scores = w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2]))
+    mixed = w.op("MatMul", w.op("Transpose", scores, perm=[0, 2, 3, 1]), w.normal(H, H))
+    weights = w.op("Softmax", w.op("Transpose", mixed, perm=[0, 3, 1, 2]), axis=-1)
+    return w.op("Reshape", w.op("Transpose", w.op("MatMul", weights, v), perm=[0, 2, 1, 3]), [1, T, D])
+
+
+def merged_patches(w):
+    x = w.op("Reshape", w.tokens(), [1, 1, 2, 3, D])
+    x = w.op("Reshape", w.op("Transpose", x, perm=[0, 1, 3, 2, 4]), [1, 3, 2 * D])
+    return w.linear(w.norm(x, 2 * D), 2 * D, D)
+
+
+def joined_tokens(w):
+    x = w.tokens()
+    return w.op("Concat", w.linear(x), w.norm(x), axis=1)
+
+
+def shifted(w):
+    x = w.tokens()
+    return w.op("Add", x, w.op("Gather", w.linear(x), np.array([2, 3, 4, 5, 0, 1]), axis=1))
+
+
+def convolutions_before_patches(w):
+    x = w.op("Relu", w.patches(kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]))
+    x = w.op("Conv", x, w.normal(D, D, 2, 2), kernel_shape=[2, 2], strides=[2, 2])
+    return w.as_tokens(x)
+
+
+def grouped_convolution(w):
+    y = w.op("Conv", "image", w.normal(D, 1, 2, 2), kernel_shape=[2, 2], strides=[2, 2], group=2)
+    return w.as_tokens(y)
+
+
+def largest_of_tokens(w):
+    return w.op("ReduceMax", w.norm(w.tokens()), [1], keepdims=1)
+
+
+REFUSED = [
+    (other_windows, "MatMul", "keys and values of different tokens", ""),
+    (talking_heads, "MatMul", "talking heads", "its own scores"),
+    (merged_patches, "LayerNormalization", "patch merging", "one grid of tokens"),
+    (joined_tokens, "Concat", "tokens of several computed tensors", "with the others"),
+    (shifted, "Add", "in another order", "windows of attention"),
+    (convolutions_before_patches, "Conv", "something else than the image", "larger than its stride"),
+    (grouped_convolution, "Conv", "convolution with groups", "plain convolution"),
+    (largest_of_tokens, "ReduceMax", "largest", "mean of the tokens"),
+]
+NAMES = "other talking merging joined shifted stem grouped max".split()
+
+
+@pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)
+def test_what_cannot_be_built_is_named_with_what_can(tmp_path, form, op, reason, hint):
+    maker.assert_refused(tmp_path, form, op, reason, hint)
