@@ -18,7 +18,7 @@ from .errors import UserError
 from .graph import Graph, without_range
 from .importer.external import fingerprint
 from .intgraph import IntGraph
-from .planner import Arrangement, arrange, arranged, check_batch
+from .mapping import Mapping, check_batch, choose, mapped
 from .program import Program, check_target, write_bundle
 from .qgraph import QGraph
 from .quantise.options import Quantisation
@@ -52,7 +52,7 @@ class Build:
     images: dict[str, np.ndarray] | None = None
     quantised: dict[str, QGraph] = field(default_factory=dict)
     integers: dict[str, IntGraph] = field(default_factory=dict)
-    arrangement: Arrangement | None = None
+    mapping: Mapping | None = None
     program: Program | None = None
     verilog: dict[str, str] = field(default_factory=dict)
     report: dict = field(default_factory=dict)
@@ -117,7 +117,7 @@ def _configure(build: Build) -> str:
     if not build.search:
         if build.fixed or build.board.config:
             try:
-                _arrange(build)
+                _map(build)
                 if over := explore.excess(build.config, build.board):
                     advice = explore.advise(build.integers, build.board, build.config, build.batch)
                     build.warnings.append(f"the Config is too large for {name}, {over}; {advice}")
@@ -132,7 +132,7 @@ def _configure(build: Build) -> str:
     points = explore.explore(build.integers, build.board, batches=(build.batch,), workers=explore.default_workers())
     best = explore.choose(points)
     build.config = best.config
-    _arrange(build)
+    _map(build)
     c = build.config
     return (
         f"explored, as {why}: array {c.array_outputs} x {c.array_inputs}, scratchpad {c.banks} x {c.bank_words}, of "
@@ -141,15 +141,15 @@ def _configure(build: Build) -> str:
     )
 
 
-def _arrange(build: Build) -> None:
+def _map(build: Build) -> None:
     memory = of_board(build.board, build.config)
-    _, build.arrangement = arrange(build.integers, build.config, memory, build.batch)
+    build.mapping = choose(build.integers, build.config, memory, build.batch).mapping
 
 
 def _schedule(build: Build) -> str:
-    build.program = arranged(build.integers, build.config, build.arrangement, build.batch)
+    build.program = mapped(build.integers, build.config, build.mapping, build.batch)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
-    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.arrangement.text(build.batch)}"
+    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.mapping.text(build.batch)}"
 
 
 @lru_cache(maxsize=8)

@@ -248,7 +248,7 @@ def _boards(options) -> int:
 
 def _explore(options) -> int:
     from . import boards, build, explore
-    from .planner import check_batch
+    from .mapping import check_batch
 
     models, board = parse_models(options.models), boards.load(options.board)
     if options.workers is not None and options.workers < 1:
