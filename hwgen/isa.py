@@ -27,6 +27,7 @@ ADDRESS_BITS = 24  # of a chunk of the scratchpad
 SCALE_BITS = 16  # of an entry of the scale memory
 QUEUE_BITS = 16  # of an entry of the expert queues
 ROW_BITS = 12  # of an accumulator row, and of a token in an expert queue
+GATE_SCORE_BITS = 16  # of a gate score there
 
 
 class Unit(IntEnum):

@@ -81,7 +81,8 @@ class Sizes:
 
     @property
     def full(self) -> Array:
-        return np.vectorize(lambda n: n.full if isinstance(n, Count) else n, otypes=[np.int64])(self.items)
+        numbers = [n.full if isinstance(n, Count) else n for n in self.items.reshape(-1)]
+        return np.array(numbers, np.int64).reshape(self.items.shape)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def lifted(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
         return full(c, op, x)
     one_mask(ragged)
     stand_in = [c.t.input(f"ragged {i}", v.x.shape, v.dtype) if isinstance(v, Ragged) else v for i, v in enumerate(x)]
-    known = {r.node: None for r in stand_in if isinstance(r, Ref)}
+    known: dict[Node, Axis] = {r.node: None for r in stand_in if isinstance(r, Ref)}
     known |= {r.node: (v.mask, v.axis) for r, v in zip(stand_in, x, strict=True) if isinstance(v, Ragged)}
     followed = [_of_ref(c, r, known) for r in _list(full(c, op, stand_in))]
     made = _list(full(c, op, [v.x if isinstance(v, Ragged) else v for v in x]))
@@ -411,7 +412,9 @@ def constant_of_shape(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
 def range_(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     """0 .. count: the places of an expert's tokens among themselves."""
     start, limit, step = x
-    if not isinstance(limit, Sizes) or not all(isinstance(v, Ref) and v.scalar == n for v, n in ((start, 0), (step, 1))):
+    if not isinstance(limit, Sizes) or not all(
+        isinstance(v, Ref) and v.scalar == n for v, n in ((start, 0), (step, 1))
+    ):
         raise Unsupported("counts by the number of tokens of an expert other than from 0 by 1")
     held = limit.items.reshape(-1)[0]
     return Place(Ragged(c.t.const(np.arange(held.full)), held.mask, 0), held.mask) if held.times == 1 else None
@@ -420,25 +423,23 @@ def range_(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
 @special("Slice")
 def slice_(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     """Along the ragged axis only the whole of it; between computed places of another one: a mask."""
-    data, starts, ends, axes, steps = [*x, None, None][:5]
+    data = x[0]
     if not isinstance(data, Ragged):
         return computed_slice(c, op, x)
     if op.opset < 10:
         return None
-    first = [starts, ends, axes, steps]
-    known = [v.items if isinstance(v, Sizes) else None if v is None else c.array(v, "the range of a Slice") for v in first]
-    count_of_axes = len(known[0])
-    axis_of = np.arange(count_of_axes) if known[2] is None else known[2] % len(data.x.shape)
-    for i in np.flatnonzero(axis_of == data.axis):
-        start, end = known[0][i], known[1][i]
+    given: list[Any] = [None if v is None else v.items if isinstance(v, Sizes) else c.array(v, "the range") for v in x[1:]]
+    starts, ends, axes, steps = [*given, None, None][:4]
+    axes = np.arange(len(starts)) if axes is None else axes % len(data.x.shape)
+    steps = np.ones_like(axes) if steps is None else steps
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         whole = end == count(data.mask) if isinstance(end, Count) else end >= data.x.shape[data.axis]
-        if not whole or start != 0 or known[3] is not None and known[3][i] != 1:
+        if axis == data.axis and (not whole or start != 0 or step != 1):
             raise Unsupported("drops tokens of one expert") if isinstance(end, Count) else Unsupported(*FROZEN)
-    rest = np.flatnonzero(axis_of != data.axis)
-    if not len(rest):
-        return data
-    kept = [None if k is None else sizes(c, k[rest]) for k in (known[0], known[1], axis_of, known[3])]
-    return lifted(c, op, [data, *kept], full)
+    rest = axes != data.axis
+    return (
+        lifted(c, op, [data, *(sizes(c, v[rest]) for v in (starts, ends, axes, steps))], full) if rest.any() else data
+    )
 
 
 def between(c: Context, x: Ref, axis: int, start: Ref, end: Ref) -> Ragged:
@@ -544,10 +545,10 @@ def scatter(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
         if len(index.x.shape) != 2 or index.axis != 0 or updates.axis != 0:
             raise Unsupported("puts rows to places that are no list")
         depth = index.x.shape[1]
-        places = None
+        places = c.t.full((index.x.shape[0],), np.int64(0))
         for i, n in enumerate(data.shape[:depth]):
             column = _positive(c, t.reshape(t.slice(index.x, 1, i, 1), (-1,)), n)
-            places = column if places is None else t.map("add", t.map("mul", places, n), column)
+            places = t.map("add", t.map("mul", places, n), column)
         rows = t.reshape(data, (-1, *data.shape[depth:]))
         return t.reshape(put(c, rows, places, updates.x, index.mask, reduction), data.shape)
     axis = op.attribute("axis", 0) % len(data.shape)
@@ -563,7 +564,7 @@ def scatter(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
         made = put(c, rows, t.reshape(wide, (-1,)), updated, index.mask, reduction)
     else:
         made = _put_aside(c, rows, wide, updated, index.mask, reduction)
-    return t.transpose(made, np.argsort(order))
+    return t.transpose(made, [order.index(i) for i in range(len(order))])
 
 
 def _of_rows(index: Ref) -> bool:
@@ -586,19 +587,20 @@ def _positive(c: Context, index: Ref, n: int) -> Ref:
 
 def put(c: Context, rows: Ref, places: Ref, updates: Ref, mask: Ref, reduction: str) -> Ref:
     """rows [m, ..] with updates [n, ..] at `places` [n] where `mask` [n] holds; equally many for each row where constant."""
-    t, known, m = c.t, places.constant, rows.shape[0]
-    hits = np.bincount(known, minlength=m) if known is not None else None
-    if hits is None or reduction not in ("none", "add") or not hits.all() or hits.min() != hits.max():
+    t, m, n = c.t, *rows.shape[:1], *places.shape
+    known: Array = np.full(n, m) if places.constant is None else places.numbers
+    hits = np.bincount(known, minlength=m)
+    if len(hits) > m or reduction not in ("none", "add") or not hits.all() or hits.min() != hits.max():
         wide = t.expand(t.reshape(places, (-1, *[1] * (len(rows.shape) - 1))), updates.shape)
         return _put_aside(c, rows, wide, updates, mask, reduction)
-    each, n = int(hits[0]), len(known)
+    each = int(hits[0])
 
     def grouped(x: Ref) -> Ref:
         """[n, ..] -> [m, each, ..], the updates of one row in their order."""
         rest = x.shape[1:]
-        if (known == np.arange(n) // each).all():
+        if np.array_equal(known, np.arange(n) // each):
             return t.reshape(x, (m, each, *rest))
-        if (known == np.arange(n) % m).all():
+        if np.array_equal(known, np.arange(n) % m):
             return t.transpose(t.reshape(x, (each, m, *rest)), (1, 0, *range(2, len(rest) + 2)))
         return t.gather(x, t.const(np.argsort(known, kind="stable").reshape(m, each)), 0)
 

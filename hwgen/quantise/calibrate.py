@@ -113,14 +113,8 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
     count = len(next(iter(images.values())))
     routes = {node.name for node in graph.nodes if isinstance(node, fg.Route)}
     for i in range(count):
-        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64)
+        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64, hidden)
         for node in graph.nodes:
-            if isinstance(node, fg.Experts):
-                peak = _hidden_peak(node, values[node.x], values[node.routing])
-                hidden[node.name] = max(peak, hidden.get(node.name, 0.0))
-            if isinstance(node, fg.SlotExperts):
-                peak = max(float(np.abs(h).max()) for h in fg.slot_hidden(node, values[node.x], activated=False))
-                hidden[node.name] = max(peak, hidden.get(node.name, 0.0))
             if isinstance(node, fg.Route):
                 best = np.take_along_axis(values[node.logits], values[node.name][0], axis=1)
                 seen = Range(_tidy(best.min(keepdims=True)[0]), _tidy(best.max(keepdims=True)[0]))
@@ -155,15 +149,6 @@ def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range]
             magnitudes = np.abs(columns - centre).T.reshape(count, -1)
             counts[name] = counts.get(name, 0) + histogram(magnitudes, peak)
     return {name: covered(count, method) for name, count in counts.items()}
-
-
-def _hidden_peak(node: fg.Experts, x: Array, routing: tuple[Array, Array]) -> float:
-    chosen, _ = routing
-    peak = 0.0
-    for e in np.unique(chosen):
-        h = x[(chosen == e).any(axis=1)] @ node.w1[e].T.astype(x.dtype)
-        peak = max(peak, float(np.abs(h if node.b1 is None else h + node.b1[e]).max()))
-    return peak
 
 
 def _tidy(x: Array | float) -> Array:

@@ -7,15 +7,15 @@ from math import ceil
 
 import numpy as np
 
-from ..layers import Combine, Dispatch, Experts, Router, SlotExperts
-from ..tensor import FLOAT, Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref, evaluate, reached
-from ..tensor.evaluate import apply
+from ..layers import Combine, Dispatch, Experts, SlotExperts
+from ..tensor import FLOAT, Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref, reached
+from ..tensor.evaluate import apply, evaluate
 from .experts import Expert
 from .routers import NEAR, NoMixture, explain
 
 Array = np.ndarray
 SCALES = (0.02, 0.7, 2.0, 5.0)  # of random logits: near ties, and clear choices
-ROWS = 256  # of logits, at least, on which a router is compared
+ROWS, DRAWS = 256, 16  # of logits, on which a router is compared, and into how many images at most they go
 OTHERS, MASKED = -2, -1  # in place of a row's token: the row of another expert, a row under a mask
 
 
@@ -26,7 +26,7 @@ class Cut:
         self.t, self.experts, self.logits, self.depend = t, experts, logits, depend
         self.seen: set[Node] = set()
         self.branches: dict[Node, list[Expert]] = {}  # by the values that hold the outputs of experts
-        self.rests: dict[Node, None] = {}  # what else is read
+        self.rests: dict[Node, Ref] = {}  # what else is read, and how it is rows
         self.rng = np.random.default_rng(12)
 
     def walk(self, y: Node) -> None:
@@ -43,7 +43,7 @@ class Cut:
             elif node in self.depend:
                 stack += [r.node for r in reversed(node.operands)]
             else:
-                self.rests[node] = None
+                self.rests[node] = node.ref
 
     def _held(self, node: Node) -> list[Node] | None:
         """The outputs of experts that a value consists of, without the router's doing; None where it is something else."""
@@ -72,13 +72,15 @@ class Cut:
             raise NoMixture("the experts do not have one form")
         if any(n.dtype != FLOAT or n.size != y.size for n in self.rests):
             raise NoMixture("the weights of the experts depend on more than the logits of one router")
+        self.rests = {n: _rows(n, self.outputs) for n in self.rests}
         self.gates = _rows(self.logits, self.logits.size // self.tokens)
         self.read = _rows(self.x, self.inputs)
         self.fixed: list[Array] | None = None
+        self.channels = np.zeros(0, int)  # of x, in the order in which the experts read them
         mixing = self._inputs(self.draw()) is None
         value = self.t.reshape(self._soft(y) if mixing else self._chosen(y), y.shape)
-        for rest in self.rests:
-            value = self.t.map("add", value, self.t.reshape(rest.ref, y.shape))
+        for rest in self.rests.values():
+            value = self.t.map("add", value, self.t.reshape(rest, y.shape))
         return value
 
     def _source(self, expert: Expert) -> Node:
@@ -104,19 +106,28 @@ class Cut:
         nodes = list(nodes)
         if any(isinstance(n.op, Input) for n in reached(nodes, given) if n not in given):
             raise NoMixture("the weights of the experts depend on more than the logits of one router")
-        return evaluate(Program({}), {}, np.float64, nodes, given)[1]
+        values: dict[Node, Array] = evaluate(Program({}), {}, np.float64, nodes, given)[1]
+        return values
 
-    def draw(self) -> Array:
-        """Random logits [T, E]."""
-        return self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
+    def draw(self, crowded: bool = False) -> Array:
+        """Random logits [T, E]; where `crowded`, all tokens choose one expert first, which a capacity would not bear."""
+        logits: Array = self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
+        logits[:, -1] += 25.0 * crowded
+        return logits
 
     def routed(self, logits: Array) -> dict[Node, Array]:
         return {self.logits: _filled(self.gates, logits)}
 
-    def value(self, y: Node, logits: Array, outputs: Array, rests: list[Array]) -> Array:
-        """The mixture [T, D] where the experts give `outputs` [cells, T, D]; rows under a mask hold junk."""
-        rows = self._inputs(logits) or ()
-        given = self.routed(logits) | dict(zip(self.rests, rests, strict=True))
+    def beside(self, rests: Array) -> dict[Node, Array]:
+        return {n: _filled(ref, rest) for (n, ref), rest in zip(self.rests.items(), rests, strict=True)}
+
+    def value(self, y: Node, logits: Array, outputs: Array, rests: Array) -> Array:
+        """The mixture [T, D] where the experts give `outputs` [cells, T, D], and `rests` [.., T, D] are what else is read;
+        rows under a mask hold junk."""
+        rows = self._inputs(logits)
+        if rows is None:
+            raise NoMixture("the experts read the means of tokens for some logits")
+        given = self.routed(logits) | self.beside(rests)
         for (node, e), tokens, output in zip(self.cells, rows, outputs, strict=True):
             flat = given.setdefault(node, np.zeros(node.size))
             masked, good = e.out[tokens == MASKED], tokens >= 0
@@ -125,7 +136,7 @@ class Cut:
         return self.run([y], given)[y].reshape(self.tokens, self.outputs)
 
     def _inputs(self, logits: Array) -> list[Array] | None:
-        """By cell, the token that each row holds, OTHERS or MASKED; None where rows mix tokens. Sets `channels`."""
+        """By cell, the token that each row holds, OTHERS or MASKED; None where rows mix tokens."""
         nodes = {e.rows for _, e in self.cells}
         if self.fixed:
             return self.fixed
@@ -138,10 +149,11 @@ class Cut:
             rows = by_token[e.rows].reshape(-1)[e.places]
             channels = by_channel[e.rows].reshape(-1)[e.places]
             tokens = rows[:, 0].round().astype(int) - 1
-            self.channels = channels[tokens.argmax()].round().astype(int) - 1
+            if not self.channels.size and tokens.max() >= 0:
+                self.channels = channels[tokens.argmax()].round().astype(int) - 1
             if not (rows == 1 + tokens[:, None]).all() or tokens.max() >= self.tokens or tokens.min() < MASKED:
                 return None
-            if not (channels[tokens >= 0] == 1 + self.channels).all() or (tokens < 0).all() and e.pick is None:
+            if tokens.max() >= 0 and not (channels[tokens >= 0] == 1 + self.channels).all():
                 return None
             if e.pick:
                 index, places, number = e.pick
@@ -156,7 +168,7 @@ class Cut:
     def weights(self, y: Node, logits: Array) -> Array:
         """[T, cells] of the outputs in the mixture: with ones in a channel of its own for each expert."""
         found = np.empty((self.tokens, len(self.cells)))
-        nothing = [np.zeros(n.size) for n in self.rests]
+        nothing = np.zeros((len(self.rests), self.tokens, self.outputs))
         for start in range(0, len(self.cells), self.outputs):
             outputs = np.zeros((len(self.cells), self.tokens, self.outputs))
             lanes = range(min(self.outputs, len(self.cells) - start))
@@ -166,29 +178,37 @@ class Cut:
         return found
 
     def _chosen(self, y: Node) -> Ref:
-        logits = [self.draw() for _ in range(ceil(ROWS / self.tokens))]
-        weights = np.concatenate([self.weights(y, part) for part in logits])
-        router, experts = explain(np.concatenate(logits), weights, lambda order: self.weights(y, logits[0][order]), self.tokens)
+        logits = [self.draw(crowded=True), *(self.draw() for _ in range(min(DRAWS, ceil(ROWS / self.tokens))))]
+        weights = [self.weights(y, part) for part in logits]
+        order = np.roll(np.arange(self.tokens), 1)
+
+        def alone() -> bool:
+            """Whether other tokens in other places leave the weights of a token as they are."""
+            pairs = zip(logits[:2], weights, strict=False)
+            return all(np.allclose(self.weights(y, part[order]), w[order], rtol=NEAR, atol=NEAR) for part, w in pairs)
+
+        router, experts = explain(np.concatenate(logits), np.concatenate(weights), alone)
         part = self.draw()
         outputs = self.rng.standard_normal((len(self.cells), self.tokens, self.outputs))
-        rests = [self.rng.standard_normal(n.size) for n in self.rests]
+        rests = self.rng.standard_normal((len(self.rests), self.tokens, self.outputs))
         scores = apply(router, [part], np.float64)
         wanted = sum(factor * scores[:, e, None] * out for (e, factor), out in zip(experts, outputs, strict=True))
-        wanted = wanted + sum(rests, np.zeros(y.size)).reshape(wanted.shape)
+        wanted = wanted + rests.sum(axis=0)
         if not np.allclose(self.value(y, part, outputs, rests), wanted, rtol=NEAR, atol=NEAR):
             raise NoMixture("the outputs of the experts are not only weighted and summed, each token by itself")
+        self.t.source, self.t.name = self.logits.source, ""
         gates = self.t.node(router, self.gates)
         places = {e: (cell, factor) for (e, factor), (_, cell) in zip(experts, self.cells, strict=True)}
         nothing = (self.cells[0][1], 0.0)
-        weights = self._weights([places.get(e, nothing) for e in range(self.gates.shape[1])])
-        return self._layer(Experts, self.read, gates, *weights)
+        parameters = self._parameters([places.get(e, nothing) for e in range(self.gates.shape[1])])
+        return self._layer(Experts, self.read, gates, *parameters)
 
     def _layer(self, kind: type[Experts] | type[SlotExperts], *operands: Ref) -> Ref:
         first = self.cells[0][1]
         self.t.source, self.t.name = self.cells[0][0].source, first.label
         return self.t.node(kind(first.act, len(first.w1) == 2), *operands)
 
-    def _weights(self, experts: list[tuple[Expert, float]]) -> list[Ref]:
+    def _parameters(self, experts: list[tuple[Expert, float]]) -> list[Ref]:
         """w1, b1, w2, b2 of experts, each with a factor on its output; of biases that no expert has, one zero everywhere."""
 
         def stacked(parts: list[Array | None]) -> Ref:
@@ -223,19 +243,19 @@ class Cut:
         if count != slots or not np.allclose(np.concatenate([read[i] for i in order]), wanted):
             raise NoMixture("the experts read neither single tokens nor their means weighted by a softmax over the tokens")
         outputs = self.rng.standard_normal((slots, self.outputs))
-        rests = [self.rng.standard_normal(n.size) for n in self.rests]
-        given = self.routed(logits) | dict(zip(self.rests, rests, strict=True))
+        rests = self.rng.standard_normal((len(self.rests), self.tokens, self.outputs))
+        given = self.routed(logits) | self.beside(rests)
         start = 0
         for node, e in self.cells:
             given.setdefault(node, np.zeros(node.size))[e.out] = outputs[start : start + len(e.out)]
             start += len(e.out)
-        wanted = apply(Combine(), [logits, outputs], np.float64) + sum(rests, np.zeros(y.size)).reshape(-1, self.outputs)
+        wanted = apply(Combine(), [logits, outputs], np.float64) + rests.sum(axis=0)
         if not np.allclose(self.run([y], given)[y].reshape(wanted.shape), wanted):
             raise NoMixture("the slots are not combined by a softmax over all of them")
         self.channels = np.arange(self.inputs)
         self.t.source = self.cells[0][1].rows.source
         inputs = self.t.node(Dispatch(), self.gates, self.read)
-        made = self._layer(SlotExperts, inputs, *self._weights([(e, 1.0) for _, e in self.cells]))
+        made = self._layer(SlotExperts, inputs, *self._parameters([(e, 1.0) for _, e in self.cells]))
         self.t.source = y.source
         return self.t.node(Combine(), self.gates, made)
 

@@ -23,12 +23,10 @@ class NoMixture(Exception):
         self.reason, self.hint = reason, hint
 
 
-def explain(
-    logits: Array, weights: Array, permuted: Callable[[Array], Array], tokens: int
-) -> tuple[Router, list[tuple[int, float]]]:
+def explain(logits: Array, weights: Array, alone: Callable[[], bool]) -> tuple[Router, list[tuple[int, float]]]:
     """The router that gives logits [N, E] the weights [N, M] of M networks, and which expert each is, with what factor.
 
-    permuted(order): the weights of the first `tokens` rows of logits in another order.
+    alone: whether a token's weights hang on its own logits only.
     Raises NoMixture with what the weights are.
     """
     most = int((np.abs(weights) > 0).sum(axis=1).max())
@@ -42,7 +40,7 @@ def explain(
         experts = [f for f in found if f is not None]
         if len({e for e, _ in experts}) == weights.shape[1]:
             return router, experts
-    raise NoMixture(_described(logits, weights, most, permuted, tokens), ROUTER)
+    raise NoMixture(_described(logits, weights, most, alone), ROUTER)
 
 
 def _column(weight: Array, wanted: Array) -> tuple[int, float] | None:
@@ -56,10 +54,9 @@ def _column(weight: Array, wanted: Array) -> tuple[int, float] | None:
     return best, float(f"{factor:.5g}") if abs(factor / float(f"{factor:.5g}") - 1) < 1e-7 else factor
 
 
-def _described(logits: Array, weights: Array, most: int, permuted: Callable[[Array], Array], tokens: int) -> str:
+def _described(logits: Array, weights: Array, most: int, alone: Callable[[], bool]) -> str:
     """What the weights of a router are that none of those known gives."""
-    order = np.roll(np.arange(tokens), 1)
-    if not np.allclose(permuted(order), weights[:tokens][order], rtol=NEAR, atol=NEAR):
+    if not alone():
         return "the weights of a token's experts depend on other tokens, as with expert capacity"
     if weights.shape[1] != logits.shape[1]:
         return f"{weights.shape[1]} experts' networks for a router of {logits.shape[1]}"

@@ -410,15 +410,16 @@ def masked_tokens(moe):
     return moe.sum_of(terms)
 
 
-def roomy_capacity(moe):
+def roomy_capacity(moe, rooms=None):
     """V-MoE's, with room for all tokens: a cumulative sum gives each token a place in the queue of its expert."""
+    rooms = rooms or moe.count
     values, indices = moe.top()
     hot = moe.op("OneHot", indices, moe.experts, np.float32([0, 1]))  # [T, k, E]
     by_slot = moe.op("Reshape", moe.op("Transpose", hot, perm=[1, 0, 2]), [-1, moe.experts])
     place = moe.op("Sub", moe.op("CumSum", by_slot, np.int64(0)), np.float32(1))
     place = moe.op("Transpose", moe.op("Reshape", place, [moe.k, moe.count, moe.experts]), perm=[1, 0, 2])
     place = moe.op("ReduceSum", moe.op("Mul", place, hot), [2], keepdims=0)
-    room = moe.op("OneHot", moe.op("Cast", place, to=TensorProto.INT64), moe.count, np.float32([0, 1]))
+    room = moe.op("OneHot", moe.op("Cast", place, to=TensorProto.INT64), rooms, np.float32([0, 1]))
     weighted = moe.op("Mul", hot, moe.op("Unsqueeze", values, [2]))
     combine = moe.op("Einsum", weighted, room, equation="tke,tkc->tec")
     sent = moe.op("Cast", moe.op("Greater", combine, np.float32(0)), to=TensorProto.FLOAT)
@@ -518,6 +519,7 @@ FORMS = [
     gathered_weights,
     einsum_of_gathered_weights,
     einsum,
+    noisy_gate,
     places_of_slots,
     buffer_of_slots,
     repeated_tokens,
