@@ -15,9 +15,9 @@ from hwgen.arrange.token_blocks import _delayed
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
-from hwgen.levels import import_model
 from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, View, verify
 from hwgen.isa import ColScale, Convert, RowMax
+from hwgen.levels import import_model
 from hwgen.schedule import schedule
 from hwgen.select import integers
 from sim import golden
