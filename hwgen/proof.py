@@ -131,7 +131,7 @@ def _errors(
 
 
 def _tolerance(model: Model, level: Level) -> float:
-    if model.quantised and _is_tensor(level):
+    if model.quantised:  # between the steps of a layer, ranges end within a step of where the file has them
         return GRID_TOLERANCE
     return HALF_TOLERANCE if model.half else TOLERANCE
 

@@ -34,7 +34,6 @@ from .nodes import (
     without_range,
 )
 from .shapes import shapes, verify
-from .text import text
 
 __all__ = [
     "Add",
@@ -67,7 +66,6 @@ __all__ = [
     "outputs",
     "shapes",
     "softmax",
-    "text",
     "top_k",
     "value",
     "verify",

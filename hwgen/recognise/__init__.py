@@ -6,7 +6,7 @@ from ..errors import Finding
 from ..tensor import Map, Program
 from .activations import clip, curved, plain
 from .attention import attention
-from .limits import joined, limit
+from .limits import dynamic, joined, limit
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
 from .norms import norm, softmax
@@ -27,7 +27,7 @@ __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]
 def recognise(program: Program) -> tuple[Program, list[Finding]]:
     """The same outputs by layers, and what keeps mixtures of experts from being one; nothing else is refused here."""
     if any(isinstance(n.op, Map) and n.op.function == "round" for n in program.nodes()):
-        program = rewrite(program, (limit,), past=False)
+        program = rewrite(program, (limit, dynamic), past=False)
     program, findings = mixtures(program)
     for patterns in ROUNDS:
         program = rewrite(program, patterns)

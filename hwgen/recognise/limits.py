@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..importer.quantised import read_grid
+from ..importer.quantised import read_dynamic, read_grid
 from ..layers import Clip
-from ..tensor import Builder, Concat, Input, Layer, Node, Ref
+from ..tensor import Builder, Concat, Const, Contract, Input, Layer, Node, Pad, Program, Ref
 from .match import constant, is_map
 
 
@@ -53,3 +53,59 @@ def joined(t: Builder, node: Node) -> Ref | None:
     low, high = (min(max(n, one.low), one.high) for n in (other.low, other.high))
     y = t.node(Clip(low, high, max(one.step, other.step)), node.operands[0].node.operands[0])
     return t.through(node.operands[0].layout, y)
+
+
+def unlimited(program: Program) -> tuple[Program, dict[Node, Node], dict[Node, Node]]:
+    """(the program without limits, its nodes -> those of `program`, -> those with the last limit on them)."""
+    t = Builder()
+    made: dict[Node, Ref] = {}
+    under: dict[Node, Node] = {}
+    over: dict[Node, Node] = {}
+    for node in program.nodes():
+        operands = [t.through(r.layout, made[r.node]) for r in node.operands]
+        if is_limit(node):
+            made[node] = operands[0]
+            over[made[node].node] = node if node.operands[0] == node.operands[0].node.ref else over[made[node].node]
+            continue
+        t.name, t.source = node.name, node.source
+        made[node] = node.ref if isinstance(node.op, Const) else t.node(node.op, *operands)
+        under[made[node].node] = over[made[node].node] = node
+    return Program({name: t.through(r.layout, made[r.node]) for name, r in program.outputs.items()}, program.notes), under, over
+
+
+def dynamic(t: Builder, node: Node) -> Ref | None:
+    """Integers with a step from the image (DynamicQuantizeLinear), or a product of them, times that step: without both."""
+    if not is_map(node, "mul"):
+        return None
+    for product, factor in (node.operands, node.operands[::-1]):
+        whole = _steps(t, product)
+        if whole and whole[1] is factor.node:
+            return whole[0]
+        for i, r in enumerate(product.node.operands) if isinstance(product.op, Contract) else ():
+            found = _steps(t, r) if constant(product.node.operands[1 - i]) else None
+            rest = found and _without(t, factor, found[1])
+            if found and rest is not None:
+                y = t.node(product.op, *(found[0] if j == i else o for j, o in enumerate(product.node.operands)))
+                return t.map("mul", t.through(product.layout, y), rest)
+    return None
+
+
+def _steps(t: Builder, r: Ref) -> tuple[Ref, Node] | None:
+    """(x, step) of integers with a step from the image, also behind a border of zeros."""
+    if isinstance(r.op, Pad) and r.op.value == 0:
+        inner = _steps(t, r.node.operands[0])
+        return inner and (t.through(r.layout, t.node(r.op, inner[0])), inner[1])
+    found = read_dynamic(r)
+    return (found[0], found[1].node) if found and found[1].layout.uniform() else None
+
+
+def _without(t: Builder, factor: Ref, step: Node) -> Ref | None:
+    """The constant by which the one number `step` is multiplied in `factor`."""
+    if factor.node is step:
+        return t.full(factor.shape, 1.0)
+    if is_map(factor, "mul"):
+        parts = [t.through(factor.layout, r) for r in factor.node.operands]
+        for one, other in (parts, parts[::-1]):
+            if one.node is step and constant(other):
+                return other
+    return None

@@ -13,6 +13,7 @@ from ..errors import Finding
 from ..tensor import FLOAT, Builder, Const, Contract, Input, Map, Node, Program, Reduce, Ref, TopK, reached, users
 from .cut import Cut
 from .experts import Expert, parse, rebuild
+from .limits import is_limit, unlimited
 from .routers import NoMixture
 
 FAR = 16  # values behind the logits that are looked at
@@ -21,7 +22,8 @@ TRIES = 4  # of those that experts' outputs lead to
 
 def mixtures(program: Program) -> tuple[Program, list[Finding]]:
     """The program with layers in place of its mixtures of experts, and what keeps others that choose experts from being one."""
-    search = Search(program)
+    plain, under, over = unlimited(program) if any(is_limit(n) for n in program.nodes()) else (program, {}, {})
+    search = Search(plain)
     made: dict[Node, Ref] = {}
     findings: list[Finding] = []
     inside: set[Node] = set()
@@ -37,11 +39,15 @@ def mixtures(program: Program) -> tuple[Program, list[Finding]]:
             inside |= between
             break
         if reasons and isinstance(node.op, TopK):
-            no, y = reasons[0]
-            findings.append(Finding(node.source, "TopK", "recognise", no.reason, no.hint))
+            why, y = reasons[0]
+            findings.append(Finding(node.source, "TopK", "recognise", why.reason, why.hint))
             made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
     if not made:
         return program, findings
+    if under:  # of a quantised file: what is read, with its limits
+        limited = {n: over[n].ref for n in search.order}
+        made = {under[y]: rebuild(search.t, r, dict(limited)) for y, r in made.items()}
+        search.place = {n: i for i, n in enumerate(program.nodes())}
     changed: dict[Node, Ref] = {}
     for y in sorted(made, key=search.place.__getitem__):
         changed[y] = rebuild(search.t, made[y], changed)

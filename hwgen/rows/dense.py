@@ -206,8 +206,9 @@ def limited(b: Rows, node: Node, start: int, stop: int) -> str:
     name = b.value(inner, first + start, first + stop)
     clip = b.add(graph.Clip, node, node.name, "clip", x=name, low=node.op.low, high=node.op.high)
     if node.op.step:
-        b.limit(clip, node.op.low, node.op.high, node.shape[1])
-        b.limit(name, node.op.low, node.op.high, node.shape[1])
+        whole = next((n.x for n in b.nodes if n.name == name and isinstance(n, graph.Rows)), name)
+        for value in (clip, whole):
+            b.limit(value, node.op.low, node.op.high, node.shape[1])
     return clip
 
 

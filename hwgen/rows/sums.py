@@ -1,38 +1,19 @@
 """Sums as the machine does them: it adds the result of a product to what is stored already.
 
-So every Add needs a product as one of its operands: x + (routed + shared) becomes (x + routed) + shared, and where there
-is no product, one with the identity is put in.
+So x + (routed + shared) becomes (x + routed) + shared, where all but one addend are products.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from hwgen.graph import Add, Experts, Graph, Linear, Node, shapes
+from hwgen.graph import Add, Experts, Graph, Linear, Node
 
 
 def chained(graph: Graph) -> Graph:
-    """The graph with a product as one operand of every Add."""
+    """The graph with nested sums as chains."""
     nodes, partial = _chains(graph)
-    ranges = {name: limits for name, limits in graph.ranges.items() if name not in partial}
-    products = {n.name for n in nodes if isinstance(n, Linear | Experts)}
-    names = {n.name for n in nodes} | set(graph.inputs)
-    sizes = None
-    result = []
-    for node in nodes:
-        if isinstance(node, Add) and not products.intersection((node.a, node.b)):
-            sizes = sizes or shapes(replace(graph, nodes=nodes))
-            name = f"{node.name}.identity"
-            while name in names:
-                name += "_"
-            names.add(name)
-            identity = np.eye(sizes[node.b][1], dtype=np.float32)
-            result.append(Linear(name, node.b, identity, None, source=node.source))
-            node = replace(node, b=name)
-        result.append(node)
-    return replace(graph, nodes=result, ranges=ranges)
+    return replace(graph, nodes=nodes, ranges={name: limits for name, limits in graph.ranges.items() if name not in partial})
 
 
 def _chains(graph: Graph) -> tuple[list[Node], set[str]]:

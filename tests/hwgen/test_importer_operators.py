@@ -175,6 +175,7 @@ CONVOLUTIONS = [
     row("ConvTranspose", x(2, 4, 5, 6), x(4, 3, 3, 3), x(3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
     row("ConvTranspose", x(1, 4, 5, 6), x(4, 2, 3, 2), group=2, strides=[3, 1], dilations=[2, 2]),
     row("ConvTranspose", x(1, 2, 5), x(2, 3, 4), strides=[3], pads=[2, 1]),
+    row("ConvTranspose", x(1, 2, 5, 6), x(2, 3, 3, 2), strides=[3, 2], dilations=[2, 1]),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="VALID"),
@@ -387,9 +388,13 @@ RESIZES = [
     row("Resize", x(1, 2, 5, 6), None, f(2.0, 0.5), axes=[3, 2], mode="linear"),
     row("Resize", x(1, 2, 5, 6), None, None, [10, 18], axes=[2, 3], mode="linear", keep_aspect_ratio_policy="not_larger"),
     row("Resize", x(1, 2, 5, 6), None, None, [10, 18], axes=[2, 3], mode="nearest", keep_aspect_ratio_policy="not_smaller"),
-    row(
-        *("Resize", x(1, 2, 5, 6), f(0, 0, 0.2, 0.1, 1, 1, 0.9, 1.2), None, [1, 2, 4, 7]),
-        **{"mode": "linear", "extrapolation_value": 3.0, "coordinate_transformation_mode": "tf_crop_and_resize"},
+    *(
+        row(
+            *("Resize", x(1, 2, 5, 6), f(0, 0, 0.2, 0.1, 1, 1, 0.9, 1.2), None, [1, 2, *to]),
+            **{"mode": m, "extrapolation_value": 3.0, "coordinate_transformation_mode": "tf_crop_and_resize"},
+        )
+        for to in ((4, 7), (5, 6), (5, 9), (3, 6))
+        for m in ("nearest", "linear", "cubic")
     ),
     row("Resize", x(1, 2, 5, 6), f(1, 1, 2, 2), opset=10),
     row("Resize", x(1, 2, 5, 6), f(1, 1, 2.4, 0.6), opset=10, mode="linear"),

@@ -321,6 +321,35 @@ def qgemm(net):
     return net.op("Unsqueeze", net.op("DequantizeLinear", y, np.float32(0.05), np.int8(0)), [0])
 
 
+def qlinear_softmax(net):
+    y = net.op(
+        "QLinearSoftmax",
+        *integers(net, net.x),
+        np.float32(1 / 256),
+        np.int8(-128),
+        axis=1,
+        opset=13,
+        domain="com.microsoft",
+    )
+    return net.op("DequantizeLinear", y, np.float32(1 / 256), np.int8(-128))
+
+
+def pooled(kind, **attributes):
+    def form(net):
+        x = net.op("Reshape", net.x, np.array([1, 3, 4, 4]))
+        y = net.op(kind, *integers(net, x), np.float32(0.027), np.int8(3), domain="com.microsoft", **attributes)
+        return net.op("DequantizeLinear", y, np.float32(0.027), np.int8(3))
+
+    form.__name__ = kind
+    return form
+
+
+def qlinear_where(net):
+    parts = [*integers(net, net.x), *integers(net, net.op("Neg", net.x), 0.043), np.float32(0.037), np.int8(5)]
+    y = net.op("QLinearWhere", net.op("Greater", net.x, np.float32(0.2)), *parts, domain="com.microsoft")
+    return net.op("DequantizeLinear", y, np.float32(0.037), np.int8(5))
+
+
 def qlinear_concat(net):
     parts = [*integers(net, net.x), *integers(net, net.x, 0.05)]
     y = net.op("QLinearConcat", np.float32(0.04), np.int8(1), *parts, axis=2, domain="com.microsoft")
@@ -355,6 +384,8 @@ FORMS = [
         contrib("QLinearSigmoid", 1),
         contrib("QLinearLeakyRelu", 1, alpha=0.2),
     ),
+    *(qlinear_softmax, qlinear_where, pooled("QLinearGlobalAveragePool", channels_last=0)),
+    pooled("QLinearAveragePool", kernel_shape=[2, 2], strides=[2, 2]),
     *(
         qgemm,
         qlinear_concat,

@@ -94,7 +94,7 @@ def attention(c: Context, op: Op, q: Ref, k: Ref, v: Ref, mask: Ref | None = Non
     if keys is not None and values is not None:
         k, v = c.t.concat([keys, k], 2), c.t.concat([values, v], 2)
     bounds = (op.attribute(f"{side}_window_size", -1) for side in ("left", "right"))
-    seen = _near(q, k, bool(op.attribute("is_causal", 0)), *bounds, past)
+    seen = _near(q, k, op.flag("is_causal"), *bounds, past)
     y = attend(c, q, k, v, _scale(op, q), mask, seen, op.attribute("softcap", 0.0))
     return [side_by_side(c, y) if flat else y, k, v][: len(op.outputs)]
 
@@ -106,7 +106,7 @@ def fused_attention(
     """x [batch, tokens, D] by one weight [D, 3 D] for q, k and v."""
     past, added = (*rest, None, None)[:2]
     op.ignore("past_present_share_buffer", "rotary_embedding_dim", "mask_filter_value")
-    if past is not None or op.attribute("do_rotary", 0):
+    if past is not None or op.flag("do_rotary"):
         raise Unsupported("has a cache or rotary positions")
     _all_open(c, mask, x.shape[1])
     heads = op.attribute("num_heads")
@@ -114,7 +114,7 @@ def fused_attention(
     y = c.t.matmul(x, weight)
     y = y if bias is None else c.t.map("add", y, bias)
     q, k, v = (by_head(c, c.t.slice(y, 2, sum(sizes[:i]), n), heads) for i, n in enumerate(sizes))
-    seen = _near(q, k, bool(op.attribute("unidirectional", 0)))
+    seen = _near(q, k, op.flag("unidirectional"))
     return side_by_side(c, attend(c, q, k, v, _scale(op, q), added, seen))
 
 
@@ -140,7 +140,7 @@ def multi_head_attention(c: Context, op: Op, *x: Ref | None) -> Ref:
         parts.append(by_head(c, r, heads) if len(r.shape) == 3 else r)
     q, k, v = parts
     _all_open(c, mask, k.shape[2])
-    seen = _near(q, k, bool(op.attribute("unidirectional", 0)))
+    seen = _near(q, k, op.flag("unidirectional"))
     return side_by_side(c, attend(c, q, k, v, _scale(op, q), added, seen))
 
 
@@ -191,7 +191,7 @@ def _rotated(c: Context, op: Op, x: Ref, cos: Ref, sin: Ref) -> Ref:
     width = op.attribute("rotary_embedding_dim", 0) or y.shape[3]
     half, shape = width // 2, (*y.shape[:3], width)
     turned, rest = t.slice(y, 3, 0, width), t.slice(y, 3, width, y.shape[3] - width)
-    apart = bool(op.attribute("interleaved", 0))
+    apart = op.flag("interleaved")
     a, b = (t.slice(turned, 3, i if apart else i * half, half, 2 if apart else 1) for i in (0, 1))
     cos, sin = (t.reshape(r, (r.shape[0], 1, *r.shape[1:])) for r in (cos, sin))
     real = t.map("sub", t.map("mul", a, cos), t.map("mul", b, sin))

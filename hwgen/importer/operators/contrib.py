@@ -46,9 +46,9 @@ def fused_matmul(c: Context, op: Op, a: Ref, b: Ref) -> Ref:
     refs = []
     for r, name in ((a, "A"), (b, "B")):
         order = list(range(len(r.shape)))
-        if op.attribute(f"transBatch{name}", 0):
+        if op.flag(f"transBatch{name}"):
             order.insert(len(r.shape) - 2, order.pop(0))
-        if op.attribute(f"trans{name}", 0):
+        if op.flag(f"trans{name}"):
             order[-2:] = order[:-3:-1]
         refs.append(c.t.transpose(r, order))
     return c.t.map("mul", c.t.matmul(*refs), op.attribute("alpha", 1.0))
@@ -95,14 +95,14 @@ def nhwc_conv(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = None) 
 @rule(NCHWC + "ReorderInput")
 def reorder_input(c: Context, op: Op, x: Ref) -> Ref:
     """Channels filled up to whole blocks."""
-    x = c.t.transpose(x, (0, 3, 1, 2)) if op.attribute("channels_last", 0) else x
+    x = c.t.transpose(x, (0, 3, 1, 2)) if op.flag("channels_last") else x
     return c.t.pad(x, [0] * 4, [0, -x.shape[1] % block_size(), 0, 0])
 
 
 @rule(NCHWC + "ReorderOutput")
 def reorder_output(c: Context, op: Op, x: Ref) -> Ref:
     x = c.t.slice(x, 1, 0, op.attribute("channels"))
-    return c.t.transpose(x, (0, 2, 3, 1)) if op.attribute("channels_last", 0) else x
+    return c.t.transpose(x, (0, 2, 3, 1)) if op.flag("channels_last") else x
 
 
 @rule(NCHWC + "Upsample")

@@ -271,7 +271,7 @@ def joined(c: Context, op: Op, x: Sequence) -> Any:
 @rule("SplitToSequence")
 def split(c: Context, op: Op, x: Ref, sizes: Ref | None = None) -> Sequence:
     axis, n = op.attribute("axis", 0) % len(x.shape), x.shape[op.attribute("axis", 0)]
-    keep = op.attribute("keepdims", 1) or sizes is not None
+    keep = op.flag("keepdims", True) or sizes is not None
     given = [1] if sizes is None else c.ints(sizes, "split")
     each = given if sizes is not None and sizes.shape else [min(given[0], n - i) for i in range(0, n, given[0])]
     starts = np.cumsum([0, *each])

@@ -54,7 +54,7 @@ def steps(c: Context, op: Op, *x: Ref) -> Ref:
 @rule("Reshape")
 def reshape(c: Context, op: Op, x: Ref, sizes: Ref) -> Ref:
     wanted = c.ints(sizes, "shape")
-    if not op.attribute("allowzero", 0):
+    if not op.flag("allowzero"):
         wanted = [x.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
     return c.t.reshape(x, wanted)
 
@@ -82,8 +82,10 @@ def squeeze(c: Context, op: Op, *x: Ref) -> Ref:
 def unsqueeze(c: Context, op: Op, *x: Ref) -> Ref:
     axes = np.atleast_1d(c.argument(op, x, 1, "axes"))
     rank = len(x[0].shape) + len(axes)
-    ones, lengths = {int(a) % rank for a in axes}, iter(x[0].shape)
-    return c.t.reshape(x[0], [1 if i in ones else next(lengths) for i in range(rank)])
+    sizes = list(x[0].shape)
+    for axis in sorted(int(a) % rank for a in axes):
+        sizes.insert(axis, 1)
+    return c.t.reshape(x[0], sizes)
 
 
 @rule("Expand")

@@ -18,8 +18,8 @@ def matmul(c: Context, op: Op, a: Ref, b: Ref) -> Ref:
 
 @rule("Gemm")
 def gemm(c: Context, op: Op, a: Ref, b: Ref, bias: Ref | None = None) -> Ref:
-    a = c.t.transpose(a, (1, 0)) if op.attribute("transA", 0) else a
-    b = c.t.transpose(b, (1, 0)) if op.attribute("transB", 0) else b
+    a = c.t.transpose(a, (1, 0)) if op.flag("transA") else a
+    b = c.t.transpose(b, (1, 0)) if op.flag("transB") else b
     y = c.t.map("mul", c.t.matmul(a, b), op.attribute("alpha", 1.0))
     beta = op.attribute("beta", 1.0)
     return y if bias is None else c.t.map("add", y, c.t.map("mul", bias, beta))
@@ -140,7 +140,7 @@ def conv_transpose(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = N
     rank, (n, channels, *lengths), outputs = len(kernel), x.shape, weight.shape[1] * groups
     strides, dilations, pads, ends = _spread(op, lengths, kernel)
     weight = t.reshape(weight, (groups, channels // groups, *weight.shape[1:]))
-    if tuple(strides) == kernel and not any(pads) and not any(ends):
+    if tuple(strides) == kernel and max(dilations) == 1 and not any(pads) and not any(ends):
         space, inner = "stu"[:rank], "ijk"[:rank]
         between = "".join(a + b for a, b in zip(space, inner, strict=True))
         x = t.reshape(x, (n, groups, channels // groups, *lengths))

@@ -4,12 +4,13 @@ as what it emulates: dequantise, compute, quantise. `..quantised` says in which 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...tensor import Ref
-from ..quantised import as_float, clip, real
+from ..quantised import as_float, clip, real, scaled
 from ..rules import RULES, Array, Context, Op, Unsupported, rule
 from .products import conv
 
@@ -61,7 +62,7 @@ def quantise(c: Context, x: Ref, scale: Any, zero: Ref | None, kind: str) -> Ref
 
 def dequantise(c: Context, q: Any, scale: Any, zero: Any, axis: int = 1) -> Ref:
     """Integers as the numbers that they stand for."""
-    return c.t.map("mul", real(c.t, q, shaped(c, zero, q.shape, axis)), shaped(c, scale, q.shape, axis))
+    return scaled(c.t, real(c.t, q, shaped(c, zero, q.shape, axis)), shaped(c, scale, q.shape, axis))
 
 
 @rule("QuantizeLinear", "com.microsoft.QuantizeLinear")
@@ -85,7 +86,7 @@ def dequantize_linear(c: Context, op: Op, q: Ref, scale: Ref, zero: Ref | None =
         raise Unsupported(f"output_dtype is {op.attribute('output_dtype')} of ONNX, which is no floating point")
     limits(kind_of(c, op, 0) or "int8")
     axis, block = op.attribute("axis", 1), op.attribute("block_size", 0)
-    return c.t.map("mul", real(c.t, q, shaped(c, zero, q.shape, axis, block)), shaped(c, scale, q.shape, axis, block))
+    return scaled(c.t, real(c.t, q, shaped(c, zero, q.shape, axis, block)), shaped(c, scale, q.shape, axis, block))
 
 
 @rule("DynamicQuantizeLinear")
@@ -202,7 +203,7 @@ def qlinear_conv(c: Context, op: Op, *x: Any) -> Ref:
 def qgemm(c: Context, op: Op, *x: Any) -> Ref:
     """Floating point where no scale of the result is given."""
     bias, scale, zero = [*x[6:], None, None, None][:3]
-    rows = 0 if op.attribute("transB", 0) else 1
+    rows = 0 if op.flag("transB") else 1
     if bias is not None:
         bias = c.t.map("mul", c.t.map("float", bias), c.t.map("mul", x[1], x[4]))
     y = RULES["Gemm"](c, op, dequantise(c, x[0], x[1], x[2]), dequantise(c, x[3], x[4], x[5], axis=rows), bias)
@@ -230,7 +231,7 @@ def qlinear_where(c: Context, op: Op, condition: Ref, *x: Any) -> Ref:
 EMULATED = {
     "Add": 2,
     "Mul": 2,
-    **dict.fromkeys("Sigmoid LeakyRelu Softmax AveragePool GlobalAveragePool ReduceMean".split(), 1),
+    **dict.fromkeys("Sigmoid LeakyRelu Softmax AveragePool GlobalAveragePool".split(), 1),
 }
 REFUSED = "QMoE QAttention MatMulBnb4 MatMulFpQ4 QOrderedMatMul QOrderedAttention QEmbedLayerNormalization".split()
 
@@ -239,12 +240,12 @@ REFUSED = "QMoE QAttention MatMulBnb4 MatMulFpQ4 QOrderedMatMul QOrderedAttentio
 def qlinear(c: Context, op: Op, *x: Any) -> Ref:
     """Operands in threes, then scale and zero point of the result."""
     kind = op.type.removeprefix("com.microsoft.QLinear")
-    if op.attribute("channels_last", 0):
+    if op.flag("channels_last"):
         raise Unsupported("has its channels last (channels_last=1)")
-    op.opset = op.attribute("opset", 17)
+    plain = replace(op, type=kind, opset=op.attribute("opset", 17), read=op.read)
     parts = [dequantise(c, x[i], x[i + 1], x[i + 2]) for i in range(0, 3 * EMULATED[kind], 3)]
     scale, zero = [*x[3 * len(parts) :], None][:2]
-    return _output(c, op, RULES[kind](c, op, *parts), scale, zero, 3 * len(parts) + 1)
+    return _output(c, op, RULES[kind](c, plain, *parts), scale, zero, 3 * len(parts) + 1)
 
 
 @rule(*(f"com.microsoft.{kind}" for kind in REFUSED))
