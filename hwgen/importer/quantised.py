@@ -100,6 +100,17 @@ def _constant(r: Ref, function: str) -> tuple[Ref, Array] | None:
     return x, numbers
 
 
+def scaled(t: Builder, x: Ref, scale: Ref) -> Ref:
+    """Integers in floating point times their scale: a grid; where they were rounded by another scale, a grid times a factor."""
+    clipped = read_clip(x)
+    rounded = _operand(clipped[0], "round") if clipped else None
+    divided = _constant(rounded, "div") if rounded is not None else None
+    if divided is None or divided[1].size != 1 or scale.scalar in (None, float(divided[1])):
+        return t.map("mul", x, scale)
+    step = float(divided[1])
+    return t.map("mul", t.map("mul", x, step), (scale.scalar or 0.0) / step)
+
+
 # --- integers ---------------------------------------------------------------------------------------------------------
 
 

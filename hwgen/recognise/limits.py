@@ -10,7 +10,7 @@ import numpy as np
 
 from ..importer.quantised import read_dynamic, read_grid
 from ..layers import Clip
-from ..tensor import Builder, Concat, Const, Contract, Input, Layer, Node, Program, Ref
+from ..tensor import Builder, Concat, Const, Contract, Input, Layer, Node, Pad, Program, Ref
 from .match import constant, is_map
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-import hwgen.cli
+import hwgen.arguments
 from hwgen.errors import Mismatch, UserError
 from hwgen.example import write
 from hwgen.files import write_atomic
@@ -196,10 +196,10 @@ def test_a_terminated_command_leaves_nothing(hwgen, tmp_path, monkeypatch):
 def test_models_and_settings_are_parsed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b.onnx").touch()
-    assert hwgen.cli.parse_models(["a=b.onnx"]) == {"": Path("a=b.onnx")}
-    assert hwgen.cli.parse_models(["a=x.onnx"]) == {"a": Path("x.onnx")}
-    assert hwgen.cli.parse_models(["a=x.onnx", "b=y.onnx"]) == {"a": Path("x.onnx"), "b": Path("y.onnx")}
-    assert hwgen.cli.parse_settings(["a=1", "b=x=y", "a=2"]) == {"a": "2", "b": "x=y"}
+    assert hwgen.arguments.parse_models(["a=b.onnx"]) == {"": Path("a=b.onnx")}
+    assert hwgen.arguments.parse_models(["a=x.onnx"]) == {"a": Path("x.onnx")}
+    assert hwgen.arguments.parse_models(["a=x.onnx", "b=y.onnx"]) == {"a": Path("x.onnx"), "b": Path("y.onnx")}
+    assert hwgen.arguments.parse_settings(["a=1", "b=x=y", "a=2"]) == {"a": "2", "b": "x=y"}
 
 
 def test_closed_pipe_is_no_fault():

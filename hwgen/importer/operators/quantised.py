@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...tensor import Ref
-from ..quantised import as_float, clip, real
+from ..quantised import as_float, clip, real, scaled
 from ..rules import RULES, Array, Context, Op, Unsupported, rule
 from .products import conv
 
@@ -62,7 +62,7 @@ def quantise(c: Context, x: Ref, scale: Any, zero: Ref | None, kind: str) -> Ref
 
 def dequantise(c: Context, q: Any, scale: Any, zero: Any, axis: int = 1) -> Ref:
     """Integers as the numbers that they stand for."""
-    return c.t.map("mul", real(c.t, q, shaped(c, zero, q.shape, axis)), shaped(c, scale, q.shape, axis))
+    return scaled(c.t, real(c.t, q, shaped(c, zero, q.shape, axis)), shaped(c, scale, q.shape, axis))
 
 
 @rule("QuantizeLinear", "com.microsoft.QuantizeLinear")
@@ -86,7 +86,7 @@ def dequantize_linear(c: Context, op: Op, q: Ref, scale: Ref, zero: Ref | None =
         raise Unsupported(f"output_dtype is {op.attribute('output_dtype')} of ONNX, which is no floating point")
     limits(kind_of(c, op, 0) or "int8")
     axis, block = op.attribute("axis", 1), op.attribute("block_size", 0)
-    return c.t.map("mul", real(c.t, q, shaped(c, zero, q.shape, axis, block)), shaped(c, scale, q.shape, axis, block))
+    return scaled(c.t, real(c.t, q, shaped(c, zero, q.shape, axis, block)), shaped(c, scale, q.shape, axis, block))
 
 
 @rule("DynamicQuantizeLinear")
