@@ -220,13 +220,13 @@ def _bitstream(options) -> int:
 
 
 def _disasm(options) -> int:
-    from . import report, run
+    from . import listing, run
 
     bundle = run.open_bundle(options.bundle)
     for name in bundle.tasks if options.task is None else [run.choose_task(bundle, options.task)]:
         if name:
             print(f"task {name}")
-        print(report.listing(run.instructions(bundle, name), run.origins(bundle, name)))
+        print(listing.instructions(run.instructions(bundle, name), run.origins(bundle, name)))
     return GOOD
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cost, energy, isa, resources, timeline
+from . import cost, energy, resources, timeline
 from .boards import Board
 from .dram import of_board
 from .program import Program
@@ -123,12 +123,3 @@ def _measured(report: dict, trace: dict) -> list[str]:
         estimated = report["tasks"][trace["task"]]["run_cycles"]
         lines.append(f"{'all':44} {run['cycles']:>9,} {estimated:>9,}{total}{padding:>9,}")
     return lines
-
-
-def listing(program: list[isa.Insn], origins: list[str] | None = None) -> str:
-    """A program, one instruction a line, with its index and, where known, the operation it belongs to."""
-    lines = []
-    for index, insn in enumerate(program):
-        comment = f"  ; {origins[index]}" if origins and origins[index] else ""
-        lines.append(f"{index:5}  {isa.text(insn)}{comment}")
-    return "\n".join(lines)
