@@ -49,6 +49,7 @@ HWGEN = {
     "explore": "boards config cost dram energy errors intgraph isa planner resources rtl schedule timeline",
     "synth": "boards config errors",
     "bitstream": "boards config errors files rtl synth",
+    "timing": "boards errors files synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",
@@ -69,6 +70,7 @@ LIBRARIES = {
     "hwgen.fuse": {"numpy", "onnx"},
     "hwgen.explore": {"distributed"},  # where a cluster is asked for
     "hwgen.example": {"numpy", "onnx"},
+    "hwgen.timing": NUMPY | {"tomli", "tomllib"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
     "hwgen.config": set(),
     "hwgen.cli": set(),

@@ -66,7 +66,7 @@ def read(text: dict, module: str) -> Netlist:
     return Netlist({port: p["bits"] for port, p in found["ports"].items()}, names, cells)
 
 
-class _Flat:
+class Flat:
     """All cells of a hierarchy on nets of one numbering."""
 
     def __init__(self, units: Mapping[str, Netlist]):
@@ -74,6 +74,7 @@ class _Flat:
         self.alias: list[int] = []  # union-find
         self.names: dict[int, str] = {}
         self.cells: list[tuple[str, Cell]] = []
+        self.modules: list[str] = []  # the unit that each cell is of
 
     def net(self) -> int:
         self.alias.append(len(self.alias))
@@ -113,6 +114,15 @@ class _Flat:
                 inputs = {pin: numbered(bits) for pin, bits in cell.inputs.items()}
                 outputs = {pin: numbered(bits) for pin, bits in cell.outputs.items()}
                 self.cells.append((below, Cell(cell.type, cell.parameters, inputs, outputs)))
+                self.modules.append(module)
+
+    def resolved(self, cell: Cell) -> Cell:
+        """A cell on nets of which every one has one number."""
+        inputs, outputs = (
+            {pin: [self.find(net) if isinstance(net, int) else net for net in nets] for pin, nets in pins.items()}
+            for pins in (cell.inputs, cell.outputs)
+        )
+        return Cell(cell.type, cell.parameters, inputs, outputs)
 
 
 def paths(kind: Family, units: Mapping[str, Netlist], top: str) -> list[Path]:
@@ -121,7 +131,7 @@ def paths(kind: Family, units: Mapping[str, Netlist], top: str) -> list[Path]:
     A group is a register, memory or multiplier of the RTL, its bits together. Paths start at what holds a state and at
     the ports of `top`, and end there. Levels: see `families.arcs`; fractions of a level are dropped at the end.
     """
-    flat = _Flat(units)
+    flat = Flat(units)
     flat.add(top, "")
     find = flat.find
     into: dict[object, list] = {}  # net -> [(net before, levels)]
@@ -152,7 +162,7 @@ def paths(kind: Family, units: Mapping[str, Netlist], top: str) -> list[Path]:
         start = net
         while start in before:
             start = before[start]
-        key = (_group(source.get(start) or flat.names.get(start) or "port"), _group(end))
+        key = (group(source.get(start) or flat.names.get(start) or "port"), group(end))
         worst = longest.setdefault(key, [levels, 0])
         if levels > worst[0]:
             worst[:] = [levels, 0]
@@ -187,6 +197,6 @@ def _arrivals(into: Mapping[object, list]) -> tuple[dict, dict]:
     return arrival, before
 
 
-def _group(name: str) -> str:
+def group(name: str) -> str:
     """A register's name without its bit, and without the number of an array's element."""
     return re.sub(r"(\[\d+\]|<\d+>)+$", "", name)
