@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .families import Cell, Family, arcs
 
@@ -20,6 +20,7 @@ class Netlist:
     ports: dict[str, list]  # port -> nets
     names: dict[object, str]  # net -> the shortest name it has
     cells: dict[str, tuple[Cell, dict[str, list]]]  # cell -> (what it is, all its pins)
+    max_fanout: dict[object, int] = field(default_factory=dict)  # net -> sinks, beyond which its register is to be copied
 
     @property
     def counts(self) -> Counter:
@@ -44,7 +45,10 @@ def read(text: dict, module: str) -> Netlist:
     """The module of a JSON netlist."""
     found = text["modules"][module]
     names: dict[object, str] = {}
+    limits: dict[object, int] = {}
     for name, net in found["netnames"].items():
+        if (limit := net.get("attributes", {}).get("max_fanout")) is not None:
+            limits |= {bit: int(limit, 2) for bit in net["bits"] if not isinstance(bit, str)}
         if net.get("hide_name"):
             continue
         for i, bit in enumerate(net["bits"]):
@@ -63,7 +67,7 @@ def read(text: dict, module: str) -> Netlist:
             {pin: nets for pin, nets in pins.items() if pin in out},
         )
         cells[name] = (kind, pins)
-    return Netlist({port: p["bits"] for port, p in found["ports"].items()}, names, cells)
+    return Netlist({port: p["bits"] for port, p in found["ports"].items()}, names, cells, limits)
 
 
 class Flat:
@@ -73,6 +77,7 @@ class Flat:
         self.units = units
         self.alias: list[int] = []  # union-find
         self.names: dict[int, str] = {}
+        self.max_fanout: dict[int, int] = {}
         self.cells: list[tuple[str, Cell]] = []
         self.modules: list[str] = []  # the unit that each cell is of
 
@@ -99,6 +104,8 @@ class Flat:
                     if bit not in local:
                         local[bit] = self.net()
                         self.names[local[bit]] = f"{path}.{unit.names[bit]}".strip(".") if bit in unit.names else ""
+                        if bit in unit.max_fanout:
+                            self.max_fanout[local[bit]] = unit.max_fanout[bit]
                     result.append(local[bit])
             return result
 

@@ -1,7 +1,8 @@
-"""Registers that Yosys leaves outside multipliers and memories, and that the vendor's tool takes in.
+"""Registers that Yosys leaves outside multipliers and memories, and that the vendor's tool takes in; registers it copies.
 
 Yosys' `xcup` leaves every register of a DSP48E2, RAMB36E2 or URAM288 in flip-flops. Vivado uses those of the block where every
 bit of a port has one register and nothing else reads what lies between. The same is done here, on the flattened netlist.
+A register whose signal has the attribute `max_fanout` Vivado copies until none drives more; Yosys passes the attribute on.
 """
 
 from __future__ import annotations
@@ -132,6 +133,28 @@ class _Absorber:
             self.notes[f"{cell.type}: {name} taken in"] += 1
 
 
+def _copies(work: _Absorber, flat: Flat) -> list[tuple[int, Cell]]:
+    """(of which cell, copy) of the registers that have too many sinks; the sinks change over to them, neighbours together."""
+    made = []
+    limits = {flat.find(net): limit for net, limit in flat.max_fanout.items()}
+    for net, limit in limits.items():
+        index = work.driver.get(net)
+        if index is None or work.cells[index] is None or work.kinds[index] != "ff":
+            continue
+        sinks = [sink for sink in work.sinks.get(net, []) if work.cells[sink[0]] is not None]
+        for start in range(limit, len(sinks), limit):
+            copied = flat.net()
+            flat.names[copied] = flat.names.get(net, "")
+            for sink, pin in sinks[start : start + limit]:
+                cell = work.cell(sink)
+                nets = [copied if other == net else other for other in cell.inputs[pin]]
+                work.cells[sink] = replace(cell, inputs={**cell.inputs, pin: nets})
+            cell = work.cell(index)
+            made.append((index, replace(cell, outputs={"Q": [copied]})))
+            work.notes["registers copied for max_fanout"] += 1
+    return made
+
+
 def absorb(delays: Delays, flat: Flat) -> tuple[list[str], list[str], list[str], list[Cell], dict[str, int]]:
     """(names, types, units, cells, notes) of the design with these registers where the vendor's tool puts them."""
     work = _Absorber(delays, flat)
@@ -140,7 +163,8 @@ def absorb(delays: Delays, flat: Flat) -> tuple[list[str], list[str], list[str],
             work.memory(index)
         elif kind == "dsp" and delays[kind]["absorbs"]:
             work.multiplier(index)
-    kept = [(i, cell) for i, cell in enumerate(work.cells) if cell is not None]
+    copies = _copies(work, flat) if delays["ff"]["copies"] else []
+    kept = [(i, cell) for i, cell in enumerate(work.cells) if cell is not None] + copies
     names = [flat.cells[i][0] for i, _ in kept]
     units = [flat.modules[i] for i, _ in kept]
     return names, [cell.type for _, cell in kept], units, [cell for _, cell in kept], dict(work.notes)

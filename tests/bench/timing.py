@@ -24,23 +24,24 @@ from hwgen.bitstream import report as pnr_report
 from hwgen.synth import families, netlist, yosys
 from hwgen.synth.partition import TOP, split, units
 
-SMALL = {"array_outputs": "4", "array_inputs": "8", "acc_rows": "128", "scale_entries": "256", "norm_columns": "128"}
+SMALL = {"array_outputs": "2", "array_inputs": "4", "acc_rows": "64", "scale_entries": "64", "norm_columns": "64"}
 # name -> (settings of the ulx3s-85f's Config, unit)
 DESIGNS: dict[str, tuple[dict[str, str], str]] = {
-    "array": ({}, "core.array"),
-    "post": ({}, "core.post"),
-    "router": ({}, "core.vector.router"),
-    "norm": ({}, "core.vector.norm"),
-    "reader": ({}, "core.reader"),
-    "accumulator": ({}, "core.accumulator"),
     "sequencer": ({}, "sequencer"),
-    "weights": ({}, "weights"),
-    "core": ({}, "core"),
-    "machine": ({}, TOP),
-    "small core": (SMALL, "core"),
+    "checksum": ({}, "checksum"),
+    "control": ({}, "control"),
+    "store": ({}, "store"),
+    "load": ({}, "load"),
+    "writer": ({}, "writer"),
+    "arbiter": ({}, "arbiter"),
+    "issuer": ({}, "core.issuer"),
+    "post": ({}, "core.post"),
+    "array": ({}, "core.array"),
+    "small array": (SMALL, "core.array"),
+    "small post": (SMALL, "core.post"),
     "small machine": (SMALL, TOP),
 }
-FIT = ("post", "sequencer", "array")
+FIT = ("sequencer",)
 _PORT = re.compile(r"^ +(input|output) (?:\[(\d+):0\] )?(\\\S+ |\w+);\n", re.M)
 
 

@@ -71,7 +71,9 @@ class Export:
 
     def write(self, folder: Path) -> None:
         cells = sorted(set(self.inputs) | set(self.outputs))
-        liberty = ['library(l) { delay_model : table_lookup; time_unit : "1ps"; capacitive_load_unit(1,pf); voltage_unit : "1V";']
+        liberty = [
+            'library(l) { delay_model : table_lookup; time_unit : "1ps"; capacitive_load_unit(1,pf); voltage_unit : "1V";'
+        ]
         liberty.append(' current_unit : "1mA"; pulling_resistance_unit : "1ohm"; leakage_power_unit : "1nW";')
         verilog, sdf, wires, drivers = [], [], set(), {}
         for cell in cells:
@@ -112,8 +114,16 @@ class Export:
                 check = f'timing() {{ related_pin : "ck"; timing_type : setup_rising; {rise} }}'
             lines.append(f"  pin({pin}) {{ direction : input; capacitance : 0; {check} }}")
         for pin in self.outputs.get(cell, {}).values():
-            arcs = [f'timing() {{ related_pin : "{a}"; timing_sense : positive_unate; {zero} }}' for a, b, _ in self.arcs.get(cell, []) if b == pin]
-            arcs += [f'timing() {{ related_pin : "ck"; timing_type : rising_edge; {zero} }}' for b, _ in self.launch.get(cell, []) if b == pin]
+            arcs = [
+                f'timing() {{ related_pin : "{a}"; timing_sense : positive_unate; {zero} }}'
+                for a, b, _ in self.arcs.get(cell, [])
+                if b == pin
+            ]
+            arcs += [
+                f'timing() {{ related_pin : "ck"; timing_type : rising_edge; {zero} }}'
+                for b, _ in self.launch.get(cell, [])
+                if b == pin
+            ]
             lines.append(f"  pin({pin}) {{ direction : output; {' '.join(arcs)} }}")
         return "\n".join(lines) + " }"
 
@@ -128,7 +138,8 @@ class Export:
     def worst(self, folder: Path) -> float:
         """ps of the longest path by `sta`."""
         self.write(folder)
-        script = f"read_liberty d.lib\nread_verilog d.v\nlink_design top\ncreate_clock -name ck -period {PERIOD} ck\nread_sdf d.sdf\n"
+        script = "read_liberty d.lib\nread_verilog d.v\nlink_design top\n"
+        script += f"create_clock -name ck -period {PERIOD} ck\nread_sdf d.sdf\n"
         script += "report_checks -path_delay max -digits 4\nexit\n"
         (folder / "d.tcl").write_text(script)
         done = subprocess.run(["sta", "-exit", "d.tcl"], cwd=folder, capture_output=True, text=True)

@@ -70,14 +70,17 @@ def test_every_table_names_its_source_and_delays_are_ordered(family):
 def test_a_table_without_source_is_refused():
     with pytest.raises(ValueError, match=r"no table \[ff\]"):
         parse("x", '[clock]\nsource = "s"\n')
+    tables = "clock ff lut mux carry lutram dsp bram net global die".split()
     with pytest.raises(ValueError, match=r"\[clock\] names no source"):
-        parse("x", "\n".join(f"[{t}]" for t in ("clock", "ff", "lut", "mux", "carry", "lutram", "dsp", "bram", "net", "global", "die")))
+        parse("x", "\n".join(f"[{table}]" for table in tables))
     with pytest.raises(UserError, match="no delays for family 'ice40'"):
         delays("ice40")
 
 
 def test_register_lut_register():
-    graph = graph_of(netlist(ff("a", 1, 2), ff("b", 9, 3), ("l", "LUT2", {"I0": [2], "I1": [3], "O": [4]}), ff("c", 4, 5)))
+    graph = graph_of(
+        netlist(ff("a", 1, 2), ff("b", 9, 3), ("l", "LUT2", {"I0": [2], "I1": [3], "O": [4]}), ff("c", 4, 5))
+    )
     wire = delays("ultrascale+").net(1, 0, 1)
     # a and b start, the LUT's slower rank takes the input that comes first (here they tie), c sits beside the LUT.
     assert needs(graph)[-1] == pytest.approx(77 + wire + 94 + 25)
@@ -164,6 +167,19 @@ def test_ports_of_an_ultraram_differ(port, launch):
     memory = ("u", "URAM288", pins, {"OREG_A": "FALSE", "OREG_B": "FALSE"})
     graph = graph_of(netlist(memory, ("l", "LUT1", {"I0": [10], "O": [11]}), ff("c", 11, 12)))
     assert max(needs(graph)) == pytest.approx(launch + delays("ultrascale+").net(1, 0, 1) + 78 + 25)
+
+
+def test_a_register_with_a_limit_is_copied():
+    cells = [ff("a", 1, 2), *(ff(f"r{i}", 2, 10 + i) for i in range(5))]
+    limited = dataclasses.replace(netlist(*cells, names={2: "wide"}), max_fanout={2: 2})
+    graph = graph_of(limited)
+    assert graph.notes == {"registers copied for max_fanout": 2} and graph.kinds == ["FDRE"] * 8
+    assert max(graph.fanout.values()) == 3  # what the first drove: itself and its copies read one net
+    assert sorted(graph.fanout.values()) == [1, 2, 2, 3]
+    ecp5 = [("a", "TRELLIS_FF", {"CLK": [0], "DI": [1], "Q": [2]})]
+    ecp5 += [(f"r{i}", "TRELLIS_FF", {"CLK": [0], "DI": [2], "Q": [10 + i]}) for i in range(5)]
+    plain = graph_of(dataclasses.replace(netlist(*ecp5), max_fanout={2: 2}), "ecp5")
+    assert not plain.notes and plain.fanout[plain.ends[1].net] == 5  # nextpnr makes no copies
 
 
 def test_a_loop_of_logic_ends():
