@@ -113,7 +113,7 @@ def _read(node: ast.expr, names: dict[str, type], arrays: list[np.ndarray] | Non
     return ast.literal_eval(node)
 
 
-def _array(dtype: str, values: list, given: dict[str, int], arrays: list[np.ndarray] | None) -> np.ndarray:
+def _array(dtype: str, values: list[Any], given: dict[str, int], arrays: list[np.ndarray] | None) -> np.ndarray:
     if isinstance(values[0], list):
         return np.array(values[0], dtype)
     if "seed" in given:

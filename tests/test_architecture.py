@@ -56,13 +56,13 @@ HWGEN = {
     "rtl": "config errors isa latency memories numerics registers",
     "timeline": "config counts isa",
     "dram": "boards config errors",
-    "arrange": "intgraph isa",
     "cost": "config counts dram isa latency memories timeline",
-    "planner": "arrange config cost dram errors intgraph latency program schedule",
+    "mapping": "config cost dram errors intgraph isa latency program schedule",
     "resources": "boards config latency memories numerics",
-    "explore": "boards config cost dram energy errors intgraph isa latency planner resources schedule timeline",
+    "explore": "boards config cost dram energy errors intgraph isa latency mapping resources schedule timeline",
     "synth": "boards config errors",
     "bitstream": "boards config errors files rtl synth",
+    "timing": "boards errors files synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",
@@ -82,6 +82,7 @@ LIBRARIES = {
     "hwgen.importer": NUMPY | {"onnx", "google", "onnxruntime"},
     "hwgen.explore": {"distributed"},  # where a cluster is asked for
     "hwgen.example": {"numpy", "onnx"},
+    "hwgen.timing": NUMPY | {"tomli", "tomllib"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
     "hwgen.config": set(),
     "hwgen.cli": set(),
@@ -198,7 +199,7 @@ def test_the_command_line_starts_without_any_library():
 
 
 def test_only_the_rtl_loads_amaranth():
-    code = "import sys, hwgen.build, hwgen.cost, hwgen.explore, hwgen.planner; sys.exit('amaranth' in sys.modules)"
+    code = "import sys, hwgen.build, hwgen.cost, hwgen.explore, hwgen.mapping; sys.exit('amaranth' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 

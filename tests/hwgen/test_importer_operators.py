@@ -175,6 +175,7 @@ CONVOLUTIONS = [
     row("ConvTranspose", x(2, 4, 5, 6), x(4, 3, 3, 3), x(3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
     row("ConvTranspose", x(1, 4, 5, 6), x(4, 2, 3, 2), group=2, strides=[3, 1], dilations=[2, 2]),
     row("ConvTranspose", x(1, 2, 5), x(2, 3, 4), strides=[3], pads=[2, 1]),
+    row("ConvTranspose", x(1, 2, 5, 6), x(2, 3, 3, 2), strides=[3, 2], dilations=[2, 1]),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="VALID"),

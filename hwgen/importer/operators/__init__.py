@@ -1,6 +1,6 @@
 """The rules: importing this package fills `rules.RULES`."""
 
-from . import (  # noqa: F401  # noqa: F401
+from . import (  # noqa: F401
     attention,
     contrib,
     control,

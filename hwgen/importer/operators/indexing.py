@@ -47,6 +47,8 @@ def flat_index(c: Context, index: Ref, lengths: tuple[int, ...]) -> Ref:
 def gather_nd(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
     lead, deep = op.attribute("batch_dims", 0), index.shape[-1]
     batch, lengths, rest = x.shape[:lead], x.shape[lead : lead + deep], x.shape[lead + deep :]
+    if index.shape[:lead] != batch:
+        raise ValueError(f"indices {list(index.shape)} into {list(x.shape)}")
     flat = flat_index(c, index, lengths)
     if prod(batch) > 1:
         first = np.arange(prod(batch)).reshape(*batch, *[1] * (len(flat.shape) - lead)) * prod(lengths)

@@ -82,8 +82,10 @@ def squeeze(c: Context, op: Op, *x: Ref) -> Ref:
 def unsqueeze(c: Context, op: Op, *x: Ref) -> Ref:
     axes = np.atleast_1d(c.argument(op, x, 1, "axes"))
     rank = len(x[0].shape) + len(axes)
-    ones, lengths = {int(a) % rank for a in axes}, iter(x[0].shape)
-    return c.t.reshape(x[0], [1 if i in ones else next(lengths) for i in range(rank)])
+    sizes = list(x[0].shape)
+    for axis in sorted(int(a) % rank for a in axes):
+        sizes.insert(axis, 1)
+    return c.t.reshape(x[0], sizes)
 
 
 @rule("Expand")
@@ -112,7 +114,7 @@ def cut(c: Context, op: Op, *x: Ref) -> Any:
 
 
 @rule("Split")
-def split(c: Context, op: Op, *x: Ref) -> list[Any]:
+def split(c: Context, op: Op, *x: Ref) -> Any:
     if (masked := computed_slice(c, op, x)) is not None:
         return masked
     axis = op.attribute("axis", 0) % len(x[0].shape)

@@ -104,6 +104,8 @@ def dft(c: Context, op: Op, x: Ref, length: Ref | None = None, axis_of: Ref | No
     n, parts = x.shape[axis], x.shape[-1]
     to = 2 * (n - 1) if inverse and half else n
     to = to if length is None else c.ints(length, "dft_length")[0]
+    if inverse and half and n != to // 2 + 1:
+        raise Unsupported(f"makes {to} elements of {n} of their frequencies")
     basis = np.concatenate([np.eye(n), 1j * np.eye(n)][:parts]).reshape(parts, n, n)
     if inverse and half:
         made = np.fft.irfft(basis, to)[..., None]

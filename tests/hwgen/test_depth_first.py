@@ -6,18 +6,18 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from hwgen import cost, planner
-from hwgen.arrange import Limits, token_blocks
-from hwgen.arrange.again import norms_again
-from hwgen.arrange.chains import units
-from hwgen.arrange.rows import edges
-from hwgen.arrange.token_blocks import _delayed
+from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
 from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, View, verify
 from hwgen.isa import ColScale, Convert, RowMax
 from hwgen.levels import import_model
+from hwgen.mapping import Mapping
+from hwgen.mapping.depth_first import Limits, _delayed, depth_first
+from hwgen.mapping.parts import edges
+from hwgen.mapping.rematerialise import rematerialise
+from hwgen.mapping.runs import units
 from hwgen.schedule import schedule
 from hwgen.select import integers
 from sim import golden
@@ -33,7 +33,7 @@ ROOMY = 1 << 20
 MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
 
 
-def price(op, rows: int) -> float:
+def bound(op, rows: int) -> float:
     return rows + 10.0 if isinstance(op, MatMul) else 0.0
 
 
@@ -49,7 +49,7 @@ def test_no_bit_changes(shape):
         images = random_images(graph, seed)
         wanted = golden.run(graph, images).outputs
         for chunks in (40, 150, 400):
-            blocks = token_blocks(graph, limits(chunks), price)
+            blocks = depth_first(graph, limits(chunks), bound)
             verify(blocks)
             assert len({op.name for op in blocks.ops}) == len(blocks.ops)
             assert {view.buffer for view, _ in blocks.trace.values()} <= blocks.buffers.keys()
@@ -64,20 +64,20 @@ def test_no_bit_changes(shape):
 
 def test_what_fits_stays_whole():
     graph = random_graph(0, SHAPES["many tokens"])
-    blocks = token_blocks(graph, limits(ROOMY), price)
+    blocks = depth_first(graph, limits(ROOMY), bound)
     assert {op.name for op in blocks.ops} == {op.name for op in graph.ops}
 
 
 def test_less_room_makes_more_blocks():
     graph = random_graph(0, SHAPES["many tokens"])
-    counts = [len(token_blocks(graph, limits(chunks), price).ops) for chunks in (ROOMY, 500, 300, 100)]
+    counts = [len(depth_first(graph, limits(chunks), bound).ops) for chunks in (ROOMY, 500, 300, 100)]
     assert counts == sorted(counts) and counts[0] < counts[-1]
 
 
 @pytest.mark.parametrize(("options", "rows"), [({"tokens": 12}, 12), ({"entries": 20}, 10)])
 def test_queues_that_are_too_short_for_all_tokens(options, rows):
     graph = random_graph(0, SHAPES["many tokens"])
-    routes = [op for op in token_blocks(graph, limits(ROOMY, **options), price).ops if isinstance(op, RouteTokens)]
+    routes = [op for op in depth_first(graph, limits(ROOMY, **options), bound).ops if isinstance(op, RouteTokens)]
     assert sum(op.logits.rows for op in routes) == 31 and max(op.logits.rows for op in routes) <= rows
 
 
@@ -93,7 +93,7 @@ def test_mlp_holds_the_hidden_rows_of_a_block():
         MatMul("fc2", y, hidden, weights.T, col_mult=1),
     ]
     graph = IntGraph(buffers, ops, [Output("y", y, 1.0, (32, 8))])
-    blocks = token_blocks(graph, limits(300, banks=1), price)
+    blocks = depth_first(graph, limits(300, banks=1), bound)
     assert [op.name for op in blocks.ops][-3:] == ["data", "fc1", "fc2"]
     assert blocks.buffers.keys() == {"y"} | {f"{name}.{rows}rows" for name in ("x", "hidden") for rows in (10, 11)}
 
@@ -115,10 +115,10 @@ def test_streamed_weights_larger_than_a_bank_load_piece_by_piece_while_the_array
         schedule({"": graph}, config)
     cycles = {}
     for copies in (1, 2):
-        arranged = planner.Arrangement(ordered=False, room=0.98, copies=copies).apply(graph, config, 1)
-        pieces = [op for op in arranged.ops if isinstance(op, Constant)]
+        mapped = Mapping(ordered=False, room=0.98, copies=copies).apply(graph, config, 1)
+        pieces = [op for op in mapped.ops if isinstance(op, Constant)]
         assert len(pieces) > copies and sum(op.out.rows for op in pieces) == 192
-        program = schedule({"": arranged}, config)
+        program = schedule({"": mapped}, config)
         cycles[copies] = cost.estimate(program.tasks[""].instructions, config, MEMORY).cycles
     assert cycles[2] < 0.9 * cycles[1]
 
@@ -137,27 +137,28 @@ def test_edges():
     assert edges(2, 5) == [(0, 1), (1, 2)]
 
 
-def test_plan_blocks_tokens_where_nothing_else_fits():
+def test_tiles_depth_first_where_nothing_else_fits():
     asset = resources.files("hwgen.example").joinpath("assets", "vit_digits.onnx")
     with resources.as_file(asset) as path:
         graphs = integers({"": import_model(path)}, None)
     config = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=512, acc_rows=32, weight_words=64)
     with pytest.raises(UserError, match="no room|in one piece"):
         schedule(graphs, config)
-    program, chosen = planner.plan(graphs, config, MEMORY)
-    assert chosen.room and "token blocks" in chosen.text(1)
+    chosen = mapping.choose(graphs, config, MEMORY).mapping
+    program = mapping.mapped(graphs, config, chosen)
+    assert chosen.room and "depth-first" in chosen.text(1)
     assert len(program.tasks[""].inputs) == 1
     with pytest.raises(UserError, match="raise bank_words"):
-        planner.plan(graphs, Config(**config.to_dict() | {"bank_words": 64}), MEMORY)
+        mapping.choose(graphs, Config(**config.to_dict() | {"bank_words": 64}), MEMORY)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_norms_again(shape):
+def test_rematerialise(shape):
     """The last reader gets a LayerNorm of its own, of the same values; no bit changes."""
     graph = random_graph(3, SHAPES[shape])
     images = random_images(graph, 3)
     delayed = replace(graph, ops=_delayed(graph.ops))
-    twice = norms_again(delayed)
+    twice = rematerialise(delayed)
     verify(twice)
     added = [op for op in twice.ops if op.name.endswith(".again")]
     assert added and len(twice.ops) == len(delayed.ops) + len(added)
@@ -169,7 +170,7 @@ def test_norms_again(shape):
         np.testing.assert_array_equal(found[name], wanted[name])
 
 
-def test_norms_again_where_blocks_get_taller():
+def test_rematerialise_where_blocks_get_taller():
     """Where a LayerNorm's rows leave hardly any room beside them, Q gets its own; elsewhere the array has no use of it."""
     asset = resources.files("hwgen.example").joinpath("assets", "vit_digits.onnx")
     with resources.as_file(asset) as path:
@@ -179,20 +180,20 @@ def test_norms_again_where_blocks_get_taller():
     config = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=256, acc_rows=32, weight_words=64)
     again = {}
     for room in (0.98, 0.8):
-        arranged = planner.Arrangement(one_hidden=True, ordered=False, room=room).apply(graph, config, 1)
-        verify(arranged)
-        again[room] = sum(".again" in op.name for op in arranged.ops)
-        for name, values in golden.run(arranged, images).outputs.items():
+        mapped = Mapping(shared_hidden=True, ordered=False, room=room).apply(graph, config, 1)
+        verify(mapped)
+        again[room] = sum(".again" in op.name for op in mapped.ops)
+        for name, values in golden.run(mapped, images).outputs.items():
             np.testing.assert_array_equal(values, wanted[name])
     assert again[0.98] == 0 and again[0.8] > 0
 
 
-def test_norms_again_only_where_x_is_as_it_was():
+def test_rematerialise_only_where_x_is_as_it_was():
     graph = random_graph(3, SHAPES["plain"])
     delayed = replace(graph, ops=_delayed(graph.ops))
-    added = [op.name for op in norms_again(delayed).ops if op.name.endswith(".again")]
+    added = [op.name for op in rematerialise(delayed).ops if op.name.endswith(".again")]
     norm = next(op for op in delayed.ops if f"{op.name}.again" in added)
     spoilt = replace(norm, name="spoilt", out=norm.x, x=norm.x)
     at = delayed.ops.index(norm) + 1
     changed = replace(delayed, ops=[*delayed.ops[:at], spoilt, *delayed.ops[at:]])
-    assert f"{norm.name}.again" not in {op.name for op in norms_again(changed).ops}
+    assert f"{norm.name}.again" not in {op.name for op in rematerialise(changed).ops}

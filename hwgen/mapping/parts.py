@@ -1,4 +1,4 @@
-"""Operations on some of their rows: what `row_blocks` and `token_blocks` cut networks into."""
+"""Operations on some of their rows: what row tiling and depth-first tiling cut networks into."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Token blocks: a few tokens at a time through a run of operations, so that what lies between them needs little room.
+"""Depth-first tiling: a few tokens at a time through a run of operations, so that what lies between needs little room.
 
 The hidden rows of an MLP, the scores of all heads, a mixture's tokens with their queues: where an operation gives row r
 from row r of what it reads, a run of such operations can take some rows from its start to its end before the next ones.
-What only lives inside the run is then as tall as a block. The price is that weights are read once for every block.
+What only lives inside the run is then as tall as a block. The cost is that weights are read once for every block.
 
 Runs and their numbers of blocks are chosen by dynamic programming over all cuts of the network: the cheapest ones of
 those whose live buffers fit the scratchpad.
@@ -16,20 +16,20 @@ from dataclasses import dataclass, field, replace
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
 from ..isa import RowMax
-from .again import norms_again
-from .chains import units
-from .rows import edges, is_token_wise, part, part_name, read, written
+from .parts import edges, is_token_wise, part, part_name, read, written
+from .rematerialise import rematerialise
+from .runs import units
 
 MIN_ROWS = 8  # of a block; fewer leave the array idle for most of the time
-AGAIN = 0.9  # of the price: what repeated LayerNorms must save, which have none of their own
+AGAIN = 0.9  # of the cycles: what repeated LayerNorms must save, which have none of their own
 
-Price = Callable[[Op, int], float]
+Bound = Callable[[Op, int], float]
 Cost = tuple[int, float]  # chunks that are short where most are, cycles: room comes first
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What token blocks must fit: `banks` of `bank_chunks` chunks of `chunk` elements, and the queues of the experts.
+    """What depth-first tiles must fit: `banks` of `bank_chunks` chunks of `chunk` elements, and the queues of the experts.
 
     tokens, entries: of a router's tokens, and of these times the experts that each chooses. copies: of a buffer that is
     loaded block by block, as many as live at one time if possible: two let the next block load, three are placed easily.
@@ -58,13 +58,13 @@ class Limits:
         return rows * buffer.groups * -(-(buffer.cols // buffer.groups) // self.chunk)
 
 
-def token_blocks(graph: IntGraph, limits: Limits, price: Price) -> IntGraph:
-    """`graph` in token blocks where its buffers would not fit otherwise. price(op, rows): cycles of an operation.
+def depth_first(graph: IntGraph, limits: Limits, bound: Bound) -> IntGraph:
+    """`graph` in depth-first tiles where its buffers would not fit otherwise. bound(op, rows): cycles of an operation.
 
     Where nothing fits, the blocks are as small as they get. `trace` loses what is no longer there as a whole.
     """
     delayed = replace(graph, ops=_delayed(graph.ops))
-    once, twice = (_Blocks(g, limits, price) for g in (delayed, norms_again(delayed)))
+    once, twice = (_Blocks(g, limits, bound) for g in (delayed, rematerialise(delayed)))
     short, cycles = once.cost
     return (twice if twice.cost < (short, AGAIN * cycles) else once).graph()
 
@@ -154,8 +154,8 @@ class _Together:
 class _Blocks:
     """State of one transformation. `spans`: first and last unit that touches a buffer."""
 
-    def __init__(self, graph: IntGraph, limits: Limits, price: Price):
-        self.source, self.limits, self.price = graph, limits, price
+    def __init__(self, graph: IntGraph, limits: Limits, bound: Bound):
+        self.source, self.limits, self.bound = graph, limits, bound
         self.units = units(graph.ops)
         self.spans: dict[str, list[int]] = {}
         shared: set[str] = {output.view.buffer for output in graph.outputs}  # not to be shortened
@@ -269,14 +269,14 @@ class _Blocks:
         return max(1, min(self.limits.tokens, self.limits.entries // route.top_k))
 
     def _cost(self, first: int, end: int, rows: int | None, blocks: int) -> float:
-        """Price of a run whose operations have so many rows (None: each its own) in so many blocks."""
+        """Cycles of a run whose operations have so many rows (None: each its own) in so many blocks."""
         total, share = 0.0, 1.0
         for op in (op for unit in self.units[first:end] for op in unit):
             height = -(-(_rows(op) if rows is None else rows) // blocks)
             if isinstance(op, RouteTokens):
                 share = op.top_k / op.logits.cols
             expert = isinstance(op, MatMul) and op.expert is not None
-            total += self.price(op, math.ceil(height * share) if expert else height)
+            total += self.bound(op, math.ceil(height * share) if expert else height)
         return blocks * total
 
     # --- the graph --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""LayerNorms computed a second time for their last reader, so that what lies between the two need not be kept.
+"""Rematerialisation: a LayerNorm is computed again just before its last reader, so that its output need not stay in the
+scratchpad.
 
-K and V of all tokens are made from a LayerNorm's output before the first score; Q may be made block by block behind them.
+K and V of all tokens are made from a LayerNorm's output before the first score; Q may be made tile by tile behind them.
 Repeating the LayerNorm for Q costs the vector unit some cycles and frees a buffer as large as the residual stream.
 """
 
@@ -9,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..intgraph import IntGraph, MatMul, Norm
-from .rows import read, written
+from .parts import read, written
 
 
-def norms_again(graph: IntGraph) -> IntGraph:
+def rematerialise(graph: IntGraph) -> IntGraph:
     """`graph` with every Norm repeated just before the last MatMul that streams its rows, if something else reads them before."""
     ops, buffers = list(graph.ops), dict(graph.buffers)
     for norm in [op for op in graph.ops if isinstance(op, Norm)]:

@@ -1,19 +1,23 @@
-"""Arrangements change no bit: batches, row blocks and orders of random graphs on golden against the plain graph."""
+"""Mappings change no bit: batches, row tiles and orders of random graphs on golden against the plain graph."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hwgen import cost, planner
-from hwgen.arrange import batched, reorder, row_blocks
-from hwgen.arrange.chains import chains
+from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
 from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, View, verify
 from hwgen.isa import RowMax
-from hwgen.planner import Arrangement
+from hwgen.mapping import Mapping
+from hwgen.mapping.batch import batched
+from hwgen.mapping.bounds import timing
+from hwgen.mapping.order import reorder
+from hwgen.mapping.row_tiling import row_tiling
+from hwgen.mapping.runs import chains
+from hwgen.schedule import schedule
 from sim import golden
 from sim.tb.graphs import Shape, random_graph, random_images
 
@@ -91,7 +95,7 @@ def taking_turns(graph: IntGraph) -> IntGraph:
 def test_one_hidden_buffer():
     graph = taking_turns(random_graph(0, SHAPES["plain"]))
     images = images_of(graph, 2)
-    two, one = batched(graph, 2), batched(graph, 2, one_hidden=True)
+    two, one = batched(graph, 2), batched(graph, 2, shared_hidden=True)
     assert len(one.buffers) == len(two.buffers) - 1
     wanted = one_by_one(graph, images)
     assert_equal(golden.run(two, images).outputs, wanted)
@@ -104,11 +108,11 @@ def test_groups_must_divide_the_batch():
 
 
 @pytest.mark.parametrize("blocks", [2, 3, 20])
-def test_row_blocks(blocks):
+def test_row_tiling(blocks):
     for seed in range(3):
         graph = random_graph(seed, SHAPES["odd"])
         images = images_of(graph, 1)
-        split = row_blocks(graph, blocks)
+        split = row_tiling(graph, blocks)
         verify(split)
         norms = [op for op in split.ops if isinstance(op, Norm)]
         assert len(norms) > sum(isinstance(op, Norm) for op in graph.ops)
@@ -123,7 +127,7 @@ def test_reorder(shape):
         plain = random_graph(seed, SHAPES[shape])
         images = images_of(plain, 2)
         graph = batched(plain, 2, 2)
-        ordered = reorder(graph, planner.timing(CONFIG))
+        ordered = reorder(graph, timing(CONFIG))
         assert sorted(map(id, ordered.ops)) == sorted(map(id, graph.ops))
         moved += [op.name for op in ordered.ops] != [op.name for op in graph.ops]
         verify(ordered)
@@ -144,24 +148,26 @@ def test_chains_hold_what_lies_between():
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_plan_takes_the_fastest_that_fits(batch):
     graph = random_graph(1, SHAPES["odd"])
-    program, chosen = planner.plan({"": graph}, CONFIG, MEMORY, batch)
+    chosen = mapping.choose({"": graph}, CONFIG, MEMORY, batch).mapping
+    program = mapping.mapped({"": graph}, CONFIG, chosen, batch)
     assert program.batch == batch
     estimates = {}
-    for arrangement in planner.arrangements(batch):
-        other = planner.schedule({"": arrangement.apply(graph, CONFIG, batch)}, CONFIG)
-        estimates[arrangement] = cost.estimate(other.tasks[""].instructions, CONFIG, MEMORY).cycles
+    for candidate in mapping.candidates(batch):
+        other = schedule({"": candidate.apply(graph, CONFIG, batch)}, CONFIG)
+        estimates[candidate] = cost.estimate(other.tasks[""].instructions, CONFIG, MEMORY).cycles
     assert estimates[chosen] == min(estimates.values()) < max(estimates.values())
 
 
 def test_plan_says_what_is_short():
     graph = random_graph(0)
     small = Config(bank_words=64, weight_words=64, scale_entries=128)
-    program, chosen = planner.plan({"": graph}, small, MEMORY)
-    assert program.batch == 1 and isinstance(chosen, Arrangement)
+    chosen = mapping.choose({"": graph}, small, MEMORY).mapping
+    program = mapping.mapped({"": graph}, small, chosen)
+    assert program.batch == 1 and isinstance(chosen, Mapping)
     with pytest.raises(UserError, match="raise bank_words"):
-        planner.plan({"": graph}, small, MEMORY, 8)
+        mapping.choose({"": graph}, small, MEMORY, 8)
     # Queues that are too short for the tokens of a batch take some of them at a time.
-    assert planner.plan({"": graph}, Config(queue_entries=64, bank_words=8192), MEMORY, 8)[1].room
+    assert mapping.choose({"": graph}, Config(queue_entries=64, bank_words=8192), MEMORY, 8).mapping.room
     for batch in (0, 65):
         with pytest.raises(UserError, match=f"batch={batch}"):
-            planner.plan({"": graph}, CONFIG, MEMORY, batch)
+            mapping.choose({"": graph}, CONFIG, MEMORY, batch)

@@ -16,18 +16,18 @@ import numpy as np
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
 from ..isa import Indirect, RowScale
-from .chains import chains
+from .runs import chains
 
 
-def batched(graph: IntGraph, images: int, group: int = 1, one_hidden: bool = False) -> IntGraph:
+def batched(graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False) -> IntGraph:
     """`graph` for a batch of `images`, in groups of `group` images (a divisor, else ValueError).
 
-    one_hidden: the experts of a layer share one buffer for their hidden rows instead of taking turns with several.
+    shared_hidden: the experts of a layer share one buffer for their hidden rows instead of taking turns with several.
     Output views and inputs carry the index of their image; `trace` is left out.
     """
     if images % group:
         raise ValueError(f"groups of {group} do not divide a batch of {images}")
-    if one_hidden:
+    if shared_hidden:
         graph = _share_hidden(graph)
     return graph if images == 1 else _Batch(graph, images, group).graph()
 
