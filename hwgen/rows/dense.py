@@ -11,7 +11,7 @@ from ..recognise.names import label, parent
 from ..tensor import Const, Input, Map, Node, Pad
 from .lower import Rows
 from .patches import patch_embedding
-from .reasons import CONVOLVES, STEM, reason
+from .reasons import CONVOLVES, ROTARY, STEM, reason
 from .views import Array, Place, Unsupported
 
 # --- where values stand ---
@@ -147,6 +147,8 @@ def scale(b: Rows, node: Node, start: int, stop: int) -> str:
     x, gain, offset = node.operands
     inner, first, _ = b.tokens(x)
     width = node.shape[1]
+    if any(r.shape[0] != 1 for r in (gain, offset)):
+        raise Unsupported("multiplies by a constant that differs from token to token", ROTARY)
     weight, bias = (np.broadcast_to(b.array(r), (1, width))[0] for r in (gain, offset))
     name = b.value(inner, first + start, first + stop)
     return b.add(graph.Linear, node, node.name, "scale", x=name, weight=b.intern(np.diag(weight)), bias=b.intern(bias) if bias.any() else None)
