@@ -16,7 +16,5 @@ LAYERS: dict[str, type[Layer]] = {
     )
 }
 
-__all__ = [
-    *("LAYERS", "Activation", "Attention", "Clip", "Combine", "Conv", "Dispatch", "Embed", "Experts", "Layer", "Linear", "Norm"),
-    *("Pool", "Rotate", "Router", "Scale", "SlotExperts", "Softmax"),
-]
+__all__ = ["LAYERS", "Activation", "Attention", "Clip", "Combine", "Conv", "Dispatch", "Embed", "Experts", "Layer", "Linear"]
+__all__ += ["Norm", "Pool", "Rotate", "Router", "Scale", "SlotExperts", "Softmax"]

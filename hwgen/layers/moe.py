@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tensor import INT, Builder, Layer, Ref
+from ..tensor import Builder, Layer, Ref
 from .activation import Activation
 from .norm import Softmax
 

@@ -7,9 +7,9 @@ from math import ceil
 
 import numpy as np
 
-from ..layers import Combine, Dispatch, Experts, Router, SlotExperts
-from ..tensor import FLOAT, Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref, evaluate, reached
-from ..tensor.evaluate import apply
+from ..layers import Combine, Dispatch, Experts, SlotExperts
+from ..tensor import FLOAT, Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref, reached
+from ..tensor.evaluate import apply, evaluate
 from .experts import Expert
 from .routers import NEAR, NoMixture, explain
 
@@ -26,7 +26,7 @@ class Cut:
         self.t, self.experts, self.logits, self.depend = t, experts, logits, depend
         self.seen: set[Node] = set()
         self.branches: dict[Node, list[Expert]] = {}  # by the values that hold the outputs of experts
-        self.rests: dict[Node, Ref | None] = {}  # what else is read, and how it is rows
+        self.rests: dict[Node, Ref] = {}  # what else is read, and how it is rows
         self.rng = np.random.default_rng(12)
 
     def walk(self, y: Node) -> None:
@@ -43,7 +43,7 @@ class Cut:
             elif node in self.depend:
                 stack += [r.node for r in reversed(node.operands)]
             else:
-                self.rests[node] = None
+                self.rests[node] = node.ref
 
     def _held(self, node: Node) -> list[Node] | None:
         """The outputs of experts that a value consists of, without the router's doing; None where it is something else."""
@@ -76,7 +76,7 @@ class Cut:
         self.gates = _rows(self.logits, self.logits.size // self.tokens)
         self.read = _rows(self.x, self.inputs)
         self.fixed: list[Array] | None = None
-        self.channels: Array | None = None  # of x, in the order in which the experts read them
+        self.channels = np.zeros(0, int)  # of x, in the order in which the experts read them
         mixing = self._inputs(self.draw()) is None
         value = self.t.reshape(self._soft(y) if mixing else self._chosen(y), y.shape)
         for rest in self.rests.values():
@@ -106,11 +106,12 @@ class Cut:
         nodes = list(nodes)
         if any(isinstance(n.op, Input) for n in reached(nodes, given) if n not in given):
             raise NoMixture("the weights of the experts depend on more than the logits of one router")
-        return evaluate(Program({}), {}, np.float64, nodes, given)[1]
+        values: dict[Node, Array] = evaluate(Program({}), {}, np.float64, nodes, given)[1]
+        return values
 
     def draw(self, crowded: bool = False) -> Array:
         """Random logits [T, E]; where `crowded`, all tokens choose one expert first, which a capacity would not bear."""
-        logits = self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
+        logits: Array = self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
         logits[:, -1] += 25.0 * crowded
         return logits
 
@@ -148,7 +149,7 @@ class Cut:
             rows = by_token[e.rows].reshape(-1)[e.places]
             channels = by_channel[e.rows].reshape(-1)[e.places]
             tokens = rows[:, 0].round().astype(int) - 1
-            if self.channels is None and tokens.max() >= 0:
+            if not self.channels.size and tokens.max() >= 0:
                 self.channels = channels[tokens.argmax()].round().astype(int) - 1
             if not (rows == 1 + tokens[:, None]).all() or tokens.max() >= self.tokens or tokens.min() < MASKED:
                 return None
@@ -195,18 +196,19 @@ class Cut:
         wanted = wanted + rests.sum(axis=0)
         if not np.allclose(self.value(y, part, outputs, rests), wanted, rtol=NEAR, atol=NEAR):
             raise NoMixture("the outputs of the experts are not only weighted and summed, each token by itself")
+        self.t.source, self.t.name = self.logits.source, ""
         gates = self.t.node(router, self.gates)
         places = {e: (cell, factor) for (e, factor), (_, cell) in zip(experts, self.cells, strict=True)}
         nothing = (self.cells[0][1], 0.0)
-        weights = self._weights([places.get(e, nothing) for e in range(self.gates.shape[1])])
-        return self._layer(Experts, self.read, gates, *weights)
+        parameters = self._parameters([places.get(e, nothing) for e in range(self.gates.shape[1])])
+        return self._layer(Experts, self.read, gates, *parameters)
 
     def _layer(self, kind: type[Experts] | type[SlotExperts], *operands: Ref) -> Ref:
         first = self.cells[0][1]
         self.t.source, self.t.name = self.cells[0][0].source, first.label
         return self.t.node(kind(first.act, len(first.w1) == 2), *operands)
 
-    def _weights(self, experts: list[tuple[Expert, float]]) -> list[Ref]:
+    def _parameters(self, experts: list[tuple[Expert, float]]) -> list[Ref]:
         """w1, b1, w2, b2 of experts, each with a factor on its output; of biases that no expert has, one zero everywhere."""
 
         def stacked(parts: list[Array | None]) -> Ref:
@@ -253,7 +255,7 @@ class Cut:
         self.channels = np.arange(self.inputs)
         self.t.source = self.cells[0][1].rows.source
         inputs = self.t.node(Dispatch(), self.gates, self.read)
-        made = self._layer(SlotExperts, inputs, *self._weights([(e, 1.0) for _, e in self.cells]))
+        made = self._layer(SlotExperts, inputs, *self._parameters([(e, 1.0) for _, e in self.cells]))
         self.t.source = y.source
         return self.t.node(Combine(), self.gates, made)
 

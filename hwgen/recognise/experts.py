@@ -40,8 +40,8 @@ class Expert:
     rows: Node  # what the expert reads ...
     places: Array  # [R, K] ... and where in it
     out: Array  # [R, D] where in the expert's value
+    label: str
     pick: tuple[Ref, Array, int] | None = None  # rows are this expert's only where the indices at these places name it
-    label: str = ""
 
 
 def at(r: Ref, index: Array) -> Array:
@@ -49,8 +49,17 @@ def at(r: Ref, index: Array) -> Array:
     if r.whole:
         return index
     loops = [f for axis in r.layout.axes for f in axis]
-    digits = np.unravel_index(index, [n for n, _ in loops]) if loops else ()
-    return sum((d * s for d, (_, s) in zip(digits, loops, strict=True)), np.full(np.shape(index), r.layout.offset))
+    place = np.full(np.shape(index), r.layout.offset)
+    for digit, (_, stride) in zip(np.unravel_index(index, [n for n, _ in loops]) if loops else (), loops, strict=True):
+        place += digit * stride
+    return place
+
+
+def numbers(r: Ref, index: Array) -> Array:
+    """Elements of a constant. Raises NoExpert where it is none."""
+    if not isinstance(r.node.op, Const):
+        raise NoExpert
+    return np.asarray(r.node.op.flat[at(r, index)])
 
 
 def rebuild(t: Builder, root: Ref, made: dict[Node, Ref]) -> Ref:
@@ -61,51 +70,55 @@ def rebuild(t: Builder, root: Ref, made: dict[Node, Ref]) -> Ref:
         x = [r if made[r.node] == r.node.ref else t.through(r.layout, made[r.node]) for r in node.operands]
         if tuple(x) == node.operands:
             made[node] = node.ref
-        elif isinstance(node.op, Gather):
+            continue
+        t.source, t.name = node.source, node.name
+        if isinstance(node.op, Gather):
             made[node] = t.gather(x[0], x[1], node.op.axis, node.op.elements)
         else:
-            t.source, t.name = node.source, node.name
             made[node] = t.map(node.op.function, *x) if isinstance(node.op, Map) else t.node(node.op, *x)
     return root if made[root.node] == root.node.ref else t.through(root.layout, made[root.node])
 
 
-@dataclass(eq=False)
+# --- products with weights -----------------------------------------------------------------------------------------
+
+
 class Product:
     """A contraction with weights: out[.., r, n] = sum over k of x[.., r, k] * w[.., n, k], by index letters."""
 
-    node: Node
-    x: Ref
-    w: Ref
-    letters: tuple[str, str, str]  # of x, w, the result
+    def __init__(self, node: Node, x: Ref, w: Ref, letters: tuple[str, str, str]):
+        self.node, self.x, self.w, self.letters = node, x, w, letters
+        own, other, out = letters
+        fixed = {c for c in other if not any(w.layout.strides(other.index(c)))}  # along which the weights don't change
+        self.experts = [c for c in out if c in own and c in other and c not in fixed]
+        self.rows = [c for c in out if c in own and c not in self.experts]
+        self.outputs = [c for c in out if c not in own]
+        self.inputs = [c for c in own if c not in out]
 
     def offsets(self, operand: int, letters: Sequence[str]) -> Array:
-        """Row-major offsets in an operand (0: x, 1: w, 2: the result) of all values of some of its indices; 0 where it lacks one."""
-        own, shape = self.letters[operand], (self.x, self.w, self.node)[operand].shape
-        sizes = self.sizes
+        """Row-major offsets in an operand (0: x, 1: w, 2: the result) of all values of some indices; 0 for one it lacks."""
+        shapes = self.x.shape, self.w.shape, self.node.shape
         total = np.zeros((), np.int64)
         for c in letters:
-            step = prod(shape[own.index(c) + 1 :]) if c in own else 0
-            total = total[..., None] + np.arange(sizes[c]) * step
+            size = next(s[own.index(c)] for own, s in zip(self.letters, shapes, strict=True) if c in own)
+            total = total[..., None] + np.arange(size) * self._step(operand, c)
         return total.reshape(-1)
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {c: n for own, r in zip(self.letters, (self.x, self.w), strict=False) for c, n in zip(own, r.shape, strict=True)}
+    def _step(self, operand: int, c: str) -> int:
+        own = self.letters[operand]
+        return prod((self.x.shape, self.w.shape, self.node.shape)[operand][own.index(c) + 1 :]) if c in own else 0
 
-    def groups(self) -> tuple[list[str], list[str], list[str], list[str]]:
-        """Letters of experts, rows, outputs, inputs; along rows the weights don't change."""
-        a, w, out = self.letters
-        fixed = {c for c in w if not any(self.w.layout.strides(w.index(c)))}
-        experts = [c for c in out if c in a and c in w and c not in fixed]
-        rows = [c for c in out if c in a and c not in experts]
-        return experts, rows, [c for c in out if c not in a], [c for c in a if c in w and c not in out]
+    def behind(self, operand: int, index: Array) -> Array:
+        """[n, K]: the elements of x (0) or w (1) whose products make the elements `index` of the result."""
+        place = zip(self.letters[2], np.unravel_index(index, self.node.shape), strict=True)
+        fixed = sum((p * self._step(operand, c) for c, p in place), np.zeros(len(index), np.int64))
+        return np.asarray(fixed[:, None] + self.offsets(operand, self.inputs))
 
 
 def gathered(r: Ref) -> Node | None:
     """The Gather that picks constants by computed indices, where r shows one."""
     node = r.node
-    picks = isinstance(node.op, Gather) and isinstance(node.operands[0].op, Const) and node.op.axis == 0 and not node.op.elements
-    return node if picks else None
+    picks = isinstance(node.op, Gather) and node.op.axis == 0 and not node.op.elements
+    return node if picks and isinstance(node.operands[0].op, Const) else None
 
 
 def product(node: Node) -> Product | None:
@@ -113,11 +126,10 @@ def product(node: Node) -> Product | None:
     if not isinstance(node.op, Contract):
         return None
     (a, b), (first, second, out) = node.operands, node.op.letters
-    for x, w, letters in ((a, b, (first, second, out)), (b, a, (second, first, out))):
+    for x, w, own, other in ((a, b, first, second), (b, a, second, first)):
         if not isinstance(x.op, Const) and (isinstance(w.op, Const) or gathered(w)):
-            own, other, _ = letters
-            if all(c in out or c in other for c in own) and all(c in out or c in own for c in other):
-                return Product(node, x, w, letters)
+            if set(own) <= set(out + other) and set(other) <= set(out + own):
+                return Product(node, x, w, (own, other, out))
     return None
 
 
@@ -130,6 +142,9 @@ def biased(node: Node) -> tuple[Product, Ref, Ref | None] | None:
             if (isinstance(b.op, Const) or gathered(b)) and (found := product(x.node)) and x.layout.size == x.node.size:
                 return found, x, b
     return None
+
+
+# --- what lies between two products --------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -153,28 +168,27 @@ def expression(r: Ref, index: Array, leaves: dict[Any, Leaf]) -> Function:
         return memo[key]
 
     def made(node: Node, index: Array, key: Any) -> Function:
-        if isinstance(node.op, Const):
-            numbers = node.op.flat[index]
-            return lambda values: numbers
+        op = node.op
+        if isinstance(op, Const):
+            constants = numbers(node.ref, index)
+            return lambda values: constants
         if layer := biased(node):
             found, shown, b = layer
             place = len(leaves)
-            leaves[key] = Leaf(found, at(shown, index), None if b is None else b.node.op.flat[at(b, index)])
+            leaves[key] = Leaf(found, at(shown, index), None if b is None else numbers(b, index))
             return lambda values: values[place]
-        if isinstance(node.op, Map):
-            parts = [of(x, index) for x in node.operands]
-            function = FUNCTION[node.op.function]
+        if isinstance(op, Map):
+            parts, function = [of(x, index) for x in node.operands], FUNCTION[op.function]
             return lambda values: function(*(p(values) for p in parts))
-        if isinstance(node.op, Copy):
+        if isinstance(op, Copy):
             return of(node.operands[0], index)
-        if isinstance(node.op, Concat):
-            place = list(np.unravel_index(index, node.shape))
-            along = place[node.op.axis]
+        if isinstance(op, Concat):
+            places = list(np.unravel_index(index, node.shape))
             for x in node.operands:
-                n = x.shape[node.op.axis]
-                if along.size and 0 <= along.min() and along.max() < n:
-                    return of(x, np.ravel_multi_index([along if i == node.op.axis else p for i, p in enumerate(place)], x.shape))
-                along = along - n
+                along, size = places[op.axis], x.shape[op.axis]
+                if 0 <= along.min() and along.max() < size:
+                    return of(x, np.asarray(np.ravel_multi_index(places, x.shape)))
+                places[op.axis] = along - size
         raise NoExpert
 
     return of(r, index)
@@ -193,76 +207,57 @@ def activation(one: Function, every: Function, inputs: int) -> tuple[Activation,
     raise NoExpert
 
 
+# --- experts -------------------------------------------------------------------------------------------------------
+
+
 def parse(t: Builder, node: Node) -> list[Expert]:
     """The experts whose outputs `node` holds, none where it is no such value."""
     layer = biased(node)
     if layer is None:
         return []
     try:
-        if pick := gathered(layer[0].w):
-            return _picked(t, node, layer[0], pick)
-        return _static(node, *layer)
+        pick = gathered(layer[0].w)
+        return _picked(t, node, layer[0], pick) if pick else _static(node, *layer)
     except NoExpert:
         return []
 
 
 def _static(node: Node, last: Product, shown: Ref, bias: Ref | None) -> list[Expert]:
-    experts, rows, outputs, inputs = last.groups()
-    if not inputs or not outputs or not isinstance(last.w.op, Const):
+    if not last.inputs or not last.outputs:
         raise NoExpert
-    back = np.argsort(at(shown, np.arange(node.size))) if not shown.whole else np.arange(node.size)
-    e_x, r_x, h_x = (last.offsets(0, g) for g in (experts, rows, inputs))
-    e_y, r_y, d_y = (last.offsets(2, g) for g in (experts, rows, outputs))
-    e_w, d_w, h_w = (last.offsets(1, g) for g in (experts, outputs, inputs))
+    back = np.arange(node.size) if shown.whole else np.argsort(at(shown, np.arange(node.size)))
+    e_x, r_x, h_x = (last.offsets(0, g) for g in (last.experts, last.rows, last.inputs))
+    e_y, r_y, d_y = (last.offsets(2, g) for g in (last.experts, last.rows, last.outputs))
+    e_w, d_w, h_w = (last.offsets(1, g) for g in (last.experts, last.outputs, last.inputs))
     found = []
     for e in range(len(e_x)):
-        leaves: dict[Any, Leaf] = {}
-        function = expression(last.x, e_x[e] + r_x[0] + h_x, leaves)
-        if not 1 <= len(leaves) <= 2:
+        across: dict[Any, Leaf] = {}  # all hidden channels of one row
+        every = expression(last.x, e_x[e] + r_x[0] + h_x, across)
+        if not 1 <= len(across) <= 2:
             raise NoExpert
-        single = expression(last.x, e_x[e] + r_x[0] + h_x[:1], {})
-        act, order = activation(single, function, len(leaves))
-        column: dict[Any, Leaf] = {}
-        expression(last.x, e_x[e] + r_x + h_x[0], column)
-        parts, along = ([list(ls.values())[i] for i in order] for ls in (leaves, column))
-        sources = [_rows(p) for p in along]
-        if any(x.product.x.node is not sources[0][0] or not np.array_equal(s[1], sources[0][1]) for x, s in zip(parts, sources)):
+        act, order = activation(expression(last.x, e_x[e] + r_x[0] + h_x[:1], {}), every, len(across))
+        down: dict[Any, Leaf] = {}  # one hidden channel of all rows
+        expression(last.x, e_x[e] + r_x + h_x[0], down)
+        parts = [list(across.values())[i] for i in order]
+        reads = [(p.product.x.node, at(p.product.x, p.product.behind(0, p.index))) for p in down.values()]
+        if any(n is not reads[0][0] or not np.array_equal(places, reads[0][1]) for n, places in reads):
             raise NoExpert
         out = back[e_y[e] + r_y[:, None] + d_y]
+        first = parts[0].product
         found.append(
             Expert(
-                w1=[_weights(p) for p in parts],
+                w1=[numbers(p.product.w, p.product.behind(1, p.index)) for p in parts],
                 b1=[p.bias for p in parts],
-                w2=last.w.node.op.flat[at(last.w, e_w[e] + d_w[:, None] + h_w)],
-                b2=None if bias is None else bias.node.op.flat[at(bias, out[0])],
+                w2=numbers(last.w, e_w[e] + d_w[:, None] + h_w),
+                b2=None if bias is None else numbers(bias, out[0]),
                 act=act,
-                rows=sources[0][0],
-                places=sources[0][1],
+                rows=reads[0][0],
+                places=reads[0][1],
                 out=out,
-                label=parent(label(parts[0].product.node.source, parts[0].product.w)),
+                label=parent(label(first.node.source, first.w)),
             )
         )
     return found
-
-
-def _weights(leaf: Leaf) -> Array:
-    """[H, K] of the elements of a first layer."""
-    p = leaf.product
-    if not isinstance(p.w.op, Const):
-        raise NoExpert
-    place = dict(zip(p.letters[2], np.unravel_index(leaf.index, p.node.shape), strict=True))
-    own = p.letters[1]
-    fixed = sum(place[c] * prod(p.w.shape[own.index(c) + 1 :]) for c in own if c in place)
-    return p.w.node.op.flat[at(p.w, np.reshape(fixed, (-1, 1)) + p.offsets(1, p.groups()[3]))]
-
-
-def _rows(leaf: Leaf) -> tuple[Node, Array]:
-    """(what a first layer reads, where [R, K]) for elements [R] of it."""
-    p = leaf.product
-    place = dict(zip(p.letters[2], np.unravel_index(leaf.index, p.node.shape), strict=True))
-    own = p.letters[0]
-    fixed = sum(place[c] * prod(p.x.shape[own.index(c) + 1 :]) for c in own if c in place)
-    return p.x.node, at(p.x, np.reshape(fixed, (-1, 1)) + p.offsets(0, p.groups()[3]))
 
 
 def _picked(t: Builder, node: Node, last: Product, pick: Node) -> list[Expert]:
@@ -278,12 +273,12 @@ def _picked(t: Builder, node: Node, last: Product, pick: Node) -> list[Expert]:
     if len(named) != 1:
         raise NoExpert
     (base,) = named
+    rows = Product(last.node, last.x, t.full(last.w.shape, 0.0), last.letters).rows
+    places = at(last.w, last.offsets(1, rows)) // prod(data.shape[1:])
     found = []
     for e in range(data.shape[0]):
         experts = parse(t, rebuild(t, node.ref, {base: t.full(base.shape, e)}).node)
         if len(experts) != 1:
             raise NoExpert
-        _, rows, _, _ = Product(last.node, last.x, t.full(last.w.shape, 0.0), last.letters).groups()
-        places = at(last.w, last.offsets(1, rows)) // prod(data.shape[1:])
         found.append(replace(experts[0], pick=(index, places, e)))
     return found

@@ -7,38 +7,48 @@ needed. Here, late and once, these masks become row lists: `Route` makes them, k
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import graph
-from ..layers import Activation, Combine, Dispatch, Experts, Linear, Router, SlotExperts
+from ..layers import Combine, Dispatch, Experts, Linear, Router, SlotExperts
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
-from ..recognise.routers import ROUTER
+from ..recognise.routers import PLAIN, ROUTER
 from ..tensor import Node, Ref
 from .dense import like_input, whole_place
-from .lower import Rows
+from .lower import GONE, Rows
 from .views import Array, Place, Unsupported
 
-PLAIN = "in experts use linear, activation, linear"
+
+
+def router_place(b: Rows, node: Node) -> Place:
+    op, experts = node.op, node.shape[1]
+    assert isinstance(op, Router)
+    if op.score != "softmax" and experts > 1:
+        raise Unsupported(f"weights experts by the {op.score} of their logits", ROUTER)
+    if op.top_k > MAX_TOP_K or experts > MAX_EXPERTS:
+        most = f"at most the best {MAX_TOP_K} of at most {MAX_EXPERTS} are supported"
+        raise Unsupported(f"combines the best {op.top_k} of {experts} experts, {most}")
+    return whole_place(b, node)
+
+
+def router(b: Rows, node: Node, start: int, stop: int) -> str:
+    raise Unsupported("uses the weights of a router elsewhere than on the outputs of experts")
 
 
 def experts_place(b: Rows, node: Node) -> Place:
     """The rows of the tokens, in their order, which must be that of the logits."""
     x, gates, *_ = node.operands
-    router = gates.node.op
-    if not isinstance(router, Router) or not gates.whole:
+    if not isinstance(gates.node.op, Router) or not gates.whole:
         raise Unsupported("weights experts by something that no router makes")
-    place = like_input(b, node)
+    b.place(gates.node)
     _alike(b, x, gates.node.operands[0])
-    if router.score != "softmax" and gates.shape[1] > 1:
-        raise Unsupported(f"weights experts by the {router.score} of their logits", ROUTER)
-    if router.top_k > MAX_TOP_K or gates.shape[1] > MAX_EXPERTS:
-        most = f"at most the best {MAX_TOP_K} of at most {MAX_EXPERTS} are supported"
-        raise Unsupported(f"combines the best {router.top_k} of {gates.shape[1]} experts, {most}")
-    return place
+    return like_input(b, node)
 
 
 def _alike(b: Rows, x: Ref, logits: Ref) -> None:
-    (one, first, order), (other, start, turned) = b.tokens(x), b.tokens(logits)
+    (one, _, order), (other, _, turned) = b.tokens(x), b.tokens(logits)
     if b.missing(one) or b.missing(other):
         return
     same = np.array_equal(order, turned) if order is not None and turned is not None else order is turned
@@ -51,51 +61,46 @@ def experts(b: Rows, node: Node, start: int, stop: int) -> str:
 
 
 def _experts(b: Rows, node: Node) -> str:
-    x, gates, *parts = node.operands
-    weights = _weights(b, node, parts)
-    router = gates.node.op
+    x, gates, *parameters = node.operands
+    op = gates.node.op
+    if b.missing(gates.node) or not isinstance(op, Router):
+        return GONE
+    weights, form = _weights(b, node, parameters)
     logits, first, _ = b.tokens(gates.node.operands[0])
-    logits = b.identity(logits)
-    top_k = router.top_k
-    if router.score == "sigmoid":  # sigmoid(l) is the softmax of l and 0: a second expert, chosen too, gives zero
+    logits, top_k = b.identity(logits), op.top_k
+    if op.score == "sigmoid":  # sigmoid(l) is the softmax of l and 0: a second expert, chosen too, gives zero
         logits, top_k = _with_nothing(b, logits), 2
-        weights |= {k: _padded(b, w) for k, w in weights.items() if isinstance(w, np.ndarray)}
+        weights = {k: None if w is None else b.intern(np.concatenate([w, 0.0 * w])) for k, w in weights.items()}
     name = b.value(logits, first, first + gates.shape[0])
-    key = logits, first, top_k, router.renormalise
+    key = logits, first, top_k, op.renormalise
     if key not in b.routes:
         label = f"{logits.name}.route" if logits.name else ""
-        chosen = {"logits": name, "top_k": top_k, "renormalise": router.renormalise}
-        b.routes[key] = b.add(graph.Route, logits, label, "route", **chosen)
+        b.routes[key] = b.add(graph.Route, logits, label, "route", logits=name, top_k=top_k, renormalise=op.renormalise)
     inner, start, _ = b.tokens(x)
     tokens = b.value(inner, start, start + x.shape[0])
-    return b.add(graph.Experts, node, node.name, "experts", x=tokens, routing=b.routes[key], **weights)
+    return b.add(graph.Experts, node, node.name, "experts", x=tokens, routing=b.routes[key], **weights, **form)
 
 
-def _weights(b: Rows, node: Node, parts: list[Ref]) -> dict[str, object]:
-    act: Activation = node.op.act
+def _weights(b: Rows, node: Node, parameters: list[Ref]) -> tuple[dict[str, Array | None], dict[str, Any]]:
+    """(arrays, activation) as the row graph's nodes have them."""
+    op = node.op
+    assert isinstance(op, Experts | SlotExperts)
+    act = op.act
     form = {"gelu": "none", "gelu_tanh": "tanh", "silu": "sigmoid", "relu": "relu"}.get(act.form)
-    if node.op.gated:
+    if op.gated:
         raise Unsupported("an expert is a gated MLP (SwiGLU, GEGLU)", PLAIN)
     if form is None or (form == "relu" and act.slope) or (form == "sigmoid" and act.slope <= 0):
         raise Unsupported(f"an expert's activation is {act.form}, which the machine has no table for", PLAIN)
-    names = dict(zip(("w1", "b1", "w2", "b2"), parts, strict=True))
+    names = dict(zip(("w1", "b1", "w2", "b2"), parameters, strict=True))
     arrays = {k: None if r.scalar == 0 and k[0] == "b" else b.array(r, "an expert's weight") for k, r in names.items()}
-    return arrays | {"form": form, "slope": act.slope if form == "sigmoid" else 1.0}
-
-
-def _padded(b: Rows, array: Array) -> Array:
-    return b.intern(np.concatenate([array, 0 * array]))
+    return arrays, {"form": form, "slope": act.slope if form == "sigmoid" else 1.0}
 
 
 def _with_nothing(b: Rows, logits: Node) -> Node:
     """A linear layer of one column with a second one, which is zero."""
     x, *parts = logits.operands
     b.t.name, b.t.source = logits.name, logits.source
-    return b.t.node(Linear(), x, *(b.t.const(np.concatenate([p.constant, 0 * p.constant])) for p in parts)).node
-
-
-def router(b: Rows, node: Node, start: int, stop: int) -> str:
-    raise Unsupported("uses the weights of a router elsewhere than on the outputs of experts")
+    return b.t.node(Linear(), x, *(b.t.concat([p, b.t.map("mul", p, 0.0)], 0) for p in parts)).node
 
 
 # --- soft mixtures ---
@@ -117,16 +122,15 @@ def dispatch(b: Rows, node: Node, start: int, stop: int) -> str:
     inner, keys, weight, _ = _scores(b, logits)
     source, first, _ = b.tokens(x)
     label = f"{inner.name}.dispatch" if inner.name else ""
-    tokens = b.value(source, first, first + x.shape[0])
-    return b.rows_of(node, start, stop, lambda: b.add(graph.Dispatch, inner, label, "dispatch", keys=keys, x=tokens, weight=weight))
+    fields = {"keys": keys, "x": b.value(source, first, first + x.shape[0]), "weight": weight}
+    return b.rows_of(node, start, stop, lambda: b.add(graph.Dispatch, inner, label, "dispatch", **fields))
 
 
 def slot_experts(b: Rows, node: Node, start: int, stop: int) -> str:
     x, *parts = node.operands
-    weights = _weights(b, node, parts)
-    return b.rows_of(
-        node, start, stop, lambda: b.add(graph.SlotExperts, node, node.name, "experts", x=b.value(x.node), **weights)
-    )
+    weights, form = _weights(b, node, parts)
+    made = {**weights, **form}
+    return b.rows_of(node, start, stop, lambda: b.add(graph.SlotExperts, node, node.name, "experts", x=b.value(x.node), **made))
 
 
 def combine(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -142,7 +146,7 @@ def combine(b: Rows, node: Node, start: int, stop: int) -> str:
 
 
 KINDS = {
-    Router: (whole_place, router),
+    Router: (router_place, router),
     Experts: (experts_place, experts),
     Dispatch: (whole_place, dispatch),
     SlotExperts: (whole_place, slot_experts),

@@ -110,8 +110,9 @@ def _sums(layout: Layout, width: int, down: bool) -> Array:
 def as_rows(view: View) -> tuple[Array, Array]:
     """(row of each row, columns) of a view [R, C] of which every row shows the same columns of one row."""
     rows, columns = view.rows, view.columns
-    if (rows != rows[:, :1]).any() or (columns != columns[:1]).any():
-        if (rows[0] != rows[0, 0]).any():
+    if rows.ndim != 2 or (rows != rows[:, :1]).any() or (columns != columns[:1]).any():
+        flat = (rows * (columns.max() + 1) + columns).reshape(-1)
+        if rows.ndim == 2 and (rows[0] != rows[0, 0]).any() and np.bincount(flat).max() == 1:
             hint = "keep one grid of tokens from the patch embedding to the end"
             raise Unsupported("joins the channels of several tokens in one (patch merging)", hint)
         raise Unsupported("its input is not tokens by channels")

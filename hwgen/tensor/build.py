@@ -217,7 +217,7 @@ class Builder:
         if -1 in wanted:
             rest = -prod(wanted)
             wanted[wanted.index(-1)] = x.layout.size // rest if rest else 0
-        if prod(wanted) != x.layout.size:
+        if prod(wanted) != x.layout.size or min(wanted, default=0) < 0:
             raise ValueError(f"{list(x.shape)} does not reshape to {list(shape)}")
         layout = x.layout.reshape(tuple(wanted))
         return x.move(layout) if layout is not None else self.reshape(self.copy(x), wanted)

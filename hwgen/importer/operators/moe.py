@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from ...layers import Activation, Experts, Router
 from ...tensor import Ref
 from ..rules import Context, Op, Unsupported, rule
