@@ -72,7 +72,9 @@ def _match(t: Builder, node: Node, forms: tuple[str, ...]) -> Ref | None:
 
 def _bends(node: Node, depth: int = 8) -> bool:
     """Whether a function that is not linear is among the last steps."""
-    if not pointwise(node) or is_map(node, "erf", "tanh", "sigmoid", "softplus", "exp", "max", "min", "where", "abs", "sin", "cos"):
+    if not pointwise(node) or is_map(
+        node, "erf", "tanh", "sigmoid", "softplus", "exp", "max", "min", "where", "abs", "sin", "cos"
+    ):
         return pointwise(node)
     return depth > 0 and (layer(node, Activation, Clip) or any(_bends(r.node, depth - 1) for r in node.operands))
 

@@ -21,7 +21,6 @@ from .lower import GONE, Rows
 from .views import Array, Place, Unsupported
 
 
-
 def router_place(b: Rows, node: Node) -> Place:
     op, experts = node.op, node.shape[1]
     assert isinstance(op, Router)
