@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from . import boards, explore, files, intgraph_io, levels, registers, report, report_html, tensor, vendor
+from . import boards, explore, files, intgraph_io, levels, leveltext, listing, registers, report, report_html, tensor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
 from .graph import Graph, without_range
-from .graph import text as graph_text
 from .importer.external import fingerprint
 from .intgraph import IntGraph
-from .planner import Arrangement, arrange, arranged, check_batch
+from .mapping import Mapping, check_batch, choose, mapped
 from .program import Program, check_target, write_bundle
+from .qgraph import QGraph
 from .quantise.options import Quantisation
 
 GRAPH_FILE = "graph.bin"
@@ -50,8 +54,9 @@ class Build:
     compiled: dict[str, levels.Compiled] = field(default_factory=dict)  # T, L and rows, until the graphs are proven
     graphs: dict[str, Graph] = field(default_factory=dict)
     images: dict[str, np.ndarray] | None = None
+    quantised: dict[str, QGraph] = field(default_factory=dict)
     integers: dict[str, IntGraph] = field(default_factory=dict)
-    arrangement: Arrangement | None = None
+    mapping: Mapping | None = None
     program: Program | None = None
     verilog: dict[str, str] = field(default_factory=dict)
     report: dict = field(default_factory=dict)
@@ -64,10 +69,10 @@ def _import(build: Build) -> str:
     models = dict(build.models)
     build.models = {}
     for task, path in models.items():
-        for name, numbers in levels.tasks(path, **options).items():
+        for name, compiled in levels.tasks(path, **options).items():
             task_name = ".".join(filter(None, (task, name)))
-            build.models[task_name], build.numbers[task_name] = path, numbers
-            build.compiled[task_name] = levels.compiled(path, fixed=numbers, **options)
+            build.models[task_name], build.numbers[task_name] = path, compiled.numbers
+            build.compiled[task_name] = compiled
     programs = {task: compiled.complete("tensor") for task, compiled in build.compiled.items()}
     return ", ".join(f"{_called(build, task)}: {len(t.nodes())} nodes" for task, t in programs.items())
 
@@ -97,10 +102,17 @@ def _calibrate(build: Build) -> str:
 
 
 def _quantise(build: Build) -> str:
-    from .select import integers
+    from .quantise import quantise
 
-    build.integers = integers(build.graphs, build.images, build.quantisation)
-    return f"{sum(len(graph.ops) for graph in build.integers.values())} integer operations"
+    build.quantised = quantise(build.graphs, build.images, build.quantisation)
+    return f"{sum(len(graph.nodes) for graph in build.quantised.values())} integer operations"
+
+
+def _select(build: Build) -> str:
+    from .select import select
+
+    build.integers = {task: select(graph) for task, graph in build.quantised.items()}
+    return f"{sum(len(graph.ops) for graph in build.integers.values())} operations of the machine"
 
 
 def _configure(build: Build) -> str:
@@ -109,7 +121,7 @@ def _configure(build: Build) -> str:
     if not build.search:
         if build.fixed or build.board.config:
             try:
-                _arrange(build)
+                _map(build)
                 if over := explore.excess(build.config, build.board):
                     advice = explore.advise(build.integers, build.board, build.config, build.batch)
                     build.warnings.append(f"the Config is too large for {name}, {over}; {advice}")
@@ -124,7 +136,7 @@ def _configure(build: Build) -> str:
     points = explore.explore(build.integers, build.board, batches=(build.batch,), workers=explore.default_workers())
     best = explore.choose(points)
     build.config = best.config
-    _arrange(build)
+    _map(build)
     c = build.config
     return (
         f"explored, as {why}: array {c.array_outputs} x {c.array_inputs}, scratchpad {c.banks} x {c.bank_words}, of "
@@ -133,23 +145,45 @@ def _configure(build: Build) -> str:
     )
 
 
-def _arrange(build: Build) -> None:
+def _map(build: Build) -> None:
     memory = of_board(build.board, build.config)
-    _, build.arrangement = arrange(build.integers, build.config, memory, build.batch)
+    build.mapping = choose(build.integers, build.config, memory, build.batch).mapping
 
 
 def _schedule(build: Build) -> str:
-    build.program = arranged(build.integers, build.config, build.arrangement, build.batch)
+    build.program = mapped(build.integers, build.config, build.mapping, build.batch)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
-    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.arrangement.text(build.batch)}"
+    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.mapping.text(build.batch)}"
+
+
+RTL_SOURCES = ("rtl", "config.py", "isa.py", "latency.py", "memories.py", "numerics.py", "registers.py")
 
 
 @lru_cache(maxsize=8)
 def verilog(config: Config) -> dict[str, str]:
-    """File name -> Verilog of the machine; the longest step of a build, so a process does it once per Config."""
+    """File name -> Verilog of the machine. The longest step of a build: it is kept by Config and by what makes it."""
+    from sim.simulators import cache_directory
+
+    here = Path(__file__).parent
+    sources = [p for name in RTL_SOURCES for p in [here / name, *sorted((here / name).rglob("*.py"))] if p.is_file()]
+    sources += sorted((here.parent / "rtl_templates").glob("*.v"))
+    digest = hashlib.sha256(json.dumps([config.to_dict(), version("amaranth")], sort_keys=True).encode())
+    for path in sources:
+        digest.update(path.read_bytes())
+    kept = cache_directory() / "verilog" / f"{digest.hexdigest()[:32]}.json.gz"
+    try:
+        return json.loads(gzip.decompress(kept.read_bytes()))
+    except (OSError, EOFError, ValueError, zlib.error):
+        pass  # not kept yet, or not to be read
     from .rtl.top import emit
 
-    return emit(config)
+    made = emit(config)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(kept, gzip.compress(json.dumps(made).encode(), 1, mtime=0))
+    except (OSError, UserError):
+        pass  # a cache that cannot be written costs time only
+    return made
 
 
 def _rtl(build: Build) -> str:
@@ -163,6 +197,8 @@ def _report(build: Build) -> str:
 
 
 def _bundle(build: Build) -> str:
+    from . import vendor
+
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
     contents |= vendor.scripts(build.config, build.board, list(contents))
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
@@ -190,6 +226,7 @@ STEPS: dict[str, Callable[[Build], str]] = {
     "recognise": _recognise,
     "calibrate": _calibrate,
     "quantise": _quantise,
+    "select": _select,
     "configure": _configure,
     "schedule": _schedule,
     "rtl": _rtl,
@@ -200,7 +237,10 @@ STEPS: dict[str, Callable[[Build], str]] = {
 LEVELS: dict[str, tuple[str, str, Callable[[Build], dict[str, str]]]] = {
     "tensor": ("T", "import", lambda b: {task: tensor.text(c.levels["tensor"]) for task, c in b.compiled.items()}),
     "layers": ("L", "recognise", lambda b: {task: tensor.text(c.levels["layers"]) for task, c in b.compiled.items()}),
-    "rows": ("R", "recognise", lambda b: {task: graph_text(graph) for task, graph in b.graphs.items()}),
+    "rows": ("R", "recognise", lambda b: {task: leveltext.text(graph) for task, graph in b.graphs.items()}),
+    "integers": ("Q", "quantise", lambda b: {task: leveltext.text(graph) for task, graph in b.quantised.items()}),
+    "machine": ("M", "select", lambda b: {task: leveltext.text(graph) for task, graph in b.integers.items()}),
+    "program": ("P", "schedule", lambda b: {task: listing.text(b.program, task) for task in b.program.tasks}),
 }
 
 

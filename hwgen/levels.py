@@ -37,6 +37,11 @@ class Compiled:
     levels: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The integer inputs that select this task."""
+        return {name: int(value.reshape(-1)[0]) for name, value in self.model.fixed.items()}
+
     def until(self, last: str) -> Compiled:
         """The passes up to `last` that have not run yet, each on what the one before left; itself."""
         value: Any = self.model
@@ -101,8 +106,8 @@ def import_model(path: str | Path, confirmed: bool = True, **options: Any) -> gr
 def check(path: str | Path, **options: Any) -> list[Finding]:
     """Every node that hwgen cannot build, of all tasks; empty if it can build all. Raises UserError for a bad file."""
     found: dict[Finding, None] = {}
-    for numbers in tasks(path, **options).values():
-        found |= dict.fromkeys(compiled(path, fixed=numbers, **options).until(PASSES[-1][0]).findings)
+    for one in tasks(path, **options).values():
+        found |= dict.fromkeys(one.until(PASSES[-1][0]).findings)
     return list(found)
 
 
@@ -122,18 +127,19 @@ def refusal(path: str | Path, findings: list[Finding]) -> str:
 # --- tasks ---------------------------------------------------------------------------------------------------------
 
 
-def tasks(path: str | Path, **options: Any) -> dict[str, dict[str, int]]:
-    """Task name -> values of the integer inputs that select it; {"": {}} where the file has no such input.
+def tasks(path: str | Path, **options: Any) -> dict[str, Compiled]:
+    """The tasks of a file by name, before the first pass; one named "" where no integer input selects them.
 
     The values of an input are 0, 1, ... while each computes something else than those before and is no index out of
-    range. Several inputs give the product of their values.
+    range. Several inputs give the product of their values, which `Compiled.numbers` tells.
     """
-    names = load(path, **options).numbers
+    whole = compiled(path, **options)
+    names = whole.model.numbers
     found: dict[str, dict[str, int]] = {"": {}}
     for name in names:
         values = range(_count(Path(path), name, {other: 0 for other in names if other != name}, options))
         found = {f"{task}{name}{v}": {**numbers, name: v} for task, numbers in found.items() for v in values}
-    return found
+    return {task: compiled(path, fixed=numbers, **options) if names else whole for task, numbers in found.items()}
 
 
 def _count(path: Path, name: str, others: dict[str, int], options: dict[str, Any]) -> int:

@@ -6,7 +6,9 @@ is `hwgen.numerics`: `hwgen.select` turns nodes into operations of the machine, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -69,18 +71,18 @@ class Matrix:
             w8, scales, _ = converted(w8.of(values), Convert.ROW if col is None else Convert.STATIC)
             col = scales if col is None else col
         if self.row is not None:
-            row, exponent = np.broadcast_to(np.asarray(self.row, np.int64), len(x)), np.zeros(len(x), np.int64)
+            row, exponent = np.broadcast_to(np.int64(self.row), len(x)), np.zeros(len(x), np.int64)
         row = row if gate is None else num.gated_scale(row, gate)
         bias = 0 if self.bias is None else np.asarray(self.bias, np.int64)
         shift = self.shift + exponent[:, None]
         return num.requantise(num.product(x8, w8), np.asarray(col, np.int64), row[:, None], shift, bias)
 
 
-def converted(x: Array, convert: Convert) -> tuple[Array, Array | None, Array]:
-    """int8 operand of int16 rows, each row's multiplier (None for STATIC) and the exponent that goes with it."""
+def converted(x: Array, convert: Convert) -> tuple[Array, Array, Array]:
+    """int8 operand of int16 rows, each row's multiplier (none for STATIC) and the exponent that goes with it."""
     none = np.zeros(len(x), np.int64)
     if convert == Convert.STATIC:
-        return num.quantise_static(x), None, none
+        return num.quantise_static(x), none, none
     if convert == Convert.ROW:
         return *num.quantise_rows(x, num.row_max_abs(x)), none
     p = num.probabilities(x, x.max(axis=1))
@@ -122,8 +124,8 @@ class Image(Node):
     pads: patches.Pads = (0, 0, 0, 0)
 
     def evaluate(self, values: dict[str, Array]) -> Array:
-        pixels = num.quantise_image(patches.pad(values[self.image].astype(np.float64), self.pads), self.step, self.offset)
-        return patches.patchify(pixels, self.patch, self.stride)
+        pixels = patches.pad(values[self.image].astype(np.float64), self.pads)
+        return patches.patchify(num.quantise_image(pixels, self.step, self.offset), self.patch, self.stride)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,7 @@ class Product(Node):
         y = y if self.act is None else num.gelu(y, *self.act)
         if self.add is None:
             return y
-        whole = self.add.of(values).copy()
+        whole: Array = self.add.of(values).copy()
         rows = slice(self.at, self.at + len(y))
         whole[rows] = num.add_residual(whole[rows], y)
         return whole
@@ -181,9 +183,9 @@ class Norm(Node):
     heads: int = 1
 
     def evaluate(self, values: dict[str, Array]) -> Array:
-        parts = (np.split(a, self.heads, axis=-1) for a in (self.x.of(values), self.gamma, self.beta))
-        found = [num.layer_norm(*part, self.epsilon, self.centred) for part in zip(*parts, strict=True)]
-        return np.concatenate(found, axis=1)
+        x, gamma, beta = (np.split(a, self.heads, axis=-1) for a in (self.x.of(values), self.gamma, self.beta))
+        heads = zip(x, gamma, beta, strict=True)
+        return np.concatenate([num.layer_norm(*head, self.epsilon, self.centred) for head in heads], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +244,7 @@ class Route(Node):
     top_k: int
     renormalise: bool
 
-    def evaluate(self, values: dict[str, Array]):
+    def evaluate(self, values: dict[str, Array]) -> Any:
         return num.route(self.logits.of(values), self.top_k, self.renormalise)
 
 
@@ -267,19 +269,20 @@ class Experts(Node):
         x = self.x.of(values)
 
         def expert(e: int, rows: Array, gate: Array | None) -> Array:
-            h = num.gelu(self.first[e].times(rows, Convert.ROW, values), *self.act)
-            return self.second[e].times(h, Convert.ROW, values, gate)
+            h, second = num.gelu(self.first[e].times(rows, Convert.ROW, values), *self.act), self.second[e]
+            return np.zeros((len(rows), 1), np.int16) if second is None else second.times(h, Convert.ROW, values, gate)
 
         if self.route is None or self.add is None:
             return np.concatenate([expert(e, rows, None) for e, rows in enumerate(np.split(x, len(self.first)))])
-        y, (experts, scores) = self.add.of(values).copy(), values[self.route.value]
+        y: Array = self.add.of(values).copy()
+        experts, scores = values[self.route.value]
         if self.gates is not None:
             dense = np.zeros((len(x), len(self.first)), np.int64)
             np.put_along_axis(dense, experts, num.saturate(scores, num.INT16_MAX), axis=1)
             y = num.add_residual(y, self.gates.times(dense.astype(np.int16), Convert.STATIC, values))
         for e in range(len(self.first)):
             tokens, slot = np.nonzero(experts == e)
-            if len(tokens) and self.second[e] is not None:
+            if len(tokens):
                 y[tokens] = num.add_residual(y[tokens], expert(e, x[tokens], scores[tokens, slot]))
         return y
 
@@ -326,7 +329,7 @@ def verify(graph: QGraph) -> None:
     """Raise ValueError naming the node whose operands, shapes or numbers are inconsistent."""
     known: set[str] = set()
 
-    def need(condition, node, message):
+    def need(condition: bool, node: Node, message: str) -> None:
         if not condition:
             raise ValueError(f"{node.name}: {message}")
 
@@ -350,7 +353,7 @@ def verify(graph: QGraph) -> None:
                     _check(graph, node, m, need)
 
 
-def _check(graph: QGraph, node: Node, m: Matrix, need) -> None:
+def _check(graph: QGraph, node: Node, m: Matrix, need: Callable[[bool, Node, str], None]) -> None:
     """The numbers of a matrix fit the machine."""
     need(num.SHIFT_MIN <= m.shift <= num.SHIFT_MAX, node, f"shift {m.shift}")
     for what, number, low, high in (

@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("hwgen", "sim", "host", "boards", "rtl_templates")
-TOP_LEVEL = {*PACKAGES, "tests", ".ci", ".gitignore", "pyproject.toml", "README.md", "LICENSE"}
+TOP_LEVEL = {
+    *(*PACKAGES, "tests", "docs", "findings", ".ci", ".gitignore", "pyproject.toml", "README.md", "CONTRIBUTING.md"),
+    *("CHANGELOG.md", "LICENSE"),
+}
 TESTS = {"boards", "hwgen", "rtl", "sim", "host", "system", "bench"}
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TEXT = {".py", ".v", ".vh", ".toml", ".md", ".cpp", ".h", ".tcl", ".html", ""}
@@ -20,6 +23,7 @@ MAX_LINES = 500
 HWGEN = {
     "": "",
     "errors": "",
+    "arguments": "errors",
     "numerics": "",
     "patches": "",
     "isa": "numerics",
@@ -32,25 +36,34 @@ HWGEN = {
     "registers": "config isa",
     "counts": "config isa",
     "energy": "config numerics",
-    "fuse": "graph numerics patches",
-    "frontend": "errors fuse graph",
+    "tensor": "",
+    "layers": "tensor",
+    "importer": "errors layers tensor",
+    "recognise": "errors importer layers tensor",
+    "rows": "errors graph layers numerics recognise tensor",
+    "proof": "errors graph importer tensor",
+    "levels": "errors graph importer proof recognise rows tensor",
     "qgraph": "isa numerics patches",
     "quantise": "errors graph isa numerics qgraph",
     "select": "graph intgraph isa numerics qgraph quantise",
+    "leveltext": "isa",
     "compare": "errors graph intgraph numerics",
-    "intgraph_io": "errors intgraph isa",
+    "intgraph_io": "errors intgraph leveltext",
     "program": "config errors files isa patches",
     "schedule": "config errors intgraph isa numerics program",
-    "rtl": "config errors isa numerics registers",
+    "latency": "config numerics",
+    "memories": "config isa numerics",
+    "rtl": "config errors isa latency memories numerics registers",
     "timeline": "config counts isa",
     "dram": "boards config errors",
-    "arrange": "intgraph isa",
-    "cost": "config counts dram intgraph isa rtl timeline",  # the latencies that the units state
-    "planner": "arrange config cost dram errors intgraph program rtl schedule",
-    "resources": "boards config numerics rtl",  # the shapes that the units are built with
-    "explore": "boards config cost dram energy errors intgraph isa planner resources rtl schedule timeline",
+    "cost": "config counts dram isa latency memories timeline",
+    "listing": "isa program",
+    "mapping": "config cost dram errors intgraph isa latency program schedule",
+    "resources": "boards config latency memories numerics",
+    "explore": "boards config cost dram energy errors intgraph isa latency mapping resources schedule timeline",
     "synth": "boards config errors",
     "bitstream": "boards config errors files rtl synth",
+    "timing": "boards errors files synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",
@@ -67,13 +80,14 @@ SIM = {
 NUMPY = {"numpy", "scipy"}
 LIBRARIES = {
     "hwgen.rtl": {"amaranth"},
-    "hwgen.frontend": NUMPY | {"onnx", "google", "onnxruntime"},
-    "hwgen.fuse": {"numpy", "onnx"},
+    "hwgen.importer": NUMPY | {"onnx", "google", "onnxruntime"},
     "hwgen.explore": {"distributed"},  # where a cluster is asked for
     "hwgen.example": {"numpy", "onnx"},
+    "hwgen.timing": NUMPY | {"tomli", "tomllib"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
     "hwgen.config": set(),
     "hwgen.cli": set(),
+    "hwgen.arguments": set(),
     "hwgen.doctor": {"find_libpython"},
     "hwgen": NUMPY,
     "sim": {"numpy", "cocotb", "cocotb_tools", "pynq"},
@@ -88,22 +102,25 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> set[str]:
-    """Absolute names of everything that a module imports, wherever in it the import stands."""
+def named(path: Path) -> list[list[str]]:
+    """What each import of a module names, wherever in it the import stands: absolute names, the most exact first."""
     package = name_of(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    names = set()
+    found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            found += [[alias.name] for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            names.update(f"{module}.{alias.name}" for alias in node.names)
-            if node.module:
-                names.add(module)
-    return names
+            found += [[f"{module}.{alias.name}", *([module] if node.module else [])] for alias in node.names]
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of everything that a module imports."""
+    return {name for names in named(path) for name in names}
 
 
 def hwgen_parts(path: Path) -> set[str]:
@@ -141,6 +158,19 @@ def test_layers_have_no_cycle():
         done.add(part)
 
 
+def test_files_have_no_circle():
+    """Nor do imports inside functions make one: a file can be read after those that it names, and only those."""
+    files = {name_of(path): path for path in MODULES}
+    reads = {
+        name: {next((n for n in names if n in files), name) for names in named(path)} - {name}
+        for name, path in files.items()
+    }
+    while ready := [name for name, others in reads.items() if not others & reads.keys()]:
+        for name in ready:
+            del reads[name]
+    assert not reads, f"a circle among, or before: {sorted(reads)}"
+
+
 @pytest.mark.parametrize("path", modules("sim"), ids=identify)
 def test_sim_reads_contracts_and_no_hardware(path):
     """The Verilog that it simulates is text to it; it neither compiles networks nor talks to boards."""
@@ -167,6 +197,12 @@ def test_the_command_line_starts_without_any_library():
     run = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
     assert run.returncode == 1, run.stderr
     assert "MISSING   numpy" in run.stdout and "pip install 'numpy" in run.stdout
+
+
+def test_only_the_rtl_loads_amaranth():
+    code = "import sys, hwgen.build, hwgen.cost, hwgen.explore, hwgen.mapping; sys.exit('amaranth' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("path", MODULES, ids=identify)

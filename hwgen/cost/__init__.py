@@ -6,6 +6,6 @@ described in `units` and `matmul`, memory in `traffic`, the run in `simulation`.
 """
 
 from .simulation import Estimate, balanced, estimate
-from .units import pipeline, post_entry, vector_cycles
+from .units import vector_cycles
 
-__all__ = ["Estimate", "balanced", "estimate", "pipeline", "post_entry", "vector_cycles"]
+__all__ = ["Estimate", "balanced", "estimate", "vector_cycles"]

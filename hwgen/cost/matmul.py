@@ -8,16 +8,10 @@ from collections.abc import Callable, Iterator
 from .. import isa
 from ..config import Config
 from ..isa import ColScale
-from ..rtl.issue import QUEUE_DEPTH as ISSUE_QUEUE
-from ..rtl.issue import ROW_GAP
-from ..rtl.post import PostProcessor
-from ..rtl.read_slot import ReadSlot
-from ..rtl.reader import RowQuantiser
-from ..rtl.tiles import WORDS_PER_CYCLE
+from ..latency import ISSUE_QUEUE, PARAMS_USED, QUANTISER, READ_SLOT, ROW_GAP, WORDS_PER_CYCLE, pipeline, post_entry
 from ..timeline import CAUSES
 from .events import Clock
 from .traffic import Traffic
-from .units import pipeline, post_entry
 
 # Steps of the control logic between the pipelines, whose latencies the units state.
 TILE_STEPS = PARAMS_STEPS = 2  # of the tile loader, from a tile's last word to the next tile's, or its parameters', first
@@ -113,7 +107,7 @@ class MatmulUnit:
             yield from self._empty(insn, job, first_row, done, idle)
             return
         streamed = insn.w_source == isa.WeightSource.STREAM
-        path = 0 if streamed else ReadSlot.LATENCY + RowQuantiser.LATENCY
+        path = 0 if streamed else READ_SLOT + QUANTISER
         shared = not streamed and self._meet(insn.x, insn.x_pitch, rows, insn.w, insn.w_pitch, insn.outputs)
         residual = insn.residual and self._meet(insn.x, insn.x_pitch, rows, insn.res, insn.res_pitch, rows)
         blocks = -(-insn.outputs // c.array_outputs)
@@ -121,7 +115,7 @@ class MatmulUnit:
         time = job  # the tile loader's state before the next tile
         for block in range(blocks):
             columns = min(c.array_outputs, insn.outputs - block * c.array_outputs)
-            time = max(time, self.taken, self.bank_users[0] + self.depth + PostProcessor.USED_LATENCY) + PARAMS_STEPS
+            time = max(time, self.taken, self.bank_users[0] + self.depth + PARAMS_USED) + PARAMS_STEPS
             if insn.col_source == ColScale.PARAMETERS:
                 yield from self._pop(c.param_words(columns), time)
                 time = self.clock.now

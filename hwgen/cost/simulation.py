@@ -10,9 +10,8 @@ from ..config import Config
 from ..counts import data_beats
 from ..dram import Dram
 from ..isa import Unit
-from ..rtl.arbiter import MOST_BEATS
-from ..rtl.memories import FETCH_QUEUE
-from ..rtl.sequencer import FETCH_BATCH
+from ..latency import FETCH_BATCH, MOST_BEATS
+from ..memories import FETCH_QUEUE
 from ..timeline import Span
 from .events import Clock
 from .matmul import MatmulUnit, banks

@@ -12,8 +12,7 @@ from itertools import islice
 
 from ..config import Config
 from ..dram import CREDIT_BEATS, Dram
-from ..rtl.arbiter import COMMANDS
-from ..rtl.tiles import WORDS_PER_CYCLE
+from ..latency import COMMANDS, WORDS_PER_CYCLE
 from .events import Action, Clock
 
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place

@@ -5,29 +5,12 @@ from __future__ import annotations
 from .. import isa
 from ..config import Config
 from ..counts import data_beats
-from ..rtl.accumulator import Accumulator
-from ..rtl.array import MacArray
-from ..rtl.norm import multiply_cycles, norm_cycles
-from ..rtl.ports import READ_LATENCY
-from ..rtl.post import PostProcessor
-from ..rtl.reader import RowReader
-from ..rtl.router import route_cycles
+from ..latency import multiply_cycles, norm_cycles, route_cycles
 
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
 LOAD_STEPS = 5  # of a load, from its start to its first command
 LOAD_END_STEPS = 8  # from its last beat to its end: queues, results visible
 STORE_STEPS = 13  # of a store likewise
-
-
-def post_entry(config: Config) -> int:
-    """Cycles from the issue of a row to its sums' entry into the post-processor."""
-    sums = RowReader.LATENCY + MacArray.latency_of(config) + Accumulator.LATENCY
-    return READ_LATENCY + max(sums, RowReader.ROW_MULT_LATENCY)
-
-
-def pipeline(config: Config) -> int:
-    """Cycles from the issue of a Matmul's last row until its results are visible to every reader."""
-    return post_entry(config) + PostProcessor.latency_of(config)
 
 
 def least_data_cycles(insn: isa.Insn, config: Config) -> int:

@@ -1,7 +1,7 @@
-"""Which Config runs a network best on a board: a price ranks all Configs that fit, the cycle model decides among the best.
+"""Which Config runs a network best on a board: a bound ranks all Configs that fit, the cycle model decides among the best.
 
-`space` lists the Configs that fit the board: array shapes with memories and ports. `work` prices them by what the network's
-operations cost if each unit worked alone. The best by price, and some smaller ones, are scheduled and followed by the
+`space` lists the Configs that fit the board: array shapes with memories and ports. `work` ranks them by what the network's
+operations cost if each unit worked alone. The best by this bound, and some smaller ones, are scheduled and followed by the
 cycle model (`points`); then come the neighbours of the fastest, as long as one of them is faster. What no other beats in
 latency, images a second, share of the part and energy is the front.
 """
@@ -15,18 +15,18 @@ from ..errors import UserError
 from .advice import advise, excess, no_config
 from .points import Job, Point, choose, command, front, settings, text
 from .space import candidates, fits, neighbours, share, shortages, smallest
-from .work import Graphs, Work, capacity, measure, price, room
+from .work import Graphs, Work, bound, capacity, measure, room
 from .workers import Crew, Progress, crew, default_workers
 
 __all__ = ["Point", "advise", "choose", "command", "default_workers", "excess", "explore", "settings", "text"]
 
-NEIGHBOURS = 10  # of a round, the fastest by price
-FINALISTS = 10  # fastest by price
+NEIGHBOURS = 10  # of a round, the fastest by their bound
+FINALISTS = 10  # fastest by their bound
 SMALLER = 8  # of the others, spread over what part of the board they take
 FIRST = 2  # of them that are followed before the others
 ROUNDS = 3  # of neighbours of the fastest
-THOROUGH = 3  # that get every arrangement the planner knows
-SLACK = 1.2  # of a target, as the price may be wrong
+THOROUGH = 3  # that get every mapping there is
+SLACK = 1.2  # of a target, as the bound may be wrong
 
 
 def explore(
@@ -93,18 +93,18 @@ def _search(
     follow(chosen)
     for _ in range(ROUNDS):
         before = best()
-        near = sorted(neighbours(before.config, work, board), key=lambda c: price(work, c, of_board(board, c)))
+        near = sorted(neighbours(before.config, work, board), key=lambda c: bound(work, c, of_board(board, c)))
         follow(near[:NEIGHBOURS])
         if best() is before:
             break
-    blocked = capacity(best().config) < work.elements  # in token blocks every arrangement takes several times as long
+    blocked = capacity(best().config) < work.elements  # in depth-first tiles every mapping takes several times as long
     thorough = sorted(front(here), key=lambda p: (p is not best(), p.milliseconds))[: 1 if blocked else THOROUGH]
     follow([point.config for point in thorough], quick=False)
 
 
 def _finalists(configs: list[Config], work: Work, board: Board, target: float | None, images: int) -> list[Config]:
-    """Those that the cycle model follows: the fastest by price and, smaller ones, what no other beats in price and share."""
-    cycles = {c: price(work, c, of_board(board, c)) for c in configs}
+    """Those that the cycle model follows: the fastest by bound, and smaller ones that no other beats in it and in share."""
+    cycles = {c: bound(work, c, of_board(board, c)) for c in configs}
     parts = {c: share(c, board) for c in configs}
     order = sorted(configs, key=lambda c: (cycles[c], parts[c], str(c)))
     least, smaller = float("inf"), []

@@ -5,15 +5,15 @@ Everything that is advised has been tried: scheduled, and counted against the pa
 
 from __future__ import annotations
 
-from .. import boards, planner, resources
+from .. import boards, mapping, resources
 from ..boards import Board
 from ..config import Config
 from ..dram import of_board
 from ..errors import Shortage, UserError
-from ..schedule import schedule
+from ..schedule import attempt
 from .points import settings
 from .space import candidates, fits, shortages, smallest
-from .work import Graphs, capacity, measure, price, raised, room
+from .work import Graphs, bound, capacity, measure, raised, room
 
 RAISES = 6  # fields that are raised one after another
 TRIES = 2  # Configs of a board, beside the roomiest
@@ -56,45 +56,37 @@ def elsewhere(graphs: Graphs, board: Board, failed: Config, batch: int = 1) -> s
     others = [boards.load(name) for name in boards.names() if name != board.name]
     for other in sorted(others, key=lambda b: (b.resources["dsp"] * b.macs_per_dsp, b.name)):
         own = other.make_config()
-        if other.config and capacity(own) > capacity(failed) and _arranges(graphs, other, own, batch):
+        if other.config and capacity(own) > capacity(failed) and _holds(graphs, other, own, batch):
             return f"this would do: --board {other.name}"
     return "none of the known boards takes it with the Config that it stores"
 
 
 def first_fit(graphs: Graphs, board: Board, batch: int = 1) -> Config | None:
-    """A Config of the board that holds the network: the fastest by price, or the roomiest; None if neither does."""
+    """A Config of the board that holds the network: the fastest by its bound, or the roomiest; None if neither does."""
     work = measure(graphs, batch)
-    order = sorted(dict.fromkeys(candidates(work, board)), key=lambda c: (price(work, c, of_board(board, c)), str(c)))
+    order = sorted(dict.fromkeys(candidates(work, board)), key=lambda c: (bound(work, c, of_board(board, c)), str(c)))
     for config in [*order[:TRIES], *sorted(order, key=room)[-1:]]:
-        if _arranges(graphs, board, config, batch):
+        if _holds(graphs, board, config, batch):
             return config
     return None
 
 
 def enlarged(graphs: Graphs, config: Config, batch: int = 1) -> Config | None:
     """`config` with the fields raised that are too small for all rows of a run at once; None if that is not enough."""
-    arrangement = next(planner.arrangements(batch))
+    first = next(mapping.candidates(batch))
     for _ in range(RAISES):
-        try:
-            shapes = {task: arrangement.apply(graph, config, batch) for task, graph in graphs.items()}
-            schedule(shapes, config, contents=False)
+        found = attempt({task: first.apply(graph, config, batch) for task, graph in graphs.items()}, config)
+        if not isinstance(found, UserError):
             return config
-        except Shortage as error:
-            try:
-                config = raised(config, error)
-            except UserError:
-                return None
-        except UserError:
+        larger = raised(config, found) if isinstance(found, Shortage) else None
+        if larger is None:
             return None
+        config = larger
     return None
 
 
-def _arranges(graphs: Graphs, board: Board, config: Config, batch: int) -> bool:
-    try:
-        planner.arrange(graphs, config, of_board(board, config), batch, quick=True)
-    except UserError:
-        return False
-    return True
+def _holds(graphs: Graphs, board: Board, config: Config, batch: int) -> bool:
+    return isinstance(mapping.search(graphs, config, of_board(board, config), batch, quick=True), mapping.Choice)
 
 
 def excess(config: Config, board: Board) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass, replace
 
-from .. import cost, energy, planner, resources, timeline
+from .. import cost, energy, mapping, resources, timeline
 from ..boards import Board
 from ..config import Config
 from ..dram import of_board
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Job:
-    """What `evaluate` is asked: a Config for a batch; `quick`: with the first arrangement that fits."""
+    """What `evaluate` is asked: a Config for a batch; `quick`: with the first mapping that fits."""
 
     config: Config
     batch: int = 1
@@ -57,21 +57,13 @@ def evaluate(graphs: Graphs, board: Board, job: Job) -> Point | UserError:
     config = job.config
     for _ in range(REPAIRS):
         memory = of_board(board, config)
-        try:
-            runs, _ = planner.arrange(graphs, config, memory, job.batch, job.quick)
-        except Shortage as error:
-            if error.field not in RAISED:
-                return error
-            try:
-                config = raised(config, error)
-            except UserError:
-                return error
-            if not fits(config, board):
-                return error
-        except UserError as error:
-            return error
-        else:
-            return _point(list(runs.values()), config, board, job.batch)
+        found = mapping.search(graphs, config, memory, job.batch, job.quick)
+        if isinstance(found, mapping.Choice):
+            return _point(list(found.estimates.values()), config, board, job.batch)
+        larger = raised(config, found) if isinstance(found, Shortage) and found.field in RAISED else None
+        if larger is None or not fits(larger, board):
+            return found
+        config = larger
     return UserError(f"{config.array_outputs} x {config.array_inputs}: several memories are too small")
 
 

@@ -10,7 +10,7 @@ from ..boards import Board
 from ..config import MAX_WEIGHT_PORTS, Config
 from ..dram import of_board
 from ..errors import UserError
-from .work import Work, capacity, power, price
+from .work import Work, bound, capacity, power
 
 WIDTHS = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 144, 160, 192, 224, 256)
 WEIGHT_TILES = (128, 32, 8, 2)  # depth of the weight buffer in tiles: the deepest that there is room for
@@ -98,7 +98,7 @@ def _deepest(start: Config, work: Work, board: Board, shape: dict[str, int]) -> 
 def _with_ports(config: Config, work: Work, board: Board) -> Config:
     """The fewest weight ports with which the weights come nearly as fast as with any number; `config` if they do not fit."""
     choices = [replace(config, weight_ports=n) for n in range(1, min(MAX_WEIGHT_PORTS, board.port_count - 1) + 1)]
-    cycles = [price(work, choice, of_board(board, choice)) for choice in choices]
+    cycles = [bound(work, choice, of_board(board, choice)) for choice in choices]
     choice = next(choice for choice, n in zip(choices, cycles, strict=True) if n <= 1.01 * min(cycles))
     return choice if choice == config or fits(choice, board) else config
 

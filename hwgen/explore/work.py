@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from .. import planner
 from ..config import MAX_NORM_COLUMNS, Config
 from ..cost.traffic import port_rate
 from ..dram import Dram
 from ..errors import Shortage, UserError
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, RouteTokens, View
 from ..isa import QUEUE_BITS, ROW_BITS, SCALE_BITS
-from ..rtl.norm import multiply_cycles, norm_cycles
-from ..rtl.tiles import load_cycles
-from ..schedule import schedule
+from ..latency import load_cycles, multiply_cycles, norm_cycles
+from ..mapping import candidates
+from ..schedule import attempt
 
 Graphs = dict[str, IntGraph]
-# Of the price: how much of the shorter of array and weight stream does not hide behind the longer, how often the array
-# waits for a LayerNorm (and loses time on bank conflicts with it), what token blocks cost.
-OVERLAP, WAIT, TOKEN_BLOCKS = 0.3, 1.5, 1.1
+# Of the bound: how much of the shorter of array and weight stream does not hide behind the longer, how often the array
+# waits for a LayerNorm (and loses time on bank conflicts with it), what depth-first tiles cost.
+OVERLAP, WAIT, DEPTH_FIRST = 0.3, 1.5, 1.1
 PROBE_CHUNKS = 1 << 22  # of the scratchpad with which memories are measured: more than any part holds
 
 
@@ -95,26 +94,23 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
 
 
 def _memories(graphs: Graphs, fields: dict[str, int], batch: int) -> tuple[int, int]:
-    """(scale_entries, elements of the scratchpad), as the first arrangement has them on a roomy Config."""
+    """(scale_entries, elements of the scratchpad), as the first mapping has them on a roomy Config."""
     base = Config(array_outputs=16, array_inputs=16, banks=2, bank_words=PROBE_CHUNKS // 2, **fields)
     sizes = [buffer.rows * buffer.cols for graph in graphs.values() for buffer in graph.buffers.values()]
-    arrangement, scales = next(planner.arrangements(batch)), 256
-    arranged = {task: arrangement.apply(graph, base, batch) for task, graph in graphs.items()}
+    first, scales = next(candidates(batch)), 256
+    mapped = {task: first.apply(graph, base, batch) for task, graph in graphs.items()}
     while scales <= 1 << SCALE_BITS:
-        try:
-            program = schedule(arranged, replace(base, scale_entries=scales), contents=False)
-        except Shortage as error:
-            if error.field != "scale_entries":
-                break
+        program = attempt(mapped, replace(base, scale_entries=scales))
+        if isinstance(program, Shortage) and program.field == "scale_entries":
             scales *= 2
-        except UserError:
+        elif isinstance(program, UserError):
             break
         else:
             ends = [p.address + p.rows * p.pitch for t in program.tasks.values() for found in t.places.values() for p in found]
             split = base.bank_chunks
             tops = max([e for e in ends if e <= split], default=0) + max([e - split for e in ends if e > split], default=0)
             return scales, tops * base.chunk
-    # It runs in token blocks at best: how many entries these need is seen when they are scheduled.
+    # It runs in depth-first tiles at best: how many entries these need is seen when they are scheduled.
     return min(scales, 1 << SCALE_BITS - 2), sum(sizes)
 
 
@@ -123,7 +119,7 @@ def power(value: int) -> int:
     return max(2, 1 << (int(value) - 1).bit_length())
 
 
-def price(work: Work, config: Config, dram: Dram) -> float:
+def bound(work: Work, config: Config, dram: Dram) -> float:
     """Cycles of a run, about: 8 % of deviation from the cycle model, which is fitted by the two weights below."""
     array = words = 0.0
     for p, count in work.products:
@@ -139,7 +135,7 @@ def price(work: Work, config: Config, dram: Dram) -> float:
         count * multiply_cycles(config, rows, columns, -(-period // config.chunk))
         for rows, columns, period, count in work.row_products
     )
-    blocked = TOKEN_BLOCKS if capacity(config) < work.elements else 1.0
+    blocked = DEPTH_FIRST if capacity(config) < work.elements else 1.0
     return (max(array, stream) + OVERLAP * min(array, stream) + WAIT * norms) * blocked
 
 
@@ -153,7 +149,10 @@ def room(config: Config) -> tuple:
     return capacity(config), config.acc_rows, str(config)
 
 
-def raised(config: Config, error: Shortage) -> Config:
-    """`config` with as much of the field as it was short of. Raises UserError where that is beyond what a Config may have."""
+def raised(config: Config, error: Shortage) -> Config | None:
+    """`config` with as much of the field as it was short of; None where that is beyond what a Config may have."""
     whole = -int(-getattr(config, error.field) * error.factor // 1)
-    return replace(config, **{error.field: whole if error.field == "max_experts" else power(whole)})
+    try:
+        return replace(config, **{error.field: whole if error.field == "max_experts" else power(whole)})
+    except UserError:
+        return None

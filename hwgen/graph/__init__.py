@@ -5,7 +5,7 @@ except the image `[C, H, W]` and the result of `Route`. Every node makes one val
 execution order. `evaluate` is the definition of every node and what calibration observes.
 """
 
-from .evaluate import activate, evaluate, evaluate_node, gelu, outputs, slot_hidden, softmax, top_k
+from .evaluate import activate, evaluate, evaluate_node, gelu, outputs, softmax, top_k
 from .nodes import (
     FORMS,
     Add,
@@ -34,7 +34,6 @@ from .nodes import (
     without_range,
 )
 from .shapes import shapes, verify
-from .text import text
 
 __all__ = [
     "Add",
@@ -66,9 +65,7 @@ __all__ = [
     "gelu",
     "outputs",
     "shapes",
-    "slot_hidden",
     "softmax",
-    "text",
     "top_k",
     "value",
     "verify",

@@ -33,13 +33,18 @@ from .nodes import (
 Array = np.ndarray
 
 
-def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32) -> dict[str, Array]:
+def evaluate(
+    graph: Graph, images: dict[str, Array], dtype=np.float32, peaks: dict[str, float] | None = None
+) -> dict[str, Array]:
     """Every value for one image. `images` maps input names to arrays in the shapes of `graph.inputs`; pixels beyond what a
-    quantised file lets an input hold are the limits."""
+    quantised file lets an input hold are the limits.
+
+    `peaks` receives the largest |pre-activation| of each `Experts` and `SlotExperts`, where it is larger.
+    """
     values = {name: np.asarray(images[name], dtype).reshape(shape) for name, shape in graph.inputs.items()}
     values |= {name: np.clip(values[name], *map(dtype, graph.ranges[name])) for name in values if name in graph.ranges}
     for node in graph.nodes:
-        values[node.name] = _evaluate(node, *(values[name] for name in node.inputs))
+        values[node.name] = _evaluate(node, *(values[name] for name in node.inputs), peaks=peaks)
     return values
 
 
@@ -83,18 +88,15 @@ def evaluate_node(node: Node, values: dict[str, Array]) -> Array:
     return _evaluate(node, *(values[name] for name in node.inputs))
 
 
-def slot_hidden(node: SlotExperts, x: Array, activated: bool = True) -> list[Array]:
-    """Hidden layer [S, H] of every expert; without `activated` what goes into the activation."""
-    parts = x.reshape(len(node.w1), -1, x.shape[1])
-    hidden = [_linear(part, node.w1[e], None if node.b1 is None else node.b1[e]) for e, part in enumerate(parts)]
-    return [activate(h, node.form, node.slope) for h in hidden] if activated else hidden
+def _expert(node: Experts | SlotExperts, e: int, x: Array, peaks: dict[str, float] | None) -> Array:
+    """What one expert makes of its rows."""
+    h = _linear(x, node.w1[e], None if node.b1 is None else node.b1[e])
+    if peaks is not None:
+        peaks[node.name] = max(peaks.get(node.name, 0.0), float(np.abs(h).max()))
+    return _linear(activate(h, node.form, node.slope), node.w2[e], None if node.b2 is None else node.b2[e])
 
 
-def _second(node: SlotExperts) -> list[tuple[Array, Array | None]]:
-    return [(w, None if node.b2 is None else node.b2[e]) for e, w in enumerate(node.w2)]
-
-
-def _evaluate(node: Node, *v: Array) -> Array:
+def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> Array:
     match node:
         case PatchEmbed(weight=w, bias=b):
             rows = patches.patchify(patches.pad(v[0], node.pads), w.shape[2:], node.stride)
@@ -136,18 +138,17 @@ def _evaluate(node: Node, *v: Array) -> Array:
             chosen = top_k(v[0], k)
             scores = np.take_along_axis(softmax(v[0]), chosen, axis=1)
             return chosen, scores / scores.sum(axis=1, keepdims=True) if again else scores
-        case Experts(w1=w1, b1=b1, w2=w2, b2=b2):
+        case Experts(w2=w2):
             x, (chosen, scores) = v
             y = np.zeros((x.shape[0], w2.shape[1]), x.dtype)
             for e in np.unique(chosen):
                 t, slot = np.nonzero(chosen == e)
-                h = activate(_linear(x[t], w1[e], None if b1 is None else b1[e]), node.form, node.slope)
-                y[t] += scores[t, slot, None] * _linear(h, w2[e], None if b2 is None else b2[e])
+                y[t] += scores[t, slot, None] * _expert(node, e, x[t], peaks)
             return y
         case Dispatch(weight=w):
             return softmax(w.astype(v[0].dtype) @ v[0].T) @ v[1]
         case SlotExperts():
-            return np.concatenate([_linear(h, *second) for h, second in zip(slot_hidden(node, v[0]), _second(node), strict=True)])
+            return np.concatenate([_expert(node, e, x, peaks) for e, x in enumerate(np.split(v[0], len(node.w1)))])
         case Combine(weight=w, bias=b):
             return softmax(_linear(v[0], w, b)) @ v[1]
         case Rows(start=a, stop=b):

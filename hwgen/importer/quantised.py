@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import FLOAT, INT, Builder, Const, Contract, Layout, Map, Node, Reduce, Ref
+from ..tensor import FLOAT, INT, Builder, Const, Contract, Map, Node, Reduce, Ref
 
 Array = np.ndarray
 
@@ -46,7 +46,7 @@ def read_grid(r: Ref) -> tuple[Ref, Array, Array, Array] | None:
     scaled = _constant(r, "mul")
     clipped = read_clip(scaled[0] if scaled else r)
     rounded = _operand(clipped[0], "round") if clipped else None
-    if rounded is None:
+    if clipped is None or rounded is None:
         return None
     divided = _constant(rounded, "div")
     x, divisor = divided or (rounded, np.float32(1))
@@ -75,14 +75,14 @@ def read_dynamic(r: Ref) -> tuple[Ref, Ref, Ref] | None:
     if divided is None or not isinstance(divided.op, Map) or divided.op.function != "div":
         return None
     x, scale = (_through(divided, i) for i in (0, 1))
-    return (x, scale, zero) if x is not None and scale is not None else None
+    return (x, scale, zero) if x is not None and scale is not None and zero is not None else None
 
 
 def _through(r: Ref, i: int) -> Ref | None:
     """Operand `i` of an elementwise node, moved as `r` moves the node."""
     operand = r.node.operands[i]
-    moved = r.layout.through(operand.layout)
-    return operand.move(moved) if moved is not None else None
+    layout = r.layout.through(operand.layout)
+    return None if layout is None else operand.move(layout)
 
 
 def _operand(r: Ref, function: str) -> Ref | None:
@@ -96,8 +96,19 @@ def _constant(r: Ref, function: str) -> tuple[Ref, Array] | None:
     other = _through(r, 1) if x is not None and len(r.node.operands) == 2 else None
     if x is None or other is None or not isinstance(other.op, Const):
         return None
-    numbers = other.constant.reshape(-1)[:1].reshape(()) if other.layout.uniform() else other.constant
+    numbers = other.numbers.reshape(-1)[:1].reshape(()) if other.layout.uniform() else other.numbers
     return x, numbers
+
+
+def scaled(t: Builder, x: Ref, scale: Ref) -> Ref:
+    """Integers in floating point times their scale: a grid; where they were rounded by another scale, a grid times a factor."""
+    clipped = read_clip(x)
+    rounded = _operand(clipped[0], "round") if clipped else None
+    divided = _constant(rounded, "div") if rounded is not None else None
+    if divided is None or divided[1].size != 1 or scale.scalar in (None, float(divided[1])):
+        return t.map("mul", x, scale)
+    step = float(divided[1])
+    return t.map("mul", t.map("mul", x, step), (scale.scalar or 0.0) / step)
 
 
 # --- integers ---------------------------------------------------------------------------------------------------------
@@ -127,14 +138,16 @@ def real(t: Builder, q: Ref, zero: Ref | None) -> Ref:
     """Integers minus their zero point, in floating point."""
     if q.constant is not None:
         return t.map("float", q if zero is None else t.map("sub", t.map("int", q), t.map("int", zero)))
-    offset = 0.0 if zero is None else zero.scalar
+    offset = 0.0
+    if zero is not None:
+        if zero.scalar is None:  # of a scale from the image, or one for each channel
+            return t.map("sub", as_float(t, q), as_float(t, zero))
+        offset = zero.scalar
     for function in ("max", "min"):
-        bounded = _constant(q, function) if q.dtype == INT and offset is not None else None
+        bounded = _constant(q, function) if q.dtype == INT else None
         if bounded is not None and bounded[1].size == 1:
             bound, inner = float(bounded[1]) - offset, real(t, bounded[0], zero)
             return clip(t, inner, *((bound, np.inf) if function == "max" else (-np.inf, bound)))
     x = as_float(t, q)
     added = _constant(x, "add")
-    if added is not None and offset is not None and (added[1] == offset).all():
-        return added[0]
-    return x if zero is None else t.map("sub", x, as_float(t, zero))
+    return added[0] if added is not None and (added[1] == offset).all() else t.map("sub", x, offset)

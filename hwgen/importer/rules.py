@@ -45,6 +45,13 @@ class Op:
         self.read.add(name)
         return self.attributes.get(name, default)
 
+    def flag(self, name: str, default: bool = False) -> bool:
+        """An attribute that is 0 or 1."""
+        value = self.attribute(name, int(default))
+        if value not in (0, 1):
+            raise Unsupported(f"{name} is {value}, must be 0 or 1")
+        return bool(value)
+
     def ignore(self, *names: str) -> None:
         """Attributes that change nothing here."""
         self.read.update(names)

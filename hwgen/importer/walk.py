@@ -37,7 +37,7 @@ def walk(c: Context, nodes: list[Op], source: str = "") -> None:
             refuse(c, op, no.reason, no.hint)
         except TooLarge as error:
             refuse(c, op, f"makes {error}, too many to compute while importing")
-        except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
             refuse(c, op, f"its operands do not fit: {error}")
         else:
             results = made if isinstance(made, list | tuple) else [made]

@@ -18,8 +18,9 @@ Array = np.ndarray
 # Largest factor of a column multiplier and its shift, a little less so that rounding up stays in range.
 LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
 # A row of float weights lies on a grid of 128 levels by chance with probability 128 * (2 * GRID_TOLERANCE)^columns.
-GRID_FIRST = 16
+GRID_FIRST = 4  # columns: all rows but those of a grid fail here
 INT4_MAX = 7
+FEW_LEVELS = 8
 GRID_TOLERANCE = 1e-3
 
 
@@ -57,10 +58,14 @@ def single(factor: float) -> tuple[int, int]:
 def weight_steps(weight: Array) -> Array:
     """Step [N] of int8 weights [N, K]: that of a model quantised before, else the smallest without a weight beyond 127.
 
-    In either case no sum is beyond the accumulator.
+    In either case no sum is beyond the accumulator. A row of a few levels (an identity) has as fine a step as it can,
+    halved again and again: its sums are then large enough that the first rounding of `numerics.requantise` costs nothing.
     """
     grid = whole_steps(weight)
     magnitude = np.abs(weight)
+    levels = magnitude.max(axis=1, initial=0.0) / np.where(grid > 0, grid, np.inf)
+    few = (levels > 0) & (levels <= FEW_LEVELS)
+    grid[few] /= 2.0 ** np.floor(np.log2(num.INT8_MAX / levels[few]))
     sums = num.ACC_MAX / num.INT8_MAX - weight.shape[1] / 2  # each weight may round up by half
     fits = magnitude.sum(axis=1) / sums
     return np.where((grid > 0) & (grid >= fits), grid, np.maximum(magnitude.max(axis=1) / num.INT8_MAX, fits))
@@ -74,21 +79,20 @@ def whole_steps(weight: Array) -> Array:
     """
     weight = np.asarray(weight, np.float64)
     largest = np.abs(weight).max(axis=1, initial=0.0)
-    first = weight[:, :GRID_FIRST]
     step = np.zeros(len(weight))
-    todo = np.flatnonzero(largest > 0)
-    for multiple in range(1, 1 << 7 | 1):
-        found = todo[_on_grid(first[todo], largest[todo] / multiple)]
-        found = found[_on_grid(weight[found], largest[found] / multiple)]
-        step[found] = largest[found] / multiple
-        todo = np.setdiff1d(todo, found, assume_unique=True)
+    share = weight[:, :GRID_FIRST] / np.where(largest > 0, largest, np.inf)[:, None]
+    on_grid = _whole(share[:, :, None] * np.arange(1, (1 << 7) + 1)).all(axis=1) & (largest > 0)[:, None]
+    for row in np.flatnonzero(on_grid.any(axis=1)):
+        for multiple in np.flatnonzero(on_grid[row]) + 1:
+            if _whole(weight[row] / (largest[row] / multiple)).all():
+                step[row] = largest[row] / multiple
+                break
     return step
 
 
-def _on_grid(weight: Array, step: Array) -> Array:
-    """Whether all weights of a row [N, K] are whole multiples of its step [N]: bool [N]."""
-    multiples = weight / step[:, None]
-    return (np.abs(multiples - np.rint(multiples)) < GRID_TOLERANCE).all(axis=1)
+def _whole(x: Array) -> Array:
+    """Whether numbers are whole, nearly."""
+    return np.abs(x - np.rint(x)) < GRID_TOLERANCE
 
 
 def int8_weights(weight: Array, step: Array) -> Array:

@@ -51,8 +51,8 @@ def _weighted(b: Builder, node: fg.Node, scores: Ref, value: str) -> None:
     columns = b.cols(x)
     offset = np.zeros(columns) if x.offset is None else np.broadcast_to(np.float64(x.offset), columns)
     weight = np.eye(columns) * x.scale
-    step = np.maximum(b.stats.values[value].magnitude(offset), TINY) / INT8_MAX
-    step = np.maximum(np.maximum(step, smallest_transposed_step(weight)), step.max() * 2.0**-12)
+    step = np.full(columns, max(float(b.stats.values[value].magnitude(offset).max()), TINY) * WIDE_MARGIN / INT8_MAX)
+    step = np.maximum(step, smallest_transposed_step(weight))
     need = max(float(step.max()) / (PROBABILITY_ONE * LARGEST_FACTOR), float(np.abs(offset).max()) / INT16_MAX)
     scale = own_scale(b, node, need)
     col_mult, shift = multipliers(step / (PROBABILITY_ONE * scale))

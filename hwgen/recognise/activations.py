@@ -42,7 +42,7 @@ def nearest(values: Array, forms: tuple[str, ...]) -> tuple[Activation, float] |
             slope = next((s for s in (1.0, 1.702) if abs(slope - s) < 1e-3), round(slope, 6))
         elif form in GUESSED:
             slope = -at[-1.0] if form == "relu" else -at[-1.0] / (1 - np.exp(-1))
-            slope = round(float(slope), 6)
+            slope = round(float(slope), 6) + 0.0
             if not (0 <= slope < 0.99 if form == "relu" else 0.05 < slope < 4):
                 continue
         known = _known(form, slope)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..importer.quantised import read_dynamic, read_grid
 from ..layers import Clip
-from ..tensor import Builder, Concat, Const, Contract, Input, Layer, Node, Program, Ref
+from ..tensor import Builder, Concat, Const, Contract, Input, Layer, Node, Pad, Program, Ref
 from .match import constant, is_map
 
 
@@ -74,19 +74,29 @@ def unlimited(program: Program) -> tuple[Program, dict[Node, Node], dict[Node, N
 
 
 def dynamic(t: Builder, node: Node) -> Ref | None:
-    """A product of integers with a step from the image (DynamicQuantizeLinear), times that step: the product itself."""
+    """Integers with a step from the image (DynamicQuantizeLinear), or a product of them, times that step: without both."""
     if not is_map(node, "mul"):
         return None
     for product, factor in (node.operands, node.operands[::-1]):
-        if not isinstance(product.op, Contract):
-            continue
-        for i, r in enumerate(product.node.operands):
-            found = read_dynamic(r) if constant(product.node.operands[1 - i]) else None
-            rest = found and _without(t, factor, found[1].node)
+        whole = _steps(t, product)
+        if whole and whole[1] is factor.node:
+            return whole[0]
+        for i, r in enumerate(product.node.operands) if isinstance(product.op, Contract) else ():
+            found = _steps(t, r) if constant(product.node.operands[1 - i]) else None
+            rest = found and _without(t, factor, found[1])
             if found and rest is not None:
                 y = t.node(product.op, *(found[0] if j == i else o for j, o in enumerate(product.node.operands)))
                 return t.map("mul", t.through(product.layout, y), rest)
     return None
+
+
+def _steps(t: Builder, r: Ref) -> tuple[Ref, Node] | None:
+    """(x, step) of integers with a step from the image, also behind a border of zeros."""
+    if isinstance(r.op, Pad) and r.op.value == 0:
+        inner = _steps(t, r.node.operands[0])
+        return inner and (t.through(r.layout, t.node(r.op, inner[0])), inner[1])
+    found = read_dynamic(r)
+    return (found[0], found[1].node) if found and found[1].layout.uniform() else None
 
 
 def _without(t: Builder, factor: Ref, step: Node) -> Ref | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..layers import Rotate
-from ..tensor import Builder, Concat, Copy, Layout, Node, Program, Ref, evaluate
+from ..tensor import Builder, Concat, Copy, Layout, Node, Program, Ref, evaluate, reached
 from .limits import beneath, is_limit, stands
 from .match import constant, is_map
 from .rewrite import relabel
@@ -26,8 +26,11 @@ def rotated(t: Builder, r: Ref) -> Ref:
     if not (is_map(r, "add", "sub") or isinstance(r.op, Concat)) or r.shape[3] % 2:
         return given
     base = _base(r.node)
-    own = base and _own(t, r)
-    if not base or not own or own.node is not base:
+    if not base:
+        return given
+    own = _own(t, r)
+    own = own if own is not None and own.node is base else _side_by_side(r, base)
+    if own is None:
         return given
     half = r.shape[3] // 2
     run = _runner(r, base)
@@ -110,6 +113,19 @@ def _own(t: Builder, r: Ref) -> Ref | None:
         else:
             return None
     return None
+
+
+def _side_by_side(r: Ref, base: Node) -> Ref | None:
+    """As `_own`, where no step holds whole heads: heads side by side in the tokens of `base`, from the first channel read."""
+    windows, heads, tokens, depth = r.shape
+    if windows != 1 or base.size % tokens:
+        return None
+    read = [o.layout for n in reached([r.node], {base: base}) for o in n.operands if o.node is base]
+    first = min(x.offset + sum((n - 1) * s for axis in x.axes for n, s in axis if s < 0) for x in read)
+    pitch = base.size // tokens
+    if first + heads * depth > pitch:
+        return None
+    return base.ref.move(Layout(((), ((heads, depth),), ((tokens, pitch),), ((depth, 1),)), first))
 
 
 def _strided(positions: Array, like: Layout) -> Layout | None:

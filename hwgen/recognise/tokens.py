@@ -85,12 +85,26 @@ def padded(t: Builder, node: Node) -> Ref | None:
     return t.map(function, t.node(node.op, x), c.move(Layout(axes, c.layout.offset)))
 
 
+def channels_last(t: Builder, node: Node) -> Ref | None:
+    """A border around a feature map, with the channels behind the places, as its value stands."""
+    if not isinstance(node.op, Pad) or len((x := node.operands[0]).node.shape) != 2 or x.layout.offset:
+        return None
+    wide = [i for i, axis in enumerate(x.layout.axes) if axis == ((x.node.shape[1], 1),)]
+    last = len(node.shape) - 1
+    if len(wide) != 1 or wide[0] == last or node.op.before[wide[0]] or node.op.after[wide[0]]:
+        return None
+    order = [i for i in range(last + 1) if i != wide[0]] + wide
+    before, after = (tuple(p[i] for i in order) for p in (node.op.before, node.op.after))
+    y = relabel(t.node(Pad(before, after, node.op.value), t.transpose(x, order)), label(t.source))
+    return t.transpose(y, [order.index(i) for i in range(last + 1)])
+
+
 def pool(t: Builder, node: Node) -> Ref | None:
     """A sum or maximum over rows, the same ones for every channel."""
     if not isinstance(node.op, Reduce) or node.op.function not in ("sum", "max") or node.dtype != "f":
         return None
     x, axes = node.operands[0], node.op.axes
-    if len(x.node.shape) != 2:
+    if len(x.node.shape) != 2 and not isinstance(x.op, Pad):
         return None
     columns = x.node.shape[1]
     split = at_columns(x.layout, columns)

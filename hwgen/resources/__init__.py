@@ -10,7 +10,7 @@ from math import ceil
 
 from ..boards import Board
 from ..config import Config
-from ..rtl.memories import memories
+from ..memories import memories
 from .logic import of_units
 from .multipliers import multipliers
 from .rams import primitives, rom_blocks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..boards import Board
 from ..config import Config
-from ..rtl.memories import memories
+from ..memories import memories
 from .fitted import FLIP_FLOPS, LUTS
 from .rams import primitives
 

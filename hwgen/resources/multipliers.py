@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from ..config import Config
+from ..latency import PACKED_BITS, PIECE, columns_bits, square_bits, sum_bits
 from ..numerics import ACC_BITS, RSQRT_BITS, XHAT_MAX
-from ..rtl.array import PACKED_BITS
-from ..rtl.norm_pipeline import columns_bits, square_bits, sum_bits
 
 LEAST_WIDTH, LEAST_PRODUCT = 2, 9  # bits below which Yosys takes LUTs
 
@@ -61,7 +61,8 @@ def multipliers(config: Config, family: str) -> dict[str, int]:
     # Wide products are cut by the unit itself, see norm_pipeline.multiply.
     row = 0
     for a_bits, b_bits in ((total, total), (squares, columns)):
-        row += sum(count(min(26, a_bits - i), min(17, b_bits - j)) for i in range(0, a_bits, 26) for j in range(0, b_bits, 17))
+        widths = [[min(most, bits - i) for i in range(0, bits, most)] for bits, most in zip((a_bits, b_bits), PIECE, strict=True)]
+        row += sum(count(a, b) for a, b in itertools.product(*widths))
     row += count(18, RSQRT_BITS) + count(RSQRT_BITS, RSQRT_BITS + 2)
     lane = count(16, 16, True) + count(16, columns + 1, True) + count(total + 1, RSQRT_BITS + 1, True)
     lane += count(XHAT_MAX.bit_length() + 1, 16, True)

@@ -11,8 +11,8 @@ from math import inf
 
 from ..boards import Board
 from ..config import Config
-from ..rtl.memories import Memory
-from ..rtl.router import LANES as ROUTER_LANES
+from ..latency import ROUTER_LANES
+from ..memories import Memory
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-
 from .. import graph
 from ..errors import Finding
-from ..tensor import Program, Ref
+from ..layers import Activation
+from ..tensor import Map, Program, Ref
 from . import attention, dense, moe
 from .lower import GONE, Rows
 from .sums import chained
-from .views import Unsupported, View
+from .views import Unsupported
 
+CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
 KINDS = {**dense.KINDS, **attention.KINDS, **moe.KINDS}
 
 __all__ = ["KINDS", "lower"]
@@ -25,6 +26,12 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
             outputs.append(_output(b, name, r))
         except Unsupported as no:
             b.refuse(r.node, f"output {name!r}: {no.reason}", no.hint)
+    if b.findings:  # what was refused needs no operands; functions among them that nothing can hold are told all the same
+        for node in program.nodes():
+            if isinstance(node.op, Activation):
+                b.value(node)
+            elif isinstance(node.op, Map) and node.op.function in CURVES:
+                b.place(node)
     stand_in = any(op.name.startswith("?") for op in program.inputs())
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, list(b.findings)
@@ -42,8 +49,8 @@ def _output(b: Rows, name: str, r: Ref) -> graph.Output:
     view = b.view(r)
     if b.missing(view.node):
         return graph.Output(name, GONE, inner)
-    rows = view.reshape(-1, shape[-1])
-    across = View(view.node, *(a.reshape(shape[1], -1).T for a in (view.rows, view.columns))) if len(shape) > 2 else rows
+    rows = view.map(lambda a: a.reshape(-1, shape[-1]))
+    across = view.map(lambda a: a.reshape(shape[1], -1).T) if len(shape) > 2 else rows
     flat = (rows.rows == rows.rows[:, :1]).all() and (rows.columns == rows.columns[:1]).all()
     transposed = not flat and (across.rows == across.rows[:, :1]).all()
     node, first, order = b.of_columns(across if transposed else rows)

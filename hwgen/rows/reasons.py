@@ -8,7 +8,6 @@ from ..tensor import Concat, Contract, Gather, Input, Map, Node, Op, Pad, Reduce
 CONVOLVES = "convolves something else than the image, as convolution stems do"
 STEM = "make the tokens by one convolution of the image, whose kernel may be larger than its stride"
 REASONS: dict[type[Op], tuple[str, str]] = {
-    Conv: ("is a convolution of something else than the image, or with groups", STEM),
     Softmax: ("is a softmax that no attention and no gate reads", "leave the softmax to the caller: it changes no ranking"),
     Pad: ("pads a value inside the network, as convolutions and poolings do", STEM),
     Input: ("reads pixels of the image as they are", "make the tokens by one convolution of the image"),
@@ -32,6 +31,8 @@ LINEAR = "fold constants into a neighbouring layer"
 def reason(node: Node) -> tuple[str, str]:
     """(reason, hint) of a node that no pattern took or that the machine has no operation for."""
     op = node.op
+    if isinstance(op, Conv):
+        return ("is a convolution with groups", PLAIN) if op.groups > 1 else (CONVOLVES, STEM)
     if isinstance(op, Map):
         if op.function in ("eq", "lt", "le", "and", "or", "not", "xor"):
             return "compares what is computed from the image", "export without conditions on values"

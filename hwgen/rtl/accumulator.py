@@ -6,11 +6,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
+from .. import latency
 from ..config import Config
+from ..memories import memories
 from ..numerics import ACC_BITS
 from . import ports
 from .common import delay, delay_valid, register
-from .memories import memories
 from .memory import RAM_LATENCY, Ram
 
 
@@ -24,8 +25,7 @@ class Accumulator(Component):
     Cost: a RAM of acc_rows x 27*O bits, O 27-bit adders.
     """
 
-    LATENCY = RAM_LATENCY + 1
-    ACC_GAP = LATENCY + 1  # a read sees what was written in an earlier cycle
+    LATENCY, ACC_GAP = latency.ACCUMULATOR, latency.ACCUMULATOR_GAP  # a read sees what was written in an earlier cycle
 
     def __init__(self, config: Config):
         self.config = config

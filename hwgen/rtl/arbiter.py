@@ -7,10 +7,8 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
+from ..latency import COMMANDS, MOST_BEATS
 from .axi import COMMAND, beat_stream
-
-MOST_BEATS = 64  # of a command through the arbiter: bounds how long one client makes the other wait
-COMMANDS = 4  # accepted and not yet answered
 
 
 class ReadArbiter(Component):

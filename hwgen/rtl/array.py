@@ -6,18 +6,19 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, sign
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, Signature
 
+from .. import latency
 from ..config import Config
 from ..errors import UserError
+from ..latency import PACKED_BITS
 from ..numerics import ACC_BITS, ACC_MAX, INT8_MAX
-from .common import delay, delay_valid, register, tree, tree_latency
+from .common import delay, delay_valid, register, tree
 from .shared import Shared, place
 
-GROUP = 8  # products in a cascade: 8 * 127 * 127 < 2^17, so that the low sum stays inside its 18 bits
+GROUP = latency.ARRAY_GROUP  # products in a cascade: 8 * 127 * 127 < 2^17, so that the low sum stays inside its 18 bits
 LOW_BITS = 18
 SPLIT_BITS = 18
-PACKED_BITS = 27
 SUM_BITS = 36
-TREE_LEVELS = 2
+TREE_LEVELS = latency.ARRAY_LEVELS
 DSP_BITS = 48
 # A cell's registers and ways inside a DSP48E2. What is not named here or in `_primitives` stays at zero.
 DSP48E2_SHAPE = (
@@ -195,8 +196,7 @@ class MacArray(Component):
     @staticmethod
     def latency_of(config: Config) -> int:
         """Cycles from x to y: input, cascade, product, split, tree."""
-        groups = -(-config.array_inputs // GROUP)
-        return 1 + GROUP + 1 + 1 + tree_latency(groups, TREE_LEVELS)
+        return latency.array(config)
 
     def elaborate(self, platform):
         m = Module()

@@ -12,9 +12,9 @@ from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Member, Out, Signature, connect, flipped
 
 from ..config import Config
+from ..memories import memories
 from .common import counter
 from .fifo import RamFifo
-from .memories import memories
 
 ID_BITS = 1
 BYTE_ADDRESS_BITS = 64

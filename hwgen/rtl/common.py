@@ -58,18 +58,6 @@ def tree(m: Module, values: list, combine, levels: int, name: str = "tree") -> t
     return values[0], latency
 
 
-def tree_latency(count: int, levels: int) -> int:
-    """Latency of `tree` over `count` values."""
-    latency = 0
-    while count > 1:
-        count = -(-count // (1 << levels))
-        latency += 1
-    return latency
-
-
-LARGEST_LEVELS = 2  # binary levels that `largest` stands for
-
-
 def largest(values: list) -> Value:
     """The largest of one to four values, combinational: all are compared at the same time."""
     if len(values) == 1:

@@ -7,6 +7,7 @@ from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from ..config import Config
+from ..latency import WORDS_PER_CYCLE
 from . import ports
 from .accumulator import Accumulator
 from .array import MacArray
@@ -16,7 +17,7 @@ from .post import PostProcessor
 from .reader import RowReader
 from .scales import ScaleMemory
 from .scratchpad import Scratchpad
-from .tiles import WORDS_PER_CYCLE, TileLoader
+from .tiles import TileLoader
 from .vector import VectorUnit
 
 IN_FLIGHT_BITS = 8  # rows between issue and post-processor: bounded by the pipeline's length

@@ -6,17 +6,17 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
+from .. import latency
 from ..config import Config
+from ..memories import expert_bits, memories
 from ..numerics import INT16_MAX, MAX_TOP_K
 from . import ports
 from .common import delay, delay_valid, register
-from .memories import expert_bits, memories
 from .memory import RAM_LATENCY, Ram
 from .small_memory import LutRam
 from .walk import Walk
 
-DENSE_CYCLES = RAM_LATENCY + 1  # of a dense row, and two for each of its chunks
-SETTLE = 6  # cycles until the last write shows: queue RAM, and more than ports.WRITE_LATENCY
+SETTLE = latency.ROUTE_SETTLE
 
 
 class ExpertQueues(Component):
@@ -29,7 +29,7 @@ class ExpertQueues(Component):
     Parameters: config. Ports: clear (strobe: all queues empty, begin); held during an instruction: rows, experts, top_k,
     dense, y, y_pitch; i_valid, i_expert, i_gate, i_last (last of its token); done (strobe); wr; lookup, queue, nonempty as
     in VectorUnit. Cycles from the last entry to done: experts + rows*top_k + 13, and with
-    dense DENSE_CYCLES + 2 * chunks for every row.
+    dense latency.DENSE + 2 * chunks for every row.
     Cost: RAM of queue_entries x (28 and 28 + expert bits), LUT RAM of three small tables.
     """
 

@@ -6,8 +6,8 @@ from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
+from ..memories import Memory
 from .common import counter, delay_valid
-from .memories import Memory
 from .memory import RAM_LATENCY, Ram
 
 FULL_RATE = 4  # lookahead that hides the RAM's latency: one word a cycle

@@ -6,15 +6,16 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
+from .. import latency
 from ..config import Config
+from ..memories import expert_bits
 from ..numerics import EXP2_TABLE, LOGIT_STEPS, MAX_TOP_K
 from .common import delay, delay_valid, register
-from .memories import expert_bits
 from .memory import RAM_LATENCY, Ram
 from .ports import ELEMENT
 from .small_memory import rom
 
-ROM_LATENCY = 2
+ROM_LATENCY = latency.GATE_ROM
 IN_FLIGHT = 2  # groups between the sorted lists and `given`: one being summed, one being taken
 
 
@@ -39,7 +40,7 @@ class GateLanes(Component):
     Cost per lane: MAX_TOP_K comparators, one 512x16 table, a shifter, an adder; no multiplier.
     """
 
-    LATENCY = RAM_LATENCY + 1 + ROM_LATENCY + 1 + 2
+    LATENCY = latency.GATE_LANES
 
     def __init__(self, config: Config, lanes: int):
         if lanes < 1:

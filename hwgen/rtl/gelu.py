@@ -5,11 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib.memory import Memory
 
-from .. import numerics
+from .. import latency, numerics
 from ..isa import Gelu
 from .common import delay, register
 
-GELU_LATENCY = 7
+GELU_LATENCY = latency.GELU
 DELTA_BITS = 14
 INDEX_BITS = (numerics.GELU_ENTRIES - 1).bit_length()
 

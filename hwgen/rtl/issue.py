@@ -9,16 +9,11 @@ from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
 from ..isa import Indirect
+from ..latency import ISSUE_QUEUE, ROW_GAP
 from . import ports
-from .accumulator import Accumulator
 from .common import delay, delay_valid
-from .post import PostProcessor
-from .reader import RowReader, reader_meta
+from .reader import reader_meta
 from .tiles import job_layout
-
-# Cycles between two visits of one row: what is kept by row (sums, maxima) is read and written back in between.
-ROW_GAP = max(Accumulator.ACC_GAP, RowReader.ACC_GAP, PostProcessor.MAX_GAP)
-QUEUE_DEPTH = 16  # rows between the generator and the issue stage: hides its latency across tiles
 
 
 def row_layout(config: Config) -> data.StructLayout:
@@ -197,12 +192,12 @@ class RowIssuer(Component):
             final.post.y_addr.eq(before.post.y_addr + products[1]),
             final.post.res_addr.eq(before.post.res_addr + products[2]),
         ]
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=QUEUE_DEPTH)
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=ISSUE_QUEUE)
         m.d.comb += [
             fifo.w_data.eq(delay(m, final, 1, "final")),
             fifo.w_en.eq(delay_valid(m, made_valid, 3, "final_valid")),
         ]
-        credits = Signal(range(QUEUE_DEPTH + 1), init=QUEUE_DEPTH)
+        credits = Signal(range(ISSUE_QUEUE + 1), init=ISSUE_QUEUE)
         m.d.comb += generate.eq(active & (credits != 0))
         m.d.sync += credits.eq(credits - generate + fifo.r_en)
 

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from .. import isa
 from ..config import Config
-from .arbiter import MOST_BEATS
+from ..latency import MOST_BEATS
 from .axi import COMMAND, beat_stream
 from .block import Block
 from .insn import insn_view

@@ -11,10 +11,11 @@ from amaranth.hdl import ClockSignal, Instance, Module, Signal, unsigned
 from amaranth.lib import memory as amaranth_memory
 from amaranth.lib.wiring import Component, In, Out
 
-from .memories import Memory
+from .. import latency
+from ..memories import Memory
 
 STYLES = ("block", "ultra", "distributed", "auto")
-RAM_LATENCY = 2
+RAM_LATENCY = latency.RAM
 
 
 class Ram(Component):

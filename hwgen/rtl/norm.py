@@ -6,13 +6,13 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
-from .. import isa
+from .. import isa, latency
 from ..config import Config
+from ..memories import memories, norm_chunks
 from ..numerics import RSQRT_BITS, XHAT_BITS
 from . import ports
 from .common import counter, delay, delay_valid, lanes_mask, register
 from .insn import insn_view
-from .memories import memories, norm_chunks
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
 from .read_slot import ReadSlot
@@ -21,24 +21,7 @@ from .walk import Walk
 
 ROWS = 32  # rows on their way from the first read to the row maximum written
 CHUNKS = 32  # chunks on their way from the row buffer to the scratchpad: covers the pipeline's length
-FIXED_CYCLES = 6  # registers and FIFOs between the pipelines, control
-SETTLE = 4  # cycles from the last write to `done`: more than ports.WRITE_LATENCY
-
-
-def norm_cycles(config: Config, rows: int, columns: int) -> int:
-    """Cycles from `start` to `done` when nothing stalls, rows >= 1; rows of one or two chunks cost up to 3 cycles each."""
-    chunks = -(-columns // config.chunk)
-    return (rows + 3) * chunks + RowStatistics.latency_of(config) + _fixed_cycles(config)
-
-
-def multiply_cycles(config: Config, rows: int, columns: int, period: int) -> int:
-    """The same for products whose factors have `period` chunks a row."""
-    chunks = -(-columns // config.chunk)
-    return rows * (chunks + period) + 2 * chunks + _fixed_cycles(config)
-
-
-def _fixed_cycles(config: Config) -> int:
-    return NormLanes.max_latency_of(config) + ReadSlot.LATENCY + RAM_LATENCY + SETTLE + FIXED_CYCLES
+SETTLE = latency.NORM_SETTLE
 
 
 class Norm(Component):
@@ -53,8 +36,8 @@ class Norm(Component):
 
     Parameters: config. Ports: start (strobe), insn (instruction word, held until done), done (strobe: all writes visible);
     rd, wr (scratchpad), scale (row maxima). Precondition: 1 <= columns <= norm_columns.
-    Cycles: `norm_cycles`, (rows + 3) * ceil(columns / chunk) and the latency of the pipelines; `multiply_cycles`, rows *
-    (ceil(columns / chunk) + period) and the like.
+    Cycles: `latency.norm_cycles`, (rows + 3) * ceil(columns / chunk) and the latency of the pipelines;
+    `latency.multiply_cycles`, rows * (ceil(columns / chunk) + period) and the like.
     Cost: 4 multipliers per element of a chunk and about 10 for a row; RAM of at least 3 rows of x, gamma, beta.
     """
 

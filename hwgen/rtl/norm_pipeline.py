@@ -5,10 +5,11 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.wiring import Component, In, Out
 
+from .. import latency
 from ..config import Config
+from ..latency import columns_bits, square_bits, sum_bits
 from ..numerics import GAMMA_SHIFT, INT16_MAX, PRODUCT_SHIFT_MIN, RSQRT_BITS, XHAT_BITS, XHAT_MAX
 from .common import (
-    LARGEST_LEVELS,
     delay,
     delay_valid,
     largest_tree,
@@ -16,44 +17,24 @@ from .common import (
     round_shift,
     saturate,
     tree,
-    tree_latency,
 )
 from .ports import ELEMENT, elements
 from .rsqrt import EXPONENT_BITS, Rsqrt
 
 EPSILON_BITS = 48
-TREE_LEVELS = 2
-
-
-def columns_bits(config: Config) -> int:
-    """Bits of a column count; everything else in the unit is that much wider than an element."""
-    return config.norm_columns.bit_length()
-
-
-def sum_bits(config: Config) -> int:
-    """Bits of a row's signed sum."""
-    return columns_bits(config) + 15
-
-
-def square_bits(config: Config) -> int:
-    """Bits of a row's sum of squares."""
-    return columns_bits(config) + 29
+TREE_LEVELS = latency.NORM_LEVELS
 
 
 def multiply(m: Module, a: Value, b: Value, name: str) -> tuple[Value, int]:
     """(a * b of unsigned values, latency): pieces that fit a 27x18 multiplier, registered around it, added in a tree."""
     parts = []
-    for i in range(0, len(a), 26):
-        for j in range(0, len(b), 17):
-            piece = register(m, a[i : i + 26], f"{name}_a_{i}_{j}") * register(m, b[j : j + 17], f"{name}_b_{i}_{j}")
+    width, height = latency.PIECE
+    for i in range(0, len(a), width):
+        for j in range(0, len(b), height):
+            piece = register(m, a[i : i + width], f"{name}_a_{i}_{j}") * register(m, b[j : j + height], f"{name}_b_{i}_{j}")
             parts.append(Cat(Const(0, i + j), register(m, piece, f"{name}_p_{i}_{j}")))
-    total, latency = tree(m, parts, lambda x, y: x + y, 1, name)
-    return total[: len(a) + len(b)], latency + 2
-
-
-def multiply_latency(a: int, b: int) -> int:
-    """Latency of `multiply` of values of a and b bits."""
-    return 2 + tree_latency(-(-a // 26) * -(-b // 17), 1)
+    total, steps = tree(m, parts, lambda x, y: x + y, 1, name)
+    return total[: len(a) + len(b)], steps + 2
 
 
 class RowStatistics(Component):
@@ -87,14 +68,12 @@ class RowStatistics(Component):
     @staticmethod
     def products_latency_of(config: Config) -> int:
         """From the exact sums to D*Q and S^2."""
-        columns, total = columns_bits(config), sum_bits(config)
-        return max(multiply_latency(square_bits(config), columns), 1 + multiply_latency(total, total))
+        return latency.row_products(config)
 
     @staticmethod
     def latency_of(config: Config) -> int:
         """Cycles from a row's last chunk to its statistics."""
-        chunk = 1 + tree_latency(config.chunk, TREE_LEVELS) + 1
-        return chunk + RowStatistics.products_latency_of(config) + 2 + Rsqrt.LATENCY
+        return latency.row_statistics(config)
 
     def elaborate(self, platform):
         m = Module()
@@ -153,7 +132,7 @@ class NormLanes(Component):
     FACTOR_AT = 3
     GAMMA_AT = 9
     BETA_AT = 11
-    LATENCY = 14
+    LATENCY = latency.NORM_LANES
 
     def __init__(self, config: Config):
         self.config = config
@@ -185,7 +164,7 @@ class NormLanes(Component):
     @staticmethod
     def max_latency_of(config: Config) -> int:
         """Cycles from a row's last chunk to its largest magnitude."""
-        return NormLanes.LATENCY + 2 + tree_latency(config.chunk, LARGEST_LEVELS)
+        return latency.norm_maximum(config)
 
     def elaborate(self, platform):
         m = Module()

@@ -11,16 +11,15 @@ from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
 
-from .. import isa
+from .. import isa, latency
 from ..config import Config
-from ..isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS
+from ..isa import ADDRESS_BITS, GATE_SCORE_BITS, QUEUE_BITS, ROW_BITS
 from ..isa import SCALE_BITS as SCALE_ADDRESS_BITS
 from ..numerics import RECIPROCAL_EXPONENT_MAX
 
 ELEMENT = signed(16)
 ROW_SHIFT_BITS = RECIPROCAL_EXPONENT_MAX.bit_length()
-READ_LATENCY = 4  # a read accepted in cycle t has its data in cycle t + 4, for one cycle
-WRITE_LATENCY = 2  # a read accepted in cycle t + 2 or later sees a write accepted in cycle t
+READ_LATENCY, WRITE_LATENCY = latency.READ, latency.WRITE
 
 
 def elements(config: Config, chunks: int) -> data.ArrayLayout:
@@ -60,7 +59,7 @@ SCALE_WRITE = Signature({"valid": Out(1), "addr": Out(SCALE_ADDRESS_BITS), "data
 # Expert queues, held by the router. `count`, `start`: combinational functions of `expert`, stable while no Route runs.
 # `entry` READ_LATENCY cycles after `addr`: token and gate score of a queue entry.
 QUEUE_LOOKUP = Signature({"expert": Out(8), "count": In(ROW_BITS + 1), "start": In(QUEUE_BITS)})
-QUEUE_ENTRY = data.StructLayout({"token": unsigned(ROW_BITS), "gate": unsigned(16)})
+QUEUE_ENTRY = data.StructLayout({"token": unsigned(ROW_BITS), "gate": unsigned(GATE_SCORE_BITS)})
 QUEUE_READ = Signature({"addr": Out(QUEUE_BITS), "entry": In(QUEUE_ENTRY)})
 
 

@@ -8,13 +8,14 @@ from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, signed, unsign
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
+from .. import latency
 from ..config import Config
 from ..isa import RowMax
+from ..memories import memories
 from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, RECIPROCAL_EXPONENT_MAX, SHIFT_MAX, SHIFT_MIN
 from . import ports
-from .common import LARGEST_LEVELS, delay, delay_valid, lanes_mask, largest_tree, register, tree_latency
+from .common import delay, delay_valid, lanes_mask, largest_tree, register
 from .gelu import GELU_LATENCY, gelu_lanes
-from .memories import memories
 from .memory import RAM_LATENCY, Ram
 
 LOWEST = -(1 << 15)  # below every stored element
@@ -50,15 +51,15 @@ class PostProcessor(Component):
     """
 
     PARAM_READY = 1
-    USED_LATENCY = 7
-    REQUANTISE_LATENCY = 9
+    USED_LATENCY = latency.PARAMS_USED
+    REQUANTISE_LATENCY = latency.REQUANTISE
     RES_LATENCY = REQUANTISE_LATENCY + GELU_LATENCY - ports.READ_LATENCY
-    Y_LATENCY = REQUANTISE_LATENCY + GELU_LATENCY + 2
-    MAX_GAP = RAM_LATENCY + 2
+    Y_LATENCY = latency.Y_WRITE
+    MAX_GAP = latency.POST_GAP
 
     def __init__(self, config: Config):
         self.config = config
-        self.scale_latency = self.Y_LATENCY + 1 + tree_latency(config.array_outputs, LARGEST_LEVELS) + 1
+        self.scale_latency = latency.row_maximum(config)
         self.latency = self.latency_of(config)
         chunks = config.output_chunks
         super().__init__(
@@ -79,7 +80,7 @@ class PostProcessor(Component):
     @classmethod
     def latency_of(cls, config: Config) -> int:
         """Cycles from a row to its `done`."""
-        return cls.Y_LATENCY + 1 + tree_latency(config.array_outputs, LARGEST_LEVELS) + 1 + ports.WRITE_LATENCY
+        return latency.post(config)
 
     def elaborate(self, platform):
         m = Module()

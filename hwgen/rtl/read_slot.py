@@ -6,6 +6,7 @@ from amaranth.hdl import Module
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
+from .. import latency
 from ..config import Config
 from .common import delay, delay_valid
 from .ports import ADDRESS_BITS, READ_LATENCY, elements, read_port
@@ -24,7 +25,7 @@ class ReadSlot(Component):
     Cost: two registers and a multiplexer for address and tag, and the tag's way beside the read.
     """
 
-    LATENCY = READ_LATENCY + 1
+    LATENCY = latency.READ_SLOT
 
     def __init__(self, config: Config, tag, chunks: int = 1):
         self.request = data.StructLayout({"addr": ADDRESS_BITS, "tag": tag})

@@ -6,19 +6,15 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
-from .. import numerics
+from .. import latency, numerics
 from ..config import Config
 from ..isa import Convert, RowScale
+from ..latency import GATE_STAGES, PROBABILITY_STAGES, RECIPROCAL_BITS, SUM_STAGES
+from ..memories import SUM_BITS, memories
 from .common import delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
 from .divide import Divider
-from .memories import SUM_BITS, memories
 from .memory import RAM_LATENCY, Ram
 from .ports import ELEMENT, ROW_BITS, ROW_SHIFT_BITS
-
-SUM_STAGES = 4  # pipeline stages of the adder tree over the lanes
-PROBABILITY_STAGES = 3
-GATE_STAGES = 3
-RECIPROCAL_BITS = 16
 
 
 def reader_meta(config: Config) -> data.StructLayout:
@@ -76,7 +72,7 @@ class RowQuantiser(Component):
     Cost: no DSP; about 160 registers and 200 LUTs a lane; two 128-entry tables for all.
     """
 
-    LATENCY = 7
+    LATENCY = latency.QUANTISER
 
     def __init__(self, config: Config):
         self.lanes = lanes = config.array_inputs
@@ -171,9 +167,9 @@ class RowReader(Component):
     acc_rows x 20 bits of RAM, a divider of 16 stages, one 16x16 multiplier.
     """
 
-    LATENCY = RowQuantiser.LATENCY + 1
-    ACC_GAP = RAM_LATENCY + 2
-    ROW_MULT_LATENCY = PROBABILITY_STAGES + SUM_STAGES + 2 + RECIPROCAL_BITS + GATE_STAGES
+    LATENCY = latency.READER
+    ACC_GAP = latency.READER_GAP
+    ROW_MULT_LATENCY = latency.ROW_MULT
 
     def __init__(self, config: Config):
         self.config = config

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
+from ..latency import GATE_QUOTIENT_BITS
+from ..latency import ROUTER_LANES as LANES
+from ..memories import expert_bits
 from ..numerics import GATE_BITS, MAX_TOP_K
 from . import ports
 from .divide import Divider
-from .expert_queues import DENSE_CYCLES, SETTLE, ExpertQueues
+from .expert_queues import ExpertQueues
 from .gate_lanes import GateLanes, weight_sum_bits
-from .memories import expert_bits
 from .read_slot import ReadSlot
-
-LANES = 4  # rows in lockstep
-GATE_QUOTIENT_BITS = GATE_BITS + 1  # 2^15 stands for 1
-REFILL_CYCLES = ReadSlot.LATENCY + 1  # and one for each lane's read, from one chunk to the next
-FIXED_CYCLES = 6  # registers and control
-
-
-def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: bool = False) -> int:
-    """Cycles from `start` to `done` when nothing stalls, for rows >= 1 (to within 1 %)."""
-    *whole, rest = (min(config.chunk, experts - first) for first in range(0, experts, config.chunk))
-    groups, last_rows = -(-rows // LANES), (rows - 1) % LANES + 1
-
-    def sort(lanes: int) -> int:
-        """Until the last chunk of a group is in place: the next chunk is read while one is sorted."""
-        return sum(max(logits, lanes + REFILL_CYCLES) for logits in whole)
-
-    def group(following: int) -> float:
-        """From a group to the next: bound by reading, sorting, dividing, or by how many may be between the last two."""
-        read = sort(LANES) + max(rest, following + REFILL_CYCLES)
-        return max(read, experts + 1, LANES * top_k, (experts + 2 * top_k + GateLanes.LATENCY + 1) / 2)
-
-    before = group(last_rows) + (groups - 2) * group(LANES) if groups > 1 else 0
-    last = sort(last_rows) + rest + 2 * experts + last_rows * top_k
-    fixed = ReadSlot.LATENCY + GateLanes.LATENCY + GATE_QUOTIENT_BITS + SETTLE + FIXED_CYCLES + min(rows, LANES)
-    gates = rows * (DENSE_CYCLES + 2 * -(-experts // config.chunk)) if dense else 0
-    return math.ceil(before) + last + rows * top_k + gates + fixed
 
 
 class Router(Component):
@@ -55,7 +29,7 @@ class Router(Component):
     Parameters: config. Ports: start (strobe), insn (held until done), done (strobe: all writes and queues visible); rd, wr
     (scratchpad); lookup, queue, nonempty: the queues. Preconditions: 1 <= top_k <= 4, top_k <= experts <= max_experts,
     rows * top_k <= queue_entries, rows <= 4096.
-    Cycles: `route_cycles`. Cost: GateLanes, two registers of LANES chunks, a divider, ExpertQueues; no multiplier.
+    Cycles: `latency.route_cycles`. Cost: GateLanes, two registers of LANES chunks, a divider, ExpertQueues; no multiplier.
     """
 
     def __init__(self, config: Config):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
+from .. import latency
 from ..numerics import RSQRT_BITS, RSQRT_FIRST, RSQRT_TABLE
 from .common import delay, register
 from .small_memory import rom
 
 EXPONENT_BITS = 5
 _WIDE = 64
-_NORMALISE = (32, 16, 8, 4, 2)
 
 
 class Rsqrt(Component):
@@ -24,7 +24,7 @@ class Rsqrt(Component):
     Ports: i_n; o_r (17 bits), o_e (5 bits). Latency: LATENCY. Cost: 2 multipliers (18x17, 19x17), a 256x34 table.
     """
 
-    LATENCY = len(_NORMALISE) + 7
+    LATENCY = latency.RSQRT
 
     def __init__(self, bits: int):
         if not isinstance(bits, int) or not 1 <= bits <= 62:
@@ -37,7 +37,7 @@ class Rsqrt(Component):
         value = Signal(_WIDE)
         m.d.comb += value.eq(self.i_n)
         pairs = Signal(0)  # how many pairs n was shifted by, high bit first: e = 31 - pairs
-        for width in _NORMALISE:
+        for width in latency.RSQRT_SHIFTS:
             empty = value[_WIDE - width :] == 0
             pairs = register(m, Cat(empty, pairs), f"pairs_{width}")
             value = register(m, Mux(empty, value << width, value)[:_WIDE], f"norm_{width}")

@@ -6,8 +6,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib.wiring import Component, In
 
 from ..config import Config
+from ..memories import memories
 from .common import register
-from .memories import memories
 from .memory import RAM_LATENCY, Ram
 from .ports import READ_LATENCY, SCALE_READ, SCALE_WRITE
 

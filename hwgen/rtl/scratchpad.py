@@ -9,8 +9,8 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.wiring import Component, In
 
 from ..config import Config
+from ..memories import memories
 from .common import delay, register
-from .memories import memories
 from .memory import RAM_LATENCY, STYLES, Ram
 from .ports import READ_LATENCY, read_port, write_port
 

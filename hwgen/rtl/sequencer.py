@@ -8,13 +8,13 @@ from amaranth.lib.wiring import Component, In, Out
 
 from .. import isa
 from ..config import Config
+from ..latency import FETCH_BATCH
+from ..memories import FETCH_QUEUE, memories
 from .axi import COMMAND, beat_stream
 from .fifo import RamFifo
 from .insn import insn_view
-from .memories import FETCH_QUEUE, memories
 from .ports import insn_layout, insn_stream
 
-FETCH_BATCH = 4  # instructions of one read command
 UNITS = len(isa.Unit)
 
 

@@ -8,10 +8,10 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
 from ..config import Config
+from ..memories import memories
 from .axi import BYTE_ADDRESS_BITS, AxiReader, axi_read
 from .fifo import RamFifo
 from .insn import insn_view
-from .memories import memories
 from .ports import insn_stream
 from .register_slice import RegisterSlice
 

@@ -9,19 +9,12 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from .. import isa
 from ..config import Config
 from ..isa import ColScale
+from ..latency import WORDS_PER_CYCLE
 from . import ports
 from .common import delay
 from .insn import insn_view
 from .read_slot import ReadSlot
 from .reader import RowQuantiser
-
-WORDS_PER_CYCLE = 2  # of the weight stream: one for each output of a pair
-
-
-def load_cycles(config: Config, outputs: int, streamed: bool) -> int:
-    """Cycles that a tile of a product with so many outputs loads: from the weight stream, or row by row."""
-    rows = min(outputs, config.array_outputs)
-    return -(-rows // WORDS_PER_CYCLE) if streamed else rows
 
 
 def job_layout() -> data.StructLayout:

@@ -7,13 +7,15 @@ from dataclasses import replace
 
 from .. import isa
 from ..config import Config
+from ..errors import Shortage, UserError
 from ..intgraph import Input, IntGraph, verify
 from ..program import InputSlot, OutputSlot, Program, RowLayout, TaskProgram, memory_map
+from .checks import verify_task
 from .emit import Emitter
 from .layout import DataStore, WeightStore, align
 from .prepare import Needs, input_key, prepare, row_layout
 
-__all__ = ["schedule"]
+__all__ = ["attempt", "schedule", "shortages"]
 
 
 class _Region:
@@ -31,6 +33,19 @@ class _Region:
         return self.known[key]
 
 
+def shortages(graph: IntGraph, config: Config) -> list[Shortage]:
+    """What the operations of a graph exceed of a Config, one by one, before anything is placed."""
+    return prepare(graph, config, WeightStore(config, False), DataStore(config)).shortages
+
+
+def attempt(graphs: dict[str, IntGraph], config: Config) -> Program | UserError:
+    """The program without its weights, for an estimate of its cycles; or why a network does not fit the Config."""
+    try:
+        return schedule(graphs, config, contents=False)
+    except UserError as error:
+        return error
+
+
 def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True) -> Program:
     """The program of every task, in one memory image in which tasks share equal weights and constants.
 
@@ -43,6 +58,8 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
         if contents:
             verify(graph)
         needs[task] = prepare(graph, config, weights, constants)
+        for short in needs[task].shortages:
+            raise short
     inputs, outputs = _Region(config), _Region(config)
     slots = {task: _slots(task, graphs[task], needs[task], config, inputs, outputs) for task in graphs}
 
@@ -73,6 +90,8 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
             places,
             offsets[task],
         )
+        if contents:
+            verify_task(graphs[task], tasks[task], config)
     batch = max(graph.batch for graph in graphs.values())
     return Program(config, tasks, constants.image(), weights.stripes() if contents else [], regions, batch)
 

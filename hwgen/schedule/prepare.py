@@ -9,7 +9,7 @@ import numpy as np
 from .. import numerics as num
 from ..config import Config
 from ..errors import Shortage, UserError
-from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens, View
+from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
 from ..isa import ROW_BITS, ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import RowLayout
 from .layout import (
@@ -33,7 +33,8 @@ class Needs:
 
     `weights`: (first word, words) of a MatMul. `data`: byte offset in the constants region, of a Constant, of gamma and
     beta of a Norm, of the row multipliers of a MatMul. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of
-    the factor) of a Multiply. `narrow`: each Constant and Input that crosses DRAM as int8.
+    the factor) of a Multiply. `narrow`: each Constant and Input that crosses DRAM as int8. `shortages`: what operations
+    exceed of the Config.
     """
 
     layouts: dict[str, Layout]
@@ -41,6 +42,14 @@ class Needs:
     data: dict[int, int] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     narrow: set[int] = field(default_factory=set)
+    shortages: list[Shortage] = field(default_factory=list)
+
+    def ask(self, op: Op, config: Config, field: str, amount: int, what: str) -> None:
+        """Note it where `what` of an operation needs more than a field of the Config has."""
+        have = getattr(config, field)
+        if amount > have:
+            message = f"{op.name}: {what} need {field}={amount}, it is {have}"
+            self.shortages.append(Shortage(message, field, amount / have))
 
 
 def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: DataStore) -> Needs:
@@ -66,7 +75,7 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
             case Multiply():
                 needs.sizes[i] = _multiply_columns(needs, op, config)
             case RouteTokens():
-                _check_route(op, config)
+                _check_route(needs, op, config)
                 routes[op.name], last_route = op, op.name
             case MatMul():
                 if op.expert and op.expert[0] != last_route:
@@ -157,21 +166,11 @@ def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict) -> Non
         rows = op.out if op.indirect == Indirect.GATHER else op.x
         need(rows.rows >= tokens, f"{rows.rows} rows for queues of up to {tokens} tokens")
         need((op.x if op.indirect == Indirect.GATHER else op.out).rows >= tokens, f"fewer rows than {tokens} tokens")
-        if tokens > config.acc_rows:
-            raise Shortage(
-                f"{op.name}: queues of up to {tokens} tokens need acc_rows={tokens}, it is {config.acc_rows}",
-                "acc_rows",
-                tokens / config.acc_rows,
-            )
+        needs.ask(op, config, "acc_rows", tokens, f"queues of up to {tokens} tokens")
 
 
 def _check_norm(needs: Needs, op: Norm, config: Config) -> None:
-    if op.x.cols > config.norm_columns:
-        raise Shortage(
-            f"{op.name}: rows of {op.x.cols} columns, norm_columns={config.norm_columns} is too small",
-            "norm_columns",
-            op.x.cols / config.norm_columns,
-        )
+    needs.ask(op, config, "norm_columns", op.x.cols, f"rows of {op.x.cols} columns")
     for view in (op.x, op.out):
         if _layout(needs, view).columns(view)[-1] + 1 != view.cols:
             raise UserError(f"{op.name}: {view.buffer!r} has padding between its groups")
@@ -188,37 +187,21 @@ def _multiply_columns(needs: Needs, op: Multiply, config: Config) -> tuple[int, 
     if not np.array_equal(x, out):
         raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.out.buffer!r} are padded differently")
     columns = int(x[-1]) + 1
-    if columns > config.norm_columns:
-        raise Shortage(
-            f"{op.name}: rows of {columns} columns, norm_columns={config.norm_columns} is too small",
-            "norm_columns",
-            columns / config.norm_columns,
-        )
+    needs.ask(op, config, "norm_columns", columns, f"rows of {columns} columns")
     if op.pairs and config.chunk % 2:
         why = "rotary positions need an even array_inputs"
         raise UserError(f"{op.name}: turns pairs of columns, which chunks of {config.chunk} elements divide: {why}")
     return columns, int(factor[-1]) + 1
 
 
-def _check_route(op: RouteTokens, config: Config) -> None:
-    if op.logits.cols > config.max_experts:
-        raise Shortage(
-            f"{op.name}: {op.logits.cols} experts, max_experts={config.max_experts} is too small",
-            "max_experts",
-            op.logits.cols / config.max_experts,
-        )
+def _check_route(needs: Needs, op: RouteTokens, config: Config) -> None:
+    needs.ask(op, config, "max_experts", op.logits.cols, f"{op.logits.cols} experts")
     if op.top_k > num.MAX_TOP_K:
         raise UserError(f"{op.name}: chooses {op.top_k} experts a token, the machine at most {num.MAX_TOP_K}")
     if op.logits.rows > 1 << ROW_BITS:
         raise UserError(f"{op.name}: {op.logits.rows} tokens, a router takes at most {1 << ROW_BITS}")
-    entries = op.logits.rows * op.top_k
-    if entries > config.queue_entries:
-        raise Shortage(
-            f"{op.name}: {op.logits.rows} tokens times {op.top_k} experts need queue_entries={entries}, "
-            f"it is {config.queue_entries}",
-            "queue_entries",
-            entries / config.queue_entries,
-        )
+    what = f"{op.logits.rows} tokens times {op.top_k} experts"
+    needs.ask(op, config, "queue_entries", op.logits.rows * op.top_k, what)
 
 
 def row_layout(layout: Layout, view: View, rows: int, config: Config, narrow: bool = False) -> RowLayout:

@@ -132,6 +132,10 @@ class Layout:
         size = prod(n for n, _ in factors)
         if (start, count, step) == (0, size, 1):
             return self
+        if count < 0 or count and not (0 <= start < size and 0 <= start + (count - 1) * step < size):
+            raise ValueError(f"{count} elements {step} apart from {start} on of {size}")
+        if count == 0:
+            return self._with(axis, _axis(0, 0), self.offset)
         if count == 1:
             offset, rest = self.offset, start
             for n, stride in reversed(factors):
@@ -185,12 +189,16 @@ class Layout:
         if len(factors) > 1:
             return None
         step = factors[0][1] if factors else 0
+        if min(kernel, stride, dilation) < 1 or dilation * (kernel - 1) >= size:
+            raise ValueError(f"a window of {kernel} elements {dilation} apart, moved by {stride}, over {size}")
         positions = (size - dilation * (kernel - 1) - 1) // stride + 1
         axes = (*self.axes[:axis], _axis(positions, stride * step), _axis(kernel, dilation * step), *self.axes[axis + 1 :])
         return Layout(axes, self.offset)
 
     def diagonal(self, first: int, second: int) -> Layout | None:
         """Axes `first` and `second`, of one length, walked together as `first`; `second` is gone."""
+        if self.shape[first] != self.shape[second]:
+            raise ValueError(f"a diagonal of {self.shape[first]} by {self.shape[second]} elements")
         a, b = joined(self.axes[first]), joined(self.axes[second])
         if [n for n, _ in a] != [n for n, _ in b]:
             return None

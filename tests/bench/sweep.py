@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen import boards, example, explore, planner, run
+from hwgen import boards, example, explore, mapping, run
 from hwgen.build import build
 from hwgen.config import MAX_WEIGHT_PORTS, Config
 from hwgen.dram import of_board
@@ -84,14 +84,11 @@ def sweep(pair: str, within: float, known: dict, save, folder: Path) -> bool:
     state = build({"": files[0]}, folder / "unused", board=name, calibrate=files[1], stop_after="quantise")
 
     def model(config: Config, quick: bool = False) -> float:
-        try:
-            runs, _ = planner.arrange(state.integers, config, of_board(board, config), quick=quick)
-        except UserError:
-            return float("inf")
-        return runs[""].cycles
+        found = mapping.search(state.integers, config, of_board(board, config), quick=quick)
+        return found.cycles if isinstance(found, mapping.Choice) else float("inf")
 
     configs = grid(state.integers, board)
-    roughly = {config: model(config, quick=True) for config in configs}  # with one arrangement, several save up to a tenth
+    roughly = {config: model(config, quick=True) for config in configs}  # with one mapping, several save up to a tenth
     hopeful = [c for c in configs if roughly[c] <= (1.1 + within) * min(roughly.values())]
     ranked = sorted((model(config), str(config), config) for config in hopeful)
     near = [config for cycles, _, config in ranked if cycles <= (1 + within) * ranked[0][0]]

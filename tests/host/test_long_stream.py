@@ -17,7 +17,7 @@ from hwgen import boards, registers
 from hwgen.config import Config
 from hwgen.dram import UNLIMITED
 from hwgen.intgraph import IntGraph
-from hwgen.planner import plan
+from hwgen.mapping import choose, mapped
 from hwgen.program import write_bundle
 from sim import golden
 from sim.device import open_device
@@ -36,7 +36,7 @@ RESIDENT_GROWTH = 8 << 20  # bytes of the process; what the tracing itself takes
 def make(path, batch: int = 1) -> tuple[IntGraph, Bundle]:
     """Graph and bundle of a small random network; the bundle holds neither Verilog nor report."""
     graph = random_graph(5, SHAPE)
-    program, _ = plan({"": graph}, CONFIG, UNLIMITED, batch)
+    program = mapped({"": graph}, CONFIG, choose({"": graph}, CONFIG, UNLIMITED, batch).mapping, batch)
     files = {boards.BOARD_FILE: boards.to_json(boards.load("zcu104"))}
     write_bundle(path / "b", program, models=[], board="zcu104", registers=registers.manifest(CONFIG), files=files)
     return graph, Bundle(path / "b")

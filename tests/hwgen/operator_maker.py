@@ -61,6 +61,15 @@ class Case:
         return {f"x{i}": x for i, x in enumerate(self.x) if isinstance(x, np.ndarray)}
 
 
+def graph(nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, ...]], outputs: list[str], opset: int = 18, **constants):
+    """A model of several nodes with inputs of floating point."""
+    infos = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in inputs.items()]
+    held = [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()]
+    made = [helper.make_empty_tensor_value_info(o) for o in outputs]
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(helper.make_graph(nodes, "several", infos, made, held), opset_imports=opsets, ir_version=10)
+
+
 def model_of(proto: onnx.ModelProto) -> Model:
     """As the loader gives it, without its wish for a batch of 1."""
     constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}

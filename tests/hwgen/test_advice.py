@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hwgen import boards, explore, planner, resources
+from hwgen import boards, explore, mapping, resources
 from hwgen.dram import of_board
 from hwgen.errors import Shortage, UserError
 from hwgen.example import write
@@ -16,8 +16,10 @@ GRAPHS = {"": random_graph(1, Shape(patches=(4, 4), heads=4, head=16, hidden=128
 PYNQ = boards.load("pynq-z2")
 
 
-def arranges(config, board=PYNQ, graphs=GRAPHS):
-    planner.arrange(graphs, config, of_board(board, config), quick=True)
+def maps(config, board=PYNQ, graphs=GRAPHS):
+    found = mapping.search(graphs, config, of_board(board, config), quick=True)
+    if isinstance(found, UserError):
+        raise found
 
 
 def advised(text: str, board=PYNQ):
@@ -31,10 +33,10 @@ def advised(text: str, board=PYNQ):
 def test_a_set_field_that_is_too_small_is_raised(settings):
     config = PYNQ.make_config(settings)
     with pytest.raises(Shortage) as failed:
-        arranges(config)
+        maps(config)
     assert failed.value.field in settings or failed.value.field == "bank_words"
     better = advised(advice.advise(GRAPHS, PYNQ, config))
-    arranges(better)
+    maps(better)
     assert space.fits(better, PYNQ) and (better.array_outputs, better.array_inputs) == (8, 8)
     changed = {k for k, v in better.to_dict().items() if v != PYNQ.make_config().to_dict()[k]}
     assert changed <= {*settings}
@@ -45,7 +47,7 @@ def test_an_array_that_is_too_large_is_told_with_one_that_is_not():
     used = resources.estimate(config, PYNQ)["dsp"]
     assert used > 1024 and f"DSP: {used:,} of 220, {used - 220:,} too many" in explore.excess(config, PYNQ)
     better = advised(advice.advise(GRAPHS, PYNQ, config))
-    arranges(better)
+    maps(better)
     assert space.fits(better, PYNQ) and not explore.excess(better, PYNQ)
 
 
@@ -59,7 +61,7 @@ def test_a_board_that_is_too_small_names_one_that_is_not(monkeypatch):
     assert "scratchpad" in text and "BRAM: " in text and " short" in text
     name = text[text.index("--board ") :].split()[1]
     other = boards.load(name)
-    arranges(other.make_config(), other, large)
+    maps(other.make_config(), other, large)
     monkeypatch.setattr(boards, "names", list)
     assert "none of the known boards" in advice.no_config(large, weak)
 
@@ -77,13 +79,13 @@ def test_build_tells_it(hwgen, tmp_path):
     assert "DSP: " in err and "this would do: --set" in err
 
 
-def test_planner_does_not_try_what_cannot_help(monkeypatch):
+def test_search_does_not_try_what_cannot_help(monkeypatch):
     """Rows that are too wide for the LayerNorm are so in blocks; what is too large for the smallest, for all."""
     tried = []
-    original = planner.Arrangement.apply
-    monkeypatch.setattr(planner.Arrangement, "apply", lambda self, *rest: tried.append(self) or original(self, *rest))
+    original = mapping.Mapping.apply
+    monkeypatch.setattr(mapping.Mapping, "apply", lambda self, *rest: tried.append(self) or original(self, *rest))
     for settings, blocks in (({"norm_columns": "32"}, []), ({"bank_words": "2"}, [0.98])):
         tried.clear()
         with pytest.raises(UserError):
-            arranges(PYNQ.make_config(settings))
+            maps(PYNQ.make_config(settings))
         assert [a.room for a in tried if a.room] == blocks

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-import hwgen.cli
+import hwgen.arguments
 from hwgen.errors import Mismatch, UserError
 from hwgen.example import write
 from hwgen.files import write_atomic
@@ -196,10 +196,10 @@ def test_a_terminated_command_leaves_nothing(hwgen, tmp_path, monkeypatch):
 def test_models_and_settings_are_parsed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b.onnx").touch()
-    assert hwgen.cli.parse_models(["a=b.onnx"]) == {"": Path("a=b.onnx")}
-    assert hwgen.cli.parse_models(["a=x.onnx"]) == {"a": Path("x.onnx")}
-    assert hwgen.cli.parse_models(["a=x.onnx", "b=y.onnx"]) == {"a": Path("x.onnx"), "b": Path("y.onnx")}
-    assert hwgen.cli.parse_settings(["a=1", "b=x=y", "a=2"]) == {"a": "2", "b": "x=y"}
+    assert hwgen.arguments.parse_models(["a=b.onnx"]) == {"": Path("a=b.onnx")}
+    assert hwgen.arguments.parse_models(["a=x.onnx"]) == {"a": Path("x.onnx")}
+    assert hwgen.arguments.parse_models(["a=x.onnx", "b=y.onnx"]) == {"a": Path("x.onnx"), "b": Path("y.onnx")}
+    assert hwgen.arguments.parse_settings(["a=1", "b=x=y", "a=2"]) == {"a": "2", "b": "x=y"}
 
 
 def test_closed_pipe_is_no_fault():
@@ -218,3 +218,74 @@ def test_module_is_runnable():
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (run.returncode, run.stdout) == (0, f"hwgen {hwgen.__version__}\n")
     assert json.dumps(hwgen.__version__)
+
+
+# --- levels, shapes, findings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "letter, name, holds",
+    [
+        ("T", "tensor", "%0 = "),
+        ("L", "layers", " attention "),
+        ("R", "rows", "nodes += Experts("),
+        ("Q", "integers", "scale="),
+        ("M", "machine", "ops += MatMul("),
+        ("P", "program", "MATMUL "),
+    ],
+)
+def test_a_level_is_printed(hwgen, micro, tmp_path, monkeypatch, letter, name, holds):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = hwgen("build", micro, "--stop-after", letter, "--print", name)
+    assert code == 0 and holds in out
+    assert list(tmp_path.iterdir()) == []
+    if letter == "T":
+        code, again, err = hwgen("build", micro, "--stop-after", "import", "--print", letter)
+        assert (code, again) == (0, out) and "recognise" not in err
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--print", "X"], "unknown level 'X'; the levels are T (tensor)"),
+        (["--stop-after", "import", "--print", "Q"], "level integers is made by step quantise, behind import"),
+        (["--shape", "image"], "--shape image: written as INPUT=1,3,224,224"),
+        (["--shape", "image=1,0"], "--shape image=1,0"),
+        (["--shape", "1,1,8,8", "--shape", "1,1,8,8"], "its input is named twice"),
+        (["--shape", "picture=1,1,8,8"], "has no input 'picture'"),
+        (["--shape", "image=1,3,8,8"], "input 'image' has shape [1, 1, 8, 8], not [1, 3, 8, 8]"),
+    ],
+)
+def test_levels_and_shapes_that_do_not_exist(hwgen, micro, tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = hwgen("build", micro, *options)
+    assert code == 2 and one_line(err) and said in err, err
+
+
+def test_open_sizes_are_told_or_come_from_the_images(hwgen, micro, tmp_path):
+    model = onnx.load(micro)
+    for axis, dim in enumerate(model.graph.input[0].type.tensor_type.shape.dim):
+        dim.dim_param = f"d{axis}"
+    path, data = tmp_path / "open.onnx", tmp_path / "calib.npz"
+    onnx.save(model, path)
+    np.savez(data, image=np.zeros((2, 1, 8, 8), np.float32), label=np.zeros(2))
+    code, _, err = hwgen("check", path)
+    assert code == 2 and one_line(err) and "[1, ?, ?, ?]; give its size, as --shape image=1,3,224,224" in err
+    assert hwgen("check", path, "--shape", "image=1,1,8,8")[0] == 0
+    assert hwgen("build", path, "--shape", "1,1,8,8", "--stop-after", "recognise")[0] == 0
+    assert hwgen("build", path, "--calibrate", data, "--stop-after", "recognise")[0] == 0
+
+
+def test_findings_as_json(hwgen, micro, tmp_path):
+    model = onnx.load(micro)
+    node = next(n for n in model.graph.node if n.op_type == "Erf")
+    node.op_type = "Sin"
+    onnx.save(model, tmp_path / "odd.onnx")
+    code, out, err = hwgen("check", tmp_path / "odd.onnx", "--json")
+    found = json.loads(out)
+    assert code == 2 and one_line(err) and not found["supported"]
+    finding = next(f for f in found["findings"] if f["node"] == node.name)
+    assert finding["op"] == "Sin" and finding["level"] == "select" and "sin" in finding["reason"]
+    assert "GELU" in finding["nearest_form"]
+    code, out, err = hwgen("check", micro, "--json")
+    assert (code, err, json.loads(out)) == (0, "", {"model": str(micro), "supported": True, "findings": []})

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from hwgen import boards, cost, explore, planner
+from hwgen import boards, cost, explore, mapping
 from hwgen.dram import of_board
 from hwgen.errors import UserError
 from hwgen.explore import points, space, work
+from hwgen.schedule import schedule
 from sim.tb.graphs import Shape, random_graph
 
 GRAPHS = {"": random_graph(1, Shape(patches=(4, 4), heads=4, head=16, hidden=128))}
@@ -23,7 +24,7 @@ def front():
 
 def cycles(config, board) -> float:
     memory = of_board(board, config)
-    program, _ = planner.plan(GRAPHS, config, memory)
+    program = mapping.mapped(GRAPHS, config, mapping.choose(GRAPHS, config, memory).mapping)
     return cost.estimate(program.tasks[""].instructions, config, memory).cycles
 
 
@@ -54,12 +55,12 @@ def test_what_is_measured_is_what_a_program_needs():
     config = replace(PYNQ.make_config(), **need.fields(), banks=2, bank_words=256)
     while work.capacity(config) < space.MARGIN * need.elements:
         config = replace(config, bank_words=2 * config.bank_words)
-    planner.schedule(GRAPHS, config)
+    schedule(GRAPHS, config)
     assert need.scale_entries == 256  # where measuring begins
     with pytest.raises(UserError, match="queue_entries"):
-        planner.schedule(GRAPHS, replace(config, queue_entries=need.queue_entries // 2))
+        schedule(GRAPHS, replace(config, queue_entries=need.queue_entries // 2))
     with pytest.raises(UserError, match="bank_words"):
-        planner.schedule(GRAPHS, replace(config, bank_words=config.bank_words // 4))
+        schedule(GRAPHS, replace(config, bank_words=config.bank_words // 4))
 
 
 def test_memories_that_are_too_small_are_raised():

@@ -175,11 +175,13 @@ CONVOLUTIONS = [
     row("ConvTranspose", x(2, 4, 5, 6), x(4, 3, 3, 3), x(3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
     row("ConvTranspose", x(1, 4, 5, 6), x(4, 2, 3, 2), group=2, strides=[3, 1], dilations=[2, 2]),
     row("ConvTranspose", x(1, 2, 5), x(2, 3, 4), strides=[3], pads=[2, 1]),
+    row("ConvTranspose", x(1, 2, 5, 6), x(2, 3, 3, 2), strides=[3, 2], dilations=[2, 1]),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="VALID"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[3, 3], output_shape=[15, 14]),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], output_shape=[10, 9], auto_pad="SAME_UPPER"),
+    row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 2, 2), strides=[3, 3], auto_pad="SAME_UPPER"),
     row("ConvTranspose", x(1, 2, 4, 4), x(2, 3, 1, 1), pads=[1, 1, 1, 1]),
     row("Col2Im", x(2, 3 * 4, 12), [4, 5], [2, 2]),
     row("Col2Im", x(1, 2 * 6, 8), [5, 6], [2, 3], strides=[1, 2], pads=[0, 1, 0, 1], dilations=[1, 2]),
@@ -306,6 +308,8 @@ SIGNALS = [
 ]
 
 MS = {"domain": "com.microsoft"}
+LEFT = {"left_window_size": 1}
+PAST = {"opset": 23, "outputs": 3}
 SEEN = np.array([[1, 1, 0, 0, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]], bool)
 FUSED = [
     *(row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), opset=23, is_causal=i) for i in (0, 1)),
@@ -313,6 +317,16 @@ FUSED = [
     row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), x(4, 5), opset=23),
     row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), Const(SEEN), opset=23),
     row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), SEEN, opset=23),
+    *(
+        row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), Const(np.where(SEEN, x(4, 5), low).astype("f")), opset=23)
+        for low in (-np.inf, np.finfo(np.float32).min, -1e4)
+    ),
+    row("Attention", x(1, 2, 4, 8), x(1, 2, 5, 8), x(1, 2, 5, 6), opset=23, softcap=0.5),
+    row("Attention", x(1, 2, 4, 8), x(1, 2, 4, 8), x(1, 2, 4, 6), None, x(1, 2, 2, 8), x(1, 2, 2, 6), is_causal=1, **PAST),
+    *(
+        row("Attention", x(1, 2, 4, 8), x(1, 2, 6, 8), x(1, 2, 6, 6), opset=25, judge="evaluator", is_causal=i, **sides)
+        for i, sides in ((0, {**LEFT, "right_window_size": 1}), (1, LEFT), (0, {"right_window_size": 1}))
+    ),
     row("Attention", x(1, 3, 2, 8), x(1, 3, 2, 8), x(1, 3, 2, 6), None, x(1, 3, 3, 8), x(1, 3, 3, 6), opset=23, outputs=3),
     row("RotaryEmbedding", x(2, 3, 4, 8), x(9, 4), x(9, 4), ints(0, 9, 2, 4), opset=23),
     row("RotaryEmbedding", x(2, 4, 24), x(2, 4, 4), x(2, 4, 4), opset=23, num_heads=3, interleaved=1),
@@ -374,19 +388,26 @@ RESIZES = [
     row("Resize", x(1, 2, 5, 6), None, f(2.0, 0.5), axes=[3, 2], mode="linear"),
     row("Resize", x(1, 2, 5, 6), None, None, [10, 18], axes=[2, 3], mode="linear", keep_aspect_ratio_policy="not_larger"),
     row("Resize", x(1, 2, 5, 6), None, None, [10, 18], axes=[2, 3], mode="nearest", keep_aspect_ratio_policy="not_smaller"),
-    row(
-        *("Resize", x(1, 2, 5, 6), f(0, 0, 0.2, 0.1, 1, 1, 0.9, 1.2), None, [1, 2, 4, 7]),
-        **{"mode": "linear", "extrapolation_value": 3.0, "coordinate_transformation_mode": "tf_crop_and_resize"},
+    *(
+        row(
+            *("Resize", x(1, 2, 5, 6), f(0, 0, 0.2, 0.1, 1, 1, 0.9, 1.2), None, [1, 2, *to]),
+            **{"mode": m, "extrapolation_value": 3.0, "coordinate_transformation_mode": "tf_crop_and_resize"},
+        )
+        for to in ((4, 7), (5, 6), (5, 9), (3, 6))
+        for m in ("nearest", "linear", "cubic")
     ),
     row("Resize", x(1, 2, 5, 6), f(1, 1, 2, 2), opset=10),
     row("Resize", x(1, 2, 5, 6), f(1, 1, 2.4, 0.6), opset=10, mode="linear"),
     row("Resize", x(1, 2, 6, 6), f(1, 1, 0.5, 1.5), opset=10),
+    row("Resize", x(1, 2, 5, 6), f(0), f(1, 1, 1.6, 2), opset=11, coordinate_transformation_mode="tf_half_pixel_for_nn"),
     row("Upsample", x(1, 2, 5, 6), f(1, 1, 2, 3), opset=9),
     row("Upsample", x(1, 2, 5, 6), f(1, 1, 2, 3), opset=9, mode="linear"),
     row("Resize", x(2, 4, 5), None, f(1, 1, 2), mode="linear"),
     row("Resize", x(1, 1, 3, 4, 5), None, f(1, 1, 2, 1.5, 2), mode="linear"),
     row("Resize", x(1, 1, 3, 4, 5), None, f(1, 1, 2, 1.5, 2)),
     row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2)),
+    *(row("Resize", ints(-99, 99, 1, 2, 5, 6).astype(np.int8), None, f(1, 1, 2, 2), mode=m) for m in ("nearest", "linear")),
+    row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2), mode="linear"),
 ]
 
 

@@ -188,7 +188,9 @@ def sorted_and_split(moe):
 def twice_chosen(moe):
     """Of an expert's tokens those whose weight is large."""
     token, slot, values = places(moe, 0)
-    weight = moe.op("GatherND", values, moe.op("Transpose", moe.op("NonZero", moe.op("Equal", moe.top()[1], 0)), perm=[1, 0]))
+    weight = moe.op(
+        "GatherND", values, moe.op("Transpose", moe.op("NonZero", moe.op("Equal", moe.top()[1], 0)), perm=[1, 0])
+    )
     kept = moe.op("Squeeze", moe.op("NonZero", moe.op("Greater", weight, 0.3)), [0])
     token = moe.op("Gather", token, kept)
     rows = moe.expert(0, moe.op("Gather", moe.tokens, token))
@@ -228,7 +230,11 @@ def loop_over_experts(moe, trips=E):
         hidden = w.op("Relu", w.op("MatMul", moe.tokens, w.op("Gather", moe.w1, i)))
         weight = w.op("Unsqueeze", w.op("Gather", gates, i, axis=1), [1])
         made = w.op("Mul", weight, w.op("MatMul", hidden, w.op("Gather", moe.w2, i)))
-        return [(w.op("Identity", keep), 9, []), (w.op("Add", y, made), 1, [T, D]), (w.op("ReduceSum", made, keepdims=0), 1, [])]
+        return [
+            (w.op("Identity", keep), 9, []),
+            (w.op("Add", y, made), 1, [T, D]),
+            (w.op("ReduceSum", made, keepdims=0), 1, []),
+        ]
 
     body = moe.w.body(body, INDEX, FLAG, ("y", 1, [T, D]))
     y, sums = moe.op("Loop", np.int64(trips), "", moe.tokens, outputs=2, body=body)
@@ -282,7 +288,12 @@ def scanned(moe):
         return [(h, 1, [D]), (w.op("Tanh", h), 1, [D])]
 
     body = moe.w.body(body, ("h", 1, [D]), ("x", 1, [D]))
-    options = {"num_scan_inputs": 1, "scan_input_directions": [1], "scan_output_directions": [1], "scan_output_axes": [1]}
+    options = {
+        "num_scan_inputs": 1,
+        "scan_input_directions": [1],
+        "scan_output_directions": [1],
+        "scan_output_axes": [1],
+    }
     h, y = moe.op("Scan", np.zeros(D, np.float32), moe.tokens, outputs=2, body=body, **options)
     return moe.op("Add", moe.op("Transpose", y, perm=[1, 0]), h)
 
@@ -309,9 +320,13 @@ def test_an_if_that_skips_no_tokens_leaves_no_choice(tmp_path):
 def test_an_if_that_needs_two_tokens_stays_a_choice(tmp_path):
     moe = Moe()
     token, _, _ = places(moe, 0)
-    rows = moe.op("ScatterND", moe.tokens, moe.op("Unsqueeze", token, [1]), moe.expert(0, moe.op("Gather", moe.tokens, token)))
+    rows = moe.op(
+        "ScatterND", moe.tokens, moe.op("Unsqueeze", token, [1]), moe.expert(0, moe.op("Gather", moe.tokens, token))
+    )
     bodies = [moe.w.body(lambda w, y=y: [(w.op("Identity", y), 1, [T, D])]) for y in (rows, moe.tokens)]
-    y = moe.op("If", moe.op("Greater", moe.op("Size", token), np.int64(2)), then_branch=bodies[0], else_branch=bodies[1])
+    y = moe.op(
+        "If", moe.op("Greater", moe.op("Size", token), np.int64(2)), then_branch=bodies[0], else_branch=bodies[1]
+    )
     program = proven(moe.save(tmp_path / "m.onnx", y), range(8))
     assert [n for n in program.nodes() if n.op.kind == "reduce" and n.dtype == "i"]
 

@@ -148,6 +148,15 @@ GRAPHS = {
     "mean of an embedding": lambda: extended(
         fg.Mean("m", "embed", 1, 6), fg.Linear("h", "m", random(D, D), None), rows=1
     ),
+    "soft mixture": lambda: extended(
+        fg.Dispatch("d", "0.norm2", "0.norm2", random(4, D)),
+        fg.SlotExperts(
+            "e", "d", random(2, 64, D), random(2, 64, seed=1), random(2, D, 64, seed=2), random(2, D, seed=3), "none"
+        ),
+        fg.Combine("c", "0.norm2", "e", random(4, D, seed=4), None),
+        fg.Add("sum", "0.add2", "c"),
+        norm("n", "sum"),
+    ),
     "mean of a mean": lambda: extended(
         fg.Mean("m", "0.add2", 0, T), fg.Rows("r", "m", 0, 1), fg.Mean("mm", "r", 0, 1), rows=1
     ),

@@ -5,8 +5,8 @@ import pytest
 
 from hwgen import graph as fg
 from hwgen.compare import compare
-from hwgen.levels import import_model
 from hwgen.intgraph import MatMul
+from hwgen.levels import import_model
 from hwgen.select import integers
 from sim import golden
 

@@ -135,4 +135,5 @@ def test_positions_on_a_stored_tensor_keep_all_bits():
     run = golden.run(integer, image, trace=True)
     scale = integer.buffers["embed"].scale
     got = run.values["embed"] * scale - table
-    assert np.abs(got[1:] - run.values["extra"] * integer.buffers["extra"].scale).max() < 1.01 * scale
+    added = run.values["extra"] * integer.buffers["extra"].scale + integer.offsets["extra"]
+    assert np.abs(got[1:] - added).max() < 2.0 * scale  # the roundings of table, high bytes and rest

@@ -7,12 +7,12 @@ import pytest
 
 from hwgen import boards, resources, synth
 from hwgen.config import Config
+from hwgen.memories import Memory, memories
 from hwgen.resources import logic
 from hwgen.resources.multipliers import MULTIPLIERS, multipliers, pieces
 from hwgen.resources.rams import primitives
 from hwgen.rtl import top
 from hwgen.rtl.load import LoadUnit
-from hwgen.rtl.memories import Memory, memories
 from hwgen.rtl.scales import ScaleMemory
 
 BOARDS = {"ultrascale+": "zcu104", "7-series": "pynq-z2", "ecp5": "ulx3s-85f"}

@@ -8,8 +8,8 @@ from importlib.resources import files as resource_files
 import pytest
 
 from hwgen import boards, resources, synth
+from hwgen.memories import Memory
 from hwgen.resources.rams import primitives
-from hwgen.rtl.memories import Memory
 from hwgen.rtl.top import emit
 from hwgen.synth import families, yosys
 

@@ -8,7 +8,7 @@ import pytest
 from hwgen import isa
 from hwgen.config import Config
 from hwgen.counts import data_beats
-from hwgen.rtl.arbiter import MOST_BEATS
+from hwgen.latency import MOST_BEATS
 from hwgen.rtl.load import LoadUnit
 
 SHAPES = {

@@ -5,8 +5,9 @@ import pytest
 from hwgen.config import Config
 from hwgen.isa import Multiply, encode
 from hwgen.isa import Norm as NormInsn
+from hwgen.latency import multiply_cycles, norm_cycles
 from hwgen.numerics import GAMMA_SHIFT, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, layer_norm, multiply, row_max_abs, turn
-from hwgen.rtl.norm import Norm, multiply_cycles, norm_cycles
+from hwgen.rtl.norm import Norm
 
 SQUARE = Config(array_outputs=8, array_inputs=8, norm_columns=64)
 UNEVEN = Config(array_outputs=12, array_inputs=20, norm_columns=1024)

@@ -4,9 +4,10 @@ import pytest
 
 from hwgen.config import Config
 from hwgen.isa import Route
+from hwgen.latency import route_cycles
 from hwgen.numerics import INT16_MAX, route
 from hwgen.rtl.ports import READ_LATENCY
-from hwgen.rtl.router import Router, route_cycles
+from hwgen.rtl.router import Router
 
 SQUARE = Config(array_outputs=8, array_inputs=8, max_experts=16, queue_entries=256)
 UNEVEN = Config(array_outputs=12, array_inputs=20, max_experts=64, queue_entries=256)

@@ -8,7 +8,7 @@ import pytest
 
 from hwgen import isa
 from hwgen.config import Config
-from hwgen.rtl.memories import FETCH_QUEUE
+from hwgen.memories import FETCH_QUEUE
 from hwgen.rtl.sequencer import UNITS, Sequencer
 
 PROGRAM_AT = 0x40  # beats

@@ -4,10 +4,9 @@ import pytest
 
 from hwgen.config import Config
 from hwgen.isa import Multiply, Norm, Route, encode
+from hwgen.latency import multiply_cycles, norm_cycles, route_cycles
 from hwgen.numerics import GAMMA_SHIFT, INT16_MAX, layer_norm, route, row_max_abs, turn
-from hwgen.rtl.norm import multiply_cycles, norm_cycles
 from hwgen.rtl.ports import READ_LATENCY
-from hwgen.rtl.router import route_cycles
 from hwgen.rtl.vector import VectorUnit
 
 SQUARE = Config(array_outputs=8, array_inputs=8, max_experts=16, queue_entries=64, norm_columns=64)

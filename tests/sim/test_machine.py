@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from host.pack import pack_input, unpack_output
-from hwgen import isa, planner
+from hwgen import isa, mapping
 from hwgen.config import Config
 from hwgen.intgraph import Constant, Input, RouteTokens
 from hwgen.isa import Indirect
@@ -102,16 +102,16 @@ def test_any_order_of_the_units(config):
             assert_equal(run(program, images, order), wanted)
 
 
-@pytest.mark.parametrize("arrangement", [*planner.arrangements(1), *planner.arrangements(4)], ids=str)
-def test_arrangements_in_any_order_of_the_units(arrangement):
-    batch = 1 if arrangement in planner.arrangements(1) else 4
+@pytest.mark.parametrize("chosen", [*mapping.candidates(1), *mapping.candidates(4)], ids=str)
+def test_mappings_in_any_order_of_the_units(chosen):
+    batch = 1 if chosen in mapping.candidates(1) else 4
     config = replace(CONFIGS["12x20"], bank_words=4096)
     graph = random_graph(3, Shape(layers=3, shun=0))
     sets = [random_images(graph, seed) for seed in range(batch)]
     wanted = [golden.run(graph, images).outputs for images in sets]
     stacked = {name: np.stack([outputs[name] for outputs in wanted]) for name in wanted[0]}
     images = {name: np.stack([s[name] for s in sets]) for name in sets[0]}
-    program = schedule({"": arrangement.apply(graph, config, batch)}, config)
+    program = schedule({"": chosen.apply(graph, config, batch)}, config)
     for order in ORDERS:
         assert_equal(run(program, images if batch > 1 else sets[0], order), stacked if batch > 1 else wanted[0])
 

@@ -14,7 +14,7 @@ from hwgen.config import Config
 from hwgen.counts import data_beats
 from hwgen.dram import Dram, setting
 from hwgen.intgraph import IntGraph
-from hwgen.planner import Arrangement
+from hwgen.mapping import Mapping
 from hwgen.program import Program, TaskProgram
 from hwgen.schedule import schedule
 from sim import golden, rtl
@@ -152,12 +152,12 @@ def climb(hardware) -> Callable[..., Ladder]:
         task_name: str,
         images: list[Images],
         dram: str = "board",
-        arrangement: Arrangement | None = None,
+        mapping: Mapping | None = None,
         batch: int = 1,
         **options,
     ) -> Ladder:
-        if arrangement is not None:
-            graphs = {name: arrangement.apply(graph, config, batch) for name, graph in graphs.items()}
+        if mapping is not None:
+            graphs = {name: mapping.apply(graph, config, batch) for name, graph in graphs.items()}
         program = schedule(graphs, config)
         task = program.tasks[task_name]
         expected = [golden.run(graphs[task_name], image).outputs for image in images]

@@ -7,7 +7,7 @@ import pytest
 
 from hwgen import boards
 from hwgen.levels import import_model
-from hwgen.planner import Arrangement
+from hwgen.mapping import Mapping
 from hwgen.select import integers
 
 pytestmark = pytest.mark.slow
@@ -21,5 +21,5 @@ def test_m3vit_edge_both_tasks_on_zcu104(models, climb):
     graphs = integers({task: import_model(path, confirmed=False) for task, path in paths.items()}, {"image": calib})
     for task in graphs:
         config, images = boards.load("zcu104").make_config(), [{"image": test[0]}]
-        ladder = climb(graphs, config, task, images, arrangement=Arrangement(blocks=2))  # what the planner chooses
+        ladder = climb(graphs, config, task, images, mapping=Mapping(row_tiles=2))  # what the search chooses
         assert 250_000 < ladder.rtl[0].cycles < 550_000

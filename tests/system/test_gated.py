@@ -9,7 +9,7 @@ import pytest
 from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.intgraph import Multiply
-from hwgen.planner import Arrangement
+from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
 from hwgen.select import integers
 from sim import golden
@@ -52,4 +52,4 @@ def test_on_verilog(form, climb):
     images = np.random.default_rng(2).standard_normal((2, *graph.inputs["image"])).astype(np.float32)
     integer = integers({"": graph}, {"image": images})[""]
     climb({"": integer}, SQUARE, "", [{"image": images[0]}])
-    climb({"": integer}, SQUARE, "", [{"image": images}], arrangement=Arrangement(group=2), batch=2, stall=100, seed=3)
+    climb({"": integer}, SQUARE, "", [{"image": images}], mapping=Mapping(group=2), batch=2, stall=100, seed=3)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.arrange.again import norms_again
 from hwgen.config import Config
 from hwgen.graph import Graph
 from hwgen.levels import import_model
-from hwgen.planner import Arrangement
+from hwgen.mapping import Mapping
+from hwgen.mapping.rematerialise import rematerialise
 from hwgen.schedule import schedule
 from hwgen.select import integers
 from sim import golden
@@ -116,7 +116,7 @@ def test_batch_with_stalls(config, climb):
     graph = random_graph(1, Shape(experts=6, top_k=2, favour=1, shun=4))
     sets = [random_images(graph, seed) for seed in range(3)]
     images = {name: np.stack([s[name] for s in sets]) for name in sets[0]}
-    ladder = climb({"": graph}, config, "", [images], arrangement=Arrangement(), batch=3, stall=100, seed=7)
+    ladder = climb({"": graph}, config, "", [images], mapping=Mapping(), batch=3, stall=100, seed=7)
     wanted = [golden.run(graph, s).outputs for s in sets]
     for name, values in ladder.machine[0].outputs.items():
         np.testing.assert_array_equal(values, np.stack([outputs[name] for outputs in wanted]))
@@ -125,23 +125,23 @@ def test_batch_with_stalls(config, climb):
 @SHAPES
 def test_row_blocks(config, climb):
     graph = random_graph(2, Shape())
-    climb({"": graph}, config, "", [random_images(graph, 0)], arrangement=Arrangement(blocks=2))
+    climb({"": graph}, config, "", [random_images(graph, 0)], mapping=Mapping(row_tiles=2))
 
 
 @SHAPES
-def test_token_blocks(config, climb):
+def test_depth_first(config, climb):
     """No room for anything: every run in the smallest blocks, each with its own queues."""
     graph = random_graph(3, Shape(patches=(4, 5)))
-    arrangement = Arrangement(one_hidden=True, room=0.0)
-    assert len(arrangement.apply(graph, config, 1).ops) > 1.5 * len(graph.ops)
-    climb({"": graph}, config, "", [random_images(graph, 0)], arrangement=arrangement)
+    mapping = Mapping(shared_hidden=True, room=0.0)
+    assert len(mapping.apply(graph, config, 1).ops) > 1.5 * len(graph.ops)
+    climb({"": graph}, config, "", [random_images(graph, 0)], mapping=mapping)
 
 
 @SHAPES
-def test_norms_again(config, climb):
+def test_rematerialise(config, climb):
     """A LayerNorm repeated for its last reader."""
     graph = random_graph(3, Shape())
-    twice = norms_again(graph)
+    twice = rematerialise(graph)
     assert len(twice.ops) > len(graph.ops)
     climb({"": twice}, config, "", [random_images(graph, 0)])
 

@@ -15,7 +15,7 @@ from hwgen.compare import compare
 from hwgen.config import Config
 from hwgen.importer.reference import reference
 from hwgen.levels import import_model
-from hwgen.planner import Arrangement
+from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
 from hwgen.select import integers
 from sim import golden
@@ -32,11 +32,11 @@ CONFIGS = (
     Config(array_outputs=12, array_inputs=20, weight_ports=1, bank_words=4096),  # divides neither tokens nor widths
     Config(array_outputs=8, array_inputs=8, banks=2, bank_words=16384, acc_rows=128, weight_words=64, weight_ports=1),
 )
-ARRANGEMENTS = (
-    Arrangement(blocks=2),
-    Arrangement(group=2),
-    Arrangement(group=1, one_hidden=True),
-    Arrangement(group=2, ordered=False),
+MAPPINGS = (
+    Mapping(row_tiles=2),
+    Mapping(group=2),
+    Mapping(group=1, shared_hidden=True),
+    Mapping(group=2, ordered=False),
 )
 IMAGES = 4
 # Root mean square error over deviation of outputs, where the same experts were chosen. Int8 weights of layers as narrow
@@ -113,7 +113,7 @@ def chosen(result: golden.Result, tokens: int) -> list[np.ndarray]:
 
 
 def check(net: Network, folder: Path, on_machine) -> None:
-    """Images on the float model and on golden; on the machine too, one alone and as they can be arranged."""
+    """Images on the float model and on golden; on the machine too, one alone and as they can be mapped."""
     path = maker.write(net, folder / "net.onnx")
     graph = import_model(path)
     data = maker.images(net, IMAGES, net.seed)
@@ -138,18 +138,18 @@ def check(net: Network, folder: Path, on_machine) -> None:
                 worst = min(compare(graph, integer, {"image": data}, golden.run).layers, key=lambda layer: layer.own_db)
                 assert worst.own_db > OWN_DB, f"{net}: {name} differs by {error:.3f} standard deviations: {worst}"
     config = CONFIGS[net.seed % len(CONFIGS)]
-    arrangement = ARRANGEMENTS[net.seed % len(ARRANGEMENTS)]
-    batch = 1 if arrangement.blocks > 1 else 2
-    arranged = arrangement.apply(integer, config, batch)
+    mapping = MAPPINGS[net.seed % len(MAPPINGS)]
+    batch = 1 if mapping.row_tiles > 1 else 2
+    mapped = mapping.apply(integer, config, batch)
     batched = {"image": data[0] if batch == 1 else data[:batch]}
     machine = on_machine(schedule({"": integer}, config), "", {"image": data[0]})
-    arranged_machine = on_machine(schedule({"": arranged}, config), "", batched)
+    mapped_machine = on_machine(schedule({"": mapped}, config), "", batched)
     for name in names:
         np.testing.assert_array_equal(machine[name], results[0].outputs[name], f"{net}: {name} on the machine")
         images = [r.outputs[name] for r in results[:batch]]
         joined = images[0] if batch == 1 else np.stack(images)
-        np.testing.assert_array_equal(golden.run(arranged, batched).outputs[name], joined, f"{net}: {name} arranged")
-        np.testing.assert_array_equal(arranged_machine[name], joined, f"{net}: {name} arranged, on the machine")
+        np.testing.assert_array_equal(golden.run(mapped, batched).outputs[name], joined, f"{net}: {name} mapped")
+        np.testing.assert_array_equal(mapped_machine[name], joined, f"{net}: {name} mapped, on the machine")
 
 
 QUIET = dict(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

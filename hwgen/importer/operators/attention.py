@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...tensor import BOOL, Ref
-from ..rules import Context, Op, Unsupported, rule
+from ..rules import Array, Context, Op, Unsupported, rule
 from .reductions import softmax_of
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -26,16 +26,20 @@ def side_by_side(c: Context, x: Ref) -> Ref:
     return c.t.reshape(c.t.transpose(x, (0, 2, 1, 3)), (n, tokens, heads * width))
 
 
-def attend(c: Context, q: Ref, k: Ref, v: Ref, scale: float, bias: Ref | None, causal: bool, past: int = 0) -> Ref:
+def attend(
+    c: Context, q: Ref, k: Ref, v: Ref, scale: float, bias: Ref | None, seen: Array | None = None, cap: float = 0.0
+) -> Ref:
     """softmax(q @ k.T * scale + bias) @ v, all [batch, heads, tokens, d]; fewer heads of k and v serve groups of q's heads.
 
-    bias: added to the scores, or which keys to look at; a query that looks at none gives zeros. causal: query i looks at
-    keys up to past + i.
+    bias: added to the scores, or which keys to look at; a query that looks at none gives zeros. seen [tokens, keys]: the
+    keys that each query may look at. cap: scores are brought below it by a tanh.
     """
     t, shape = c.t, (*q.shape[:3], k.shape[2])
     if q.shape[1] != k.shape[1]:
         k, v = (_repeated(c, x, q.shape[1]) for x in (k, v))
     scores = t.map("mul", t.matmul(q, t.transpose(k, (0, 1, 3, 2))), scale)
+    if cap:
+        scores = t.map("mul", t.map("tanh", t.map("mul", scores, 1 / cap)), cap)
     open_to: Ref | None = None
     if bias is not None:
         missing = shape[3] - bias.shape[-1]
@@ -45,11 +49,10 @@ def attend(c: Context, q: Ref, k: Ref, v: Ref, scale: float, bias: Ref | None, c
             open_to, bias = bias, None
         else:
             scores = t.map("add", scores, bias)
-            if bias.constant is not None:
-                open_to = t.const(bias.constant > LOWEST / 2)
-    if causal:
-        past_only = t.const(np.tril(np.ones(shape[2:], bool), past))
-        open_to = past_only if open_to is None else t.map("and", open_to, past_only)
+            if bias.constant is not None and (bias.constant <= LOWEST).any():
+                open_to = t.const(bias.constant > LOWEST)
+    if seen is not None:
+        open_to = t.const(seen) if open_to is None else t.map("and", open_to, t.const(seen))
     if open_to is None:
         return t.matmul(softmax_of(c, scores, [3]), v)
     y = t.matmul(softmax_of(c, t.map("where", open_to, scores, LOWEST), [3]), v)
@@ -63,6 +66,15 @@ def _repeated(c: Context, x: Ref, heads: int) -> Ref:
     return c.t.reshape(wide, (n, heads, *rest))
 
 
+def _near(q: Ref, k: Ref, causal: bool, left: int = -1, right: int = -1, past: int = 0) -> Array | None:
+    """Which keys [tokens, keys] lie in a query's window; bounds of -1 are none. A causal query looks at no later key."""
+    distance = np.arange(k.shape[2]) - np.arange(past, past + q.shape[2])[:, None]
+    right = 0 if causal else right
+    if left < 0 and right < 0:
+        return None
+    return ((distance >= -left) | (left < 0)) & ((distance <= right) | (right < 0))
+
+
 def _scale(op: Op, q: Ref) -> float:
     return float(op.attribute("scale") or q.shape[-1] ** -0.5)
 
@@ -71,8 +83,8 @@ def _scale(op: Op, q: Ref) -> float:
 def attention(c: Context, op: Op, q: Ref, k: Ref, v: Ref, mask: Ref | None = None, *rest: Ref | None) -> list[Any]:
     """Of opset 23: q, k, v [batch, heads, tokens, d] or [batch, tokens, heads * d]; keys and values may follow past ones."""
     op.ignore("softmax_precision", "qk_matmul_output_mode")
-    if op.attribute("softcap", 0.0) or any(r is not None for r in rest[2:]):
-        raise Unsupported("has a soft cap or lengths of sequences")
+    if any(r is not None for r in rest[2:]):
+        raise Unsupported("has lengths of sequences")
     flat, heads = len(q.shape) == 3, op.attribute("q_num_heads", 0)
     kv_heads = op.attribute("kv_num_heads", heads)
     if flat:
@@ -81,7 +93,9 @@ def attention(c: Context, op: Op, q: Ref, k: Ref, v: Ref, mask: Ref | None = Non
     past = keys.shape[2] if keys is not None else 0
     if keys is not None and values is not None:
         k, v = c.t.concat([keys, k], 2), c.t.concat([values, v], 2)
-    y = attend(c, q, k, v, _scale(op, q), mask, bool(op.attribute("is_causal", 0)), past)
+    left, right = op.attribute("left_window_size", -1), op.attribute("right_window_size", -1)
+    seen = _near(q, k, op.flag("is_causal"), left, right, past)
+    y = attend(c, q, k, v, _scale(op, q), mask, seen, op.attribute("softcap", 0.0))
     return [side_by_side(c, y) if flat else y, k, v][: len(op.outputs)]
 
 
@@ -92,7 +106,7 @@ def fused_attention(
     """x [batch, tokens, D] by one weight [D, 3 D] for q, k and v."""
     past, added = (*rest, None, None)[:2]
     op.ignore("past_present_share_buffer", "rotary_embedding_dim", "mask_filter_value")
-    if past is not None or op.attribute("do_rotary", 0):
+    if past is not None or op.flag("do_rotary"):
         raise Unsupported("has a cache or rotary positions")
     _all_open(c, mask, x.shape[1])
     heads = op.attribute("num_heads")
@@ -100,7 +114,8 @@ def fused_attention(
     y = c.t.matmul(x, weight)
     y = y if bias is None else c.t.map("add", y, bias)
     q, k, v = (by_head(c, c.t.slice(y, 2, sum(sizes[:i]), n), heads) for i, n in enumerate(sizes))
-    return side_by_side(c, attend(c, q, k, v, _scale(op, q), added, bool(op.attribute("unidirectional", 0))))
+    seen = _near(q, k, op.flag("unidirectional"))
+    return side_by_side(c, attend(c, q, k, v, _scale(op, q), added, seen))
 
 
 @rule("com.microsoft.MultiHeadAttention")
@@ -125,7 +140,8 @@ def multi_head_attention(c: Context, op: Op, *x: Ref | None) -> Ref:
         parts.append(by_head(c, r, heads) if len(r.shape) == 3 else r)
     q, k, v = parts
     _all_open(c, mask, k.shape[2])
-    return side_by_side(c, attend(c, q, k, v, _scale(op, q), added, bool(op.attribute("unidirectional", 0))))
+    seen = _near(q, k, op.flag("unidirectional"))
+    return side_by_side(c, attend(c, q, k, v, _scale(op, q), added, seen))
 
 
 def _packed(c: Context, x: Ref, i: int) -> Ref:
@@ -175,7 +191,7 @@ def _rotated(c: Context, op: Op, x: Ref, cos: Ref, sin: Ref) -> Ref:
     width = op.attribute("rotary_embedding_dim", 0) or y.shape[3]
     half, shape = width // 2, (*y.shape[:3], width)
     turned, rest = t.slice(y, 3, 0, width), t.slice(y, 3, width, y.shape[3] - width)
-    apart = bool(op.attribute("interleaved", 0))
+    apart = op.flag("interleaved")
     a, b = (t.slice(turned, 3, i if apart else i * half, half, 2 if apart else 1) for i in (0, 1))
     cos, sin = (t.reshape(r, (r.shape[0], 1, *r.shape[1:])) for r in (cos, sin))
     real = t.map("sub", t.map("mul", a, cos), t.map("mul", b, sin))

@@ -12,13 +12,13 @@ from ...tensor import Ref
 from ..rules import RULES, Array, Context, Op, Unsupported, rule
 from .elementwise import gelu_of
 from .products import conv, gemm
-from .reductions import affine, normalised, softmax_of
+from .reductions import affine, normalised
 from .resize import resize
 
 NCHWC = "com.microsoft.nchwc."
 ACTIVATIONS = {  # with the names of their numbers
     **{"Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",)},
-    **{"Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta")},
+    **{"Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta"), "HardSwish": (), "Gelu": ()},
 }
 
 
@@ -40,24 +40,15 @@ def bias_gelu(c: Context, op: Op, x: Ref, bias: Ref | None = None) -> Ref:
     return gelu_of(c, x, "tanh" if op.type.endswith("FastGelu") else "none")
 
 
-@rule("com.microsoft.BiasSoftmax")
-def bias_softmax(c: Context, op: Op, x: Ref, bias: Ref) -> Ref:
-    """Over all axes from `axis` on; the bias broadcasts in the middle, or before its own axes."""
-    axis = op.attribute("axis", 1) % len(x.shape)
-    if not op.attribute("is_inner_broadcast"):
-        raise Unsupported("its bias broadcasts over outer axes")
-    return softmax_of(c, c.t.map("add", x, bias), list(range(axis, len(x.shape))))
-
-
 @rule("com.microsoft.FusedMatMul")
 def fused_matmul(c: Context, op: Op, a: Ref, b: Ref) -> Ref:
     """alpha * a @ b, the last two axes of each swapped on request, after the first one moved before the last."""
     refs = []
     for r, name in ((a, "A"), (b, "B")):
         order = list(range(len(r.shape)))
-        if op.attribute(f"transBatch{name}", 0):
+        if op.flag(f"transBatch{name}"):
             order.insert(len(r.shape) - 2, order.pop(0))
-        if op.attribute(f"trans{name}", 0):
+        if op.flag(f"trans{name}"):
             order[-2:] = order[:-3:-1]
         refs.append(c.t.transpose(r, order))
     return c.t.map("mul", c.t.matmul(*refs), op.attribute("alpha", 1.0))
@@ -104,14 +95,14 @@ def nhwc_conv(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = None) 
 @rule(NCHWC + "ReorderInput")
 def reorder_input(c: Context, op: Op, x: Ref) -> Ref:
     """Channels filled up to whole blocks."""
-    x = c.t.transpose(x, (0, 3, 1, 2)) if op.attribute("channels_last", 0) else x
+    x = c.t.transpose(x, (0, 3, 1, 2)) if op.flag("channels_last") else x
     return c.t.pad(x, [0] * 4, [0, -x.shape[1] % block_size(), 0, 0])
 
 
 @rule(NCHWC + "ReorderOutput")
 def reorder_output(c: Context, op: Op, x: Ref) -> Ref:
     x = c.t.slice(x, 1, 0, op.attribute("channels"))
-    return c.t.transpose(x, (0, 2, 3, 1)) if op.attribute("channels_last", 0) else x
+    return c.t.transpose(x, (0, 2, 3, 1)) if op.flag("channels_last") else x
 
 
 @rule(NCHWC + "Upsample")

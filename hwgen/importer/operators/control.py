@@ -19,7 +19,9 @@ from ..walk import walk
 
 ROUNDS = 1024  # that a Loop or Scan is unrolled to
 FIXED = "export without data-dependent control flow"
-ANY_VALUE |= set("If Loop SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt SequenceLength".split())
+ANY_VALUE |= set(
+    "If Loop SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt SequenceLength".split()
+)
 ANY_VALUE |= {"ConcatFromSequence"}
 
 
@@ -53,14 +55,19 @@ def inside(c: Context, body: Body, operands: list[Any]) -> list[Any]:
 def branch(c: Context, op: Op, condition: Any) -> list[Any]:
     """The branch that a constant names; else both, and where()."""
     bodies = op.attribute("then_branch"), op.attribute("else_branch")
-    held = c.t.map("bool", plain(c, condition))
-    if held.layout.size != 1:
-        raise Unsupported("its condition is no single truth value")
-    held = c.t.reshape(held, ())
+    held = truth(c, condition)
     if held.scalar is not None:
         return inside(c, bodies[0 if held.scalar else 1], [])
     then, other = (inside(c, body, []) for body in bodies)
     return [choose(c, held, a, b) for a, b in zip(then, other, strict=True)]
+
+
+def truth(c: Context, v: Any) -> Ref:
+    """A single truth value."""
+    v = plain(c, v)
+    if not isinstance(v, Ref) or v.layout.size != 1:
+        raise Unsupported("its condition is no single truth value")
+    return c.t.reshape(c.t.map("bool", v), ())
 
 
 def choose(c: Context, held: Ref, a: Any, b: Any) -> Any:
@@ -79,8 +86,7 @@ def choose(c: Context, held: Ref, a: Any, b: Any) -> Any:
 def _skipped(c: Context, held: Ref, a: Ref, b: Ref) -> Ref | None:
     """The result of an If that skips an expert without tokens: what is computed for none equals what is there without."""
     total = _total(held)
-    mask = _counted(total) if total is not None else None
-    if mask is None:
+    if total is None or (mask := _counted(total)) is None:
         return None
     truth = _truth(held, total, np.arange(mask.layout.size + 1)).astype(bool)
     if (truth[1:] == truth[0]).any():
@@ -107,15 +113,16 @@ def _counted(total: Node) -> Ref | None:
     if not isinstance(total.op, Reduce) or total.op.function not in ("sum", "max") or total.size != 1:
         return None
     inner = total.operands[0].node
-    one_zero = isinstance(inner.op, Map) and all(r.scalar == n for r, n in zip(inner.operands[1:], (1, 0), strict=False))
-    mask = inner.operands[0] if one_zero and inner.op.function in ("where", "int", "float") and total.operands[0].whole else None
-    return mask if mask is not None and mask.dtype == BOOL and mask.whole else None
+    if not isinstance(inner.op, Map) or inner.op.function not in ("where", "int", "float") or not total.operands[0].whole:
+        return None
+    mask, *choices = inner.operands
+    return mask if mask.dtype == BOOL and mask.whole and [r.scalar for r in choices] in ([1, 0], []) else None
 
 
 def _truth(r: Ref, total: Node, numbers: Array) -> Array:
     """What a computation with single numbers makes of all `numbers` in the place of `total`."""
-    if r.node is total or r.constant is not None:
-        return numbers if r.node is total else r.constant.reshape(-1)[:1]
+    if r.node is total or isinstance(r.op, Const):
+        return numbers if r.node is total else r.numbers.reshape(-1)[:1]
     return apply(r.op, [_truth(x, total, numbers) for x in r.node.operands])
 
 
@@ -127,10 +134,9 @@ def replaced(c: Context, r: Ref, mask: Node) -> Ref:
             operands = [_shown(c, made[x.node], x) for x in node.operands]
             if operands == list(node.operands):
                 made[node] = node.ref
-            elif isinstance(node.op, Map):
-                made[node] = c.t.map(node.op.function, *operands)
             else:
-                made[node] = c.t.node(node.op, *operands)
+                op = node.op
+                made[node] = c.t.map(op.function, *operands) if isinstance(op, Map) else c.t.node(op, *operands)
     return _shown(c, made[r.node], r)
 
 
@@ -139,7 +145,7 @@ def _shown(c: Context, value: Ref, r: Ref) -> Ref:
     if value.node is r.node and value.whole:
         return r
     if value.layout.uniform() and value.constant is not None:
-        return c.t.full(r.shape, value.constant.reshape(-1)[0])
+        return c.t.full(r.shape, value.numbers.reshape(-1)[0])
     return c.t.copy(value).move(r.layout)
 
 
@@ -157,7 +163,7 @@ def loop(c: Context, op: Op, trips: Any, running: Any, *state: Any) -> list[Any]
             raise Unsupported("runs as many rounds as some number of tokens", FIXED)
     elif trips is not None:
         rounds = c.ints(trips, "the number of rounds of a Loop")[0]
-    live = None if running is None else t.reshape(t.map("bool", plain(c, running)), ())
+    live = None if running is None else truth(c, running)
     collected: list[list[Any]] = []
     lives: list[Ref | None] = []
     for i in range(hit.full if hit else min(rounds, ROUNDS + 1) if rounds is not None else ROUNDS + 1):
@@ -175,7 +181,7 @@ def loop(c: Context, op: Op, trips: Any, running: Any, *state: Any) -> list[Any]
         made = inside(c, body, [Place(number, hit.mask) if hit else number, t.const(np.bool_(True)), *values])
         again, new, rest = made[0], made[1 : len(values) + 1], made[len(values) + 1 :]
         values = new if counts is None else [choose(c, counts, a, b) for a, b in zip(new, values, strict=True)]
-        again = t.reshape(t.map("bool", plain(c, again)), ())
+        again = truth(c, again)
         live = again if live is None or counts is None else choose(c, counts, t.map("and", live, again), live)
         collected.append(rest)
         lives.append(counts)
@@ -270,9 +276,11 @@ def joined(c: Context, op: Op, x: Sequence) -> Any:
 @rule("SplitToSequence")
 def split(c: Context, op: Op, x: Ref, sizes: Ref | None = None) -> Sequence:
     axis, n = op.attribute("axis", 0) % len(x.shape), x.shape[op.attribute("axis", 0)]
-    keep = op.attribute("keepdims", 1) or sizes is not None
+    keep = op.flag("keepdims", True) or sizes is not None
     given = [1] if sizes is None else c.ints(sizes, "split")
     each = given if sizes is not None and sizes.shape else [min(given[0], n - i) for i in range(0, n, given[0])]
     starts = np.cumsum([0, *each])
     parts = [c.t.slice(x, axis, start, size) for start, size in zip(starts, each, strict=False)]
-    return Sequence(tuple(p if keep else c.t.reshape(p, [m for i, m in enumerate(x.shape) if i != axis]) for p in parts))
+    return Sequence(
+        tuple(p if keep else c.t.reshape(p, [m for i, m in enumerate(x.shape) if i != axis]) for p in parts)
+    )

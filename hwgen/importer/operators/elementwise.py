@@ -64,7 +64,7 @@ def power(c: Context, op: Op, x: Ref, y: Ref) -> Ref:
 
 @rule("Mod")
 def modulo(c: Context, op: Op, a: Ref, b: Ref) -> Ref:
-    return c.t.map("fmod" if op.attribute("fmod", 0) else "mod", a, b)
+    return c.t.map("fmod" if op.flag("fmod") else "mod", a, b)
 
 
 @rule("IsNaN", "IsInf")
@@ -76,8 +76,8 @@ def finite(c: Context, op: Op, x: Ref) -> Ref:
         return c.t.full(x.shape, False)
     if op.type == "IsNaN":
         return c.t.const(np.isnan(known))
-    positive, negative = op.attribute("detect_positive", 1), op.attribute("detect_negative", 1)
-    return c.t.const((np.isposinf(known) & bool(positive)) | (np.isneginf(known) & bool(negative)))
+    positive, negative = op.flag("detect_positive", True), op.flag("detect_negative", True)
+    return c.t.const((np.isposinf(known) & positive) | (np.isneginf(known) & negative))
 
 
 @rule("Relu")

@@ -34,7 +34,7 @@ def gather_elements(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
     return c.t.gather(x, positive(c, index, x.shape[axis]), axis, elements=True)
 
 
-def _flat(c: Context, index: Ref, lengths: tuple[int, ...]) -> Ref:
+def flat_index(c: Context, index: Ref, lengths: tuple[int, ...]) -> Ref:
     """Indices [.., k] into axes of `lengths` as positions in those axes made one."""
     flat = None
     for i, n in enumerate(lengths):
@@ -47,7 +47,9 @@ def _flat(c: Context, index: Ref, lengths: tuple[int, ...]) -> Ref:
 def gather_nd(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
     lead, deep = op.attribute("batch_dims", 0), index.shape[-1]
     batch, lengths, rest = x.shape[:lead], x.shape[lead : lead + deep], x.shape[lead + deep :]
-    flat = _flat(c, index, lengths)
+    if index.shape[:lead] != batch:
+        raise ValueError(f"indices {list(index.shape)} into {list(x.shape)}")
+    flat = flat_index(c, index, lengths)
     if prod(batch) > 1:
         first = np.arange(prod(batch)).reshape(*batch, *[1] * (len(flat.shape) - lead)) * prod(lengths)
         flat = c.t.map("add", flat, c.t.const(first))
@@ -58,7 +60,7 @@ def gather_nd(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
 def scatter_nd(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Ref:
     deep = index.shape[-1]
     rows, width = prod(x.shape[:deep]), prod(x.shape[deep:])
-    flat = c.t.reshape(_flat(c, index, x.shape[:deep]), (prod(index.shape[:-1]),))
+    flat = c.t.reshape(flat_index(c, index, x.shape[:deep]), (prod(index.shape[:-1]),))
     y = _scatter(c, op, c.t.reshape(x, (rows, width)), flat, c.t.reshape(updates, (flat.shape[0], width)))
     return c.t.reshape(y, x.shape)
 
@@ -108,19 +110,19 @@ def top_k(c: Context, op: Op, x: Ref, count: Ref | None = None) -> list[Ref]:
     op.ignore("sorted")
     (k,) = [op.attribute("k")] if count is None else c.ints(count, "K")
     axis = op.attribute("axis", -1) % len(x.shape)
-    index = c.t.topk(x, k, axis, bool(op.attribute("largest", 1)))
+    index = c.t.topk(x, k, axis, op.flag("largest", True))
     return [c.t.gather(x, index, axis, elements=True), index]
 
 
 @rule("ArgMax", "ArgMin")
 def arg_max(c: Context, op: Op, x: Ref) -> Ref:
     axis, largest = op.attribute("axis", 0) % len(x.shape), op.type == "ArgMax"
-    if op.attribute("select_last_index", 0):
+    if op.flag("select_last_index"):
         n = x.shape[axis]
         y = c.t.map("sub", n - 1, c.t.topk(c.t.slice(x, axis, n - 1, n, -1), 1, axis, largest))
     else:
         y = c.t.topk(x, 1, axis, largest)
-    return y if op.attribute("keepdims", 1) else c.t.reshape(y, (*x.shape[:axis], *x.shape[axis + 1 :]))
+    return y if op.flag("keepdims", True) else c.t.reshape(y, (*x.shape[:axis], *x.shape[axis + 1 :]))
 
 
 def along(c: Context, rank: int, axis: int, length: int) -> Ref:
@@ -154,8 +156,8 @@ def cumsum(c: Context, op: Op, x: Ref, axis_of: Ref) -> Ref:
     """A product with a constant triangle of ones."""
     (axis,) = c.ints(axis_of, "axis")
     axis %= len(x.shape)
-    matrix = np.tril(np.ones((x.shape[axis], x.shape[axis])), -1 if op.attribute("exclusive", 0) else 0)
-    matrix = matrix[::-1, ::-1] if op.attribute("reverse", 0) else matrix
+    matrix = np.tril(np.ones((x.shape[axis], x.shape[axis])), -1 if op.flag("exclusive") else 0)
+    matrix = matrix[::-1, ::-1] if op.flag("reverse") else matrix
     letters = "abcdefgh"[: len(x.shape)]
     triangle = c.t.const(matrix.astype(np.int64 if x.dtype == INT else np.float32))
     return c.t.contract(f"{letters},z{letters[axis]}->{letters.replace(letters[axis], 'z')}", x, triangle)
@@ -165,7 +167,7 @@ def cumsum(c: Context, op: Op, x: Ref, axis_of: Ref) -> Ref:
 def trilu(c: Context, op: Op, x: Ref, k: Ref | None = None) -> Ref:
     diagonal = 0 if k is None else c.ints(k, "k")[0]
     ones = np.ones(x.shape[-2:], bool)
-    mask = c.t.const(np.triu(ones, diagonal) if op.attribute("upper", 1) else np.tril(ones, diagonal))
+    mask = c.t.const(np.triu(ones, diagonal) if op.flag("upper", True) else np.tril(ones, diagonal))
     return c.t.map("and", mask, x) if x.dtype == BOOL else c.t.map("where", mask, x, 0)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...tensor import Ref
-from ..ragged import computed_slice
 from ..rules import Context, Op, Unsupported, rule
+from .ragged import computed_slice
 
 
 @rule("Identity", "Dropout")
@@ -54,7 +54,7 @@ def steps(c: Context, op: Op, *x: Ref) -> Ref:
 @rule("Reshape")
 def reshape(c: Context, op: Op, x: Ref, sizes: Ref) -> Ref:
     wanted = c.ints(sizes, "shape")
-    if not op.attribute("allowzero", 0):
+    if not op.flag("allowzero"):
         wanted = [x.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
     return c.t.reshape(x, wanted)
 
@@ -82,8 +82,10 @@ def squeeze(c: Context, op: Op, *x: Ref) -> Ref:
 def unsqueeze(c: Context, op: Op, *x: Ref) -> Ref:
     axes = np.atleast_1d(c.argument(op, x, 1, "axes"))
     rank = len(x[0].shape) + len(axes)
-    ones, lengths = {int(a) % rank for a in axes}, iter(x[0].shape)
-    return c.t.reshape(x[0], [1 if i in ones else next(lengths) for i in range(rank)])
+    sizes = list(x[0].shape)
+    for axis in sorted(int(a) % rank for a in axes):
+        sizes.insert(axis, 1)
+    return c.t.reshape(x[0], sizes)
 
 
 @rule("Expand")
@@ -112,7 +114,7 @@ def cut(c: Context, op: Op, *x: Ref) -> Any:
 
 
 @rule("Split")
-def split(c: Context, op: Op, *x: Ref) -> list[Any]:
+def split(c: Context, op: Op, *x: Ref) -> Any:
     if (masked := computed_slice(c, op, x)) is not None:
         return masked
     axis = op.attribute("axis", 0) % len(x[0].shape)
@@ -130,6 +132,14 @@ def concat(c: Context, op: Op, *x: Ref) -> Ref:
     return c.t.concat(list(x), op.attribute("axis"))
 
 
+def padded(c: Context, x: Ref, before: list[int], after: list[int], value: float = 0.0) -> Ref:
+    """With `value` before and behind each axis; negative numbers crop."""
+    for axis, n in enumerate(x.shape):
+        low, high = max(-before[axis], 0), max(-after[axis], 0)
+        x = c.t.slice(x, axis, low, n - low - high) if low or high else x
+    return c.t.pad(x, [max(n, 0) for n in before], [max(n, 0) for n in after], value)
+
+
 @rule("Pad")
 def pad(c: Context, op: Op, *x: Ref) -> Ref:
     """Negative pads crop first; the other modes read the cropped tensor's own elements."""
@@ -139,19 +149,16 @@ def pad(c: Context, op: Op, *x: Ref) -> Ref:
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(axes):
         before[axis % rank], after[axis % rank] = pads[i], pads[i + len(pads) // 2]
-    for axis in range(rank):
-        low, high = max(-before[axis], 0), max(-after[axis], 0)
-        y = c.t.slice(y, axis, low, y.shape[axis] - low - high) if low or high else y
-    before, after = [max(n, 0) for n in before], [max(n, 0) for n in after]
     mode = op.attribute("mode", "constant")
     if mode == "constant":
         value = c.argument(op, x, 2, "value", np.zeros(()))
-        return c.t.pad(y, before, after, float(np.asarray(value).reshape(())))
+        return padded(c, y, before, after, float(np.asarray(value).reshape(())))
     if mode not in ("reflect", "edge", "wrap"):
         raise Unsupported(f"mode is {mode!r}")
+    y = padded(c, y, [min(n, 0) for n in before], [min(n, 0) for n in after])
     for axis in range(rank):
-        if before[axis] or after[axis]:
-            index = np.pad(np.arange(y.shape[axis]), (before[axis], after[axis]), mode=mode)
+        if before[axis] > 0 or after[axis] > 0:
+            index = np.pad(np.arange(y.shape[axis]), (max(before[axis], 0), max(after[axis], 0)), mode=mode)
             y = c.t.gather(y, c.t.const(index), axis)
     return y
 

@@ -18,7 +18,7 @@ def pool(c: Context, op: Op, x: Ref) -> Ref:
     t, kernel, kind = c.t, op.attribute("kernel_shape"), op.type.rpartition(".")[2]
     lengths = x.shape[2:]
     strides, dilations, pads = geometry(op, lengths, kernel)
-    ceil = op.attribute("ceil_mode", 0)
+    ceil = op.flag("ceil_mode")
     op.ignore("storage_order")
     if any(op.outputs[1:]):
         raise Unsupported("gives the indices of its maxima")
@@ -42,7 +42,7 @@ def pool(c: Context, op: Op, x: Ref) -> Ref:
         return t.map("pow", reduced("sum", t.map("pow", t.map("abs", x), p), wide), 1 / p)
     total = reduced("sum", x, wide)
     ones = t.const(np.ones((1, 1, *lengths), np.float32))
-    if op.attribute("count_include_pad", 0):
+    if op.flag("count_include_pad"):
         ones = t.pad(ones, [0, 0, *(a for a, _ in pads)], [0, 0, *(b for _, b in pads)], 1.0)
         counts = reduced("sum", ones, [(0, o) for o in over])
     else:

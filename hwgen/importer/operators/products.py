@@ -8,6 +8,7 @@ from typing import Any
 from ...tensor import Ref
 from ...tensor.build import LETTERS
 from ..rules import Context, Op, Unsupported, rule
+from .movement import padded
 
 
 @rule("MatMul")
@@ -17,8 +18,8 @@ def matmul(c: Context, op: Op, a: Ref, b: Ref) -> Ref:
 
 @rule("Gemm")
 def gemm(c: Context, op: Op, a: Ref, b: Ref, bias: Ref | None = None) -> Ref:
-    a = c.t.transpose(a, (1, 0)) if op.attribute("transA", 0) else a
-    b = c.t.transpose(b, (1, 0)) if op.attribute("transB", 0) else b
+    a = c.t.transpose(a, (1, 0)) if op.flag("transA") else a
+    b = c.t.transpose(b, (1, 0)) if op.flag("transB") else b
     y = c.t.map("mul", c.t.matmul(a, b), op.attribute("alpha", 1.0))
     beta = op.attribute("beta", 1.0)
     return y if bias is None else c.t.map("add", y, c.t.map("mul", bias, beta))
@@ -102,56 +103,60 @@ def windows(c: Context, x: Ref, kernel: Any, strides: Any, dilations: Any, pads:
 
 @rule("Conv")
 def conv(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = None) -> Ref:
-    """Groups are an axis of their own, left out where there is one."""
-    t, kernel, groups = c.t, weight.shape[2:], op.attribute("group", 1)
+    kernel = _kernel(op, weight)
+    strides, dilations, pads = geometry(op, x.shape[2:], kernel)
+    x = c.t.pad(x, [0, 0, *(a for a, _ in pads)], [0, 0, *(b for _, b in pads)])
+    return _convolved(c, op, x, weight, bias, strides, dilations)
+
+
+def _kernel(op: Op, weight: Ref) -> tuple[int, ...]:
+    kernel = weight.shape[2:]
     if tuple(op.attribute("kernel_shape", kernel)) != kernel:
         raise ValueError(f"kernel_shape {op.attribute('kernel_shape')} of a weight {list(weight.shape)}")
-    n, channels, *lengths = x.shape
-    x = windows(c, x, kernel, *geometry(op, tuple(lengths), kernel))
-    space, inner, outputs = "stu"[: len(kernel)], "ijk"[: len(kernel)], weight.shape[0]
+    return kernel
+
+
+def _convolved(
+    c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None, strides: list[int], dilations: list[int]
+) -> Ref:
+    """A padded tensor by weight [outputs, channels of a group, kernel..]; groups are an axis, left out where there is one."""
+    t, groups, rank = c.t, op.attribute("group", 1), len(strides)
+    x = windows(c, x, weight.shape[2:], strides, dilations, [(0, 0)] * rank)
+    space, inner, (n, channels, *rest), outputs = "stu"[:rank], "ijk"[:rank], x.shape, weight.shape[0]
     if groups == 1:
         y = t.contract(f"nc{space}{inner},oc{inner}->no{space}", x, weight)
     else:
-        x = t.reshape(x, (n, groups, channels // groups, *x.shape[2:]))
+        x = t.reshape(x, (n, groups, channels // groups, *rest))
         weight = t.reshape(weight, (groups, outputs // groups, *weight.shape[1:]))
-        y = t.contract(f"ngc{space}{inner},goc{inner}->ngo{space}", x, weight)
-        y = t.reshape(y, (n, outputs, *y.shape[3:]))
-    return y if bias is None else t.map("add", y, t.reshape(bias, (1, prod(bias.shape), *[1] * len(kernel))))
+        y = t.reshape(t.contract(f"ngc{space}{inner},goc{inner}->ngo{space}", x, weight), (n, outputs, *rest[:rank]))
+    return y if bias is None else t.map("add", y, t.reshape(bias, (1, prod(bias.shape), *[1] * rank)))
 
 
 @rule("ConvTranspose")
 def conv_transpose(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = None) -> Ref:
     """Windows that do not overlap are placed side by side; else a convolution, by the turned kernel, of the tensor with
     zeros between its elements."""
-    t, kernel, groups = c.t, weight.shape[2:], op.attribute("group", 1)
-    rank, (n, channels, *lengths), outputs = len(kernel), x.shape, weight.shape[1]
-    if tuple(op.attribute("kernel_shape", kernel)) != kernel:
-        raise ValueError(f"kernel_shape {op.attribute('kernel_shape')} of a weight {list(weight.shape)}")
+    t, kernel, groups = c.t, _kernel(op, weight), op.attribute("group", 1)
+    rank, (n, channels, *lengths), outputs = len(kernel), x.shape, weight.shape[1] * groups
     strides, dilations, pads, ends = _spread(op, lengths, kernel)
-    space, inner = "stu"[:rank], "ijk"[:rank]
-    x = t.reshape(x, (n, groups, channels // groups, *lengths))
     weight = t.reshape(weight, (groups, channels // groups, *weight.shape[1:]))
-    if tuple(strides) == kernel and not any(pads) and not any(ends):
+    if tuple(strides) == kernel and max(dilations) == 1 and not any(pads) and not any(ends):
+        space, inner = "stu"[:rank], "ijk"[:rank]
         between = "".join(a + b for a, b in zip(space, inner, strict=True))
+        x = t.reshape(x, (n, groups, channels // groups, *lengths))
         y = t.contract(f"ngc{space},gco{inner}->ngo{between}", x, weight)
-        y = t.reshape(y, (n, groups * outputs, *(m * k for m, k in zip(lengths, kernel, strict=True))))
-    else:
-        x = t.reshape(x, (n, channels, *lengths))
-        for i, s in enumerate(strides):
-            axis, m = 2 + i, x.shape[2 + i]
-            x = t.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
-            x = t.pad(x, [0] * (rank + 3), [s - 1 if a == axis + 1 else 0 for a in range(rank + 3)])
-            x = t.slice(t.reshape(x, (*x.shape[:axis], m * s, *x.shape[axis + 2 :])), axis, 0, (m - 1) * s + 1)
-            weight = t.slice(weight, 3 + i, kernel[i] - 1, kernel[i], -1)
-            low, high = dilations[i] * (kernel[i] - 1) - pads[i], dilations[i] * (kernel[i] - 1) + ends[i]
-            x = t.slice(x, axis, max(-low, 0), x.shape[axis] - max(-low, 0) - max(-high, 0))
-            here = [int(a == axis) for a in range(rank + 2)]
-            x = t.pad(x, [max(low, 0) * h for h in here], [max(high, 0) * h for h in here])
-        x = windows(c, x, kernel, [1] * rank, dilations, [(0, 0)] * rank)
-        x = t.reshape(x, (n, groups, channels // groups, *x.shape[2:]))
-        y = t.contract(f"ngc{space}{inner},gco{inner}->ngo{space}", x, weight)
-        y = t.reshape(y, (n, groups * outputs, *y.shape[3:]))
-    return y if bias is None else t.map("add", y, t.reshape(bias, (1, prod(bias.shape), *[1] * rank)))
+        y = t.reshape(y, (n, outputs, *(m * k for m, k in zip(lengths, kernel, strict=True))))
+        return y if bias is None else t.map("add", y, t.reshape(bias, (1, outputs, *[1] * rank)))
+    for i, (m, s, k) in enumerate(zip(lengths, strides, kernel, strict=True)):
+        axis = 2 + i
+        x = t.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
+        x = t.pad(x, [0] * (rank + 3), [s - 1 if a == axis + 1 else 0 for a in range(rank + 3)])
+        x = t.slice(t.reshape(x, (*x.shape[:axis], m * s, *x.shape[axis + 2 :])), axis, 0, (m - 1) * s + 1)
+        weight = t.slice(weight, 3 + i, k - 1, k, -1)
+    weight = t.reshape(t.transpose(weight, (0, 2, 1, *range(3, 3 + rank))), (outputs, channels // groups, *kernel))
+    reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+    before, after = ([0, 0, *(r + e for r, e in zip(reach, end, strict=True))] for end in ([-p for p in pads], ends))
+    return _convolved(c, op, padded(c, x, before, after), weight, bias, [1] * rank, dilations)
 
 
 def _spread(op: Op, lengths: list[int], kernel: tuple[int, ...]) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -162,14 +167,17 @@ def _spread(op: Op, lengths: list[int], kernel: tuple[int, ...]) -> tuple[list[i
     pads, mode = op.attribute("pads") or [0] * 2 * rank, op.attribute("auto_pad", "NOTSET") or "NOTSET"
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise Unsupported(f"auto_pad is {mode!r}")
+    whole = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in zip(lengths, kernel, strides, dilations, strict=True)]
     if mode.startswith("SAME") and not shape:
-        shape = [n * s for n, s in zip(lengths, strides, strict=True)]
+        shape = [min(n * s, w + e) for n, s, w, e in zip(lengths, strides, whole, extra, strict=True)]
     if not shape:
         pads = [0] * 2 * rank if mode == "VALID" else pads
         return strides, dilations, pads[:rank], [e - b for e, b in zip(extra, pads[rank:], strict=True)]
     front, behind = [], []
-    for n, k, s, d, e, m in zip(lengths, kernel, strides, dilations, extra, shape[-rank:], strict=True):
-        total = max((n - 1) * s + e + d * (k - 1) + 1 - m, 0)
+    for w, e, m in zip(whole, extra, shape[-rank:], strict=True):
+        if m > w + e:
+            raise ValueError(f"output_shape {m} of a window sum of {w + e}")
+        total = w + e - m
         front.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
-        behind.append(m - ((n - 1) * s + d * (k - 1) + 1 - front[-1]))
+        behind.append(m - w + front[-1])
     return strides, dilations, front, behind

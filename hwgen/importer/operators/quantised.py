@@ -4,12 +4,13 @@ as what it emulates: dequantise, compute, quantise. `..quantised` says in which 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...tensor import Ref
-from ..quantised import as_float, clip, real
+from ..quantised import as_float, clip, real, scaled
 from ..rules import RULES, Array, Context, Op, Unsupported, rule
 from .products import conv
 
@@ -32,7 +33,7 @@ def kind_of(c: Context, op: Op, position: int) -> str | None:
     return c.kinds.get(name) if name else None
 
 
-def shaped(c: Context, p: Ref | None, shape: tuple[int, ...], axis: int, block: int = 0) -> Ref | None:
+def shaped(c: Context, p: Any, shape: tuple[int, ...], axis: int, block: int = 0) -> Any:
     """A scale or zero point, per tensor, per slice of an axis or per block of it, such that it broadcasts."""
     if p is None or p.layout.size == 1:
         return p if p is None else c.t.reshape(p, ())
@@ -49,18 +50,19 @@ def shaped(c: Context, p: Ref | None, shape: tuple[int, ...], axis: int, block: 
     return c.t.reshape(p, [-1 if i == axis else 1 for i in range(len(shape))])
 
 
-def quantise(c: Context, x: Ref, scale: Ref, zero: Ref | None, kind: str) -> Ref:
+def quantise(c: Context, x: Ref, scale: Any, zero: Ref | None, kind: str) -> Ref:
     """round(x / scale) + zero, saturated, as integers; scale and zero broadcast against x."""
     t, (low, high) = c.t, limits(kind)
     x = t.map("round", t.map("div", as_float(t, x), scale))
     if zero is not None and zero.constant is None:
         return t.map("int", clip(t, t.map("add", x, as_float(t, zero)), low, high))
-    shift = np.zeros(()) if zero is None else zero.constant.astype(np.float32)
+    shift = np.zeros(()) if zero is None else zero.numbers.astype(np.float32)
     return t.map("int", t.map("add", clip(t, x, low - shift, high - shift), t.const(shift.astype(np.float32))))
 
 
-def dequantise(c: Context, q: Ref, scale: Ref, zero: Ref | None, axis: int = 1) -> Ref:
-    return c.t.map("mul", real(c.t, q, shaped(c, zero, q.shape, axis)), shaped(c, scale, q.shape, axis))
+def dequantise(c: Context, q: Any, scale: Any, zero: Any, axis: int = 1) -> Ref:
+    """Integers as the numbers that they stand for."""
+    return scaled(c.t, real(c.t, q, shaped(c, zero, q.shape, axis)), shaped(c, scale, q.shape, axis))
 
 
 @rule("QuantizeLinear", "com.microsoft.QuantizeLinear")
@@ -75,7 +77,7 @@ def quantize_linear(c: Context, op: Op, x: Ref, scale: Ref, zero: Ref | None = N
         raise Unsupported("the type of its zero point is not known", HINT)
     axis, block = op.attribute("axis", 1), op.attribute("block_size", 0)
     c.kinds[op.outputs[0]] = kind
-    return quantise(c, x, *(shaped(c, p, x.shape, axis, block) for p in (scale, zero)), kind)
+    return quantise(c, x, shaped(c, scale, x.shape, axis, block), shaped(c, zero, x.shape, axis, block), kind)
 
 
 @rule("DequantizeLinear", "com.microsoft.DequantizeLinear")
@@ -84,8 +86,7 @@ def dequantize_linear(c: Context, op: Op, q: Ref, scale: Ref, zero: Ref | None =
         raise Unsupported(f"output_dtype is {op.attribute('output_dtype')} of ONNX, which is no floating point")
     limits(kind_of(c, op, 0) or "int8")
     axis, block = op.attribute("axis", 1), op.attribute("block_size", 0)
-    scale, zero = (shaped(c, p, q.shape, axis, block) for p in (scale, zero))
-    return c.t.map("mul", real(c.t, q, zero), scale)
+    return scaled(c.t, real(c.t, q, shaped(c, zero, q.shape, axis, block)), shaped(c, scale, q.shape, axis, block))
 
 
 @rule("DynamicQuantizeLinear")
@@ -131,9 +132,12 @@ def matmul_integer_to_float(c: Context, op: Op, a: Ref, b: Ref, a_scale: Ref, b_
 
 
 @rule("com.microsoft.DynamicQuantizeMatMul")
-def dynamic_matmul(c: Context, op: Op, a: Ref, b: Ref, b_scale: Ref, b_zero: Ref | None = None, bias: Ref | None = None) -> Ref:
+def dynamic_matmul(
+    c: Context, op: Op, a: Ref, b: Ref, b_scale: Ref, b_zero: Ref | None = None, bias: Ref | None = None
+) -> Ref:
     q, scale, zero = dynamic(c, op, a)
-    return matmul_integer_to_float(c, op, q, b, scale, b_scale, zero, b_zero, bias)
+    y: Ref = matmul_integer_to_float(c, op, q, b, scale, b_scale, zero, b_zero, bias)
+    return y
 
 
 @rule("com.microsoft.MatMulNBits")
@@ -141,7 +145,9 @@ def matmul_nbits(c: Context, op: Op, a: Ref, b: Ref, scales: Ref, *rest: Ref | N
     """a @ w' + bias, w [N, K] in blocks along K of packed numbers, the low bits first; zero point 2^(bits - 1) by default."""
     op.ignore("accuracy_level", "weight_prepacked")
     zeros, order, bias = [*rest, None, None, None][:3]
-    inputs, outputs, bits, block = (op.attribute(n, d) for n, d in (("K", None), ("N", None), ("bits", 4), ("block_size", None)))
+    inputs, outputs, bits, block = (
+        op.attribute(n, d) for n, d in (("K", None), ("N", None), ("bits", 4), ("block_size", None))
+    )
     if order is not None or bits not in (2, 4, 8):
         raise Unsupported(f"has its columns in another order, or {bits} bits", HINT)
     blocks = -(-inputs // block)
@@ -167,7 +173,8 @@ def _unpacked(packed: Array, bits: int) -> Array:
 # --- operators on integers: dequantise, compute, quantise ----------------------------------------------------------------
 
 
-def _output(c: Context, op: Op, y: Ref, scale: Ref, zero: Ref | None, position: int) -> Ref:
+def _output(c: Context, op: Op, y: Ref, scale: Any, zero: Any, position: int) -> Ref:
+    """A result as integers of the type of its zero point, which is operand `position`."""
     kind = kind_of(c, op, position) or ("uint8" if zero is None else None)
     if kind is None:
         raise Unsupported("the type of its zero point is not known", HINT)
@@ -176,14 +183,16 @@ def _output(c: Context, op: Op, y: Ref, scale: Ref, zero: Ref | None, position: 
 
 
 @rule("QLinearMatMul")
-def qlinear_matmul(c: Context, op: Op, a: Ref, a_scale: Ref, a_zero: Ref, b: Ref, b_scale: Ref, b_zero: Ref, *y: Ref) -> Ref:
+def qlinear_matmul(
+    c: Context, op: Op, a: Ref, a_scale: Ref, a_zero: Ref, b: Ref, b_scale: Ref, b_zero: Ref, *y: Ref
+) -> Ref:
     left = c.t.map("mul", real(c.t, a, _rows(c, a_zero, a)), _rows(c, a_scale, a))
-    return _output(c, op, c.t.matmul(left, c.t.map("mul", real(c.t, b, b_zero), b_scale)), *y, 7)
+    return _output(c, op, c.t.matmul(left, c.t.map("mul", real(c.t, b, b_zero), b_scale)), y[0], y[1], 7)
 
 
 @rule("QLinearConv")
-def qlinear_conv(c: Context, op: Op, *x: Ref) -> Ref:
-    data, weight = dequantise(c, *x[:3]), dequantise(c, *x[3:6], axis=0)
+def qlinear_conv(c: Context, op: Op, *x: Any) -> Ref:
+    data, weight = dequantise(c, x[0], x[1], x[2]), dequantise(c, x[3], x[4], x[5], axis=0)
     bias = x[8] if len(x) > 8 else None
     if bias is not None:
         bias = c.t.map("mul", c.t.map("float", bias), c.t.map("mul", x[1], c.t.reshape(x[4], (-1,))))
@@ -191,41 +200,52 @@ def qlinear_conv(c: Context, op: Op, *x: Ref) -> Ref:
 
 
 @rule("com.microsoft.QGemm")
-def qgemm(c: Context, op: Op, *x: Ref | None) -> Ref:
+def qgemm(c: Context, op: Op, *x: Any) -> Ref:
     """Floating point where no scale of the result is given."""
     bias, scale, zero = [*x[6:], None, None, None][:3]
-    rows = 0 if op.attribute("transB", 0) else 1
+    rows = 0 if op.flag("transB") else 1
     if bias is not None:
         bias = c.t.map("mul", c.t.map("float", bias), c.t.map("mul", x[1], x[4]))
-    y = RULES["Gemm"](c, op, dequantise(c, *x[:3]), dequantise(c, *x[3:6], axis=rows), bias)
+    y = RULES["Gemm"](c, op, dequantise(c, x[0], x[1], x[2]), dequantise(c, x[3], x[4], x[5], axis=rows), bias)
     return y if scale is None else _output(c, op, y, scale, zero, 8)
 
 
 @rule("com.microsoft.QLinearConcat")
-def qlinear_concat(c: Context, op: Op, scale: Ref, zero: Ref, *x: Ref) -> Ref:
-    parts = [dequantise(c, *x[i : i + 3]) for i in range(0, len(x), 3)]
+def qlinear_concat(c: Context, op: Op, scale: Ref, zero: Ref, *x: Any) -> Ref:
+    parts = [dequantise(c, x[i], x[i + 1], x[i + 2]) for i in range(0, len(x), 3)]
     return _output(c, op, c.t.concat(parts, op.attribute("axis")), scale, zero, 1)
 
 
 @rule("com.microsoft.QLinearWhere")
-def qlinear_where(c: Context, op: Op, condition: Ref, *x: Ref) -> Ref:
-    return _output(c, op, c.t.map("where", condition, dequantise(c, *x[:3]), dequantise(c, *x[3:6])), *x[6:8], 8)
+def qlinear_where(c: Context, op: Op, condition: Ref, *x: Any) -> Ref:
+    return _output(
+        c,
+        op,
+        c.t.map("where", condition, dequantise(c, x[0], x[1], x[2]), dequantise(c, x[3], x[4], x[5])),
+        x[6],
+        x[7],
+        8,
+    )
 
 
-EMULATED = {"Add": 2, "Mul": 2, **dict.fromkeys("Sigmoid LeakyRelu Softmax AveragePool GlobalAveragePool ReduceMean".split(), 1)}
+EMULATED = {
+    "Add": 2,
+    "Mul": 2,
+    **dict.fromkeys("Sigmoid LeakyRelu Softmax AveragePool GlobalAveragePool".split(), 1),
+}
 REFUSED = "QMoE QAttention MatMulBnb4 MatMulFpQ4 QOrderedMatMul QOrderedAttention QEmbedLayerNormalization".split()
 
 
 @rule(*(f"com.microsoft.QLinear{kind}" for kind in EMULATED))
-def qlinear(c: Context, op: Op, *x: Ref) -> Ref:
+def qlinear(c: Context, op: Op, *x: Any) -> Ref:
     """Operands in threes, then scale and zero point of the result."""
     kind = op.type.removeprefix("com.microsoft.QLinear")
-    if op.attribute("channels_last", 0):
+    if op.flag("channels_last"):
         raise Unsupported("has its channels last (channels_last=1)")
-    op.opset = op.attribute("opset", 17)
-    parts = [dequantise(c, *x[i : i + 3]) for i in range(0, 3 * EMULATED[kind], 3)]
-    y = RULES[kind](c, op, *parts)
-    return _output(c, op, y, *[*x[3 * EMULATED[kind] :], None][:2], 3 * EMULATED[kind] + 1)
+    plain = replace(op, type=kind, opset=op.attribute("opset", 17), read=op.read)
+    parts = [dequantise(c, x[i], x[i + 1], x[i + 2]) for i in range(0, 3 * EMULATED[kind], 3)]
+    scale, zero = [*x[3 * len(parts) :], None][:2]
+    return _output(c, op, RULES[kind](c, plain, *parts), scale, zero, 3 * len(parts) + 1)
 
 
 @rule(*(f"com.microsoft.{kind}" for kind in REFUSED))

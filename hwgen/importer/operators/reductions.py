@@ -18,10 +18,10 @@ def reduce(c: Context, op: Op, *x: Ref) -> Ref:
     """Axes empty or absent: all of them, or none with noop_with_empty_axes."""
     t, y, kind = c.t, x[0], op.type[6:]
     axes = [int(a) for a in np.atleast_1d(c.argument(op, x, 1, "axes", []))]
-    none = op.attribute("noop_with_empty_axes", 0)
+    none = op.flag("noop_with_empty_axes")
     if not axes and not none:
         axes = list(range(len(y.shape)))
-    keep = bool(op.attribute("keepdims", 1))
+    keep = op.flag("keepdims", True)
     if kind == "Mean" and y.dtype != FLOAT:
         raise Unsupported("is the mean of integers")
     if kind in ("L1", "L2", "SumSquare"):
@@ -123,7 +123,7 @@ def channels(x: Ref) -> tuple[int, ...]:
 @rule("BatchNormalization")
 def batch_norm(c: Context, op: Op, x: Ref, scale: Ref, shift: Ref, mean: Ref, variance: Ref) -> Ref:
     op.ignore("momentum", "spatial")
-    if op.attribute("training_mode", 0):
+    if op.flag("training_mode"):
         raise Unsupported("normalises by the batch itself (training_mode=1)", "export the model in eval mode")
     t = c.t
     factor = t.map("div", scale, t.map("sqrt", t.map("add", variance, op.attribute("epsilon", 1e-5))))

@@ -14,7 +14,7 @@ POLICIES = {"not_larger": min, "not_smaller": max}
 
 @rule("Resize", "Upsample")
 def resize(c: Context, op: Op, x: Ref, *rest: Ref | None) -> Ref:
-    """Where every length stays, a copy, whatever the scales (as onnxruntime)."""
+    """Where every length stays, a copy, whatever the scales; axes of scale 1 keep their places (both as onnxruntime)."""
     rank = len(x.shape)
     old = op.type == "Upsample" or op.opset < 11
     roi, scales, sizes = (None, rest[0] if rest else None, None) if old else (*rest, None, None, None)[:3]
@@ -38,14 +38,16 @@ def resize(c: Context, op: Op, x: Ref, *rest: Ref | None) -> Ref:
         raise Unsupported(f"mode is {mode!r}")
     op.ignore("antialias", "cubic_coeff_a", "exclude_outside", "extrapolation_value", "nearest_mode")
     transform = op.attribute("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    if x.dtype == INT and mode != "nearest":
-        raise Unsupported("interpolates integers")
-    if wanted == lengths and transform != "tf_crop_and_resize":
+    if x.dtype == INT and mode == "cubic":
+        raise Unsupported("interpolates integers by cubics")
+    if wanted == lengths:
         return x
+    if x.dtype == INT and mode == "linear":
+        return c.t.map("int", resize(c, op, c.t.map("float", x), *rest))
     bounds = c.array(roi, "roi").reshape(2, -1) if transform == "tf_crop_and_resize" and roi is not None else None
     outside = np.zeros([1] * rank, bool)
     for i, (axis, n, to, factor) in enumerate(zip(axes, lengths, wanted, factors, strict=True)):
-        place = _coordinates(transform, n, to, factor, None if bounds is None else bounds[:, i])
+        place = _coordinates("asymmetric" if factor == 1 else transform, n, to, factor, None if bounds is None else bounds[:, i])
         if transform == "tf_crop_and_resize":
             outside = outside | ((place < 0) | (place > n - 1)).reshape([-1 if a == axis else 1 for a in range(rank)])
         if to == n and (place == np.arange(n)).all():
@@ -69,6 +71,8 @@ def _coordinates(transform: str, n: int, to: int, factor: Any, bounds: Array | N
             return (i + half) / factor - half if to > 1 else i * 0
         case "half_pixel_symmetric":
             return np.float32(n / 2) * (one - np.float32(to) / (factor * np.float32(n))) + (i + half) / factor - half
+        case "tf_half_pixel_for_nn":
+            return (i + half) / factor
         case "align_corners":
             return i * np.float32(n - 1) / np.float32(to - 1) if to > 1 else i * 0
         case "asymmetric":
@@ -98,7 +102,7 @@ def _nearest(op: Op, place: Any, factor: float, old: bool) -> Any:
 def _matrix(op: Op, mode: str, place: Array, n: int, factor: float) -> Array:
     """[outputs, inputs]: the kernel around each place, wider when it shrinks with antialias, edges repeated or left out."""
     a = op.attribute("cubic_coeff_a", -0.75)
-    shrink = min(float(factor), 1.0) if op.attribute("antialias", 0) else 1.0
+    shrink = min(float(factor), 1.0) if op.flag("antialias") else 1.0
     reach = (1 if mode == "linear" else 2) / shrink
     place = place.astype(np.float64)
     tap = np.floor(place)[:, None] + np.arange(-int(np.ceil(reach)), int(np.ceil(reach)) + 1)
@@ -108,7 +112,7 @@ def _matrix(op: Op, mode: str, place: Array, n: int, factor: float) -> Array:
     else:
         near = ((a + 2) * d - (a + 3)) * d * d + 1
         weight = np.where(d <= 1, near, np.where(d < 2, ((d - 5) * d + 8) * d * a - 4 * a, 0))
-    if op.attribute("exclude_outside", 0):
+    if op.flag("exclude_outside"):
         weight = np.where((tap < 0) | (tap > n - 1), 0, weight)
     weight = weight / weight.sum(axis=1, keepdims=True)
     matrix = np.zeros((len(place), n))

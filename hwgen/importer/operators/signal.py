@@ -20,7 +20,7 @@ def grid_sample(c: Context, op: Op, x: Ref, grid: Ref) -> Ref:
     """x [N, C, spatial..] at grid [N, places.., axes], whose last axis runs from the last spatial axis to the first."""
     t, (n, channels, *lengths) = c.t, x.shape
     mode, padding = KERNELS.get(op.attribute("mode", "linear")), op.attribute("padding_mode", "zeros")
-    corners = op.attribute("align_corners", 0)
+    corners = op.flag("align_corners")
     if mode is None or padding not in ("zeros", "border", "reflection"):
         raise Unsupported(f"mode is {op.attribute('mode')!r}, padding_mode {padding!r}")
     places = grid.shape[:-1]
@@ -56,7 +56,7 @@ def grid_sample(c: Context, op: Op, x: Ref, grid: Ref) -> Ref:
     return t.transpose(total, [0, len(places), *range(1, len(places))])
 
 
-def _inside(c: Context, place: Ref, size: int, padding: str, corners: int) -> Ref:
+def _inside(c: Context, place: Ref, size: int, padding: str, corners: bool) -> Ref:
     """Places outside brought to the border, or mirrored at it, as `padding` says."""
     t = c.t
     if padding == "reflection":
@@ -70,7 +70,7 @@ def _inside(c: Context, place: Ref, size: int, padding: str, corners: int) -> Re
     return t.map("min", t.map("max", place, 0.0), size - 1.0)
 
 
-def _tap(c: Context, place: Ref, weight: Any, size: int, padding: str, corners: int) -> tuple[Ref, Any, Any]:
+def _tap(c: Context, place: Ref, weight: Any, size: int, padding: str, corners: bool) -> tuple[Ref, Any, Any]:
     t = c.t
     inside = None
     if padding == "zeros":
@@ -100,10 +100,12 @@ def dft(c: Context, op: Op, x: Ref, length: Ref | None = None, axis_of: Ref | No
     t, rank = c.t, len(x.shape)
     axis = op.attribute("axis", 1) if op.opset < 20 else -2 if axis_of is None else c.ints(axis_of, "axis")[0]
     axis %= rank
-    inverse, half = op.attribute("inverse", 0), op.attribute("onesided", 0)
+    inverse, half = op.flag("inverse"), op.flag("onesided")
     n, parts = x.shape[axis], x.shape[-1]
     to = 2 * (n - 1) if inverse and half else n
     to = to if length is None else c.ints(length, "dft_length")[0]
+    if inverse and half and n != to // 2 + 1:
+        raise Unsupported(f"makes {to} elements of {n} of their frequencies")
     basis = np.concatenate([np.eye(n), 1j * np.eye(n)][:parts]).reshape(parts, n, n)
     if inverse and half:
         made = np.fft.irfft(basis, to)[..., None]

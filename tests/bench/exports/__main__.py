@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from hwgen.errors import UserError
-from hwgen.levels import check, import_model, refusal
 from hwgen.importer.reference import reference
+from hwgen.levels import check, import_model, refusal
 from hwgen.select import integers
 from sim import golden
 

@@ -1,0 +1,181 @@
+"""The command line's options: what `cli` is asked for, before anything is done."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import UserError
+
+USER_FAULT = 2
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, like all others."""
+
+    def error(self, message: str):
+        print(f"hwgen: error: {message} ({self.prog} --help tells more)", file=sys.stderr)
+        raise SystemExit(USER_FAULT)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = Parser(prog="hwgen", description="FPGA accelerators for Vision Transformers, generated from ONNX.")
+    top.add_argument("--version", action="version", version=f"hwgen {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, description: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=description, description=description)
+        sub.set_defaults(command=name)
+        return sub
+
+    sub = command("build", "ONNX to bundle: program, weights, Verilog, report")
+    sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
+    sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
+    sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales")
+    what = "a field of Config or Quantisation"
+    sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
+    sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
+    sub.add_argument("--explore", action="store_true", help="search the Config even where the board stores one that fits")
+    sub.add_argument("--stop-after", metavar="STEP|LEVEL", help="end after this step; no bundle is written")
+    sub.add_argument("--print", dest="show", metavar="LEVEL", help="a level of the compiler as text: T L R Q M P")
+    _shape(sub)
+
+    sub = command("run", "run a bundle: golden model, machine model or simulated RTL")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--engine", required=True, metavar="golden|machine|rtl")
+    sub.add_argument("--input", type=Path, required=True, metavar="IN.npz", help="one array per ONNX input")
+    sub.add_argument("--output", type=Path, metavar="OUT.npz", help="one float32 array per ONNX output")
+    _selection(sub)
+    sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
+    sub.add_argument("--trace", type=Path, metavar="FILE.json", help="rtl: when each instruction ran, where the cycles went")
+    sub.add_argument("--progress", action="store_true", help="tell how far it is even where stderr is no terminal")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("compare", "per-layer error of a bundle against its float model")
+    sub.add_argument("model", type=Path, metavar="MODEL.onnx")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--input", type=Path, required=True, metavar="IN.npz")
+    sub.add_argument(
+        "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
+    )
+    _selection(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("check", "what of a model is supported, what is not, and why")
+    sub.add_argument("model", type=Path, metavar="MODEL.onnx")
+    _shape(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("report", "estimated cycles, images per second, resources, traffic, energy of a bundle")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--trace", type=Path, metavar="FILE.json", help="measured runs, from hwgen run --trace")
+    sub.add_argument("--html", type=Path, metavar="FILE.html", help="write the page with timeline and roofline there")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    for name, what in (
+        ("synth", "resources and logic depth of a bundle's Verilog, by open synthesis (Yosys)"),
+        ("timing", "the clock of a bundle's Verilog on its board's part, estimated from open data (needs Yosys)"),
+    ):
+        sub = command(name, what)
+        sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+        sub.add_argument("--unit", metavar="NAME", help="only this unit, as the table names it")
+        sub.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time; default: %(default)s")
+        sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("bitstream", "a bundle's bitstream for a board of Lattice's ECP5, by open tools (Yosys, nextpnr)")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("-o", "--output", type=Path, metavar="FILE.bit", help="default: the bundle's name with .bit")
+    sub.add_argument("--seed", type=int, default=1, metavar="N", help="of the placement; default: %(default)s")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("disasm", "the program of a bundle, readable")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--task", metavar="T")
+
+    sub = command("package", "a bundle with driver, self-test and notebook as a folder for the board")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the bundle's name with .package")
+    sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
+    sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
+
+    sub = command("boards", "the known boards")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("explore", "search the Configs of a board for a network: estimated cycles against resources")
+    sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
+    sub.add_argument("--target-fps", type=float, metavar="F", help="choose the smallest Config that gives F images a second")
+    sub.add_argument("--batch", default="1", metavar="N,...", help="images that share a run; of several each is tried")
+    _shape(sub)
+    sub.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
+    sub.add_argument("--cluster", metavar="tcp://HOST:PORT", help="a Dask cluster's scheduler, instead of processes")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    command("doctor", "what this machine lacks, and the command that installs it")
+
+    sub = command("example", "write an example network with its images")
+    sub.add_argument("name", metavar="NAME", nargs="?", help="without it: list the examples")
+    sub.add_argument("-o", "--output", type=Path, metavar="FILE.onnx")
+
+    sub = command("demo", "build the trained example, simulate its RTL and compare with the float model")
+    sub.add_argument("--images", type=int, default=4, metavar="N", help="default: %(default)s")
+    sub.add_argument("--keep", type=Path, metavar="FOLDER", help="leave model, images and bundle there")
+    return top
+
+
+def _shape(sub: argparse.ArgumentParser) -> None:
+    what = "size of an input that the file leaves open, as image=1,3,224,224; repeat for several"
+    sub.add_argument("--shape", dest="shapes", action="append", default=[], metavar="[INPUT=]N,...", help=what)
+
+
+def _selection(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--task", metavar="T", help="needed where the bundle holds several")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+
+
+def parse_models(texts: list[str]) -> dict[str, Path]:
+    """Task name -> file from MODEL or TASK=MODEL texts. Raises UserError for a bad, missing or doubled task name."""
+    if len(texts) == 1 and ("=" not in texts[0] or Path(texts[0]).exists()):
+        return {"": Path(texts[0])}
+    models: dict[str, Path] = {}
+    for text in texts:
+        task, equals, path = text.partition("=")
+        if not equals:
+            raise UserError(f"{text}: several models are several tasks, written TASK=MODEL.onnx")
+        if not TASK_NAME.fullmatch(task):
+            raise UserError(f"{text}: {task!r} is no task name (letters, digits, _ . -)")
+        if task in models:
+            raise UserError(f"{text}: task {task!r} is named twice")
+        if not path:
+            raise UserError(f"{text}: task {task!r} names no file")
+        models[task] = Path(path)
+    return models
+
+
+def parse_settings(texts: list[str]) -> dict[str, str]:
+    """Config field -> text from `--set KEY=VALUE`."""
+    settings: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {text}: written as KEY=VALUE")
+        settings[key] = value
+    return settings
+
+
+def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Input name -> shape from `--shape [INPUT=]N,...`; the name is "" where it is left out."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", sizes):
+            raise UserError(f"--shape {text}: written as INPUT=1,3,224,224, whole numbers above 0")
+        if name in shapes:
+            raise UserError(f"--shape {text}: its input is named twice")
+        shapes[name] = tuple(int(n) for n in sizes.split(","))
+    return shapes

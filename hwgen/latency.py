@@ -1,0 +1,177 @@
+"""Latencies, rates and widths of the hardware's units: units are built to them, the cycle model and the mapping count with them.
+
+Cycles, where nothing else is said. What depends on the machine's shape is a function of the Config.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .config import Config
+from .numerics import GATE_BITS
+
+
+def tree(count: int, levels: int) -> int:
+    """Of a tree over `count` values with a register after every `levels` binary levels."""
+    steps = 0
+    while count > 1:
+        count = -(-count // (1 << levels))
+        steps += 1
+    return steps
+
+
+# --- memories ----------------------------------------------------------------------------------------------------
+RAM = 2  # from an address to its data
+READ = 4  # a scratchpad read accepted in cycle t has its data in cycle t + 4, for one cycle
+WRITE = 2  # a read accepted in cycle t + 2 or later sees a write accepted in cycle t
+READ_SLOT = READ + 1  # the same through `rtl.read_slot`
+
+# --- DRAM and program --------------------------------------------------------------------------------------------
+MOST_BEATS = 64  # of a command through the arbiter: bounds how long one client makes the other wait
+COMMANDS = 4  # of the data port, accepted and not yet answered
+FETCH_BATCH = 4  # instructions of one read command
+
+# --- Matmul: reader, array, accumulators, post-processor -----------------------------------------------------------
+WORDS_PER_CYCLE = 2  # of the weight stream: one for each output of a pair
+QUANTISER = 7  # int16 row to int8 row
+READER = QUANTISER + 1
+SUM_STAGES, PROBABILITY_STAGES, GATE_STAGES, RECIPROCAL_BITS = 4, 3, 3, 16  # of the row multiplier: see `rtl.reader`
+ROW_MULT = PROBABILITY_STAGES + SUM_STAGES + 2 + RECIPROCAL_BITS + GATE_STAGES
+ARRAY_GROUP = 8  # products in a cascade
+ARRAY_LEVELS = 2  # of adders between registers
+PACKED_BITS = 27  # of two weights in one operand of a multiplier
+ACCUMULATOR = RAM + 1
+GELU = 7
+REQUANTISE = 9  # the post-processor's part before GELU
+PARAMS_USED = 7  # from a row to its parameters' bank being free
+Y_WRITE = REQUANTISE + GELU + 2
+LARGEST_LEVELS = 2  # binary levels that one step to the largest of some values stands for
+# Until a row may come again, because what is kept by row is read and written back in between.
+ACCUMULATOR_GAP, READER_GAP, POST_GAP = ACCUMULATOR + 1, RAM + 2, RAM + 2
+ROW_GAP = max(ACCUMULATOR_GAP, READER_GAP, POST_GAP)
+ISSUE_QUEUE = 16  # rows between the generator and the issue stage: hides its latency across tiles
+
+
+def array(config: Config) -> int:
+    """From a row to its sums: input, cascade, product, split, tree."""
+    return 1 + ARRAY_GROUP + 1 + 1 + tree(-(-config.array_inputs // ARRAY_GROUP), ARRAY_LEVELS)
+
+
+def row_maximum(config: Config) -> int:
+    """From a row's entry into the post-processor to the write of its maximum."""
+    return Y_WRITE + 1 + tree(config.array_outputs, LARGEST_LEVELS) + 1
+
+
+def post(config: Config) -> int:
+    """From a row's entry into the post-processor until its results are visible to every reader."""
+    return row_maximum(config) + WRITE
+
+
+def post_entry(config: Config) -> int:
+    """From the issue of a row to its sums' entry into the post-processor."""
+    return READ + max(READER + array(config) + ACCUMULATOR, ROW_MULT)
+
+
+def pipeline(config: Config) -> int:
+    """From the issue of a Matmul's last row until its results are visible to every reader."""
+    return post_entry(config) + post(config)
+
+
+def load_cycles(config: Config, outputs: int, streamed: bool) -> int:
+    """Cycles that a tile of a product with so many outputs loads: from the weight stream, or row by row."""
+    rows = min(outputs, config.array_outputs)
+    return -(-rows // WORDS_PER_CYCLE) if streamed else rows
+
+
+# --- LayerNorm and products of rows ----------------------------------------------------------------------------------
+NORM_LEVELS = 2  # of adders between registers
+NORM_LANES = 14  # of an element through normalisation
+NORM_SETTLE = 4  # from the last write to the end: more than WRITE
+NORM_FIXED = 6  # registers and FIFOs between the pipelines, control
+RSQRT_SHIFTS = (32, 16, 8, 4, 2)  # of the radicand, a register after each
+RSQRT = len(RSQRT_SHIFTS) + 7
+PIECE = 26, 17  # bits of the factors that a multiplier takes, unsigned
+
+
+def columns_bits(config: Config) -> int:
+    """Bits of a column count; everything else in the norm unit is that much wider than an element."""
+    return config.norm_columns.bit_length()
+
+
+def sum_bits(config: Config) -> int:
+    """Bits of a row's signed sum."""
+    return columns_bits(config) + 15
+
+
+def square_bits(config: Config) -> int:
+    """Bits of a row's sum of squares."""
+    return columns_bits(config) + 29
+
+
+def product(a: int, b: int) -> int:
+    """Of a product of values of a and b bits, cut into pieces."""
+    return 2 + tree(-(-a // PIECE[0]) * -(-b // PIECE[1]), 1)
+
+
+def row_products(config: Config) -> int:
+    """From the exact sums of a row to D*Q and S^2, see `rtl.norm_pipeline`."""
+    total = sum_bits(config)
+    return max(product(square_bits(config), columns_bits(config)), 1 + product(total, total))
+
+
+def row_statistics(config: Config) -> int:
+    """From a row's last chunk to its statistics."""
+    return 1 + tree(config.chunk, NORM_LEVELS) + 1 + row_products(config) + 2 + RSQRT
+
+
+def norm_maximum(config: Config) -> int:
+    """From a row's last chunk to its largest magnitude."""
+    return NORM_LANES + 2 + tree(config.chunk, LARGEST_LEVELS)
+
+
+def norm_cycles(config: Config, rows: int, columns: int) -> int:
+    """A Norm from `start` to `done` when nothing stalls, rows >= 1; rows of one or two chunks cost up to 3 cycles each."""
+    chunks = -(-columns // config.chunk)
+    return (rows + 3) * chunks + row_statistics(config) + _norm_fixed(config)
+
+
+def multiply_cycles(config: Config, rows: int, columns: int, period: int) -> int:
+    """The same for products whose factors have `period` chunks a row."""
+    chunks = -(-columns // config.chunk)
+    return rows * (chunks + period) + 2 * chunks + _norm_fixed(config)
+
+
+def _norm_fixed(config: Config) -> int:
+    return norm_maximum(config) + READ_SLOT + RAM + NORM_SETTLE + NORM_FIXED
+
+
+# --- router ------------------------------------------------------------------------------------------------------
+ROUTER_LANES = 4  # rows in lockstep
+GATE_ROM = 2
+GATE_LANES = RAM + 1 + GATE_ROM + 1 + 2  # from a row's last logit, beside one for each expert
+GATE_QUOTIENT_BITS = GATE_BITS + 1  # 2^15 stands for 1
+REFILL = READ_SLOT + 1  # and one for each lane's read, from one chunk to the next
+ROUTE_FIXED = 6  # registers and control
+DENSE = RAM + 1  # of a dense row, and two for each of its chunks
+ROUTE_SETTLE = 6  # until the last write shows: queue RAM, and more than WRITE
+
+
+def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: bool = False) -> int:
+    """A Route from `start` to `done` when nothing stalls, for rows >= 1 (to within 1 %)."""
+    *whole, rest = (min(config.chunk, experts - first) for first in range(0, experts, config.chunk))
+    groups, last_rows = -(-rows // ROUTER_LANES), (rows - 1) % ROUTER_LANES + 1
+
+    def sort(lanes: int) -> int:
+        """Until the last chunk of a group is in place: the next chunk is read while one is sorted."""
+        return sum(max(logits, lanes + REFILL) for logits in whole)
+
+    def group(following: int) -> float:
+        """From a group to the next: bound by reading, sorting, dividing, or by how many may be between the last two."""
+        read = sort(ROUTER_LANES) + max(rest, following + REFILL)
+        return max(read, experts + 1, ROUTER_LANES * top_k, (experts + 2 * top_k + GATE_LANES + 1) / 2)
+
+    before = group(last_rows) + (groups - 2) * group(ROUTER_LANES) if groups > 1 else 0
+    last = sort(last_rows) + rest + 2 * experts + last_rows * top_k
+    fixed = READ_SLOT + GATE_LANES + GATE_QUOTIENT_BITS + ROUTE_SETTLE + ROUTE_FIXED + min(rows, ROUTER_LANES)
+    gates = rows * (DENSE + 2 * -(-experts // config.chunk)) if dense else 0
+    return math.ceil(before) + last + rows * top_k + gates + fixed

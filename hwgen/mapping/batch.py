@@ -1,0 +1,208 @@
+"""Several images in one program, so that the weights of an expert are read once for all of them.
+
+What works on tokens one by one does not care whose tokens they are. So the tokens of all images are routed together,
+and every expert sees one queue with the tokens of the whole batch. Everything else runs in groups of images: a linear
+layer once for the group, whose images lie one below the other, attention image by image. The network is cut into stages
+behind every LayerNorm and every product of rows, and all groups pass a stage before the first enters the next one: while
+the vector unit normalises an image, the array works on another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
+from ..isa import Indirect, RowScale
+from .runs import chains
+
+
+def batched(graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False) -> IntGraph:
+    """`graph` for a batch of `images`, in groups of `group` images (a divisor, else ValueError).
+
+    shared_hidden: the experts of a layer share one buffer for their hidden rows instead of taking turns with several.
+    Output views and inputs carry the index of their image; `trace` is left out.
+    """
+    if images % group:
+        raise ValueError(f"groups of {group} do not divide a batch of {images}")
+    if shared_hidden:
+        graph = _share_hidden(graph)
+    return graph if images == 1 else _Batch(graph, images, group).graph()
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """Some images of the batch in a row, whose rows an operation covers: first, first + 1, ... first + count - 1."""
+
+    first: int
+    count: int
+
+    @property
+    def suffix(self) -> str:
+        last = self.first + self.count - 1
+        return f"[{self.first}]" if self.count == 1 else f"[{self.first}-{last}]"
+
+
+class _Batch:
+    """State of one transformation.
+
+    `shared`: buffers with one copy for all images, constants that nothing else writes. `tall`: those with the rows of all
+    images, which routers and experts touch. Every other buffer has a copy for each group.
+    """
+
+    def __init__(self, graph: IntGraph, images: int, group: int):
+        self.source, self.images, self.group = graph, images, group
+        writers: dict[str, list[Op]] = {}
+        for op in graph.ops:
+            for view in op.writes().values():
+                writers.setdefault(view.buffer, []).append(op)
+        outputs = {output.view.buffer for output in graph.outputs}
+        self.shared = {
+            name
+            for name, ops in writers.items()
+            if len(ops) == 1 and isinstance(ops[0], Constant) and name not in outputs
+        }
+        self.tall: set[str] = set()
+        for op in graph.ops:
+            if _for_all(op):
+                self.tall |= {view.buffer for view in op.views().values()}
+
+    def graph(self) -> IntGraph:
+        ops = list(self._ops())
+        outputs = [
+            replace(o, view=self._view(o.view, _Scope(image, 1)), index=image)
+            for image in range(self.images)
+            for o in self.source.outputs
+        ]
+        used = {view.buffer for op in ops for view in op.views().values()} | {output.view.buffer for output in outputs}
+        buffers = {b.name: b for b in self._buffers() if b.name in used}
+        return IntGraph(buffers, ops, outputs, self.source.task, batch=self.images)
+
+    def _buffers(self) -> Iterator[Buffer]:
+        for buffer in self.source.buffers.values():
+            if buffer.name in self.shared:
+                yield buffer
+            elif buffer.name in self.tall:
+                yield _stacked(buffer, buffer.name, self.images)
+            else:
+                for first in range(0, self.images, self.group):
+                    yield _stacked(buffer, self._copy(buffer.name, first), self.group)
+
+    def _copy(self, name: str, image: int) -> str:
+        """The name of a buffer that belongs to the group of an image."""
+        return f"{name}@{image // self.group}"
+
+    # --- operations ---------------------------------------------------------------------------------------------
+
+    def _ops(self) -> Iterator[Op]:
+        for stage in _stages(self.source):
+            if _for_all(stage[0]):
+                for op in stage:
+                    yield self._op(op, _Scope(0, self.images), "")
+                continue
+            yield from (op for op in stage if self._is_shared(op))
+            rest = [op for op in stage if not self._is_shared(op)]
+            for first in range(0, self.images, self.group):
+                yield from self._group(rest, first)
+
+    def _group(self, ops: list[Op], first: int) -> Iterator[Op]:
+        """The operations of a stage for one group: operation by operation, a chain of row maxima image by image."""
+        for chain in chains(ops):
+            if len(chain) == 1 and self._merges(chain[0]):
+                scope = _Scope(first, self.group)
+                yield self._op(chain[0], scope, scope.suffix)
+                continue
+            for image in range(first, first + self.group):
+                scope = _Scope(image, 1)
+                for op in chain:
+                    yield self._op(op, scope, scope.suffix)
+
+    def _is_shared(self, op: Op) -> bool:
+        return isinstance(op, Constant) and op.out.buffer in self.shared
+
+    def _merges(self, op: Op) -> bool:
+        """Whether one operation can do the rows of a whole group: they must lie without a gap in all its buffers."""
+        if not isinstance(op, MatMul) or isinstance(op.w, View):
+            return False
+        return all(
+            view.buffer not in self.shared and view.row == 0 and view.rows == self.source.buffers[view.buffer].rows
+            for view in op.views().values()
+        )
+
+    def _op(self, op: Op, scope: _Scope, suffix: str) -> Op:
+        changes: dict[str, Any] = {name: self._view(view, scope) for name, view in op.views().items()}
+        if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
+            table = np.broadcast_to(np.asarray(op.row_mult), op.x.rows)
+            changes["row_mult"] = np.tile(table, changes["x"].rows // op.x.rows)
+        if isinstance(op, Input):
+            changes["index"] = scope.first
+        return replace(op, name=op.name + suffix, **changes)
+
+    def _view(self, view: View, scope: _Scope) -> View:
+        """The rows of these images; views of whole buffers only where there are several."""
+        if view.buffer in self.shared:
+            return view
+        rows = self.source.buffers[view.buffer].rows
+        if view.buffer in self.tall:
+            buffer, first = view.buffer, scope.first
+        else:
+            buffer, first = self._copy(view.buffer, scope.first), scope.first % self.group
+        if scope.count > 1 and (view.row or view.rows != rows):
+            raise ValueError(f"{view} of {scope.count} images: their rows have gaps")
+        return View(buffer, first * rows + view.row, (scope.count - 1) * rows + view.rows, view.col, view.cols)
+
+
+def _stacked(buffer: Buffer, name: str, copies: int) -> Buffer:
+    scale = buffer.scale
+    if isinstance(scale, np.ndarray) and scale.ndim == 2 and scale.shape[0] == buffer.rows:
+        scale = np.tile(scale, (copies, 1))
+    return replace(buffer, name=name, rows=copies * buffer.rows, scale=scale)
+
+
+def _for_all(op: Op) -> bool:
+    """Routers and experts work on the tokens of all images at once."""
+    return isinstance(op, RouteTokens) or (isinstance(op, MatMul) and op.expert is not None)
+
+
+def _stages(graph: IntGraph) -> Iterator[list[Op]]:
+    """Runs of operations that all are for the whole batch or all for groups, the latter cut behind what the vector
+    unit does: every LayerNorm, every product of rows."""
+    stage: list[Op] = []
+    for op in graph.ops:
+        beside = stage and isinstance(stage[-1], (Norm, Multiply)) and not isinstance(op, (Norm, Multiply))
+        if stage and (beside or _for_all(op) != _for_all(stage[-1])):
+            yield stage
+            stage = []
+        stage.append(op)
+    if stage:
+        yield stage
+
+
+def _share_hidden(graph: IntGraph) -> IntGraph:
+    """Each route's equal buffers of queue rows become one: an expert's hidden rows are dead when the next one begins."""
+    first: dict[tuple[Any, ...], str] = {}
+    names: dict[str, str] = {}
+    for op in graph.ops:
+        if isinstance(op, MatMul) and op.expert is not None and op.indirect == Indirect.GATHER:
+            b = graph.buffers[op.out.buffer]
+            names[b.name] = first.setdefault((op.expert[0], b.rows, b.cols, b.groups), b.name)
+    # A buffer that other operations read than those of its own expert must stay.
+    writer: dict[str, tuple[str, int] | None] = {}
+    for op in graph.ops:
+        for view in op.views().values():
+            if view.buffer not in names:
+                continue
+            if op.indirect == Indirect.GATHER and view is op.writes()["out"]:
+                writer[view.buffer] = op.expert
+            elif op.expert is None or writer.get(view.buffer) != op.expert:
+                names.pop(view.buffer)
+    names = {old: new for old, new in names.items() if new in names}
+
+    def renamed(op: Op) -> Op:
+        moved: dict[str, Any] = {n: replace(v, buffer=names[v.buffer]) for n, v in op.views().items() if v.buffer in names}
+        return replace(op, **moved) if moved else op
+
+    return replace(graph, ops=[renamed(op) for op in graph.ops])

@@ -1,0 +1,50 @@
+"""Cycles of single operations on a Config, about: what the passes weigh. `hwgen.cost` simulates whole programs."""
+
+from __future__ import annotations
+
+from ..config import Config
+from ..cost.matmul import TILE_STEPS
+from ..cost.simulation import DISPATCH
+from ..intgraph import MatMul, Multiply, Norm, Op, RouteTokens, View
+from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles
+from .order import Timing
+
+
+def bound(op: Op, rows: int, config: Config) -> float:
+    """Cycles of an operation with so many rows where it has its unit and DRAM for itself."""
+    if not isinstance(op, MatMul):
+        return 0.0
+    outputs, inputs = _tiles(op, config)
+    array = outputs * inputs * max(rows, _load(op, config))
+    words = 0 if isinstance(op.w, View) else op.out.cols * inputs
+    return max(array, words * config.slice_beats) + pipeline(config)
+
+
+def timing(config: Config) -> Timing:
+    """Cycles of operations without DRAM: what an order of operations can change."""
+
+    def duration(op: Op, tokens: int) -> float:
+        match op:
+            case MatMul():
+                outputs, inputs = _tiles(op, config)
+                rows = tokens if op.expert is not None else op.x.rows
+                return outputs * inputs * max(rows, _load(op, config) + TILE_STEPS)
+            case Norm():
+                return norm_cycles(config, op.x.rows, op.x.cols)
+            case Multiply():
+                return multiply_cycles(config, op.x.rows, op.x.cols, -(-op.factor.cols // config.chunk))
+            case RouteTokens():
+                return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
+        return 0.0
+
+    return Timing(duration, pipeline(config) + DISPATCH)
+
+
+def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
+    """Tiles along the outputs and the inputs."""
+    return -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+
+
+def _load(op: MatMul, config: Config) -> int:
+    """Cycles that a tile loads."""
+    return load_cycles(config, op.out.cols, not isinstance(op.w, View))

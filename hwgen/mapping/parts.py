@@ -1,0 +1,55 @@
+"""Operations on some of their rows: what row tiling and depth-first tiling cut networks into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..intgraph import Constant, Input, MatMul, Op, View
+from ..isa import RowScale
+
+
+def written(op: Op) -> set[str]:
+    """Buffers that an operation writes."""
+    return {view.buffer for view in op.writes().values()}
+
+
+def read(op: Op) -> set[str]:
+    """Buffers that an operation reads, row by row or as a whole."""
+    return {view.buffer for view in op.reads().values()}
+
+
+def edges(rows: int, blocks: int) -> list[tuple[int, int]]:
+    """(first row, row behind the last) of so many blocks of about equal size; fewer where there are fewer rows."""
+    ends = sorted({rows * k // blocks for k in range(blocks + 1)})
+    return list(zip(ends, ends[1:], strict=False))
+
+
+def part(op: Op, first: int, end: int, name: str, place: Callable[[View], View]) -> Op:
+    """`op` called `name` on rows first..end-1 of its views; `place` may put such a view into another buffer.
+
+    An expert's MatMul then works on the queue of the router's part, whose name its caller sets.
+    """
+    changes: dict[str, Any] = {}
+    for field, view in op.row_views().items():
+        changes[field] = place(replace(view, row=view.row + first, rows=end - first))
+    if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
+        changes["row_mult"] = np.broadcast_to(np.asarray(op.row_mult), op.x.rows)[first:end]
+    elif isinstance(op, Constant):
+        changes["data"] = op.data[first:end]
+    elif isinstance(op, Input):
+        changes["row"] = op.row + first
+    return replace(op, name=name, **changes)
+
+
+def part_name(name: str, number: int, last: bool) -> str:
+    """Of an operation's part: the last one keeps its name, so that `IntGraph.trace` finds it."""
+    return name if last else f"{name}.rows{number}"
+
+
+def is_token_wise(op: Op) -> bool:
+    """Whether all row views of an operation have the same number of rows."""
+    return len({view.rows for view in op.row_views().values()}) == 1

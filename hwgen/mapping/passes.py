@@ -1,0 +1,68 @@
+"""The passes in order, and what each of them is to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..config import Config
+from ..intgraph import IntGraph
+from .batch import batched
+from .bounds import bound, timing
+from .depth_first import Limits, depth_first
+from .order import reorder
+from .row_tiling import row_tiling
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How a network, or a batch of images of it, uses the machine."""
+
+    group: int = 1  # images of a batch whose rows go through a linear layer together
+    row_tiles: int = 1  # of linear layers and LayerNorms
+    shared_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
+    ordered: bool = True  # operations reordered so that the array waits less
+    room: float | None = None  # depth-first tiles, so that what lives at one time takes this fraction of the scratchpad
+    copies: int = 2  # of a buffer that depth-first tiles load: two is a double buffer, see `depth_first.Limits`
+
+    def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
+        """The mapped graph for a batch."""
+        for step in PASSES.values():
+            graph = step(graph, self, config, batch)
+        return graph
+
+    def text(self, batch: int) -> str:
+        """In a few words, for the build's progress."""
+        parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
+        parts += [f"{self.row_tiles} row tiles"] if self.row_tiles > 1 else []
+        parts += [f"depth-first tiles for {self.room:.0%} of the scratchpad"] if self.room is not None else []
+        return ", ".join(parts)
+
+
+def _batches(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return batched(graph, batch, mapping.group, mapping.shared_hidden)
+
+
+def _row_tiling(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return row_tiling(graph, mapping.row_tiles) if mapping.row_tiles > 1 else graph
+
+
+def _depth_first(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    """Rematerialises LayerNorms where that is faster."""
+    if mapping.room is None:
+        return graph
+    bank = int(mapping.room * config.bank_chunks)
+    limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, mapping.copies)
+    return depth_first(graph, limits, lambda op, rows: bound(op, rows, config))
+
+
+def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return reorder(graph, timing(config)) if mapping.ordered else graph
+
+
+PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
+    "batches": _batches,
+    "row tiling": _row_tiling,
+    "depth-first tiling": _depth_first,
+    "order": _order,
+}

@@ -1,0 +1,40 @@
+"""Row tiling: LayerNorms and the linear layers around them in pieces, so that array and vector unit work side by side.
+
+A linear layer in two tiles gives its first rows early; they are normalised while the array makes the others, and the
+layer behind the LayerNorm starts on them while the others are normalised. The cost is that weights are read once for
+every tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, View
+from .parts import edges, part, part_name
+from .runs import chains
+
+
+def row_tiling(graph: IntGraph, tiles: int) -> IntGraph:
+    """`graph` with every LayerNorm, product of rows and linear layer (outside experts and chains) in `tiles` tiles of rows.
+
+    An operation of fewer rows stays whole. The last part of an operation keeps its name, for `trace`.
+    """
+    ops: list[Op] = []
+    for chain in chains(graph.ops):
+        for op in chain:
+            ops += _split(op, tiles) if len(chain) == 1 and _splits(op) else [op]
+    return replace(graph, ops=ops)
+
+
+def _splits(op: Op) -> bool:
+    if isinstance(op, (Norm, Multiply)):
+        return True
+    return isinstance(op, MatMul) and op.expert is None and not isinstance(op.w, View)
+
+
+def _split(op: Op, tiles: int) -> list[Op]:
+    rows = op.row_views()["x"].rows
+    return [
+        part(op, first, end, part_name(op.name, k, end == rows), lambda view: view)
+        for k, (first, end) in enumerate(edges(rows, tiles))
+    ]

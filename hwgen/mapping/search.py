@@ -1,0 +1,110 @@
+"""Which mapping of a network runs fastest on a Config: some are scheduled, the cycle model chooses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .. import cost
+from ..config import Config
+from ..dram import Dram
+from ..errors import Shortage, UserError
+from ..intgraph import IntGraph
+from ..program import Program
+from ..schedule import attempt, schedule, shortages
+from .passes import Mapping
+
+ROW_TILES = (2, 3)  # numbers of row tiles that are tried where one image runs alone
+ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that depth-first tiles are made for, until one fits
+COPIES = (2, 3)  # that are tried of what depth-first tiles load
+FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
+MAX_BATCH = 64
+FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
+
+
+def check_batch(batch: int) -> int:
+    """`batch`, or a UserError where no program can take so many images."""
+    if not 1 <= batch <= MAX_BATCH:
+        raise UserError(f"batch={batch}: a program takes 1 to {MAX_BATCH} images")
+    return batch
+
+
+def candidates(batch: int) -> Iterator[Mapping]:
+    """The ones that are tried, in the order of preference where they are equally fast."""
+    if batch == 1:
+        yield from (Mapping(row_tiles=tiles) for tiles in (1, *ROW_TILES))
+        yield Mapping(ordered=False)
+        return
+    for group in (g for g in (4, 2, 1) if batch % g == 0):
+        for shared_hidden in (False, True):
+            yield Mapping(group=group, shared_hidden=shared_hidden)
+    yield Mapping(shared_hidden=True, ordered=False)
+
+
+def small_candidates() -> Iterator[list[Mapping]]:
+    """Those that need little memory, for Configs that no other fits: the less room they take the slower they are."""
+    for rooms in ROOM:
+        choices = itertools.product(rooms, (False, True), COPIES)
+        yield [Mapping(shared_hidden=True, ordered=o, room=room, copies=copies) for room, o, copies in choices]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mapping that fits, and the estimate of every task with it."""
+
+    mapping: Mapping
+    estimates: dict[str, cost.Estimate]
+
+    @property
+    def cycles(self) -> float:
+        """Of all tasks."""
+        return sum(run.cycles for run in self.estimates.values())
+
+
+def search(
+    graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1, quick: bool = False
+) -> Choice | UserError:
+    """The mapping with the fewest estimated cycles, summed over all tasks, or what the smallest one is short of.
+
+    memory: the DRAM that the estimate counts on. quick: the first mapping that fits.
+    """
+    check_batch(batch)
+    for graph in graphs.values():
+        for short in shortages(graph, config):
+            if short.field in FIXED:
+                return short
+    failure: UserError | None = None
+    groups: Iterable[list[Mapping]] = itertools.chain([list(candidates(batch))], small_candidates())
+    if quick:
+        groups = ([mapping] for group in groups for mapping in group)
+    for group in groups:
+        best: Choice | None = None
+        for mapping in group:
+            program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
+            if isinstance(program, UserError):
+                failure = program
+                if isinstance(failure, Shortage) and failure.short and mapping == FIRST_SMALL:
+                    return failure  # tiles that found no room are as small as they get: less room does not help
+                continue
+            runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
+            choice = Choice(mapping, runs)
+            if best is None or choice.cycles < best.cycles:
+                best = choice
+        if best is not None:
+            return best
+    assert failure is not None
+    return failure
+
+
+def choose(graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1) -> Choice:
+    """What `search` finds. Raises UserError where no mapping fits."""
+    found = search(graphs, config, memory, batch)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def mapped(graphs: dict[str, IntGraph], config: Config, mapping: Mapping, batch: int = 1) -> Program:
+    """The program of a mapping. Raises UserError where it does not fit the Config."""
+    return schedule({task: mapping.apply(graph, config, batch) for task, graph in graphs.items()}, config)

@@ -1,0 +1,173 @@
+"""Mappings change no bit: batches, row tiles and orders of random graphs on golden against the plain graph."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwgen import cost, mapping
+from hwgen.config import Config
+from hwgen.dram import Dram
+from hwgen.errors import UserError
+from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, View, verify
+from hwgen.isa import RowMax
+from hwgen.mapping import Mapping
+from hwgen.mapping.batch import batched
+from hwgen.mapping.bounds import timing
+from hwgen.mapping.order import reorder
+from hwgen.mapping.row_tiling import row_tiling
+from hwgen.mapping.runs import chains
+from hwgen.schedule import schedule
+from sim import golden
+from sim.tb.graphs import Shape, random_graph, random_images
+
+SHAPES = {
+    "plain": Shape(),
+    "all to one": Shape(favour=1, shun=2, top_k=1),
+    "odd": Shape(experts=5, top_k=3, heads=3, head=8, patches=(2, 5), layers=3),
+}
+CONFIG = Config(bank_words=4096)
+MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
+
+
+def images_of(graph: IntGraph, count: int) -> dict[str, np.ndarray]:
+    sets = [random_images(graph, seed) for seed in range(count)]
+    return {name: np.stack([images[name] for images in sets]) for name in sets[0]}
+
+
+def one_by_one(graph: IntGraph, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of the plain graph, stacked."""
+    count = len(next(iter(images.values())))
+    results = [golden.run(graph, {name: array[i] for name, array in images.items()}).outputs for i in range(count)]
+    return {name: np.stack([outputs[name] for outputs in results]) for name in results[0]}
+
+
+def assert_equal(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert got.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert np.ptp(values) > 0
+        np.testing.assert_array_equal(got[name], values, name)
+
+
+@pytest.mark.parametrize("one_hidden", [False, True])
+@pytest.mark.parametrize(("batch", "group"), [(2, 1), (2, 2), (6, 3), (4, 2)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch(shape, batch, group, one_hidden):
+    for seed in range(2):
+        graph = random_graph(seed, SHAPES[shape])
+        images = images_of(graph, batch)
+        whole = batched(graph, batch, group, one_hidden)
+        verify(whole)
+        assert whole.batch == batch and len({op.name for op in whole.ops}) == len(whole.ops)
+        assert_equal(golden.run(whole, images).outputs, one_by_one(graph, images))
+
+
+def test_a_batch_reads_the_weights_of_an_expert_once():
+    graph = random_graph(0, SHAPES["plain"])
+    whole = batched(graph, 6, 3)
+    assert sum(isinstance(op, RouteTokens) for op in whole.ops) == sum(isinstance(op, RouteTokens) for op in graph.ops)
+
+    def experts(ops) -> int:
+        return sum(getattr(op, "expert", None) is not None for op in ops)
+
+    assert experts(whole.ops) == experts(graph.ops) > 0
+    # A constant that is only read is there once, what tokens are added to once for every image.
+    names = [op.name for op in whole.ops if isinstance(op, Constant)]
+    assert names.count("l0.wv.load") == 1 and sum(name.startswith("position") for name in names) == 6
+
+
+def taking_turns(graph: IntGraph) -> IntGraph:
+    """Odd experts get a second buffer for their hidden rows."""
+    buffers = dict(graph.buffers)
+
+    def moved(view: View) -> View:
+        if not view.buffer.endswith("hidden"):
+            return view
+        name = f"{view.buffer}.odd"
+        buffers[name] = replace(graph.buffers[view.buffer], name=name)
+        return replace(view, buffer=name)
+
+    odd = [isinstance(op, MatMul) and op.expert is not None and op.expert[1] % 2 for op in graph.ops]
+    ops = [replace(op, x=moved(op.x), out=moved(op.out)) if o else op for op, o in zip(graph.ops, odd, strict=True)]
+    return replace(graph, buffers=buffers, ops=ops)
+
+
+def test_one_hidden_buffer():
+    graph = taking_turns(random_graph(0, SHAPES["plain"]))
+    images = images_of(graph, 2)
+    two, one = batched(graph, 2), batched(graph, 2, shared_hidden=True)
+    assert len(one.buffers) == len(two.buffers) - 1
+    wanted = one_by_one(graph, images)
+    assert_equal(golden.run(two, images).outputs, wanted)
+    assert_equal(golden.run(one, images).outputs, wanted)
+
+
+def test_groups_must_divide_the_batch():
+    with pytest.raises(ValueError, match="groups of 2 do not divide a batch of 5"):
+        batched(random_graph(0), 5, 2)
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 20])
+def test_row_tiling(blocks):
+    for seed in range(3):
+        graph = random_graph(seed, SHAPES["odd"])
+        images = images_of(graph, 1)
+        split = row_tiling(graph, blocks)
+        verify(split)
+        norms = [op for op in split.ops if isinstance(op, Norm)]
+        assert len(norms) > sum(isinstance(op, Norm) for op in graph.ops)
+        got = golden.run(split, {name: array[0] for name, array in images.items()}).outputs
+        assert_equal({name: value[None] for name, value in got.items()}, one_by_one(graph, images))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reorder(shape):
+    moved = 0
+    for seed in range(4):
+        plain = random_graph(seed, SHAPES[shape])
+        images = images_of(plain, 2)
+        graph = batched(plain, 2, 2)
+        ordered = reorder(graph, timing(CONFIG))
+        assert sorted(map(id, ordered.ops)) == sorted(map(id, graph.ops))
+        moved += [op.name for op in ordered.ops] != [op.name for op in graph.ops]
+        verify(ordered)
+        assert_equal(golden.run(ordered, images).outputs, one_by_one(plain, images))
+    assert moved
+
+
+def test_chains_hold_what_lies_between():
+    ops = [op for op in random_graph(0, SHAPES["odd"]).ops if isinstance(op, MatMul)]
+    found = chains(ops)
+    assert [op for chain in found for op in chain] == ops
+    heads = [chain for chain in found if len(chain) > 1]
+    assert heads and all(chain[0].row_max == RowMax.ABS and chain[-1].continue_max for chain in heads)
+    with pytest.raises(ValueError, match="without an earlier MatMul"):
+        chains(heads[0][1:])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_plan_takes_the_fastest_that_fits(batch):
+    graph = random_graph(1, SHAPES["odd"])
+    chosen = mapping.choose({"": graph}, CONFIG, MEMORY, batch).mapping
+    program = mapping.mapped({"": graph}, CONFIG, chosen, batch)
+    assert program.batch == batch
+    estimates = {}
+    for candidate in mapping.candidates(batch):
+        other = schedule({"": candidate.apply(graph, CONFIG, batch)}, CONFIG)
+        estimates[candidate] = cost.estimate(other.tasks[""].instructions, CONFIG, MEMORY).cycles
+    assert estimates[chosen] == min(estimates.values()) < max(estimates.values())
+
+
+def test_plan_says_what_is_short():
+    graph = random_graph(0)
+    small = Config(bank_words=64, weight_words=64, scale_entries=128)
+    chosen = mapping.choose({"": graph}, small, MEMORY).mapping
+    program = mapping.mapped({"": graph}, small, chosen)
+    assert program.batch == 1 and isinstance(chosen, Mapping)
+    with pytest.raises(UserError, match="raise bank_words"):
+        mapping.choose({"": graph}, small, MEMORY, 8)
+    # Queues that are too short for the tokens of a batch take some of them at a time.
+    assert mapping.choose({"": graph}, Config(queue_entries=64, bank_words=8192), MEMORY, 8).mapping.room
+    for batch in (0, 65):
+        with pytest.raises(UserError, match=f"batch={batch}"):
+            mapping.choose({"": graph}, CONFIG, MEMORY, batch)
