@@ -42,7 +42,7 @@ def norm(name, x, seed=0):
     return fg.LayerNorm(name, x, 1 + random(D, seed=seed, scale=0.2), random(D, seed=seed + 1, scale=0.2), 1e-6)
 
 
-def mlp(name, x, act=lambda name, x: fg.Gelu(name, x, "none"), seed=0):
+def mlp(name, x, act=lambda name, x: fg.Activation(name, x, "gelu"), seed=0):
     return [
         fg.Linear(f"{name}.fc1", x, random(64, D, seed=seed), random(64, seed=seed + 1, scale=0.2)),
         act(f"{name}.act", f"{name}.fc1"),
@@ -126,13 +126,13 @@ GRAPHS = {
     "sums are added": lambda: extended(fg.Add("sum", "0.add1", "0.add2"), norm("n", "sum")),
     "twice itself": lambda: extended(fg.Add("sum", "0.add2", "0.add2"), norm("n", "sum")),
     "activation of a sum": lambda: extended(
-        fg.Gelu("act", "0.add2", "none"), fg.Linear("out", "act", random(D, D), None)
+        fg.Activation("act", "0.add2", "gelu"), fg.Linear("out", "act", random(D, D), None)
     ),
     "an activation is added": lambda: extended(
         *mlp("m", "0.add2")[:1],
-        fg.Relu("r", "m.fc1"),
+        fg.Activation("r", "m.fc1", "relu"),
         fg.Linear("s", "0.add2", random(64, D), None),
-        fg.Gelu("g", "s", "none"),
+        fg.Activation("g", "s", "gelu"),
         fg.Add("sum", "r", "g"),
         columns=64,
     ),
@@ -151,7 +151,7 @@ GRAPHS = {
     "soft mixture": lambda: extended(
         fg.Dispatch("d", "0.norm2", "0.norm2", random(4, D)),
         fg.SlotExperts(
-            "e", "d", random(2, 64, D), random(2, 64, seed=1), random(2, D, 64, seed=2), random(2, D, seed=3), "none"
+            "e", "d", random(2, 64, D), random(2, 64, seed=1), random(2, D, 64, seed=2), random(2, D, seed=3), "gelu"
         ),
         fg.Combine("c", "0.norm2", "e", random(4, D, seed=4), None),
         fg.Add("sum", "0.add2", "c"),
@@ -188,7 +188,7 @@ GRAPHS = {
     ),
     "GELU clipped": lambda: extended(
         fg.Linear("f", "0.norm2", random(64, D), None),
-        fg.Gelu("g", "f", "none"),
+        fg.Activation("g", "f", "gelu"),
         fg.Clip("c", "g", -0.1, 0.5),
         fg.Linear("h", "c", random(D, 64), None),
     ),
