@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, explore, files, intgraph_io, levels, leveltext, registers, report, report_html, tensor
+from . import boards, explore, files, intgraph_io, levels, leveltext, listing, registers, report, report_html, tensor
 from .config import Config
 from .dram import of_board
 from .errors import UserError
@@ -240,7 +240,7 @@ LEVELS: dict[str, tuple[str, str, Callable[[Build], dict[str, str]]]] = {
     "rows": ("R", "recognise", lambda b: {task: leveltext.text(graph) for task, graph in b.graphs.items()}),
     "integers": ("Q", "quantise", lambda b: {task: leveltext.text(graph) for task, graph in b.quantised.items()}),
     "machine": ("M", "select", lambda b: {task: leveltext.text(graph) for task, graph in b.integers.items()}),
-    "program": ("P", "schedule", lambda b: {n: report.listing(t.instructions, t.origins) for n, t in b.program.tasks.items()}),
+    "program": ("P", "schedule", lambda b: {task: listing.text(b.program, task) for task in b.program.tasks}),
 }
 
 

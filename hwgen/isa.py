@@ -13,7 +13,8 @@ row scales in entries of the scale memory. `pitch` is the distance in chunks fro
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, fields
+import inspect
+from dataclasses import MISSING, dataclass, field, fields
 from enum import IntEnum
 from typing import ClassVar
 
@@ -409,3 +410,44 @@ def text(insn: Insn) -> str:
         if number != f.default:
             shown.append(f"{f.name}={number.name if isinstance(number, IntEnum) else number}")
     return " ".join([type(insn).__name__.upper().ljust(11), *shown])
+
+
+def parse(line: str) -> Insn:
+    """The inverse of `text`. Raises ValueError naming what is unknown, missing or does not fit."""
+    name, *given = line.split()
+    kind = next((insn for insn in INSNS.values() if insn.__name__.upper() == name), None)
+    if kind is None:
+        raise ValueError(f"no instruction {name}")
+    kinds = {f.name: f.metadata["kind"] for f in fields(kind)}
+    values: dict[str, int] = {}
+    for field_name, _, value in (word.partition("=") for word in given):
+        if field_name not in kinds:
+            raise ValueError(f"{name} has no field {field_name!r}")
+        of = kinds[field_name]
+        if not value.isdigit() and value not in getattr(of, "__members__", ()):
+            raise ValueError(f"{name} {field_name}={value}")
+        values[field_name] = of(int(value)) if value.isdigit() else of[value]
+    if missing := [f.name for f in fields(kind) if f.name not in values and f.default is MISSING]:
+        raise ValueError(f"{name} without {', '.join(missing)}")
+    insn = kind(**values)
+    encode(insn)
+    return insn
+
+
+def reference() -> str:
+    """The instruction set as Markdown: every instruction's effect and the bits of its fields; made of the classes above."""
+    lines = [f"An instruction is a word of {WORD_BITS} bits, its first field in the low bits.\n"]
+    for op, insn in INSNS.items():
+        unit = insn.unit.name if insn.unit is not None else "sequencer"
+        lines += [f"## {insn.__name__.upper()}\n", f"Operation {op.value}, unit {unit}.\n"]
+        lines += ["```text", inspect.cleandoc(insn.__doc__ or ""), "```\n", "| field | bits | values |", "|---|---|---|"]
+        position = 0
+        kinds = {f.name: f.metadata["kind"] for f in fields(insn)}
+        for name, width in layout(insn):
+            values = ", ".join(f"{v.value} {v.name}" for v in kinds[name]) if kinds.get(name, int) is not int else ""
+            lines.append(f"| {name} | {position + width - 1}:{position} | {values} |")
+            position += width
+        lines.append("")
+    for mode in (Convert, ColScale, RowScale, RowMax, Indirect, WeightSource, Gelu):
+        lines += [f"## {mode.__name__}\n", f"{inspect.cleandoc(mode.__doc__ or '')}\n"]
+    return "\n".join(lines)

@@ -62,6 +62,7 @@ HWGEN = {
     "explore": "boards config cost dram energy errors intgraph isa latency mapping resources schedule timeline",
     "synth": "boards config errors",
     "bitstream": "boards config errors files rtl synth",
+    "timing": "boards errors files synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",
@@ -81,6 +82,7 @@ LIBRARIES = {
     "hwgen.importer": NUMPY | {"onnx", "google", "onnxruntime"},
     "hwgen.explore": {"distributed"},  # where a cluster is asked for
     "hwgen.example": {"numpy", "onnx"},
+    "hwgen.timing": NUMPY | {"tomli", "tomllib"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
     "hwgen.config": set(),
     "hwgen.cli": set(),

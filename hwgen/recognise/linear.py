@@ -23,10 +23,12 @@ def linear(t: Builder, node: Node) -> Ref | None:
     if constant(x):
         x, w, first, second = w, x, second, first
     for c in [c for c in result if c in first and c in second]:  # the same rows for all of c: columns of one matrix
-        if any(s for _, s in x.layout.axes[first.index(c)]):
+        if not any(s for _, s in w.layout.axes[second.index(c)]):  # the same matrix for all of c: rows of x
+            w, second = _dropped(w, second, c), second.replace(c, "")
+        elif not any(s for _, s in x.layout.axes[first.index(c)]):
+            x, first = _dropped(x, first, c), first.replace(c, "")
+        else:
             return None
-        x = x.move(Layout(tuple(a for i, a in enumerate(x.layout.axes) if first[i] != c), x.layout.offset))
-        first = first.replace(c, "")
     rows = [c for c in result if c in first]
     columns = [c for c in second if c in result]
     summed = [c for c in first if c not in result]
@@ -37,6 +39,10 @@ def linear(t: Builder, node: Node) -> Ref | None:
     y = relabel(t.node(Linear(), x, w), label(t.source, w))
     sizes = dict(zip(node.op.letters[2], node.shape, strict=True))
     return regroup(t, y, [sizes[c] for c in result], [result.index(c) for c in rows + columns])
+
+
+def _dropped(r: Ref, letters: str, letter: str) -> Ref:
+    return r.move(Layout(tuple(a for a, c in zip(r.layout.axes, letters, strict=True) if c != letter), r.layout.offset))
 
 
 def absorbed(t: Builder, node: Node) -> Ref | None:

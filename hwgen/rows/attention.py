@@ -20,7 +20,8 @@ SMALLER = f"windows are computed as masks over all tokens, at most {MOST_TOKENS}
 def _side(b: Rows, r: Ref) -> tuple[View, Array, Array]:
     """(view, rows [W, T], columns [H, D]) of queries, keys or values [W, H, T, D]."""
     view = b.view(r)
-    rows, columns = view.rows[:, 0, :, 0], view.columns[0, :, 0, :]
+    w, h, n, d = view.shape
+    rows, columns = np.broadcast_to(view.rows[:, 0, :, 0], (w, n)), np.broadcast_to(view.columns[0, :, 0, :], (h, d))
     if (view.rows != rows[:, None, :, None]).any() or (view.columns != columns[None, :, None, :]).any():
         raise Unsupported("an operand of attention is not tokens by channels", "split the channels of tokens into heads")
     return view, rows, columns
@@ -156,13 +157,13 @@ def rotate_place(b: Rows, node: Node) -> Place:
     view = b.view(x)
     if b.missing(view.node):
         return Place(x.shape[0], node.shape[1])
-    return Place(x.shape[0], node.shape[1], span(view.rows[:, 0, 0, 0])[1])
+    return Place(x.shape[0], node.shape[1], span(np.broadcast_to(view.rows, view.shape)[:, 0, 0, 0])[1])
 
 
 def rotate(b: Rows, node: Node, start: int, stop: int) -> str:
     x, cos, sin = node.operands
     tokens, heads, pairs, _ = x.shape
-    view = b.view(x)
+    view = b.view(x).map(lambda a: a)
     rows, columns = view.rows[:, 0, 0, 0], view.columns[0].reshape(-1)
     first = int(rows.min())
     inner = view.node

@@ -46,6 +46,7 @@ def norm_place(b: Rows, node: Node) -> Place:
     if b.missing(view.node):
         return Place(*node.shape)
     width = b.place(view.node).width
+    view = view.map(lambda a: a) if node.shape[1] < width else view
     if node.shape[1] >= width or (view.rows[:, :1] != view.rows).any():
         return like_input(b, node)
     heads = _heads(view.columns)
@@ -112,7 +113,7 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
         inner, first, _ = b.tokens(x)
         heads = 1
     else:
-        columns = _heads(view.columns).reshape(-1)
+        columns = _heads(view.map(lambda a: a).columns).reshape(-1)
         inner, first, heads = b.columns(view.node, columns), int(view.rows.min()), place.width // node.shape[1]
     tables = []
     for r in (gamma, beta):
@@ -193,7 +194,7 @@ def pool(b: Rows, node: Node, start: int, stop: int) -> str:
     if x.shape[0] != 1:
         raise Unsupported("averages over windows of tokens", "average all tokens or a range of them")
     view = b.view(x)
-    inner, first, _ = b.of_columns(type(view)(view.node, view.rows[0], view.columns[0]))
+    inner, first, _ = b.of_columns(view.map(lambda a: a[0]))
     name = b.value(inner)
     return b.add(graph.Mean, node, node.name, "mean", x=name, start=first, stop=first + x.shape[1])
 

@@ -15,9 +15,9 @@ import numpy as np
 from .. import graph
 from ..errors import Finding
 from ..layers import Activation, Clip, Linear
-from ..tensor import Builder, Input, Map, Node, Op, Program, Ref
+from ..tensor import Builder, Concat, Copy, Gather, Input, Layout, Map, Node, Op, Program, Ref
 from .reasons import reason
-from .views import Array, Place, Unsupported, View, as_rows, base, shown, span
+from .views import Array, Place, Unsupported, View, as_rows, base, behind, shown, span
 
 Make = Callable[["Rows", Node, int, int], str]  # name of rows start..stop of the value of a layer
 Where = Callable[["Rows", Node], Place]
@@ -40,7 +40,7 @@ class Rows:
         self._made: dict[Any, str] = {}
         self._derived: dict[Any, Node] = {}
         self._interned: dict[Any, Array] = {}
-        self._at: dict[Ref, tuple[Node, Array]] = {}
+        self._at: dict[Ref, tuple[Node, Array | Layout]] = {}
         self._failed: set[Node] = set()
 
     # --- values ---
@@ -96,11 +96,11 @@ class Rows:
     def view(self, r: Ref) -> View:
         """Rows and columns of the row graph that an operand shows, and of which layer."""
         if r not in self._at:
-            self._at[r] = base(r)
+            self._at[r] = base(r) if isinstance(r.op, Copy | Gather | Concat) else (r.node, r.layout)
         node, at = self._at[r]
         if isinstance(node.op, Input) and len(r.shape) == 2 and not self.missing(node):
-            node, at = self._pixels(r), np.arange(r.layout.size).reshape(r.shape)
-        return shown(r, self.place(node), node, at)
+            node, at = self._pixels(r), Layout.dense(r.shape)
+        return shown(r.shape, at, node, self.place(node))
 
     def _pixels(self, r: Ref) -> Node:
         """Patches of the image as they are: a linear layer that copies them."""
@@ -183,7 +183,7 @@ class Rows:
     def _fail(self, node: Node, no: Unsupported) -> None:
         """A finding, unless the node only suffers from one before it."""
         self._failed.add(node)
-        if not any(self.missing(base(r)[0]) for r in node.operands):
+        if not any(self.missing(behind(r)) for r in node.operands):
             self.refuse(node, no.reason, no.hint)
 
     def refuse(self, node: Node, reason: str, hint: str = "") -> None:

@@ -14,13 +14,12 @@ import numpy as np
 from .. import graph
 from ..layers import Combine, Dispatch, Experts, Linear, Router, SlotExperts
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
-from ..recognise.routers import ROUTER
+from ..recognise.routers import PLAIN, ROUTER
 from ..tensor import Node, Ref
 from .dense import form_of, like_input, whole_place
 from .lower import GONE, Rows
 from .views import Array, Place, Unsupported
 
-PLAIN = "in experts use linear, activation, linear"
 
 
 def router_place(b: Rows, node: Node) -> Place:

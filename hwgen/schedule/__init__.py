@@ -10,6 +10,7 @@ from ..config import Config
 from ..errors import Shortage, UserError
 from ..intgraph import Input, IntGraph, verify
 from ..program import InputSlot, OutputSlot, Program, RowLayout, TaskProgram, memory_map
+from .checks import verify_task
 from .emit import Emitter
 from .layout import DataStore, WeightStore, align
 from .prepare import Needs, input_key, prepare, row_layout
@@ -89,6 +90,8 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
             places,
             offsets[task],
         )
+        if contents:
+            verify_task(graphs[task], tasks[task], config)
     batch = max(graph.batch for graph in graphs.values())
     return Program(config, tasks, constants.image(), weights.stripes() if contents else [], regions, batch)
 

@@ -25,6 +25,16 @@ class Region:
     width: int = 1
 
 
+def strided(table: np.ndarray, region: Region) -> np.ndarray:
+    """The last axis of a table of addresses as [rows, width] of a region, a view. Raises ValueError outside the table."""
+    end = region.start + (region.rows - 1) * region.pitch + region.width
+    if not 0 <= region.start < end <= table.shape[-1]:
+        raise ValueError(f"{region} lies outside {table.shape[-1]} addresses")
+    part = table[..., region.start : end]
+    strides = (*part.strides[:-1], region.pitch * part.strides[-1], part.strides[-1])
+    return np.lib.stride_tricks.as_strided(part, (*table.shape[:-1], region.rows, region.width), strides)
+
+
 class Hazards:
     """Last instruction of every unit that wrote and that read each address.
 
@@ -49,9 +59,9 @@ class Hazards:
         if self.count[unit] >= 1 << COUNT_BITS:
             raise UserError(f"the program has more than {(1 << COUNT_BITS) - 1} instructions for unit {unit.name}")
         for region in reads:
-            self._view(self.reads, region)[unit] = self.count[unit]
+            strided(self.reads, region)[unit] = self.count[unit]
         for region in writes:
-            self._view(self.writes, region)[unit] = self.count[unit]
+            strided(self.writes, region)[unit] = self.count[unit]
         return {f"wait_{u.name.lower()}": int(waits[u]) for u in Unit if waits[u]}
 
     def everything(self) -> dict[str, int]:
@@ -59,14 +69,7 @@ class Hazards:
         return {f"wait_{u.name.lower()}": n for u, n in self.count.items()}
 
     def _last(self, table: np.ndarray, region: Region) -> np.ndarray:
-        return self._view(table, region).max(axis=(1, 2))
-
-    @staticmethod
-    def _view(table: np.ndarray, region: Region) -> np.ndarray:
-        span = (region.rows - 1) * region.pitch + region.width
-        part = table[:, region.start : region.start + span]
-        strides = (part.strides[0], region.pitch * part.strides[1], part.strides[1])
-        return np.lib.stride_tricks.as_strided(part, (len(table), region.rows, region.width), strides)
+        return strided(table, region).max(axis=(1, 2))
 
 
 def fields_fit(insn: type[Insn], name: str, values: dict) -> Insn:

@@ -123,6 +123,8 @@ class Builder:
             return x[1]
         if function in ("float", "int", "bool") and x[0].dtype == {"float": FLOAT, "int": INT, "bool": BOOL}[function]:
             return x[0]
+        if function == "sub" and x[0] == x[1]:
+            return self.full(shape, self._number(0, x[0].dtype).constant)
         if function in ("add", "mul") and x[0].scalar is not None and x[1].scalar is None:
             x = [x[1], x[0]]
         if function in ("add", "sub", "mul", "div") and (number := x[1].scalar) is not None and x[0].scalar is None:

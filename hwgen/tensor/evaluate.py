@@ -187,7 +187,8 @@ def contract(op: Contract, a: Array, b: Array) -> Array:
 
     product: Array = matrix(a, first, batch, rows, summed) @ matrix(b, second, batch, summed, columns)
     order = batch + rows + columns
-    return product.reshape([size[c] for c in order]).transpose([order.index(c) for c in result])
+    ordered: Array = product.reshape([size[c] for c in order])
+    return ordered.transpose([order.index(c) for c in result])
 
 
 def _scatter(op: Scatter, x: Array, index: Array, updates: Array) -> Array:

@@ -58,7 +58,7 @@ class Op:
 class Node:
     """One value. `name`: readable, `source`: the ONNX node it came from; neither has a meaning."""
 
-    op: Op
+    op: Any  # an Op: who reads its fields knows its kind
     operands: tuple[Ref, ...]
     shape: tuple[int, ...]
     dtype: str
@@ -90,7 +90,7 @@ class Ref:
         return self.node.dtype
 
     @property
-    def op(self) -> Op:
+    def op(self) -> Any:
         return self.node.op
 
     @property

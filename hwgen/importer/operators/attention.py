@@ -93,8 +93,8 @@ def attention(c: Context, op: Op, q: Ref, k: Ref, v: Ref, mask: Ref | None = Non
     past = keys.shape[2] if keys is not None else 0
     if keys is not None and values is not None:
         k, v = c.t.concat([keys, k], 2), c.t.concat([values, v], 2)
-    bounds = (op.attribute(f"{side}_window_size", -1) for side in ("left", "right"))
-    seen = _near(q, k, op.flag("is_causal"), *bounds, past)
+    left, right = op.attribute("left_window_size", -1), op.attribute("right_window_size", -1)
+    seen = _near(q, k, op.flag("is_causal"), left, right, past)
     y = attend(c, q, k, v, _scale(op, q), mask, seen, op.attribute("softcap", 0.0))
     return [side_by_side(c, y) if flat else y, k, v][: len(op.outputs)]
 

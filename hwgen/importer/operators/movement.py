@@ -114,7 +114,7 @@ def cut(c: Context, op: Op, *x: Ref) -> Any:
 
 
 @rule("Split")
-def split(c: Context, op: Op, *x: Ref) -> list[Any]:
+def split(c: Context, op: Op, *x: Ref) -> Any:
     if (masked := computed_slice(c, op, x)) is not None:
         return masked
     axis = op.attribute("axis", 0) % len(x[0].shape)

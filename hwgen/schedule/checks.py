@@ -1,0 +1,225 @@
+"""What must hold between a machine graph and its instructions, checked from the instructions' own fields.
+
+Values: every instruction reads, in program order, what the graph says was written there last; so nothing that is still
+needed has been overwritten. Waits: where two instructions touch the same place, the counts that the later one waits for
+include the earlier one, by themselves or through what they wait for in turn; within a unit only a read after a write must
+wait, because rows go through a unit in order. Weights: streams come in the order in which Matmuls take them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from .. import isa
+from ..config import Config
+from ..intgraph import IntGraph, MatMul, Op, View
+from ..isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit, WeightSource
+from ..program import TaskProgram
+from .hazards import Region, strided
+from .layout import layout_of
+
+Access = tuple[str, Region]  # a field of the operation, "params" or "table"; or None
+Owners = dict[str, np.ndarray]
+QUEUE, SCALES = "queue", "scales"
+
+
+def _written(i: int, rows: int, width: int, first: int = 0) -> np.ndarray:
+    """Numbers that tell apart what operation i writes: of each chunk of so many rows from row `first` on."""
+    return (i << 32) + first * width + np.arange(rows * width).reshape(rows, width)
+
+
+class Faulty(ValueError):
+    """A program does not do what its graph says: a fault of the compiler."""
+
+
+def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
+    """Raise Faulty naming the instruction that reads what it must not, or that does not wait."""
+    ops = {op.name: (i, op) for i, op in enumerate(graph.ops)}
+    layouts = {name: layout_of(buffer, config) for name, buffer in graph.buffers.items()}
+    expected = _Graph(graph, config)
+    memory = np.full(config.scratch_chunks + config.scale_entries, -1)
+    clocks = _Clocks(config)
+    rows_done: dict[str, int] = defaultdict(int)
+    streamed = [name for insn, name in zip(task.instructions, task.origins, strict=True) if isinstance(insn, isa.Stream)]
+    taken = 0
+    for number, (insn, name) in enumerate(zip(task.instructions, task.origins, strict=True)):
+        if isinstance(insn, isa.End):
+            clocks.end(insn, number)
+            continue
+        i, op = ops[name]
+        first = rows_done[name]
+        if isinstance(insn, isa.Matmul) and insn.expert == isa.NO_EXPERT:
+            rows_done[name] += insn.rows
+        reads, writes = footprint(insn, op, config)
+        for field, region in reads:
+            if field == QUEUE:
+                continue
+            found = strided(memory, region)
+            want = expected.read(i, op, field, first, region, layouts)
+            if want is not None and not ((found == want) | (want == -1)).all():
+                raise Faulty(f"instruction {number} ({name}): {field} has been overwritten since it was written")
+        clocks.check(insn, number, reads, writes)
+        aside = isinstance(insn, (isa.Load, isa.LoadScales)) and hasattr(op, "x")  # parameters or a table, which no view names
+        for field, region in writes:
+            if field != QUEUE:
+                found = strided(memory, region)
+                column = found.T if field.endswith(SCALES) and not aside else found
+                column[:] = _written(i + aside * len(graph.ops), *column.shape, first)
+        if isinstance(insn, isa.Matmul) and (insn.w_source == WeightSource.STREAM or insn.col_source == ColScale.PARAMETERS):
+            if taken >= len(streamed) or streamed[taken] != name:
+                raise Faulty(f"instruction {number} ({name}): weight stream {taken} is not its own")
+            taken += 1
+    if taken != len(streamed):
+        raise Faulty(f"{len(streamed) - taken} weight streams that no Matmul takes")
+
+
+def footprint(insn: isa.Insn, op: Op, config: Config) -> tuple[list[Access], list[Access]]:
+    """(read, written) regions by field of the operation; the scale memory lies behind the scratchpad, the queues behind it."""
+    scales, queue = config.scratch_chunks, Region(config.scratch_chunks + config.scale_entries)
+
+    def area(start: int, rows: int, pitch: int, elements: int) -> Region:
+        return Region(start, rows, pitch, -(-elements // config.chunk))
+
+    def entries(field: str, first: int, count: int) -> Access:
+        return f"{field} {SCALES}", Region(scales + first, 1, 1, count)
+
+    match insn:
+        case isa.Load():
+            field = "params" if hasattr(op, "gamma") else "out"
+            return [], [(field, Region(insn.dst, insn.rows, insn.pitch, insn.chunks))]
+        case isa.LoadScales():
+            return [], [entries("table", insn.dst, insn.count)]
+        case isa.Stream():
+            return [(QUEUE, queue)] if insn.expert != isa.NO_EXPERT else [], []
+        case isa.Store():
+            return [("store", Region(insn.src, insn.rows, insn.pitch, insn.chunks))], []
+        case isa.Route():
+            written = [(QUEUE, queue)]
+            if insn.dense:
+                written.append(("dense", area(insn.y, insn.rows, insn.y_pitch, insn.experts)))
+            return [("logits", area(insn.x, insn.rows, insn.x_pitch, insn.experts))], written
+        case isa.Norm() | isa.Multiply():
+            read = [("x", area(insn.x, insn.rows, insn.x_pitch, insn.columns))]
+            if isinstance(insn, isa.Norm):
+                read.append(("params", Region(insn.params, 1, 1, 2 * -(-insn.columns // config.chunk))))
+            else:
+                read.append(("factor", Region(insn.factor, insn.rows, insn.factor_pitch, insn.period)))
+            written = [("out", area(insn.y, insn.rows, insn.y_pitch, insn.columns))]
+            return read, written + ([entries("out", insn.y_scale, insn.rows)] if insn.y_max else [])
+        case isa.Matmul() if isinstance(op, MatMul):
+            queued = insn.expert != isa.NO_EXPERT
+            x_rows, y_rows = (op.x.rows, op.out.rows) if queued else (insn.rows, insn.rows)
+            read = [("x", area(insn.x, x_rows, insn.x_pitch, insn.inputs))] + ([(QUEUE, queue)] if queued else [])
+            if insn.x_convert != Convert.STATIC or insn.row_source == RowScale.TABLE:
+                read.append(entries("x" if insn.x_convert != Convert.STATIC else "table", insn.x_scale, x_rows))
+            if insn.w_source == WeightSource.SCRATCHPAD:
+                read.append(("w", area(insn.w, insn.outputs, insn.w_pitch, insn.inputs)))
+                if insn.w_convert == Convert.ROW:
+                    read.append(entries("w", insn.w_scale, insn.outputs))
+            if insn.residual:
+                rows = op.residual.rows if queued and op.residual is not None else insn.rows
+                read.append(("residual", area(insn.res, rows, insn.res_pitch, insn.outputs)))
+            written = [("out", area(insn.y, y_rows, insn.y_pitch, insn.outputs))]
+            if insn.indirect == Indirect.SCATTER:
+                read.append(written[0])  # the other rows stay as they were
+            return read, written + ([entries("out", insn.y_scale, y_rows)] if insn.y_max != RowMax.NONE else [])
+    raise Faulty(f"{type(insn).__name__} of {op.name}")
+
+
+class _Graph:
+    """Which operation wrote each chunk of a view, and its rows' maxima, before an operation reads it; -1: none."""
+
+    def __init__(self, graph: IntGraph, config: Config):
+        layouts = {name: layout_of(buffer, config) for name, buffer in graph.buffers.items()}
+        chunks: Owners = {n: np.full((b.rows, layouts[n].pitch), -1) for n, b in graph.buffers.items()}
+        maxima: Owners = {n: np.full(b.rows, -1) for n, b in graph.buffers.items()}
+        self.before: dict[tuple[int, str], np.ndarray] = {}
+        self.count = len(graph.ops)
+
+        def part(view: View) -> np.ndarray:
+            layout = layouts[view.buffer]
+            left = layout.start(view) - view.row * layout.pitch
+            return chunks[view.buffer][view.row : view.row + view.rows, left : left + layout.chunks(view)]
+
+        for i, op in enumerate(graph.ops):
+            read = op.reads()
+            if getattr(op, "indirect", Indirect.NONE) == Indirect.SCATTER:
+                read |= op.writes()
+            for field, view in read.items():
+                self.before[i, field] = part(view).copy()
+                self.before[i, f"{field} {SCALES}"] = maxima[view.buffer][view.row : view.row + view.rows].copy()
+            for view in op.writes().values():
+                rows = op.x.rows if isinstance(op, MatMul) and op.expert is None else view.rows
+                written = part(view)[:rows]
+                written[:] = _written(i, *written.shape)
+                if op.writes_maxima() is not None:
+                    maxima[view.buffer][view.row : view.row + rows] = _written(i, rows, 1)[:, 0]
+        stored = defaultdict(list)
+        for output in graph.outputs:
+            stored[output.view.buffer].append(part(output.view).copy())
+        self.stored = stored
+
+    def read(self, i: int, op: Op, field: str, first: int, region: Region, layouts: dict) -> np.ndarray | None:
+        """What a region read by operation i must hold; None: not known from here."""
+        if field in ("params", f"table {SCALES}"):
+            return _written(self.count + i, 1, region.width) + first
+        if field == "store":
+            stored = [s for view in op.writes().values() for s in self.stored[view.buffer]]
+            found = [s for s in stored if s.shape == (region.rows, region.width)]
+            return found[0] if len(found) == 1 else None
+        whole = self.before[i, field]
+        if field.endswith(SCALES):
+            whole = whole[None, :]
+            return whole[:, first : first + region.width] if not field.startswith("w") else whole[:, : region.width]
+        whole = whole if field == "w" else whole[first : first + region.rows]
+        return whole[: region.rows, : region.width]
+
+
+class _Clocks:
+    """What is sure to have finished when an instruction starts: per unit, how many instructions."""
+
+    def __init__(self, config: Config):
+        size = config.scratch_chunks + config.scale_entries + 1
+        self.writes, self.reads = (np.zeros((len(Unit), size), np.int32) for _ in range(2))
+        self.starts: list[list[np.ndarray]] = [[] for _ in Unit]  # of every instruction of a unit
+
+    def _sure(self, insn: isa.Insn, number: int) -> np.ndarray:
+        sure = np.zeros(len(Unit), np.int64)
+        for unit in Unit:
+            count = getattr(insn, f"wait_{unit.name.lower()}")
+            if count > len(self.starts[unit]):
+                raise Faulty(f"instruction {number} waits for {unit.name} {count}, which comes later")
+            if count:
+                sure = np.maximum(sure, self.starts[unit][count - 1])
+                sure[unit] = max(sure[unit], count)
+        return sure
+
+    def check(self, insn: isa.Insn, number: int, reads: list[Access], writes: list[Access]) -> None:
+        """Raise Faulty where an instruction does not wait for one that it conflicts with; count it."""
+        unit = insn.unit
+        assert unit is not None
+        sure, started = self._sure(insn, number), self.starts[unit]
+        if started:
+            sure = np.maximum(sure, started[-1])
+        need = np.zeros(len(Unit), np.int64)
+        for _, region in reads:
+            need = np.maximum(need, strided(self.writes, region).max(axis=(1, 2)))
+        for _, region in writes:
+            others = np.maximum(strided(self.writes, region).max(axis=(1, 2)), strided(self.reads, region).max(axis=(1, 2)))
+            others[unit] = 0
+            need = np.maximum(need, others)
+        for other in Unit:
+            if sure[other] < need[other]:
+                raise Faulty(f"instruction {number} does not wait for {other.name} {need[other]}, which it conflicts with")
+        started.append(sure)
+        for table, accesses in ((self.reads, reads), (self.writes, writes)):
+            for _, region in accesses:
+                strided(table, region)[unit] = len(started)
+
+    def end(self, insn: isa.Insn, number: int) -> None:
+        """END waits for everything."""
+        waits = [getattr(insn, f"wait_{unit.name.lower()}") for unit in Unit]
+        if waits != [len(started) for started in self.starts]:
+            raise Faulty(f"instruction {number}: END does not wait for everything")
