@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hwgen import graph as fg
-from hwgen import qgraph
 from hwgen.compare import compare
 from hwgen.config import Config
 from hwgen.errors import UserError
@@ -16,7 +15,7 @@ from hwgen.intgraph import MatMul, Multiply
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from hwgen.select import integers, select
-from sim import golden
+from sim import golden, quantised
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 maker = importlib.util.module_from_spec(_spec)
@@ -235,7 +234,7 @@ def test_golden_follows_float_and_level_q(name, calibrated):
     limit = 24 if calibrated else 18
     assert {o.name: o.snr_db for o in found.outputs if o.snr_db < limit} == {}
     image = {key: data[0] for key, data in images.items()}
-    values = qgraph.outputs(made, qgraph.evaluate(made, image))
+    values = quantised.outputs(made, quantised.evaluate(made, image))
     for key, wanted in golden.run(integer, image).outputs.items():
         np.testing.assert_array_equal(values[key], wanted)
     assert schedule({"": integer}, Config(array_outputs=16, array_inputs=16)).size
