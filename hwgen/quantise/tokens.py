@@ -10,7 +10,7 @@ from ..isa import Convert
 from ..numerics import INT8_MAX, INT16_MAX, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Matrix
 from .attention import smallest_transposed_step, transposed
-from .builder import TINY, WIDE_MARGIN, Builder, Held, own_scale
+from .builder import ROOM, TINY, Builder, Held, own_scale
 from .scales import LARGEST_FACTOR, multipliers
 
 
@@ -20,10 +20,10 @@ def mean(b: Builder, node: fg.Mean) -> None:
     rows, columns = node.stop - node.start, b.shapes[node.name][1]
     part = Held(x.ref.part(node.start - x.first_row, rows), x.scale, x.offset)
     offset = np.zeros(columns) if x.offset is None else np.broadcast_to(np.float64(x.offset), columns)
-    # One step for all columns, with room: few rows are seen of what is a mean already.
-    peak = max(float(b.stats.values[node.x].magnitude(offset).max()), TINY)
+    peak = np.maximum(b.stats.values[node.x].magnitude(offset), TINY)
     weight = np.eye(columns) * x.scale
-    step = np.maximum(peak * WIDE_MARGIN / INT8_MAX, smallest_transposed_step(weight))
+    step = np.maximum(peak * ROOM / INT8_MAX, smallest_transposed_step(weight))
+    step = np.maximum(step, step.max() * 2.0**-12)
     across = transposed(b, f"{node.name}.transposed", part, weight, step, node.source)
     ones = b.table(f"{node.name}.ones", np.full((1, rows), INT8_MAX << STATIC_SHIFT), source=node.source)
     factor = step / (INT8_MAX * rows)  # a sum of products of int8 ones and int8 steps
