@@ -134,7 +134,7 @@ def reciprocal(total: Array) -> tuple[Array, Array]:
     """
     total = np.maximum(np.asarray(total, np.int64), INT8_MAX)
     exponent = np.sum([total >= INT8_MAX << e for e in range(1, RECIPROCAL_EXPONENT_MAX + 1)], axis=0, dtype=np.int64)
-    return (RECIPROCAL_NUMERATOR << exponent) // total, exponent
+    return (RECIPROCAL_NUMERATOR << exponent) // total, np.asarray(exponent)
 
 
 # --- array -------------------------------------------------------------------------------------------------------
