@@ -16,7 +16,7 @@ import hashlib
 import inspect
 from dataclasses import MISSING, dataclass, field, fields
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .numerics import REVISION
 
@@ -63,11 +63,11 @@ class WeightSource(IntEnum):
 
 
 class Gelu(IntEnum):
-    """Form of the activation behind a Matmul: GELU in two forms, or SiLU."""
+    """Form of the activation behind a Matmul, in the order of numerics.GELU_FORMS."""
 
     OFF = 0
-    ERF = 1
-    TANH = 2
+    GELU = 1
+    GELU_TANH = 2
     SILU = 3
 
 
@@ -114,7 +114,7 @@ class Indirect(IntEnum):
 NO_EXPERT = 0xFF
 
 
-def bits(width: int, kind: type = int, default=None):
+def bits(width: int, kind: type = int, default: int | None = None) -> Any:
     """A field of `width` bits, unsigned, shown as `kind`."""
     if default is None:
         return field(metadata={"bits": width, "kind": kind})
@@ -232,7 +232,7 @@ class Matmul(Insn):
     indirect: Indirect = bits(2, Indirect, Indirect.NONE)
     y_max: RowMax = bits(2, RowMax, RowMax.NONE)
     max_continue: int = bits(1, default=0)
-    gelu: Gelu = bits(2, Gelu, Gelu.OFF)
+    gelu: Gelu = bits(3, Gelu, Gelu.OFF)
     gelu_shift: int = bits(3, default=0)
     residual: int = bits(1, default=0)
     shift: int = bits(6)

@@ -57,6 +57,7 @@ HWGEN = {
     "timeline": "config counts isa",
     "dram": "boards config errors",
     "cost": "config counts dram isa latency memories timeline",
+    "listing": "isa program",
     "mapping": "config cost dram errors intgraph isa latency program schedule",
     "resources": "boards config latency memories numerics",
     "explore": "boards config cost dram energy errors intgraph isa latency mapping resources schedule timeline",
@@ -73,7 +74,7 @@ HWGEN = {
 COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "registers", "timeline"),
+    *("intgraph", "isa", "numerics", "patches", "qgraph", "registers", "timeline"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}

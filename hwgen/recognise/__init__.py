@@ -18,7 +18,22 @@ from .tokens import channels_last, ordered, padded, pool, positions, tokens
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
     (joined, convolution, linear, attention, softmax, norm, curved, bias, gain),
-    (joined, gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, padded, channels_last, pool, plain, clip, ordered),
+    (
+        joined,
+        gain_at_last,
+        bias_at_last,
+        absorbed,
+        sorted_walks,
+        wide_input,
+        tokens,
+        positions,
+        padded,
+        channels_last,
+        pool,
+        plain,
+        clip,
+        ordered,
+    ),
     (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, channels_last, pool, plain, clip, scale, ordered),
 )
 

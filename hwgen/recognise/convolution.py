@@ -25,21 +25,26 @@ def convolution(t: Builder, node: Node) -> Ref | None:
     summed = [c for c in first if c in second and c not in result]
     axes, wide = dict(zip(first, x.layout.axes, strict=True)), dict(zip(second, w.layout.axes, strict=True))
     places = [c for c in first if c in result and c not in second]
-    lone, places = [c for c in places[:-len(summed) + 1 or None] if not axes[c]], places[-len(summed) + 1 or len(places) :]
+    lone, places = [c for c in places[: -len(summed) + 1 or None] if not axes[c]], places[-len(summed) + 1 or len(places) :]
     if not 2 <= len(summed) <= 4 or len(places) != len(summed) - 1 or len(lone + places + summed + groups) < len(first):
         return None
-    if len(groups) > 1 or len(outputs) + len(summed) + len(groups) < len(second) or any(len(axes[c]) > 1 for c in places + summed[1:]):
+    if (
+        len(groups) > 1
+        or len(outputs) + len(summed) + len(groups) < len(second)
+        or any(len(axes[c]) > 1 for c in places + summed[1:])
+    ):
         return None
     if groups and not (any(s for _, s in axes[groups[0]]) and any(s for _, s in wide[groups[0]])):
         return None
-    steps = [tuple(axes[c][0] if axes[c] else (1, 0) for c in pair) for pair in zip(places, summed[1:], strict=True)]
+    one = {c: axes[c][0] if axes[c] else (1, 0) for c in places + summed[1:]}
+    steps = [(one[c], one[d]) for c, d in zip(places, summed[1:], strict=True)]
     if not groups and (_of_image(x) or all(n * s <= step for (_, step), (n, s) in steps)):
         return None
     channels = tuple(f for c in groups + summed[:1] for f in axes[c])
-    source, cut = _source(t, x, channels, steps)
+    source, (strides, dilations, pads) = _source(t, x, channels, steps)
     weight = group(w, [second.index(c) for c in groups + outputs], *[[second.index(c)] for c in summed])
     count = x.shape[first.index(groups[0])] if groups else 1
-    y = relabel(t.node(Conv(*cut, count), source, weight), label(t.source, w))
+    y = relabel(t.node(Conv(strides, dilations, pads, count), source, weight), label(t.source, w))
     size = dict(zip(result, node.shape, strict=True))
     order = [result.index(c) for c in [*lone, *places, *groups, *outputs]]
     return regroup(t, y, [size[c] for c in result], order)
@@ -48,18 +53,37 @@ def convolution(t: Builder, node: Node) -> Ref | None:
 Steps = list[tuple[tuple[int, int], tuple[int, int]]]  # by axis: loop over places, loop over the kernel
 
 
-def _source(t: Builder, x: Ref, channels: Axis, steps: Steps) -> tuple[Ref, tuple[tuple[int, ...], ...]]:
+def _source(
+    t: Builder, x: Ref, channels: Axis, steps: Steps
+) -> tuple[Ref, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
     """(what is convolved, [C, lengths..]; strides, dilations, pads)."""
     rank, op = len(steps), x.node.op
     units = [gcd(a, b) or 1 for (_, a), (_, b) in steps]
-    if isinstance(op, Pad) and not op.value and x.layout.offset == 0 and len(op.before) == rank + 2 and not any(op.before[:2] + op.after[:2]):
+    if (
+        isinstance(op, Pad)
+        and not op.value
+        and x.layout.offset == 0
+        and len(op.before) == rank + 2
+        and not any(op.before[:2] + op.after[:2])
+    ):
         dense = [axis[0][1] if axis else 1 for axis in Layout.dense(x.node.shape).axes]
-        if all(unit % own == 0 for unit, own in zip(units, dense[2:], strict=True)) and channels == Layout.dense(x.node.shape).axes[1]:
-            strides, dilations = (tuple(max(pair[i][1] // own, 1) for pair, own in zip(steps, dense[2:], strict=True)) for i in (0, 1))
+        if (
+            all(unit % own == 0 for unit, own in zip(units, dense[2:], strict=True))
+            and channels == Layout.dense(x.node.shape).axes[1]
+        ):
+            strides, dilations = (
+                tuple(max(pair[i][1] // own, 1) for pair, own in zip(steps, dense[2:], strict=True)) for i in (0, 1)
+            )
             # A single place may leave any number of elements behind it.
-            strides = tuple(s if n > 1 else length for s, ((n, _), _), length in zip(strides, steps, x.node.shape[2:], strict=True))
+            strides = tuple(
+                s if n > 1 else length for s, ((n, _), _), length in zip(strides, steps, x.node.shape[2:], strict=True)
+            )
             (inner,) = x.node.operands
-            return inner.move(Layout(inner.layout.axes[1:], inner.layout.offset)), (strides, dilations, op.before[2:] + op.after[2:])
+            return inner.move(Layout(inner.layout.axes[1:], inner.layout.offset)), (
+                strides,
+                dilations,
+                op.before[2:] + op.after[2:],
+            )
     strides, dilations = (tuple(max(pair[i][1] // unit, 1) for pair, unit in zip(steps, units, strict=True)) for i in (0, 1))
     lengths = [(n - 1) * s + (k - 1) * d + 1 for ((n, _), (k, _)), s, d in zip(steps, strides, dilations, strict=True)]
     axes = tuple(((n, unit),) for n, unit in zip(lengths, units, strict=True))

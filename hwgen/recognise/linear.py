@@ -289,7 +289,9 @@ def sorted_walks(t: Builder, node: Node) -> Ref | None:
     if kept == list(range(len(rows))) and walk == cut[0]:
         return None
     if same:
-        w = w.move(Layout((w.layout.axes[0], *(((n, s),) for n, (_, s) in walk), tuple((n, s) for n, (_, s) in same)), w.layout.offset))
+        w = w.move(
+            Layout((w.layout.axes[0], *(((n, s),) for n, (_, s) in walk), tuple((n, s) for n, (_, s) in same)), w.layout.offset)
+        )
         w = t.reduce("sum", w, [len(w.shape) - 1], keep=False)
         w = t.reshape(w, (w.shape[0], -1))
     else:
@@ -316,5 +318,3 @@ def scale(t: Builder, node: Node) -> Ref | None:
     gain, term = (one, c) if function == "add" else (c if function == "mul" else t.map("div", one, c), zero)
     y = relabel(t.node(Scale(), x.node.ref, gain, term), label(t.source, b), t.source)
     return t.through(x.layout, y)
-
-

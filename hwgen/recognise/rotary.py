@@ -76,7 +76,11 @@ def _base(node: Node) -> Node | None:
         if n in seen:
             continue
         seen.add(n)
-        step = isinstance(n.op, Concat | Copy) or (is_limit(n) and not stands(n.operands[0].node)) or (is_map(n, "add", "sub", "neg") or is_map(n, "mul", "div"))
+        step = (
+            isinstance(n.op, Concat | Copy)
+            or (is_limit(n) and not stands(n.operands[0].node))
+            or (is_map(n, "add", "sub", "neg") or is_map(n, "mul", "div"))
+        )
         inner = [r.node for r in n.operands if not constant(r)]
         if step and len(seen) < MOST and (len(inner) == 1 or not is_map(n, "mul", "div")):
             stack += inner
@@ -98,13 +102,17 @@ def _own(t: Builder, r: Ref) -> Ref | None:
             at, start = x.op.axis, 0
             inside = x.layout.positions()
             for part in x.node.operands:
-                shown = Layout.dense(x.node.shape).slice(at, start, part.shape[at])
+                shown = Layout.dense(x.node.shape).slice(at, start, part.shape[at]) or x.layout
                 start += part.shape[at]
                 place = np.full(x.node.size, -1)
                 place[shown.positions().reshape(-1)] = np.arange(part.layout.size)
                 if (place[inside] >= 0).all() and (moved := _strided(place[inside], x.layout)) is not None:
                     paths.insert(0, t.through(moved, part))
-        elif is_map(x, "add", "sub", "mul", "div", "neg") or isinstance(x.op, Copy) or (is_limit(x) and not stands(x.node.operands[0].node)):
+        elif (
+            is_map(x, "add", "sub", "mul", "div", "neg")
+            or isinstance(x.op, Copy)
+            or (is_limit(x) and not stands(x.node.operands[0].node))
+        ):
             paths += [t.through(x.layout, o) for o in x.node.operands if not constant(o)]
         elif last < 2 or len(x.layout.axes[2]) == 1:
             axes, (step,) = list(x.layout.axes), [s for _, s in x.layout.axes[2]] or [0]
@@ -155,7 +163,9 @@ def _runner(r: Ref, base: Node) -> Callable[[Array], Array]:
         if node not in made and is_limit(node):
             made[node] = t.through(node.operands[0].layout, again(node.operands[0].node))
         if node not in made:
-            made[node] = t.node(node.op, *(t.through(o.layout, again(o.node)) for o in node.operands)) if node.operands else node.ref
+            made[node] = (
+                t.node(node.op, *(t.through(o.layout, again(o.node)) for o in node.operands)) if node.operands else node.ref
+            )
         return made[node]
 
     program = Program({"y": t.through(r.layout, again(r.node))})

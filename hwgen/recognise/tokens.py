@@ -44,7 +44,7 @@ def tokens(t: Builder, node: Node) -> Ref | None:
     if layer(old, Embed):
         base, first, position = old.operands
         prefix, fixed = first.shape[0], np.array(position.constant, np.float32)
-        fixed[:prefix] += first.constant
+        fixed[:prefix] += np.asarray(first.constant)
     rows: list[int] = []
     table: list[Array] = []
     dense = Layout.dense((1, width)).axes[1]
@@ -53,7 +53,12 @@ def tokens(t: Builder, node: Node) -> Ref | None:
             rows += [-1] * r.shape[0]
             table.append(np.asarray(r.constant, np.float32))
             continue
-        if r.layout.axes[1] != dense or any(s % width for _, s in r.layout.axes[0]) or r.layout.offset % width or r.shape[1] != width:
+        if (
+            r.layout.axes[1] != dense
+            or any(s % width for _, s in r.layout.axes[0])
+            or r.layout.offset % width
+            or r.shape[1] != width
+        ):
             return None
         at = r.layout.positions()[:, 0] // width
         rows += [int(i) - prefix if prefix <= i < prefix + base.shape[0] else -1 for i in at]
@@ -108,7 +113,11 @@ def pool(t: Builder, node: Node) -> Ref | None:
         return None
     columns = x.node.shape[1]
     split = at_columns(x.layout, columns)
-    if split is None or any(not abs(s) >= columns for i in axes for _, s in split.axes[i]) or not any(split.axes[i] for i in axes):
+    if (
+        split is None
+        or any(not abs(s) >= columns for i in axes for _, s in split.axes[i])
+        or not any(split.axes[i] for i in axes)
+    ):
         return None
     flat = [(i, n, s) for i, axis in enumerate(split.axes) for n, s in axis]
     kept = [[f for f in flat if f[0] not in axes and (0 < abs(f[2]) < columns) == wide] for wide in (False, True)]
