@@ -85,7 +85,8 @@ def reshape(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     if not isinstance(data, Ragged):
         return made_ragged(c, op, [data], target, full) if op.type == "Expand" and counted and isinstance(data, Ref) else None
     known = target.items if counted else c.array(target, "shape")
-    frozen = Unsupported(f"{FROZEN[0]}: the shape {known.tolist()} does not fit other numbers", FROZEN[1])
+    said = f"{FROZEN[0]}: the shape {target.full.tolist() if counted else known.tolist()} does not fit other numbers"
+    frozen = Unsupported(said, FROZEN[1])
     try:
         (made,) = listed(lifted(c, op, [data, c.t.const(target.full if counted else known)], full))
     except (ValueError, Unsupported):
