@@ -74,7 +74,7 @@ HWGEN = {
 COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "registers", "timeline"),
+    *("intgraph", "isa", "numerics", "patches", "qgraph", "registers", "timeline"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}

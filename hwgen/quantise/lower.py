@@ -53,7 +53,7 @@ def _lower(b: Builder, node: fg.Node) -> None:
             norm(b, node)
         case fg.Linear():
             _linear_alone(b, node)
-        case fg.Gelu() | fg.Silu() | fg.Relu():
+        case fg.Activation():
             activation(b, node)
         case fg.Clip():
             clip(b, node)

@@ -67,7 +67,7 @@ def product_side(nodes: dict[str, fg.Node], add: fg.Add) -> tuple[str, str] | No
 def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
     """Values that a node computes itself instead of reading them."""
     match node:
-        case fg.Gelu(x=x) | fg.Silu(x=x) | fg.Relu(x=x) | fg.Rotate(x=x):
+        case fg.Activation(x=x) | fg.Rotate(x=x):
             return (x,)
         case fg.LayerNorm(x=x, heads=heads) if heads > 1 and isinstance(nodes.get(x), fg.Linear):
             return (x,)  # of queries or keys

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import graph
@@ -133,19 +135,21 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
     return b.add(graph.LayerNorm, node, node.name, "layernorm", x=name, **fields)
 
 
+def form_of(act: Activation, what: str = "is") -> dict[str, Any]:
+    """Form and slope as the row graph's nodes have them."""
+    slope = act.slope if act.form in ("silu", "relu") else 1.0
+    if act.form not in graph.FORMS or slope < 0 or (slope == 0) != (act.form == "relu"):
+        named = "LeakyReLU" if act.form == "relu" else act.form
+        raise Unsupported(f"{what} {named}, which the machine has no table for", "use GELU, SiLU or ReLU as activation")
+    return {"form": act.form, "slope": slope or 1.0}
+
+
 def activation(b: Rows, node: Node, start: int, stop: int) -> str:
-    op = node.op
-    kinds = {"relu": op.slope == 0, "gelu": True, "gelu_tanh": True, "silu": op.slope > 0}
-    if not kinds.get(op.form, False):
-        what = "LeakyReLU" if op.form == "relu" else op.form
-        raise Unsupported(f"is {what}, which the machine has no table for", "use GELU, SiLU or ReLU as activation")
+    assert isinstance(node.op, Activation)
+    form = form_of(node.op)
     inner, first, _ = b.tokens(node.operands[0])
     x = b.value(inner if b.missing(inner) or is_limit(inner) else b.identity(inner), first + start, first + stop)
-    if op.form == "relu":
-        return b.add(graph.Relu, node, node.name, "relu", x=x)
-    if op.form == "silu":
-        return b.add(graph.Silu, node, node.name, "silu", x=x, slope=op.slope)
-    return b.add(graph.Gelu, node, node.name, "gelu", x=x, approximate="none" if op.form == "gelu" else "tanh")
+    return b.add(graph.Activation, node, node.name, node.op.form, x=x, **form)
 
 
 def scale(b: Rows, node: Node, start: int, stop: int) -> str:

@@ -204,7 +204,7 @@ class Selection:
             )
             more = {"row_max": row_max, "continue_max": h > 0 and row_max != RowMax.NONE, "source": node.source}
             part = _columns(out, slice(h * width, (h + 1) * width))
-            self._matmul(f"{node.name}.values.{h}", part, scores[h % 2], node.head(h, width), Convert.PROBABILITY, **more)
+            self._matmul(f"{node.name}.values.{h}", part, scores[h % 2], node.head(h), Convert.PROBABILITY, **more)
 
     def _route(self, node: q.Route, i: int) -> None:
         (experts,) = (n for n in self._readers[node.name] if isinstance(n, q.Experts))
