@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from typing import Any
 
 from .errors import UserError
 from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS
@@ -38,7 +39,7 @@ class Config:
     outstanding: int = 16  # read bursts in flight per master
     clock_mhz: float = 300.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name == "clock_mhz":
@@ -49,7 +50,7 @@ class Config:
             if value <= 0:
                 raise UserError(f"Config {f.name}={value!r} must be positive")
 
-        def need(condition, name, why):
+        def need(condition: bool, name: str, why: str) -> None:
             if not condition:
                 raise UserError(f"Config {name}={getattr(self, name)}: {why}")
 
@@ -153,11 +154,11 @@ class Config:
         """int8 products of the array in a cycle."""
         return self.array_outputs * self.array_inputs
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict) -> Config:
+    def from_dict(cls, values: dict[str, Any]) -> Config:
         """Config from field values; unknown fields raise UserError."""
         known = {f.name for f in fields(cls)}
         for name in values:

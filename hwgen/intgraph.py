@@ -62,6 +62,9 @@ class Operation:
     READS: ClassVar[tuple[str, ...]] = ()
     WRITES: ClassVar[tuple[str, ...]] = ("out",)
     name: str
+    row_max: RowMax = RowMax.NONE
+    expert: tuple[str, int] | None = None
+    indirect: Indirect = Indirect.NONE
 
     def reads(self) -> dict[str, View]:
         """Views that are read, by field."""
@@ -79,13 +82,17 @@ class Operation:
         """Those whose rows go through the operation one by one: all but a stationary operand."""
         return {name: view for name, view in self.views().items() if name != "w"}
 
+    def stationary(self) -> View | None:
+        """The view that is read as a whole."""
+        return self.reads().get("w")
+
     def reads_maxima(self) -> list[View]:
         """Views whose rows' maxima are read."""
         return []
 
     def writes_maxima(self) -> View | None:
         """The view whose rows' maxima are stored, if any."""
-        return self.out if getattr(self, "row_max", RowMax.NONE) != RowMax.NONE else None
+        return self.writes()["out"] if self.row_max != RowMax.NONE else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,11 +271,11 @@ def verify(graph: IntGraph) -> None:
 
     routes: dict[str, int] = {}
 
-    def need(condition, op, message):
+    def need(condition: object, op: Op | Output, message: str) -> None:
         if not condition:
             raise ValueError(f"{op.name}: {message}")
 
-    def check(view, op):
+    def check(view: View, op: Op | Output) -> None:
         need(view.buffer in graph.buffers, op, f"no buffer {view.buffer!r}")
         b = graph.buffers[view.buffer]
         need(0 <= view.row and view.row + view.rows <= b.rows, op, f"rows of {view} outside {b.rows}")

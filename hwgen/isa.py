@@ -16,7 +16,7 @@ import hashlib
 import inspect
 from dataclasses import MISSING, dataclass, field, fields
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .numerics import REVISION
 
@@ -114,7 +114,7 @@ class Indirect(IntEnum):
 NO_EXPERT = 0xFF
 
 
-def bits(width: int, kind: type = int, default=None):
+def bits(width: int, kind: type = int, default: int | None = None) -> Any:
     """A field of `width` bits, unsigned, shown as `kind`."""
     if default is None:
         return field(metadata={"bits": width, "kind": kind})

@@ -133,8 +133,8 @@ def reciprocal(total: Array) -> tuple[Array, Array]:
     bits however many tokens share a row. Largest relative error 2^-15.
     """
     total = np.maximum(np.asarray(total, np.int64), INT8_MAX)
-    exponent = sum((total >= INT8_MAX << e).astype(np.int64) for e in range(1, RECIPROCAL_EXPONENT_MAX + 1))
-    return (RECIPROCAL_NUMERATOR << exponent) // total, exponent
+    exponent = np.sum([total >= INT8_MAX << e for e in range(1, RECIPROCAL_EXPONENT_MAX + 1)], axis=0, dtype=np.int64)
+    return (RECIPROCAL_NUMERATOR << exponent) // total, np.asarray(exponent)
 
 
 # --- array -------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ HWGEN = {
     "timeline": "config counts isa",
     "dram": "boards config errors",
     "cost": "config counts dram isa latency memories timeline",
+    "listing": "isa program",
     "mapping": "config cost dram errors intgraph isa latency program schedule",
     "resources": "boards config latency memories numerics",
     "explore": "boards config cost dram energy errors intgraph isa latency mapping resources schedule timeline",

@@ -78,7 +78,7 @@ class Context:
     values: ONNX tensor name -> value, of the graph and, while a branch or loop body is imported, of what is around it;
     a name that is missing has a value that nothing is known of. kinds: name -> type of its elements in the file, where it
     is known and may matter: of constants, inputs and integers that stand for others.
-    unwanted: what to say of a node if an output needs it.
+    unwanted: what to say of a node if an output needs it. types: what the file says of the values inside it.
     """
 
     t: Builder
@@ -88,6 +88,7 @@ class Context:
     operators: dict[str, str] = field(default_factory=dict)  # name of a node -> its operator
     findings: list[Finding] = field(default_factory=list)
     unwanted: dict[Node, Finding] = field(default_factory=dict)
+    types: dict[str, Any] = field(default_factory=dict)
 
     def ints(self, x: Any, what: str) -> list[int]:
         """A constant operand as a list of integers, or Unsupported."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -132,7 +133,7 @@ class _Batch:
         )
 
     def _op(self, op: Op, scope: _Scope, suffix: str) -> Op:
-        changes: dict = {name: self._view(view, scope) for name, view in op.views().items()}
+        changes: dict[str, Any] = {name: self._view(view, scope) for name, view in op.views().items()}
         if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
             table = np.broadcast_to(np.asarray(op.row_mult), op.x.rows)
             changes["row_mult"] = np.tile(table, changes["x"].rows // op.x.rows)
@@ -182,26 +183,26 @@ def _stages(graph: IntGraph) -> Iterator[list[Op]]:
 
 def _share_hidden(graph: IntGraph) -> IntGraph:
     """Each route's equal buffers of queue rows become one: an expert's hidden rows are dead when the next one begins."""
-    first: dict[tuple, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
     names: dict[str, str] = {}
     for op in graph.ops:
-        if isinstance(op, MatMul) and op.indirect == Indirect.GATHER:
+        if isinstance(op, MatMul) and op.expert is not None and op.indirect == Indirect.GATHER:
             b = graph.buffers[op.out.buffer]
             names[b.name] = first.setdefault((op.expert[0], b.rows, b.cols, b.groups), b.name)
     # A buffer that other operations read than those of its own expert must stay.
-    writer: dict[str, tuple] = {}
+    writer: dict[str, tuple[str, int] | None] = {}
     for op in graph.ops:
         for view in op.views().values():
             if view.buffer not in names:
                 continue
-            if getattr(op, "indirect", None) == Indirect.GATHER and view is op.out:
+            if op.indirect == Indirect.GATHER and view is op.writes()["out"]:
                 writer[view.buffer] = op.expert
-            elif getattr(op, "expert", None) is None or writer.get(view.buffer) != op.expert:
+            elif op.expert is None or writer.get(view.buffer) != op.expert:
                 names.pop(view.buffer)
     names = {old: new for old, new in names.items() if new in names}
 
     def renamed(op: Op) -> Op:
-        moved = {n: replace(v, buffer=names[v.buffer]) for n, v in op.views().items() if v.buffer in names}
+        moved: dict[str, Any] = {n: replace(v, buffer=names[v.buffer]) for n, v in op.views().items() if v.buffer in names}
         return replace(op, **moved) if moved else op
 
     return replace(graph, ops=[renamed(op) for op in graph.ops])

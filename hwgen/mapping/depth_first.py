@@ -94,9 +94,10 @@ def _delayed(ops: list[Op]) -> list[Op]:
 
 def _streams(reader: Op, op: Op) -> bool:
     """Whether `reader` streams columns of all rows that `op` writes."""
-    if not isinstance(reader, (MatMul, Multiply)) or getattr(reader, "expert", None) is not None:
+    if not isinstance(reader, (MatMul, Multiply)) or reader.expert is not None:
         return False
-    rows = (op.out.buffer, op.out.row, op.out.rows)
+    out = op.writes()["out"]
+    rows = (out.buffer, out.row, out.rows)
     streamed = [view for name, view in reader.reads().items() if name in ("x", "factor")]
     return any((view.buffer, view.row, view.rows) == rows for view in streamed)
 
@@ -126,8 +127,8 @@ class _Access:
 class _Together:
     """Whether units can go through in blocks together: equal rows, and every row depends on rows of its block only."""
 
-    def __init__(self):
-        self.rows: int | None = None
+    def __init__(self) -> None:
+        self.rows = -1
         self.accesses: dict[str, _Access] = {}
         self.stationary: set[str] = set()
 
@@ -137,7 +138,7 @@ class _Together:
             if not is_token_wise(op):
                 return False
             for name, view in op.row_views().items():
-                if self.rows is None:
+                if self.rows < 0:
                     self.rows = view.rows
                 if view.rows != self.rows:
                     return False
@@ -146,8 +147,8 @@ class _Together:
                 access.written |= name in op.WRITES
                 if access.written and len(access.bases) > 1:
                     return False
-            if isinstance(getattr(op, "w", None), View):
-                self.stationary.add(op.w.buffer)
+            if (whole := op.stationary()) is not None:
+                self.stationary.add(whole.buffer)
         return not any(self.accesses[name].written for name in self.stationary & self.accesses.keys())
 
 
@@ -163,8 +164,8 @@ class _Blocks:
             for op in unit:
                 rows = op.row_views().values()
                 shared |= {v.buffer for v in rows if v.row or v.rows != graph.buffers[v.buffer].rows}
-                if isinstance(getattr(op, "w", None), View):
-                    shared.add(op.w.buffer)
+                if (whole := op.stationary()) is not None:
+                    shared.add(whole.buffer)
                 for view in op.views().values():
                     self.spans.setdefault(view.buffer, [u, u])[1] = u
         for output in graph.outputs:
@@ -195,12 +196,12 @@ class _Blocks:
 
     def _runs(self) -> list[_Run]:
         """The cheapest cut of all units into runs, in order."""
-        best: list[_Run | None] = [_Run(0, 1, (0, 0.0))] + [None] * len(self.units)
+        best = {0: _Run(0, 1, (0, 0.0))}
         for first in range(len(self.units)):
             for end, blocks, cost in self._choices(first):
                 short, cycles = best[first].cost
                 total = max(short, cost[0]), cycles + cost[1]
-                if best[end] is None or total < best[end].cost:
+                if end not in best or total < best[end].cost:
                     best[end] = _Run(first, blocks, total)
         result, end = [], len(self.units)
         while end:
@@ -215,7 +216,8 @@ class _Blocks:
         )
         over = self.limits.over([self.full[name] for name in self.live[first]])
         yield first + 1, 1, (over + queues, self._cost(first, first + 1, None, 1))
-        together, inside, outside = _Together(), set(), set(self.live[first])
+        together, outside = _Together(), set(self.live[first])
+        inside: set[str] = set()
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
                 return
@@ -303,7 +305,7 @@ class _Blocks:
         result = []
         for k, (first, end) in enumerate(edges(rows, blocks)):
 
-            def place(view: View, first=first, height=end - first) -> View:
+            def place(view: View, first: int = first, height: int = end - first) -> View:
                 if view.buffer not in local:
                     return view
                 name = f"{view.buffer}.{height}rows"
@@ -311,9 +313,9 @@ class _Blocks:
                 return replace(view, buffer=name, row=view.row - first)
 
             for op in ops:
-                piece = part(op, first, end, part_name(op.name, k, end == rows), place)
-                if isinstance(op, MatMul) and op.expert is not None:
-                    route, expert = op.expert
+                piece: Op = part(op, first, end, part_name(op.name, k, end == rows), place)
+                if isinstance(piece, MatMul) and piece.expert is not None:
+                    route, expert = piece.expert
                     piece = replace(piece, expert=(part_name(route, k, end == rows), expert))
                 result.append(piece)
         return result

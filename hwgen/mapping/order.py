@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
 
 VECTOR = (Norm, Multiply, RouteTokens)
+Resource = tuple[str, ...]  # a buffer's elements, or its row maxima
 WINDOW = 6  # MatMuls in original order among which the next one is chosen
 
 
@@ -84,8 +85,8 @@ def reorder(graph: IntGraph, timing: Timing) -> IntGraph:
 def _dependencies(graph: IntGraph) -> list[_Node]:
     """What every operation must follow, by the rows that are read and written and by the state between MatMuls."""
     nodes = [_Node() for _ in graph.ops]
-    writes: dict[tuple, list[tuple[int, View]]] = defaultdict(list)
-    reads: dict[tuple, list[tuple[int, View]]] = defaultdict(list)
+    writes: dict[Resource, list[tuple[int, View]]] = defaultdict(list)
+    reads: dict[Resource, list[tuple[int, View]]] = defaultdict(list)
     state: dict[object, int] = {}  # last operation that must stay before the next of its kind
     queue_users: list[int] = []
     route, tokens = -1, 0
@@ -121,9 +122,9 @@ def _dependencies(graph: IntGraph) -> list[_Node]:
     return nodes
 
 
-def _accesses(op: Op) -> list[tuple[tuple, View, bool]]:
+def _accesses(op: Op) -> list[tuple[Resource, View, bool]]:
     """(resource, view, whether it is written): a buffer's elements, and its row maxima whatever the columns."""
-    found = [((view.buffer,), view, False) for view in op.reads().values()]
+    found: list[tuple[Resource, View, bool]] = [((view.buffer,), view, False) for view in op.reads().values()]
     found += [(*_maxima(view), False) for view in op.reads_maxima()]
     found += [((view.buffer,), view, True) for view in op.writes().values()]
     if (view := op.writes_maxima()) is not None:
@@ -131,5 +132,5 @@ def _accesses(op: Op) -> list[tuple[tuple, View, bool]]:
     return found
 
 
-def _maxima(view: View) -> tuple[tuple, View]:
+def _maxima(view: View) -> tuple[Resource, View]:
     return (view.buffer, "maxima"), replace(view, col=0, cols=1)

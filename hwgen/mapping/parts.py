@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def part(op: Op, first: int, end: int, name: str, place: Callable[[View], View])
 
     An expert's MatMul then works on the queue of the router's part, whose name its caller sets.
     """
-    changes: dict = {}
+    changes: dict[str, Any] = {}
     for field, view in op.row_views().items():
         changes[field] = place(replace(view, row=view.row + first, rows=end - first))
     if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:

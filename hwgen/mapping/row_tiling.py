@@ -32,8 +32,8 @@ def _splits(op: Op) -> bool:
     return isinstance(op, MatMul) and op.expert is None and not isinstance(op.w, View)
 
 
-def _split(op: MatMul | Norm | Multiply, tiles: int) -> list[Op]:
-    rows = op.x.rows
+def _split(op: Op, tiles: int) -> list[Op]:
+    rows = op.row_views()["x"].rows
     return [
         part(op, first, end, part_name(op.name, k, end == rows), lambda view: view)
         for k, (first, end) in enumerate(edges(rows, tiles))

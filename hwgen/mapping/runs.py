@@ -31,10 +31,10 @@ def chains(ops: list[Op]) -> list[list[Op]]:
 
 def units(ops: list[Op]) -> list[list[Op]]:
     """`ops` in order as runs: a chain of row maxima, a router with all its experts, or one operation."""
-    first = []  # of each operation, where its run begins
+    first: list[int] = []  # of each operation, where its run begins
     for chain in chains(ops):
         first += [len(first)] * len(chain)
-    route = None
+    route = -1
     for i, op in enumerate(ops):
         if isinstance(op, RouteTokens):
             route = i

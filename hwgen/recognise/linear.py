@@ -289,7 +289,9 @@ def sorted_walks(t: Builder, node: Node) -> Ref | None:
     if kept == list(range(len(rows))) and walk == cut[0]:
         return None
     if same:
-        w = w.move(Layout((w.layout.axes[0], *(((n, s),) for n, (_, s) in walk), tuple((n, s) for n, (_, s) in same)), w.layout.offset))
+        w = w.move(
+            Layout((w.layout.axes[0], *(((n, s),) for n, (_, s) in walk), tuple((n, s) for n, (_, s) in same)), w.layout.offset)
+        )
         w = t.reduce("sum", w, [len(w.shape) - 1], keep=False)
         w = t.reshape(w, (w.shape[0], -1))
     else:
@@ -304,18 +306,15 @@ def sorted_walks(t: Builder, node: Node) -> Ref | None:
 
 
 def scale(t: Builder, node: Node) -> Ref | None:
-    """What no neighbour takes: each channel times a constant, or plus one."""
+    """What no neighbour takes: each channel, or each element, times a constant or plus one."""
     found = with_constant(t, node, "mul", "div", "add", "sub")
     if found is None or node.dtype != "f":
         return None
     x, b, function = found
-    if (c := by_element(b, x)) is None or c.shape[0] != 1:
+    if (c := by_element(b, x)) is None:
         return None
-    rows, columns = x.node.shape
-    one, zero = t.full((1, columns), 1.0), t.full((1, columns), 0.0)
-    c = t.expand(c, (1, columns))
+    one, zero = t.full((1, x.node.shape[1]), 1.0), t.full((1, x.node.shape[1]), 0.0)
+    c = t.expand(c, (c.shape[0], x.node.shape[1]))
     gain, term = (one, c) if function == "add" else (c if function == "mul" else t.map("div", one, c), zero)
     y = relabel(t.node(Scale(), x.node.ref, gain, term), label(t.source, b), t.source)
     return t.through(x.layout, y)
-
-

@@ -47,7 +47,7 @@ def mixtures(program: Program) -> tuple[Program, list[Finding]]:
             findings.append(Finding(node.source, "TopK", "recognise", why.reason, why.hint))
             made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
         elif candidates and sum(n > 1 for n in node.shape[: node.op.axis]) and node.op.axis == len(node.shape) - 1:
-            what = f"chooses the best {node.op.count} of {node.operands[0].shape[-1]} for each token, but no experts are behind it"
+            what = f"chooses the best {node.op.count} of {node.operands[0].shape[-1]} for each token, but no experts follow"
             others.append(Finding(node.source, "TopK", "recognise", what, PLAIN))
     findings = findings or others
     if not made:

@@ -13,7 +13,7 @@ from ..recognise.names import label, parent
 from ..tensor import Const, Input, Map, Node, Pad
 from .lower import Rows
 from .patches import patch_embedding
-from .reasons import CONVOLVES, STEM, reason
+from .reasons import CONVOLVES, ROTARY, STEM, reason
 from .views import Array, Place, Unsupported
 
 # --- where values stand ---
@@ -28,7 +28,7 @@ def like_input(b: Rows, node: Node) -> Place:
 
 def linear_place(b: Rows, node: Node) -> Place:
     if _reads_image(b, node):
-        return Place(*node.shape, patch_embedding(b, node)[1])
+        return Place(node.shape[0], node.shape[1], patch_embedding(b, node)[1])
     try:
         return like_input(b, node)
     except Unsupported as no:
@@ -44,7 +44,7 @@ def norm_place(b: Rows, node: Node) -> Place:
     """Rows are tokens, or the heads of each."""
     view = b.view(node.operands[0])
     if b.missing(view.node):
-        return Place(*node.shape)
+        return Place(node.shape[0], node.shape[1])
     width = b.place(view.node).width
     view = view.map(lambda a: a) if node.shape[1] < width else view
     if node.shape[1] >= width or (view.rows[:, :1] != view.rows).any():
@@ -70,26 +70,26 @@ def both_place(b: Rows, node: Node) -> Place:
     """Two operands whose tokens are in one order."""
     sides = [b.tokens(r) for r in node.operands]
     if any(b.missing(n) for n, _, _ in sides):
-        return Place(*node.shape)
+        return Place(node.shape[0], node.shape[1])
     (_, _, order), (_, _, other) = sides
-    if (order is None) != (other is None) or (order is not None and not np.array_equal(order, other)):
+    if (order is None) != (other is None) or (order is not None and other is not None and not np.array_equal(order, other)):
         what = "multiplies a token by another one" if node.op.function == "mul" else "needs tokens of one value in another order"
         raise Unsupported(what, "keep the tokens in order outside the windows of attention")
-    return Place(*node.shape, order)
+    return Place(node.shape[0], node.shape[1], order)
 
 
 def embed_place(b: Rows, node: Node) -> Place:
     x, prefix, _ = node.operands
     _, _, order = b.tokens(x)
     if order is None:
-        return Place(*node.shape)
+        return Place(node.shape[0], node.shape[1])
     rows = np.arange(node.shape[0])
     rows[prefix.shape[0] : prefix.shape[0] + len(order)] = prefix.shape[0] + order
-    return Place(*node.shape, rows)
+    return Place(node.shape[0], node.shape[1], rows)
 
 
 def whole_place(b: Rows, node: Node) -> Place:
-    return Place(*node.shape)
+    return Place(node.shape[0], node.shape[1])
 
 
 # --- nodes ---
@@ -125,7 +125,13 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
             raise Unsupported(what, "share them between the heads" if heads > 1 else "")
         tables.append(b.intern(table[0]))
     name = b.value(inner, first + start, first + stop)
-    fields = {"gamma": tables[0], "beta": tables[1], "epsilon": float(node.op.epsilon), "centred": node.op.centred, "heads": heads}
+    fields = {
+        "gamma": tables[0],
+        "beta": tables[1],
+        "epsilon": float(node.op.epsilon),
+        "centred": node.op.centred,
+        "heads": heads,
+    }
     return b.add(graph.LayerNorm, node, node.name, "layernorm", x=name, **fields)
 
 
@@ -151,9 +157,19 @@ def scale(b: Rows, node: Node, start: int, stop: int) -> str:
     x, gain, offset = node.operands
     inner, first, _ = b.tokens(x)
     width = node.shape[1]
+    if any(r.shape[0] != 1 for r in (gain, offset)):
+        raise Unsupported("multiplies by a constant that differs from token to token", ROTARY)
     weight, bias = (np.broadcast_to(b.array(r), (1, width))[0] for r in (gain, offset))
     name = b.value(inner, first + start, first + stop)
-    return b.add(graph.Linear, node, node.name, "scale", x=name, weight=b.intern(np.diag(weight)), bias=b.intern(bias) if bias.any() else None)
+    return b.add(
+        graph.Linear,
+        node,
+        node.name,
+        "scale",
+        x=name,
+        weight=b.intern(np.diag(weight)),
+        bias=b.intern(bias) if bias.any() else None,
+    )
 
 
 def both(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -200,7 +216,11 @@ def pool(b: Rows, node: Node, start: int, stop: int) -> str:
 
 
 def map_place(b: Rows, node: Node) -> Place:
-    if node.op.function in ("add", "mul") and not any(isinstance(r.node.op, Const) for r in node.operands) and len(node.shape) == 2:
+    if (
+        node.op.function in ("add", "mul")
+        and not any(isinstance(r.node.op, Const) for r in node.operands)
+        and len(node.shape) == 2
+    ):
         return both_place(b, node)
     raise Unsupported(*reason(node))
 

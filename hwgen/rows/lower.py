@@ -6,7 +6,7 @@ channels, which goes into weights. What the row graph has no node for is a findi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from .. import graph
 from ..errors import Finding
 from ..layers import Activation, Clip, Linear
-from ..tensor import Builder, Concat, Copy, Gather, Input, Layout, Map, Node, Op, Program, Ref
+from ..tensor import Builder, Concat, Copy, Gather, Input, Layout, Map, Node, Program, Ref
 from .reasons import reason
 from .views import Array, Place, Unsupported, View, as_rows, base, behind, shown, span
 
@@ -27,7 +27,7 @@ GONE = "?"  # a value that a finding explains
 class Rows:
     """One lowering. `layers`: kind of layer -> (where its value stands, how rows of it are made)."""
 
-    def __init__(self, program: Program, layers: dict[type[Op], tuple[Where, Make]]):
+    def __init__(self, program: Program, layers: Mapping[type, tuple[Where, Make]]):
         self.t = Builder()
         self.program, self.layers = program, layers
         self.nodes: list[graph.Node] = []
@@ -38,7 +38,7 @@ class Rows:
         self.ranges: dict[str, tuple[Array, Array]] = {}
         self._places: dict[Node, Place] = {}
         self._made: dict[Any, str] = {}
-        self._derived: dict[Any, Node] = {}
+        self._derived: dict[Any, Any] = {}
         self._interned: dict[Any, Array] = {}
         self._at: dict[Ref, tuple[Node, Array | Layout]] = {}
         self._failed: set[Node] = set()
@@ -125,7 +125,8 @@ class Rows:
         key = node, columns.tobytes()
         if key not in self._derived:
             self._derived[key] = self._columns(node, columns)
-        return self._derived[key]
+        derived: Node = self._derived[key]
+        return derived
 
     def _columns(self, node: Node, columns: Array) -> Node:
         op, index = node.op, self.t.const(columns)
@@ -170,7 +171,7 @@ class Rows:
 
     def intern(self, array: Array) -> Array:
         array = np.ascontiguousarray(array, np.float32)
-        key = (array.shape, blake2b(array, digest_size=16).digest())
+        key = (array.shape, blake2b(array.data, digest_size=16).digest())
         return self._interned.setdefault(key, array)
 
     def limit(self, name: str, low: float, high: float, columns: int) -> None:

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from .. import graph
-from ..layers import Combine, Dispatch, Experts, Linear, Router, SlotExperts
+from ..layers import Activation, Combine, Dispatch, Experts, Linear, Router, SlotExperts
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
 from ..recognise.routers import PLAIN, ROUTER
 from ..tensor import Node, Ref
 from .dense import form_of, like_input, whole_place
 from .lower import GONE, Rows
 from .views import Array, Place, Unsupported
-
 
 
 def router_place(b: Rows, node: Node) -> Place:
@@ -89,7 +88,7 @@ def _weights(b: Rows, node: Node, parameters: list[Ref]) -> tuple[dict[str, Arra
         raise Unsupported("an expert is a gated MLP (SwiGLU, GEGLU)", PLAIN)
     names = dict(zip(("w1", "b1", "w2", "b2"), parameters, strict=True))
     arrays = {k: None if r.scalar == 0 and k[0] == "b" else b.array(r, "an expert's weight") for k, r in names.items()}
-    return arrays, form_of(op.act, "has in its experts")
+    return arrays, form_of(Activation(op.form, op.slope), "has in its experts")
 
 
 def _with_nothing(b: Rows, logits: Node) -> Node:

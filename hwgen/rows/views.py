@@ -62,7 +62,7 @@ def base(r: Ref) -> tuple[Node, Array]:
             (x,) = node.operands
         elif isinstance(op, Gather) and not op.elements and node.operands[1].constant is not None:
             x, index = node.operands
-            at = np.take(x.layout.positions(), index.constant, axis=op.axis).reshape(-1)[at]
+            at = np.take(x.layout.positions(), np.asarray(index.constant), axis=op.axis).reshape(-1)[at]
             node = x.node
             continue
         elif isinstance(op, Concat):

@@ -7,7 +7,9 @@ A register whose signal has the attribute `max_fanout` Vivado copies until none 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +18,8 @@ from ..synth.netlist import Flat
 from .data import Delays
 
 _CONTROL = ("C", "CE", "R", "S", "CLR", "PRE")
+
+_PORT = re.compile(r"DO(?:UT)?P?_?([AB])")
 
 
 class _Absorber:
@@ -79,8 +83,6 @@ class _Absorber:
         self.cells[index] = replace(cell, parameters={**cell.parameters, name: value})
 
     def memory(self, index: int) -> None:
-        from .graph import port_of, registered
-
         cell, table = self.cell(index), self.delays[self.kinds[index]]
         ports: dict[str, list[str]] = {}
         for pin in cell.outputs:
@@ -153,6 +155,18 @@ def _copies(work: _Absorber, flat: Flat) -> list[tuple[int, Cell]]:
             made.append((index, replace(cell, outputs={"Q": [copied]})))
             work.notes["registers copied for max_fanout"] += 1
     return made
+
+
+def port_of(pin: str) -> str:
+    """The port, A or B, of a memory's data output; "" where it has one only."""
+    found = _PORT.match(pin)
+    return found[1] if found else ""
+
+
+def registered(table: Mapping[str, Any], cell: Cell, port: str) -> bool:
+    """Whether a memory's port has its output register."""
+    value = cell.parameters.get(table["registers"].get(port, ""), "0").strip()
+    return value in ("TRUE", "OUTREG") or (set(value) <= set("01") and "1" in value)
 
 
 def absorb(delays: Delays, flat: Flat) -> tuple[list[str], list[str], list[str], list[Cell], dict[str, int]]:

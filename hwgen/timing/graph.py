@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..synth.families import Cell
 from ..synth.netlist import Flat
-from .absorb import absorb
+from .absorb import absorb, port_of, registered
 from .data import Delays
 
 CLOCKS = set("C CLK WCLK CLKARDCLK CLKBWRCLK WCK CLKA CLKB CLKR CLKW CLK0 CLK1 CLK2 CLK3".split())
-_PORT = re.compile(r"DO(?:UT)?P?_?([AB])")
 _DATA_PINS = ("I0", "I1", "ALUT", "BLUT", "D0", "D1")
 
 
@@ -297,18 +295,6 @@ class _Builder:
 
 def _one(cell: Cell, pins: tuple[str, ...]) -> object:
     return next((cell.inputs[pin][0] for pin in pins if cell.inputs.get(pin)), None)
-
-
-def port_of(pin: str) -> str:
-    """The port, A or B, of a memory's data output; "" where it has one only."""
-    found = _PORT.match(pin)
-    return found[1] if found else ""
-
-
-def registered(table: Mapping[str, Any], cell: Cell, port: str) -> bool:
-    """Whether a memory's port has its output register."""
-    value = cell.parameters.get(table["registers"].get(port, ""), "0").strip()
-    return value in ("TRUE", "OUTREG") or (set(value) <= set("01") and "1" in value)
 
 
 def dsp_registers(cell: Cell) -> dict[str, bool]:

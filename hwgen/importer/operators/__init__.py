@@ -1,7 +1,6 @@
 """The rules: importing this package fills `rules.RULES`."""
 
-from .. import ragged  # noqa: F401
-from . import (  # noqa: F401  # noqa: F401
+from . import (  # noqa: F401
     attention,
     contrib,
     control,
@@ -12,6 +11,7 @@ from . import (  # noqa: F401  # noqa: F401
     pools,
     products,
     quantised,
+    ragged,
     reductions,
     resize,
     signal,

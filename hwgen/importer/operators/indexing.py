@@ -34,7 +34,7 @@ def gather_elements(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
     return c.t.gather(x, positive(c, index, x.shape[axis]), axis, elements=True)
 
 
-def _flat(c: Context, index: Ref, lengths: tuple[int, ...]) -> Ref:
+def flat_index(c: Context, index: Ref, lengths: tuple[int, ...]) -> Ref:
     """Indices [.., k] into axes of `lengths` as positions in those axes made one."""
     flat = None
     for i, n in enumerate(lengths):
@@ -49,7 +49,7 @@ def gather_nd(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
     batch, lengths, rest = x.shape[:lead], x.shape[lead : lead + deep], x.shape[lead + deep :]
     if index.shape[:lead] != batch:
         raise ValueError(f"indices {list(index.shape)} into {list(x.shape)}")
-    flat = _flat(c, index, lengths)
+    flat = flat_index(c, index, lengths)
     if prod(batch) > 1:
         first = np.arange(prod(batch)).reshape(*batch, *[1] * (len(flat.shape) - lead)) * prod(lengths)
         flat = c.t.map("add", flat, c.t.const(first))
@@ -60,7 +60,7 @@ def gather_nd(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
 def scatter_nd(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Ref:
     deep = index.shape[-1]
     rows, width = prod(x.shape[:deep]), prod(x.shape[deep:])
-    flat = c.t.reshape(_flat(c, index, x.shape[:deep]), (prod(index.shape[:-1]),))
+    flat = c.t.reshape(flat_index(c, index, x.shape[:deep]), (prod(index.shape[:-1]),))
     y = _scatter(c, op, c.t.reshape(x, (rows, width)), flat, c.t.reshape(updates, (flat.shape[0], width)))
     return c.t.reshape(y, x.shape)
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...tensor import Ref
-from ..ragged import computed_slice
 from ..rules import Context, Op, Unsupported, rule
+from .ragged import computed_slice
 
 
 @rule("Identity", "Dropout")
