@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwgen import graph as fg
@@ -41,4 +42,4 @@ def test_queries_are_compared_in_their_own_steps(kind):
     images = {name: rng.uniform(-1, 1, (4, *shape)).astype(np.float32) for name, shape in graph.inputs.items()}
     found = compare(graph, integers({"": graph}, images)[""], images, golden.run)
     layers = {layer.name: layer.own_db for layer in found.layers}
-    assert layers["0.q.turned" if kind.get("rotate") else "0.q.norm"] > 25
+    assert layers[graph.node("0.attn").q] > 25
