@@ -164,9 +164,9 @@ def test_task_number_is_an_input_whose_values_become_tasks(tmp_path):
     model.graph.input.append(helper.make_tensor_value_info("task", TensorProto.INT64, []))
     onnx.save(model, path)
     found = tasks(path)
-    assert list(found.values()) == [{"task": 0}, {"task": 1}, {"task": 2}]
-    for gate, numbers in zip(gates, found.values(), strict=True):
-        result = import_model(path, fixed=numbers)
+    assert [task.numbers for task in found.values()] == [{"task": 0}, {"task": 1}, {"task": 2}]
+    for gate, task in zip(gates, found.values(), strict=True):
+        result = import_model(path, fixed=task.numbers)
         (linear,) = (n for n in result.nodes if isinstance(n, graph.Linear))
         np.testing.assert_allclose(linear.weight, gate.T, rtol=1e-6)
         (experts,) = (n for n in result.nodes if isinstance(n, graph.Experts))
