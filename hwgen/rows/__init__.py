@@ -6,6 +6,7 @@ from .. import graph
 from ..errors import Finding
 from ..layers import Activation
 from ..tensor import Map, Program, Ref
+from ..recognise.match import is_map
 from . import attention, dense, moe
 from .lower import GONE, Rows
 from .sums import chained
@@ -20,6 +21,10 @@ __all__ = ["KINDS", "lower"]
 def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     """The row graph, or None and everything that it cannot hold."""
     b = Rows(program, KINDS)
+    order = {name: i for i, name in enumerate(b.kinds)}
+    sums = [n for n in program.nodes() if is_map(n, "add") and n.dtype == "f" and len(n.shape) == 2]
+    for node in sorted(sums, key=lambda n: order.get(n.source, 0)):  # in the file's order, not that of its outputs
+        b.value(node)
     outputs = []
     for name, r in program.outputs.items():
         try:

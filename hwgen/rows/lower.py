@@ -190,4 +190,6 @@ class Rows:
     def refuse(self, node: Node, reason: str, hint: str = "") -> None:
         self._failed.add(node)
         source = node.source or node.name
+        if any(f.node == source for f in self.findings):
+            return  # of one ONNX node the first fault
         self.findings[Finding(source, self.kinds.get(source, node.op.kind), "select", reason, hint)] = None
