@@ -78,11 +78,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--html", type=Path, metavar="FILE.html", help="write the page with timeline and roofline there")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
-    sub = command("synth", "resources and logic depth of a bundle's Verilog, by open synthesis (Yosys)")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
-    sub.add_argument("--unit", metavar="NAME", help="only this unit, as the table names it")
-    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time; default: %(default)s")
-    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    for name, what in (
+        ("synth", "resources and logic depth of a bundle's Verilog, by open synthesis (Yosys)"),
+        ("timing", "the clock of a bundle's Verilog on its board's part, estimated from open data (needs Yosys)"),
+    ):
+        sub = command(name, what)
+        sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+        sub.add_argument("--unit", metavar="NAME", help="only this unit, as the table names it")
+        sub.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time; default: %(default)s")
+        sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("bitstream", "a bundle's bitstream for a board of Lattice's ECP5, by open tools (Yosys, nextpnr)")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -152,12 +156,34 @@ def _schedule(build: Build) -> str:
     return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.mapping.text(build.batch)}"
 
 
+RTL_SOURCES = ("rtl", "config.py", "isa.py", "latency.py", "memories.py", "numerics.py", "registers.py")
+
+
 @lru_cache(maxsize=8)
 def verilog(config: Config) -> dict[str, str]:
-    """File name -> Verilog of the machine; the longest step of a build, so a process does it once per Config."""
+    """File name -> Verilog of the machine. The longest step of a build: it is kept by Config and by what makes it."""
+    from sim.simulators import cache_directory
+
+    here = Path(__file__).parent
+    sources = [p for name in RTL_SOURCES for p in [here / name, *sorted((here / name).rglob("*.py"))] if p.is_file()]
+    sources += sorted((here.parent / "rtl_templates").glob("*.v"))
+    digest = hashlib.sha256(json.dumps([config.to_dict(), version("amaranth")], sort_keys=True).encode())
+    for path in sources:
+        digest.update(path.read_bytes())
+    kept = cache_directory() / "verilog" / f"{digest.hexdigest()[:32]}.json.gz"
+    try:
+        return json.loads(gzip.decompress(kept.read_bytes()))
+    except (OSError, EOFError, ValueError, zlib.error):
+        pass  # not kept yet, or not to be read
     from .rtl.top import emit
 
-    return emit(config)
+    made = emit(config)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(kept, gzip.compress(json.dumps(made).encode(), 1, mtime=0))
+    except (OSError, UserError):
+        pass  # a cache that cannot be written costs time only
+    return made
 
 
 def _rtl(build: Build) -> str:

@@ -168,7 +168,7 @@ def _report(options) -> int:
     if options.html is not None:
         check_writable(options.html)
     bundle = run.open_bundle(options.bundle)
-    found = run.report_of(bundle)
+    found = report.at_clock(run.report_of(bundle), run.clock_of(bundle))
     trace = None if options.trace is None else run.read_trace(options.trace, bundle)
     if options.html is not None:
         write_atomic(options.html, report_html.page(found, trace).encode())
@@ -178,24 +178,32 @@ def _report(options) -> int:
 
 
 def _synth(options) -> int:
-    from sim.simulators import cache_directory
+    from . import synth
 
-    from . import boards, run, synth
+    config, found = _synthesised(options, synth.synthesise)
+    print(json.dumps(found.to_dict() | {"config": config.to_dict()}) if options.json else synth.text(found))
+    return GOOD
+
+
+def _timing(options) -> int:
+    from . import timing
+
+    config, found = _synthesised(options, timing.estimate)
+    print(json.dumps(found.to_dict(config.clock_mhz)) if options.json else timing.text(found, config.clock_mhz))
+    return GOOD
+
+
+def _synthesised(options, function):
+    """(the bundle's Config, what a function of Verilog and board makes of it), with the options they share."""
+    from . import boards, run
 
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs} must be at least 1")
     bundle = run.open_bundle(options.bundle)
-    found = synth.synthesise(
-        run.verilog(bundle),
-        boards.load(bundle.manifest["board"]),
-        only=options.unit,
-        cache=cache_directory() / "synth",
-        jobs=options.jobs,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    report = found.to_dict() | {"config": bundle.manifest["config"]}
-    print(json.dumps(report) if options.json else synth.text(found))
-    return GOOD
+    board, cache = boards.of_bundle(bundle.files, bundle.path), run.synthesis_cache()
+    shared = {"only": options.unit, "cache": cache, "jobs": options.jobs}
+    progress = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    return run.config(bundle), function(run.verilog(bundle), board, progress=progress, **shared)
 
 
 def _bitstream(options) -> int:

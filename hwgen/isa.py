@@ -63,11 +63,11 @@ class WeightSource(IntEnum):
 
 
 class Gelu(IntEnum):
-    """Form of the activation behind a Matmul: GELU in two forms, or SiLU."""
+    """Form of the activation behind a Matmul, in the order of numerics.GELU_FORMS."""
 
     OFF = 0
-    ERF = 1
-    TANH = 2
+    GELU = 1
+    GELU_TANH = 2
     SILU = 3
 
 
@@ -232,7 +232,7 @@ class Matmul(Insn):
     indirect: Indirect = bits(2, Indirect, Indirect.NONE)
     y_max: RowMax = bits(2, RowMax, RowMax.NONE)
     max_continue: int = bits(1, default=0)
-    gelu: Gelu = bits(2, Gelu, Gelu.OFF)
+    gelu: Gelu = bits(3, Gelu, Gelu.OFF)
     gelu_shift: int = bits(3, default=0)
     residual: int = bits(1, default=0)
     shift: int = bits(6)

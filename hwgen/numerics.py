@@ -134,7 +134,7 @@ def reciprocal(total: Array) -> tuple[Array, Array]:
     """
     total = np.maximum(np.asarray(total, np.int64), INT8_MAX)
     exponent = np.sum([total >= INT8_MAX << e for e in range(1, RECIPROCAL_EXPONENT_MAX + 1)], axis=0, dtype=np.int64)
-    return (RECIPROCAL_NUMERATOR << exponent) // total, exponent
+    return (RECIPROCAL_NUMERATOR << exponent) // total, np.asarray(exponent)
 
 
 # --- array -------------------------------------------------------------------------------------------------------
@@ -188,29 +188,25 @@ GELU_ENTRIES = 512  # over |x| in [0, 4)
 GELU_INDEX_BITS = 7  # table step 2^-7
 GELU_DELTA_BITS = 16  # table unit 2^-16
 GELU_SHIFT_MAX = 6  # x has the scale 2^-(7 + gelu_shift): ranges +-256 down to +-4
-GELU_FORMS = ("none", "tanh", "silu")
-# The largest error of a GELU table against the function: half a step times the largest slope of delta (1/2).
+# The largest error of a table against the function: half a step times the largest slope of delta (1/2).
 GELU_MAX_ERROR = 0.5 * 2.0 ** -(GELU_INDEX_BITS + 1) + 2.0**-GELU_DELTA_BITS
-# SiLU bends over a wider range: its table is that of x * sigmoid(SILU_SPAN * x), whose argument is SiLU's divided by it.
-# Its largest error is that of GELU's, here too; in SiLU's own units twice as much (and 2.7e-3 beyond |x| = 8).
-SILU_SPAN = 2.0
+# By form: c, where the table is that of f(c * x) / c. SiLU bends over a wider range than GELU, so its table's argument is
+# SiLU's divided by c: its largest error is that of GELU's, in SiLU's own units c times as much (and 2.7e-3 beyond |x| = 8).
+GELU_SPANS = {"gelu": 1.0, "gelu_tanh": 1.0, "silu": 2.0}
+GELU_FORMS = tuple(GELU_SPANS)
 
 
 def gelu_delta(form: str) -> Array:
-    """delta(|x|) = ReLU(x) - f(x) at the table's points, u16 [512] in units of 2^-16.
-
-    f: GELU, `form` as in ONNX, or x * sigmoid(SILU_SPAN * x) for "silu". In each case delta is even.
-    """
+    """delta(|x|) = ReLU(x) - f(c * x) / c at the table's points, u16 [512] in units of 2^-16. In each case delta is even."""
     from scipy.special import erf, expit
 
     x = np.arange(GELU_ENTRIES) / 2.0**GELU_INDEX_BITS
-    match form:
-        case "none":
-            share = 0.5 * (1 + erf(x / np.sqrt(2)))
-        case "tanh":
-            share = 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-        case _:
-            share = expit(SILU_SPAN * x)
+    y = GELU_SPANS[form] * x
+    share = {
+        "gelu": lambda: 0.5 * (1 + erf(y / np.sqrt(2))),
+        "gelu_tanh": lambda: 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))),
+        "silu": lambda: expit(y),
+    }[form]()
     return np.round((x - x * share) * 2.0**GELU_DELTA_BITS).astype(np.int64)
 
 

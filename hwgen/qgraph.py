@@ -1,12 +1,14 @@
 """Level Q: the network in integers. Values with their scales, and nodes that make each value once; no buffer, no instruction.
 
-A value holds int16 [rows, cols]: real = int16 * scale + offset. Every node defines itself by `evaluate`, whose arithmetic
-is `hwgen.numerics`: `hwgen.select` turns nodes into operations of the machine, which compute the same, bit for bit.
+A value holds int16 [rows, cols]: real = int16 * scale + offset. The arithmetic of every node is in `hwgen.numerics`:
+`sim.quantised` evaluates nodes, `hwgen.select` turns them into operations of the machine, with the same integers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -41,9 +43,6 @@ class Ref:
         """Some of these rows."""
         return Ref(self.value, self.row + row, rows)
 
-    def of(self, values: dict[str, Array]) -> Array:
-        return values[self.value][self.row : self.row + self.rows]
-
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
@@ -51,8 +50,8 @@ class Matrix:
 
     w         int8 [N, K], or rows of a value
     col_mult  u16 [N], one for all, or None: the row scales of `w`, which is then converted row by row, else by its fixed step
-    row       u16 for all rows, [R] one each, or None: what the conversion of x gives
     bias      int16 [N]
+    row       u16 for all rows, [R] one each, or None: what the conversion of x gives
     """
 
     w: Array | Ref
@@ -60,31 +59,6 @@ class Matrix:
     shift: int
     bias: Array | None = None
     row: int | Array | None = None
-
-    def times(self, x: Array, convert: Convert, values: dict[str, Array], gate: Array | None = None) -> Array:
-        """int16 [R, N] of int16 x [R, K]."""
-        x8, row, exponent = converted(x, convert)
-        w8, col = self.w, self.col_mult
-        if isinstance(w8, Ref):
-            w8, scales, _ = converted(w8.of(values), Convert.ROW if col is None else Convert.STATIC)
-            col = scales if col is None else col
-        if self.row is not None:
-            row, exponent = np.broadcast_to(np.asarray(self.row, np.int64), len(x)), np.zeros(len(x), np.int64)
-        row = row if gate is None else num.gated_scale(row, gate)
-        bias = 0 if self.bias is None else np.asarray(self.bias, np.int64)
-        shift = self.shift + exponent[:, None]
-        return num.requantise(num.product(x8, w8), np.asarray(col, np.int64), row[:, None], shift, bias)
-
-
-def converted(x: Array, convert: Convert) -> tuple[Array, Array | None, Array]:
-    """int8 operand of int16 rows, each row's multiplier (None for STATIC) and the exponent that goes with it."""
-    none = np.zeros(len(x), np.int64)
-    if convert == Convert.STATIC:
-        return num.quantise_static(x), None, none
-    if convert == Convert.ROW:
-        return *num.quantise_rows(x, num.row_max_abs(x)), none
-    p = num.probabilities(x, x.max(axis=1))
-    return p, *num.reciprocal(p.sum(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,18 +69,18 @@ class Node:
     layer: str = field(default="", kw_only=True)
     source: str = field(default="", kw_only=True)
 
-    def reads(self) -> list[Ref]:
-        """All that the node reads."""
-        found: list[Ref] = []
+    def operands(self) -> Iterator[Any]:
+        """Its fields, those that are tuples one by one."""
         for f in fields(self):
             held = getattr(self, f.name)
-            for item in held if isinstance(held, tuple) else (held,):
-                item = item.w if isinstance(item, Matrix) else item
-                found += [item] if isinstance(item, Ref) else []
-        return found
+            yield from held if isinstance(held, tuple) else (held,)
 
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        raise NotImplementedError
+    def matrices(self) -> list[Matrix]:
+        return [item for item in self.operands() if isinstance(item, Matrix)]
+
+    def reads(self) -> list[Ref]:
+        """All that the node reads."""
+        return [item for item in (*self.operands(), *(m.w for m in self.matrices())) if isinstance(item, Ref)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,26 +88,19 @@ class Image(Node):
     """The image [C, H, W] as patches (see `hwgen.patches`): 256 * int8(round((x - offset) / step)), [patches, C*ph*pw]."""
 
     image: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     patch: tuple[int, int]
     step: float
     offset: float
     stride: tuple[int, int] | None = None
     pads: patches.Pads = (0, 0, 0, 0)
 
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        pixels = num.quantise_image(patches.pad(values[self.image].astype(np.float64), self.pads), self.step, self.offset)
-        return patches.patchify(pixels, self.patch, self.stride)
-
 
 @dataclass(frozen=True, eq=False)
 class Table(Node):
-    """A constant."""
+    """A constant, int16."""
 
     data: Array
-
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        return self.data
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,43 +114,25 @@ class Product(Node):
     add: Ref | None = None
     at: int = 0
 
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        y = self.matrix.times(self.x.of(values), self.convert, values)
-        y = y if self.act is None else num.gelu(y, *self.act)
-        if self.add is None:
-            return y
-        whole = self.add.of(values).copy()
-        rows = slice(self.at, self.at + len(y))
-        whole[rows] = num.add_residual(whole[rows], y)
-        return whole
-
 
 @dataclass(frozen=True, eq=False)
 class Shift(Node):
-    """x + bias, saturated: what limits a value, and moves its offset."""
+    """x + bias (int16 [cols]), saturated: what limits a value, and moves its offset."""
 
     x: Ref
-    bias: Array  # int16 [cols]
-
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        return num.add_residual(self.x.of(values), self.bias)
+    bias: Array
 
 
 @dataclass(frozen=True, eq=False)
 class Norm(Node):
-    """numerics.layer_norm of the columns, or of each of `heads` column groups."""
+    """numerics.layer_norm of the columns, or of each of `heads` column groups; gamma and beta int16 [cols]."""
 
     x: Ref
-    gamma: Array  # int16 [cols]
-    beta: Array  # int16 [cols]
+    gamma: Array
+    beta: Array
     epsilon: int
     centred: bool = True
     heads: int = 1
-
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        parts = (np.split(a, self.heads, axis=-1) for a in (self.x.of(values), self.gamma, self.beta))
-        found = [num.layer_norm(*part, self.epsilon, self.centred) for part in zip(*parts, strict=True)]
-        return np.concatenate(found, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,10 +143,6 @@ class Multiply(Node):
     factor: Ref
     shift: int = num.GAMMA_SHIFT
     pairs: bool = False
-
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        x, factor = self.x.of(values), self.factor.of(values)
-        return num.turn(x, factor) if self.pairs else num.multiply(x, factor, self.shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,24 +159,13 @@ class Attention(Node):
     factors: tuple[tuple[int, int], ...]
     biases: tuple[Ref, ...] = ()
 
-    def head(self, h: int, rows: int) -> Matrix:
-        """The matrix of one head, which has so many rows of v."""
-        assert isinstance(self.matrix.w, Ref)
+    def head(self, h: int) -> Matrix:
+        """The matrix of one head."""
+        m = self.matrix
+        assert isinstance(m.w, Ref)
+        rows = m.w.rows // len(self.factors)
         part = slice(h * rows, (h + 1) * rows)
-        col, bias = np.asarray(self.matrix.col_mult)[part], np.asarray(self.matrix.bias)[part]
-        return Matrix(self.matrix.w.part(h * rows, rows), col, self.matrix.shift, bias)
-
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        heads = len(self.factors)
-        assert isinstance(self.matrix.w, Ref)
-        parts = (np.split(num.quantise_static(r.of(values)), heads, axis=1) for r in (self.q, self.k))
-        found = []
-        for h, (q, k) in enumerate(zip(*parts, strict=True)):
-            col, shift = self.factors[h]
-            scores = num.requantise(num.product(q, k), col, UNIT_ROW, shift, 0)
-            scores = num.add_residual(self.biases[h].of(values), scores) if self.biases else scores
-            found.append(self.head(h, self.matrix.w.rows // heads).times(scores, Convert.PROBABILITY, values))
-        return np.concatenate(found, axis=1)
+        return Matrix(m.w.part(part.start, rows), np.asarray(m.col_mult)[part], m.shift, np.asarray(m.bias)[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,9 +175,6 @@ class Route(Node):
     logits: Ref
     top_k: int
     renormalise: bool
-
-    def evaluate(self, values: dict[str, Array]):
-        return num.route(self.logits.of(values), self.top_k, self.renormalise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,26 +193,6 @@ class Experts(Node):
     act: tuple[str, int]
     hidden_scale: float
     gates: Matrix | None = None
-
-    def evaluate(self, values: dict[str, Array]) -> Array:
-        x = self.x.of(values)
-
-        def expert(e: int, rows: Array, gate: Array | None) -> Array:
-            h = num.gelu(self.first[e].times(rows, Convert.ROW, values), *self.act)
-            return self.second[e].times(h, Convert.ROW, values, gate)
-
-        if self.route is None or self.add is None:
-            return np.concatenate([expert(e, rows, None) for e, rows in enumerate(np.split(x, len(self.first)))])
-        y, (experts, scores) = self.add.of(values).copy(), values[self.route.value]
-        if self.gates is not None:
-            dense = np.zeros((len(x), len(self.first)), np.int64)
-            np.put_along_axis(dense, experts, num.saturate(scores, num.INT16_MAX), axis=1)
-            y = num.add_residual(y, self.gates.times(dense.astype(np.int16), Convert.STATIC, values))
-        for e in range(len(self.first)):
-            tokens, slot = np.nonzero(experts == e)
-            if len(tokens) and self.second[e] is not None:
-                y[tokens] = num.add_residual(y[tokens], expert(e, x[tokens], scores[tokens, slot]))
-        return y
 
 
 @dataclass(frozen=True)
@@ -305,69 +216,39 @@ class QGraph:
     trace: dict[str, Ref] = field(default_factory=dict)
 
 
-def evaluate(graph: QGraph, images: dict[str, Array]) -> dict[str, Array]:
-    """Every value of one image. `images`: ONNX input name -> float [C, H, W]."""
-    values = dict(images)
-    for node in graph.nodes:
-        values[node.name] = node.evaluate(values)
-    return values
-
-
-def outputs(graph: QGraph, values: dict[str, Array]) -> dict[str, Array]:
-    """The ONNX outputs, in float32, from what `evaluate` returned."""
-    found = {}
-    for o in graph.outputs:
-        rows = o.x.of(values) * np.float64(graph.values[o.x.value].scale)
-        found[o.name] = (rows.T if o.transposed else rows).astype(np.float32).reshape(o.shape)
-    return found
-
-
 def verify(graph: QGraph) -> None:
     """Raise ValueError naming the node whose operands, shapes or numbers are inconsistent."""
     known: set[str] = set()
-
-    def need(condition, node, message):
-        if not condition:
-            raise ValueError(f"{node.name}: {message}")
-
     for node in graph.nodes:
-        need(node.name in graph.values and node.name not in known, node, "makes no value of the graph, or one made before")
+
+        def need(condition: bool, message: str, node: Node = node) -> None:
+            if not condition:
+                raise ValueError(f"{node.name}: {message}")
+
+        need(node.name in graph.values and node.name not in known, "makes no value of the graph, or one made before")
         for ref in node.reads():
-            need(ref.value in known, node, f"reads {ref.value!r}, which no earlier node makes")
+            need(ref.value in known, f"reads {ref.value!r}, which no earlier node makes")
             rows = graph.values[ref.value].rows
-            need(0 <= ref.row and ref.row + ref.rows <= rows, node, f"rows {ref.row}..{ref.row + ref.rows} of {rows}")
+            need(0 <= ref.row and ref.row + ref.rows <= rows, f"rows {ref.row}..{ref.row + ref.rows} of {rows}")
         known.add(node.name)
-        value = graph.values[node.name]
-        add = getattr(node, "add", None)
+        value, add = graph.values[node.name], getattr(node, "add", None)
         if add is not None:
             other = graph.values[add.value]
-            need(np.array_equal(value.scale, other.scale), node, f"adds steps of {other.scale} to steps of {value.scale}")
-            need((add.rows, other.cols) == (value.rows, value.cols), node, f"adds {add} to [{value.rows}, {value.cols}]")
-        for f in fields(node):
-            held = getattr(node, f.name)
-            for m in held if isinstance(held, tuple) else (held,):
-                if isinstance(m, Matrix):
-                    _check(graph, node, m, need)
-
-
-def _check(graph: QGraph, node: Node, m: Matrix, need) -> None:
-    """The numbers of a matrix fit the machine."""
-    need(num.SHIFT_MIN <= m.shift <= num.SHIFT_MAX, node, f"shift {m.shift}")
-    for what, number, low, high in (
-        ("column multiplier", m.col_mult, 0, num.U16_MAX),
-        ("row multiplier", m.row, 0, num.U16_MAX),
-        ("bias", m.bias, -num.INT16_MAX, num.INT16_MAX),
-        ("weight", None if isinstance(m.w, Ref) else m.w, -num.INT8_MAX, num.INT8_MAX),
-    ):
-        if number is not None:
-            number = np.asarray(number)
-            need(number.dtype.kind in "iu", node, f"{what} of type {number.dtype}")
-            need(low <= number.min() and number.max() <= high, node, f"{what} {number.min()}..{number.max()}")
-    if not isinstance(m.w, Ref):
-        limit = num.INT8_MAX * int(np.abs(m.w, dtype=np.int64).sum(axis=1).max())
-        need(limit <= num.ACC_MAX, node, f"sums up to {limit} overflow the accumulator")
-    if isinstance(node, Product):
-        n, k = (m.w.rows, graph.values[m.w.value].cols) if isinstance(m.w, Ref) else m.w.shape
-        x, value = graph.values[node.x.value], graph.values[node.name]
-        need((x.cols, value.cols) == (k, n), node, f"[{n}, {k}] times {x.cols} columns gives {value.cols}")
-        need(node.at + node.x.rows <= value.rows, node, f"rows {node.at}..{node.at + node.x.rows} of {value.rows}")
+            need(np.array_equal(value.scale, other.scale), f"adds steps of {other.scale} to steps of {value.scale}")
+            need((add.rows, other.cols) == (value.rows, value.cols), f"adds {add} to [{value.rows}, {value.cols}]")
+        for m in node.matrices():
+            need(num.SHIFT_MIN <= m.shift <= num.SHIFT_MAX, f"shift {m.shift}")
+            for what, number, low, high in (
+                ("column multiplier", m.col_mult, 0, num.U16_MAX),
+                ("row multiplier", m.row, 0, num.U16_MAX),
+                ("bias", m.bias, -num.INT16_MAX, num.INT16_MAX),
+                ("weight", None if isinstance(m.w, Ref) else m.w, -num.INT8_MAX, num.INT8_MAX),
+            ):
+                if number is not None:
+                    a = np.asarray(number)
+                    need(a.dtype.kind in "iu" and low <= a.min() and a.max() <= high, f"{what} {a.min()}..{a.max()}")
+        if isinstance(node, Product):
+            w, x = node.matrix.w, graph.values[node.x.value]
+            n, k = (w.rows, graph.values[w.value].cols) if isinstance(w, Ref) else w.shape
+            need((x.cols, value.cols) == (k, n), f"[{n}, {k}] times {x.cols} columns gives {value.cols}")
+            need(node.at + node.x.rows <= value.rows, f"rows {node.at}..{node.at + node.x.rows} of {value.rows}")

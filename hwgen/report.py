@@ -79,6 +79,37 @@ def _task(task, config, memory, batch: int) -> dict:
     }
 
 
+def at_clock(report: dict, clock: dict[str, float]) -> dict:
+    """The report with its times at the clock that "likely" allows, where `hwgen timing` found less than the bundle's.
+
+    clock: scenario -> MHz, empty where nothing was estimated. Cycles stay: a slower machine waits no longer for DRAM.
+    """
+    if not clock:
+        return report
+    mhz = min(report["clock_mhz"], clock["likely"])
+    slower = report["clock_mhz"] / mhz
+    tasks = {
+        name: task
+        | {
+            "milliseconds": round(task["milliseconds"] * slower, 6),
+            "images_per_second": round(task["images_per_second"] / slower, 3),
+        }
+        for name, task in report["tasks"].items()
+    }
+    return report | {"tasks": tasks, "clock_estimate_mhz": clock, "clock_of_times_mhz": mhz}
+
+
+def _clock(report: dict) -> list[str]:
+    """What is known of the clock, and a warning where the bundle's is above it."""
+    clock = report.get("clock_estimate_mhz")
+    if not clock:
+        return ["", "clock: not looked at; `hwgen timing` estimates it, which takes a synthesis"]
+    lines = ["", "estimated clock: " + ", ".join(f"{scenario} {mhz:g} MHz" for scenario, mhz in clock.items())]
+    if clock["likely"] < report["clock_mhz"]:
+        lines.append(f"warning: the bundle's {report['clock_mhz']:g} MHz is above it; times are at {clock['likely']:g} MHz")
+    return lines
+
+
 def text(report: dict, trace: dict | None = None) -> str:
     """The table that ends a build and that `hwgen report` prints; with a `trace` the measured layers too."""
     array, board = report["array"], report["board"]
@@ -99,6 +130,7 @@ def text(report: dict, trace: dict | None = None) -> str:
         if r["available"] or r["used"]:
             share = f"{r['fraction']:.0%}" if r["available"] else "none there"
             lines.append(f"{kind.upper():20} {r['used']:>12,} {r['available']:>9,} {share:>10}")
+    lines += _clock(report)
     if report["over_budget"]:
         over = ", ".join(kind.upper() for kind in report["over_budget"])
         lines += ["", f"warning: estimated to exceed the part's {over}"]

@@ -164,6 +164,21 @@ def report_of(bundle: Bundle) -> dict:
     return json.loads(_file(bundle, REPORT_FILE))
 
 
+def synthesis_cache() -> Path:
+    """Where synthesised units and estimated clocks are kept."""
+    from sim.simulators import cache_directory
+
+    return cache_directory() / "synth"
+
+
+def clock_of(bundle: Bundle) -> dict:
+    """Scenario -> MHz, where `hwgen timing` has looked at the bundle's Verilog before; else empty."""
+    from . import timing
+
+    found = timing.cached(verilog(bundle), boards.of_bundle(bundle.files, bundle.path), synthesis_cache())
+    return {} if found is None else {scenario: round(found.mhz(scenario), 1) for scenario in timing.SCENARIOS}
+
+
 def integer_graph(bundle: Bundle, task: str) -> IntGraph:
     """The integer graph of a task, which golden runs."""
     return intgraph_io.load(_file(bundle, GRAPH_FILE), str(bundle.path / GRAPH_FILE))[task]

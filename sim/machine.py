@@ -21,7 +21,6 @@ from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit, Weigh
 Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
 
-GELU_FORM = {isa.Gelu.ERF: "none", isa.Gelu.TANH: "tanh", isa.Gelu.SILU: "silu"}
 WAITS = [(unit, f"wait_{unit.name.lower()}") for unit in Unit]
 PRIORITIES = {
     "program": None,
@@ -249,7 +248,7 @@ class Machine:
 
         y = num.requantise(num.product(x, weights), col_mult, row_mult[:, None], insn.shift + exponent[:, None], bias)
         if insn.gelu != isa.Gelu.OFF:
-            y = num.gelu(y, GELU_FORM[insn.gelu], insn.gelu_shift)
+            y = num.gelu(y, insn.gelu.name.lower(), insn.gelu_shift)
         if insn.residual:
             y = num.add_residual(self.scratch[self.rows(insn.res, insn.res_pitch, y_rows, insn.outputs)], y)
         padded = np.zeros((count, -(-insn.outputs // self.config.chunk) * self.config.chunk), np.int64)

@@ -63,6 +63,7 @@ HWGEN = {
     "explore": "boards config cost dram energy errors intgraph isa latency mapping resources schedule timeline",
     "synth": "boards config errors",
     "bitstream": "boards config errors files rtl synth",
+    "timing": "boards errors files synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
     "report_html": "report_svg timeline",
@@ -73,7 +74,7 @@ HWGEN = {
 COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "registers", "timeline"),
+    *("intgraph", "isa", "numerics", "patches", "qgraph", "registers", "timeline"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
@@ -82,6 +83,7 @@ LIBRARIES = {
     "hwgen.importer": NUMPY | {"onnx", "google", "onnxruntime"},
     "hwgen.explore": {"distributed"},  # where a cluster is asked for
     "hwgen.example": {"numpy", "onnx"},
+    "hwgen.timing": NUMPY | {"tomli", "tomllib"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
     "hwgen.config": set(),
     "hwgen.cli": set(),

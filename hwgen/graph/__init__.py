@@ -5,9 +5,9 @@ except the image `[C, H, W]` and the result of `Route`. Every node makes one val
 execution order. `evaluate` is the definition of every node and what calibration observes.
 """
 
-from .evaluate import activate, evaluate, evaluate_node, gelu, outputs, softmax, top_k
+from .evaluate import FORMS, evaluate, evaluate_node, outputs, softmax, top_k
 from .nodes import (
-    FORMS,
+    Activation,
     Add,
     Attention,
     Clip,
@@ -15,7 +15,6 @@ from .nodes import (
     Dispatch,
     Embed,
     Experts,
-    Gelu,
     Graph,
     LayerNorm,
     Linear,
@@ -24,11 +23,9 @@ from .nodes import (
     Node,
     Output,
     PatchEmbed,
-    Relu,
     Rotate,
     Route,
     Rows,
-    Silu,
     SlotExperts,
     value,
     without_range,
@@ -36,6 +33,7 @@ from .nodes import (
 from .shapes import shapes, verify
 
 __all__ = [
+    "Activation",
     "Add",
     "Attention",
     "Clip",
@@ -44,7 +42,6 @@ __all__ = [
     "Embed",
     "Experts",
     "FORMS",
-    "Gelu",
     "Graph",
     "LayerNorm",
     "Linear",
@@ -53,16 +50,12 @@ __all__ = [
     "Node",
     "Output",
     "PatchEmbed",
-    "Relu",
     "Rotate",
     "Route",
     "Rows",
-    "Silu",
     "SlotExperts",
-    "activate",
     "evaluate",
     "evaluate_node",
-    "gelu",
     "outputs",
     "shapes",
     "softmax",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import erf, expit
 
 from .. import patches
 from .nodes import (
+    Activation,
     Add,
     Attention,
     Clip,
@@ -14,7 +17,6 @@ from .nodes import (
     Dispatch,
     Embed,
     Experts,
-    Gelu,
     Graph,
     LayerNorm,
     Linear,
@@ -22,11 +24,9 @@ from .nodes import (
     Multiply,
     Node,
     PatchEmbed,
-    Relu,
     Rotate,
     Route,
     Rows,
-    Silu,
     SlotExperts,
 )
 
@@ -53,18 +53,12 @@ def outputs(graph: Graph, values: dict[str, Array]) -> dict[str, Array]:
     return {o.name: (values[o.value].T if o.transposed else values[o.value]).reshape(o.shape) for o in graph.outputs}
 
 
-def gelu(x: Array, approximate: str) -> Array:
-    """Gaussian error linear unit (Hendrycks & Gimpel 2016), exact or in the tanh form."""
-    if approximate == "tanh":
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(x.dtype) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + erf(x / np.sqrt(2).astype(x.dtype)))
-
-
-def activate(x: Array, form: str, slope: float) -> Array:
-    """An activation by the name that `Experts` knows it by."""
-    if form == "sigmoid":
-        return x * expit(np.asarray(slope, x.dtype) * x)
-    return np.maximum(x, 0) if form == "relu" else gelu(x, form)
+FORMS: dict[str, Callable[[Array, float], Array]] = {
+    "gelu": lambda x, _: 0.5 * x * (1 + erf(x / np.sqrt(2).astype(x.dtype))),  # Hendrycks & Gimpel 2016
+    "gelu_tanh": lambda x, _: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(x.dtype) * (x + 0.044715 * x**3))),
+    "silu": lambda x, slope: x * expit(np.asarray(slope, x.dtype) * x),
+    "relu": lambda x, _: np.maximum(x, 0),
+}
 
 
 def softmax(x: Array) -> Array:
@@ -93,7 +87,7 @@ def _expert(node: Experts | SlotExperts, e: int, x: Array, peaks: dict[str, floa
     h = _linear(x, node.w1[e], None if node.b1 is None else node.b1[e])
     if peaks is not None:
         peaks[node.name] = max(peaks.get(node.name, 0.0), float(np.abs(h).max()))
-    return _linear(activate(h, node.form, node.slope), node.w2[e], None if node.b2 is None else node.b2[e])
+    return _linear(FORMS[node.form](h, node.slope), node.w2[e], None if node.b2 is None else node.b2[e])
 
 
 def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> Array:
@@ -113,12 +107,8 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps) * g + b).astype(v[0].dtype).reshape(v[0].shape)
         case Linear(weight=w, bias=b):
             return _linear(v[0], w, b)
-        case Gelu(approximate=form):
-            return gelu(v[0], form)
-        case Silu(slope=slope):
-            return activate(v[0], "sigmoid", slope)
-        case Relu():
-            return activate(v[0], "relu", 1.0)
+        case Activation(form=form, slope=slope):
+            return FORMS[form](v[0], slope)
         case Clip(low=low, high=high):
             return np.clip(v[0], low, high).astype(v[0].dtype, copy=False)
         case Attention(heads=h, scale=scale, bias=bias):

@@ -9,7 +9,6 @@ import numpy as np
 from .. import patches
 
 Array = np.ndarray
-FORMS = ("none", "tanh", "sigmoid", "relu")  # of activations, see Experts
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +81,12 @@ class Linear(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Gelu(Node):
-    """GELU; `approximate` is "none" (erf) or "tanh"."""
+class Activation(Node):
+    """`evaluate.FORMS[form]` of every element; `slope` 1 but for "silu", x * sigmoid(slope * x): QuickGELU with 1.702."""
 
     x: str = value()
-    approximate: str
-
-
-@dataclass(frozen=True, eq=False)
-class Silu(Node):
-    """x * sigmoid(slope * x): SiLU (Swish) with slope 1, QuickGELU with slope 1.702."""
-
-    x: str = value()
-    slope: float
-
-
-@dataclass(frozen=True, eq=False)
-class Relu(Node):
-    """max(x, 0)."""
-
-    x: str = value()
+    form: str
+    slope: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +162,7 @@ class Experts(Node):
     b1: Array | None  # [E, H]
     w2: Array  # [E, D, H]
     b2: Array | None  # [E, D]
-    form: str  # of act: "none" or "tanh" for GELU, "sigmoid" for x * sigmoid(slope * x), "relu"
+    form: str  # of act, as in Activation
     slope: float = 1.0
 
 
@@ -199,7 +184,7 @@ class SlotExperts(Node):
     b1: Array | None  # [E, H]
     w2: Array  # [E, D, H]
     b2: Array | None  # [E, D]
-    form: str  # as in Experts
+    form: str  # of act, as in Activation
     slope: float = 1.0
 
 

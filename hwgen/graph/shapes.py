@@ -7,8 +7,9 @@ from dataclasses import fields
 import numpy as np
 
 from .. import patches
+from .evaluate import FORMS
 from .nodes import (
-    FORMS,
+    Activation,
     Add,
     Attention,
     Clip,
@@ -16,7 +17,6 @@ from .nodes import (
     Dispatch,
     Embed,
     Experts,
-    Gelu,
     Graph,
     LayerNorm,
     Linear,
@@ -24,11 +24,9 @@ from .nodes import (
     Multiply,
     Node,
     PatchEmbed,
-    Relu,
     Rotate,
     Route,
     Rows,
-    Silu,
     SlotExperts,
 )
 
@@ -89,11 +87,8 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(s[0][1] == w.shape[1], f"x {s[0]} against weight {w.shape}")
             _need(b is None or b.shape == w.shape[:1], "bias shape")
             return s[0][0], w.shape[0]
-        case Gelu():
-            _need(node.approximate in ("none", "tanh"), f"approximate={node.approximate!r}")
-            return s[0]
-        case Silu() | Relu():
-            _need(not isinstance(node, Silu) or node.slope > 0, "slope")
+        case Activation(form=form, slope=slope):
+            _need(form in FORMS and slope > 0, f"form={form!r}, slope={slope}")
             return s[0]
         case Clip(low=low, high=high):
             _need(low < high, f"limits {low} and {high}")

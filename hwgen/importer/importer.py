@@ -23,6 +23,7 @@ def import_program(model: Model) -> tuple[Program, list[Finding]]:
         c.values[name] = t.const(value, name)
     for name, shape in model.inputs.items():
         c.values[name] = t.input(name, shape, KINDS[model.kinds[name].kind])
+    c.types = {v.name: v.type for v in [*model.graph.value_info, *model.graph.output]}
     nodes = ops(model.graph.node, model.outputs, c.opsets)
     walk(c, nodes)
     outputs = {name: plain(c, c.values[name]) for name in model.outputs if name in c.values}

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import Finding
 from ..tensor import Builder, Node, Ref
+from ..tensor.build import wrapped
 
 Array = np.ndarray
 Rule = Callable[..., Any]  # (c: Context, op: Op, *operands) -> a value, or a list of them where the node has several outputs
@@ -52,6 +53,10 @@ class Op:
             raise Unsupported(f"{name} is {value}, must be 0 or 1")
         return bool(value)
 
+    def axis(self, rank: int, default: int = 0) -> int:
+        """Attribute `axis`, counted from the front. Raises ValueError where there is none such."""
+        return wrapped(self.attribute("axis", default), rank)
+
     def ignore(self, *names: str) -> None:
         """Attributes that change nothing here."""
         self.read.update(names)
@@ -78,7 +83,7 @@ class Context:
     values: ONNX tensor name -> value, of the graph and, while a branch or loop body is imported, of what is around it;
     a name that is missing has a value that nothing is known of. kinds: name -> type of its elements in the file, where it
     is known and may matter: of constants, inputs and integers that stand for others.
-    unwanted: what to say of a node if an output needs it.
+    unwanted: what to say of a node if an output needs it. types: what the file says of the values inside it.
     """
 
     t: Builder
@@ -88,6 +93,7 @@ class Context:
     operators: dict[str, str] = field(default_factory=dict)  # name of a node -> its operator
     findings: list[Finding] = field(default_factory=list)
     unwanted: dict[Node, Finding] = field(default_factory=dict)
+    types: dict[str, Any] = field(default_factory=dict)
 
     def ints(self, x: Any, what: str) -> list[int]:
         """A constant operand as a list of integers, or Unsupported."""

@@ -128,7 +128,18 @@ def _type(r: Ref) -> onnx.TypeProto:
 
 
 def _shapes(c: Context, op: Op) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and kind of a node's outputs as far as ONNX infers them."""
+    """Shape and kind of a node's outputs as far as ONNX infers them or the file says; a first axis left open is 1."""
+    kinds: dict[int, str] = {TensorProto.BOOL: BOOL, **dict.fromkeys(INTEGERS, INT)}
+    found = {}
+    for name, proto in ({n: c.types[n] for n in op.outputs if n in c.types} | _inferred(c, op)).items():
+        tensor = proto.tensor_type
+        shape = [d.dim_value or (0 if i or d.HasField("dim_value") else 1) for i, d in enumerate(tensor.shape.dim)]
+        if tensor.HasField("shape") and 0 not in shape:
+            found[name] = tuple(shape), kinds.get(tensor.elem_type, FLOAT)
+    return found
+
+
+def _inferred(c: Context, op: Op) -> dict[str, onnx.TypeProto]:
     domain, _, kind = op.type.rpartition(".")
     if not onnx.defs.has(kind, domain):
         return {}
@@ -144,13 +155,6 @@ def _shapes(c: Context, op: Op) -> dict[str, tuple[tuple[int, ...], str]]:
     try:
         sets = [helper.make_opsetid(*o) for o in c.opsets.items()]
         schema = _schema(kind, op.opset, domain)
-        made = onnx.shape_inference.infer_node_outputs(schema, op.proto, types, data, opset_imports=sets)
+        return dict(onnx.shape_inference.infer_node_outputs(schema, op.proto, types, data, opset_imports=sets))
     except Exception:  # onnx raises types of its own for whatever it cannot infer
         return {}
-    kinds: dict[int, str] = {TensorProto.BOOL: BOOL, **dict.fromkeys(INTEGERS, INT)}
-    found = {}
-    for name, proto in made.items():
-        tensor = proto.tensor_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            found[name] = tuple(d.dim_value for d in tensor.shape.dim), kinds.get(tensor.elem_type, FLOAT)
-    return found

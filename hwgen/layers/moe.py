@@ -33,21 +33,21 @@ class Router(Layer):
 
 @dataclass(frozen=True)
 class Experts(Layer):
-    """y[t] = sum over e of gates[t, e] * (act(x[t] @ w1[e].T + b1[e]) @ w2[e].T + b2[e]).
+    """y[t] = sum over e of gates[t, e] * (act(x[t] @ w1[e].T + b1[e]) @ w2[e].T + b2[e]); act: `Activation` of form and slope.
 
     x [T, K], gates [T, E], w1 [E, H, K], b1 [E, H], w2 [E, D, H], b2 [E, D] -> [T, D]. `gated`: w1 [E, 2 H, K] and b1
     [E, 2 H] hold two layers, and the hidden is act(first) * second (SwiGLU, Shazeer 2020). This is computed for all tokens;
     what of it is needed, the zeros of `gates` say, and `hwgen.rows` makes lists of rows of them.
     """
 
-    act: Activation
+    form: str
+    slope: float = 1.0
     gated: bool = False
 
     def define(self, t: Builder, *operands: Ref) -> Ref:
         x, gates, *weights = operands
         each = t.expand(t.reshape(x, (1, *x.shape)), (gates.shape[1], *x.shape))
-        y = _networks(t, self.act, self.gated, each, *weights)
-        return t.contract("te,etd->td", gates, y)
+        return t.contract("te,etd->td", gates, _networks(t, self, each, *weights))
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,13 @@ class Dispatch(Layer):
 class SlotExperts(Layer):
     """Expert e on rows e * S .. (e + 1) * S of x [E * S, K], with weights as in `Experts`: -> [E * S, D]."""
 
-    act: Activation
+    form: str
+    slope: float = 1.0
     gated: bool = False
 
     def define(self, t: Builder, *operands: Ref) -> Ref:
         x, w1, *rest = operands
-        y = _networks(t, self.act, self.gated, t.reshape(x, (w1.shape[0], -1, x.shape[1])), w1, *rest)
+        y = _networks(t, self, t.reshape(x, (w1.shape[0], -1, x.shape[1])), w1, *rest)
         return t.reshape(y, (x.shape[0], -1))
 
 
@@ -82,17 +83,15 @@ class Combine(Layer):
         return t.contract("tn,nd->td", Softmax().define(t, logits), y)
 
 
-def _networks(t: Builder, act: Activation, gated: bool, x: Ref, w1: Ref, b1: Ref, w2: Ref, b2: Ref) -> Ref:
+def _networks(t: Builder, op: Experts | SlotExperts, x: Ref, w1: Ref, b1: Ref, w2: Ref, b2: Ref) -> Ref:
     """Expert e on x[e]: x [E, T, K] -> [E, T, D]."""
 
     def linear(x: Ref, w: Ref, b: Ref) -> Ref:
         return t.map("add", t.contract("etk,ehk->eth", x, w), t.reshape(b, (b.shape[0], 1, b.shape[1])))
 
-    hidden = linear(x, w1, b1)
-    if gated:
+    hidden, act = linear(x, w1, b1), Activation(op.form, op.slope)
+    if op.gated:
         width = hidden.shape[2] // 2
         first, second = (t.slice(hidden, 2, i * width, width) for i in range(2))
-        hidden = t.map("mul", act.define(t, first), second)
-    else:
-        hidden = act.define(t, hidden)
-    return linear(hidden, w2, b2)
+        return linear(t.map("mul", act.define(t, first), second), w2, b2)
+    return linear(act.define(t, hidden), w2, b2)

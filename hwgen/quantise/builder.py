@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,15 +11,7 @@ from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
 from ..isa import Convert
-from ..numerics import (
-    GELU_SHIFT_MAX,
-    INT16_MAX,
-    LOGIT_STEPS,
-    PRODUCT_SHIFT_MAX,
-    PRODUCT_SHIFT_MIN,
-    ROW_STEP_BITS,
-    STATIC_SHIFT,
-)
+from ..numerics import INT16_MAX, LOGIT_STEPS, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, ROW_STEP_BITS, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Matrix, QGraph, Ref, Value
 from .calibrate import Stats
 from .options import Quantisation, matches
@@ -144,6 +137,14 @@ def limited(b: Builder, node: fg.Node) -> tuple[float, float] | None:
     return farthest / INT16_MAX, 0.0
 
 
+def chosen(b: Builder, node: fg.Node, need: Callable[[float], float]) -> tuple[float, float]:
+    """(scale, offset) of a value: `limited`, or with room around all that was seen; `need`: least scale, by offset."""
+    limit = limited(b, node)
+    if limit is not None and node.name not in b.plan.logits and need(limit[1]) <= limit[0]:
+        return limit
+    return own_scale(b, node, need(0.0)), 0.0
+
+
 def clip(b: Builder, node: fg.Clip) -> None:
     """What saturation has not limited yet: shifted until saturation does it, and back."""
     held = b.held[node.x]
@@ -259,12 +260,3 @@ def rest(b: Builder, node: fg.Linear, x: Held) -> tuple[Ref, Held]:
     product = q.Product(name, x.ref, power, Convert.STATIC, add=x.ref, source=node.source)
     ref = b.emit(product, x.ref.rows, columns, b.made.values[x.ref.value].scale, None, b.groups_of(x))
     return x.ref, Held(ref, x.scale, None, x.first_row)
-
-
-def gelu_scale(node: fg.Node, peak: float, need: float) -> tuple[int, float]:
-    """(gelu_shift, step) of a pre-activation that reaches `peak` and needs at least the step `need`."""
-    for shift in range(GELU_SHIFT_MAX, -1, -1):
-        step = 2.0 ** -(7 + shift)
-        if INT16_MAX * step >= peak and step >= need:
-            return shift, step
-    raise UserError(f"{describe(node)}: values of {peak / WIDE_MARGIN:g} before GELU, the machine holds up to 128")

@@ -40,12 +40,14 @@ class Stats:
     hidden  of each `Experts` and `SlotExperts`: largest |pre-activation|
     chosen  of the logits of each router: Range (one column) of those that were among a token's top k
     covered of Q, K, V and the inputs: see `part`; none where all of their range is covered
+    cut     of each `Clip`: mean square of what it takes away
     """
 
     values: dict[str, Range]
     hidden: dict[str, float]
     chosen: dict[str, Range]
     covered: dict[str, Array] = field(default_factory=dict)
+    cut: dict[str, float] = field(default_factory=dict)
 
     def part(self, name: str) -> Array | float:
         """The part of a value's range that its int8 step covers: of Q and K by head, of V by column."""
@@ -80,7 +82,7 @@ def limited(graph: fg.Graph, stats: Stats, trusted: bool) -> Stats:
     hidden = (
         stats.hidden if trusted else {n: max(p, min(p * NOISE_MARGIN, HIDDEN_MAX)) for n, p in stats.hidden.items()}
     )
-    return Stats(values, hidden, stats.chosen, stats.covered)
+    return replace(stats, values=values, hidden=hidden)
 
 
 def check_images(graph: fg.Graph, images: dict[str, Array]) -> dict[str, Array]:
@@ -110,11 +112,15 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
     high: dict[str, Array] = {}
     hidden: dict[str, float] = {}
     chosen: dict[str, Range] = {}
+    cut: dict[str, float] = {}
     count = len(next(iter(images.values())))
     routes = {node.name for node in graph.nodes if isinstance(node, fg.Route)}
     for i in range(count):
         values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64, hidden)
         for node in graph.nodes:
+            if isinstance(node, fg.Clip):
+                lost = float(np.square(values[node.x] - values[node.name]).mean()) / count
+                cut[node.name] = cut.get(node.name, 0.0) + lost
             if isinstance(node, fg.Route):
                 best = np.take_along_axis(values[node.logits], values[node.name][0], axis=1)
                 seen = Range(_tidy(best.min(keepdims=True)[0]), _tidy(best.max(keepdims=True)[0]))
@@ -128,7 +134,7 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
             low[name] = np.minimum(low.get(name, np.inf), columns.min(axis=0))
             high[name] = np.maximum(high.get(name, -np.inf), columns.max(axis=0))
     values = {name: Range(_tidy(low[name]), _tidy(high[name])) for name in low}
-    stats = Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen)
+    stats = Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen, cut=cut)
     return stats if method == "max" else replace(stats, covered=_covered(graph, images, values, method))
 
 

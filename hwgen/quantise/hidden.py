@@ -14,9 +14,9 @@ import numpy as np
 from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
-from ..numerics import INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, SILU_SPAN
+from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN
 from ..qgraph import Matrix
-from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, gelu_scale, limited, operands, own_scale, plain
+from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, limited, operands, own_scale, plain
 from .plan import describe
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
@@ -25,9 +25,9 @@ OUTLIERS = (32, 64, 128)  # channels that may be kept apart, at most a quarter o
 WORTH = 4.0  # least reduction of the estimated noise power
 
 
-def activation(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> None:
+def activation(b: Builder, node: fg.Activation) -> None:
     """Emit the linear layer in front of `node` together with it."""
-    source = b.plan.linear(node.x, node)
+    source = b.plan.linear(node.x)
     groups = _outliers(b, node)
     if groups is None:
         groups = [np.arange(len(source.weight))]
@@ -37,10 +37,10 @@ def activation(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> None:
     for i, columns in enumerate(groups):
         w, constant = weight[columns], None if bias is None else bias[columns]
         need = float(smallest_out_scale(w, ROW_UNIT, constant).max())
-        form = form_of(node, *kind_of(node), float(magnitude[columns].max()) * WIDE_MARGIN, need)
+        form = form_of(node, node.form, node.slope, float(magnitude[columns].max()) * WIDE_MARGIN, need)
         limit = limited(b, node)
-        if isinstance(node, fg.Relu) and limit is not None and need <= limit[0] and not limit[1]:
-            form = Form(1.0, "none", 0, limit[0])
+        if node.form == "relu" and limit is not None and need <= limit[0] and not limit[1]:
+            form = Form(1.0, "gelu", 0, limit[0])
         name = node.name if len(groups) == 1 else f"{node.name}.{i}"
         fields = {"act": (form.table, form.shift), "layer": source.name, "source": source.source}
         made = q.Product(b.name(name), x.ref, activated(w, constant, form), **fields)
@@ -88,27 +88,20 @@ class Form:
         return self.step / self.factor
 
 
-def kind_of(node: fg.Gelu | fg.Silu | fg.Relu) -> tuple[str, float]:
-    """(form, slope) as `graph.Experts` names them."""
-    match node:
-        case fg.Relu():
-            return "relu", 1.0
-        case fg.Silu(slope=slope):
-            return "sigmoid", slope
-    return node.approximate, 1.0
-
-
 def form_of(node: fg.Node, kind: str, slope: float, peak: float, need: float) -> Form:
     """For pre-activations that reach `peak` and a linear layer that needs at least the step `need`."""
     if kind == "relu":
         # GELU in steps so small that its bend around 0 is next to nothing: 22 steps of some ten thousand.
-        return Form(1.0, "none", 0, max(peak / INT16_MAX, need))
-    factor, table = (slope / SILU_SPAN, "silu") if kind == "sigmoid" else (1.0, kind)
-    shift, step = gelu_scale(node, peak * factor, need * factor)
-    return Form(factor, table, shift, step)
+        return Form(1.0, "gelu", 0, max(peak / INT16_MAX, need))
+    factor = slope / GELU_SPANS[kind]
+    for shift in range(GELU_SHIFT_MAX, -1, -1):
+        step = 2.0 ** -(7 + shift)
+        if INT16_MAX * step >= peak * factor and step >= need * factor:
+            return Form(factor, kind, shift, step)
+    raise UserError(f"{describe(node)}: values of {peak / WIDE_MARGIN:g} before {kind}, the machine holds up to {128 / factor:g}")
 
 
-def _outliers(b: Builder, node: fg.Gelu | fg.Silu | fg.Relu) -> list[Array] | None:
+def _outliers(b: Builder, node: fg.Activation) -> list[Array] | None:
     """[columns of the outliers, all others], or None where it is not worth it.
 
     Only where every reader is a linear layer that is added to something, and where the sum of the outliers alone cannot

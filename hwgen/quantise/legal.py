@@ -10,7 +10,7 @@ from .. import graph as fg
 from .calibrate import Range, Stats
 from .plan import live, product_side
 
-LEAST = {"Gelu": -0.17, "Silu": -0.2785, "Relu": 0.0}  # of an activation's values, Silu's with slope 1
+GRID = np.linspace(-50, 50, 20001)  # on which the least value of an activation is found
 INT8_STEPS = 255  # of the range of a quantised file: half a step more or less is its own rounding
 
 
@@ -57,9 +57,12 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
         changed = {}
         match node:
             case fg.Clip():
-                _clip(node, nodes, done, put, trusted)
+                _clip(node, nodes, done, put, trusted, costs(graph, node))
                 continue
-            case fg.Gelu() | fg.Silu() | fg.Relu():
+            case fg.Linear() if is_identity(node) and isinstance(made["x"], fg.Linear):
+                done.aliases[node.name] = node.x
+                continue
+            case fg.Activation():
                 wanted = {"x": isinstance(made["x"], fg.Linear)}
             case fg.Rotate():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.LayerNorm)}
@@ -81,22 +84,59 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             exact = isinstance(node, fg.Add | fg.Embed) and not isinstance(made[name], fg.Clip)
             changed[name] = identity(node, name, exact)
         put(replace(node, **changed))
+        if isinstance(node, fg.Add | fg.Embed):  # an identity that stood there before keeps all bits too
+            done.exact |= {m.name for m in made.values() if is_identity(m) and not isinstance(nodes.get(m.x), fg.Clip)}
     done.graph.outputs = [replace(o, value=done.aliases.get(o.value, o.value)) for o in graph.outputs]
     return done
 
 
-def _clip(node: fg.Clip, nodes: dict[str, fg.Node], done: Legal, put, trusted: bool) -> None:
-    """Keep of a Clip what limits something: nothing, ReLU, or one with finite limits only where values get there."""
-    source, seen = nodes.get(node.x), done.stats.values[node.x]
-    half = (node.high - node.low) / INT8_STEPS / 2
-    half = half if np.isfinite(half) else 0.0
-    least = LEAST.get(type(source).__name__, -np.inf) / (source.slope if isinstance(source, fg.Silu) else 1.0)
-    least = max(least, float(seen.low.min()) if trusted else -np.inf)
+def is_identity(node: fg.Node | None) -> bool:
+    """Whether a layer leaves its input as it is."""
+    if not isinstance(node, fg.Linear) or node.bias is not None or len(node.weight) != node.weight.shape[1]:
+        return False
+    return bool(node.weight[0, 0] == 1 and np.array_equal(node.weight, np.eye(len(node.weight))))
+
+
+def is_relu(node: fg.Node | None) -> bool:
+    return isinstance(node, fg.Activation) and node.form == "relu"
+
+
+def costs(graph: fg.Graph, clip: fg.Clip) -> bool:
+    """Whether a Clip needs operations of its own: saturation does it for a value that matrices read."""
+    source = next((n for n in graph.nodes if n.name == clip.x), None)
+    simple = isinstance(source, fg.Linear | fg.PatchEmbed | fg.LayerNorm | fg.Attention) or is_relu(source)
+    users = [user for user in graph.users(clip.name) if not isinstance(user, fg.Rows)]
+    read = all(isinstance(u, fg.Linear | fg.Experts | fg.Mean | fg.Clip) and not is_identity(u) for u in users)
+    kept = any(o.value in (clip.name, clip.x) for o in graph.outputs)
+    return kept or not (simple and read and len(graph.users(clip.x)) == 1)
+
+
+def _clip(node: fg.Clip, nodes: dict[str, fg.Node], done: Legal, put, trusted: bool, costly: bool) -> None:
+    """Keep of a Clip what limits something.
+
+    That is not what the values of an activation, or of calibration images, never reach; nor what takes away less from
+    images than the file's own rounding does, and from noise where it would cost operations: ranges of quantised files
+    are most often those of the values that were seen, and the int16 of the machine holds what is beyond.
+    """
+    source, values = nodes.get(node.x), done.stats.values
+    seen, step = values[node.x], (node.high - node.low) / INT8_STEPS
+    half = step / 2 if np.isfinite(step) else 0.0
+    least = float(seen.low.min()) if trusted else -np.inf
+    if isinstance(source, fg.Activation):
+        least = max(least, float(fg.FORMS[source.form](GRID, source.slope).min()))
     low = -np.inf if node.low <= least + half else node.low
     high = np.inf if trusted and node.high >= float(seen.high.max()) - half else node.high
+    if (costly or trusted) and done.stats.cut[node.name] <= half**2 / 3:
+        low, high = -np.inf, np.inf
+    if not trusted:  # the file's range is all that is known
+        limits = [np.full_like(seen.low, b) if np.isfinite(b) else a for a, b in ((seen.low, node.low), (seen.high, node.high))]
+        values[node.name] = Range(*limits)
+        if np.isinf(low) and np.isinf(high):
+            values[node.x] = values[node.name]
     if abs(low) <= half and isinstance(source, fg.Linear):
-        done.stats.values[f"{node.name}.relu"] = Range(np.maximum(seen.low, 0), np.maximum(seen.high, 0))
-        node = replace(node, x=put(fg.Relu(f"{node.name}.relu", node.x, source=node.source)))
+        seen = values[node.x]
+        values[f"{node.name}.relu"] = Range(np.maximum(seen.low, 0), np.maximum(seen.high, 0))
+        node = replace(node, x=put(fg.Activation(f"{node.name}.relu", node.x, "relu", source=node.source)))
         low = -np.inf
     if np.isinf(low) and np.isinf(high):
         done.aliases[node.name] = node.x

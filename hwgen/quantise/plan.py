@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .. import graph as fg
-from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,10 @@ class Plan:
     limits: dict[str, fg.Clip]
     scales: dict[str, float] = field(default_factory=dict)
 
-    def linear(self, name: str, reader: fg.Node) -> fg.Linear:
-        """The `Linear` that makes the value, or UserError naming its reader."""
-        node = self.nodes.get(name)
-        if not isinstance(node, fg.Linear):
-            kind = type(node).__name__ if node else "an input"
-            raise UserError(f"{describe(reader)}: needs a linear layer in front of it, {name!r} is {kind}")
+    def linear(self, name: str) -> fg.Linear:
+        """The `Linear` that makes the value: `legal` has put one there."""
+        node = self.nodes[name]
+        assert isinstance(node, fg.Linear), name
         return node
 
     def readers(self, name: str) -> list[fg.Node]:
@@ -67,7 +64,7 @@ def product_side(nodes: dict[str, fg.Node], add: fg.Add) -> tuple[str, str] | No
 def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
     """Values that a node computes itself instead of reading them."""
     match node:
-        case fg.Gelu(x=x) | fg.Silu(x=x) | fg.Relu(x=x) | fg.Rotate(x=x):
+        case fg.Activation(x=x) | fg.Rotate(x=x):
             return (x,)
         case fg.LayerNorm(x=x, heads=heads) if heads > 1 and isinstance(nodes.get(x), fg.Linear):
             return (x,)  # of queries or keys

@@ -58,7 +58,7 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
     values: dict[str, Range] = {}
     chosen: dict[str, Range] = {}
     covered: dict[str, np.ndarray] = {}
-    hidden: dict[str, float] = {}
+    peaks: dict[str, dict[str, float]] = {"hidden": {}, "cut": {}}
     for task, s in stats.items():
         for merged, part in ((values, s.values), (chosen, s.chosen)):
             for name, seen in part.items():
@@ -67,15 +67,12 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
         for name, part in s.covered.items():
             key = keys[task][name]
             covered[key] = np.maximum(part, covered.get(key, 0.0))
-        for name, peak in s.hidden.items():
-            key = keys[task][name]
-            hidden[key] = max(peak, hidden.get(key, 0.0))
+        for kind, largest in peaks.items():
+            for name, peak in getattr(s, kind).items():
+                key = keys[task][name]
+                largest[key] = max(peak, largest.get(key, 0.0))
+    every = {"values": values, "chosen": chosen, "covered": covered, **peaks}
     return {
-        task: Stats(
-            {name: values[keys[task][name]] for name in s.values},
-            {name: hidden[keys[task][name]] for name in s.hidden},
-            {name: chosen[keys[task][name]] for name in s.chosen},
-            {name: covered[keys[task][name]] for name in s.covered},
-        )
+        task: Stats(**{kind: {name: found[keys[task][name]] for name in getattr(s, kind)} for kind, found in every.items()})
         for task, s in stats.items()
     }

@@ -6,19 +6,35 @@ from ..errors import Finding
 from ..tensor import Map, Program
 from .activations import clip, curved, plain
 from .attention import attention
+from .convolution import convolution
 from .limits import dynamic, joined, limit
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
 from .norms import norm, softmax
 from .rewrite import Pattern, rewrite
-from .tokens import ordered, padded, pool, positions, tokens
+from .tokens import channels_last, ordered, padded, pool, positions, tokens
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (joined, linear, attention, softmax, norm, curved, bias, gain),
-    (joined, gain_at_last, bias_at_last, absorbed, sorted_walks, wide_input, tokens, positions, padded, pool, plain, clip, ordered),
-    (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, pool, plain, clip, scale, ordered),
+    (joined, convolution, linear, attention, softmax, norm, curved, bias, gain),
+    (
+        joined,
+        gain_at_last,
+        bias_at_last,
+        absorbed,
+        sorted_walks,
+        wide_input,
+        tokens,
+        positions,
+        padded,
+        channels_last,
+        pool,
+        plain,
+        clip,
+        ordered,
+    ),
+    (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, channels_last, pool, plain, clip, scale, ordered),
 )
 
 __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]

@@ -42,7 +42,7 @@ def nearest(values: Array, forms: tuple[str, ...]) -> tuple[Activation, float] |
             slope = next((s for s in (1.0, 1.702) if abs(slope - s) < 1e-3), round(slope, 6))
         elif form in GUESSED:
             slope = -at[-1.0] if form == "relu" else -at[-1.0] / (1 - np.exp(-1))
-            slope = round(float(slope), 6)
+            slope = round(float(slope), 6) + 0.0
             if not (0 <= slope < 0.99 if form == "relu" else 0.05 < slope < 4):
                 continue
         known = _known(form, slope)
@@ -72,7 +72,9 @@ def _match(t: Builder, node: Node, forms: tuple[str, ...]) -> Ref | None:
 
 def _bends(node: Node, depth: int = 8) -> bool:
     """Whether a function that is not linear is among the last steps."""
-    if not pointwise(node) or is_map(node, "erf", "tanh", "sigmoid", "softplus", "exp", "max", "min", "where", "abs", "sin", "cos"):
+    if not pointwise(node) or is_map(
+        node, "erf", "tanh", "sigmoid", "softplus", "exp", "max", "min", "where", "abs", "sin", "cos"
+    ):
         return pointwise(node)
     return depth > 0 and (layer(node, Activation, Clip) or any(_bends(r.node, depth - 1) for r in node.operands))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from ..layers import Attention, Linear, Softmax
 from ..tensor import Builder, Contract, Copy, Layout, Node, Ref
 from ..tensor.layout import Axis
@@ -75,11 +73,12 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     y = y if gain == 1 else t.map("mul", y, gain)
     size = dict(zip(result, node.shape, strict=True))
     order = [i for i, h in enumerate(head) if not h], [i for i, h in enumerate(head) if h]
-    parts = [*(("b", i) for i in order[0]), *(("q", c) for c in queries), *(("b", i) for i in order[1]), *(("q", c) for c in wide)]
-    y = t.reshape(y, [flat[i][1] if kind == "b" else size[i] for kind, i in parts])
-    place = []
-    for c in result:
-        place += [parts.index(("b", i)) for i, loop in enumerate(flat) if loop[0] == c] if c in batch else [parts.index(("q", c))]
+    parts: list[int | str] = [*order[0], *queries, *order[1], *wide]  # loops of batch axes by number, other axes by letter
+    y = t.reshape(y, [flat[p][1] if isinstance(p, int) else size[p] for p in parts])
+    place: list[int] = []
+    for letter in result:
+        own: list[int | str] = [i for i, loop in enumerate(flat) if loop[0] == letter] if letter in batch else [letter]
+        place += map(parts.index, own)
     return t.reshape(t.transpose(y, place), node.shape)
 
 
@@ -91,7 +90,9 @@ def _along_columns(r: Ref, axis: int) -> bool:
     return any(_column(r, s) for _, s in r.layout.axes[axis])
 
 
-def _product(t: Builder, r: Ref, queries: tuple[int, ...], keys: tuple[int, ...]) -> tuple[Ref, Ref, float, list[Ref], Ref | None] | None:
+def _product(
+    t: Builder, r: Ref, queries: tuple[int, ...], keys: tuple[int, ...]
+) -> tuple[Ref, Ref, float, list[Ref], Ref | None] | None:
     """What scores r are: (q, k, scale, factors of q, bias), all over the axes of r, q and k with one more for the depth."""
     scale, gains, bias = 1.0, list[Ref](), None
     for _ in range(24):

@@ -206,25 +206,22 @@ class Cut:
     def _layer(self, kind: type[Experts] | type[SlotExperts], *operands: Ref) -> Ref:
         first = self.cells[0][1]
         self.t.source, self.t.name = self.cells[0][0].source, first.label
-        return self.t.node(kind(first.act, len(first.w1) == 2), *operands)
+        return self.t.node(kind(first.act.form, first.act.slope, len(first.w1) == 2), *operands)
 
     def _parameters(self, experts: list[tuple[Expert, float]]) -> list[Ref]:
         """w1, b1, w2, b2 of experts, each with a factor on its output; of biases that no expert has, one zero everywhere."""
 
-        def stacked(parts: list[Array | None]) -> Ref:
+        def stacked(parts: list[Array | None], size: int) -> Ref:
             given = [p for p in parts if p is not None]
             if not given:
                 return self.t.full((len(parts), size), np.float32(0))
             return self.t.const(np.stack([np.zeros_like(given[0]) if p is None else p for p in parts]).astype(np.float32))
 
-        order = np.argsort(self.channels)
-        size = sum(len(w) for w in experts[0][0].w1)
-        w1 = stacked([np.concatenate(e.w1)[:, order] for e, _ in experts])
-        b1 = stacked([_joined(e) for e, _ in experts])
-        size = self.outputs
-        scale = [1.0 if factor == 1 else factor for _, factor in experts]
-        w2 = stacked([e.w2 * np.float32(f) for (e, _), f in zip(experts, scale, strict=True)])
-        b2 = stacked([None if e.b2 is None else e.b2 * np.float32(f) for (e, _), f in zip(experts, scale, strict=True)])
+        order, hidden = np.argsort(self.channels), sum(len(w) for w in experts[0][0].w1)
+        w1 = stacked([np.concatenate(e.w1)[:, order] for e, _ in experts], hidden)
+        b1 = stacked([_joined(e) for e, _ in experts], hidden)
+        w2 = stacked([e.w2 * np.float32(f) for e, f in experts], self.outputs)
+        b2 = stacked([None if e.b2 is None else e.b2 * np.float32(f) for e, f in experts], self.outputs)
         return [w1, b1, w2, b2]
 
     # --- slots that mix tokens ---
@@ -232,7 +229,7 @@ class Cut:
     def _soft(self, y: Node) -> Ref:
         """A soft mixture, or NoMixture."""
         slots = self.gates.shape[1]
-        count = sum(len(e.places) for _, e in self.cells)
+        alike = {len(e.places) * len(self.cells) for _, e in self.cells} == {slots}
         logits = self.draw()
         tokens = self.rng.standard_normal((self.tokens, self.inputs))
         values = self.run({e.rows for _, e in self.cells}, self.routed(logits) | {self.x: _filled(self.read, tokens)})
@@ -240,7 +237,7 @@ class Cut:
         read = [values[e.rows].reshape(-1)[e.places] for _, e in self.cells]
         order = np.argsort([np.abs(wanted - rows[0]).max(axis=1).argmin() for rows in read])  # the slots of each expert
         self.cells = [self.cells[i] for i in order]
-        if count != slots or not np.allclose(np.concatenate([read[i] for i in order]), wanted):
+        if not alike or not np.allclose(np.concatenate([read[i] for i in order]), wanted):
             raise NoMixture("the experts read neither single tokens nor their means weighted by a softmax over the tokens")
         outputs = self.rng.standard_normal((slots, self.outputs))
         rests = self.rng.standard_normal((len(self.rests), self.tokens, self.outputs))

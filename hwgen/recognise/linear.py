@@ -23,10 +23,12 @@ def linear(t: Builder, node: Node) -> Ref | None:
     if constant(x):
         x, w, first, second = w, x, second, first
     for c in [c for c in result if c in first and c in second]:  # the same rows for all of c: columns of one matrix
-        if any(s for _, s in x.layout.axes[first.index(c)]):
+        if not any(s for _, s in w.layout.axes[second.index(c)]):  # the same matrix for all of c: rows of x
+            w, second = _dropped(w, second, c), second.replace(c, "")
+        elif not any(s for _, s in x.layout.axes[first.index(c)]):
+            x, first = _dropped(x, first, c), first.replace(c, "")
+        else:
             return None
-        x = x.move(Layout(tuple(a for i, a in enumerate(x.layout.axes) if first[i] != c), x.layout.offset))
-        first = first.replace(c, "")
     rows = [c for c in result if c in first]
     columns = [c for c in second if c in result]
     summed = [c for c in first if c not in result]
@@ -37,6 +39,10 @@ def linear(t: Builder, node: Node) -> Ref | None:
     y = relabel(t.node(Linear(), x, w), label(t.source, w))
     sizes = dict(zip(node.op.letters[2], node.shape, strict=True))
     return regroup(t, y, [sizes[c] for c in result], [result.index(c) for c in rows + columns])
+
+
+def _dropped(r: Ref, letters: str, letter: str) -> Ref:
+    return r.move(Layout(tuple(a for a, c in zip(r.layout.axes, letters, strict=True) if c != letter), r.layout.offset))
 
 
 def absorbed(t: Builder, node: Node) -> Ref | None:
@@ -283,7 +289,9 @@ def sorted_walks(t: Builder, node: Node) -> Ref | None:
     if kept == list(range(len(rows))) and walk == cut[0]:
         return None
     if same:
-        w = w.move(Layout((w.layout.axes[0], *(((n, s),) for n, (_, s) in walk), tuple((n, s) for n, (_, s) in same)), w.layout.offset))
+        w = w.move(
+            Layout((w.layout.axes[0], *(((n, s),) for n, (_, s) in walk), tuple((n, s) for n, (_, s) in same)), w.layout.offset)
+        )
         w = t.reduce("sum", w, [len(w.shape) - 1], keep=False)
         w = t.reshape(w, (w.shape[0], -1))
     else:
@@ -298,18 +306,15 @@ def sorted_walks(t: Builder, node: Node) -> Ref | None:
 
 
 def scale(t: Builder, node: Node) -> Ref | None:
-    """What no neighbour takes: each channel times a constant, or plus one."""
+    """What no neighbour takes: each channel, or each element, times a constant or plus one."""
     found = with_constant(t, node, "mul", "div", "add", "sub")
     if found is None or node.dtype != "f":
         return None
     x, b, function = found
-    if (c := by_element(b, x)) is None or c.shape[0] != 1:
+    if (c := by_element(b, x)) is None:
         return None
-    rows, columns = x.node.shape
-    one, zero = t.full((1, columns), 1.0), t.full((1, columns), 0.0)
-    c = t.expand(c, (1, columns))
+    one, zero = t.full((1, x.node.shape[1]), 1.0), t.full((1, x.node.shape[1]), 0.0)
+    c = t.expand(c, (c.shape[0], x.node.shape[1]))
     gain, term = (one, c) if function == "add" else (c if function == "mul" else t.map("div", one, c), zero)
     y = relabel(t.node(Scale(), x.node.ref, gain, term), label(t.source, b), t.source)
     return t.through(x.layout, y)
-
-

@@ -132,7 +132,12 @@ def by_element(c: Ref, x: Ref) -> Ref | None:
     rows, columns = x.node.shape
     split = at_columns(x.layout, columns)
     cut = loops(split, c.layout) if split is not None else None
-    if cut is None or x.layout.offset or (flat := [loop for axis in cut for loop in axis]) and min(l[1][0] for l in flat) < 0:
+    if (
+        cut is None
+        or x.layout.offset
+        or (flat := [loop for axis in cut for loop in axis])
+        and min(strides[0] for _, strides in flat) < 0
+    ):
         return None
     if any(s == 0 and sc for _, (s, sc) in flat):
         return None
@@ -236,7 +241,7 @@ def elementwise(node: Node, source: Ref, at: Array) -> Array | None:
 
     def of(n: Node) -> Array | None:
         if n not in known:
-            operands = [value(r) for r in n.operands]
+            operands: list[Any] = [value(r) for r in n.operands]
             if any(x is None for x in operands):
                 return None
             with np.errstate(all="ignore"):
@@ -250,7 +255,9 @@ def elementwise(node: Node, source: Ref, at: Array) -> Array | None:
 
 
 def _layer_at(op: Any, x: Any) -> Array:
-    return _layer_on(op, x.tobytes(), x.size) if isinstance(x, np.ndarray) and x.ndim else apply(op, [np.atleast_1d(x)], np.float64)
+    return (
+        _layer_on(op, x.tobytes(), x.size) if isinstance(x, np.ndarray) and x.ndim else apply(op, [np.atleast_1d(x)], np.float64)
+    )
 
 
 @lru_cache(256)

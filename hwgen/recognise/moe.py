@@ -14,7 +14,7 @@ from ..tensor import FLOAT, Builder, Const, Contract, Input, Map, Node, Program,
 from .cut import Cut
 from .experts import Expert, parse, rebuild
 from .limits import is_limit, unlimited
-from .routers import NoMixture
+from .routers import PLAIN, NoMixture
 
 FAR = 16  # values behind the logits that are looked at
 TRIES = 4  # of those that experts' outputs lead to
@@ -26,22 +26,30 @@ def mixtures(program: Program) -> tuple[Program, list[Finding]]:
     search = Search(plain)
     made: dict[Node, Ref] = {}
     findings: list[Finding] = []
+    others: list[Finding] = []  # said where nothing else is
     inside: set[Node] = set()
     for node in search.order:
         reasons: list[tuple[NoMixture, Node]] = []
-        for logits in search.logits(node) if node not in inside else []:
+        candidates = search.logits(node) if node not in inside else []
+        for logits in candidates:
             try:
                 y, value, between = search.mixture(logits)
             except NoMixture as no:
                 reasons += [(no, search.last)] if no.reason else []
                 continue
-            made[y], reasons = value, []
+            made[y], reasons, candidates = value, [], []
             inside |= between
             break
-        if reasons and isinstance(node.op, TopK):
+        if not isinstance(node.op, TopK):
+            continue
+        if reasons:
             why, y = reasons[0]
             findings.append(Finding(node.source, "TopK", "recognise", why.reason, why.hint))
             made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
+        elif candidates and sum(n > 1 for n in node.shape[: node.op.axis]) and node.op.axis == len(node.shape) - 1:
+            what = f"chooses the best {node.op.count} of {node.operands[0].shape[-1]} for each token, but no experts follow"
+            others.append(Finding(node.source, "TopK", "recognise", what, PLAIN))
+    findings = findings or others
     if not made:
         return program, findings
     if under:  # of a quantised file: what is read, with its limits

@@ -30,7 +30,7 @@ def norm(t: Builder, node: Node) -> Ref | None:
 
 
 def _root(t: Builder, d: Ref, inverse: bool) -> tuple[Ref, tuple[int, ...], int, float, float] | None:
-    """(x, axes, elements, gain, epsilon) where 1 / d (or d, where `inverse`) is gain / sqrt(mean of x * x over axes + epsilon)."""
+    """(x, axes, elements, gain, epsilon) where 1 / d (d where `inverse`) is gain / sqrt(mean of x * x over axes + epsilon)."""
     node = spread(d)
     gain = 1.0
     if inverse:
@@ -71,10 +71,10 @@ def _square(r: Ref, gain: float, least: float) -> tuple[Ref, tuple[int, ...], in
                 break
         else:
             break
-    found = reduction(node, "sum")
-    if found is None:
+    total = reduction(node, "sum")
+    if total is None:
         return None
-    square, axes, factor = found
+    square, axes, factor = total
     if not is_map(square, "mul") or square.node.operands[0] != square.node.operands[1] or factor <= 0 or not square.whole:
         return None
     count = prod(square.shape[i] for i in axes)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..layers import Rotate
-from ..tensor import Builder, Concat, Copy, Layout, Node, Program, Ref, evaluate
+from ..tensor import Builder, Concat, Copy, Layout, Node, Program, Ref, evaluate, reached
 from .limits import beneath, is_limit, stands
 from .match import constant, is_map
 from .rewrite import relabel
@@ -26,8 +26,11 @@ def rotated(t: Builder, r: Ref) -> Ref:
     if not (is_map(r, "add", "sub") or isinstance(r.op, Concat)) or r.shape[3] % 2:
         return given
     base = _base(r.node)
-    own = base and _own(t, r)
-    if not base or not own or own.node is not base:
+    if not base:
+        return given
+    own = _own(t, r)
+    own = own if own is not None and own.node is base else _side_by_side(r, base)
+    if own is None:
         return given
     half = r.shape[3] // 2
     run = _runner(r, base)
@@ -73,7 +76,11 @@ def _base(node: Node) -> Node | None:
         if n in seen:
             continue
         seen.add(n)
-        step = isinstance(n.op, Concat | Copy) or (is_limit(n) and not stands(n.operands[0].node)) or (is_map(n, "add", "sub", "neg") or is_map(n, "mul", "div"))
+        step = (
+            isinstance(n.op, Concat | Copy)
+            or (is_limit(n) and not stands(n.operands[0].node))
+            or (is_map(n, "add", "sub", "neg") or is_map(n, "mul", "div"))
+        )
         inner = [r.node for r in n.operands if not constant(r)]
         if step and len(seen) < MOST and (len(inner) == 1 or not is_map(n, "mul", "div")):
             stack += inner
@@ -95,13 +102,17 @@ def _own(t: Builder, r: Ref) -> Ref | None:
             at, start = x.op.axis, 0
             inside = x.layout.positions()
             for part in x.node.operands:
-                shown = Layout.dense(x.node.shape).slice(at, start, part.shape[at])
+                shown = Layout.dense(x.node.shape).slice(at, start, part.shape[at]) or x.layout
                 start += part.shape[at]
                 place = np.full(x.node.size, -1)
                 place[shown.positions().reshape(-1)] = np.arange(part.layout.size)
                 if (place[inside] >= 0).all() and (moved := _strided(place[inside], x.layout)) is not None:
                     paths.insert(0, t.through(moved, part))
-        elif is_map(x, "add", "sub", "mul", "div", "neg") or isinstance(x.op, Copy) or (is_limit(x) and not stands(x.node.operands[0].node)):
+        elif (
+            is_map(x, "add", "sub", "mul", "div", "neg")
+            or isinstance(x.op, Copy)
+            or (is_limit(x) and not stands(x.node.operands[0].node))
+        ):
             paths += [t.through(x.layout, o) for o in x.node.operands if not constant(o)]
         elif last < 2 or len(x.layout.axes[2]) == 1:
             axes, (step,) = list(x.layout.axes), [s for _, s in x.layout.axes[2]] or [0]
@@ -110,6 +121,19 @@ def _own(t: Builder, r: Ref) -> Ref | None:
         else:
             return None
     return None
+
+
+def _side_by_side(r: Ref, base: Node) -> Ref | None:
+    """As `_own`, where no step holds whole heads: heads side by side in the tokens of `base`, from the first channel read."""
+    windows, heads, tokens, depth = r.shape
+    if windows != 1 or base.size % tokens:
+        return None
+    read = [o.layout for n in reached([r.node], {base: base}) for o in n.operands if o.node is base]
+    first = min(x.offset + sum((n - 1) * s for axis in x.axes for n, s in axis if s < 0) for x in read)
+    pitch = base.size // tokens
+    if first + heads * depth > pitch:
+        return None
+    return base.ref.move(Layout(((), ((heads, depth),), ((tokens, pitch),), ((depth, 1),)), first))
 
 
 def _strided(positions: Array, like: Layout) -> Layout | None:
@@ -139,7 +163,9 @@ def _runner(r: Ref, base: Node) -> Callable[[Array], Array]:
         if node not in made and is_limit(node):
             made[node] = t.through(node.operands[0].layout, again(node.operands[0].node))
         if node not in made:
-            made[node] = t.node(node.op, *(t.through(o.layout, again(o.node)) for o in node.operands)) if node.operands else node.ref
+            made[node] = (
+                t.node(node.op, *(t.through(o.layout, again(o.node)) for o in node.operands)) if node.operands else node.ref
+            )
         return made[node]
 
     program = Program({"y": t.through(r.layout, again(r.node))})

@@ -12,6 +12,7 @@ from ..tensor.evaluate import apply
 
 Array = np.ndarray
 NEAR = 1e-5  # exporters add 1e-9 and the like to what they divide by
+PLAIN = "in experts use linear, activation, linear"
 ROUTER = "weight the best experts by the softmax of the logits over all experts or over the chosen ones"
 
 

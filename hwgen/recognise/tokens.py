@@ -44,7 +44,7 @@ def tokens(t: Builder, node: Node) -> Ref | None:
     if layer(old, Embed):
         base, first, position = old.operands
         prefix, fixed = first.shape[0], np.array(position.constant, np.float32)
-        fixed[:prefix] += first.constant
+        fixed[:prefix] += np.asarray(first.constant)
     rows: list[int] = []
     table: list[Array] = []
     dense = Layout.dense((1, width)).axes[1]
@@ -53,7 +53,12 @@ def tokens(t: Builder, node: Node) -> Ref | None:
             rows += [-1] * r.shape[0]
             table.append(np.asarray(r.constant, np.float32))
             continue
-        if r.layout.axes[1] != dense or any(s % width for _, s in r.layout.axes[0]) or r.layout.offset % width or r.shape[1] != width:
+        if (
+            r.layout.axes[1] != dense
+            or any(s % width for _, s in r.layout.axes[0])
+            or r.layout.offset % width
+            or r.shape[1] != width
+        ):
             return None
         at = r.layout.positions()[:, 0] // width
         rows += [int(i) - prefix if prefix <= i < prefix + base.shape[0] else -1 for i in at]
@@ -85,16 +90,34 @@ def padded(t: Builder, node: Node) -> Ref | None:
     return t.map(function, t.node(node.op, x), c.move(Layout(axes, c.layout.offset)))
 
 
+def channels_last(t: Builder, node: Node) -> Ref | None:
+    """A border around a feature map, with the channels behind the places, as its value stands."""
+    if not isinstance(node.op, Pad) or len((x := node.operands[0]).node.shape) != 2 or x.layout.offset:
+        return None
+    wide = [i for i, axis in enumerate(x.layout.axes) if axis == ((x.node.shape[1], 1),)]
+    last = len(node.shape) - 1
+    if len(wide) != 1 or wide[0] == last or node.op.before[wide[0]] or node.op.after[wide[0]]:
+        return None
+    order = [i for i in range(last + 1) if i != wide[0]] + wide
+    before, after = (tuple(p[i] for i in order) for p in (node.op.before, node.op.after))
+    y = relabel(t.node(Pad(before, after, node.op.value), t.transpose(x, order)), label(t.source))
+    return t.transpose(y, [order.index(i) for i in range(last + 1)])
+
+
 def pool(t: Builder, node: Node) -> Ref | None:
     """A sum or maximum over rows, the same ones for every channel."""
     if not isinstance(node.op, Reduce) or node.op.function not in ("sum", "max") or node.dtype != "f":
         return None
     x, axes = node.operands[0], node.op.axes
-    if len(x.node.shape) != 2:
+    if len(x.node.shape) != 2 and not isinstance(x.op, Pad):
         return None
     columns = x.node.shape[1]
     split = at_columns(x.layout, columns)
-    if split is None or any(not abs(s) >= columns for i in axes for _, s in split.axes[i]) or not any(split.axes[i] for i in axes):
+    if (
+        split is None
+        or any(not abs(s) >= columns for i in axes for _, s in split.axes[i])
+        or not any(split.axes[i] for i in axes)
+    ):
         return None
     flat = [(i, n, s) for i, axis in enumerate(split.axes) for n, s in axis]
     kept = [[f for f in flat if f[0] not in axes and (0 < abs(f[2]) < columns) == wide] for wide in (False, True)]

@@ -6,10 +6,11 @@ from .. import graph
 from ..errors import Finding
 from ..layers import Activation
 from ..tensor import Map, Program, Ref
+from ..recognise.match import is_map
 from . import attention, dense, moe
 from .lower import GONE, Rows
 from .sums import chained
-from .views import Unsupported, View
+from .views import Unsupported
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
 KINDS = {**dense.KINDS, **attention.KINDS, **moe.KINDS}
@@ -20,6 +21,10 @@ __all__ = ["KINDS", "lower"]
 def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     """The row graph, or None and everything that it cannot hold."""
     b = Rows(program, KINDS)
+    order = {name: i for i, name in enumerate(b.kinds)}
+    sums = [n for n in program.nodes() if is_map(n, "add") and n.dtype == "f" and len(n.shape) == 2]
+    for node in sorted(sums, key=lambda n: order.get(n.source, 0)):  # in the file's order, not that of its outputs
+        b.value(node)
     outputs = []
     for name, r in program.outputs.items():
         try:
@@ -49,8 +54,8 @@ def _output(b: Rows, name: str, r: Ref) -> graph.Output:
     view = b.view(r)
     if b.missing(view.node):
         return graph.Output(name, GONE, inner)
-    rows = view.reshape(-1, shape[-1])
-    across = View(view.node, *(a.reshape(shape[1], -1).T for a in (view.rows, view.columns))) if len(shape) > 2 else rows
+    rows = view.map(lambda a: a.reshape(-1, shape[-1]))
+    across = view.map(lambda a: a.reshape(shape[1], -1).T) if len(shape) > 2 else rows
     flat = (rows.rows == rows.rows[:, :1]).all() and (rows.columns == rows.columns[:1]).all()
     transposed = not flat and (across.rows == across.rows[:, :1]).all()
     node, first, order = b.of_columns(across if transposed else rows)

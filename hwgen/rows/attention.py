@@ -20,7 +20,8 @@ SMALLER = f"windows are computed as masks over all tokens, at most {MOST_TOKENS}
 def _side(b: Rows, r: Ref) -> tuple[View, Array, Array]:
     """(view, rows [W, T], columns [H, D]) of queries, keys or values [W, H, T, D]."""
     view = b.view(r)
-    rows, columns = view.rows[:, 0, :, 0], view.columns[0, :, 0, :]
+    w, h, n, d = view.shape
+    rows, columns = np.broadcast_to(view.rows[:, 0, :, 0], (w, n)), np.broadcast_to(view.columns[0, :, 0, :], (h, d))
     if (view.rows != rows[:, None, :, None]).any() or (view.columns != columns[None, :, None, :]).any():
         raise Unsupported("an operand of attention is not tokens by channels", "split the channels of tokens into heads")
     return view, rows, columns
@@ -53,7 +54,7 @@ def _whole(b: Rows, node: Node) -> str:
     if not {"k", "v"} <= sides.keys():
         raise Unsupported("attends to constant tokens", "let tokens attend to tokens")
     keys, values = sides["k"][1], sides["v"][1]
-    (first, order), (v_first, v_order) = _range(keys), _range(values)
+    first, v_first = _range(keys), _range(values)
     if not np.array_equal(keys - first, values - v_first):
         raise Unsupported("attends to keys and values of different tokens")
     at = np.arange(windows * queries).reshape(windows, queries)
@@ -78,21 +79,21 @@ def _whole(b: Rows, node: Node) -> str:
     return b.add(graph.Attention, node, node.name, "attention", **names, **fields)
 
 
-def _range(rows: Array) -> tuple[int, Array | None]:
-    """(first, ..) of the rows of all windows, of which every one must be in some."""
+def _range(rows: Array) -> int:
+    """The first of the rows of all windows, which leave none between them out."""
     known = np.unique(rows)
     if len(known) != known[-1] - known[0] + 1:
         raise Unsupported("attends to tokens with others between them", "let tokens attend to all tokens, or to a range of them")
-    return int(known[0]), None
+    return int(known[0])
 
 
 def _bias(node: Node, bias: list[Ref], rows: Array, keys: Array, tokens: tuple[int, int]) -> Array | None:
     """What is added to the scores, [heads, queries, keys]: at most zero in every row, as softmax does not see a constant."""
     windows, heads = node.operands[0].shape[:2]
-    own = np.zeros((1, 1, 1, 1), np.float32)
+    own: Array = np.zeros((1, 1, 1, 1), np.float32)
     if bias:
         axes = tuple(axis if any(s for _, s in axis) else () for axis in bias[0].layout.axes)
-        own = bias[0].move(Layout(axes, bias[0].layout.offset)).constant
+        own = np.asarray(bias[0].move(Layout(axes, bias[0].layout.offset)).constant)
         own = np.maximum(own, NEVER).astype(np.float32)
         if np.isnan(own).any():
             raise Unsupported("adds a mask or bias that holds NaN")
@@ -126,7 +127,11 @@ def _operand(b: Rows, node: Node, part: str, view: View, columns: Array, rows: A
         inner = b.columns(inner, flat)
         inner = inner if is_limit(inner) else b.identity(inner)
     elif not whole:
-        what = "rotates queries and keys differently" if isinstance(inner.op, Rotate) else "uses some channels of normalised queries or keys"
+        what = (
+            "rotates queries and keys differently"
+            if isinstance(inner.op, Rotate)
+            else "uses some channels of normalised queries or keys"
+        )
         raise Unsupported(what, "rotate pairs of channels by the same angles in every head")
     if inner is not view.node or isinstance(inner.op, Rotate):
         object.__setattr__(beneath(b.t, inner.ref).node, "name", f"{node.name}.{part}" if node.name else "")
@@ -145,7 +150,9 @@ def _constant_queries(b: Rows, node: Node, q: Ref, keys: View, first: int) -> st
     weight = np.zeros((heads * depth, b.place(source).width), np.float32)
     bias = np.ascontiguousarray(q.constant, np.float32).reshape(-1)
     name = b.value(source, at, at + 1)
-    return b.add(graph.Linear, node, f"{node.name}.q" if node.name else "", "linear", x=name, weight=b.intern(weight), bias=b.intern(bias))
+    return b.add(
+        graph.Linear, node, f"{node.name}.q" if node.name else "", "linear", x=name, weight=b.intern(weight), bias=b.intern(bias)
+    )
 
 
 # --- rotary positions ---
@@ -156,13 +163,13 @@ def rotate_place(b: Rows, node: Node) -> Place:
     view = b.view(x)
     if b.missing(view.node):
         return Place(x.shape[0], node.shape[1])
-    return Place(x.shape[0], node.shape[1], span(view.rows[:, 0, 0, 0])[1])
+    return Place(x.shape[0], node.shape[1], span(np.broadcast_to(view.rows, view.shape)[:, 0, 0, 0])[1])
 
 
 def rotate(b: Rows, node: Node, start: int, stop: int) -> str:
     x, cos, sin = node.operands
     tokens, heads, pairs, _ = x.shape
-    view = b.view(x)
+    view = b.view(x).map(lambda a: a)
     rows, columns = view.rows[:, 0, 0, 0], view.columns[0].reshape(-1)
     first = int(rows.min())
     inner = view.node
@@ -174,7 +181,7 @@ def rotate(b: Rows, node: Node, start: int, stop: int) -> str:
         inner = _paired(b, inner, columns)
     name = b.value(inner, first + start, first + stop)
     order = np.argsort(rows)[start:stop]
-    tables = {"cos": b.intern(cos.constant[order]), "sin": b.intern(sin.constant[order])}
+    tables = {"cos": b.intern(b.array(cos)[order]), "sin": b.intern(b.array(sin)[order])}
     return b.add(graph.Rotate, node, node.name, "rotate", x=name, heads=heads, **tables)
 
 

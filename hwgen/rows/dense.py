@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import graph
@@ -11,7 +13,7 @@ from ..recognise.names import label, parent
 from ..tensor import Const, Input, Map, Node, Pad
 from .lower import Rows
 from .patches import patch_embedding
-from .reasons import CONVOLVES, STEM, reason
+from .reasons import CONVOLVES, ROTARY, STEM, reason
 from .views import Array, Place, Unsupported
 
 # --- where values stand ---
@@ -26,7 +28,7 @@ def like_input(b: Rows, node: Node) -> Place:
 
 def linear_place(b: Rows, node: Node) -> Place:
     if _reads_image(b, node):
-        return Place(*node.shape, patch_embedding(b, node)[1])
+        return Place(node.shape[0], node.shape[1], patch_embedding(b, node)[1])
     try:
         return like_input(b, node)
     except Unsupported as no:
@@ -42,8 +44,9 @@ def norm_place(b: Rows, node: Node) -> Place:
     """Rows are tokens, or the heads of each."""
     view = b.view(node.operands[0])
     if b.missing(view.node):
-        return Place(*node.shape)
+        return Place(node.shape[0], node.shape[1])
     width = b.place(view.node).width
+    view = view.map(lambda a: a) if node.shape[1] < width else view
     if node.shape[1] >= width or (view.rows[:, :1] != view.rows).any():
         return like_input(b, node)
     heads = _heads(view.columns)
@@ -67,26 +70,26 @@ def both_place(b: Rows, node: Node) -> Place:
     """Two operands whose tokens are in one order."""
     sides = [b.tokens(r) for r in node.operands]
     if any(b.missing(n) for n, _, _ in sides):
-        return Place(*node.shape)
+        return Place(node.shape[0], node.shape[1])
     (_, _, order), (_, _, other) = sides
-    if (order is None) != (other is None) or (order is not None and not np.array_equal(order, other)):
+    if (order is None) != (other is None) or (order is not None and other is not None and not np.array_equal(order, other)):
         what = "multiplies a token by another one" if node.op.function == "mul" else "needs tokens of one value in another order"
         raise Unsupported(what, "keep the tokens in order outside the windows of attention")
-    return Place(*node.shape, order)
+    return Place(node.shape[0], node.shape[1], order)
 
 
 def embed_place(b: Rows, node: Node) -> Place:
     x, prefix, _ = node.operands
     _, _, order = b.tokens(x)
     if order is None:
-        return Place(*node.shape)
+        return Place(node.shape[0], node.shape[1])
     rows = np.arange(node.shape[0])
     rows[prefix.shape[0] : prefix.shape[0] + len(order)] = prefix.shape[0] + order
-    return Place(*node.shape, rows)
+    return Place(node.shape[0], node.shape[1], rows)
 
 
 def whole_place(b: Rows, node: Node) -> Place:
-    return Place(*node.shape)
+    return Place(node.shape[0], node.shape[1])
 
 
 # --- nodes ---
@@ -110,7 +113,7 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
         inner, first, _ = b.tokens(x)
         heads = 1
     else:
-        columns = _heads(view.columns).reshape(-1)
+        columns = _heads(view.map(lambda a: a).columns).reshape(-1)
         inner, first, heads = b.columns(view.node, columns), int(view.rows.min()), place.width // node.shape[1]
     tables = []
     for r in (gamma, beta):
@@ -122,23 +125,31 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
             raise Unsupported(what, "share them between the heads" if heads > 1 else "")
         tables.append(b.intern(table[0]))
     name = b.value(inner, first + start, first + stop)
-    fields = {"gamma": tables[0], "beta": tables[1], "epsilon": float(node.op.epsilon), "centred": node.op.centred, "heads": heads}
+    fields = {
+        "gamma": tables[0],
+        "beta": tables[1],
+        "epsilon": float(node.op.epsilon),
+        "centred": node.op.centred,
+        "heads": heads,
+    }
     return b.add(graph.LayerNorm, node, node.name, "layernorm", x=name, **fields)
 
 
+def form_of(act: Activation, what: str = "is") -> dict[str, Any]:
+    """Form and slope as the row graph's nodes have them."""
+    slope = act.slope if act.form in ("silu", "relu") else 1.0
+    if act.form not in graph.FORMS or slope < 0 or (slope == 0) != (act.form == "relu"):
+        named = "LeakyReLU" if act.form == "relu" else act.form
+        raise Unsupported(f"{what} {named}, which the machine has no table for", "use GELU, SiLU or ReLU as activation")
+    return {"form": act.form, "slope": slope or 1.0}
+
+
 def activation(b: Rows, node: Node, start: int, stop: int) -> str:
-    op = node.op
-    kinds = {"relu": op.slope == 0, "gelu": True, "gelu_tanh": True, "silu": op.slope > 0}
-    if not kinds.get(op.form, False):
-        what = "LeakyReLU" if op.form == "relu" else op.form
-        raise Unsupported(f"is {what}, which the machine has no table for", "use GELU, SiLU or ReLU as activation")
+    assert isinstance(node.op, Activation)
+    form = form_of(node.op)
     inner, first, _ = b.tokens(node.operands[0])
     x = b.value(inner if b.missing(inner) or is_limit(inner) else b.identity(inner), first + start, first + stop)
-    if op.form == "relu":
-        return b.add(graph.Relu, node, node.name, "relu", x=x)
-    if op.form == "silu":
-        return b.add(graph.Silu, node, node.name, "silu", x=x, slope=op.slope)
-    return b.add(graph.Gelu, node, node.name, "gelu", x=x, approximate="none" if op.form == "gelu" else "tanh")
+    return b.add(graph.Activation, node, node.name, node.op.form, x=x, **form)
 
 
 def scale(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -146,9 +157,19 @@ def scale(b: Rows, node: Node, start: int, stop: int) -> str:
     x, gain, offset = node.operands
     inner, first, _ = b.tokens(x)
     width = node.shape[1]
+    if any(r.shape[0] != 1 for r in (gain, offset)):
+        raise Unsupported("multiplies by a constant that differs from token to token", ROTARY)
     weight, bias = (np.broadcast_to(b.array(r), (1, width))[0] for r in (gain, offset))
     name = b.value(inner, first + start, first + stop)
-    return b.add(graph.Linear, node, node.name, "scale", x=name, weight=b.intern(np.diag(weight)), bias=b.intern(bias) if bias.any() else None)
+    return b.add(
+        graph.Linear,
+        node,
+        node.name,
+        "scale",
+        x=name,
+        weight=b.intern(np.diag(weight)),
+        bias=b.intern(bias) if bias.any() else None,
+    )
 
 
 def both(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -189,13 +210,17 @@ def pool(b: Rows, node: Node, start: int, stop: int) -> str:
     if x.shape[0] != 1:
         raise Unsupported("averages over windows of tokens", "average all tokens or a range of them")
     view = b.view(x)
-    inner, first, _ = b.of_columns(type(view)(view.node, view.rows[0], view.columns[0]))
+    inner, first, _ = b.of_columns(view.map(lambda a: a[0]))
     name = b.value(inner)
     return b.add(graph.Mean, node, node.name, "mean", x=name, start=first, stop=first + x.shape[1])
 
 
 def map_place(b: Rows, node: Node) -> Place:
-    if node.op.function in ("add", "mul") and not any(isinstance(r.node.op, Const) for r in node.operands) and len(node.shape) == 2:
+    if (
+        node.op.function in ("add", "mul")
+        and not any(isinstance(r.node.op, Const) for r in node.operands)
+        and len(node.shape) == 2
+    ):
         return both_place(b, node)
     raise Unsupported(*reason(node))
 

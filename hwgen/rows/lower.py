@@ -6,7 +6,7 @@ channels, which goes into weights. What the row graph has no node for is a findi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 from .. import graph
 from ..errors import Finding
 from ..layers import Activation, Clip, Linear
-from ..tensor import Builder, Input, Map, Node, Op, Program, Ref
+from ..tensor import Builder, Concat, Copy, Gather, Input, Layout, Map, Node, Program, Ref
 from .reasons import reason
-from .views import Array, Place, Unsupported, View, as_rows, base, shown, span
+from .views import Array, Place, Unsupported, View, as_rows, base, behind, shown, span
 
 Make = Callable[["Rows", Node, int, int], str]  # name of rows start..stop of the value of a layer
 Where = Callable[["Rows", Node], Place]
@@ -27,7 +27,7 @@ GONE = "?"  # a value that a finding explains
 class Rows:
     """One lowering. `layers`: kind of layer -> (where its value stands, how rows of it are made)."""
 
-    def __init__(self, program: Program, layers: dict[type[Op], tuple[Where, Make]]):
+    def __init__(self, program: Program, layers: Mapping[type, tuple[Where, Make]]):
         self.t = Builder()
         self.program, self.layers = program, layers
         self.nodes: list[graph.Node] = []
@@ -38,9 +38,9 @@ class Rows:
         self.ranges: dict[str, tuple[Array, Array]] = {}
         self._places: dict[Node, Place] = {}
         self._made: dict[Any, str] = {}
-        self._derived: dict[Any, Node] = {}
+        self._derived: dict[Any, Any] = {}
         self._interned: dict[Any, Array] = {}
-        self._at: dict[Ref, tuple[Node, Array]] = {}
+        self._at: dict[Ref, tuple[Node, Array | Layout]] = {}
         self._failed: set[Node] = set()
 
     # --- values ---
@@ -96,11 +96,11 @@ class Rows:
     def view(self, r: Ref) -> View:
         """Rows and columns of the row graph that an operand shows, and of which layer."""
         if r not in self._at:
-            self._at[r] = base(r)
+            self._at[r] = base(r) if isinstance(r.op, Copy | Gather | Concat) else (r.node, r.layout)
         node, at = self._at[r]
         if isinstance(node.op, Input) and len(r.shape) == 2 and not self.missing(node):
-            node, at = self._pixels(r), np.arange(r.layout.size).reshape(r.shape)
-        return shown(r, self.place(node), node, at)
+            node, at = self._pixels(r), Layout.dense(r.shape)
+        return shown(r.shape, at, node, self.place(node))
 
     def _pixels(self, r: Ref) -> Node:
         """Patches of the image as they are: a linear layer that copies them."""
@@ -125,7 +125,8 @@ class Rows:
         key = node, columns.tobytes()
         if key not in self._derived:
             self._derived[key] = self._columns(node, columns)
-        return self._derived[key]
+        derived: Node = self._derived[key]
+        return derived
 
     def _columns(self, node: Node, columns: Array) -> Node:
         op, index = node.op, self.t.const(columns)
@@ -170,7 +171,7 @@ class Rows:
 
     def intern(self, array: Array) -> Array:
         array = np.ascontiguousarray(array, np.float32)
-        key = (array.shape, blake2b(array, digest_size=16).digest())
+        key = (array.shape, blake2b(array.data, digest_size=16).digest())
         return self._interned.setdefault(key, array)
 
     def limit(self, name: str, low: float, high: float, columns: int) -> None:
@@ -183,10 +184,12 @@ class Rows:
     def _fail(self, node: Node, no: Unsupported) -> None:
         """A finding, unless the node only suffers from one before it."""
         self._failed.add(node)
-        if not any(self.missing(base(r)[0]) for r in node.operands):
+        if not any(self.missing(behind(r)) for r in node.operands):
             self.refuse(node, no.reason, no.hint)
 
     def refuse(self, node: Node, reason: str, hint: str = "") -> None:
         self._failed.add(node)
         source = node.source or node.name
+        if any(f.node == source for f in self.findings):
+            return  # of one ONNX node the first fault
         self.findings[Finding(source, self.kinds.get(source, node.op.kind), "select", reason, hint)] = None

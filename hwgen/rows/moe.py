@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from .. import graph
-from ..layers import Combine, Dispatch, Experts, Linear, Router, SlotExperts
+from ..layers import Activation, Combine, Dispatch, Experts, Linear, Router, SlotExperts
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
-from ..recognise.routers import ROUTER
+from ..recognise.routers import PLAIN, ROUTER
 from ..tensor import Node, Ref
-from .dense import like_input, whole_place
+from .dense import form_of, like_input, whole_place
 from .lower import GONE, Rows
 from .views import Array, Place, Unsupported
-
-PLAIN = "in experts use linear, activation, linear"
 
 
 def router_place(b: Rows, node: Node) -> Place:
@@ -86,15 +84,11 @@ def _weights(b: Rows, node: Node, parameters: list[Ref]) -> tuple[dict[str, Arra
     """(arrays, activation) as the row graph's nodes have them."""
     op = node.op
     assert isinstance(op, Experts | SlotExperts)
-    act = op.act
-    form = {"gelu": "none", "gelu_tanh": "tanh", "silu": "sigmoid", "relu": "relu"}.get(act.form)
     if op.gated:
         raise Unsupported("an expert is a gated MLP (SwiGLU, GEGLU)", PLAIN)
-    if form is None or (form == "relu" and act.slope) or (form == "sigmoid" and act.slope <= 0):
-        raise Unsupported(f"an expert's activation is {act.form}, which the machine has no table for", PLAIN)
     names = dict(zip(("w1", "b1", "w2", "b2"), parameters, strict=True))
     arrays = {k: None if r.scalar == 0 and k[0] == "b" else b.array(r, "an expert's weight") for k, r in names.items()}
-    return arrays, {"form": form, "slope": act.slope if form == "sigmoid" else 1.0}
+    return arrays, form_of(Activation(op.form, op.slope), "has in its experts")
 
 
 def _with_nothing(b: Rows, logits: Node) -> Node:

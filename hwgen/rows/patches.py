@@ -21,13 +21,15 @@ def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     key = node, "patches"
     if key not in b._derived:
         b._derived[key] = _patches(b, node)
-    return b._derived[key]
+    found: tuple[dict[str, Any], Array | None] = b._derived[key]
+    return found
 
 
 def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     x, w, *bias = node.operands
     x = _image(b, x)
-    image, pads = x.node, (0, 0, 0, 0)
+    image = x.node
+    pads: tuple[int, ...] = (0, 0, 0, 0)
     if isinstance(image.op, Pad):
         border, inner = image.op, _image(b, image.operands[0])
         if is_map(inner, "add", "sub"):
@@ -44,7 +46,9 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
         shape = image.shape
     shape = shape[1:] if len(shape) == 4 else shape
     if len(shape) != 3:
-        raise Unsupported(f"reads an input of shape {list(image.shape)} as patches", "give the image as [batch, channels, height, width]")
+        raise Unsupported(
+            f"reads an input of shape {list(image.shape)} as patches", "give the image as [batch, channels, height, width]"
+        )
     flat = x.layout.positions()
     c, row, column = np.unravel_index(flat[0], shape)
     size = int(np.ptp(row)) + 1, int(np.ptp(column)) + 1

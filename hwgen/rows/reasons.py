@@ -8,11 +8,13 @@ from ..tensor import Concat, Contract, Gather, Input, Map, Node, Op, Pad, Reduce
 CONVOLVES = "convolves something else than the image, as convolution stems do"
 STEM = "make the tokens by one convolution of the image, whose kernel may be larger than its stride"
 REASONS: dict[type[Op], tuple[str, str]] = {
-    Conv: ("is a convolution of something else than the image, or with groups", STEM),
     Softmax: ("is a softmax that no attention and no gate reads", "leave the softmax to the caller: it changes no ranking"),
     Pad: ("pads a value inside the network, as convolutions and poolings do", STEM),
     Input: ("reads pixels of the image as they are", "make the tokens by one convolution of the image"),
-    Concat: ("joins tokens of several computed tensors", "let class, distilled and register tokens go through every layer with the others"),
+    Concat: (
+        "joins tokens of several computed tensors",
+        "let class, distilled and register tokens go through every layer with the others",
+    ),
     TopK: ("chooses tokens or channels by their values", "keep all tokens"),
     Gather: ("picks elements by computed indices", "export with static shapes"),
     Scatter: ("writes elements at given places", "export without index arithmetic over tokens"),
@@ -32,6 +34,8 @@ LINEAR = "fold constants into a neighbouring layer"
 def reason(node: Node) -> tuple[str, str]:
     """(reason, hint) of a node that no pattern took or that the machine has no operation for."""
     op = node.op
+    if isinstance(op, Conv):
+        return ("is a convolution with groups", PLAIN) if op.groups > 1 else (CONVOLVES, STEM)
     if isinstance(op, Map):
         if op.function in ("eq", "lt", "le", "and", "or", "not", "xor"):
             return "compares what is computed from the image", "export without conditions on values"
@@ -39,16 +43,27 @@ def reason(node: Node) -> tuple[str, str]:
             return "multiplies by a constant that differs from token to token", ROTARY
         if op.function in MAPS:
             return MAPS[op.function], LINEAR
-        return f"is {op.function} of a value, no part of a GELU or another layer that hwgen knows", "use GELU, SiLU or ReLU, Softmax, LayerNorm"
+        return (
+            f"is {op.function} of a value, no part of a GELU or another layer that hwgen knows",
+            "use GELU, SiLU or ReLU, Softmax, LayerNorm",
+        )
     if isinstance(op, Reduce):
-        what = {"sum": "sums or averages over channels", "max": "takes the largest", "min": "takes the smallest", "prod": "multiplies up"}
+        what = {
+            "sum": "sums or averages over channels",
+            "max": "takes the largest",
+            "min": "takes the smallest",
+            "prod": "multiplies up",
+        }
         return what[op.function], "only tokens can be averaged"
     if isinstance(op, Contract):
         if sum(r.constant is not None for r in node.operands) == 1:
             return "multiplies by a constant that differs by group or token, as a convolution with groups does", PLAIN
         soft = next((r.node.operands[0].node for r in node.operands if isinstance(r.node.op, Softmax)), None)
         if soft is not None and isinstance(soft.op, Linear):
-            return "weights values by a softmax of scores mixed between heads (talking heads)", "let each head keep its own scores"
+            return (
+                "weights values by a softmax of scores mixed between heads (talking heads)",
+                "let each head keep its own scores",
+            )
         if soft is not None:
             return "weights values by a softmax of what is no product of queries and keys", "use softmax attention"
         return "is a product of two computed values outside softmax attention", "use softmax attention"

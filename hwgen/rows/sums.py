@@ -6,6 +6,7 @@ So x + (routed + shared) becomes (x + routed) + shared, where all but one addend
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hwgen.graph import Add, Experts, Graph, Linear, Node
 
@@ -25,7 +26,7 @@ def _chains(graph: Graph) -> tuple[list[Node], set[str]]:
     Also the names of the sums inside a chain, which are not the sums that had these names before.
     """
     nodes, outputs = graph.nodes, graph.outputs
-    made = {node.name: node for node in nodes}
+    made: dict[str, Any] = {node.name: node for node in nodes}
     read: dict[str, int] = {}
     for name in [*(name for node in nodes for name in node.inputs), *(o.value for o in outputs)]:
         read[name] = read.get(name, 0) + 1
@@ -55,7 +56,7 @@ def _chains(graph: Graph) -> tuple[list[Node], set[str]]:
             continue
         stored = next((t for t in leaves if not product(t)), leaves[0])
         rest = [t for i, t in enumerate(leaves) if i != leaves.index(stored)]
-        chain = []
+        chain: list[Node] = []
         for add, term in zip(adds, rest, strict=True):
             chain.append(replace(add, a=stored, b=term))
             stored = add.name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..tensor import Concat, Copy, Gather, Node, Ref
+from ..recognise.match import at_columns
+from ..tensor import Concat, Copy, Gather, Layout, Node, Ref
 
 Array = np.ndarray
 
@@ -32,14 +34,22 @@ class Place:
 
 @dataclass(eq=False)
 class View:
-    """Elements of the value of `node`: row and column of each in the row graph."""
+    """Elements of the value of `node`: row and column of each in the row graph, arrays that broadcast to `shape`."""
 
     node: Node
+    shape: tuple[int, ...]
     rows: Array
     columns: Array
 
-    def reshape(self, *shape: int) -> View:
-        return View(self.node, self.rows.reshape(shape), self.columns.reshape(shape))
+    def map(self, change: Callable[[Array], Array]) -> View:
+        """Another arrangement of the same elements."""
+        rows, columns = (change(np.broadcast_to(a, self.shape)) for a in (self.rows, self.columns))
+        return View(self.node, rows.shape, rows, columns)
+
+
+def behind(r: Ref) -> Node:
+    """The layer behind moves that are nodes."""
+    return base(r)[0] if isinstance(r.op, Copy | Gather | Concat) else r.node
 
 
 def base(r: Ref) -> tuple[Node, Array]:
@@ -52,7 +62,7 @@ def base(r: Ref) -> tuple[Node, Array]:
             (x,) = node.operands
         elif isinstance(op, Gather) and not op.elements and node.operands[1].constant is not None:
             x, index = node.operands
-            at = np.take(x.layout.positions(), index.constant, axis=op.axis).reshape(-1)[at]
+            at = np.take(x.layout.positions(), np.asarray(index.constant), axis=op.axis).reshape(-1)[at]
             node = x.node
             continue
         elif isinstance(op, Concat):
@@ -67,15 +77,34 @@ def base(r: Ref) -> tuple[Node, Array]:
         node = x.node
 
 
-def shown(r: Ref, place: Place, node: Node, at: Array) -> View:
+def shown(shape: tuple[int, ...], at: Layout | Array, node: Node, place: Place) -> View:
     """`at`, positions in the value of `node`, as rows and columns of the row graph."""
     width = node.shape[-1] if node.shape else 1
-    rows, columns = at // width, at % width
+    split = at_columns(at, width) if isinstance(at, Layout) and width > 1 else None
+    if split is not None:
+        rows, columns = (_sums(split, width, down) for down in (True, False))
+    else:
+        at = at.positions() if isinstance(at, Layout) else at
+        rows, columns = at // width, at % width
     if place.column is not None:
         columns = columns + place.column[rows]
     if place.row is not None:
         rows = place.row[rows]
-    return View(node, rows, columns)
+    return View(node, shape, rows, columns)
+
+
+def _sums(layout: Layout, width: int, down: bool) -> Array:
+    """The rows (or columns) alone, with length 1 along axes that do not change them."""
+    total = np.asarray(layout.offset // width if down else layout.offset % width, np.int64)
+    rank = len(layout.axes)
+    for i, axis in enumerate(layout.axes):
+        own = np.zeros(1, np.int64)
+        moves = [(n, s) for n, s in axis if s and (abs(s) >= width) == down]
+        for n, s in axis if moves else ():
+            step = (s // width if down else s) if (n, s) in moves else 0
+            own = (own[:, None] + np.arange(n) * step).reshape(-1)
+        total = total + own.reshape([-1 if j == i else 1 for j in range(rank)])
+    return total.reshape([1] * rank) if total.ndim == 0 else total
 
 
 def as_rows(view: View) -> tuple[Array, Array]:
@@ -87,7 +116,7 @@ def as_rows(view: View) -> tuple[Array, Array]:
             hint = "keep one grid of tokens from the patch embedding to the end"
             raise Unsupported("joins the channels of several tokens in one (patch merging)", hint)
         raise Unsupported("its input is not tokens by channels")
-    return rows[:, 0], columns[0]
+    return np.broadcast_to(rows[:, 0], view.shape[:1]), np.broadcast_to(columns[0], view.shape[1:])
 
 
 def span(rows: Array) -> tuple[int, Array | None]:

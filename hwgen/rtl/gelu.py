@@ -44,7 +44,7 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
             m.d.sync += index.eq((doubled + 1) >> 1)
             # 4: inside the ROM. 5: its output register, zero beyond the table.
             read = rom.read_port()
-            table = Cat(mode(3) == Gelu.TANH, mode(3) == Gelu.SILU)
+            table = (mode(3) - 1)[: (len(numerics.GELU_FORMS) - 1).bit_length()]
             m.d.comb += read.addr.eq(Cat(index[:INDEX_BITS], table))
             inside = register(m, (index < numerics.GELU_ENTRIES) & (mode(3) != Gelu.OFF), f"gelu_in{k}")
             delta = Signal(unsigned(DELTA_BITS), name=f"gelu_delta{k}", reset_less=True)

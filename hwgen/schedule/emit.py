@@ -23,7 +23,6 @@ from .spaces import Spaces
 
 Load = tuple[int, Callable[..., None], tuple[int, ...]]  # step of use, function that emits it, its arguments
 STREAM_LEAD = isa.QUEUE_DEPTH - 2  # streams that may be dispatched before the Matmul of the first of them
-GELU = {"none": isa.Gelu.ERF, "tanh": isa.Gelu.TANH, "silu": isa.Gelu.SILU}
 
 
 class Emitter:
@@ -158,7 +157,7 @@ class Emitter:
             values["y_scale"] = self.spaces.scale(op.out, i) + first
             writes.append(self.spaces.scale_region(values["y_scale"], out_rows))
         if op.gelu is not None:
-            values |= {"gelu": GELU[op.gelu[0]], "gelu_shift": op.gelu[1]}
+            values |= {"gelu": isa.Gelu[op.gelu[0].upper()], "gelu_shift": op.gelu[1]}
         if op.col_scale == ColScale.IMMEDIATE:
             values["col_mult"] = int(op.col_mult)
         if op.row_scale == RowScale.IMMEDIATE:

@@ -33,7 +33,8 @@ def select(graph: QGraph) -> IntGraph:
         Output(o.name, s.view(o.x), float(graph.values[o.x.value].scale), tuple(o.shape), o.transposed) for o in graph.outputs
     ]
     trace = {name: (s.view(ref, done=True), s.done[ref.value][1]) for name, ref in graph.trace.items()}
-    offsets = {name: graph.values[ref.value].offset for name, ref in graph.trace.items()}
-    found = IntGraph(s.buffers, s.ops, outputs, graph.task, trace, {n: o for n, o in offsets.items() if o is not None})
+    held = {name: graph.values[ref.value].offset for name, ref in graph.trace.items()}
+    offsets = {name: np.asarray(offset) for name, offset in held.items() if offset is not None}
+    found = IntGraph(s.buffers, s.ops, outputs, graph.task, trace, offsets)
     verify(found)
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from ..intgraph import Buffer, Constant, Input, MatMul, Multiply, Norm, Op, Rout
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..numerics import GATE_BITS, SHIFT_MIN
 
+Array = np.ndarray
 NEVER = 1 << 60  # later than any node: outputs are read at the end
 
 
@@ -26,14 +29,14 @@ class Selection:
         self._places: dict[str, View] = {}
         self._maxima: set[str] = set()  # values whose row maxima are stored
         self._last: dict[str, int] = {}
-        self._by_row: set[str] = set()  # values that something converts row by row
+        self._wanted: dict[str, RowMax] = {}  # of values that something converts row by row
         self._readers: dict[str, list[q.Node]] = {}
         self._traced = {ref.value for ref in graph.trace.values()}
         for i, node in enumerate(graph.nodes):
             for name in dict.fromkeys(ref.value for ref in node.reads()):
                 self._last[name] = i
                 self._readers.setdefault(name, []).append(node)
-            self._by_row |= {ref.value for ref in _row_operands(node)}
+            self._wanted |= _row_operands(node)
         self._last |= {o.x.value: NEVER for o in graph.outputs}
 
     def view(self, ref: q.Ref, done: bool = False) -> View:
@@ -49,7 +52,7 @@ class Selection:
 
     # --- helpers ----------------------------------------------------------------------------------------------------
 
-    def _buffer(self, name: str, rows: int, cols: int, groups: int = 1, scale=1.0) -> View:
+    def _buffer(self, name: str, rows: int, cols: int, groups: int = 1, scale: float | Array = 1.0) -> View:
         name = _unused(name, self.buffers)
         self.buffers[name] = Buffer(name, rows, cols, groups, scale)
         return View(name, 0, rows, 0, cols)
@@ -62,11 +65,11 @@ class Selection:
             if added is None or added.value != name:
                 break
             name = readers[0].name
-        scale = value.scale[None] if np.ndim(value.scale) == 1 else value.scale
+        scale = np.asarray(value.scale)[None] if np.ndim(value.scale) == 1 else value.scale
         self._places[node.name] = self._buffer(name, value.rows, value.cols, value.groups, scale)
         return self._places[node.name]
 
-    def _emit(self, kind, name: str, *args, **fields) -> None:
+    def _emit(self, kind: type, name: str, *args: Any, **fields: Any) -> None:
         name = _unused(name, self._names)
         self._names.add(name)
         self.ops.append(kind(name, *args, **fields))
@@ -76,21 +79,31 @@ class Selection:
         taken = {self._places[other.value].buffer for other in others if other is not None}
         return self._last[ref.value] <= i and self._places[ref.value].buffer not in taken
 
+    def _over(self, node: q.Norm | q.Multiply, i: int, wanted: bool) -> View:
+        """The place of the node's x, in the steps of its own value, where that is wanted and free; else a new buffer."""
+        if not wanted or not self._free(node.x, i):
+            return self._new(node)
+        place = self._places[node.name] = self.view(node.x)
+        scale = np.asarray(self.graph.values[node.name].scale)
+        self.buffers[place.buffer] = replace(self.buffers[place.buffer], scale=scale[None] if scale.ndim == 1 else scale)
+        return place
+
     def _keep(self, node: q.Node) -> RowMax:
         """What an operation that writes all of the node's value keeps of its rows."""
-        if node.name not in self._by_row:
-            return RowMax.NONE
-        self._maxima.add(node.name)
-        return RowMax.ABS
+        if node.name in self._wanted:
+            self._maxima.add(node.name)
+        return self._wanted.get(node.name, RowMax.NONE)
 
-    def _copy(self, name: str, source: View, out: View, row_max: RowMax = RowMax.NONE, bias=None, ref: str = "") -> None:
+    def _copy(self, name: str, source: View, out: View, row_max: RowMax = RowMax.NONE, bias: Array | None = None) -> None:
         """out = source + bias, by a product with zero weights and `source` as its residual."""
         buffer = self.buffers[source.buffer]
         narrow = 1 if buffer.groups == 1 else buffer.cols // buffer.groups
         x = replace(source, cols=narrow)
-        fields = {"col_scale": ColScale.IMMEDIATE} if bias is None else {"col_mult": np.zeros(out.cols, np.int64), "bias": bias}
+        modes: dict[str, Any] = {"col_scale": ColScale.IMMEDIATE}
+        if bias is not None:
+            modes = {"col_mult": np.zeros(out.cols, np.int64), "bias": bias}
         zero = np.zeros((out.cols, narrow), np.int8)
-        self._emit(MatMul, name, out, x, zero, shift=SHIFT_MIN, residual=source, row_max=row_max, source=ref, **fields)
+        self._emit(MatMul, name, out, x, zero, shift=SHIFT_MIN, residual=source, row_max=row_max, **modes)
 
     def _measured(self, ref: q.Ref) -> View:
         """The rows with their maxima: where nothing stored these, a copy that does."""
@@ -98,26 +111,22 @@ class Selection:
             old = self._places[ref.value]
             buffer = self.buffers[old.buffer]
             new = self._buffer(f"{ref.value}.rows", old.rows, old.cols, buffer.groups, buffer.scale)
-            self._copy(f"{ref.value}.rows", old, new, RowMax.ABS)
+            self._copy(f"{ref.value}.rows", old, new, self._wanted[ref.value])
             self._places[ref.value] = new
             self._maxima.add(ref.value)
         return self.view(ref)
 
-    def _matmul(self, name: str, out: View, x: View, m: q.Matrix, convert: Convert, **fields) -> None:
-        w, modes = m.w, {}
-        if isinstance(w, q.Ref):
-            w = self._measured(w) if m.col_mult is None else self.view(w)
+    def _matmul(self, name: str, out: View, x: View, m: q.Matrix, convert: Convert, **fields: Any) -> None:
+        modes: dict[str, Any] = {"w": m.w, "col_mult": m.col_mult, "bias": m.bias, "row_scale": RowScale.CONVERTED}
         if m.col_mult is None:
-            modes = {"w_convert": Convert.ROW, "col_scale": ColScale.ROW_SCALES}
-        else:
-            modes = {"col_mult": m.col_mult, "bias": m.bias}
-            if np.ndim(m.col_mult) == 0:
-                modes["col_scale"] = ColScale.IMMEDIATE
-        if m.row is None:
-            modes["row_scale"] = RowScale.CONVERTED
-        else:
+            modes = {"w_convert": Convert.ROW, "col_scale": ColScale.ROW_SCALES, "row_scale": RowScale.CONVERTED}
+        elif np.ndim(m.col_mult) == 0:
+            modes["col_scale"] = ColScale.IMMEDIATE
+        if isinstance(m.w, q.Ref):
+            modes["w"] = self._measured(m.w) if m.col_mult is None else self.view(m.w)
+        if m.row is not None:
             modes |= {"row_mult": m.row, "row_scale": RowScale.TABLE if np.ndim(m.row) else RowScale.IMMEDIATE}
-        self._emit(MatMul, name, out, x, w, convert, shift=m.shift, **modes, **fields)
+        self._emit(MatMul, name, out, x, x_convert=convert, shift=m.shift, **modes | fields)
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 
@@ -130,7 +139,7 @@ class Selection:
         self._emit(Constant, node.name, self._new(node), node.data, node.source)
 
     def _product(self, node: q.Product, i: int) -> None:
-        x = self._measured(node.x) if node.convert == Convert.ROW else self.view(node.x)
+        x = self.view(node.x) if node.convert == Convert.STATIC else self._measured(node.x)
         whole = node.x.rows == self.graph.values[node.name].rows
         residual = None
         if node.add is None:
@@ -145,20 +154,17 @@ class Selection:
                 if not whole:
                     self._copy(f"{node.name}.copy", residual, out)
                     residual = out
-        rows = slice(node.at, node.at + node.x.rows)
-        out, residual = (v and replace(v, row=v.row + rows.start, rows=node.x.rows) for v in (out, residual))
-        fields = {"gelu": node.act, "residual": residual, "source": node.source}
+        out = replace(out, row=out.row + node.at, rows=node.x.rows)
+        residual = residual and replace(residual, row=residual.row + node.at, rows=node.x.rows)
+        fields: dict[str, Any] = {"gelu": node.act, "residual": residual, "source": node.source}
         row_max = self._keep(node) if whole else RowMax.NONE
         self._matmul(node.layer or node.name, out, x, node.matrix, node.convert, row_max=row_max, **fields)
 
     def _shift(self, node: q.Shift, i: int) -> None:
-        self._copy(node.name, self.view(node.x), self._new(node), self._keep(node), node.bias, node.source)
+        self._copy(node.name, self.view(node.x), self._new(node), self._keep(node), node.bias)
 
     def _norm(self, node: q.Norm, i: int) -> None:
-        x = self.view(node.x)
-        if node.heads > 1 and self._free(node.x, i):
-            self._places[node.name] = x
-        out = self._places.get(node.name) or self._new(node)
+        x, out = self.view(node.x), self._over(node, i, node.heads > 1)
         row_max = self._keep(node)
         assert node.heads == 1 or row_max == RowMax.NONE, node.name
         width = x.cols // node.heads
@@ -169,10 +175,7 @@ class Selection:
             self._emit(Norm, name, _columns(out, part), _columns(x, part), *fields)
 
     def _multiply(self, node: q.Multiply, i: int) -> None:
-        x = self.view(node.x)
-        if node.pairs and self._free(node.x, i):
-            self._places[node.name] = x
-        out = self._places.get(node.name) or self._new(node)
+        x, out = self.view(node.x), self._over(node, i, node.pairs)
         fields = {"pairs": node.pairs, "row_max": self._keep(node), "source": node.source}
         self._emit(Multiply, node.name, out, x, self.view(node.factor), node.shift, **fields)
 
@@ -183,26 +186,16 @@ class Selection:
         row_max, width, depth = self._keep(node), out.cols // heads, queries.cols // heads
         for h, (col, shift) in enumerate(node.factors):
             head = slice(h * depth, (h + 1) * depth)
-            self._emit(
-                MatMul,
-                f"{node.name}.scores.{h}",
-                scores[h % 2],
-                _columns(queries, head),
-                _columns(keys, head),
-                col_scale=ColScale.IMMEDIATE,
-                col_mult=col,
-                row_mult=q.UNIT_ROW,
-                shift=shift,
-                residual=self.view(node.biases[h]) if node.biases else None,
-                row_max=RowMax.SIGNED,
-                source=node.source,
-            )
+            more: dict[str, Any] = {"row_max": RowMax.SIGNED, "source": node.source, "w": _columns(keys, head)}
+            more["residual"] = self.view(node.biases[h]) if node.biases else None
+            factor = q.Matrix(node.k, col, shift, None, q.UNIT_ROW)
+            self._matmul(f"{node.name}.scores.{h}", scores[h % 2], _columns(queries, head), factor, Convert.STATIC, **more)
             more = {"row_max": row_max, "continue_max": h > 0 and row_max != RowMax.NONE, "source": node.source}
             part = _columns(out, slice(h * width, (h + 1) * width))
-            self._matmul(f"{node.name}.values.{h}", part, scores[h % 2], node.head(h, width), Convert.PROBABILITY, **more)
+            self._matmul(f"{node.name}.values.{h}", part, scores[h % 2], node.head(h), Convert.PROBABILITY, **more)
 
     def _route(self, node: q.Route, i: int) -> None:
-        (experts,) = self._readers[node.name]
+        (experts,) = (n for n in self._readers[node.name] if isinstance(n, q.Experts))
         logits, dense = self.view(node.logits), None
         if experts.gates is not None:
             dense = self._buffer(f"{experts.layer}.gates", logits.rows, logits.cols, scale=2.0**-GATE_BITS)
@@ -220,10 +213,11 @@ class Selection:
             if node.add is not None:
                 self._copy(f"{node.name}.copy", self.view(node.add), out)
         if node.gates is not None:
+            assert node.route is not None
             dense, fields = self._places[node.route.value], {"residual": out, "source": node.source}
             self._matmul(f"{name}.bias", out, dense, node.gates, Convert.STATIC, **fields)
         hidden = [
-            self._buffer(f"{name}.hidden{n}", slots, len(node.first[0].w), scale=node.hidden_scale)
+            self._buffer(f"{name}.hidden{n}", slots, np.asarray(node.first[0].w).shape[0], scale=node.hidden_scale)
             for n in range(min(2, count))
         ]
         row_max = RowMax.NONE if node.route else self._keep(node)
@@ -231,7 +225,8 @@ class Selection:
             if second is None:
                 continue
             between, rows, place = hidden[e % 2], x, out
-            gather = scatter = {"source": node.source, "row_max": row_max}
+            scatter: dict[str, Any] = {"source": node.source, "row_max": row_max}
+            gather: dict[str, Any] = scatter
             if node.route is not None:
                 queue = {"expert": (node.route.value, e), "source": node.source}
                 gather = {"indirect": Indirect.GATHER} | queue
@@ -247,17 +242,20 @@ def _columns(view: View, part: slice) -> View:
     return replace(view, col=view.col + part.start, cols=part.stop - part.start)
 
 
-def _row_operands(node: q.Node) -> list[q.Ref]:
-    """What a node converts row by row."""
+def _row_operands(node: q.Node) -> dict[str, RowMax]:
+    """Values that a node converts row by row, with the maxima that this takes."""
     if isinstance(node, q.Experts):
-        return [node.x]
-    if not isinstance(node, q.Product):
-        return []
-    w = node.matrix.w
-    return [node.x] * (node.convert == Convert.ROW) + ([w] if isinstance(w, q.Ref) and node.matrix.col_mult is None else [])
+        return {node.x.value: RowMax.ABS}
+    found = {}
+    if isinstance(node, q.Product):
+        if node.convert != Convert.STATIC:
+            found[node.x.value] = RowMax.ABS if node.convert == Convert.ROW else RowMax.SIGNED
+        if isinstance(node.matrix.w, q.Ref) and node.matrix.col_mult is None:
+            found[node.matrix.w.value] = RowMax.ABS
+    return found
 
 
-def _unused(name: str, taken) -> str:
+def _unused(name: str, taken: Container[str]) -> str:
     candidate, n = name, 2
     while candidate in taken:
         candidate, n = f"{name}.{n}", n + 1

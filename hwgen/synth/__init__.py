@@ -78,12 +78,42 @@ def synthesise(
     synthesis, or if Yosys is not installed.
     """
     kind = family(board.family, uram=board.resources["uram"] > 0)
+    design = units(verilog, kind.defines)
+    found = netlists(verilog, board, only=only, cache=cache, jobs=jobs, progress=progress)
+    result = Synthesis(board, count=_instances(design) if only is None else {only: 1})
+    for unit, netlist in found:
+        cells = netlist.counts
+        for child in design:
+            cells.pop(child.module, None)
+        result.cells[unit.name] = cells
+        result.units[unit.name] = resources(kind, cells)
+    result.paths = paths(kind, {unit.module: netlist for unit, netlist in found}, found[0][0].module)
+    return result
+
+
+def netlists(
+    verilog: dict[str, str],
+    board: Board,
+    *,
+    only: str | None = None,
+    inside: bool = False,
+    cache: Path | None = None,
+    jobs: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> list[tuple[Unit, Netlist]]:
+    """Every unit with its mapped netlist, each before those inside it; of a single one `only` itself, or with `inside` those
+    in it too. Parameters and errors: see `synthesise`."""
+    kind = family(board.family, uram=board.resources["uram"] > 0)
     yosys.tool()
     design = units(verilog, kind.defines)
     names = [u.name for u in design]
     if only is not None and only not in names:
         raise UserError(f"the design has no unit {only!r}; it has {', '.join(names)}")
-    wanted = [u for u in design if only in (None, u.name)]
+    chosen = set(names) if only is None else {only}
+    for unit in design:
+        if inside and unit.name in chosen:
+            chosen |= unit.instances.keys()
+    wanted = [u for u in design if u.name in chosen]
     tell = progress or (lambda line: None)
     done = 0
 
@@ -96,16 +126,7 @@ def synthesise(
         return netlist
 
     with ThreadPoolExecutor(jobs) as pool:
-        netlists = dict(zip((u.module for u in wanted), pool.map(one, wanted), strict=True))
-    result = Synthesis(board, count=_instances(design) if only is None else {only: 1})
-    for unit in wanted:
-        cells = netlists[unit.module].counts
-        for child in design:
-            cells.pop(child.module, None)
-        result.cells[unit.name] = cells
-        result.units[unit.name] = resources(kind, cells)
-    result.paths = paths(kind, netlists, wanted[0].module)
-    return result
+        return list(zip(wanted, pool.map(one, wanted), strict=True))
 
 
 def _instances(design: list[Unit]) -> dict[str, int]:

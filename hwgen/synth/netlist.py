@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .families import Cell, Family, arcs
 
@@ -20,6 +20,7 @@ class Netlist:
     ports: dict[str, list]  # port -> nets
     names: dict[object, str]  # net -> the shortest name it has
     cells: dict[str, tuple[Cell, dict[str, list]]]  # cell -> (what it is, all its pins)
+    max_fanout: dict[object, int] = field(default_factory=dict)  # net -> sinks, beyond which its register is to be copied
 
     @property
     def counts(self) -> Counter:
@@ -44,7 +45,10 @@ def read(text: dict, module: str) -> Netlist:
     """The module of a JSON netlist."""
     found = text["modules"][module]
     names: dict[object, str] = {}
+    limits: dict[object, int] = {}
     for name, net in found["netnames"].items():
+        if (limit := net.get("attributes", {}).get("max_fanout")) is not None:
+            limits |= {bit: int(limit, 2) for bit in net["bits"] if not isinstance(bit, str)}
         if net.get("hide_name"):
             continue
         for i, bit in enumerate(net["bits"]):
@@ -63,17 +67,19 @@ def read(text: dict, module: str) -> Netlist:
             {pin: nets for pin, nets in pins.items() if pin in out},
         )
         cells[name] = (kind, pins)
-    return Netlist({port: p["bits"] for port, p in found["ports"].items()}, names, cells)
+    return Netlist({port: p["bits"] for port, p in found["ports"].items()}, names, cells, limits)
 
 
-class _Flat:
+class Flat:
     """All cells of a hierarchy on nets of one numbering."""
 
     def __init__(self, units: Mapping[str, Netlist]):
         self.units = units
         self.alias: list[int] = []  # union-find
         self.names: dict[int, str] = {}
+        self.max_fanout: dict[int, int] = {}
         self.cells: list[tuple[str, Cell]] = []
+        self.modules: list[str] = []  # the unit that each cell is of
 
     def net(self) -> int:
         self.alias.append(len(self.alias))
@@ -98,6 +104,8 @@ class _Flat:
                     if bit not in local:
                         local[bit] = self.net()
                         self.names[local[bit]] = f"{path}.{unit.names[bit]}".strip(".") if bit in unit.names else ""
+                        if bit in unit.max_fanout:
+                            self.max_fanout[local[bit]] = unit.max_fanout[bit]
                     result.append(local[bit])
             return result
 
@@ -113,6 +121,15 @@ class _Flat:
                 inputs = {pin: numbered(bits) for pin, bits in cell.inputs.items()}
                 outputs = {pin: numbered(bits) for pin, bits in cell.outputs.items()}
                 self.cells.append((below, Cell(cell.type, cell.parameters, inputs, outputs)))
+                self.modules.append(module)
+
+    def resolved(self, cell: Cell) -> Cell:
+        """A cell on nets of which every one has one number."""
+        inputs, outputs = (
+            {pin: [self.find(net) if isinstance(net, int) else net for net in nets] for pin, nets in pins.items()}
+            for pins in (cell.inputs, cell.outputs)
+        )
+        return Cell(cell.type, cell.parameters, inputs, outputs)
 
 
 def paths(kind: Family, units: Mapping[str, Netlist], top: str) -> list[Path]:
@@ -121,7 +138,7 @@ def paths(kind: Family, units: Mapping[str, Netlist], top: str) -> list[Path]:
     A group is a register, memory or multiplier of the RTL, its bits together. Paths start at what holds a state and at
     the ports of `top`, and end there. Levels: see `families.arcs`; fractions of a level are dropped at the end.
     """
-    flat = _Flat(units)
+    flat = Flat(units)
     flat.add(top, "")
     find = flat.find
     into: dict[object, list] = {}  # net -> [(net before, levels)]
@@ -152,7 +169,7 @@ def paths(kind: Family, units: Mapping[str, Netlist], top: str) -> list[Path]:
         start = net
         while start in before:
             start = before[start]
-        key = (_group(source.get(start) or flat.names.get(start) or "port"), _group(end))
+        key = (group(source.get(start) or flat.names.get(start) or "port"), group(end))
         worst = longest.setdefault(key, [levels, 0])
         if levels > worst[0]:
             worst[:] = [levels, 0]
@@ -187,6 +204,6 @@ def _arrivals(into: Mapping[object, list]) -> tuple[dict, dict]:
     return arrival, before
 
 
-def _group(name: str) -> str:
+def group(name: str) -> str:
     """A register's name without its bit, and without the number of an array's element."""
     return re.sub(r"(\[\d+\]|<\d+>)+$", "", name)

@@ -57,8 +57,8 @@ def units(verilog: dict[str, str], defines: tuple[str, ...] = (), top: str = TOP
         inside, instances = _inside(module, children, tops)
         todo += [c for c in instances if c not in todo and all(c != u.module for u in result)]
         source = "".join(modules[name] for name in inside) + "".join(_shell(modules[name]) for name in instances)
-        named = {_name(c): n for c, n in instances.items()}
-        result.append(Unit(_name(module), module, source, named))
+        named = {unit_name(c): n for c, n in instances.items()}
+        result.append(Unit(unit_name(module), module, source, named))
     return result
 
 
@@ -83,7 +83,7 @@ def _inside(module: str, children: dict[str, dict[str, int]], tops: set[str]) ->
     return modules, dict(instances)
 
 
-def _name(module: str) -> str:
+def unit_name(module: str) -> str:
     """`core.post` for hwgen_top.core.post, `mac_pair` for hwgen_mac_pair."""
     return module if module == TOP else module.removeprefix(f"{TOP}.").removeprefix("hwgen_")
 

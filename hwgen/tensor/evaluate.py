@@ -187,8 +187,8 @@ def contract(op: Contract, a: Array, b: Array) -> Array:
 
     product: Array = matrix(a, first, batch, rows, summed) @ matrix(b, second, batch, summed, columns)
     order = batch + rows + columns
-    ordered: Array = product.reshape([size[c] for c in order])
-    return ordered.transpose([order.index(c) for c in result])
+    product = product.reshape([size[c] for c in order])
+    return np.transpose(product, [order.index(c) for c in result])
 
 
 def _scatter(op: Scatter, x: Array, index: Array, updates: Array) -> Array:

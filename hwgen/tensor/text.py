@@ -55,7 +55,7 @@ def _op(node: Node) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"array{list(value.shape)}"
-    return repr(value).replace(" ", "")
+    return repr(value).replace(" ", "").replace("inf", "1e999")
 
 
 LINE = re.compile(r"%(\w+) = (\w+) ?(.*?) : ([fib])(\[[\d, ]*\])$")

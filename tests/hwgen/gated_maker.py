@@ -29,7 +29,7 @@ def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, seed=3):
     tokens, depth = fg.shapes(graph)["0.q"][0], WIDTH // HEADS
     nodes = []
     for node in graph.nodes:
-        if isinstance(node, fg.Gelu) and act is not None:
+        if isinstance(node, fg.Activation) and act is not None:
             fc1 = graph.node(node.x)
             value = (rng.standard_normal((HIDDEN, WIDTH)) / WIDTH**0.5).astype(np.float32)
             nodes += [fg.Linear(f"{node.name}.value", fc1.x, value, None), act(f"{node.name}.act", node.x)]
@@ -55,12 +55,12 @@ def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, seed=3):
 
 
 FORMS = {
-    "swiglu": dict(act=lambda n, x: fg.Silu(n, x, 1.0)),
-    "geglu": dict(act=lambda n, x: fg.Gelu(n, x, "none")),
-    "reglu": dict(act=fg.Relu),
-    "norm inside": dict(act=lambda n, x: fg.Silu(n, x, 1.0), norm_inside=True),
+    "swiglu": dict(act=lambda n, x: fg.Activation(n, x, "silu", 1.0)),
+    "geglu": dict(act=lambda n, x: fg.Activation(n, x, "gelu")),
+    "reglu": dict(act=lambda n, x: fg.Activation(n, x, "relu")),
+    "norm inside": dict(act=lambda n, x: fg.Activation(n, x, "silu", 1.0), norm_inside=True),
     "rotary": dict(rotate=True),
     "norm of heads": dict(norm_heads=True),
     "rms norm of heads": dict(norm_heads=False),
-    "all": dict(act=lambda n, x: fg.Silu(n, x, 1.0), norm_inside=True, rotate=True, norm_heads=False),
+    "all": dict(act=lambda n, x: fg.Activation(n, x, "silu", 1.0), norm_inside=True, rotate=True, norm_heads=False),
 }

@@ -19,7 +19,7 @@ def vit(
     prefix=1,
     bias=True,
     classes=5,
-    form="none",
+    form="gelu",
     spread=1.0,
 ):
     """A ViT with random weights, experts in every second layer if `experts` > 0; with `classes` = 0 tokens come out."""
@@ -60,7 +60,7 @@ def vit(
             nodes.append(fg.Add(f"{i}.add2", f"{i}.add1", f"{i}.experts"))
         else:
             nodes.append(fg.Linear(f"{i}.fc1", n, normal(hidden, columns), maybe(hidden)))
-            nodes.append(fg.Gelu(f"{i}.gelu", f"{i}.fc1", form))
+            nodes.append(fg.Activation(f"{i}.gelu", f"{i}.fc1", form))
             nodes.append(fg.Linear(f"{i}.fc2", f"{i}.gelu", normal(columns, hidden), maybe(columns)))
             nodes.append(fg.Add(f"{i}.add2", f"{i}.fc2", f"{i}.add1"))
         x = f"{i}.add2"

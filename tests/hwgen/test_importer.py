@@ -100,6 +100,21 @@ def test_nodes_behind_a_refused_one_are_judged_too():
     assert all(f.level == "import" for f in found) and "do not fit" in found[2].reason
 
 
+def test_nodes_behind_an_unknown_operator_are_judged_by_the_shapes_that_the_file_holds():
+    nodes = [
+        make_node("Strange", ["x"], ["s"], "first", domain="com.example"),
+        make_node("Det", ["s"], ["d"], "second"),
+        make_node("Strange", ["x"], ["unknown"], "third", domain="com.example"),
+        make_node("Det", ["unknown"], ["e"], "cannot be judged"),
+    ]
+    proto = maker.graph(nodes, {"x": (1, 4)}, ["d", "e"])
+    assert [f.node for f in findings(proto)] == ["first", "third"]
+    proto.graph.value_info.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, ["batch", 4, 4]))
+    program, found = import_program(maker.model_of(proto))
+    assert [f.node for f in found] == ["first", "second", "third"]
+    assert program.outputs["d"].shape == (1,)
+
+
 @pytest.mark.parametrize(
     ("node", "said"),
     [
@@ -114,6 +129,9 @@ def test_nodes_behind_a_refused_one_are_judged_too():
         (make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME"), "SAME"),
         (make_node("Conv", ["x", "w"], ["y"], kernel_shape=[2, 2]), "kernel_shape"),
         (make_node("Conv", ["x", "w"], ["y"], group=2), "do not fit"),
+        *((make_node(op, ["x"], ["y"], axis=4), "axis 4") for op in ("Softmax", "ArgMax", "Split", "LayerNormalization")),
+        (make_node("Concat", ["x", "x"], ["y"], axis=-5), "axis -5"),
+        (make_node("ReduceMax", ["x"], ["y"], keepdims=3), "keepdims is 3"),
         (make_node("FusedConv", ["x", "w"], ["y"], activation="Cube", domain="com.microsoft"), "Cube"),
         (make_node("Cast", ["x"], ["y"], to=2), "uint8"),
         (make_node("Cast", ["x"], ["y"], to=8), "type 8"),

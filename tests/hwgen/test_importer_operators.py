@@ -175,6 +175,7 @@ CONVOLUTIONS = [
     row("ConvTranspose", x(2, 4, 5, 6), x(4, 3, 3, 3), x(3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
     row("ConvTranspose", x(1, 4, 5, 6), x(4, 2, 3, 2), group=2, strides=[3, 1], dilations=[2, 2]),
     row("ConvTranspose", x(1, 2, 5), x(2, 3, 4), strides=[3], pads=[2, 1]),
+    row("ConvTranspose", x(1, 2, 5, 6), x(2, 3, 3, 2), strides=[3, 2], dilations=[2, 1]),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
     row("ConvTranspose", x(1, 2, 5, 5), x(2, 3, 3, 3), strides=[2, 2], auto_pad="VALID"),
@@ -298,6 +299,9 @@ SIGNALS = [
         for a in (0, 1)
     ),
     row("GridSample", x(1, 2, 4, 5, 3), x(1, 2, 3, 2, 3), opset=20),
+    *(row("AffineGrid", x(2, 2, 3), [2, 3, 4, 5], opset=20, align_corners=a) for a in (0, 1)),
+    row("AffineGrid", x(2, 3, 4), [2, 3, 4, 5, 3], opset=20),
+    row("CenterCropPad", x(1, 3, 8, 7), [5, 9], axes=[2, 3]),
     *(row("DFT", x(1, 3, 14, p), axis=2, inverse=i, opset=17, tolerance=1e-4) for p in (1, 2) for i in (0, 1)),
     row("DFT", x(1, 14, 1), onesided=1, opset=17, tolerance=1e-4),
     row("DFT", x(1, 14, 5, 1), None, 1, onesided=1, opset=20, tolerance=1e-4),

@@ -37,7 +37,7 @@ NETWORKS = {
     "experts": {"experts": 4},
     "experts without bias": {"experts": 4, "bias": False},
     "top 1": {"experts": 5, "top_k": 1},
-    "top 3, renormalised, tanh": {"experts": 8, "top_k": 3, "renormalise": True, "form": "tanh"},
+    "top 3, renormalised, tanh": {"experts": 8, "top_k": 3, "renormalise": True, "form": "gelu_tanh"},
     "one expert": {"experts": 1, "top_k": 1},
     "no prefix, tokens out": {"prefix": 0, "classes": 0},
     "two prefix tokens, one head": {"prefix": 2, "heads": 1},
@@ -101,13 +101,13 @@ def test_two_heads_in_one_graph_fork_the_stream():
     extra = [
         fg.LayerNorm("b.norm", "0.add2", np.ones(32), np.zeros(32), 1e-6),
         fg.Linear("b.fc1", "b.norm", graph.node("0.fc1").weight, None),
-        fg.Gelu("b.gelu", "b.fc1", "none"),
+        fg.Activation("b.gelu", "b.fc1", "gelu"),
         fg.Linear("b.fc2", "b.gelu", graph.node("0.fc2").weight, None),
         fg.Add("b.add", "0.add2", "b.fc2"),
     ]
     again = [
         fg.Experts("c.experts", "b.norm", "1.route", *(getattr(graph.node("1.experts"), f) for f in ("w1", "b1", "w2", "b2")),
-                   "none"),
+                   "gelu"),
         fg.Add("c.add", "b.add", "c.experts"),
     ]  # fmt: skip
     assert first
@@ -233,7 +233,7 @@ def test_signatures_tell_layers_apart():
     graph = maker.vit(depth=4, experts=4)
     keys = signatures(graph)
     layers = [
-        n.name for n in graph.nodes if isinstance(n, fg.Linear | fg.LayerNorm | fg.Experts | fg.Attention | fg.Gelu)
+        n.name for n in graph.nodes if isinstance(n, fg.Linear | fg.LayerNorm | fg.Experts | fg.Attention | fg.Activation)
     ]
     assert len({keys[name] for name in layers}) == len(layers)
     assert signatures(maker.vit(depth=4, experts=4)) == keys
@@ -271,7 +271,7 @@ def huge_gate_bias(graph):
 @pytest.mark.parametrize(
     "fault, message",
     (
-        (huge_hidden, "Gelu '0.gelu'.*before GELU"),
+        (huge_hidden, "Activation '0.gelu'.*before gelu"),
         (huge_gate, "Linear '1.gate'.*router"),
         (huge_gate_bias, "Linear '1.gate'.*router"),
     ),

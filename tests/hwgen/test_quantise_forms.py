@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hwgen import graph as fg
-from hwgen import qgraph
 from hwgen.compare import compare
 from hwgen.config import Config
 from hwgen.errors import UserError
@@ -16,7 +15,7 @@ from hwgen.intgraph import MatMul, Multiply
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from hwgen.select import integers, select
-from sim import golden
+from sim import golden, quantised
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 maker = importlib.util.module_from_spec(_spec)
@@ -42,7 +41,7 @@ def norm(name, x, seed=0):
     return fg.LayerNorm(name, x, 1 + random(D, seed=seed, scale=0.2), random(D, seed=seed + 1, scale=0.2), 1e-6)
 
 
-def mlp(name, x, act=lambda name, x: fg.Gelu(name, x, "none"), seed=0):
+def mlp(name, x, act=lambda name, x: fg.Activation(name, x, "gelu"), seed=0):
     return [
         fg.Linear(f"{name}.fc1", x, random(64, D, seed=seed), random(64, seed=seed + 1, scale=0.2)),
         act(f"{name}.act", f"{name}.fc1"),
@@ -126,13 +125,13 @@ GRAPHS = {
     "sums are added": lambda: extended(fg.Add("sum", "0.add1", "0.add2"), norm("n", "sum")),
     "twice itself": lambda: extended(fg.Add("sum", "0.add2", "0.add2"), norm("n", "sum")),
     "activation of a sum": lambda: extended(
-        fg.Gelu("act", "0.add2", "none"), fg.Linear("out", "act", random(D, D), None)
+        fg.Activation("act", "0.add2", "gelu"), fg.Linear("out", "act", random(D, D), None)
     ),
     "an activation is added": lambda: extended(
         *mlp("m", "0.add2")[:1],
-        fg.Relu("r", "m.fc1"),
+        fg.Activation("r", "m.fc1", "relu"),
         fg.Linear("s", "0.add2", random(64, D), None),
-        fg.Gelu("g", "s", "none"),
+        fg.Activation("g", "s", "gelu"),
         fg.Add("sum", "r", "g"),
         columns=64,
     ),
@@ -147,6 +146,15 @@ GRAPHS = {
     ),
     "mean of an embedding": lambda: extended(
         fg.Mean("m", "embed", 1, 6), fg.Linear("h", "m", random(D, D), None), rows=1
+    ),
+    "soft mixture": lambda: extended(
+        fg.Dispatch("d", "0.norm2", "0.norm2", random(4, D)),
+        fg.SlotExperts(
+            "e", "d", random(2, 64, D), random(2, 64, seed=1), random(2, D, 64, seed=2), random(2, D, seed=3), "gelu"
+        ),
+        fg.Combine("c", "0.norm2", "e", random(4, D, seed=4), None),
+        fg.Add("sum", "0.add2", "c"),
+        norm("n", "sum"),
     ),
     "mean of a mean": lambda: extended(
         fg.Mean("m", "0.add2", 0, T), fg.Rows("r", "m", 0, 1), fg.Mean("mm", "r", 0, 1), rows=1
@@ -179,7 +187,7 @@ GRAPHS = {
     ),
     "GELU clipped": lambda: extended(
         fg.Linear("f", "0.norm2", random(64, D), None),
-        fg.Gelu("g", "f", "none"),
+        fg.Activation("g", "f", "gelu"),
         fg.Clip("c", "g", -0.1, 0.5),
         fg.Linear("h", "c", random(D, 64), None),
     ),
@@ -226,7 +234,7 @@ def test_golden_follows_float_and_level_q(name, calibrated):
     limit = 24 if calibrated else 18
     assert {o.name: o.snr_db for o in found.outputs if o.snr_db < limit} == {}
     image = {key: data[0] for key, data in images.items()}
-    values = qgraph.outputs(made, qgraph.evaluate(made, image))
+    values = quantised.outputs(made, quantised.evaluate(made, image))
     for key, wanted in golden.run(integer, image).outputs.items():
         np.testing.assert_array_equal(values[key], wanted)
     assert schedule({"": integer}, Config(array_outputs=16, array_inputs=16)).size

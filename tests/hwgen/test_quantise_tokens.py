@@ -43,7 +43,7 @@ def pooled(rows=(0, T), norm=True):
 def after(kind):
     """An activation in place of GELU."""
     graph = maker.vit()
-    nodes = [kind(n.name, n.x) if isinstance(n, fg.Gelu) else n for n in graph.nodes]
+    nodes = [kind(n.name, n.x) if isinstance(n, fg.Activation) else n for n in graph.nodes]
     return fg.Graph(graph.inputs, nodes, graph.outputs)
 
 
@@ -79,9 +79,9 @@ GRAPHS = {
     "mean of all tokens": pooled,
     "mean of the patches": lambda: pooled((1, T)),
     "mean of the residual stream": lambda: pooled(norm=False),
-    "relu": lambda: after(fg.Relu),
-    "silu": lambda: after(lambda name, x: fg.Silu(name, x, 1.0)),
-    "quick gelu": lambda: after(lambda name, x: fg.Silu(name, x, 1.702)),
+    "relu": lambda: after(lambda name, x: fg.Activation(name, x, "relu")),
+    "silu": lambda: after(lambda name, x: fg.Activation(name, x, "silu", 1.0)),
+    "quick gelu": lambda: after(lambda name, x: fg.Activation(name, x, "silu", 1.702)),
     "relative positions": biased,
     "mask": lambda: biased(True),
     "linear layer before the tokens": lambda: embedded("linear"),

@@ -12,7 +12,7 @@ from hwgen.leveltext import parse, text
 from hwgen.qgraph import QGraph
 from hwgen.quantise import quantise
 from hwgen.select import select
-from sim import golden
+from sim import golden, quantised
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 maker = importlib.util.module_from_spec(_spec)
@@ -75,7 +75,7 @@ def test_an_operand_that_is_read_later_stays():
     found = select(parse(written, QGraph))
     names = [op.name for op in found.ops]
     assert names == ["t", "x", "y.copy", "fc", "y.rows", "z"]
-    values = qgraph.evaluate(parse(written, QGraph), {})
+    values = quantised.evaluate(parse(written, QGraph), {})
     outputs = golden.run(found, {}).outputs
     np.testing.assert_array_equal(outputs["p"], values["t"].ravel() * np.float32(0.5))
     np.testing.assert_array_equal(outputs["o"], values["z"].ravel())

@@ -12,7 +12,7 @@ from hwgen.isa import Gelu, RowMax
 from hwgen.rtl import ports
 from hwgen.rtl.post import PostProcessor
 
-FORMS = {Gelu.ERF: "none", Gelu.TANH: "tanh", Gelu.SILU: "silu"}
+FORMS = {kind: kind.name.lower() for kind in Gelu if kind}
 
 
 @dataclass

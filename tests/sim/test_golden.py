@@ -141,7 +141,7 @@ def test_experts_gather_and_scatter(case):
     for e in range(experts):
         ops.append(
             MatMul(f"a{e}", whole(h), whole(x), w1[e], col_mult=np.full(hidden, 50000), bias=np.full(hidden, e, np.int16),
-                   row_mult=30000, shift=17, gelu=("none", 3), row_max=RowMax.ABS, expert=("route", e),
+                   row_mult=30000, shift=17, gelu=("gelu", 3), row_max=RowMax.ABS, expert=("route", e),
                    indirect=Indirect.GATHER)
         )  # fmt: skip
         ops.append(
@@ -156,7 +156,7 @@ def test_experts_gather_and_scatter(case):
     for e in range(experts):  # experts in order: saturation makes the order matter
         for t in range(tokens):
             for slot in np.flatnonzero(chosen[t] == e):
-                a = num.gelu(num.requantise(x8[t] @ w1[e].T.astype(int), 50000, 30000, 17, e), "none", 3)[None]
+                a = num.gelu(num.requantise(x8[t] @ w1[e].T.astype(int), 50000, 30000, 17, e), "gelu", 3)[None]
                 q, scale = num.quantise_rows(a, num.row_max_abs(a))
                 row = (int(scale[0]) * int(gates[t, slot]) + (1 << 14)) >> 15
                 expected[t + 1] = num.add_residual(

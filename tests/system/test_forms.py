@@ -38,7 +38,7 @@ def network() -> fg.Graph:
             fg.Add(f"{i}.r", x, f"{i}.o"),
             fg.LayerNorm(f"{i}.m", f"{i}.r", 1 + normal(D), normal(D), 1e-6),
             fg.Linear(f"{i}.f", f"{i}.m", normal(HIDDEN, D), normal(HIDDEN)),
-            fg.Silu(f"{i}.g", f"{i}.f", 1.702) if kind == "silu" else fg.Relu(f"{i}.g", f"{i}.f"),
+            fg.Activation(f"{i}.g", f"{i}.f", "silu", 1.702) if kind == "silu" else fg.Activation(f"{i}.g", f"{i}.f", "relu"),
             fg.Linear(f"{i}.h", f"{i}.g", normal(D, HIDDEN), None),
             fg.Add(f"{i}.s", f"{i}.r", f"{i}.h"),
         ]

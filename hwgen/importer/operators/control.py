@@ -55,14 +55,19 @@ def inside(c: Context, body: Body, operands: list[Any]) -> list[Any]:
 def branch(c: Context, op: Op, condition: Any) -> list[Any]:
     """The branch that a constant names; else both, and where()."""
     bodies = op.attribute("then_branch"), op.attribute("else_branch")
-    held = c.t.map("bool", plain(c, condition))
-    if held.layout.size != 1:
-        raise Unsupported("its condition is no single truth value")
-    held = c.t.reshape(held, ())
+    held = truth(c, condition)
     if held.scalar is not None:
         return inside(c, bodies[0 if held.scalar else 1], [])
     then, other = (inside(c, body, []) for body in bodies)
     return [choose(c, held, a, b) for a, b in zip(then, other, strict=True)]
+
+
+def truth(c: Context, v: Any) -> Ref:
+    """A single truth value."""
+    v = plain(c, v)
+    if not isinstance(v, Ref) or v.layout.size != 1:
+        raise Unsupported("its condition is no single truth value")
+    return c.t.reshape(c.t.map("bool", v), ())
 
 
 def choose(c: Context, held: Ref, a: Any, b: Any) -> Any:
@@ -158,7 +163,7 @@ def loop(c: Context, op: Op, trips: Any, running: Any, *state: Any) -> list[Any]
             raise Unsupported("runs as many rounds as some number of tokens", FIXED)
     elif trips is not None:
         rounds = c.ints(trips, "the number of rounds of a Loop")[0]
-    live = None if running is None else t.reshape(t.map("bool", plain(c, running)), ())
+    live = None if running is None else truth(c, running)
     collected: list[list[Any]] = []
     lives: list[Ref | None] = []
     for i in range(hit.full if hit else min(rounds, ROUNDS + 1) if rounds is not None else ROUNDS + 1):
@@ -176,7 +181,7 @@ def loop(c: Context, op: Op, trips: Any, running: Any, *state: Any) -> list[Any]
         made = inside(c, body, [Place(number, hit.mask) if hit else number, t.const(np.bool_(True)), *values])
         again, new, rest = made[0], made[1 : len(values) + 1], made[len(values) + 1 :]
         values = new if counts is None else [choose(c, counts, a, b) for a, b in zip(new, values, strict=True)]
-        again = t.reshape(t.map("bool", plain(c, again)), ())
+        again = truth(c, again)
         live = again if live is None or counts is None else choose(c, counts, t.map("and", live, again), live)
         collected.append(rest)
         lives.append(counts)

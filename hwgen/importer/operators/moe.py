@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...layers import Activation, Experts, Router
+from ...layers import Experts, Router
 from ...tensor import Ref
 from ..rules import Context, Op, Unsupported, rule
 
@@ -27,8 +27,8 @@ def moe(c: Context, op: Op, x: Ref, logits: Ref, w1: Ref, b1: Ref | None = None,
     biases = [t.full((experts, w.shape[1]), 0.0) if b is None else b for w, b in ((first, b1), (second, b2))]
     router = Router(int(op.attribute("k", 1)), bool(op.attribute("normalize_routing_weights", 0)))
     gates = router.define(t, t.reshape(logits, (-1, experts)))
-    act = Activation(ACTIVATIONS[kind], 0.0 if kind == "relu" else 1.0)
-    y = Experts(act).define(t, t.reshape(x, (-1, width)), gates, first, biases[0], second, biases[1])
+    layer = Experts(ACTIVATIONS[kind], 0.0 if kind == "relu" else 1.0)
+    y = layer.define(t, t.reshape(x, (-1, width)), gates, first, biases[0], second, biases[1])
     return t.reshape(y, (*x.shape[:-1], second.shape[1]))
 
 

@@ -140,7 +140,7 @@ def conv_transpose(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = N
     rank, (n, channels, *lengths), outputs = len(kernel), x.shape, weight.shape[1] * groups
     strides, dilations, pads, ends = _spread(op, lengths, kernel)
     weight = t.reshape(weight, (groups, channels // groups, *weight.shape[1:]))
-    if tuple(strides) == kernel and not any(pads) and not any(ends):
+    if tuple(strides) == kernel and max(dilations) == 1 and not any(pads) and not any(ends):
         space, inner = "stu"[:rank], "ijk"[:rank]
         between = "".join(a + b for a, b in zip(space, inner, strict=True))
         x = t.reshape(x, (n, groups, channels // groups, *lengths))

@@ -1,0 +1,97 @@
+"""Convolutions that are no patches of the image side by side: with groups, or of windows that overlap."""
+
+from __future__ import annotations
+
+from math import gcd
+
+from ..layers import Conv
+from ..tensor import Builder, Contract, Input, Layout, Node, Pad, Ref
+from ..tensor.layout import Axis
+from .match import constant, group, is_map, regroup
+from .names import label
+from .rewrite import relabel
+
+
+def convolution(t: Builder, node: Node) -> Ref | None:
+    """A product of windows with a constant: result axes that pair with summed ones, and perhaps one of groups."""
+    if not isinstance(node.op, Contract) or constant(node.operands[0]) == constant(node.operands[1]):
+        return None
+    first, second, result = node.op.letters
+    x, w = node.operands
+    if constant(x):
+        x, w, first, second = w, x, second, first
+    groups = [c for c in result if c in first and c in second]
+    outputs = [c for c in second if c in result and c not in first]
+    summed = [c for c in first if c in second and c not in result]
+    axes, wide = dict(zip(first, x.layout.axes, strict=True)), dict(zip(second, w.layout.axes, strict=True))
+    places = [c for c in first if c in result and c not in second]
+    lone, places = [c for c in places[: -len(summed) + 1 or None] if not axes[c]], places[-len(summed) + 1 or len(places) :]
+    if not 2 <= len(summed) <= 4 or len(places) != len(summed) - 1 or len(lone + places + summed + groups) < len(first):
+        return None
+    if (
+        len(groups) > 1
+        or len(outputs) + len(summed) + len(groups) < len(second)
+        or any(len(axes[c]) > 1 for c in places + summed[1:])
+    ):
+        return None
+    if groups and not (any(s for _, s in axes[groups[0]]) and any(s for _, s in wide[groups[0]])):
+        return None
+    one = {c: axes[c][0] if axes[c] else (1, 0) for c in places + summed[1:]}
+    steps = [(one[c], one[d]) for c, d in zip(places, summed[1:], strict=True)]
+    if not groups and (_of_image(x) or all(n * s <= step for (_, step), (n, s) in steps)):
+        return None
+    channels = tuple(f for c in groups + summed[:1] for f in axes[c])
+    source, (strides, dilations, pads) = _source(t, x, channels, steps)
+    weight = group(w, [second.index(c) for c in groups + outputs], *[[second.index(c)] for c in summed])
+    count = x.shape[first.index(groups[0])] if groups else 1
+    y = relabel(t.node(Conv(strides, dilations, pads, count), source, weight), label(t.source, w))
+    size = dict(zip(result, node.shape, strict=True))
+    order = [result.index(c) for c in [*lone, *places, *groups, *outputs]]
+    return regroup(t, y, [size[c] for c in result], order)
+
+
+Steps = list[tuple[tuple[int, int], tuple[int, int]]]  # by axis: loop over places, loop over the kernel
+
+
+def _source(
+    t: Builder, x: Ref, channels: Axis, steps: Steps
+) -> tuple[Ref, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+    """(what is convolved, [C, lengths..]; strides, dilations, pads)."""
+    rank, op = len(steps), x.node.op
+    units = [gcd(a, b) or 1 for (_, a), (_, b) in steps]
+    if (
+        isinstance(op, Pad)
+        and not op.value
+        and x.layout.offset == 0
+        and len(op.before) == rank + 2
+        and not any(op.before[:2] + op.after[:2])
+    ):
+        dense = [axis[0][1] if axis else 1 for axis in Layout.dense(x.node.shape).axes]
+        if (
+            all(unit % own == 0 for unit, own in zip(units, dense[2:], strict=True))
+            and channels == Layout.dense(x.node.shape).axes[1]
+        ):
+            strides, dilations = (
+                tuple(max(pair[i][1] // own, 1) for pair, own in zip(steps, dense[2:], strict=True)) for i in (0, 1)
+            )
+            # A single place may leave any number of elements behind it.
+            strides = tuple(
+                s if n > 1 else length for s, ((n, _), _), length in zip(strides, steps, x.node.shape[2:], strict=True)
+            )
+            (inner,) = x.node.operands
+            return inner.move(Layout(inner.layout.axes[1:], inner.layout.offset)), (
+                strides,
+                dilations,
+                op.before[2:] + op.after[2:],
+            )
+    strides, dilations = (tuple(max(pair[i][1] // unit, 1) for pair, unit in zip(steps, units, strict=True)) for i in (0, 1))
+    lengths = [(n - 1) * s + (k - 1) * d + 1 for ((n, _), (k, _)), s, d in zip(steps, strides, dilations, strict=True)]
+    axes = tuple(((n, unit),) for n, unit in zip(lengths, units, strict=True))
+    return x.move(Layout((channels, *axes), x.layout.offset)), (strides, dilations, (0,) * 2 * rank)
+
+
+def _of_image(r: Ref) -> bool:
+    """Whether r shows pixels, with a border or times and plus constants."""
+    while isinstance(r.op, Pad) or (is_map(r, "add", "sub", "mul", "div") and any(constant(o) for o in r.node.operands)):
+        r = next((o for o in r.node.operands if not constant(o)), r.node.operands[0])
+    return isinstance(r.op, Input)
