@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 from .. import numerics
 from ..config import Config
 from ..intgraph import Convert, RowScale
-from .common import delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
+from .common import WIDE, delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
 from .divide import Divider
 from .memories import SUM_BITS, memories
 from .memory import RAM_LATENCY, Ram
@@ -116,7 +116,7 @@ class RowQuantiser(Component):
 
         # 3: factor and step
         row_factor = constant_table(numerics.ROW_FACTOR, index_2, 8)
-        factor_3 = register(m, Mux(convert_2, row_factor, 1), "factor_3")
+        factor_3 = register(m, Mux(convert_2, row_factor, 1), "factor_3", WIDE)
         step_3 = register(m, constant_table(numerics.ROW_STEP, index_2, 16), "step_3")
         shift_3 = register(m, Mux(convert_2, exponent_2, 0), "shift_3")
         drop_3 = register(m, ~exponent_2, "drop_3")  # 7 - exponent, the shift of the step
@@ -138,7 +138,7 @@ class RowQuantiser(Component):
         for i in lanes:
             with_carry = Cat(1, low[i]).as_signed() + Cat(~negative[i], below_half_4, 0).as_signed() + (high[i] << 5)
             rounded.append(register(m, with_carry[1:25].as_signed(), f"sum_{i}"))
-        shift_5, scale_5 = register(m, shift_4, "shift_5"), register(m, (step_4 >> drop_4)[:16], "scale_5")
+        shift_5, scale_5 = register(m, shift_4, "shift_5", WIDE), register(m, (step_4 >> drop_4)[:16], "scale_5")
 
         # 6: shift; 7: saturate
         shifted = [

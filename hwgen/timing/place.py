@@ -3,9 +3,8 @@
 Wire length is minimised as a sum of squares, each net pulled to its centre with a weight that makes the sum nearly linear
 (Sigl, Doll, Johannes: Analytical placement: a linear or a quadratic objective function?, DAC 1991). Between two solutions
 the cells are spread over the part, logic by the room of its tiles, multipliers and memories each over their own sites, and
-pulled towards where that puts them, a little more every round (as in Kim, Lee, Markov: SimPL, ICCAD 2010). Nets on long paths weigh
-more, as tools place by timing (Kong: A novel net weighting algorithm for timing-driven placement, ICCAD 2002). No cell gets a
-site of its own.
+pulled towards where that puts them, a little more every round (as in Kim, Lee, Markov: SimPL, ICCAD 2010). Wires on long
+paths pull more, as tools place by timing. No cell gets a site of its own.
 """
 
 from __future__ import annotations
