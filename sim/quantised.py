@@ -1,4 +1,4 @@
-"""Executes level Q with NumPy, a node at a time: what `hwgen.select` must keep, bit for bit. All arithmetic is `hwgen.numerics`."""
+"""Executes level Q with NumPy, a node at a time: what `hwgen.select` must keep, bit for bit, by `hwgen.numerics`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from onnx import numpy_helper
 from ..errors import UserError
 from .external import everything, fetch
 from .load import Model, load, read
-from .stand_ins import faults, operators
 
 Array = np.ndarray
 Feed = dict[str, Array]
@@ -97,6 +96,8 @@ def _onnxruntime(model: Model) -> Callable[[Feed], list[Array]] | None:
 
 def _evaluator(model: Model) -> Callable[[Feed], list[Array]]:
     from onnx.reference import ReferenceEvaluator
+
+    from .stand_ins import faults, operators  # which load what onnxruntime does without
 
     proto = read(model.path)
     for tensor, what in everything(proto):

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import Finding
 from ..tensor import Builder, Node, Ref
+from ..tensor.build import wrapped
 
 Array = np.ndarray
 Rule = Callable[..., Any]  # (c: Context, op: Op, *operands) -> a value, or a list of them where the node has several outputs
@@ -51,6 +52,10 @@ class Op:
         if value not in (0, 1):
             raise Unsupported(f"{name} is {value}, must be 0 or 1")
         return bool(value)
+
+    def axis(self, rank: int, default: int = 0) -> int:
+        """Attribute `axis`, counted from the front. Raises ValueError where there is none such."""
+        return wrapped(self.attribute("axis", default), rank)
 
     def ignore(self, *names: str) -> None:
         """Attributes that change nothing here."""

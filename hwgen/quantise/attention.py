@@ -32,11 +32,13 @@ Array = np.ndarray
 INT16_PER_INT8 = 1 << STATIC_SHIFT
 SCORE_LOWEST = -INT16_MAX // 2  # with any score added, still far below those that have a probability
 _TURN_GAIN = 2.0
+# Of V: round(sum * row scale / 2^16) counts in so many weight steps times int16 steps of x.
+_TABLE_UNIT = 2.0 ** (COL_SHIFT - ROW_STEP_BITS)
 PROBABILITY_ONE = INT8_MAX * U16_MAX  # probability times reciprocal of a row: this is 1
 
 
 def attention(b: Builder, node: fg.Attention) -> None:
-    q_side, k_side, v = _side(b, node.q, node), _side(b, node.k, node), b.plan.linear(node.v, node)
+    q_side, k_side, v = _side(b, node.q, node), _side(b, node.k, node), b.plan.linear(node.v)
     queries, keys, factors = _queries_and_keys(b, node, q_side, k_side)
 
     rows, columns = b.shapes[node.name]
@@ -73,16 +75,11 @@ def _biases(b: Builder, node: fg.Attention) -> tuple[Ref, ...]:
     if node.bias is None:
         return ()
     steps = np.rint(node.bias.astype(np.float64) * np.log2(np.e) * SCORE_STEPS)
+    heads = [(data.tobytes(), data) for data in np.maximum(steps, SCORE_LOWEST).astype(np.int16)]
     made: dict[bytes, Ref] = {}
-    for h, data in enumerate(np.maximum(steps, SCORE_LOWEST).astype(np.int16)):
-        if data.tobytes() not in made:
-            made[data.tobytes()] = b.table(f"{node.name}.bias.{h}", data, source=node.source)
-    return tuple(made[data.tobytes()] for data in np.maximum(steps, SCORE_LOWEST).astype(np.int16))
-
-
-def _table_unit() -> float:
-    """Of V: round(sum * row scale / 2^16) counts in 2^(16 - ROW_STEP_BITS) weight steps times int16 steps of x."""
-    return 2.0 ** (COL_SHIFT - ROW_STEP_BITS)
+    for h, (key, data) in enumerate(heads):
+        made[key] = made.get(key) or b.table(f"{node.name}.bias.{h}", data, source=node.source)
+    return tuple(made[key] for key, _ in heads)
 
 
 @dataclass(frozen=True)
@@ -96,16 +93,11 @@ class _Side:
 
 
 def _side(b: Builder, name: str, node: fg.Attention) -> _Side:
-    """Raises UserError where something else stands between the linear layer and the scores."""
-    at, rotate, norm = name, b.plan.nodes.get(name), None
-    if isinstance(rotate, fg.Rotate) and rotate.heads == node.heads:
-        at = rotate.x
-    else:
-        rotate = None
-    found = b.plan.nodes.get(at)
-    if isinstance(found, fg.LayerNorm) and found.heads == node.heads:
-        norm, at = found, found.x
-    return _Side(name, b.plan.linear(at, node), norm, rotate)
+    at = b.plan.nodes[name]
+    rotate = at if isinstance(at, fg.Rotate) and at.heads == node.heads else None
+    at = b.plan.nodes[rotate.x] if rotate else at
+    norm = at if isinstance(at, fg.LayerNorm) and at.heads == node.heads else None
+    return _Side(name, b.plan.linear(norm.x if norm else at.name), norm, rotate)
 
 
 def _queries_and_keys(
@@ -159,16 +151,7 @@ def _turn_gain(side: _Side) -> float:
     return _TURN_GAIN if side.rotate else 1.0
 
 
-def _project(
-    b: Builder,
-    node: fg.Attention,
-    side: _Side,
-    name: str,
-    steps: Array,
-    centre: Array | float,
-    angles: dict[bytes, Ref],
-    sign: float = 1.0,
-) -> Ref:
+def _project(b: Builder, node: fg.Attention, side: _Side, name: str, steps: Array, centre, angles, sign: float = 1.0) -> Ref:
     """Emit `sign` times one side in int8 steps of `steps` [heads], less `centre`; `angles`: tables of positions so far."""
     layer = side.linear
     x = b.held[layer.x]
@@ -211,7 +194,7 @@ def _angles(b: Builder, node: fg.Attention, rotate: fg.Rotate, known: dict[bytes
 
 def smallest_transposed_step(weight: Array) -> Array:
     """Smallest int8 step [N] of `transposed`: its row multiplier is a u16 / 2^SHIFT_MIN."""
-    return weight_steps(weight) * _table_unit() / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
+    return weight_steps(weight) * _TABLE_UNIT / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
 
 
 def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, source: str) -> Ref:
@@ -220,8 +203,8 @@ def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, sourc
     `step` [N]: real value of an int8 step of the result, which is stored as 2^STATIC_SHIFT int16 steps.
     """
     step16 = step / INT16_PER_INT8
-    row_mult, shift = multipliers(weight_steps(weight) * _table_unit() / step16, fraction_bits=0)
-    exact = np.ldexp(row_mult * step16 / _table_unit(), -shift)
+    row_mult, shift = multipliers(weight_steps(weight) * _TABLE_UNIT / step16, fraction_bits=0)
+    exact = np.ldexp(row_mult * step16 / _TABLE_UNIT, -shift)
     data = int8_weights(weight, exact).astype(np.int16) * INT16_PER_INT8
     w = b.table(f"{name}.weight", data, exact[:, None] / INT16_PER_INT8, source)
     made = q.Product(b.name(name), w, Matrix(x.ref, None, shift, None, row_mult), Convert.STATIC, source=source)

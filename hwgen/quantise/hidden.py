@@ -14,9 +14,9 @@ import numpy as np
 from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
-from ..numerics import GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN
+from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN
 from ..qgraph import Matrix
-from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, gelu_scale, limited, operands, own_scale, plain
+from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, limited, operands, own_scale, plain
 from .plan import describe
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
@@ -27,7 +27,7 @@ WORTH = 4.0  # least reduction of the estimated noise power
 
 def activation(b: Builder, node: fg.Activation) -> None:
     """Emit the linear layer in front of `node` together with it."""
-    source = b.plan.linear(node.x, node)
+    source = b.plan.linear(node.x)
     groups = _outliers(b, node)
     if groups is None:
         groups = [np.arange(len(source.weight))]
@@ -94,8 +94,11 @@ def form_of(node: fg.Node, kind: str, slope: float, peak: float, need: float) ->
         # GELU in steps so small that its bend around 0 is next to nothing: 22 steps of some ten thousand.
         return Form(1.0, "gelu", 0, max(peak / INT16_MAX, need))
     factor = slope / GELU_SPANS[kind]
-    shift, step = gelu_scale(node, peak * factor, need * factor)
-    return Form(factor, kind, shift, step)
+    for shift in range(GELU_SHIFT_MAX, -1, -1):
+        step = 2.0 ** -(7 + shift)
+        if INT16_MAX * step >= peak * factor and step >= need * factor:
+            return Form(factor, kind, shift, step)
+    raise UserError(f"{describe(node)}: values of {peak / WIDE_MARGIN:g} before {kind}, the machine holds up to {128 / factor:g}")
 
 
 def _outliers(b: Builder, node: fg.Activation) -> list[Array] | None:

@@ -12,9 +12,8 @@ from ..errors import UserError
 from ..isa import Convert
 from ..numerics import INT8_MAX, INT16_MAX, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, QGraph, Ref, verify
-from . import tokens
 from .attention import attention
-from .builder import LOGIT_RANGE, Builder, Held, clip, limited, linear, linear_need, moved, own_scale, plain
+from .builder import LOGIT_RANGE, Builder, Held, chosen, clip, linear, linear_need, moved, own_scale, plain
 from .experts import experts, experts_need
 from .hidden import activation, multiply
 from .legal import Legal
@@ -22,7 +21,7 @@ from .norm import norm
 from .options import Quantisation
 from .plan import Plan, describe, product_side
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
-from .soft import combine, dispatch, slot_experts
+from .soft import combine, dispatch, mean, slot_experts
 
 Array = np.ndarray
 
@@ -62,7 +61,7 @@ def _lower(b: Builder, node: fg.Node) -> None:
         case fg.Rotate():
             raise UserError(f"{describe(node)}: rotary positions can only be used by attention")
         case fg.Mean():
-            tokens.mean(b, node)
+            mean(b, node)
         case fg.Attention():
             attention(b, node)
         case fg.Add():
@@ -135,12 +134,7 @@ def _embed(b: Builder, node: fg.Embed) -> None:
 def _patches_alone(b: Builder, node: fg.PatchEmbed) -> None:
     x, step, offset = _image(b, node)
     weight, bias = _patch_weights(node, offset)
-    need = float(smallest_out_scale(weight, step, bias, UNIT_ROW).max())
-    limit = limited(b, node)
-    if limit is not None and float(smallest_out_scale(weight, step, bias - limit[1], UNIT_ROW).max()) <= limit[0]:
-        scale, less = limit
-    else:
-        scale, less = own_scale(b, node, need), 0.0
+    scale, less = chosen(b, node, lambda o: float(smallest_out_scale(weight, step, bias - o, UNIT_ROW).max()))
     weights = quantise_weights(weight, step, scale, bias - less, UNIT_ROW)
     product = q.Product(b.name(node.name), x, weights, Convert.STATIC, source=node.source)
     out = b.emit(product, *b.shapes[node.name], scale, less or None, value=node.name)
@@ -153,11 +147,8 @@ def _patches_alone(b: Builder, node: fg.PatchEmbed) -> None:
 def _linear_alone(b: Builder, node: fg.Linear) -> None:
     if node.name in b.plan.logits:
         node = _logits_in_range(b, node)
-    limit = limited(b, node)
-    if limit is not None and node.name not in b.plan.logits and linear_need(b, node, limit[1]) <= limit[0]:
-        b.held[node.name] = linear(b, node, limit[0], node.name, offset=limit[1])
-    else:
-        b.held[node.name] = linear(b, node, own_scale(b, node, linear_need(b, node)), node.name)
+    scale, offset = chosen(b, node, lambda o: linear_need(b, node, o))
+    b.held[node.name] = linear(b, node, scale, node.name, offset=offset)
 
 
 def _logits_in_range(b: Builder, node: fg.Linear) -> fg.Linear:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .. import graph as fg
-from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,10 @@ class Plan:
     limits: dict[str, fg.Clip]
     scales: dict[str, float] = field(default_factory=dict)
 
-    def linear(self, name: str, reader: fg.Node) -> fg.Linear:
-        """The `Linear` that makes the value, or UserError naming its reader."""
-        node = self.nodes.get(name)
-        if not isinstance(node, fg.Linear):
-            kind = type(node).__name__ if node else "an input"
-            raise UserError(f"{describe(reader)}: needs a linear layer in front of it, {name!r} is {kind}")
+    def linear(self, name: str) -> fg.Linear:
+        """The `Linear` that makes the value: `legal` has put one there."""
+        node = self.nodes[name]
+        assert isinstance(node, fg.Linear), name
         return node
 
     def readers(self, name: str) -> list[fg.Node]:

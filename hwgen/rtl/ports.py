@@ -19,6 +19,7 @@ from ..numerics import RECIPROCAL_EXPONENT_MAX
 
 ELEMENT = signed(16)
 ROW_SHIFT_BITS = RECIPROCAL_EXPONENT_MAX.bit_length()
+FIELDS = dict(isa.layout(isa.Matmul))  # widths
 READ_LATENCY, WRITE_LATENCY = latency.READ, latency.WRITE
 
 
@@ -95,10 +96,10 @@ def post_meta(config: Config) -> data.StructLayout:
             "columns": (config.array_outputs).bit_length(),  # valid columns of this output tile, 1..O
             "bank": 1,  # parameter bank
             "row_mult": 16,
-            "shift": 6,
+            "shift": FIELDS["shift"],
             "row_shift": ROW_SHIFT_BITS,  # added to `shift`: exponent of the row multiplier
-            "gelu": 2,
-            "gelu_shift": 3,
+            "gelu": FIELDS["gelu"],
+            "gelu_shift": FIELDS["gelu_shift"],
             "residual": 1,
             "res_addr": ADDRESS_BITS,
             "y_addr": ADDRESS_BITS,

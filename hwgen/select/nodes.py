@@ -79,6 +79,15 @@ class Selection:
         taken = {self._places[other.value].buffer for other in others if other is not None}
         return self._last[ref.value] <= i and self._places[ref.value].buffer not in taken
 
+    def _over(self, node: q.Norm | q.Multiply, i: int, wanted: bool) -> View:
+        """The place of the node's x, in the steps of its own value, where that is wanted and free; else a new buffer."""
+        if not wanted or not self._free(node.x, i):
+            return self._new(node)
+        place = self._places[node.name] = self.view(node.x)
+        scale = np.asarray(self.graph.values[node.name].scale)
+        self.buffers[place.buffer] = replace(self.buffers[place.buffer], scale=scale[None] if scale.ndim == 1 else scale)
+        return place
+
     def _keep(self, node: q.Node) -> RowMax:
         """What an operation that writes all of the node's value keeps of its rows."""
         if node.name in self._wanted:
@@ -108,21 +117,16 @@ class Selection:
         return self.view(ref)
 
     def _matmul(self, name: str, out: View, x: View, m: q.Matrix, convert: Convert, **fields: Any) -> None:
-        w: View | Array | q.Ref = m.w
-        if isinstance(w, q.Ref):
-            w = self._measured(w) if m.col_mult is None else self.view(w)
-        modes: dict[str, Any]
+        modes: dict[str, Any] = {"w": m.w, "col_mult": m.col_mult, "bias": m.bias, "row_scale": RowScale.CONVERTED}
         if m.col_mult is None:
-            modes = {"w_convert": Convert.ROW, "col_scale": ColScale.ROW_SCALES}
-        else:
-            modes = {"col_mult": m.col_mult, "bias": m.bias}
-            if np.ndim(m.col_mult) == 0:
-                modes["col_scale"] = ColScale.IMMEDIATE
-        if m.row is None:
-            modes["row_scale"] = RowScale.CONVERTED
-        else:
+            modes = {"w_convert": Convert.ROW, "col_scale": ColScale.ROW_SCALES, "row_scale": RowScale.CONVERTED}
+        elif np.ndim(m.col_mult) == 0:
+            modes["col_scale"] = ColScale.IMMEDIATE
+        if isinstance(m.w, q.Ref):
+            modes["w"] = self._measured(m.w) if m.col_mult is None else self.view(m.w)
+        if m.row is not None:
             modes |= {"row_mult": m.row, "row_scale": RowScale.TABLE if np.ndim(m.row) else RowScale.IMMEDIATE}
-        self._emit(MatMul, name, out, x, w, convert, shift=m.shift, **modes, **fields)
+        self._emit(MatMul, name, out, x, x_convert=convert, shift=m.shift, **modes | fields)
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 
@@ -160,10 +164,7 @@ class Selection:
         self._copy(node.name, self.view(node.x), self._new(node), self._keep(node), node.bias)
 
     def _norm(self, node: q.Norm, i: int) -> None:
-        x = self.view(node.x)
-        if node.heads > 1 and self._free(node.x, i):
-            self._places[node.name] = x
-        out = self._places.get(node.name) or self._new(node)
+        x, out = self.view(node.x), self._over(node, i, node.heads > 1)
         row_max = self._keep(node)
         assert node.heads == 1 or row_max == RowMax.NONE, node.name
         width = x.cols // node.heads
@@ -174,10 +175,7 @@ class Selection:
             self._emit(Norm, name, _columns(out, part), _columns(x, part), *fields)
 
     def _multiply(self, node: q.Multiply, i: int) -> None:
-        x = self.view(node.x)
-        if node.pairs and self._free(node.x, i):
-            self._places[node.name] = x
-        out = self._places.get(node.name) or self._new(node)
+        x, out = self.view(node.x), self._over(node, i, node.pairs)
         fields = {"pairs": node.pairs, "row_max": self._keep(node), "source": node.source}
         self._emit(Multiply, node.name, out, x, self.view(node.factor), node.shift, **fields)
 
@@ -188,20 +186,10 @@ class Selection:
         row_max, width, depth = self._keep(node), out.cols // heads, queries.cols // heads
         for h, (col, shift) in enumerate(node.factors):
             head = slice(h * depth, (h + 1) * depth)
-            self._emit(
-                MatMul,
-                f"{node.name}.scores.{h}",
-                scores[h % 2],
-                _columns(queries, head),
-                _columns(keys, head),
-                col_scale=ColScale.IMMEDIATE,
-                col_mult=col,
-                row_mult=q.UNIT_ROW,
-                shift=shift,
-                residual=self.view(node.biases[h]) if node.biases else None,
-                row_max=RowMax.SIGNED,
-                source=node.source,
-            )
+            more: dict[str, Any] = {"row_max": RowMax.SIGNED, "source": node.source, "w": _columns(keys, head)}
+            more["residual"] = self.view(node.biases[h]) if node.biases else None
+            factor = q.Matrix(node.k, col, shift, None, q.UNIT_ROW)
+            self._matmul(f"{node.name}.scores.{h}", scores[h % 2], _columns(queries, head), factor, Convert.STATIC, **more)
             more = {"row_max": row_max, "continue_max": h > 0 and row_max != RowMax.NONE, "source": node.source}
             part = _columns(out, slice(h * width, (h + 1) * width))
             self._matmul(f"{node.name}.values.{h}", part, scores[h % 2], node.head(h), Convert.PROBABILITY, **more)

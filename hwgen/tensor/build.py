@@ -38,6 +38,13 @@ FOLD_LIMIT = 1 << 27  # elements of a constant that folding may make
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+def wrapped(axis: int, rank: int) -> int:
+    """An axis counted from the front. Raises ValueError where there is none such."""
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis {axis} of {rank}")
+    return axis % rank
+
+
 class TooLarge(ValueError):
     """A constant expression with more elements than folding may make."""
 
@@ -143,7 +150,7 @@ class Builder:
     def reduce(self, function: str, x: Ref, axes: Iterable[int], keep: bool = True) -> Ref:
         """Over `axes` (negative ones from behind), which are dropped without `keep`. "mean" is a sum times a factor."""
         rank = len(x.shape)
-        axes = tuple(sorted(int(a) % rank for a in axes))
+        axes = tuple(sorted(wrapped(int(a), rank) for a in axes))
         count = prod(x.shape[a] for a in axes)
         y = x if count == 1 else self.node(Reduce("sum" if function == "mean" else function, axes), x)
         if function == "mean" and count != 1:
@@ -176,7 +183,7 @@ class Builder:
         return self.reshape(x, [x.shape[i] for i in kept] + list(x.shape[-2:])), "".join(own[i] for i in kept)
 
     def concat(self, parts: list[Ref], axis: int) -> Ref:
-        axis %= len(parts[0].shape)
+        axis = wrapped(axis, len(parts[0].shape))
         parts = [p for p in parts if p.shape[axis]] or parts[:1]
         return parts[0] if len(parts) == 1 else self.node(Concat(axis), *parts)
 
@@ -187,7 +194,7 @@ class Builder:
 
     def gather(self, x: Ref, index: Ref, axis: int, elements: bool = False) -> Ref:
         """By a layout where the index is a constant made of loops; negative constants count from behind."""
-        axis %= len(x.shape)
+        axis = wrapped(axis, len(x.shape))
         known = index.constant
         if known is not None:
             known = np.where(known < 0, known + x.shape[axis], known)
@@ -200,10 +207,10 @@ class Builder:
         return self.node(Gather(axis, elements), x, index)
 
     def scatter(self, x: Ref, index: Ref, updates: Ref, axis: int, reduction: str = "none") -> Ref:
-        return self.node(Scatter(axis % len(x.shape), reduction), x, index, updates)
+        return self.node(Scatter(wrapped(axis, len(x.shape)), reduction), x, index, updates)
 
     def topk(self, x: Ref, count: int, axis: int = -1, largest: bool = True) -> Ref:
-        return self.node(TopK(axis % len(x.shape), count, largest), x)
+        return self.node(TopK(wrapped(axis, len(x.shape)), count, largest), x)
 
     def copy(self, x: Ref) -> Ref:
         """Dense, as a node of its own where the layout is not dense already."""
@@ -228,13 +235,13 @@ class Builder:
         return x.move(moved) if moved is not None else self.copy(x).move(layout)
 
     def transpose(self, x: Ref, order: tuple[int, ...] | list[int]) -> Ref:
-        return x.move(x.layout.transpose(tuple(int(i) % len(x.shape) for i in order)))
+        return x.move(x.layout.transpose(tuple(wrapped(int(i), len(x.shape)) for i in order)))
 
     def expand(self, x: Ref, shape: tuple[int, ...] | list[int]) -> Ref:
         return x.move(x.layout.expand(tuple(int(n) for n in np.broadcast_shapes(x.shape, tuple(shape)))))
 
     def slice(self, x: Ref, axis: int, start: int, count: int, step: int = 1) -> Ref:
-        axis %= len(x.shape)
+        axis = wrapped(axis, len(x.shape))
         layout = x.layout.slice(axis, int(start), int(count), int(step))
         return x.move(layout) if layout is not None else self.slice(self.copy(x), axis, start, count, step)
 

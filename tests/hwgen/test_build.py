@@ -17,6 +17,7 @@ from hwgen import build as build_module
 from hwgen import cost, isa
 from hwgen.errors import UserError
 from hwgen.example import write
+from hwgen.importer.reference import reference
 from hwgen.timeline import CAUSES
 from sim import rtl
 from sim.machine import Machine
@@ -379,3 +380,49 @@ def test_tasks_must_agree_on_their_inputs():
     graphs = {"a": Net((1, 8, 8)), "b": Net((3, 8, 8))}
     with pytest.raises(UserError, match="task 'b': input 'image' has shape"):
         build_module.common_inputs(graphs)
+
+
+def test_external_data_that_changed_is_told_by_compare(hwgen, made, tmp_path):
+    """The model's file is the same, the weights beside it are others."""
+    model = onnx.load(made / "micro.onnx")
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=256)
+    settings, test = {"array_outputs": "8", "array_inputs": "8"}, made / "micro_test.npz"
+    build_module.build({"": tmp_path / "m.onnx"}, tmp_path / "m.bundle", settings=settings)
+    compare = ["compare", tmp_path / "m.onnx", tmp_path / "m.bundle", "--input", test, "--limit", 1]
+    assert "is not the file" not in hwgen(*compare)[2]
+    data = np.fromfile(tmp_path / "m.data", np.float32)
+    (data * np.float32(1.01)).tofile(tmp_path / "m.data")
+    code, _, err = hwgen(*compare)
+    assert code == 0 and "m.onnx is not the file that" in err
+
+
+def test_an_integer_input_makes_tasks_and_an_output_may_be_called_file(hwgen, made, tmp_path):
+    model = onnx.load(made / "micro.onnx")
+    graph = model.graph
+    head = next(n for n in reversed(graph.node) if n.op_type in ("MatMul", "Gemm"))
+    weight = next(t for t in graph.initializer if t.name == head.input[1])
+    both = onnx.numpy_helper.to_array(weight)
+    graph.initializer.append(onnx.numpy_helper.from_array(np.stack([both, both[::-1] * 2]), "both"))
+    graph.node.insert(0, onnx.helper.make_node("Gather", ["both", "task"], ["picked"], axis=0))
+    head.input[1] = "picked"
+    graph.input.append(onnx.helper.make_tensor_value_info("task", onnx.TensorProto.INT64, []))
+    for node in graph.node:
+        node.output[:] = ["file" if name == graph.output[0].name else name for name in node.output]
+    graph.output[0].name = "file"
+    onnx.save(model, tmp_path / "m.onnx")
+    bundle, calibration, test = tmp_path / "m.bundle", made / "micro_calib.npz", made / "micro_test.npz"
+    code, _, err = hwgen("build", tmp_path / "m.onnx", *SMALL, "--calibrate", calibration, "-o", bundle)
+    assert code == 0, err
+    assert list(json.loads((bundle / "manifest.json").read_text())["tasks"]) == ["task0", "task1"]
+    images = np.load(test)["image"][:2]
+    for task in (0, 1):
+        out = tmp_path / "out.npz"
+        command = ["run", bundle, "--engine", "golden", "--input", test, "--output", out, "--limit", 2, "--task", f"task{task}"]
+        assert hwgen(*command)[0] == 0
+        expected = reference(tmp_path / "m.onnx", {"image": images, "task": np.full(2, task)})["file"]
+        got = np.load(out)["file"]
+        assert got.shape == expected.shape and np.abs(got - expected).max() < 0.5 * expected.std()
+        code, text, err = hwgen("compare", tmp_path / "m.onnx", bundle, "--input", test, "--limit", 1, "--task", f"task{task}")
+        assert code == 0 and "is not the file" not in err and "file" in text
+    code, _, err = hwgen(*command[:-2])
+    assert code == 2 and "task0" in err and "task1" in err

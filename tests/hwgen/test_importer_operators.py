@@ -299,6 +299,9 @@ SIGNALS = [
         for a in (0, 1)
     ),
     row("GridSample", x(1, 2, 4, 5, 3), x(1, 2, 3, 2, 3), opset=20),
+    *(row("AffineGrid", x(2, 2, 3), [2, 3, 4, 5], opset=20, align_corners=a) for a in (0, 1)),
+    row("AffineGrid", x(2, 3, 4), [2, 3, 4, 5, 3], opset=20),
+    row("CenterCropPad", x(1, 3, 8, 7), [5, 9], axes=[2, 3]),
     *(row("DFT", x(1, 3, 14, p), axis=2, inverse=i, opset=17, tolerance=1e-4) for p in (1, 2) for i in (0, 1)),
     row("DFT", x(1, 14, 1), onesided=1, opset=17, tolerance=1e-4),
     row("DFT", x(1, 14, 5, 1), None, 1, onesided=1, opset=20, tolerance=1e-4),

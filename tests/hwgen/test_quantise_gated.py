@@ -4,12 +4,15 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwgen import graph as fg
+from hwgen.compare import compare
 from hwgen.errors import UserError
 from hwgen.intgraph import Norm
 from hwgen.select import integers
+from sim import golden
 
 _spec = importlib.util.spec_from_file_location("gated_maker", Path(__file__).with_name("gated_maker.py"))
 maker = importlib.util.module_from_spec(_spec)
@@ -29,3 +32,14 @@ def test_what_cannot_be_done_is_refused():
     graph = maker.vit(norm_heads=True)
     with pytest.raises(UserError, match="LayerNorm '0.q.norm'.*only be used by attention"):
         integers({"": replace(graph, outputs=[fg.Output("y", "0.q.norm", (7, maker.WIDTH))])}, None)
+
+
+@pytest.mark.parametrize("kind", (dict(norm_heads=True), dict(rotate=True), dict(norm_heads=True, rotate=True)))
+def test_queries_are_compared_in_their_own_steps(kind):
+    """Norm and rotation lie in the buffer of the linear layer, whose steps are others."""
+    graph = maker.vit(**kind)
+    rng = np.random.default_rng(0)
+    images = {name: rng.uniform(-1, 1, (4, *shape)).astype(np.float32) for name, shape in graph.inputs.items()}
+    found = compare(graph, integers({"": graph}, images)[""], images, golden.run)
+    layers = {layer.name: layer.own_db for layer in found.layers}
+    assert layers[graph.node("0.attn").q] > 25

@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 
 from ...tensor import BOOL, INT, Ref
+from ...tensor.build import wrapped
 from ..rules import Array, Context, Op, Unsupported, rule
 
 PIECES = 16  # runs of constant positions that become a concatenation instead of a gather
@@ -22,13 +23,13 @@ def positive(c: Context, index: Ref, length: int) -> Ref:
 
 @rule("Gather")
 def gather(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
-    axis = op.attribute("axis", 0) % len(x.shape)
+    axis = op.axis(len(x.shape))
     return c.t.gather(x, positive(c, index, x.shape[axis]), axis)
 
 
 @rule("GatherElements")
 def gather_elements(c: Context, op: Op, x: Ref, index: Ref) -> Ref:
-    axis = op.attribute("axis", 0) % len(x.shape)
+    axis = op.axis(len(x.shape))
     for i, n in enumerate(index.shape):
         x = c.t.slice(x, i, 0, n) if i != axis else x
     return c.t.gather(x, positive(c, index, x.shape[axis]), axis, elements=True)
@@ -67,7 +68,7 @@ def scatter_nd(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Ref:
 
 @rule("ScatterElements", "Scatter")
 def scatter_elements(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Ref:
-    axis = op.attribute("axis", 0) % len(x.shape)
+    axis = op.axis(len(x.shape))
     index = positive(c, index, x.shape[axis])
     known = index.constant
     if known is not None and op.attribute("reduction", "none") == "none":
@@ -109,14 +110,14 @@ def top_k(c: Context, op: Op, x: Ref, count: Ref | None = None) -> list[Ref]:
     """Sorted, whether asked for or not; ties go to the lower index."""
     op.ignore("sorted")
     (k,) = [op.attribute("k")] if count is None else c.ints(count, "K")
-    axis = op.attribute("axis", -1) % len(x.shape)
+    axis = op.axis(len(x.shape), -1)
     index = c.t.topk(x, k, axis, op.flag("largest", True))
     return [c.t.gather(x, index, axis, elements=True), index]
 
 
 @rule("ArgMax", "ArgMin")
 def arg_max(c: Context, op: Op, x: Ref) -> Ref:
-    axis, largest = op.attribute("axis", 0) % len(x.shape), op.type == "ArgMax"
+    axis, largest = op.axis(len(x.shape)), op.type == "ArgMax"
     if op.flag("select_last_index"):
         n = x.shape[axis]
         y = c.t.map("sub", n - 1, c.t.topk(c.t.slice(x, axis, n - 1, n, -1), 1, axis, largest))
@@ -133,7 +134,7 @@ def along(c: Context, rank: int, axis: int, length: int) -> Ref:
 @rule("Hardmax")
 def hardmax(c: Context, op: Op, x: Ref) -> Ref:
     """Before opset 13 over all axes from `axis` on as one."""
-    axis = op.attribute("axis", -1 if op.opset >= 13 else 1) % len(x.shape)
+    axis = op.axis(len(x.shape), -1 if op.opset >= 13 else 1)
     y = x if op.opset >= 13 else c.t.reshape(x, (*x.shape[:axis], prod(x.shape[axis:])))
     y = c.t.map("eq", c.t.topk(y, 1, axis), along(c, len(y.shape), axis, y.shape[axis]))
     return c.t.reshape(c.t.map("float", y), x.shape)
@@ -144,7 +145,7 @@ def one_hot(c: Context, op: Op, index: Ref, depth: Ref, values: Ref) -> Ref:
     """Indices out of range give rows without a one."""
     (n,) = c.ints(depth, "depth")
     rank = len(index.shape) + 1
-    axis = op.attribute("axis", -1) % rank
+    axis = op.axis(rank, -1)
     index = positive(c, c.t.map("int", index), n)
     hit = c.t.map("eq", c.t.reshape(index, (*index.shape[:axis], 1, *index.shape[axis:])), along(c, rank, axis, n))
     off, on = (c.t.reshape(c.t.slice(values, 0, i, 1), ()) for i in (0, 1))
@@ -155,7 +156,7 @@ def one_hot(c: Context, op: Op, index: Ref, depth: Ref, values: Ref) -> Ref:
 def cumsum(c: Context, op: Op, x: Ref, axis_of: Ref) -> Ref:
     """A product with a constant triangle of ones."""
     (axis,) = c.ints(axis_of, "axis")
-    axis %= len(x.shape)
+    axis = wrapped(axis, len(x.shape))
     matrix = np.tril(np.ones((x.shape[axis], x.shape[axis])), -1 if op.flag("exclusive") else 0)
     matrix = matrix[::-1, ::-1] if op.flag("reverse") else matrix
     letters = "abcdefgh"[: len(x.shape)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...tensor import Ref
+from ...tensor.build import wrapped
 from ..rules import Context, Op, Unsupported, rule
 from .ragged import computed_slice
 
@@ -74,7 +75,7 @@ def transpose(c: Context, op: Op, x: Ref) -> Ref:
 @rule("Squeeze")
 def squeeze(c: Context, op: Op, *x: Ref) -> Ref:
     axes = c.argument(op, x, 1, "axes", [i for i, n in enumerate(x[0].shape) if n == 1])
-    dropped = {int(a) % len(x[0].shape) for a in np.atleast_1d(axes)}
+    dropped = {wrapped(int(a), len(x[0].shape)) for a in np.atleast_1d(axes)}
     return c.t.reshape(x[0], [n for i, n in enumerate(x[0].shape) if i not in dropped])
 
 
@@ -83,7 +84,7 @@ def unsqueeze(c: Context, op: Op, *x: Ref) -> Ref:
     axes = np.atleast_1d(c.argument(op, x, 1, "axes"))
     rank = len(x[0].shape) + len(axes)
     sizes = list(x[0].shape)
-    for axis in sorted(int(a) % rank for a in axes):
+    for axis in sorted(wrapped(int(a), rank) for a in axes):
         sizes.insert(axis, 1)
     return c.t.reshape(x[0], sizes)
 
@@ -117,7 +118,7 @@ def cut(c: Context, op: Op, *x: Ref) -> Any:
 def split(c: Context, op: Op, *x: Ref) -> Any:
     if (masked := computed_slice(c, op, x)) is not None:
         return masked
-    axis = op.attribute("axis", 0) % len(x[0].shape)
+    axis = op.axis(len(x[0].shape))
     parts = op.attribute("num_outputs", len(op.outputs))
     each = -(-x[0].shape[axis] // parts)
     sizes = [min(each, x[0].shape[axis] - i * each) for i in range(parts)]
@@ -148,7 +149,8 @@ def pad(c: Context, op: Op, *x: Ref) -> Ref:
     axes = c.ints(x[3], "axes") if len(x) > 3 and x[3] is not None else range(rank)
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(axes):
-        before[axis % rank], after[axis % rank] = pads[i], pads[i + len(pads) // 2]
+        axis = wrapped(axis, rank)
+        before[axis], after[axis] = pads[i], pads[i + len(pads) // 2]
     mode = op.attribute("mode", "constant")
     if mode == "constant":
         value = c.argument(op, x, 2, "value", np.zeros(()))

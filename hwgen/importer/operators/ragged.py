@@ -85,7 +85,8 @@ def reshape(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     if not isinstance(data, Ragged):
         return made_ragged(c, op, [data], target, full) if op.type == "Expand" and counted and isinstance(data, Ref) else None
     known = target.items if counted else c.array(target, "shape")
-    frozen = Unsupported(f"{FROZEN[0]}: the shape {known.tolist()} does not fit other numbers", FROZEN[1])
+    said = f"{FROZEN[0]}: the shape {target.full.tolist() if counted else known.tolist()} does not fit other numbers"
+    frozen = Unsupported(said, FROZEN[1])
     try:
         (made,) = listed(lifted(c, op, [data, c.t.const(target.full if counted else known)], full))
     except (ValueError, Unsupported):
@@ -191,7 +192,7 @@ NEUTRAL = {"Sum": 0, "SumSquare": 0, "L1": 0, "L2": 0, "Mean": 0, "Prod": 1, "Ma
 
 @special(*(f"Reduce{kind}" for kind in NEUTRAL))
 def reduce(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
-    """Over the tokens of an expert: those of others made neutral."""
+    """Over the tokens of an expert: those of others made neutral. The mean of none is 0, as onnxruntime has it."""
     data, kind = x[0], op.type[6:]
     if not isinstance(data, Ragged):
         return None
@@ -203,7 +204,8 @@ def reduce(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
         raise Unsupported("is the largest or smallest integer of an expert's tokens")
     neutral = c.t.const(np.asarray(NEUTRAL[kind], np.float32 if data.dtype == FLOAT else np.int64))
     (made,) = listed(full(c, op, [c.t.map("where", along(c, data.mask, data.x, data.axis), data.x, neutral), *x[1:]]))
-    share = c.t.map("div", float(data.x.shape[data.axis]), c.t.map("float", number(c, count(data.mask))))
+    held = c.t.map("max", c.t.map("float", number(c, count(data.mask))), 1.0)
+    share = c.t.map("div", float(data.x.shape[data.axis]), held)
     return c.t.map("mul", made, share) if kind == "Mean" else made
 
 

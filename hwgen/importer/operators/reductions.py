@@ -46,7 +46,7 @@ def global_pool(c: Context, op: Op, x: Ref) -> Ref:
 @rule("Softmax", "LogSoftmax")
 def softmax(c: Context, op: Op, x: Ref) -> Ref:
     """Before opset 13 over all axes from `axis` on."""
-    axis = op.attribute("axis", -1 if op.opset >= 13 else 1) % len(x.shape)
+    axis = op.axis(len(x.shape), -1 if op.opset >= 13 else 1)
     axes = [axis] if op.opset >= 13 else list(range(axis, len(x.shape)))
     if op.type == "Softmax":
         return softmax_of(c, x, axes)
@@ -100,7 +100,7 @@ def local_norm(c: Context, op: Op, x: Ref) -> Ref:
 def rms_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None) -> list[Ref]:
     """The inverse deviation is a further output."""
     op.ignore("stash_type")
-    axes = range(op.attribute("axis", -1) % len(x.shape), len(x.shape))
+    axes = range(op.axis(len(x.shape), -1), len(x.shape))
     y, _, deviation = normalised(c, x, axes, op.attribute("epsilon", 1e-5), centre=False)
     return [affine(c, y, scale, None), c.t.map("div", 1.0, deviation)][: len(op.outputs)]
 
@@ -109,7 +109,7 @@ def rms_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None) -> list[Ref]:
 def layer_norm(c: Context, op: Op, x: Ref, scale: Ref | None = None, shift: Ref | None = None) -> list[Any]:
     """Mean and inverse deviation are further outputs."""
     op.ignore("stash_type")
-    axes = range(op.attribute("axis", -1) % len(x.shape), len(x.shape))
+    axes = range(op.axis(len(x.shape), -1), len(x.shape))
     y, mean, deviation = normalised(c, x, axes, op.attribute("epsilon", 1e-5))
     extra = [mean, c.t.map("div", 1.0, deviation)] if len(op.outputs) > 1 else []
     return [affine(c, y, scale, shift), *extra][: len(op.outputs)]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...tensor import INT, Ref
+from ...tensor.build import wrapped
 from ..rules import Array, Context, Op, Unsupported, rule
 
 POLICIES = {"not_larger": min, "not_smaller": max}
@@ -18,7 +19,7 @@ def resize(c: Context, op: Op, x: Ref, *rest: Ref | None) -> Ref:
     rank = len(x.shape)
     old = op.type == "Upsample" or op.opset < 11
     roi, scales, sizes = (None, rest[0] if rest else None, None) if old else (*rest, None, None, None)[:3]
-    axes = [a % rank for a in op.attribute("axes") or range(rank)]
+    axes = [wrapped(a, rank) for a in op.attribute("axes") or range(rank)]
     lengths = [x.shape[a] for a in axes]
     policy = op.attribute("keep_aspect_ratio_policy", "stretch")
     if sizes is not None and sizes.layout.size:

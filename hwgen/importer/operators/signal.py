@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import Finding
 from ...tensor import Ref
+from ...tensor.build import wrapped
 from ..rules import Array, Context, Op, Unsupported, rule
 
 KERNELS = {"linear": "linear", "bilinear": "linear", "nearest": "nearest", "cubic": "cubic", "bicubic": "cubic"}
@@ -94,12 +95,22 @@ def _weight(c: Context, share: Ref, tap: int, mode: str) -> Ref:
     return total
 
 
+@rule("AffineGrid")
+def affine_grid(c: Context, op: Op, theta: Ref, size: Ref) -> Ref:
+    """Places [N, spatial.., axes], from -1 to 1 along each axis, moved by theta [N, axes, axes + 1]."""
+    corners, lengths = op.flag("align_corners"), c.ints(size, "size")[2:]
+    steps = [np.linspace(-1, 1, m) if corners else (2 * np.arange(m) + 1) / m - 1 for m in lengths]
+    grid = np.stack([*np.meshgrid(*steps, indexing="ij")[::-1], np.ones(lengths)], -1)
+    space = "stu"[: len(lengths)]
+    return c.t.contract(f"nij,{space}j->n{space}i", theta, c.t.const(grid.astype(np.float32)))
+
+
 @rule("DFT")
 def dft(c: Context, op: Op, x: Ref, length: Ref | None = None, axis_of: Ref | None = None) -> Ref:
     """x [.., n, .., 1 or 2] by a constant matrix [n, parts, length, parts], exact to rounding."""
     t, rank = c.t, len(x.shape)
     axis = op.attribute("axis", 1) if op.opset < 20 else -2 if axis_of is None else c.ints(axis_of, "axis")[0]
-    axis %= rank
+    axis = wrapped(axis, rank)
     inverse, half = op.flag("inverse"), op.flag("onesided")
     n, parts = x.shape[axis], x.shape[-1]
     to = 2 * (n - 1) if inverse and half else n
