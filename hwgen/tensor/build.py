@@ -158,6 +158,16 @@ class Builder:
         return y if keep else self.reshape(y, [n for i, n in enumerate(x.shape) if i not in axes])
 
     def contract(self, spec: str, a: Ref, b: Ref) -> Ref:
+        """A product with one number everywhere, summed over nothing, is elementwise."""
+        first, second, result = Contract(spec).letters
+        sizes = dict(zip(first + second, a.shape + b.shape, strict=True))
+        if all(sizes[c] == 1 for c in sizes if c not in result):
+            for x, own, other in ((a, first, b), (b, second, a)):
+                if x.constant is None and (number := other.scalar) is not None:
+                    order = [c for c in result if c in own] + [c for c in own if c not in result]
+                    y = self.transpose(x, [own.index(c) for c in order])
+                    y = self.reshape(y, [sizes[c] if c in own else 1 for c in result])
+                    return self.map("mul", self.expand(y, [sizes[c] for c in result]), number)
         return self.node(Contract(spec), a, b)
 
     def matmul(self, a: Ref, b: Ref) -> Ref:
