@@ -211,6 +211,8 @@ class Builder:
             if known.size and (known.min() < 0 or known.max() >= x.shape[axis]):
                 raise ValueError(f"index {int(known.max())} of {x.shape[axis]}")
             index = self.const(known)
+            if elements and x.shape[axis] == 1:
+                return self.expand(x, index.shape)
             walk = Layout.of(known) if known.size and not elements else None
             if walk is not None:
                 return self.reshape(self.pick(x, axis, walk), (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
@@ -220,6 +222,8 @@ class Builder:
         return self.node(Scatter(wrapped(axis, len(x.shape)), reduction), x, index, updates)
 
     def topk(self, x: Ref, count: int, axis: int = -1, largest: bool = True) -> Ref:
+        if x.shape[wrapped(axis, len(x.shape))] == count == 1:
+            return self.full(x.shape, np.int64(0))
         return self.node(TopK(wrapped(axis, len(x.shape)), count, largest), x)
 
     def copy(self, x: Ref) -> Ref:
