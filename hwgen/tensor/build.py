@@ -169,6 +169,16 @@ class Builder:
         return total
 
     def contract(self, spec: str, a: Ref, b: Ref) -> Ref:
+        """A product with one number everywhere, summed over nothing, is elementwise."""
+        first, second, result = Contract(spec).letters
+        sizes = dict(zip(first + second, a.shape + b.shape, strict=True))
+        if all(sizes[c] == 1 for c in sizes if c not in result):
+            for x, own, other in ((a, first, b), (b, second, a)):
+                if x.constant is None and (number := other.scalar) is not None:
+                    order = [c for c in result if c in own] + [c for c in own if c not in result]
+                    y = self.transpose(x, [own.index(c) for c in order])
+                    y = self.reshape(y, [sizes[c] if c in own else 1 for c in result])
+                    return self.map("mul", self.expand(y, [sizes[c] for c in result]), number)
         return self.node(Contract(spec), a, b)
 
     def matmul(self, a: Ref, b: Ref) -> Ref:
@@ -222,6 +232,8 @@ class Builder:
             if known.size and (known.min() < 0 or known.max() >= x.shape[axis]):
                 raise ValueError(f"index {int(known.max())} of {x.shape[axis]}")
             index = self.const(known)
+            if elements and x.shape[axis] == 1:
+                return self.expand(x, index.shape)
             walk = Layout.of(known) if known.size and not elements else None
             if walk is not None:
                 return self.reshape(self.pick(x, axis, walk), (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
@@ -231,6 +243,8 @@ class Builder:
         return self.node(Scatter(wrapped(axis, len(x.shape)), reduction), x, index, updates)
 
     def topk(self, x: Ref, count: int, axis: int = -1, largest: bool = True) -> Ref:
+        if x.shape[wrapped(axis, len(x.shape))] == count == 1:
+            return self.full(x.shape, np.int64(0))
         return self.node(TopK(wrapped(axis, len(x.shape)), count, largest), x)
 
     def copy(self, x: Ref) -> Ref:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -84,12 +85,35 @@ def _scatter(c: Context, op: Op, x: Ref, flat: Ref, updates: Ref) -> Ref:
     """Rows of x [rows, width] overwritten at `flat` by `updates`, the last one winning; constant indices choose among both."""
     reduction = op.attribute("reduction", "none")
     known = flat.constant
+    groups = evenly(c, flat, x.shape[0]) if reduction == "add" else None
+    if groups is not None:
+        return c.t.map("add", x, c.t.reduce("sum", groups(updates), [1], keep=False))
     if known is None or reduction != "none":
         index = c.t.expand(c.t.reshape(flat, (*flat.shape, 1)), updates.shape)
         return c.t.scatter(x, index, updates, 0, reduction)
     origin = np.arange(x.shape[0])
     origin[known] = x.shape[0] + np.arange(len(known))
     return chosen(c, [x, updates], origin)
+
+
+def evenly(c: Context, places: Ref, m: int) -> Callable[[Ref], Ref] | None:
+    """What arranges updates [n, ..] by the row that each is for, [m, n / m, ..] in their order; None unless the places [n] are
+    constants that name every one of m rows equally often."""
+    known = places.constant
+    if known is None or not known.size:
+        return None
+    n, t, hits = len(known), c.t, np.bincount(known, minlength=m)
+    if len(hits) > m:
+        raise ValueError(f"index {int(known.max())} of {m}")
+    if not hits.all() or hits.min() != hits.max():
+        return None
+    each = n // m
+    if np.array_equal(known, np.arange(n) // each):
+        return lambda x: t.reshape(x, (m, each, *x.shape[1:]))
+    if np.array_equal(known, np.arange(n) % m):
+        return lambda x: t.transpose(t.reshape(x, (each, m, *x.shape[1:])), (1, 0, *range(2, len(x.shape) + 1)))
+    order = np.argsort(known, kind="stable").reshape(m, each)
+    return lambda x: t.gather(x, t.const(order), 0)
 
 
 def chosen(c: Context, parts: list[Ref], origin: Array) -> Ref:

@@ -28,8 +28,8 @@ from ..ragged import (
     sizes,
     special,
 )
-from ..rules import Array, Context, Op, Unsupported, rule
-from .indexing import flat_index, positive
+from ..rules import Context, Op, Unsupported, rule
+from .indexing import evenly, flat_index, positive
 
 PLACES = "computes with the place of a token among those of its expert"
 
@@ -268,31 +268,16 @@ def _of_rows(index: Ref) -> bool:
 
 def put(c: Context, rows: Ref, places: Ref, updates: Ref, mask: Ref, reduction: str) -> Ref:
     """rows [m, ..] with updates [n, ..] at `places` [n] where `mask` [n] holds; equally many for each row where constant."""
-    t, m, n = c.t, *rows.shape[:1], *places.shape
-    ones = [1] * (len(rows.shape) - 1)
-    known: Array = np.full(n, -1) if places.constant is None else places.numbers
-    hits = np.bincount(known + 1, minlength=m + 1)[1:]
-    if len(hits) > m:
-        raise ValueError(f"index {int(known.max())} of {m}")
-    if reduction not in ("none", "add") or not hits.all() or hits.min() != hits.max():
+    t, ones = c.t, [1] * (len(rows.shape) - 1)
+    groups = evenly(c, places, rows.shape[0]) if reduction in ("none", "add") else None
+    if groups is None:
         wide = t.expand(t.reshape(places, (-1, *ones)), updates.shape)
         return _put_aside(c, rows, wide, updates, mask, reduction)
-    each = int(hits[0])
-
-    def grouped(x: Ref) -> Ref:
-        """[n, ..] -> [m, each, ..], the updates of one row in their order."""
-        rest = x.shape[1:]
-        if np.array_equal(known, np.arange(n) // each):
-            return t.reshape(x, (m, each, *rest))
-        if np.array_equal(known, np.arange(n) % m):
-            return t.transpose(t.reshape(x, (each, m, *rest)), (1, 0, *range(2, len(rest) + 2)))
-        return t.gather(x, t.const(np.argsort(known, kind="stable").reshape(m, each)), 0)
-
-    masks, updates = grouped(t.expand(t.reshape(mask, (-1, *ones)), updates.shape)), grouped(updates)
+    masks, updates = groups(t.expand(t.reshape(mask, (-1, *ones)), updates.shape)), groups(updates)
     if reduction == "add":
         zero = False if updates.dtype == BOOL else 0
         return t.map("add", rows, t.reduce("sum", t.map("where", masks, updates, zero), [1], keep=False))
-    for i in range(each):
+    for i in range(masks.shape[1]):
         held, new = (t.reshape(t.slice(v, 1, i, 1), rows.shape) for v in (masks, updates))
         rows = t.map("where", held, new, rows)
     return rows
