@@ -200,6 +200,8 @@ class Builder:
             known = np.where(known < 0, known + x.shape[axis], known)
             if known.size and (known.min() < 0 or known.max() >= x.shape[axis]):
                 raise ValueError(f"index {int(known.max())} of {x.shape[axis]}")
+            if elements and x.shape[axis] == 1 and known.shape == x.shape:
+                return x
             index = self.const(known)
             walk = Layout.of(known) if known.size and not elements else None
             if walk is not None:
