@@ -32,7 +32,7 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
 
     trusted: the statistics are of real images, so that a limit which none of them reaches may be left to saturation.
     """
-    done = Legal(replace(graph, nodes=[]), replace(stats, values=dict(stats.values)))
+    done = Legal(replace(graph, nodes=[]), replace(stats, values=dict(stats.values), chosen=dict(stats.chosen)))
     nodes: dict[str, fg.Node] = {}
 
     def put(node: fg.Node) -> str:
@@ -138,6 +138,8 @@ def _clip(node: fg.Clip, nodes: dict[str, fg.Node], done: Legal, put, trusted: b
         values[f"{node.name}.relu"] = Range(np.maximum(seen.low, 0), np.maximum(seen.high, 0))
         node = replace(node, x=put(fg.Activation(f"{node.name}.relu", node.x, "relu", source=node.source)))
         low = -np.inf
+    if node.name in done.stats.chosen:  # logits
+        done.stats.chosen[node.x] = done.stats.chosen[node.name]
     if np.isinf(low) and np.isinf(high):
         done.aliases[node.name] = node.x
     else:

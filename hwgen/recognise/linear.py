@@ -22,6 +22,11 @@ def linear(t: Builder, node: Node) -> Ref | None:
     x, w = node.operands
     if constant(x):
         x, w, first, second = w, x, second, first
+    if (number := w.scalar) is not None:
+        w = t.full(w.shape, number)
+        summed = [c for c in first + second if c not in result]
+        if all(n == 1 for c, n in zip(first + second, x.shape + w.shape, strict=True) if c in summed):
+            return _times(t, x, first, number, result, node)
     for c in [c for c in result if c in first and c in second]:  # the same rows for all of c: columns of one matrix
         if not any(s for _, s in w.layout.axes[second.index(c)]):  # the same matrix for all of c: rows of x
             w, second = _dropped(w, second, c), second.replace(c, "")
@@ -39,6 +44,13 @@ def linear(t: Builder, node: Node) -> Ref | None:
     y = relabel(t.node(Linear(), x, w), label(t.source, w))
     sizes = dict(zip(node.op.letters[2], node.shape, strict=True))
     return regroup(t, y, [sizes[c] for c in result], [result.index(c) for c in rows + columns])
+
+
+def _times(t: Builder, x: Ref, letters: str, number: float, result: str, node: Node) -> Ref:
+    """A product with one number, over nothing."""
+    axes = dict(zip(letters, x.layout.axes, strict=True))
+    wide = tuple(axes.get(c, ((n, 0),)) for c, n in zip(result, node.shape, strict=True))
+    return t.map("mul", x.move(Layout(wide, x.layout.offset)), number)
 
 
 def _dropped(r: Ref, letters: str, letter: str) -> Ref:

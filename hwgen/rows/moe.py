@@ -14,6 +14,7 @@ import numpy as np
 from .. import graph
 from ..layers import Activation, Combine, Dispatch, Experts, Linear, Router, SlotExperts
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
+from ..recognise.limits import beneath, is_limit
 from ..recognise.routers import PLAIN, ROUTER
 from ..tensor import Node, Ref
 from .dense import form_of, like_input, whole_place
@@ -66,14 +67,15 @@ def _experts(b: Rows, node: Node) -> str:
         return GONE
     weights, form = _weights(b, node, parameters)
     logits, first, _ = b.tokens(gates.node.operands[0])
-    logits, top_k = b.identity(logits), op.top_k
+    logits, top_k = logits if is_limit(logits) and op.score != "sigmoid" else b.identity(logits), op.top_k
     if op.score == "sigmoid":  # sigmoid(l) is the softmax of l and 0: a second expert, chosen too, gives zero
         logits, top_k = _with_nothing(b, logits), 2
         weights = {k: None if w is None else b.intern(np.concatenate([w, 0.0 * w])) for k, w in weights.items()}
     name = b.value(logits, first, first + gates.shape[0])
     key = logits, first, top_k, op.renormalise
     if key not in b.routes:
-        label = f"{logits.name}.route" if logits.name else ""
+        made = beneath(b.t, logits.ref).node.name
+        label = f"{made}.route" if made else ""
         b.routes[key] = b.add(graph.Route, logits, label, "route", logits=name, top_k=top_k, renormalise=op.renormalise)
     inner, start, _ = b.tokens(x)
     tokens = b.value(inner, start, start + x.shape[0])

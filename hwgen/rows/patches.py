@@ -36,7 +36,8 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
             hint = "pad nothing, or give the network an image of which the mean is subtracted already"
             raise Unsupported("pads an image to which a constant is added before", hint)
         image, before, after = inner.node, border.before, border.after
-        turned = len(shape) == 4 and inner.layout == Layout.dense(image.shape).transpose((0, 3, 1, 2)) and not inner.whole
+        turned = len(shape) == len(image.shape) == 4 and not inner.whole
+        turned = turned and inner.layout == Layout.dense(image.shape).transpose((0, 3, 1, 2))
         if not isinstance(image.op, Input) or not (inner.whole or turned):
             raise Unsupported("pads something else than the image, as convolution stems do", STEM)
         if border.value:

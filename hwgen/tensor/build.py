@@ -231,6 +231,8 @@ class Builder:
             known = np.where(known < 0, known + x.shape[axis], known)
             if known.size and (known.min() < 0 or known.max() >= x.shape[axis]):
                 raise ValueError(f"index {int(known.max())} of {x.shape[axis]}")
+            if elements and x.shape[axis] == 1 and known.shape == x.shape:
+                return x
             index = self.const(known)
             if elements and x.shape[axis] == 1:
                 return self.expand(x, index.shape)

@@ -99,6 +99,13 @@ def test_image_turned_cropped_and_made_grey(tmp_path):
     assert not node.weight[:, 1].any()
 
 
+def test_border_inside_the_network_is_refused_by_name(tmp_path):
+    w = Writer()
+    y = w.op("Pad", w.tokens(), np.array([0, 1, 0, 0, 0, 0]))
+    (finding,) = check(w.write(tmp_path / "m.onnx", IMAGE, w.linear(y), [1, "t", D]))
+    assert finding.op in ("Pad", "MatMul") and "pads" in finding.reason
+
+
 def test_border_of_an_image_from_which_a_mean_is_subtracted(tmp_path):
     w = Writer()
     y = w.as_tokens(w.patches(w.op("Sub", "image", 0.5), pads=[1, 1, 1, 1]))
