@@ -158,6 +158,15 @@ class Builder:
         return y if keep else self.reshape(y, [n for i, n in enumerate(x.shape) if i not in axes])
 
     def contract(self, spec: str, a: Ref, b: Ref) -> Ref:
+        """A product with one number, without a sum, is a Map."""
+        first, second, result = Contract(spec).letters
+        for x, w, own, other in ((a, b, first, second), (b, a, second, first)):
+            size = dict(zip(other, w.shape, strict=True)) | dict(zip(own, x.shape, strict=True))
+            alone = all(size[c] == 1 for c in own + other if c not in result) and all(c in own or size[c] == 1 for c in result)
+            if alone and w.scalar is not None and x.scalar is None:
+                kept = [c for c in own if c in result]
+                y = self.transpose(self.reshape(x, [size[c] for c in kept]), [kept.index(c) for c in result if c in kept])
+                return self.map("mul", self.reshape(y, [size[c] for c in result]), w.scalar)
         return self.node(Contract(spec), a, b)
 
     def matmul(self, a: Ref, b: Ref) -> Ref:
@@ -201,16 +210,32 @@ class Builder:
             if known.size and (known.min() < 0 or known.max() >= x.shape[axis]):
                 raise ValueError(f"index {int(known.max())} of {x.shape[axis]}")
             index = self.const(known)
+            if elements and known.size and (walk := Layout.of(_places(known, axis, x.shape))) is not None:
+                return self.reshape(self.pick(self.reshape(x, (x.layout.size,)), 0, walk), known.shape)
             walk = Layout.of(known) if known.size and not elements else None
             if walk is not None:
                 return self.reshape(self.pick(x, axis, walk), (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
         return self.node(Gather(axis, elements), x, index)
 
     def scatter(self, x: Ref, index: Ref, updates: Ref, axis: int, reduction: str = "none") -> Ref:
-        return self.node(Scatter(wrapped(axis, len(x.shape)), reduction), x, index, updates)
+        """By a gather where the indices are constants, the last one wins or none meets another."""
+        op = Scatter(wrapped(axis, len(x.shape)), reduction)
+        known, shape, _ = index.constant, *op.infer(x, index, updates)
+        if known is None or not known.size or reduction not in ("none", "add"):
+            return self.node(op, x, index, updates)
+        flat = _places(np.where(known < 0, known + shape[op.axis], known), op.axis, shape)
+        if reduction == "add" and len(np.unique(flat)) != flat.size:
+            return self.node(op, x, index, updates)
+        writer = np.full(prod(shape), -1)
+        order = np.moveaxis(np.arange(flat.size).reshape(flat.shape), op.axis, 0).reshape(-1)
+        writer[flat.reshape(-1)[order]] = order  # NumPy, too, keeps the last
+        new = self.gather(self.reshape(updates, (flat.size,)), self.const(np.maximum(writer, 0)), 0)
+        new, written = self.reshape(new, shape), self.const((writer >= 0).reshape(shape))
+        return self.map("where", written, new if reduction == "none" else self.map("add", x, new), x)
 
     def topk(self, x: Ref, count: int, axis: int = -1, largest: bool = True) -> Ref:
-        return self.node(TopK(wrapped(axis, len(x.shape)), count, largest), x)
+        y = TopK(wrapped(axis, len(x.shape)), count, largest)
+        return self.full(y.infer(x)[0], 0) if x.shape[y.axis] == 1 else self.node(y, x)
 
     def copy(self, x: Ref) -> Ref:
         """Dense, as a node of its own where the layout is not dense already."""
@@ -280,3 +305,10 @@ def _tidy(value: Array, op: Op, operands: tuple[Ref, ...]) -> Array:
         return np.asarray(value, np.int64 if kind == INT else np.bool_)
     double = value.dtype == np.float64 and any(r.numbers.dtype == np.float64 for r in operands)
     return np.asarray(value, np.float64 if double else np.float32)
+
+
+def _places(index: Array, axis: int, shape: tuple[int, ...]) -> Array:
+    """Row-major positions in a tensor of `shape` of the elements that `index` names along an axis, each for its own place."""
+    place = list(np.indices(index.shape, sparse=True))
+    place[axis] = index
+    return np.asarray(np.ravel_multi_index(tuple(np.broadcast_arrays(*place)), shape))
