@@ -309,6 +309,8 @@ def _tidy(value: Array, op: Op, operands: tuple[Ref, ...]) -> Array:
 
 def _places(index: Array, axis: int, shape: tuple[int, ...]) -> Array:
     """Row-major positions in a tensor of `shape` of the elements that `index` names along an axis, each for its own place."""
-    place = list(np.indices(index.shape, sparse=True))
-    place[axis] = index
-    return np.asarray(np.ravel_multi_index(tuple(np.broadcast_arrays(*place)), shape))
+    total = np.zeros(index.shape, np.int64)
+    for i, n in enumerate(index.shape):
+        own = index if i == axis else np.arange(n).reshape([n if j == i else 1 for j in range(index.ndim)])
+        total += own * prod(shape[i + 1 :])
+    return total
