@@ -11,6 +11,7 @@ from zero (`round_shift`). Where the arrays are large it is done in float64, who
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -202,12 +203,13 @@ def gelu_delta(form: str) -> Array:
 
     x = np.arange(GELU_ENTRIES) / 2.0**GELU_INDEX_BITS
     y = GELU_SPANS[form] * x
-    share = {
+    shares: dict[str, Callable[[], Array]] = {
         "gelu": lambda: 0.5 * (1 + erf(y / np.sqrt(2))),
         "gelu_tanh": lambda: 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))),
         "silu": lambda: expit(y),
         "hardswish": lambda: np.minimum(y / 6 + 0.5, 1.0),
-    }[form]()
+    }
+    share = shares[form]()
     return np.round((x - x * share) * 2.0**GELU_DELTA_BITS).astype(np.int64)
 
 

@@ -203,6 +203,7 @@ def _rare_collection() -> Iterator[None]:
     """Amaranth makes millions of objects that live until the text is written: looking for cycles among them as often as
     Python does takes two fifths of the time."""
     before = gc.get_threshold()
+    gc.collect()
     gc.freeze()
     gc.set_threshold(1_000_000, 1, 1_000_000)
     try:

@@ -24,9 +24,9 @@ class _Region:
     def __init__(self, config: Config):
         self.step = config.axi_bytes * config.burst_beats
         self.size = 0
-        self.known: dict = {}
+        self.known: dict[object, int] = {}
 
-    def add(self, key, size: int) -> int:
+    def add(self, key: object, size: int) -> int:
         if key not in self.known:
             self.known[key] = self.size
             self.size += align(size, self.step)
@@ -70,8 +70,9 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
     for task, graph in graphs.items():
         in_slots, out_slots = slots[task]
         input_offsets = {
-            i: zero["inputs"].offset + slot.dram + graphs[task].ops[i].row * slot.layout.bytes // slot.layout.rows
+            i: zero["inputs"].offset + slot.dram + op.row * slot.layout.bytes // slot.layout.rows
             for i, slot in in_slots.items()
+            if isinstance(op := graph.ops[i], Input)
         }
         output_offsets = [zero["outputs"].offset + slot.dram for slot in out_slots]
         code[task] = Emitter(graph, config, needs[task], input_offsets, output_offsets).program()
@@ -108,15 +109,15 @@ def _slots(
             offset = inputs.add(input_key(op, rows), rows.bytes)
             slot = InputSlot(
                 op.image,
-                tuple(op.shape),
-                tuple(op.patch),
+                op.shape,
+                op.patch,
                 float(op.step),
                 float(op.offset),
                 offset,
                 rows,
                 op.index,
-                op.stride and tuple(op.stride),
-                tuple(op.pads),
+                op.stride,
+                op.pads,
             )
             in_slots[i] = slot
     for number, output in enumerate(graph.outputs):

@@ -15,11 +15,13 @@ import numpy as np
 
 from ..errors import Shortage
 
+Array = np.ndarray
+
 # Loads that may be waiting for their use, as many as there is room for; fewer than the sequencer's instruction FIFO holds.
 LOAD_LEADS = (6, 3, 1)
 SHOWN = 5  # items that an error names
 PASSES = 4  # over all items, to move those apart that clash
-ORDERS: tuple[Callable[[Item], tuple], ...] = (
+ORDERS: tuple[Callable[[Item], tuple[float, ...]], ...] = (
     lambda item: (-item.size, item.first),
     lambda item: (item.first - item.last, -item.size),  # long-lived ones first
     lambda item: (-item.size * (item.last - item.first + 1),),
@@ -39,7 +41,7 @@ class Item:
     early: tuple[int, ...] = ()
     address: int = -1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.early = self.early or (self.first,)
 
 
@@ -69,21 +71,11 @@ def place(
                 factor,
                 item.size - bank_size,
             )
-    must = [item.first for item in items]
-    for k in range(max((len(item.early) for item in items), default=0)):
-        for item in items:
-            item.first = item.early[min(k, len(item.early) - 1)]
-        if _fill(items, banks, bank_size, clashes, ORDERS[0]) is None:
-            return
-    for item, first in zip(items, must, strict=True):
-        item.first = first
-    for order in ORDERS:
-        failed = _fill(items, banks, bank_size, clashes, order)
-        if failed is None:
-            _bring_forward(items)
-            return
     together = peak(items)
     need, have = sum(item.size for item in together), banks * bank_size
+    failed = together[-1] if need > have else _placed(items, banks, bank_size, clashes)
+    if failed is None:
+        return
     short = f"{need - have} short" if need > have else "enough in sum, but not in one piece"
     largest = sorted({item.name: item for item in together}.values(), key=lambda item: -item.size)[:SHOWN]
     raise Shortage(
@@ -94,6 +86,24 @@ def place(
         max(need / have, 1 + 1 / bank_size),
         max(0, need - have),
     )
+
+
+def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int]) -> Item | None:
+    """Place all items, as early as there is room; the first one that finds none in the last order that is tried."""
+    must = [item.first for item in items]
+    for k in range(max((len(item.early) for item in items), default=0)):
+        for item in items:
+            item.first = item.early[min(k, len(item.early) - 1)]
+        if _fill(items, banks, bank_size, clashes, ORDERS[0]) is None:
+            return None
+    for item, first in zip(items, must, strict=True):
+        item.first = first
+    for order in ORDERS:
+        failed = _fill(items, banks, bank_size, clashes, order)
+        if failed is None:
+            _bring_forward(items)
+            return None
+    return failed
 
 
 def peak(items: list[Item]) -> list[Item]:
@@ -111,7 +121,7 @@ def peak(items: list[Item]) -> list[Item]:
 
 
 def _fill(
-    items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int], order: Callable[[Item], tuple]
+    items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int], order: Callable[[Item], tuple[float, ...]]
 ) -> Item | None:
     """Place all items for first..last in rising order of `order`; returns the first one that found no place."""
     partners: dict[int, list[tuple[int, int]]] = {}
@@ -141,7 +151,15 @@ def _fill(
     return None
 
 
-def _move_apart(address, first, last, size, partners, banks: int, bank_size: int) -> None:
+def _move_apart(
+    address: Array,
+    first: Array,
+    last: Array,
+    size: Array,
+    partners: dict[int, list[tuple[int, int]]],
+    banks: int,
+    bank_size: int,
+) -> None:
     """Move items, those that clash most first, to banks where they clash less, as long as that helps."""
 
     def costs(i: int) -> list[int]:

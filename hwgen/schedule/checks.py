@@ -37,7 +37,6 @@ class Faulty(ValueError):
 def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
     """Raise Faulty naming the instruction that reads what it must not, or that does not wait."""
     ops = {op.name: (i, op) for i, op in enumerate(graph.ops)}
-    layouts = {name: layout_of(buffer, config) for name, buffer in graph.buffers.items()}
     expected = _Graph(graph, config)
     memory = np.full(config.scratch_chunks + config.scale_entries, -1)
     clocks = _Clocks(config)
@@ -57,7 +56,7 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
             if field == QUEUE:
                 continue
             found = strided(memory, region)
-            want = expected.read(i, op, field, first, region, layouts)
+            want = expected.read(i, op, field, first, region)
             if want is not None and not ((found == want) | (want == -1)).all():
                 raise Faulty(f"instruction {number} ({name}): {field} has been overwritten since it was written")
         clocks.check(insn, number, reads, writes)
@@ -65,8 +64,8 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
         for field, region in writes:
             if field != QUEUE:
                 found = strided(memory, region)
-                column = found.T if field.endswith(SCALES) and not aside else found
-                column[:] = _written(i + aside * len(graph.ops), *column.shape, first)
+                rows, width = found.shape[::-1] if field.endswith(SCALES) and not aside else found.shape
+                found[:] = _written(i + aside * len(graph.ops), rows, width, first).reshape(found.shape)
         if isinstance(insn, isa.Matmul) and (insn.w_source == WeightSource.STREAM or insn.col_source == ColScale.PARAMETERS):
             if taken >= len(streamed) or streamed[taken] != name:
                 raise Faulty(f"instruction {number} ({name}): weight stream {taken} is not its own")
@@ -161,7 +160,7 @@ class _Graph:
             stored[output.view.buffer].append(part(output.view).copy())
         self.stored = stored
 
-    def read(self, i: int, op: Op, field: str, first: int, region: Region, layouts: dict) -> np.ndarray | None:
+    def read(self, i: int, op: Op, field: str, first: int, region: Region) -> np.ndarray | None:
         """What a region read by operation i must hold; None: not known from here."""
         if field in ("params", f"table {SCALES}"):
             return _written(self.count + i, 1, region.width) + first

@@ -7,7 +7,8 @@ instructions than a queue holds, so the oldest unfinished instruction can always
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from .. import isa
 from ..config import Config
@@ -20,6 +21,7 @@ from .liveness import steps
 from .prepare import Needs
 from .spaces import Spaces
 
+Load = tuple[int, Callable[..., None], tuple[int, ...]]  # step of use, function that emits it, its arguments
 STREAM_LEAD = isa.QUEUE_DEPTH - 2  # streams that may be dispatched before the Matmul of the first of them
 
 
@@ -40,13 +42,13 @@ class Emitter:
         self.queue = [Region(config.scratch_chunks + config.scale_entries)]
         # (instruction, op index, stream index or -1) in program order, streams apart until `program` merges them
         self.emitted: list[tuple[isa.Insn, int, int]] = []
-        self.streams: list[tuple[isa.Stream, int, int]] = []  # (instruction, op index, position of its Route or -1)
+        self.streams: list[tuple[isa.Insn, int, int]] = []  # (instruction, op index, position of its Route or -1)
         self.route_position = -1
         self.early_words = 0  # weight words of the latest Route's experts that are streamed without waiting for it
 
     def _stores(self) -> dict[int, list[tuple[int, int]]]:
         """Step -> outputs that are complete after it: their numbers and the operations that wrote them last."""
-        last = {}
+        last: dict[str, int] = {}
         for i, op in enumerate(self.graph.ops):
             last |= {view.buffer: i for view in op.writes().values()}
         result: dict[int, list[tuple[int, int]]] = {}
@@ -59,7 +61,10 @@ class Emitter:
 
     # --- instructions -----------------------------------------------------------------------------------------------
 
-    def _emit(self, insn, i: int, reads: list[Region], writes: list[Region], stream: int = -1, **values) -> None:
+    def _emit(
+        self, insn: type[isa.Insn], i: int, reads: list[Region], writes: list[Region], stream: int = -1, **values: Any
+    ) -> None:
+        assert insn.unit is not None
         waits = self.hazards.issue(insn.unit, reads, writes)
         self.emitted.append((fields_fit(insn, self.graph.ops[i].name, waits | values), i, stream))
 
@@ -79,7 +84,8 @@ class Emitter:
 
     def _load_view(self, i: int) -> None:
         """The transfer of a Constant or Input."""
-        view, layout = self.graph.ops[i].out, self.needs.layouts[self.graph.ops[i].out.buffer]
+        view = self.graph.ops[i].writes()["out"]
+        layout = self.needs.layouts[view.buffer]
         dram = self.inputs[i] if isinstance(self.graph.ops[i], Input) else self.needs.data[i]
         self._load(i, self.spaces.address(view, i), view.rows, layout.chunks(view), layout.pitch, dram)
 
@@ -95,24 +101,25 @@ class Emitter:
             count=item.size,
         )
 
-    def _loads(self) -> tuple[dict[int, list[tuple]], set[int]]:
+    def _loads(self) -> tuple[dict[int, list[Load]], set[int]]:
         """Loads to issue at the start of each step, as (step of use, function, arguments), and the operations they cover."""
-        found, moved = [], set()
+        found: list[tuple[int, Load]] = []
+        moved: set[int] = set()
         for pairs in self.spaces.spans.values():
             for span, item in pairs:
                 moved.update(span.loads)
-                found += [(item.first, self.step_of[span.use], self._load_view, (i,)) for i in span.loads]
+                found += [(item.first, (self.step_of[span.use], self._load_view, (i,))) for i in span.loads]
         for i, item in self.spaces.params.items():
             chunks = item.size // 2
             arguments = (i, item.address, 2, chunks, chunks, self.needs.data[i])
-            found.append((item.first, self.step_of[i], self._load, arguments))
-        found += [(item.first, self.step_of[i], self._load_table, (i,)) for i, item in self.spaces.tables.items()]
-        result: dict[int, list[tuple]] = {}
-        for first, use, function, arguments in sorted(found, key=lambda entry: (entry[0], entry[1], entry[3])):
-            result.setdefault(first, []).append((use, function, arguments))
+            found.append((item.first, (self.step_of[i], self._load, arguments)))
+        found += [(item.first, (self.step_of[i], self._load_table, (i,))) for i, item in self.spaces.tables.items()]
+        result: dict[int, list[Load]] = {}
+        for first, load in sorted(found, key=lambda entry: (entry[0], entry[1][0], entry[1][2])):
+            result.setdefault(first, []).append(load)
         return result, moved
 
-    def _blocks(self, op) -> Iterator[tuple[int, int]]:
+    def _blocks(self, op: MatMul) -> Iterator[tuple[int, int]]:
         """(first row, rows) of the blocks a Matmul without queue is split into."""
         size = self.config.acc_rows
         for first in range(0, op.x.rows, size):
@@ -125,7 +132,7 @@ class Emitter:
         out_rows = op.out.rows if op.expert else rows
         reads = [self.spaces.region(op.x, i, first, in_rows)]
         writes = [self.spaces.region(op.out, i, first, out_rows)]
-        values: dict = {}
+        values: dict[str, Any] = {}
         if op.expert:
             reads += self.queue
         if op.x_convert != Convert.STATIC:
@@ -210,7 +217,7 @@ class Emitter:
         values |= {"columns": columns, "pairs": int(op.pairs), "shift": op.shift}
         self._rows(isa.Multiply, i, op, factor, values)
 
-    def _rows(self, insn: type[isa.RowInsn], i: int, op: Norm | Multiply, beside: Region, values: dict) -> None:
+    def _rows(self, insn: type[isa.RowInsn], i: int, op: Norm | Multiply, beside: Region, values: dict[str, Any]) -> None:
         """An instruction that makes rows from rows and from what `beside` holds."""
         x, y = self.spaces.region(op.x, i), self.spaces.region(op.out, i)
         writes = [y]
@@ -284,13 +291,14 @@ class Emitter:
 
     def _run_blocks(self, step: list[int]) -> None:
         """One block of rows through all MatMuls of the step, then the next; see liveness.steps."""
-        ops = [self.graph.ops[i] for i in step]
-        if not all(isinstance(op, MatMul) for op in ops):
-            need, have = ops[0].x.rows, self.config.acc_rows
-            raise Shortage(f"{ops[0].name}: acc_rows={have} must be at least {need}", "acc_rows", need / have)
-        for first, rows in self._blocks(ops[0]):
+        ops = [op for op in (self.graph.ops[i] for i in step) if isinstance(op, MatMul)]
+        if len(ops) < len(step):
+            first, have = self.graph.ops[step[0]], self.config.acc_rows
+            need = first.row_views()["x"].rows
+            raise Shortage(f"{first.name}: acc_rows={have} must be at least {need}", "acc_rows", need / have)
+        for begin, rows in self._blocks(ops[0]):
             for i, op in zip(step, ops, strict=True):
-                self._matmul(i, op, first, rows)
+                self._matmul(i, op, begin, rows)
 
     def _merge_streams(self) -> Iterator[tuple[isa.Insn, int]]:
         """All instructions, every Stream STREAM_LEAD streamed Matmuls before its own but behind the Route it looks at."""

@@ -8,6 +8,7 @@ through in order, so an older instruction reads and writes before a younger one 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class Hazards:
         return strided(table, region).max(axis=(1, 2))
 
 
-def fields_fit(insn: type[Insn], name: str, values: dict) -> Insn:
+def fields_fit(insn: type[Insn], name: str, values: dict[str, Any]) -> Insn:
     """The instruction, or a UserError naming the operation and the field whose value it cannot hold."""
     result = insn(**values)
     try:

@@ -143,14 +143,14 @@ def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias:
     int16 [N], physical, or None where the Matmul takes no parameters.
     """
     o, i = config.array_outputs, config.array_inputs
-    n_all = len(weights if weights is not None else mult)
+    n_all = next(len(array) for array in (weights, mult) if array is not None)
     parts = []
     if weights is not None:
         padded = np.zeros((n_all, align(weights.shape[1], i)), np.int8)
         padded[:, : weights.shape[1]] = weights
     for first in range(0, n_all, o):
         n = min(o, n_all - first)
-        if mult is not None:
+        if mult is not None and bias is not None:
             words = np.zeros((config.param_words(n), i), np.uint8)
             pairs = np.zeros((len(words) * config.params_per_word, 2), "<u2")
             pairs[:n, 0] = mult[first : first + n]
@@ -184,9 +184,9 @@ class WeightStore:
         self.step = config.burst_beats // int(np.gcd(config.slice_beats, config.burst_beats))
         self.blocks: list[Array] = []
         self.size = 0
-        self.known: dict = {}
+        self.known: dict[object, int] = {}
 
-    def reserve(self, key, count: int) -> int:
+    def reserve(self, key: object, count: int) -> int:
         """Index of the first of `count` words, behind all others unless the key is known."""
         if key not in self.known:
             self.known[key] = self.size + -self.size % self.step

@@ -18,8 +18,8 @@ class Access:
     """What operation `index` does to one buffer: elements are column groups (or the one set of row maxima)."""
 
     index: int
-    reads: set = field(default_factory=set)
-    kills: set = field(default_factory=set)  # overwritten in all rows, so earlier contents no longer matter
+    reads: set[int] = field(default_factory=set)
+    kills: set[int] = field(default_factory=set)  # overwritten in all rows, so earlier contents no longer matter
     load: bool = False  # a transfer from DRAM, which can take place as early as there is room
 
 
@@ -37,9 +37,10 @@ class Span:
     loads: tuple[int, ...]
 
 
-def spans(buffer: str, accesses: list[Access], final: set) -> list[Span]:
+def spans(buffer: str, accesses: list[Access], final: set[int]) -> list[Span]:
     """Spans of one buffer from its accesses in order; `final`: the elements read after the last operation."""
-    live, bounds = set(final), []
+    live = set(final)
+    bounds: list[list[int]] = []
     for access in reversed(accesses):
         if not live or not bounds:
             bounds.append([access.index, access.index])
@@ -49,7 +50,7 @@ def spans(buffer: str, accesses: list[Access], final: set) -> list[Span]:
 
 
 def _span(buffer: str, first: int, last: int, accesses: list[Access]) -> Span:
-    loads = []
+    loads: list[int] = []
     for access in accesses:
         if not access.load:
             return Span(buffer, first, last, access.index, tuple(loads))
@@ -72,7 +73,7 @@ def steps(graph: IntGraph, config: Config) -> list[list[int]]:
             if op.row_max not in previous:
                 raise ValueError(f"{op.name}: continue_max without an earlier MatMul")
             before = graph.ops[previous[op.row_max]]
-            if before.expert or op.expert or before.x.rows != op.x.rows:
+            if before.expert or op.expert or before.reads()["x"].rows != op.x.rows:
                 raise ValueError(f"{op.name}: continue_max after {before.name} with other rows")
             if op.x.rows > config.acc_rows:
                 for j in range(previous[op.row_max] + 1, i + 1):
@@ -93,17 +94,18 @@ def _check_blocks(graph: IntGraph, step: list[int], config: Config) -> None:
     """The operations of a step must be independent from one block of rows to the next."""
     ops = [graph.ops[i] for i in step if not isinstance(graph.ops[i], Constant)]
     written = {op.out.buffer: op.out.row for op in ops if isinstance(op, MatMul)}
+    rows = ops[0].row_views()["x"].rows
     for op in ops:
-        aligned = isinstance(op, MatMul) and op.expert is None and op.x.rows == ops[0].x.rows
-        aligned = aligned and not (isinstance(op.w, View) and op.w.buffer in written)
-        for view in (op.x, op.out, getattr(op, "residual", None)) if aligned else ():
-            aligned = aligned and (view is None or written.get(view.buffer, view.row) == view.row)
+        whole = op.stationary()
+        aligned = isinstance(op, MatMul) and op.expert is None and op.x.rows == rows
+        aligned = aligned and not (whole is not None and whole.buffer in written)
+        aligned = aligned and all(written.get(v.buffer, v.row) == v.row for v in op.row_views().values())
         if not aligned:
             raise Shortage(
                 f"{ops[0].name} to {ops[-1].name} cannot run in blocks of rows because of {op.name}: "
-                f"acc_rows={config.acc_rows} must be at least {ops[0].x.rows}",
+                f"acc_rows={config.acc_rows} must be at least {rows}",
                 "acc_rows",
-                ops[0].x.rows / config.acc_rows,
+                rows / config.acc_rows,
             )
 
 
@@ -162,7 +164,7 @@ def _at(accesses: dict[str, list[Access]], view: View, i: int) -> Access:
 def _whole(graph: IntGraph, op: Op, out: View, queued: set[str]) -> bool:
     """Whether an operation overwrites all rows of the buffer of its view `out`."""
     rows = graph.buffers[out.buffer].rows
-    if getattr(op, "expert", None):
+    if op.expert:
         return out.buffer in queued and out.rows == rows
     return (op.x.rows if isinstance(op, MatMul) else out.rows) == rows
 
@@ -172,10 +174,10 @@ def _queue_buffers(graph: IntGraph) -> set[str]:
 
     Rows behind the end of a queue are then never looked at, and a write by another expert starts afresh.
     """
-    writer: dict[str, tuple] = {}
+    writer: dict[str, tuple[str, int]] = {}
     bad: set[str] = {output.view.buffer for output in graph.outputs}
     for op in graph.ops:
-        expert = getattr(op, "expert", None)
+        expert = op.expert
         views = op.views()
         out = views.pop("out", None)
         for name, view in views.items():

@@ -89,18 +89,19 @@ def _layout(needs: Needs, view: View) -> Layout:
 
 
 def _prepare_matmul(
-    needs: Needs, i: int, op: MatMul, config: Config, weights: WeightStore, constants: DataStore, routes: dict
+    needs: Needs, i: int, op: MatMul, config: Config, weights: WeightStore, constants: DataStore, routes: dict[str, RouteTokens]
 ) -> None:
     k_columns = _layout(needs, op.x).columns(op.x)
     n_columns = _layout(needs, op.out).columns(op.out)
     k, n = int(k_columns[-1]) + 1, int(n_columns[-1]) + 1
     needs.sizes[i] = n, k
     _check_matmul(needs, op, config, routes)
-    constant, params = not isinstance(op.w, View), op.col_scale == ColScale.PARAMETERS
-    if not constant:
-        w_columns = _layout(needs, op.w).columns(op.w)
+    whole, params = op.stationary(), op.col_scale == ColScale.PARAMETERS
+    constant = whole is None
+    if whole is not None:
+        w_columns = _layout(needs, whole).columns(whole)
         if not np.array_equal(k_columns, w_columns):
-            raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.w.buffer!r} are padded differently")
+            raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {whole.buffer!r} are padded differently")
         if n != op.out.cols:
             raise UserError(f"{op.name}: output columns of a product of two buffers must lie in one group")
     if op.bias is not None and not params:
@@ -111,7 +112,7 @@ def _prepare_matmul(
             packed = mult = bias = None
             if constant:
                 packed = np.zeros((n, k), np.int8)
-                packed[np.ix_(n_columns, k_columns)] = op.w
+                packed[np.ix_(n_columns, k_columns)] = np.asarray(op.w)
             if params:
                 mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
                 mult[n_columns] = op.col_mult
@@ -125,10 +126,10 @@ def _prepare_matmul(
         needs.data[i] = constants.add(table.tobytes())
 
 
-def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict) -> None:
+def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict[str, RouteTokens]) -> None:
     """What the machine asks beyond `intgraph.verify`."""
 
-    def need(condition, message):
+    def need(condition: object, message: str) -> None:
         if not condition:
             raise ValueError(f"{op.name}: {message}")
 
@@ -210,7 +211,7 @@ def row_layout(layout: Layout, view: View, rows: int, config: Config, narrow: bo
     return RowLayout(rows, groups, width, config.chunk, chunk_bytes(config, narrow), 1 if narrow else 2)
 
 
-def input_key(op: Input, layout: RowLayout) -> tuple:
+def input_key(op: Input, layout: RowLayout) -> tuple[object, ...]:
     """Inputs of different tasks with equal keys share their place in DRAM."""
     cut = tuple(op.shape), tuple(op.patch), op.stride and tuple(op.stride), tuple(op.pads)
     return op.image, op.index, *cut, float(op.step), float(op.offset), layout

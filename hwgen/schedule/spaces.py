@@ -95,19 +95,20 @@ class Spaces:
                 result[pair[0], pair[1]] = result.get((pair[0], pair[1]), 0) + cost
 
         def clash(i: int, a: View | None, j: int, b: View | None, cost: int) -> None:
-            if isinstance(a, View) and isinstance(b, View):
+            if a is not None and b is not None:
                 apart(self.item(a, i), self.item(b, j), cost)
 
-        ops, previous = self.graph.ops, None
+        ops, previous = self.graph.ops, -1
         for i, op in enumerate(ops):
             if isinstance(op, MatMul):
                 outputs, inputs = self._tiles(op)
                 stationary = op.out.cols * inputs
-                clash(i, op.x, i, op.w, stationary)
+                whole = op.stationary()
+                clash(i, op.x, i, whole, stationary)
                 clash(i, op.x, i, op.residual, op.x.rows * outputs)
-                clash(i, op.w, i, op.residual, min(stationary, op.x.rows * outputs))
-                if previous is not None:
-                    clash(previous, ops[previous].x, i, op.w, min(stationary, self.config.array_outputs))
+                clash(i, whole, i, op.residual, min(stationary, op.x.rows * outputs))
+                if previous >= 0:
+                    clash(previous, ops[previous].reads()["x"], i, whole, min(stationary, self.config.array_outputs))
                 previous = i
             elif isinstance(op, (Norm, Multiply)):
                 left = op.x.rows * -(-op.x.cols // self.config.chunk)  # reads that no Matmul has run beside yet

@@ -81,7 +81,7 @@ def sweep(pair: str, within: float, known: dict, save, folder: Path) -> bool:
     """One pair measured and one row printed; whether the choice is good enough."""
     network, _, name = pair.partition("@")
     board, files = boards.load(name), example.write(network, folder / f"{network}.onnx")
-    state = build({"": files[0]}, folder / "unused", board=name, calibrate=files[1], stop_after="quantise")
+    state = build({"": files[0]}, folder / "unused", board=name, calibrate=files[1], stop_after="select")
 
     def model(config: Config, quick: bool = False) -> float:
         found = mapping.search(state.integers, config, of_board(board, config), quick=quick)

@@ -228,8 +228,8 @@ def test_schedule_is_deterministic():
     ({"bank_words": 64, "banks": 2}, r"no room for buffer .* \(24 short\): raise bank_words or banks"),
     ({"scale_entries": 16}, r"raise scale_entries"),
     ({"queue_entries": 16}, r"l1\.route: 10 tokens times 2 experts need queue_entries=20, it is 16"),
-    ({"max_experts": 2}, r"l1\.route: 4 experts, max_experts=2"),
-    ({"norm_columns": 16}, r"l0\.norm1: rows of 24 columns, norm_columns=16"),
+    ({"max_experts": 2}, r"l1\.route: 4 experts need max_experts=4, it is 2"),
+    ({"norm_columns": 16}, r"l0\.norm1: rows of 24 columns need norm_columns=24, it is 16"),
     ({"acc_rows": 4}, r"l1\.e0\.fc1: queues of up to 10 tokens need acc_rows=10, it is 4"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(settings, message):
