@@ -236,13 +236,28 @@ class Builder:
             index = self.const(known)
             if elements and x.shape[axis] == 1:
                 return self.expand(x, index.shape)
+            if elements and known.size and (walk := Layout.of(_places(known, axis, x.shape))) is not None:
+                return self.reshape(self.pick(self.reshape(x, (x.layout.size,)), 0, walk), known.shape)
             walk = Layout.of(known) if known.size and not elements else None
             if walk is not None:
                 return self.reshape(self.pick(x, axis, walk), (*x.shape[:axis], *known.shape, *x.shape[axis + 1 :]))
         return self.node(Gather(axis, elements), x, index)
 
     def scatter(self, x: Ref, index: Ref, updates: Ref, axis: int, reduction: str = "none") -> Ref:
-        return self.node(Scatter(wrapped(axis, len(x.shape)), reduction), x, index, updates)
+        """By a gather where the indices are constants, the last one wins or none meets another."""
+        op = Scatter(wrapped(axis, len(x.shape)), reduction)
+        known, shape, _ = index.constant, *op.infer(x, index, updates)
+        if known is None or not known.size or reduction not in ("none", "add"):
+            return self.node(op, x, index, updates)
+        flat = _places(np.where(known < 0, known + shape[op.axis], known), op.axis, shape)
+        if reduction == "add" and len(np.unique(flat)) != flat.size:
+            return self.node(op, x, index, updates)
+        writer = np.full(prod(shape), -1)
+        order = np.moveaxis(np.arange(flat.size).reshape(flat.shape), op.axis, 0).reshape(-1)
+        writer[flat.reshape(-1)[order]] = order  # NumPy, too, keeps the last
+        new = self.gather(self.reshape(updates, (flat.size,)), self.const(np.maximum(writer, 0)), 0)
+        new, written = self.reshape(new, shape), self.const((writer >= 0).reshape(shape))
+        return self.map("where", written, new if reduction == "none" else self.map("add", x, new), x)
 
     def topk(self, x: Ref, count: int, axis: int = -1, largest: bool = True) -> Ref:
         if x.shape[wrapped(axis, len(x.shape))] == count == 1:
@@ -317,3 +332,12 @@ def _tidy(value: Array, op: Op, operands: tuple[Ref, ...]) -> Array:
         return np.asarray(value, np.int64 if kind == INT else np.bool_)
     double = value.dtype == np.float64 and any(r.numbers.dtype == np.float64 for r in operands)
     return np.asarray(value, np.float64 if double else np.float32)
+
+
+def _places(index: Array, axis: int, shape: tuple[int, ...]) -> Array:
+    """Row-major positions in a tensor of `shape` of the elements that `index` names along an axis, each for its own place."""
+    total = np.zeros(index.shape, np.int64)
+    for i, n in enumerate(index.shape):
+        own = index if i == axis else np.arange(n).reshape([n if j == i else 1 for j in range(index.ndim)])
+        total += own * prod(shape[i + 1 :])
+    return total

@@ -496,5 +496,5 @@ FORMS = [
     *(renormalised_by_filled_softmax, masked_softmax, renormalised_masked_softmax, threshold),
     *(one_hot_weights, rows_of_slots, rows_of_tokens, index_add, boolean_masks, gathered_weights),
     *(einsum_of_gathered_weights, einsum, noisy_gate, places_of_slots, buffer_of_slots, repeated_tokens),
-    *(index_put, masked_tokens, roomy_capacity, loop),
+    *(index_put, masked_tokens, loop),
 ]

@@ -11,7 +11,7 @@ from hwgen.tensor import Builder, Program, evaluate, parse, text
 from hwgen.tensor.evaluate import apply
 
 T, K, E, H, D = 7, 6, 5, 4, 3
-FORMS = {"gelu": "none", "gelu_tanh": "tanh", "silu": "sigmoid", "relu": "relu"}
+FORMS = ("gelu", "gelu_tanh", "silu", "relu")
 
 
 def normal(*shape, seed=0):
@@ -31,7 +31,7 @@ def test_mixture_is_route_and_experts(form, renormalise):
     gates = apply(Router(2, renormalise), [logits], np.float64)
     y = apply(Experts(form, slope), [x, gates, *parameters()], np.float64)
     routing = graph.evaluate_node(graph.Route("r", "l", 2, renormalise), {"l": logits})
-    node = graph.Experts("e", "x", "r", *parameters(), form=FORMS[form], slope=slope)
+    node = graph.Experts("e", "x", "r", *parameters(), form=form)
     np.testing.assert_allclose(y, graph.evaluate_node(node, {"x": x, "r": routing}), rtol=1e-6, atol=1e-7)
     assert np.flatnonzero(gates[0]).tolist() == [0, 1]
 
@@ -42,7 +42,7 @@ def test_soft_mixture_is_dispatch_experts_and_combine():
     weights = parameters()
     for node in (
         graph.Dispatch("slots", "x", "x", slots),
-        graph.SlotExperts("made", "slots", *weights, form="none"),
+        graph.SlotExperts("made", "slots", *weights, form="gelu"),
         graph.Combine("y", "x", "made", slots, None),
     ):
         values[node.name] = graph.evaluate_node(node, values)
@@ -91,3 +91,30 @@ def test_a_program_is_evaluated_from_given_values_on():
     y = t.map("add", hidden, 1.0)
     made, kept = evaluate(Program({"y": y}), {}, np.float64, [hidden.node], {hidden.node: np.ones(6)})
     assert (made["y"] == 2).all() and (kept[hidden.node] == np.ones((2, 3))).all()
+
+
+@pytest.mark.parametrize("reduction", ["none", "add"])
+@pytest.mark.parametrize("rows", [[0, 2], [2, 0, 1], [1, 1, 2]])
+def test_scatter_to_known_places_is_what_the_interpreter_says(rows, reduction):
+    """Built with constant indices, with those as an input, and by hand."""
+    t = Builder()
+    x, u, places = t.input("x", (3, 4)), t.input("u", (len(rows), 4)), t.input("i", (len(rows), 4), "i")
+    index = np.repeat(np.array(rows)[:, None], 4, axis=1)
+    outputs = {"known": t.scatter(x, t.const(index), u, 0, reduction), "read": t.scatter(x, places, u, 0, reduction)}
+    values = {"x": normal(3, 4), "u": normal(len(rows), 4, seed=1), "i": index}
+    found = evaluate(Program(outputs), values, np.float64)[0]
+    wanted = values["x"].copy()
+    for row, update in zip(rows, values["u"], strict=True):
+        wanted[row] = update + (wanted[row] if reduction == "add" else 0)
+    np.testing.assert_allclose(found["known"], wanted)
+    np.testing.assert_allclose(found["read"], wanted)
+
+
+def test_gather_of_elements_by_known_places():
+    t = Builder()
+    x = t.input("x", (3, 4))
+    index = np.array([[3, 1], [0, 0], [2, 3]])
+    y = evaluate(Program({"y": t.gather(x, t.const(index), 1, elements=True)}), {"x": normal(3, 4)}, np.float64)[0]["y"]
+    np.testing.assert_array_equal(y, np.take_along_axis(normal(3, 4), index, 1))
+    one = t.gather(t.slice(x, 1, 0, 1), t.const(np.zeros((3, 2), int)), 1, elements=True)
+    assert one.node is x.node  # a layout only
