@@ -311,8 +311,8 @@ def build(
         if shown and LEVELS[shown][1] == name:
             for task, text in LEVELS[shown][2](state).items():
                 say((f"task {task}\n" if task else "") + text.rstrip("\n"))
-        for level in {"recognise": (state.compiled,), "select": (state.graphs, state.quantised)}.get(name, ()):
-            level.clear()  # no later step reads it: room for the elaborated hardware
+        for held in {"recognise": (state.compiled,), "select": (state.graphs, state.quantised)}.get(name, ()):
+            held.clear()  # no later step reads it: room for the elaborated hardware
         if name == stop_after:
             break
     return state

@@ -34,11 +34,9 @@ def import_program(model: Model, pixels: frozenset[str] = frozenset()) -> tuple[
         c.findings.append(Finding(name, "output", "import", "has as many elements as the image says"))
         outputs.pop(name)
     program = Program(outputs, {"opsets": dict(model.opsets), "operators": c.operators})
-    readers = users(program.nodes())
-    cast = frozenset(
-        n.op.name for n, read in readers.items() if isinstance(n.op, Input) and n.dtype == INT and all(r.op == Map("float") for r in read)
-    )
-    if cast - set(model.numbers) - pixels:
-        return import_program(model, cast - set(model.numbers))
+    read = {n: found for n, found in users(program.nodes()).items() if isinstance(n.op, Input) and n.dtype == INT}
+    cast = {n.op.name for n, found in read.items() if all(r.op == Map("float") for r in found)} - set(model.numbers)
+    if cast - pixels:
+        return import_program(model, frozenset(cast | pixels))
     needed = program.nodes() if c.unwanted else []
     return program, c.findings + [c.unwanted[node] for node in needed if node in c.unwanted]
