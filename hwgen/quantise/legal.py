@@ -62,6 +62,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             case fg.Linear() if is_identity(node) and isinstance(made["x"], fg.Linear):
                 done.aliases[node.name] = node.x
                 continue
+            case fg.Mean(start=start, stop=stop) if stop - start == 1:
+                node, wanted = fg.Rows(node.name, node.x, start, stop, source=node.source), {}
             case fg.Activation():
                 wanted = {"x": isinstance(made["x"], fg.Linear)}
             case fg.Rotate():

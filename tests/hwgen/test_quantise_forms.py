@@ -1,12 +1,13 @@
 """Networks beyond the pre-norm ViT with one scale: every value has its own, and limits hold."""
 
 import importlib.util
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from host.pack import pack_input, unpack_output
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.config import Config
@@ -16,6 +17,7 @@ from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from hwgen.select import integers, select
 from sim import golden, quantised
+from sim.machine import Machine
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 maker = importlib.util.module_from_spec(_spec)
@@ -224,8 +226,8 @@ GRAPHS = {
 
 @pytest.mark.parametrize("calibrated", (True, False))
 @pytest.mark.parametrize("name", GRAPHS)
-def test_golden_follows_float_and_level_q(name, calibrated):
-    """On the images of calibration and without any; level Q, the machine graph: bit for bit."""
+def test_golden_follows_float_and_level_q_and_machine_golden(name, calibrated):
+    """With images for calibration and without any; level Q, golden and the machine agree bit for bit."""
     graph = GRAPHS[name]()
     made = quantise({"": graph}, maker.images(graph, 8) if calibrated else None)[""]
     integer = select(made)
@@ -237,7 +239,16 @@ def test_golden_follows_float_and_level_q(name, calibrated):
     values = quantised.outputs(made, quantised.evaluate(made, image))
     for key, wanted in golden.run(integer, image).outputs.items():
         np.testing.assert_array_equal(values[key], wanted)
-    assert schedule({"": integer}, Config(array_outputs=16, array_inputs=16)).size
+    config = Config(array_outputs=12, array_inputs=20)
+    program = schedule({"": integer}, config)
+    task, dram = program.tasks[""], program.dram()
+    for slot in task.inputs:
+        data = pack_input(asdict(slot), image[slot.name])
+        dram[slot.dram : slot.dram + len(data)] = np.frombuffer(data, np.uint8)
+    Machine(config).run(dram, task.offset, len(task.instructions), program.data_base, program.weight_bases)
+    for slot in task.outputs:
+        got = unpack_output(asdict(slot), dram[slot.dram : slot.dram + slot.layout.bytes])
+        np.testing.assert_array_equal(got, values[slot.name])
 
 
 def snr(graph, name, **options):
