@@ -22,6 +22,7 @@ def pack_input(entry: dict, image: np.ndarray) -> bytes:
         raise ValueError(f"input {entry['name']!r}: shape {list(image.shape)}, expected {list(entry['shape'])}")
     if not np.isfinite(image).all():
         raise ValueError(f"input {entry['name']!r}: holds NaN or infinity")
+    image = image.transpose(2, 0, 1) if len(entry["patch"]) == 3 else image  # channels last
     top, left, bottom, right = entry["pads"]
     cut = [slice(max(0, -a), n - max(0, -b)) for a, b, n in ((top, bottom, image.shape[1]), (left, right, image.shape[2]))]
     border = (0, 0), (max(0, top), max(0, bottom)), (max(0, left), max(0, right))
@@ -62,8 +63,8 @@ def unpack_run(slots: list[dict], read: Callable[[int, int], np.ndarray], count:
 def patchify(image: np.ndarray, patch: Sequence[int], stride: Sequence[int] | None) -> np.ndarray:
     """[C, H, W] -> [patches, C*height*width], row-major, `stride` pixels apart (None: a patch), elements in the order of a
     convolution weight."""
-    down, across = stride or patch
-    windows = np.lib.stride_tricks.sliding_window_view(image, tuple(patch), axis=(1, 2))[:, ::down, ::across]
+    down, across = stride or patch[:2]
+    windows = np.lib.stride_tricks.sliding_window_view(image, tuple(patch[:2]), axis=(1, 2))[:, ::down, ::across]
     return windows.transpose(1, 2, 0, 3, 4).reshape(windows.shape[1] * windows.shape[2], -1)
 
 

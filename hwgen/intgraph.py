@@ -114,8 +114,8 @@ class Input(Operation):
     name: str
     out: View  # [patches, C*ph*pw], or some of the patches
     image: str
-    shape: tuple[int, int, int]  # C, H, W
-    patch: tuple[int, int]
+    shape: tuple[int, int, int]  # C, H, W; or H, W, C where `patch` says so
+    patch: patches.Patch
     step: float
     offset: float
     source: str = ""

@@ -69,6 +69,7 @@ class Gelu(IntEnum):
     GELU = 1
     GELU_TANH = 2
     SILU = 3
+    HARDSWISH = 4
 
 
 class Convert(IntEnum):

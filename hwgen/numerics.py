@@ -11,6 +11,7 @@ from zero (`round_shift`). Where the arrays are large it is done in float64, who
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -192,7 +193,7 @@ GELU_SHIFT_MAX = 6  # x has the scale 2^-(7 + gelu_shift): ranges +-256 down to 
 GELU_MAX_ERROR = 0.5 * 2.0 ** -(GELU_INDEX_BITS + 1) + 2.0**-GELU_DELTA_BITS
 # By form: c, where the table is that of f(c * x) / c. SiLU bends over a wider range than GELU, so its table's argument is
 # SiLU's divided by c: its largest error is that of GELU's, in SiLU's own units c times as much (and 2.7e-3 beyond |x| = 8).
-GELU_SPANS = {"gelu": 1.0, "gelu_tanh": 1.0, "silu": 2.0}
+GELU_SPANS = {"gelu": 1.0, "gelu_tanh": 1.0, "silu": 2.0, "hardswish": 2.0}
 GELU_FORMS = tuple(GELU_SPANS)
 
 
@@ -202,11 +203,13 @@ def gelu_delta(form: str) -> Array:
 
     x = np.arange(GELU_ENTRIES) / 2.0**GELU_INDEX_BITS
     y = GELU_SPANS[form] * x
-    share = {
+    shares: dict[str, Callable[[], Array]] = {
         "gelu": lambda: 0.5 * (1 + erf(y / np.sqrt(2))),
         "gelu_tanh": lambda: 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))),
         "silu": lambda: expit(y),
-    }[form]()
+        "hardswish": lambda: np.minimum(y / 6 + 0.5, 1.0),
+    }
+    share = shares[form]()
     return np.round((x - x * share) * 2.0**GELU_DELTA_BITS).astype(np.int64)
 
 

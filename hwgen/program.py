@@ -17,7 +17,7 @@ import numpy as np
 from . import __version__, isa
 from .config import Config
 from .files import check_replaceable, replace_folder
-from .patches import Pads
+from .patches import Pads, Patch
 
 Array = np.ndarray
 
@@ -52,7 +52,7 @@ class InputSlot:
 
     name: str
     shape: tuple[int, int, int]
-    patch: tuple[int, int]
+    patch: Patch
     step: float
     offset: float
     dram: int

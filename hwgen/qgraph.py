@@ -89,7 +89,7 @@ class Image(Node):
 
     image: str
     shape: tuple[int, ...]
-    patch: tuple[int, int]
+    patch: patches.Patch
     step: float
     offset: float
     stride: tuple[int, int] | None = None

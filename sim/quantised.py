@@ -1,4 +1,4 @@
-"""Executes level Q with NumPy, a node at a time: what `hwgen.select` must keep, bit for bit. All arithmetic is `hwgen.numerics`."""
+"""Executes level Q with NumPy, a node at a time: what `hwgen.select` must keep, bit for bit, by `hwgen.numerics`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _times(x: Array, m: Matrix, convert: Convert, values: Values, gate: Array | 
 
 
 def _image(node: qgraph.Image, values: Values) -> Array:
-    pixels = patches.pad(values[node.image].astype(np.float64), node.pads)
+    pixels = patches.pad(values[node.image].astype(np.float64), node.pads, node.patch)
     return patches.patchify(num.quantise_image(pixels, node.step, node.offset), node.patch, node.stride)
 
 

@@ -57,6 +57,7 @@ FORMS: dict[str, Callable[[Array, float], Array]] = {
     "gelu": lambda x, _: 0.5 * x * (1 + erf(x / np.sqrt(2).astype(x.dtype))),  # Hendrycks & Gimpel 2016
     "gelu_tanh": lambda x, _: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi).astype(x.dtype) * (x + 0.044715 * x**3))),
     "silu": lambda x, slope: x * expit(np.asarray(slope, x.dtype) * x),
+    "hardswish": lambda x, _: x * np.clip(x / 6 + 0.5, 0, 1),
     "relu": lambda x, _: np.maximum(x, 0),
 }
 
@@ -93,7 +94,7 @@ def _expert(node: Experts | SlotExperts, e: int, x: Array, peaks: dict[str, floa
 def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> Array:
     match node:
         case PatchEmbed(weight=w, bias=b):
-            rows = patches.patchify(patches.pad(v[0], node.pads), w.shape[2:], node.stride)
+            rows = patches.patchify(patches.pad(v[0], node.pads, node.patch), node.patch, node.stride)
             return _linear(rows, w.reshape(w.shape[0], -1), b)
         case Embed(prefix=prefix, position=position):
             y = position.astype(v[0].dtype)

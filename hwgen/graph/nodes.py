@@ -41,6 +41,12 @@ class PatchEmbed(Node):
     bias: Array | None  # [D]
     stride: tuple[int, int] | None = None
     pads: patches.Pads = (0, 0, 0, 0)
+    channels_last: bool = False  # the image is [H, W, C]
+
+    @property
+    def patch(self) -> patches.Patch:
+        _, channels, *size = self.weight.shape
+        return (*size, channels) if self.channels_last else tuple(size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,9 +70,10 @@ def _need(condition: bool, message: str) -> None:
 def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
     match node:
         case PatchEmbed(weight=w, bias=b):
-            _need(len(s[0]) == 3 and s[0][0] == w.shape[1], f"image {s[0]} against weight {w.shape}")
+            channels = s[0][-1 if node.channels_last else 0]
+            _need(len(s[0]) == 3 and channels == w.shape[1], f"image {s[0]} against weight {w.shape}")
             _need(b is None or b.shape == w.shape[:1], "bias shape")
-            down, across = patches.grid(s[0], w.shape[2:], node.stride, node.pads)
+            down, across = patches.grid(s[0], node.patch, node.stride, node.pads)
             _need(down > 0 and across > 0, f"image {s[0]} is smaller than a patch {w.shape[2:]}")
             return down * across, w.shape[0]
         case Embed(prefix=prefix, position=position):

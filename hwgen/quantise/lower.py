@@ -95,7 +95,7 @@ def _image(b: Builder, node: fg.PatchEmbed) -> tuple[Ref, float, float]:
         low, high = min(low, 0.0), max(high, 0.0)
     step = (high - low) / 2 / INT8_MAX * float(np.max(b.stats.part(node.image))) or max(abs(high), 1.0) / INT8_MAX
     offset = (low + high) / 2
-    shape, patch = b.graph.inputs[node.image], node.weight.shape[2:]
+    shape, patch = b.graph.inputs[node.image], node.patch
     rows, cols = b.shapes[node.name][0], int(np.prod(node.weight.shape[1:]))
     cut = {"stride": node.stride, "pads": node.pads, "source": node.source}
     image = q.Image(b.name(f"{node.name}.patches"), node.image, tuple(shape), tuple(patch), step, offset, **cut)

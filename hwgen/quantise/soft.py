@@ -11,7 +11,7 @@ from ..isa import Convert
 from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, SCORE_STEPS, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Matrix, Ref
 from .attention import INT16_PER_INT8, PROBABILITY_ONE, smallest_transposed_step, transposed
-from .builder import ROW_UNIT, TINY, WIDE_MARGIN, Builder, Held, folded, own_scale
+from .builder import ROOM, ROW_UNIT, TINY, WIDE_MARGIN, Builder, Held, folded, own_scale
 from .hidden import activated, form_of
 from .plan import describe
 from .scales import LARGEST_FACTOR, multipliers, quantise_weights, smallest_out_scale
@@ -51,8 +51,8 @@ def _weighted(b: Builder, node: fg.Node, scores: Ref, value: str) -> None:
     columns = b.cols(x)
     offset = np.zeros(columns) if x.offset is None else np.broadcast_to(np.float64(x.offset), columns)
     weight = np.eye(columns) * x.scale
-    step = np.full(columns, max(float(b.stats.values[value].magnitude(offset).max()), TINY) * WIDE_MARGIN / INT8_MAX)
-    step = np.maximum(step, smallest_transposed_step(weight))
+    step = np.maximum(b.stats.values[value].magnitude(offset), TINY) * ROOM / INT8_MAX
+    step = np.maximum(np.maximum(step, smallest_transposed_step(weight)), step.max() * 2.0**-12)
     need = max(float(step.max()) / (PROBABILITY_ONE * LARGEST_FACTOR), float(np.abs(offset).max()) / INT16_MAX)
     scale = own_scale(b, node, need)
     col_mult, shift = multipliers(step / (PROBABILITY_ONE * scale))
@@ -94,10 +94,10 @@ def mean(b: Builder, node: fg.Mean) -> None:
     rows, columns = node.stop - node.start, b.shapes[node.name][1]
     part = Held(x.ref.part(node.start - x.first_row, rows), x.scale, x.offset)
     offset = np.zeros(columns) if x.offset is None else np.broadcast_to(np.float64(x.offset), columns)
-    # One step for all columns, with room: few rows are seen of what is a mean already.
-    peak = max(float(b.stats.values[node.x].magnitude(offset).max()), TINY)
+    peak = np.maximum(b.stats.values[node.x].magnitude(offset), TINY)
     weight = np.eye(columns) * x.scale
-    step = np.maximum(peak * WIDE_MARGIN / INT8_MAX, smallest_transposed_step(weight))
+    step = np.maximum(peak * ROOM / INT8_MAX, smallest_transposed_step(weight))
+    step = np.maximum(step, step.max() * 2.0**-12)
     across = transposed(b, f"{node.name}.transposed", part, weight, step, node.source)
     ones = b.table(f"{node.name}.ones", np.full((1, rows), INT8_MAX << STATIC_SHIFT), source=node.source)
     factor = step / (INT8_MAX * rows)  # a sum of products of int8 ones and int8 steps

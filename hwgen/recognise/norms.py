@@ -6,7 +6,7 @@ from math import prod
 
 from ..layers import Norm, Softmax
 from ..tensor import Builder, Node, Ref
-from .match import factor_of, group, is_map, reduction, regroup, scalar_of, spread
+from .match import constant, factor_of, group, is_map, reduction, regroup, scalar_of, spread
 from .names import label
 from .rewrite import relabel
 
@@ -24,6 +24,11 @@ def norm(t: Builder, node: Node) -> Ref | None:
             continue
         y, axes, over, gain, epsilon = found
         x, factor = factor_of(t, x) if x != y else (x, 1.0)
+        if is_map(x, "mul") and x.whole and any(constant(r) for r in x.node.operands):  # the gain stands before the division
+            inner, given = x.node.operands[::-1] if constant(x.node.operands[0]) else x.node.operands
+            made = _norm(t, node, y, axes, over, gain * factor, epsilon) if inner == y else None
+            if made is not None:
+                return t.reshape(t.map("mul", t.reshape(made, x.node.shape), given), node.shape)
         if x == y and (made := _norm(t, node, y, axes, over, gain * factor, epsilon)) is not None:
             return made
     return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from .. import graph
 from ..errors import Finding
 from ..layers import Activation
-from ..tensor import Map, Program, Ref
 from ..recognise.match import is_map
+from ..tensor import Map, Program, Ref
 from . import attention, dense, moe
 from .lower import GONE, Rows
 from .sums import chained

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..recognise.limits import beneath, is_limit
 from ..recognise.match import is_map
-from ..tensor import Input, Node, Pad, Ref
+from ..tensor import Input, Layout, Node, Pad, Ref
 from .reasons import PLAIN, STEM
 from .views import Array, Unsupported
 
@@ -28,45 +28,48 @@ def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
 def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     x, w, *bias = node.operands
     x = _image(b, x)
-    image = x.node
-    pads: tuple[int, ...] = (0, 0, 0, 0)
+    image, shape, turned = x.node, x.node.shape, False
+    before = after = (0,) * len(shape)
     if isinstance(image.op, Pad):
         border, inner = image.op, _image(b, image.operands[0])
         if is_map(inner, "add", "sub"):
             hint = "pad nothing, or give the network an image of which the mean is subtracted already"
             raise Unsupported("pads an image to which a constant is added before", hint)
-        if not isinstance(inner.node.op, Input) or not inner.whole:
+        image, before, after = inner.node, border.before, border.after
+        turned = len(shape) == 4 and inner.layout == Layout.dense(image.shape).transpose((0, 3, 1, 2)) and not inner.whole
+        if not isinstance(image.op, Input) or not (inner.whole or turned):
             raise Unsupported("pads something else than the image, as convolution stems do", STEM)
-        if border.value or any(border.before[:-2]) or any(border.after[:-2]):
+        if border.value:
             raise Unsupported(f"pads the image by {border.value:g}", PLAIN)
-        pads = (*border.before[-2:], *border.after[-2:])
-        shape, image = inner.shape, inner.node
-        shape = (*shape[:-2], *x.node.shape[-2:]) if len(shape) >= 2 else shape
-    else:
-        shape = image.shape
-    shape = shape[1:] if len(shape) == 4 else shape
-    if len(shape) != 3:
-        raise Unsupported(
-            f"reads an input of shape {list(image.shape)} as patches", "give the image as [batch, channels, height, width]"
-        )
+    if len(shape) not in (3, 4):
+        hint = "give the image as [batch, channels, height, width]"
+        raise Unsupported(f"reads an input of shape {list(image.shape)} as patches", hint)
+    shape, before, after = shape[-3:], before[-3:], after[-3:]
     flat = x.layout.positions()
-    c, row, column = np.unravel_index(flat[0], shape)
+    last = _box(flat[0], shape, (2, 0, 1)) == x.shape[1] != _box(flat[0], shape, (0, 1, 2))
+    axes = (2, 0, 1) if last else (0, 1, 2)  # of channels, rows, columns
+    c, row, column = (np.unravel_index(flat[0], shape)[i] for i in axes)
+    channels, height, width = (shape[i] for i in axes)
+    if before[axes[0]] or after[axes[0]]:
+        raise Unsupported("adds channels to the image", PLAIN)
+    pads = tuple(p[i] for p in (before, after) for i in axes[1:])
     size = int(np.ptp(row)) + 1, int(np.ptp(column)) + 1
-    pattern = flat[0] - (row.min() * shape[2] + column.min())
+    pitch = (width * channels, channels) if last else (width, 1)
+    pattern = flat[0] - (row.min() * pitch[0] + column.min() * pitch[1])
     corner = flat[:, 0] - pattern[0]
-    down, across = np.unravel_index(corner, (shape[1], shape[2])) if corner.max() < shape[1] * shape[2] else (corner, corner)
-    if not np.array_equal(flat, corner[:, None] + pattern):
+    down, across = corner // pitch[0], corner % pitch[0] // pitch[1]
+    if not np.array_equal(flat, (down * pitch[0] + across * pitch[1])[:, None] + pattern) or down.max() >= height:
         raise Unsupported("does not read the image in patches of one form", PLAIN)
     (top, dy, tall), (left, dx, wide) = _steps(down, size[0]), _steps(across, size[1])
     if tall * wide != len(flat):
         raise Unsupported("does not read the image in rows and columns of patches", PLAIN)
     # What the kernel leaves out of its box is zero; what the patches leave out of the image is cut off.
     order = ((down - top) // dy * wide + (across - left) // dx).astype(np.int64)
-    channels, place = shape[0], (c * size[0] + row - row.min()) * size[1] + column - column.min()
+    place = (c * size[0] + row - row.min()) * size[1] + column - column.min()
     weight = np.zeros((w.shape[0], channels * size[0] * size[1]), np.float32)
     weight[:, place] = w.constant
     ends = top + (tall - 1) * dy + size[0], left + (wide - 1) * dx + size[1]
-    spare = shape[1] - ends[0], shape[2] - ends[1]
+    spare = height - ends[0], width - ends[1]
     pads = _cut(pads, (top, left, spare[0] if spare[0] >= dy else 0, spare[1] if spare[1] >= dx else 0))
     stride = None if (dy, dx) == size else (dy, dx)
     if not len(np.unique(order)) == len(order):
@@ -77,6 +80,7 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
         "bias": b.array(bias[0]) if bias else None,
         "stride": stride,
         "pads": pads,
+        "channels_last": last or turned,
     }
     return fields, None if np.array_equal(order, np.arange(len(order))) else order
 
@@ -86,6 +90,12 @@ def _image(b: Rows, x: Ref) -> Ref:
     if is_limit(x) and isinstance(beneath(b.t, x).op, Input):
         b.limit(beneath(b.t, x).op.name, x.op.low, x.op.high, 1)
     return beneath(b.t, x)
+
+
+def _box(pixels: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """Elements of all channels in the rows and columns that pixels take up."""
+    places = np.unravel_index(pixels, shape)
+    return int(shape[axes[0]] * np.prod([np.ptp(places[i]) + 1 for i in axes[1:]]))
 
 
 def _steps(place: Array, alone: int) -> tuple[int, int, int]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Shape, ShapeCastable, Signal, Value
 from amaranth.lib import data
 
+# Of a register that steers many lanes: Vivado copies it until none drives more (UG901), each copy near its lanes.
+WIDE = {"max_fanout": 64}
 
-def register(m: Module, value, name: str | None = None):
+
+def register(m: Module, value, name: str | None = None, attrs: dict | None = None):
     """`value` one cycle later; keeps the layout of a view."""
     shape = value.shape() if isinstance(value, (Value, data.View)) else Value.cast(value).shape()
     kind = shape if isinstance(shape, ShapeCastable) else Shape.cast(shape)
-    out = Signal(kind, name=name, reset_less=True)
+    out = Signal(kind, name=name, reset_less=True, attrs=attrs)
     m.d.sync += out.eq(value)
     return out
 

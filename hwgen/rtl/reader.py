@@ -11,7 +11,7 @@ from ..config import Config
 from ..isa import Convert, RowScale
 from ..latency import GATE_STAGES, PROBABILITY_STAGES, RECIPROCAL_BITS, SUM_STAGES
 from ..memories import SUM_BITS, memories
-from .common import delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
+from .common import WIDE, delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
 from .divide import Divider
 from .memory import RAM_LATENCY, Ram
 from .ports import ELEMENT, ROW_BITS, ROW_SHIFT_BITS
@@ -112,7 +112,7 @@ class RowQuantiser(Component):
 
         # 3: factor and step
         row_factor = constant_table(numerics.ROW_FACTOR, index_2, 8)
-        factor_3 = register(m, Mux(convert_2, row_factor, 1), "factor_3")
+        factor_3 = register(m, Mux(convert_2, row_factor, 1), "factor_3", WIDE)
         step_3 = register(m, constant_table(numerics.ROW_STEP, index_2, 16), "step_3")
         shift_3 = register(m, Mux(convert_2, exponent_2, 0), "shift_3")
         drop_3 = register(m, ~exponent_2, "drop_3")  # 7 - exponent, the shift of the step
@@ -134,7 +134,7 @@ class RowQuantiser(Component):
         for i in lanes:
             with_carry = Cat(1, low[i]).as_signed() + Cat(~negative[i], below_half_4, 0).as_signed() + (high[i] << 5)
             rounded.append(register(m, with_carry[1:25].as_signed(), f"sum_{i}"))
-        shift_5, scale_5 = register(m, shift_4, "shift_5"), register(m, (step_4 >> drop_4)[:16], "scale_5")
+        shift_5, scale_5 = register(m, shift_4, "shift_5", WIDE), register(m, (step_4 >> drop_4)[:16], "scale_5")
 
         # 6: shift; 7: saturate
         shifted = [

@@ -11,7 +11,7 @@ from ..config import Config
 from ..isa import ColScale
 from ..latency import WORDS_PER_CYCLE
 from . import ports
-from .common import delay
+from .common import WIDE, delay
 from .insn import insn_view
 from .read_slot import ReadSlot
 from .reader import RowQuantiser
@@ -116,7 +116,7 @@ class TileLoader(Component):
         # Registers, as they end in the weight buffer's `ready`: words are taken as soon as there are two, or one if `single`.
         wanted, single = Signal(), Signal()
         taken = Signal()
-        odd_next = Signal()  # the next word comes on words[1]
+        odd_next = Signal(attrs=WIDE)  # the next word comes on words[1]
         near, far = self.words[0], self.words[1]
         valid = Mux(odd_next, far.valid, near.valid)
         m.d.comb += [

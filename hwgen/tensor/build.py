@@ -152,10 +152,21 @@ class Builder:
         rank = len(x.shape)
         axes = tuple(sorted(wrapped(int(a), rank) for a in axes))
         count = prod(x.shape[a] for a in axes)
-        y = x if count == 1 else self.node(Reduce("sum" if function == "mean" else function, axes), x)
+        y = x if count == 1 else self._of_parts(function, x, axes)
+        y = y or self.node(Reduce("sum" if function == "mean" else function, axes), x)
         if function == "mean" and count != 1:
             y = self.map("mul", y, 1.0 / count)
         return y if keep else self.reshape(y, [n for i, n in enumerate(x.shape) if i not in axes])
+
+    def _of_parts(self, function: str, x: Ref, axes: tuple[int, ...]) -> Ref | None:
+        """The sum or mean over an axis on which values of length 1 were joined, as their sum."""
+        joined = isinstance(x.op, Concat) and axes == (x.op.axis,) and x.whole and x.shape == x.node.shape
+        if not joined or function not in ("sum", "mean") or any(r.shape[axes[0]] != 1 for r in x.node.operands):
+            return None
+        total, *rest = x.node.operands
+        for part in rest:
+            total = self.map("add", total, part)
+        return total
 
     def contract(self, spec: str, a: Ref, b: Ref) -> Ref:
         return self.node(Contract(spec), a, b)
@@ -185,7 +196,17 @@ class Builder:
     def concat(self, parts: list[Ref], axis: int) -> Ref:
         axis = wrapped(axis, len(parts[0].shape))
         parts = [p for p in parts if p.shape[axis]] or parts[:1]
-        return parts[0] if len(parts) == 1 else self.node(Concat(axis), *parts)
+        return parts[0] if len(parts) == 1 else self._side_by_side(parts, axis) or self.node(Concat(axis), *parts)
+
+    def _side_by_side(self, parts: list[Ref], axis: int) -> Ref | None:
+        """Parts of one value in even steps, as one walk through it."""
+        first, step = parts[0], parts[1].layout.offset - parts[0].layout.offset
+        for i, part in enumerate(parts):
+            if part != first.move(Layout(first.layout.axes, first.layout.offset + i * step)):
+                return None
+        axes = list(first.layout.axes)
+        axes[axis] = ((len(parts), step), *axes[axis])
+        return first.move(Layout(tuple(axes), first.layout.offset))
 
     def pad(self, x: Ref, before: list[int], after: list[int], value: float = 0.0) -> Ref:
         if not any(before) and not any(after):

@@ -45,6 +45,7 @@ class Arrivals:
     by: dict[int, Way] = field(default_factory=dict)
     cell_ps: dict[int, float] = field(default_factory=dict)
     needs: list[float] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)  # nets, each after those it waits for
 
 
 Wire = Callable[[Way], float]
@@ -105,11 +106,35 @@ def arrivals(graph: Graph, wire: Wire) -> Arrivals:
                 cut.append(net)
             open_nets.discard(net)
             settle(net)
+            found.order.append(net)
             stack.pop()
     for net in cut:
         settle(net)
     found.needs = [at.get(end.net, -math.inf) + wire(end) + end.ps for end in graph.ends]
     return found
+
+
+def criticality(graph: Graph, found: Arrivals, wire: Wire, least: float) -> list[tuple[int, int, float]]:
+    """(driving cell, driven cell, length of the longest path over this wire as a fraction of the longest of all) of the wires
+    where that is at least `least`."""
+    behind: dict[int, float] = {}
+    worst = max(found.needs, default=1.0)
+    result = []
+
+    def pass_on(way: Way, ps: float) -> None:
+        behind[way.net] = max(ps, behind.get(way.net, -math.inf))
+        share = (found.at.get(way.net, -math.inf) + ps) / worst
+        if way.routed and share >= least and way.net in graph.driver:
+            result.append((graph.driver[way.net], way.cell, share))
+
+    for end in graph.ends:
+        pass_on(end, wire(end) + end.ps)
+    for net in reversed(found.order):
+        if net in behind:
+            lut = graph.kinds[graph.ways[net][0].cell].startswith("LUT")
+            for way in graph.ways[net]:
+                pass_on(way, wire(way) + (found.cell_ps[net] if lut else way.ps) + behind[net])
+    return result
 
 
 def _back(found: Arrivals, net: int) -> Iterator[tuple[int, Way]]:

@@ -285,12 +285,13 @@ class _Builder:
         for name, *delays in self.delays["carry"]["rows"]:
             pins = [name] if name == "CIN" else [f"{letter}{name}" for letter in "ABCD"]
             for pin in pins:
+                extra = self.delays["carry"]["pins"].get(pin[0], 0) if name != "CIN" else 0
                 for net in cell.inputs.get(pin, []):
                     before = self.graph.driver.get(net) if isinstance(net, int) else None
                     chained = name == "CIN" and before is not None and self.graph.kinds[before] == cell.type
                     for out, ps in zip(columns, delays, strict=True):
                         if ps >= 0:
-                            self.way(net, out, ps, index, pin, routed=not chained)
+                            self.way(net, out, ps + extra, index, pin, routed=not chained)
 
 
 def _one(cell: Cell, pins: tuple[str, ...]) -> object:

@@ -3,8 +3,8 @@
 Wire length is minimised as a sum of squares, each net pulled to its centre with a weight that makes the sum nearly linear
 (Sigl, Doll, Johannes: Analytical placement: a linear or a quadratic objective function?, DAC 1991). Between two solutions
 the cells are spread over the part, logic by the room of its tiles, multipliers and memories each over their own sites, and
-pulled towards where that puts them, a little more every round (as in Kim, Lee, Markov: SimPL, ICCAD 2010). No cell gets a
-site of its own.
+pulled towards where that puts them, a little more every round (as in Kim, Lee, Markov: SimPL, ICCAD 2010). Wires on long
+paths pull more, as tools place by timing. No cell gets a site of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ import numpy as np
 from scipy import sparse  # type: ignore[import-untyped]
 
 from ..boards import Board
+from .arrival import arrivals, criticality, wires
 from .graph import CLOCKS, Graph
 
 ROUNDS = 12
+TIMED = (4, 6, 8, 10)  # rounds before which paths are looked at
+LEAST = 0.7  # of the longest path: wires on shorter ones are left alone
+PULL, EXPONENT = 4.0, 6  # a wire on a path of share c pulls like PULL * c ** EXPONENT nets of two cells, a time each
 STEPS = 30  # of conjugate gradients in a round
 MOST_PINS = 3000  # of a net that still says where cells belong
 
@@ -37,7 +41,8 @@ def place(graph: Graph, board: Board) -> np.ndarray:
     kinds = [graph.delays.kind(kind) for kind in graph.kinds]
     area = np.array([_area(kind, table) for kind in kinds])
     group = np.array([{"dsp": 1, "bram": 2, "uram": 3}.get(kind, 0) for kind in kinds])
-    incidence = _incidence(graph)
+    nets = _incidence(graph)
+    urgent = np.ones(nets.shape[0])
     count = len(kinds)
     rng = np.random.default_rng(0)
     size = np.array([width, height])
@@ -49,8 +54,11 @@ def place(graph: Graph, board: Board) -> np.ndarray:
     for g, name in ((1, "dsp"), (2, "bram"), (3, "uram")):
         room[g] = (group == g).sum() / max(board.resources[name], 1) / table["packed"]
     target, pull = xy, 1e-4
-    for _ in range(ROUNDS):
-        xy = _solve(incidence, xy, target, pull, port, anchor)
+    for number in range(ROUNDS):
+        if number in TIMED:
+            pulls, weights = _pulls(graph, xy)
+            nets, urgent = sparse.vstack([nets, pulls]).tocsr(), np.concatenate([urgent, weights])
+        xy = _solve(nets, urgent, xy, target, pull, port, anchor)
         target = _spread(xy, area, group, room, size)
         pull = 0.003 if pull < 0.003 else pull * 1.6
     return xy
@@ -63,6 +71,16 @@ def _area(kind: str, table: Mapping[str, Any]) -> float:
     if kind == "carry":
         return float(table["luts"] / 2 / table["luts"] / 4)
     return float(0.5 / table["ffs"]) if kind == "ff" else 0.0
+
+
+def _pulls(graph: Graph, xy: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Nets of two cells for the wires on long paths, and their weights."""
+    wire = wires(graph, 1, xy)
+    found = [pull for pull in criticality(graph, arrivals(graph, wire), wire, LEAST) if pull[0] != pull[1]]
+    cells = np.array([pull[:2] for pull in found], dtype=np.int64).ravel()
+    ones, shape = np.ones(len(cells)), (len(found), len(graph.cells))
+    weights = PULL * np.array([pull[2] for pull in found]) ** EXPONENT
+    return sparse.csr_matrix((ones, cells, np.arange(0, len(cells) + 1, 2)), shape=shape), weights
 
 
 def _incidence(graph: Graph) -> sparse.csr_matrix:
@@ -91,7 +109,13 @@ def _at_ports(graph: Graph) -> list[int]:
 
 
 def _solve(
-    nets: sparse.csr_matrix, xy: np.ndarray, target: np.ndarray, pull: float, port: np.ndarray, anchor: np.ndarray
+    nets: sparse.csr_matrix,
+    urgent: np.ndarray,
+    xy: np.ndarray,
+    target: np.ndarray,
+    pull: float,
+    port: np.ndarray,
+    anchor: np.ndarray,
 ) -> np.ndarray:
     """The cells' places by conjugate gradients, from `xy` on."""
     pins = np.asarray(nets.sum(axis=1)).ravel()
@@ -101,7 +125,7 @@ def _solve(
         x = xy[:, axis]
         mean = (nets @ x) / pins
         extent = np.sqrt(np.maximum((nets @ (x * x)) / pins - mean * mean, 0)) + 1.0
-        weight = 1.0 / (extent * np.sqrt(pins))
+        weight = urgent / (extent * np.sqrt(pins))
         degree = back @ weight
         fixed = pull * np.maximum(degree, 0.1) + port
         diagonal = degree + fixed

@@ -184,7 +184,7 @@ class _Builder:
         self.matmul(f"{p}proj", x, o, self.weights(d, d), residual=x, **self.row_converted())
 
     def gelu(self) -> tuple[str, int]:
-        return num.GELU_FORMS[self.rng.integers(3)], int(self.rng.integers(2, num.GELU_SHIFT_MAX + 1))
+        return num.GELU_FORMS[self.rng.integers(len(num.GELU_FORMS))], int(self.rng.integers(2, num.GELU_SHIFT_MAX + 1))
 
     def mlp(self, p: str, x: View) -> None:
         s, t = self.shape, self.shape.tokens

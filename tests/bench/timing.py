@@ -41,7 +41,7 @@ DESIGNS: dict[str, tuple[dict[str, str], str]] = {
     "small post": (SMALL, "core.post"),
     "small machine": (SMALL, TOP),
 }
-FIT = ("sequencer",)
+FIT = ("sequencer", "writer", "store")
 _PORT = re.compile(r"^ +(input|output) (?:\[(\d+):0\] )?(\\\S+ |\w+);\n", re.M)
 
 

@@ -343,8 +343,8 @@ def floor_divide(moe, a, b):
     """a // b as the exporter writes it for any signs."""
     signs = moe.op("Xor", moe.op("Less", a, 0), moe.op("Less", b, 0))
     rest = moe.op("Not", moe.op("Equal", moe.op("Mod", a, b), 0))
-    quotient = moe.op("Div", a, b)
-    return moe.op("Where", moe.op("And", signs, rest), moe.op("Sub", quotient, 1), quotient)
+    whole = moe.op("Div", a, b)
+    return moe.op("Where", moe.op("And", signs, rest), moe.op("Sub", whole, 1), whole)
 
 
 def places_of_slots(moe):
@@ -357,8 +357,7 @@ def places_of_slots(moe):
         rows = moe.expert(e, moe.op("Gather", moe.tokens, floor_divide(moe, places, np.int64(moe.k)), axis=0))
         index = moe.op("Expand", moe.op("Unsqueeze", places, [1]), moe.op("Shape", rows))
         y = moe.op("Add", y, moe.op("ScatterElements", moe.zeros(moe.count * moe.k, moe.width), index, rows, axis=0))
-    y = moe.op("Reshape", y, [moe.count, moe.k, moe.width])
-    return moe.op("Reshape", moe.op("MatMul", moe.op("Unsqueeze", values, [1]), y), [moe.count, moe.width])
+    return moe.op("MatMul", moe.op("Unsqueeze", values, [1]), moe.op("Reshape", y, [moe.count, moe.k, moe.width]))
 
 
 def buffer_of_slots(moe):
@@ -376,19 +375,16 @@ def repeated_tokens(moe):
     """y[chosen == e] = expert(x repeated[chosen == e])."""
     values, indices = moe.top()
     repeated = moe.op("Reshape", moe.op("Tile", moe.op("Unsqueeze", moe.tokens, [1]), [1, moe.k, 1]), [-1, moe.width])
-    flat = moe.op("Reshape", indices, [-1])
-    y = moe.zeros(moe.count * moe.k, moe.width)
+    flat, y = moe.op("Reshape", indices, [-1]), moe.zeros(moe.count * moe.k, moe.width)
     for e in range(moe.experts):
         places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", flat, e)), perm=[1, 0])
         y = moe.op("ScatterND", y, places, moe.expert(e, moe.op("GatherND", repeated, places)))
-    y = moe.op("Mul", moe.op("Reshape", y, [moe.count, moe.k, moe.width]), moe.op("Unsqueeze", values, [2]))
-    return moe.op("ReduceSum", y, [1], keepdims=0)
+    return moe.op("MatMul", moe.op("Unsqueeze", values, [1]), moe.op("Reshape", y, [moe.count, moe.k, moe.width]))
 
 
 def index_put(moe):
     """y[token] += weight * expert(x[token]), as read, add and write."""
-    values, indices = moe.top()
-    y = moe.zeros(moe.count, moe.width)
+    (values, indices), y = moe.top(), moe.zeros(moe.count, moe.width)
     for e in range(moe.experts):
         places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", indices, e)), perm=[1, 0])
         token = moe.op("Slice", places, [0], [1], [1])
@@ -432,8 +428,7 @@ def roomy_capacity(moe, rooms=None):
 def loop(moe):
     """An ONNX Loop over the experts, whose weights the iteration number picks."""
     values, indices = moe.top()
-    outer, moe.w.nodes = moe.w.nodes, []
-    start = len(outer)
+    outer, start = moe.w.nodes, len(moe.w.nodes)
     moe.w.nodes = [None] * start  # names go on from there
 
     def weight(array):
@@ -451,7 +446,7 @@ def loop(moe):
     on = moe.op("Identity", "on")
     inputs = [("i", TensorProto.INT64, []), ("on", TensorProto.BOOL, []), ("sum", TensorProto.FLOAT, [moe.count, moe.width])]
     outputs = [(on, TensorProto.BOOL, []), (y, TensorProto.FLOAT, [moe.count, moe.width])]
-    infos = ([helper.make_tensor_value_info(*i) for i in part] for part in (inputs, outputs))
+    infos = [[helper.make_tensor_value_info(*i) for i in part] for part in (inputs, outputs)]
     body = helper.make_graph(moe.w.nodes[start:], "expert", *infos)
     moe.w.nodes = outer
     return moe.op("Loop", np.int64(moe.experts), np.bool_(True), moe.zeros(moe.count, moe.width), body=body)
@@ -495,36 +490,11 @@ def soft_and_normalised(moe):
 
 SOFT_FORMS = [soft, soft_by_einsum]
 FORMS = [
-    gather_elements,
-    gather_elements_and_sum,
-    more_chosen_than_used,
-    renormalised_by_division,
-    renormalised_by_softmax,
-    renormalised_above_a_bound,
-    scaled_scores,
-    where_chain,
-    where_chain_for_each_slot,
-    masked_weights,
-    dense_weights,
-    renormalised_by_masked_softmax,
-    renormalised_by_filled_softmax,
-    masked_softmax,
-    renormalised_masked_softmax,
-    threshold,
-    one_hot_weights,
-    rows_of_slots,
-    rows_of_tokens,
-    index_add,
-    boolean_masks,
-    gathered_weights,
-    einsum_of_gathered_weights,
-    einsum,
-    noisy_gate,
-    places_of_slots,
-    buffer_of_slots,
-    repeated_tokens,
-    index_put,
-    masked_tokens,
-    roomy_capacity,
-    loop,
+    *(gather_elements, gather_elements_and_sum, more_chosen_than_used, renormalised_by_division),
+    *(renormalised_by_softmax, renormalised_above_a_bound, scaled_scores, where_chain),
+    *(where_chain_for_each_slot, masked_weights, dense_weights, renormalised_by_masked_softmax),
+    *(renormalised_by_filled_softmax, masked_softmax, renormalised_masked_softmax, threshold),
+    *(one_hot_weights, rows_of_slots, rows_of_tokens, index_add, boolean_masks, gathered_weights),
+    *(einsum_of_gathered_weights, einsum, noisy_gate, places_of_slots, buffer_of_slots, repeated_tokens),
+    *(index_put, masked_tokens, roomy_capacity, loop),
 ]

@@ -289,3 +289,34 @@ def test_an_integer_input_becomes_tasks(tmp_path, end, count):
         seen.append(expected.tobytes())
     assert len(set(seen)) == count
     assert check(path) == []
+
+
+@pytest.mark.parametrize("reads", ["cast", "moved and cast", "integers"])
+def test_images_of_whole_numbers(tmp_path, reads):
+    """A cast behind nothing but movement makes them floating point; whoever computes with the integers is named."""
+    path = network(tmp_path, HEAD, ["logits"])
+    model = onnx.load(path)
+    image = model.graph.input[0]
+    image.type.tensor_type.elem_type = TensorProto.UINT8
+    image.name = "bytes"
+    steps = [helper.make_node("Cast", ["bytes"], ["image"], "cast", to=TensorProto.FLOAT)]
+    if reads == "moved and cast":
+        image.type.tensor_type.shape.dim[2].dim_value = 6
+        model.graph.initializer.extend(numpy_helper.from_array(np.array([n]), f"at{n}") for n in (1, 5, 2))
+        cut = helper.make_node("Slice", ["bytes", "at1", "at5", "at2"], ["cut"], "cut")
+        steps = [cut, helper.make_node("Cast", ["cut"], ["image"], "cast", to=TensorProto.FLOAT)]
+    if reads == "integers":
+        model.graph.initializer.append(numpy_helper.from_array(np.array(7, np.uint8), "seven"))
+        divide = helper.make_node("Div", ["bytes", "seven"], ["part"], "divide")
+        steps = [divide, helper.make_node("Cast", ["part"], ["image"], "cast", to=TensorProto.FLOAT)]
+    for node in reversed(steps):
+        model.graph.node.insert(0, node)
+    onnx.save(model, path)
+    if reads == "integers":
+        assert check(path)
+        return
+    result = import_model(path)
+    pixels = RNG.integers(0, 256, (2, 3, 6 if reads == "moved and cast" else 4, 4)).astype(np.float32)
+    expected = reference(path, {"bytes": pixels})["logits"]
+    got = [graph.outputs(result, graph.evaluate(result, {"bytes": p}))["logits"] for p in pixels]
+    np.testing.assert_allclose(np.stack(got).reshape(expected.shape), expected, rtol=1e-3, atol=1e-4)

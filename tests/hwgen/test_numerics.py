@@ -91,6 +91,7 @@ def test_gelu_error_is_as_stated(form, shift):
     inner = {
         "gelu": erf(real / np.sqrt(2)),
         "gelu_tanh": np.tanh(np.sqrt(2 / np.pi) * (real + 0.044715 * real**3)),
+        "hardswish": np.clip(num.GELU_SPANS["hardswish"] * real / 3, -1, 1),
         "silu": np.tanh(num.GELU_SPANS["silu"] * real / 2),  # sigmoid(x) = (1 + tanh(x / 2)) / 2
     }[form]
     error = np.abs(num.gelu(x, form, shift) * step - 0.5 * real * (1 + inner))

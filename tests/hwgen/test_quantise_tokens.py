@@ -81,6 +81,7 @@ GRAPHS = {
     "mean of the residual stream": lambda: pooled(norm=False),
     "relu": lambda: after(lambda name, x: fg.Activation(name, x, "relu")),
     "silu": lambda: after(lambda name, x: fg.Activation(name, x, "silu", 1.0)),
+    "hard swish": lambda: after(lambda name, x: fg.Activation(name, x, "hardswish")),
     "quick gelu": lambda: after(lambda name, x: fg.Activation(name, x, "silu", 1.702)),
     "relative positions": biased,
     "mask": lambda: biased(True),

@@ -255,6 +255,7 @@ def quick_gelu(w, x):
 ACTIVATIONS = {
     "silu": (lambda w, x: w.op("Mul", w.op("Sigmoid", x), x), "silu", 1.0),
     "quick gelu": (quick_gelu, "silu", 1.702),
+    "HardSwish": (lambda w, x: w.op("HardSwish", x), "hardswish", 1.0),
     "QuickGelu": (lambda w, x: w.op("QuickGelu", x, alpha=1.5, **MICROSOFT), "silu", 1.5),
     "Relu": (lambda w, x: w.op("Relu", x), "relu", 1.0),
     "Gelu of onnxruntime": (lambda w, x: w.op("Gelu", x, **MICROSOFT), "gelu", 1.0),

@@ -76,6 +76,29 @@ def test_patches_that_overlap_or_reach_over_the_border(tmp_path, attributes):
     assert kinds == ["PatchEmbed"]
 
 
+@pytest.mark.parametrize("attributes", [{}, *CUTS.values()], ids=["plain", *CUTS])
+def test_image_with_channels_last(tmp_path, attributes):
+    """As Keras has it: [1, H, W, C], turned before the convolution."""
+    w = Writer()
+    y = w.as_tokens(w.patches(w.op("Transpose", "image", perm=[0, 3, 1, 2]), **attributes))
+    result = import_model(w.write(tmp_path / "m.onnx", (4, 6, 2), y, [1, "t", D]))
+    (node,) = result.nodes
+    assert node.channels_last and result.inputs == {"image": (4, 6, 2)} and node.weight.shape[:2] == (D, 2)
+
+
+def test_image_turned_cropped_and_made_grey(tmp_path):
+    """BGR, a cut of the centre, and one channel as two: all in the patches and their weights."""
+    w = Writer()
+    x = w.op("Gather", "image", np.array([1, 0]), axis=1)
+    x = w.op("Slice", x, [0, 1], [4, 5], [2, 3])
+    (node,) = import_model(w.write(tmp_path / "m.onnx", IMAGE, w.as_tokens(w.patches(x)), [1, "t", D])).nodes
+    assert node.pads == (0, -1, 0, 0)
+    w = Writer()
+    x = w.op("Expand", w.op("Slice", "image", [0], [1], [1]), [1, 2, 4, 6])
+    (node,) = import_model(w.write(tmp_path / "m.onnx", IMAGE, w.as_tokens(w.patches(x)), [1, "t", D])).nodes
+    assert not node.weight[:, 1].any()
+
+
 def test_border_of_an_image_from_which_a_mean_is_subtracted(tmp_path):
     w = Writer()
     y = w.as_tokens(w.patches(w.op("Sub", "image", 0.5), pads=[1, 1, 1, 1]))

@@ -263,7 +263,8 @@ module hwgen_top(clk, a, y);
   wire clk;
   input [7:0] a;
   output reg [7:0] y;
-  reg [7:0] kept, more;
+  (* max_fanout = 32'd2 *) reg [7:0] kept;
+  reg [7:0] more;
   always @(posedge clk) begin kept <= a; more <= kept + 8'd3; y <= more ^ kept; end
 endmodule
 """
@@ -277,6 +278,7 @@ def test_a_design_of_each_family(board, most, tmp_path):
     assert 300 < found.needs["optimistic"] <= found.needs["likely"] <= found.needs["pessimistic"] < most
     assert found.paths["likely"][0]["from"] == "kept" and found.paths["likely"][0]["to"] in ("more", "y")
     assert list(found.units) == ["hwgen_top"]
+    assert ("registers copied for max_fanout" in found.notes) == (board != "ulx3s-85f")
     again = timing.cached({"a.v": DESIGN}, boards.load(board), tmp_path)
     assert again is not None and json.dumps(dataclasses.asdict(again)) == json.dumps(dataclasses.asdict(found))
     with pytest.raises(UserError, match="the design has no unit 'nothing'"):

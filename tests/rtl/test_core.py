@@ -67,7 +67,7 @@ def random_product(rng, place: int, previous: isa.Matmul | None, sources: list[i
         "row_mult": int(rng.integers(1 << 16)),
         "col_mult": int(rng.integers(1 << 16)),
         "shift": int(rng.integers(10, 30)),
-        "gelu": isa.Gelu(rng.integers(4)),
+        "gelu": isa.Gelu(rng.integers(len(isa.Gelu))),
         "gelu_shift": int(rng.integers(7)),
         "residual": int(rng.integers(2)),
         "res": RES,

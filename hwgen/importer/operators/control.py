@@ -182,7 +182,8 @@ def loop(c: Context, op: Op, trips: Any, running: Any, *state: Any) -> list[Any]
         again, new, rest = made[0], made[1 : len(values) + 1], made[len(values) + 1 :]
         values = new if counts is None else [choose(c, counts, a, b) for a, b in zip(new, values, strict=True)]
         again = truth(c, again)
-        live = again if live is None or counts is None else choose(c, counts, t.map("and", live, again), live)
+        both = again if live is None else t.map("and", live, again)
+        live = both if counts is None else choose(c, counts, both, t.const(np.bool_(True)) if live is None else live)
         collected.append(rest)
         lives.append(counts)
     return [*values, *_stacked(c, collected, lives, len(body.outputs) - 1 - len(values))]

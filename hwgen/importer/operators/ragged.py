@@ -192,7 +192,7 @@ NEUTRAL = {"Sum": 0, "SumSquare": 0, "L1": 0, "L2": 0, "Mean": 0, "Prod": 1, "Ma
 
 @special(*(f"Reduce{kind}" for kind in NEUTRAL))
 def reduce(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
-    """Over the tokens of an expert: those of others made neutral."""
+    """Over the tokens of an expert: those of others made neutral. The mean of none is 0, as onnxruntime has it."""
     data, kind = x[0], op.type[6:]
     if not isinstance(data, Ragged):
         return None
@@ -204,7 +204,8 @@ def reduce(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
         raise Unsupported("is the largest or smallest integer of an expert's tokens")
     neutral = c.t.const(np.asarray(NEUTRAL[kind], np.float32 if data.dtype == FLOAT else np.int64))
     (made,) = listed(full(c, op, [c.t.map("where", along(c, data.mask, data.x, data.axis), data.x, neutral), *x[1:]]))
-    share = c.t.map("div", float(data.x.shape[data.axis]), c.t.map("float", number(c, count(data.mask))))
+    held = c.t.map("max", c.t.map("float", number(c, count(data.mask))), 1.0)
+    share = c.t.map("div", float(data.x.shape[data.axis]), held)
     return c.t.map("mul", made, share) if kind == "Mean" else made
 
 
