@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import gzip
 import hashlib
 import json
@@ -311,11 +314,20 @@ def build(
         if shown and LEVELS[shown][1] == name:
             for task, text in LEVELS[shown][2](state).items():
                 say((f"task {task}\n" if task else "") + text.rstrip("\n"))
-        for held in {"recognise": (state.compiled,), "select": (state.graphs, state.quantised)}.get(name, ()):
-            held.clear()  # no later step reads it: room for the elaborated hardware
+        if done := {"recognise": (state.compiled,), "select": (state.graphs, state.quantised)}.get(name):
+            for held in done:  # no later step reads it
+                held.clear()
+            _release()
         if name == stop_after:
             break
     return state
+
+
+def _release() -> None:
+    """Give freed memory back to the system: what the import's proof leaves in the C heap, Python's objects cannot use."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's own
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _settings(board: boards.Board, settings: dict[str, str]) -> tuple[Config, Quantisation, list[str]]:

@@ -15,14 +15,13 @@ import numpy as np
 from .. import isa
 from ..config import Config
 from ..intgraph import IntGraph, MatMul, Op, View
-from ..isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit, WeightSource
+from ..isa import ColScale, Indirect, Unit, WeightSource
 from ..program import TaskProgram
+from .footprint import KEPT, PARAMS, QUEUE, SCALES, STORED, TABLE, Access, footprint
 from .hazards import Region, strided
 from .layout import layout_of
 
-Access = tuple[str, Region]  # a field of the operation, "params" or "table"; or None
 Owners = dict[str, np.ndarray]
-QUEUE, SCALES = "queue", "scales"
 
 
 def _written(i: int, rows: int, width: int, first: int = 0) -> np.ndarray:
@@ -74,59 +73,6 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
         raise Faulty(f"{len(streamed) - taken} weight streams that no Matmul takes")
 
 
-def footprint(insn: isa.Insn, op: Op, config: Config) -> tuple[list[Access], list[Access]]:
-    """(read, written) regions by field of the operation; the scale memory lies behind the scratchpad, the queues behind it."""
-    scales, queue = config.scratch_chunks, Region(config.scratch_chunks + config.scale_entries)
-
-    def area(start: int, rows: int, pitch: int, elements: int) -> Region:
-        return Region(start, rows, pitch, -(-elements // config.chunk))
-
-    def entries(field: str, first: int, count: int) -> Access:
-        return f"{field} {SCALES}", Region(scales + first, 1, 1, count)
-
-    match insn:
-        case isa.Load():
-            field = "params" if hasattr(op, "gamma") else "out"
-            return [], [(field, Region(insn.dst, insn.rows, insn.pitch, insn.chunks))]
-        case isa.LoadScales():
-            return [], [entries("table", insn.dst, insn.count)]
-        case isa.Stream():
-            return [(QUEUE, queue)] if insn.expert != isa.NO_EXPERT else [], []
-        case isa.Store():
-            return [("store", Region(insn.src, insn.rows, insn.pitch, insn.chunks))], []
-        case isa.Route():
-            written = [(QUEUE, queue)]
-            if insn.dense:
-                written.append(("dense", area(insn.y, insn.rows, insn.y_pitch, insn.experts)))
-            return [("logits", area(insn.x, insn.rows, insn.x_pitch, insn.experts))], written
-        case isa.Norm() | isa.Multiply():
-            read = [("x", area(insn.x, insn.rows, insn.x_pitch, insn.columns))]
-            if isinstance(insn, isa.Norm):
-                read.append(("params", Region(insn.params, 1, 1, 2 * -(-insn.columns // config.chunk))))
-            else:
-                read.append(("factor", Region(insn.factor, insn.rows, insn.factor_pitch, insn.period)))
-            written = [("out", area(insn.y, insn.rows, insn.y_pitch, insn.columns))]
-            return read, written + ([entries("out", insn.y_scale, insn.rows)] if insn.y_max else [])
-        case isa.Matmul() if isinstance(op, MatMul):
-            queued = insn.expert != isa.NO_EXPERT
-            x_rows, y_rows = (op.x.rows, op.out.rows) if queued else (insn.rows, insn.rows)
-            read = [("x", area(insn.x, x_rows, insn.x_pitch, insn.inputs))] + ([(QUEUE, queue)] if queued else [])
-            if insn.x_convert != Convert.STATIC or insn.row_source == RowScale.TABLE:
-                read.append(entries("x" if insn.x_convert != Convert.STATIC else "table", insn.x_scale, x_rows))
-            if insn.w_source == WeightSource.SCRATCHPAD:
-                read.append(("w", area(insn.w, insn.outputs, insn.w_pitch, insn.inputs)))
-                if insn.w_convert == Convert.ROW:
-                    read.append(entries("w", insn.w_scale, insn.outputs))
-            if insn.residual:
-                rows = op.residual.rows if queued and op.residual is not None else insn.rows
-                read.append(("residual", area(insn.res, rows, insn.res_pitch, insn.outputs)))
-            written = [("out", area(insn.y, y_rows, insn.y_pitch, insn.outputs))]
-            if insn.indirect == Indirect.SCATTER:
-                read.append(written[0])  # the other rows stay as they were
-            return read, written + ([entries("out", insn.y_scale, y_rows)] if insn.y_max != RowMax.NONE else [])
-    raise Faulty(f"{type(insn).__name__} of {op.name}")
-
-
 class _Graph:
     """Which operation wrote each chunk of a view, and its rows' maxima, before an operation reads it; -1: none."""
 
@@ -143,12 +89,10 @@ class _Graph:
             return chunks[view.buffer][view.row : view.row + view.rows, left : left + layout.chunks(view)]
 
         for i, op in enumerate(graph.ops):
-            read = op.reads()
-            if getattr(op, "indirect", Indirect.NONE) == Indirect.SCATTER:
-                read |= op.writes()
+            read = op.reads() | ({KEPT: op.writes()["out"]} if op.indirect == Indirect.SCATTER else {})
             for field, view in read.items():
                 self.before[i, field] = part(view).copy()
-                self.before[i, f"{field} {SCALES}"] = maxima[view.buffer][view.row : view.row + view.rows].copy()
+                self.before[i, field + SCALES] = maxima[view.buffer][view.row : view.row + view.rows].copy()
             for view in op.writes().values():
                 rows = op.x.rows if isinstance(op, MatMul) and op.expert is None else view.rows
                 written = part(view)[:rows]
@@ -162,9 +106,9 @@ class _Graph:
 
     def read(self, i: int, op: Op, field: str, first: int, region: Region) -> np.ndarray | None:
         """What a region read by operation i must hold; None: not known from here."""
-        if field in ("params", f"table {SCALES}"):
+        if field in (PARAMS, TABLE + SCALES):
             return _written(self.count + i, 1, region.width) + first
-        if field == "store":
+        if field == STORED:
             stored = [s for view in op.writes().values() for s in self.stored[view.buffer]]
             found = [s for s in stored if s.shape == (region.rows, region.width)]
             return found[0] if len(found) == 1 else None
@@ -203,7 +147,9 @@ class _Clocks:
         if started:
             sure = np.maximum(sure, started[-1])
         need = np.zeros(len(Unit), np.int64)
-        for _, region in reads:
+        for field, region in reads:
+            if field == KEPT:
+                continue
             need = np.maximum(need, strided(self.writes, region).max(axis=(1, 2)))
         for _, region in writes:
             others = np.maximum(strided(self.writes, region).max(axis=(1, 2)), strided(self.reads, region).max(axis=(1, 2)))

@@ -13,10 +13,11 @@ from typing import Any
 from .. import isa
 from ..config import Config
 from ..errors import Shortage
-from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens, View
-from ..isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit
+from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens
+from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import Place
-from .hazards import Hazards, Region, fields_fit
+from .footprint import KEPT, footprint
+from .hazards import Hazards, fields_fit
 from .liveness import steps
 from .prepare import Needs
 from .spaces import Spaces
@@ -39,7 +40,6 @@ class Emitter:
         self.spaces = Spaces(graph, config, needs, self.step_of)
         self.stores = self._stores()
         self.hazards = Hazards(config.scratch_chunks + config.scale_entries + 1)
-        self.queue = [Region(config.scratch_chunks + config.scale_entries)]
         # (instruction, op index, stream index or -1) in program order, streams apart until `program` merges them
         self.emitted: list[tuple[isa.Insn, int, int]] = []
         self.streams: list[tuple[isa.Insn, int, int]] = []  # (instruction, op index, position of its Route or -1)
@@ -61,26 +61,21 @@ class Emitter:
 
     # --- instructions -----------------------------------------------------------------------------------------------
 
-    def _emit(
-        self, insn: type[isa.Insn], i: int, reads: list[Region], writes: list[Region], stream: int = -1, **values: Any
-    ) -> None:
-        assert insn.unit is not None
-        waits = self.hazards.issue(insn.unit, reads, writes)
-        self.emitted.append((fields_fit(insn, self.graph.ops[i].name, waits | values), i, stream))
+    def _emit(self, kind: type[isa.Insn], i: int, stream: int = -1, **values: Any) -> None:
+        self.emitted.append((self._waiting(kind, i, values), i, stream))
+
+    def _waiting(self, kind: type[isa.Insn], i: int, values: dict[str, Any]) -> isa.Insn:
+        """The instruction, with its wait counts."""
+        op = self.graph.ops[i]
+        reads, writes = footprint(kind(**values), op, self.config)
+        assert kind.unit is not None
+        read = [region for field, region in reads if field != KEPT]
+        waits = self.hazards.issue(kind.unit, read, [region for _, region in writes])
+        return fields_fit(kind, op.name, waits | values)
 
     def _load(self, i: int, address: int, rows: int, chunks: int, pitch: int, dram: int) -> None:
-        self._emit(
-            isa.Load,
-            i,
-            [],
-            [Region(address, rows, pitch, chunks)],
-            dram=dram // self.config.axi_bytes,
-            dst=address,
-            rows=rows,
-            chunks=chunks,
-            pitch=pitch,
-            narrow=int(i in self.needs.narrow),
-        )
+        narrow, beat = int(i in self.needs.narrow), dram // self.config.axi_bytes
+        self._emit(isa.Load, i, dram=beat, dst=address, rows=rows, chunks=chunks, pitch=pitch, narrow=narrow)
 
     def _load_view(self, i: int) -> None:
         """The transfer of a Constant or Input."""
@@ -91,15 +86,7 @@ class Emitter:
 
     def _load_table(self, i: int) -> None:
         item = self.spaces.tables[i]
-        self._emit(
-            isa.LoadScales,
-            i,
-            [],
-            [self.spaces.scale_region(item.address, item.size)],
-            dram=self.needs.data[i] // self.config.axi_bytes,
-            dst=item.address,
-            count=item.size,
-        )
+        self._emit(isa.LoadScales, i, dram=self.needs.data[i] // self.config.axi_bytes, dst=item.address, count=item.size)
 
     def _loads(self) -> tuple[dict[int, list[Load]], set[int]]:
         """Loads to issue at the start of each step, as (step of use, function, arguments), and the operations they cover."""
@@ -126,36 +113,27 @@ class Emitter:
             yield first, min(size, op.x.rows - first)
 
     def _matmul(self, i: int, op: MatMul, first: int, rows: int) -> None:
-        outputs, inputs = self.needs.sizes[i]
+        spaces, (outputs, inputs) = self.spaces, self.needs.sizes[i]
         expert = isa.NO_EXPERT if op.expert is None else op.expert[1]
-        in_rows = op.x.rows if op.expert else rows
-        out_rows = op.out.rows if op.expert else rows
-        reads = [self.spaces.region(op.x, i, first, in_rows)]
-        writes = [self.spaces.region(op.out, i, first, out_rows)]
-        values: dict[str, Any] = {}
-        if op.expert:
-            reads += self.queue
+        x, y = spaces.region(op.x, i, first), spaces.region(op.out, i, first)
+        values: dict[str, Any] = {"x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
+        values |= {"inputs": inputs, "outputs": outputs, "shift": op.shift, "expert": expert, "indirect": op.indirect}
+        values |= {"x_convert": op.x_convert, "col_source": op.col_scale, "row_source": op.row_scale}
+        values["rows"] = rows if not op.expert else op.out.rows if op.indirect == Indirect.SCATTER else op.x.rows
         if op.x_convert != Convert.STATIC:
-            values["x_scale"] = self.spaces.scale(op.x, i) + first
-            reads.append(self.spaces.scale_region(values["x_scale"], in_rows))
+            values["x_scale"] = spaces.scale(op.x, i) + first
         elif op.row_scale == RowScale.TABLE:
-            values["x_scale"] = self.spaces.tables[i].address + first
-            reads.append(self.spaces.scale_region(values["x_scale"], in_rows))
-        if isinstance(op.w, View):
+            values["x_scale"] = spaces.tables[i].address + first
+        if (whole := op.stationary()) is not None:
             values |= {"w_source": isa.WeightSource.SCRATCHPAD, "w_convert": op.w_convert}
-            values |= {"w": self.spaces.address(op.w, i), "w_pitch": self.spaces.pitch(op.w)}
-            reads.append(self.spaces.region(op.w, i))
+            values |= {"w": spaces.address(whole, i), "w_pitch": spaces.pitch(whole)}
             if op.w_convert == Convert.ROW:
-                values["w_scale"] = self.spaces.scale(op.w, i)
-                reads.append(self.spaces.scale_region(values["w_scale"], op.w.rows))
+                values["w_scale"] = spaces.scale(whole, i)
         if op.residual is not None:
-            region = self.spaces.region(op.residual, i, first, op.residual.rows if op.expert else rows)
+            region = spaces.region(op.residual, i, first)
             values |= {"residual": 1, "res": region.start, "res_pitch": region.pitch}
-            reads.append(region)
         if op.row_max != RowMax.NONE:
-            values |= {"y_max": op.row_max, "max_continue": int(op.continue_max)}
-            values["y_scale"] = self.spaces.scale(op.out, i) + first
-            writes.append(self.spaces.scale_region(values["y_scale"], out_rows))
+            values |= {"y_max": op.row_max, "max_continue": int(op.continue_max), "y_scale": spaces.scale(op.out, i) + first}
         if op.gelu is not None:
             values |= {"gelu": isa.Gelu[op.gelu[0].upper()], "gelu_shift": op.gelu[1]}
         if op.col_scale == ColScale.IMMEDIATE:
@@ -167,27 +145,7 @@ class Emitter:
             stream = len(self.streams)
             values["discard"] = int(expert != isa.NO_EXPERT and self._early(i))
             self._stream(i, isa.NO_EXPERT if values["discard"] else expert)
-        self._emit(
-            isa.Matmul,
-            i,
-            reads,
-            writes,
-            stream,
-            rows=out_rows if op.indirect == Indirect.SCATTER else in_rows,
-            inputs=inputs,
-            outputs=outputs,
-            x=self.spaces.region(op.x, i, first, in_rows).start,
-            x_pitch=self.spaces.pitch(op.x),
-            x_convert=op.x_convert,
-            col_source=op.col_scale,
-            row_source=op.row_scale,
-            indirect=op.indirect,
-            shift=op.shift,
-            expert=expert,
-            y=writes[0].start,
-            y_pitch=writes[0].pitch,
-            **values,
-        )
+        self._emit(isa.Matmul, i, stream, **values)
 
     def _early(self, i: int) -> bool:
         """Whether an expert's weights are streamed before its queue is known: those of the first experts, as far as the
@@ -200,60 +158,39 @@ class Emitter:
 
     def _stream(self, i: int, expert: int) -> None:
         word, words = self.needs.weights[i]
-        waits = self.hazards.issue(Unit.WEIGHTS, self.queue if expert != isa.NO_EXPERT else [], [])
-        values = waits | {"dram": word * self.config.slice_beats, "words": words, "expert": expert}
-        insn = fields_fit(isa.Stream, self.graph.ops[i].name, values)
+        insn = self._waiting(isa.Stream, i, {"dram": word * self.config.slice_beats, "words": words, "expert": expert})
         self.streams.append((insn, i, self.route_position if expert != isa.NO_EXPERT else -1))
 
     def _norm(self, i: int, op: Norm) -> None:
-        params = self.spaces.params[i]
-        values = {"columns": op.x.cols, "params": params.address, "epsilon": op.epsilon, "centred": int(op.centred)}
-        self._rows(isa.Norm, i, op, Region(params.address, 1, 1, params.size), values)
+        params = self.spaces.params[i].address
+        self._rows(isa.Norm, i, op, columns=op.x.cols, params=params, epsilon=op.epsilon, centred=int(op.centred))
 
     def _multiply(self, i: int, op: Multiply) -> None:
-        factor = self.spaces.region(op.factor, i)
-        columns, period = self.needs.sizes[i]
+        factor, (columns, period) = self.spaces.region(op.factor, i), self.needs.sizes[i]
         values = {"factor": factor.start, "factor_pitch": factor.pitch, "period": -(-period // self.config.chunk)}
-        values |= {"columns": columns, "pairs": int(op.pairs), "shift": op.shift}
-        self._rows(isa.Multiply, i, op, factor, values)
+        self._rows(isa.Multiply, i, op, columns=columns, pairs=int(op.pairs), shift=op.shift, **values)
 
-    def _rows(self, insn: type[isa.RowInsn], i: int, op: Norm | Multiply, beside: Region, values: dict[str, Any]) -> None:
-        """An instruction that makes rows from rows and from what `beside` holds."""
+    def _rows(self, kind: type[isa.RowInsn], i: int, op: Norm | Multiply, **values: int) -> None:
+        """An instruction that makes rows from rows."""
         x, y = self.spaces.region(op.x, i), self.spaces.region(op.out, i)
-        writes = [y]
-        values |= {"y_max": int(op.row_max != RowMax.NONE)}
-        if values["y_max"]:
-            values["y_scale"] = self.spaces.scale(op.out, i)
-            writes.append(self.spaces.scale_region(values["y_scale"], op.out.rows))
         values |= {"rows": x.rows, "x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
-        self._emit(insn, i, [x, beside], writes, **values)
+        values["y_max"] = int(op.row_max != RowMax.NONE)
+        self._emit(kind, i, **values, **({"y_scale": self.spaces.scale(op.out, i)} if values["y_max"] else {}))
 
     def _route(self, i: int, op: RouteTokens) -> None:
-        x = self.spaces.region(op.logits, i)
-        values, writes = {"dense": int(op.dense is not None)}, list(self.queue)
+        x, values = self.spaces.region(op.logits, i), {"dense": int(op.dense is not None)}
         if op.dense is not None:
             y = self.spaces.region(op.dense, i)
             values |= {"y": y.start, "y_pitch": y.pitch}
-            writes.append(y)
         values |= {"rows": x.rows, "experts": op.logits.cols, "top_k": op.top_k, "renormalise": int(op.renormalise)}
-        self._emit(isa.Route, i, [x], writes, x=x.start, x_pitch=x.pitch, **values)
+        self._emit(isa.Route, i, x=x.start, x_pitch=x.pitch, **values)
         self.route_position = len(self.emitted) - 1
         self.early_words = 0
 
     def _store(self, number: int, i: int) -> None:
-        view = self.graph.outputs[number].view
-        region = self.spaces.region(view, i)
-        self._emit(
-            isa.Store,
-            i,
-            [region],
-            [],
-            dram=self.outputs[number] // self.config.axi_bytes,
-            src=region.start,
-            rows=region.rows,
-            chunks=region.width,
-            pitch=region.pitch,
-        )
+        region = self.spaces.region(self.graph.outputs[number].view, i)
+        dram = self.outputs[number] // self.config.axi_bytes
+        self._emit(isa.Store, i, dram=dram, src=region.start, rows=region.rows, chunks=region.width, pitch=region.pitch)
 
     def program(self) -> tuple[list[isa.Insn], list[str], dict[str, list[Place]]]:
         """(instructions, name of the operation of each, places of the buffers)."""

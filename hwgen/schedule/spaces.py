@@ -145,20 +145,16 @@ class Spaces:
         """Chunks from a row of the view to the next."""
         return self.needs.layouts[view.buffer].pitch
 
-    def region(self, view: View, i: int, first: int = 0, rows: int | None = None) -> Region:
-        """Chunks of `rows` rows of the view (all of them by default) from row `first` of it."""
+    def region(self, view: View, i: int, first: int = 0) -> Region:
+        """Chunks of the view's rows from row `first` of it on."""
         layout = self.needs.layouts[view.buffer]
         start = self.address(view, i) + first * layout.pitch
-        return Region(start, view.rows if rows is None else rows, layout.pitch, layout.chunks(view))
+        return Region(start, view.rows - first, layout.pitch, layout.chunks(view))
 
     def scale(self, view: View, i: int) -> int:
         """Scale memory entry of the view's first row at operation i."""
         item = next(item for span, item in self.maxima[view.buffer] if span.first <= i <= span.last)
         return item.address + view.row
-
-    def scale_region(self, address: int, rows: int) -> Region:
-        """Entries of the scale memory, as `Hazards` numbers them: behind the scratchpad."""
-        return Region(self.config.scratch_chunks + address, 1, 1, rows)
 
     def places(self) -> dict[str, list[Place]]:
         """Where every buffer lies over time."""
