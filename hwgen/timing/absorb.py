@@ -17,6 +17,7 @@ from ..synth.families import Cell
 from ..synth.netlist import Flat
 from .data import Delays
 
+_REGISTERS = ("AREG", "BREG", "CREG", "DREG", "ADREG", "MREG", "PREG")
 _CONTROL = ("C", "CE", "R", "S", "CLR", "PRE")
 
 _PORT = re.compile(r"DO(?:UT)?P?_?([AB])")
@@ -99,11 +100,12 @@ class _Absorber:
                 self.notes[f"{cell.type}: outputs without their register, something reads them before it"] += 1
 
     def multiplier(self, index: int) -> None:
-        """Input registers, then those behind the product: one makes PREG, a second MREG."""
+        """Input registers, then those behind the product: one makes PREG, a second MREG. A cell that has registers in use was
+        instantiated with them, and stays as it is."""
         cell = self.cell(index)
+        if any("1" in str(value) for name, value in cell.parameters.items() if name in _REGISTERS):
+            return
         for letter in "AB":
-            if "1" in str(cell.parameters.get(f"{letter}REG", "0")):
-                continue
             nets = [net for net in cell.inputs[letter] if isinstance(net, int)]
             before = {net: self.driver.get(net) for net in nets}
             whole = all(
@@ -125,10 +127,7 @@ class _Absorber:
                 self.cells[index] = replace(self.cell(index), inputs=inputs)
                 self.set(index, f"{letter}REG", "1")
                 self.notes[f"{cell.type}: registers of input {letter} taken in"] += 1
-        names = ("PREG", "MREG")
-        if any("1" in str(cell.parameters.get(name, "0")) for name in names):
-            return
-        for name in names:
+        for name in ("PREG", "MREG"):
             if not self.move(index, ["P"]):
                 break
             self.set(index, name, "1")

@@ -4,12 +4,13 @@ Wire length is minimised as a sum of squares, each net pulled to its centre with
 (Sigl, Doll, Johannes: Analytical placement: a linear or a quadratic objective function?, DAC 1991). Between two solutions
 the cells are spread over the part, logic by the room of its tiles, multipliers and memories each over their own sites, and
 pulled towards where that puts them, a little more every round (as in Kim, Lee, Markov: SimPL, ICCAD 2010). Wires on long
-paths pull more, as tools place by timing. No cell gets a site of its own.
+paths pull more, as tools place by timing. A large design is placed in clusters first. No cell gets a site of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from ..boards import Board
 from .arrival import arrivals, criticality, wires
 from .graph import CLOCKS, Graph
 
-ROUNDS = 12
+ROUNDS, COARSE_ROUNDS, FINE_ROUNDS = 12, 40, 8
+STEPS, COARSE_STEPS = 30, 120  # of conjugate gradients in a round
+CLUSTERS = 3000  # of a design that has more than ten times as many cells
 TIMED = (4, 6, 8, 10)  # rounds before which paths are looked at
+FINE_TIMED = (1, 3, 5)
 LEAST = 0.7  # of the longest path: wires on shorter ones are left alone
 PULL, EXPONENT = 4.0, 6  # a wire on a path of share c pulls like PULL * c ** EXPONENT nets of two cells, a time each
-STEPS = 30  # of conjugate gradients in a round
 MOST_PINS = 3000  # of a net that still says where cells belong
 
 
@@ -34,34 +37,106 @@ def die(graph: Graph, board: Board) -> tuple[float, float]:
     return tiles / table["rows"] * 1.2, float(table["rows"])
 
 
+@dataclass
+class _Design:
+    """What is placed: nets and cells, or clusters of them."""
+
+    nets: sparse.csr_matrix  # (nets, cells): 1 where a cell has a pin on the net
+    mass: np.ndarray  # tiles of logic; of a multiplier or memory how many there are
+    group: np.ndarray  # 0 logic, 1 multipliers, 2 block RAM, 3 UltraRAM
+    port: np.ndarray  # how much the ports pull
+    size: np.ndarray  # of the die
+    anchor: np.ndarray  # where the ports are
+    room: dict[int, float]  # share of the die that each group fills
+
+
 def place(graph: Graph, board: Board) -> np.ndarray:
     """(cells, 2): column and row of every cell."""
-    width, height = die(graph, board)
-    table = graph.delays["die"]
+    size, table = np.array(die(graph, board)), graph.delays["die"]
     kinds = [graph.delays.kind(kind) for kind in graph.kinds]
-    area = np.array([_area(kind, table) for kind in kinds])
     group = np.array([{"dsp": 1, "bram": 2, "uram": 3}.get(kind, 0) for kind in kinds])
-    nets = _incidence(graph)
-    urgent = np.ones(nets.shape[0])
-    count = len(kinds)
-    rng = np.random.default_rng(0)
-    size = np.array([width, height])
-    xy = size * (0.5 + 0.01 * rng.standard_normal((count, 2)))
-    port = np.zeros(count)
-    port[_at_ports(graph)] = 0.02
-    anchor = size * np.array(table["ports"])
-    room = {0: area[group == 0].sum() / (table["fill"] * width * height)}
+    mass = np.array([_area(kind, table) for kind in kinds])
+    mass[group > 0] = 1.0
+    mass = np.maximum(mass, 1e-6)
+    room = {0: mass[group == 0].sum() / (table["fill"] * size.prod())}
     for g, name in ((1, "dsp"), (2, "bram"), (3, "uram")):
         room[g] = (group == g).sum() / max(board.resources[name], 1) / table["packed"]
-    target, pull = xy, 1e-4
-    for number in range(ROUNDS):
-        if number in TIMED:
-            pulls, weights = _pulls(graph, xy)
-            nets, urgent = sparse.vstack([nets, pulls]).tocsr(), np.concatenate([urgent, weights])
-        xy = _solve(nets, urgent, xy, target, pull, port, anchor)
-        target = _spread(xy, area, group, room, size)
-        pull = 0.003 if pull < 0.003 else pull * 1.6
+    port = np.zeros(len(kinds))
+    port[_at_ports(graph)] = 0.02
+    design = _Design(_incidence(graph), mass, group, port, size, size * np.array(table["ports"]), room)
+    rng = np.random.default_rng(0)
+    middle = size * 0.5
+    if len(kinds) <= 10 * CLUSTERS:
+        start = middle + 0.01 * size * rng.standard_normal((len(kinds), 2))
+        return _rounds(design, start, [0.0001, *(0.003 * 1.6**i for i in range(ROUNDS - 1))], STEPS, graph, TIMED)
+    label = _clusters(design, CLUSTERS)
+    coarse = _joined(design, label)
+    start = middle + 0.01 * size * rng.standard_normal((len(coarse.mass), 2))
+    spread = _rounds(coarse, start, [0.0001, *(0.002 * 1.17**i for i in range(COARSE_ROUNDS - 1))], COARSE_STEPS)
+    start = spread[label] + 0.3 * rng.standard_normal((len(kinds), 2))
+    return _rounds(design, start, [0.03 * 1.5**i for i in range(FINE_ROUNDS)], STEPS, graph, FINE_TIMED)
+
+
+def _rounds(
+    design: _Design,
+    xy: np.ndarray,
+    pulls: list[float],
+    steps: int,
+    graph: Graph | None = None,
+    timed: tuple[int, ...] = (),
+) -> np.ndarray:
+    """Solve and spread in turn, pulled a little more every time to where the last spreading put things."""
+    nets, urgent = design.nets, np.ones(design.nets.shape[0])
+    target = xy if pulls[0] < 0.001 else _spread(design, xy)
+    for number, pull in enumerate(pulls):
+        if graph is not None and number in timed:
+            more, weights = _pulls(graph, xy)
+            nets, urgent = sparse.vstack([nets, more]).tocsr(), np.concatenate([urgent, weights])
+        xy = _solve(nets, urgent, xy, target, pull, design, steps)
+        target = _spread(design, xy)
     return xy
+
+
+def _clusters(design: _Design, goal: int) -> np.ndarray:
+    """Cell -> cluster: again and again the two that share most, for their size, become one; multipliers and memories only
+    with their like."""
+    label = np.arange(len(design.mass))
+    level, most = design, design.mass[design.group == 0].sum() / goal * 3
+    while len(level.mass) > goal:
+        pins = np.asarray(level.nets.sum(axis=1)).ravel()
+        few = level.nets[np.flatnonzero((pins > 1) & (pins <= 12))]
+        shares = (few.T @ sparse.diags(1 / (np.asarray(few.sum(axis=1)).ravel() - 1)) @ few).tocoo()
+        a, b = shares.row, shares.col
+        both = level.mass[a] + level.mass[b]
+        fits = (a != b) & (level.group[a] == level.group[b]) & (both <= np.where(level.group[a] > 0, 8, most))
+        a, b = a[fits], b[fits]
+        score = shares.data[fits] / both[fits] * (1 + 1e-3 * np.sin(np.minimum(a, b) * 7.0 + np.maximum(a, b)))
+        order = np.lexsort((-score, a))
+        a, b = a[order], b[order]
+        first = np.flatnonzero(np.diff(a, prepend=-1))
+        best = np.full(len(level.mass), -1)
+        best[a[first]] = b[first]
+        ones = np.flatnonzero((best >= 0) & (best[best] == np.arange(len(best))))
+        into = np.arange(len(level.mass))
+        into[ones] = np.minimum(ones, best[ones])
+        kept, into = np.unique(into, return_inverse=True)
+        if len(kept) > 0.97 * len(into):
+            break
+        level, label = _joined(level, into), into[label]
+    return label
+
+
+def _joined(design: _Design, label: np.ndarray) -> _Design:
+    """The design with the cells of a label as one."""
+    count = int(label.max()) + 1
+    member = sparse.csr_matrix((np.ones(len(label)), (np.arange(len(label)), label)), shape=(len(label), count))
+    nets = (design.nets @ member).tocsr()
+    nets.data[:] = 1.0
+    nets = nets[np.flatnonzero(np.diff(nets.indptr) > 1)]
+    group = np.zeros(count, dtype=int)
+    group[label] = design.group
+    mass, port = member.T @ design.mass, member.T @ design.port
+    return _Design(nets, mass, group, np.minimum(port, 0.2), design.size, design.anchor, design.room)
 
 
 def _area(kind: str, table: Mapping[str, Any]) -> float:
@@ -114,12 +189,13 @@ def _solve(
     xy: np.ndarray,
     target: np.ndarray,
     pull: float,
-    port: np.ndarray,
-    anchor: np.ndarray,
+    design: _Design,
+    steps: int,
 ) -> np.ndarray:
     """The cells' places by conjugate gradients, from `xy` on."""
     pins = np.asarray(nets.sum(axis=1)).ravel()
     back = nets.T.tocsr()
+    port = design.port
     result = np.empty_like(xy)
     for axis in (0, 1):
         x = xy[:, axis]
@@ -127,9 +203,9 @@ def _solve(
         extent = np.sqrt(np.maximum((nets @ (x * x)) / pins - mean * mean, 0)) + 1.0
         weight = urgent / (extent * np.sqrt(pins))
         degree = back @ weight
-        fixed = pull * np.maximum(degree, 0.1) + port
-        diagonal = degree + fixed
-        right = fixed * target[:, axis] - port * target[:, axis] + port * anchor[axis]
+        fixed = pull * np.maximum(degree, 0.1)
+        diagonal = degree + fixed + port
+        right = fixed * target[:, axis] + port * design.anchor[axis]
 
         def apply(v: np.ndarray, weight: np.ndarray = weight, diagonal: np.ndarray = diagonal) -> Any:
             return diagonal * v - back @ (weight / pins * (nets @ v))
@@ -138,7 +214,7 @@ def _solve(
         x = x.copy()
         step = rest / diagonal
         energy = rest @ step
-        for _ in range(STEPS):
+        for _ in range(steps):
             if energy < 1e-12:
                 break
             image = apply(step)
@@ -152,29 +228,28 @@ def _solve(
     return result
 
 
-def _spread(
-    xy: np.ndarray, area: np.ndarray, group: np.ndarray, room: dict[int, float], size: np.ndarray
-) -> np.ndarray:
-    """Where the cells would lie if each kind filled its part of the die evenly, in the order they have."""
+def _spread(design: _Design, xy: np.ndarray) -> np.ndarray:
+    """Where the cells would lie if each group filled its part of the die evenly, in the order they have."""
     result = xy.copy()
-    for g, share in room.items():
-        members = np.flatnonzero(group == g)
+    size = design.size
+    for g, share in design.room.items():
+        members = np.flatnonzero(design.group == g)
         if not len(members):
             continue
-        weight = np.maximum(area[members] if g == 0 else np.ones(len(members)), 1e-6)
         room_for = min(max(share, 1e-4), 1.0) * size.prod()
         across = min(np.sqrt(room_for), size[0])
         box = np.array([across, min(room_for / across, size[1])])
-        corner = np.clip(np.average(xy[members], axis=0, weights=weight) - box / 2, 0, size - box)
+        corner = np.clip(np.average(xy[members], axis=0, weights=design.mass[members]) - box / 2, 0, size - box)
         columns = max(1, round(np.sqrt(len(members) * box[0] / box[1])))
         order = members[np.argsort(xy[members, 0], kind="stable")]
-        mass = np.cumsum(np.maximum(area[order] if g == 0 else np.ones(len(order)), 1e-6))
-        column = np.minimum((mass / mass[-1] * columns).astype(int), columns - 1)
-        result[order, 0] = corner[0] + box[0] * mass / mass[-1]
+        filled = np.cumsum(design.mass[order])
+        column = np.minimum((filled / filled[-1] * columns).astype(int), columns - 1)
+        result[order, 0] = corner[0] + box[0] * filled / filled[-1]
         for c in range(columns):
             inside = order[column == c]
             if len(inside):
                 inside = inside[np.argsort(xy[inside, 1], kind="stable")]
-                filled = np.cumsum(np.maximum(area[inside] if g == 0 else np.ones(len(inside)), 1e-6))
-                result[inside, 1] = corner[1] + box[1] * (filled - filled[0] / 2) / filled[-1]
+                filled_here = np.cumsum(design.mass[inside])
+                half = design.mass[inside] / 2
+                result[inside, 1] = corner[1] + box[1] * (filled_here - half) / filled_here[-1]
     return result

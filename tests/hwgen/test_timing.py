@@ -154,6 +154,12 @@ def test_registers_around_a_multiplier_are_taken_in():
     assert needs(graph)[-1] == pytest.approx(210 + delays("ultrascale+").net(1, 0, 1) + 78 + 25)
 
 
+def test_an_instantiated_multiplier_stays_as_it_is():
+    inside = [ff("a", 1, 2), ff("b", 9, 3), dsp(AREG="1", MREG="1"), ff("p", 4, 5)]
+    graph = graph_of(netlist(*inside))
+    assert not graph.notes and graph.kinds.count("FDRE") == 3
+
+
 def test_a_multiplier_without_registers_is_a_way_through():
     outside = [ff("a", 1, 2), ff("b", 9, 3), dsp(), ("l", "LUT1", {"I0": [4], "O": [5]}), ff("c", 5, 6), ff("d", 2, 7)]
     graph = graph_of(netlist(*outside))  # a feeds d too, so it stays; b is taken in, and is a register within
