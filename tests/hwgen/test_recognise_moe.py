@@ -76,6 +76,15 @@ def test_soft_mixture(tmp_path, form, slots):
     np.testing.assert_allclose(result.nodes[2].w2, moe.w2.transpose(0, 2, 1), rtol=1e-6)
 
 
+def test_soft_mixture_of_normalised_tokens_and_slots(tmp_path):
+    moe = Moe(3)
+    result = import_model(moe.save(tmp_path / "m.onnx", maker.soft_and_normalised(moe)))
+    kinds = [type(n).__name__ for n in result.nodes]
+    assert kinds == ["PatchEmbed", "LayerNorm", "Dispatch", "SlotExperts", "Combine", "Add"]
+    norm, dispatch = result.nodes[1:3]
+    assert not norm.centred and dispatch.keys == dispatch.x == norm.name
+
+
 def test_top_1_by_arg_max_without_sum(tmp_path):
     moe = Moe()
     index = moe.op("ArgMax", moe.gate, axis=-1, keepdims=1)
