@@ -319,8 +319,8 @@ def _demo(options) -> int:
 COMMANDS = {
     function.__name__.strip("_"): function
     for function in (
-        _build, _run, _compare, _check, _report, _synth, _bitstream, _disasm, _package, _boards, _explore, _doctor,
-        _example, _demo,
+        _build, _run, _compare, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _boards, _explore,
+        _doctor, _example, _demo,
     )
 }
 
