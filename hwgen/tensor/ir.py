@@ -54,7 +54,7 @@ class Op:
         raise TypeError(f"no evaluation of {self}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """One value. `name`: readable, `source`: the ONNX node it came from; neither has a meaning."""
 
@@ -64,6 +64,10 @@ class Node:
     dtype: str
     name: str = ""
     source: str = ""
+
+    def __repr__(self) -> str:
+        """Without the operands, which a message would write out as often as there are ways to them."""
+        return f"<{self.op.kind} {self.name or self.source!r} {self.dtype}{list(self.shape)}>"
 
     @property
     def ref(self) -> Ref:
