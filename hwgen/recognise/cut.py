@@ -28,6 +28,7 @@ class Cut:
         self.branches: dict[Node, list[Expert]] = {}  # by the values that hold the outputs of experts
         self.rests: dict[Node, Ref] = {}  # what else is read, and how it is rows
         self.rng = np.random.default_rng(12)
+        self.turn = 0  # the expert that is to be the best of the next token
 
     def walk(self, y: Node) -> None:
         """Collect the outputs of experts, and what else `y` is computed from."""
@@ -110,8 +111,13 @@ class Cut:
         return values
 
     def draw(self, crowded: bool = False) -> Array:
-        """Random logits [T, E]; where `crowded`, all tokens choose one expert first, which a capacity would not bear."""
+        """Random logits [T, E], every expert in turn the best of a token, so that none goes unseen; where `crowded`, all
+        tokens choose one expert first, which a capacity would not bear."""
         logits: Array = self.rng.standard_normal(self.gates.shape) * self.rng.choice(SCALES, (self.tokens, 1))
+        for row in logits:
+            best, turn = int(row.argmax()), self.turn % len(row)
+            row[best], row[turn] = row[turn], row[best]
+            self.turn += 1
         logits[:, -1] += 25.0 * crowded
         return logits
 
@@ -178,7 +184,8 @@ class Cut:
         return found
 
     def _chosen(self, y: Node) -> Ref:
-        logits = [self.draw(crowded=True), *(self.draw() for _ in range(min(DRAWS, ceil(ROWS / self.tokens))))]
+        draws = max(min(DRAWS, ceil(ROWS / self.tokens)), ceil(2 * self.gates.shape[1] / self.tokens))
+        logits = [self.draw(crowded=True), *(self.draw() for _ in range(draws))]
         weights = [self.weights(y, part) for part in logits]
         order = np.roll(np.arange(self.tokens), 1)
 
