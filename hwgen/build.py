@@ -159,7 +159,7 @@ def _schedule(build: Build) -> str:
     return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.mapping.text(build.batch)}"
 
 
-RTL_SOURCES = ("rtl", "config.py", "isa.py", "latency.py", "memories.py", "numerics.py", "registers.py")
+RTL_SOURCES = ("rtl", "config.py", "isa", "latency.py", "memories.py", "numerics.py", "registers.py")
 
 
 @lru_cache(maxsize=8)

@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 
 from . import patches
-from .isa import ColScale, Convert, Indirect, RowMax, RowScale
-from .numerics import GAMMA_SHIFT
+from .isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
+from .numerics import GAMMA_SHIFT, WINDOW_ONE_SHIFT
+from .walks import Walk
 
 Array = np.ndarray
 
@@ -145,6 +146,9 @@ class MatMul(Operation):
            numerics.gated_scale(row multiplier, gate).
     row_max what is stored with the out rows (queue positions with GATHER). A buffer has one maximum a row: a ROW or
            PROBABILITY conversion reads what the last MatMul or Norm with a row maximum stored for those rows.
+    walk   None: row r of x makes row r of out. Else it says which rows do, among those of the views, and which taps are
+           summed: w is [N, taps * K], tap by tap. `residual` has the rows of out. A walk has no expert; with taps
+           x_convert is STATIC.
     continue_max: the maxima also cover those of the previous MatMul with the same kind of row_max (heads side by side).
     """
 
@@ -169,6 +173,7 @@ class MatMul(Operation):
     expert: tuple[str, int] | None = None
     indirect: Indirect = Indirect.NONE
     source: str = ""
+    walk: Walk | None = None
 
     def reads_maxima(self) -> list[View]:
         found = [self.x] if self.x_convert != Convert.STATIC else []
@@ -214,6 +219,32 @@ class Multiply(Operation):
 
 
 @dataclass(frozen=True, eq=False)
+class ReduceWindow(Operation):
+    """Rows of out from windows of rows of x, column by column: numerics.reduce_window, window_post, then numerics.gelu.
+
+    `walk`: which rows of x are the taps of which row of out, among those of the views; rows of out that it leaves out stay
+    as they are. `weights` int8 [taps, C] with Reduce.WEIGHTED, else None. One tap with SUM copies rows. `row_max` NONE or ABS:
+    stored with the rows of out that are written.
+    """
+
+    READS = ("x",)
+
+    name: str
+    out: View
+    x: View
+    walk: Walk
+    mult: Array  # u16 [C]
+    bias: Array  # int16 [C]
+    reduce: Reduce = Reduce.SUM
+    weights: Array | None = None
+    before: int = 0
+    shift: int = WINDOW_ONE_SHIFT
+    gelu: tuple[str, int] | None = None
+    row_max: RowMax = RowMax.NONE
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class RouteTokens(Operation):
     """numerics.route on logits [T, E]; fills one queue per expert, tokens in rising order.
 
@@ -244,7 +275,7 @@ class Output:
     index: int = 0  # of which image of a batch
 
 
-Op = Constant | Input | MatMul | Norm | Multiply | RouteTokens
+Op = Constant | Input | MatMul | Norm | Multiply | ReduceWindow | RouteTokens
 
 
 @dataclass
@@ -283,6 +314,16 @@ def verify(graph: IntGraph) -> None:
         width = b.cols // b.groups
         need(b.groups == 1 or (view.col % width == 0 and view.cols % width == 0), op, f"{view} splits a group")
 
+    def walked(walk: Walk, op: MatMul | ReduceWindow) -> None:
+        x, y = walk.x_rows(), walk.y_rows()
+        need(
+            x.max() < op.x.rows and x.min() >= (-1 if walk.plane else 0),
+            op,
+            f"walks rows {x.min()}..{x.max()} of {op.x.rows}",
+        )
+        need(0 <= y.min() and y.max() < op.out.rows, op, f"walks to rows {y.min()}..{y.max()} of {op.out.rows}")
+        need(len(np.unique(y)) == len(y), op, "writes a row twice")
+
     for op in graph.ops:
         for view in op.views().values():
             check(view, op)
@@ -290,7 +331,9 @@ def verify(graph: IntGraph) -> None:
             case Constant(data=data):
                 need(data.shape == (op.out.rows, op.out.cols), op, f"data {data.shape}")
             case Input():
-                need(op.row + op.out.rows <= op.patches, op, f"patches {op.row}..{op.row + op.out.rows} of {op.patches}")
+                need(
+                    op.row + op.out.rows <= op.patches, op, f"patches {op.row}..{op.row + op.out.rows} of {op.patches}"
+                )
             case RouteTokens():
                 need(1 <= op.top_k <= op.logits.cols, op, f"top {op.top_k} of {op.logits.cols}")
                 routes[op.name] = op.logits.cols
@@ -306,12 +349,32 @@ def verify(graph: IntGraph) -> None:
                 need(not op.pairs or factor.cols % 2 == 0, op, "an odd number of columns has no pairs")
                 limits = (num.GAMMA_SHIFT,) * 2 if op.pairs else (num.PRODUCT_SHIFT_MIN, num.PRODUCT_SHIFT_MAX)
                 need(limits[0] <= op.shift <= limits[1], op, f"shift {op.shift}")
+            case ReduceWindow(x=x, walk=walk):
+                walked(walk, op)
+                need(op.out.cols == x.cols and op.mult.shape == op.bias.shape == (x.cols,), op, "columns")
+                need((op.weights is not None) == (op.reduce == Reduce.WEIGHTED), op, f"weights of {op.reduce.name}")
+                need(op.weights is None or op.weights.shape == (walk.count, x.cols), op, "weights' shape")
+                need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
+                need(
+                    0 <= op.before < 16 and 0 <= op.shift <= num.WINDOW_SHIFT_MAX, op, f"shifts {op.before}, {op.shift}"
+                )
             case MatMul():
                 n, k = (op.w.rows, op.w.cols) if isinstance(op.w, View) else op.w.shape
-                need(k == op.x.cols and n == op.out.cols, op, f"w [{n}, {k}] against x {op.x}, out {op.out}")
+                taps = 1 if op.walk is None else op.walk.count
+                need(k == taps * op.x.cols and n == op.out.cols, op, f"w [{n}, {k}] against x {op.x}, out {op.out}")
+                if op.walk is not None:
+                    walked(op.walk, op)
+                    need(op.expert is None and op.indirect == Indirect.NONE, op, "walks an expert's rows")
+                    need(
+                        taps == 1 or (op.x_convert == Convert.STATIC and not isinstance(op.w, View)),
+                        op,
+                        "taps of such operands",
+                    )
                 need(num.SHIFT_MIN <= op.shift <= num.SHIFT_MAX, op, f"shift {op.shift}")
-                need(op.indirect or op.out.rows >= op.x.rows, op, "out rows")
-                limit = num.INT8_MAX * (k * num.INT8_MAX if isinstance(op.w, View) else np.abs(op.w, dtype=np.int64).sum(1).max())
+                need(op.indirect or op.walk or op.out.rows >= op.x.rows, op, "out rows")
+                limit = num.INT8_MAX * (
+                    k * num.INT8_MAX if isinstance(op.w, View) else np.abs(op.w, dtype=np.int64).sum(1).max()
+                )
                 need(limit <= num.ACC_MAX, op, f"sums up to {limit} overflow the {num.ACC_BITS}-bit accumulator")
                 if op.expert is not None:
                     need(op.expert[0] in routes and op.expert[1] < routes[op.expert[0]], op, f"no queue {op.expert}")

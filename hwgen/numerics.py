@@ -18,7 +18,7 @@ import numpy as np
 
 Array = np.ndarray
 
-REVISION = 3  # of this arithmetic: a bundle whose Verilog computes by another one is not run
+REVISION = 4  # of this arithmetic: a bundle whose Verilog computes by another one is not run
 INT8_MAX = 127
 INT16_MAX = 32767
 U16_MAX = 65535
@@ -299,6 +299,37 @@ def turn(x: Array, factor: Array) -> Array:
     crossed = saturate(round_shift(other * s, GAMMA_SHIFT), XHAT_MAX)
     crossed[:, ::2] *= -1
     return saturate(round_shift(x * c, GAMMA_SHIFT) + crossed, INT16_MAX).astype(np.int16)
+
+
+# --- windows -----------------------------------------------------------------------------------------------------
+
+WINDOW_SUM_BITS = 33  # signed: of an int16 times an int8, over all taps that a kernel may have
+WINDOW_VALUE_BITS = 18  # signed: of that behind the first shift
+WINDOW_SHIFT_MAX = 31
+WINDOW_ONE = 1 << 14  # multiplier that with WINDOW_ONE_SHIFT keeps a number as it is
+WINDOW_ONE_SHIFT = 14
+
+
+def reduce_window(x: Array, weights: Array | None, inside: Array | None) -> Array:
+    """Taps joined, column by column: int16 [taps, R, C] -> int64 [R, C].
+
+    weights int8 [taps, C]: their sum times the weights; `inside` bool [taps, R]: the largest of those that are; else the sum.
+    """
+    x = np.asarray(x, np.int64)
+    if weights is not None:
+        return np.einsum("trc,tc->rc", x, np.asarray(weights, np.int64))
+    if inside is None:
+        return x.sum(axis=0)
+    return np.where(inside[:, :, None], x, -INT16_MAX).max(axis=0)
+
+
+def window_post(acc: Array, mult: Array, before: int, shift: int, bias: Array) -> Array:
+    """v = saturate(round(acc / 2^before)) to WINDOW_VALUE_BITS; y = saturate(round(v * mult / 2^shift) + bias).
+
+    acc [R, C], mult u16 [C], bias int16 [C] -> int16 [R, C]; before 0..15, shift 0..WINDOW_SHIFT_MAX.
+    """
+    v = saturate(round_shift(acc, before), (1 << (WINDOW_VALUE_BITS - 1)) - 1)
+    return saturate(round_shift(v * np.asarray(mult, np.int64), shift) + bias, INT16_MAX).astype(np.int16)
 
 
 # --- router ------------------------------------------------------------------------------------------------------

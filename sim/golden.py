@@ -11,8 +11,8 @@ import numpy as np
 
 from hwgen import numerics as num
 from hwgen.errors import UserError
-from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens, View
-from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
+from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, View
+from hwgen.isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
 from hwgen.patches import pad, patchify
 
 Array = np.ndarray
@@ -105,6 +105,8 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
             case Multiply():
                 x, factor = state.read(op.x), state.read(op.factor)
                 _finish(state, op, num.turn(x, factor) if op.pairs else num.multiply(x, factor, op.shift))
+            case ReduceWindow():
+                _reduce_window(state, op)
             case RouteTokens():
                 _route(state, op)
         if trace:
@@ -135,11 +137,17 @@ def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
         count = len(tokens)
         if count == 0:
             return
-    in_order = np.arange(count)
+    in_order = np.arange(count) if op.walk is None else op.walk.y_rows()
     x_rows = tokens if op.indirect == Indirect.GATHER else in_order
     y_rows = tokens if op.indirect == Indirect.SCATTER else in_order
-
-    x, row_mult, exponent = _convert(state, op.x, op.x_convert, x_rows)
+    if op.walk is not None:
+        count, taps = op.walk.rows, op.walk.x_rows()
+        x_rows = np.maximum(taps[0], 0)  # what lies beyond the border is zero: the row scale of another row does no harm
+        parts = [_convert(state, op.x, op.x_convert, np.maximum(rows, 0)) for rows in taps]
+        x = np.concatenate([part[0] * (rows >= 0)[:, None] for part, rows in zip(parts, taps, strict=True)], axis=1)
+        _, row_mult, exponent = parts[0]
+    else:
+        x, row_mult, exponent = _convert(state, op.x, op.x_convert, x_rows)
     if isinstance(op.w, View):
         w, w_scale, _ = _convert(state, op.w, op.w_convert, np.arange(op.w.rows))
     else:
@@ -168,6 +176,18 @@ def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
             peak = np.maximum(peak, state.previous[op.row_max])
         state.previous[op.row_max] = peak
         state.maxima[op.out.buffer][op.out.row + in_order] = peak
+
+
+def _reduce_window(state: _State, op: ReduceWindow) -> None:
+    taps, y_rows = op.walk.x_rows(), op.walk.y_rows()
+    x = np.stack([state.read(op.x, np.maximum(rows, 0)) * (rows >= 0)[:, None] for rows in taps])
+    total = num.reduce_window(x, op.weights, taps >= 0 if op.reduce == Reduce.MAX else None)
+    y = num.window_post(total, op.mult, op.before, op.shift, op.bias)
+    if op.gelu is not None:
+        y = num.gelu(y, *op.gelu)
+    state.write(op.out, y, y_rows)
+    if op.row_max != RowMax.NONE:
+        state.maxima[op.out.buffer][op.out.row + y_rows] = num.row_max_abs(y)
 
 
 def _convert(state: _State, view: View, convert: Convert, rows: Array) -> tuple[Array, Array | None, Array]:

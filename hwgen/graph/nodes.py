@@ -21,7 +21,12 @@ class Node:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the values this node reads, in the order of its fields."""
-        return tuple(getattr(self, f.name) for f in fields(self) if f.metadata.get("value"))
+        found: list[str] = []
+        for f in fields(self):
+            if f.metadata.get("value"):
+                held = getattr(self, f.name)
+                found += held if isinstance(held, tuple) else (held,)
+        return tuple(found)
 
 
 def value():
@@ -106,14 +111,20 @@ class Clip(Node):
 
 @dataclass(frozen=True, eq=False)
 class Attention(Node):
-    """softmax(q_h @ k_h.T * scale + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns."""
+    """softmax(q_h @ k_h.T * scale + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns.
+
+    With `windows` W > 1 the rows of q, k and v are W windows one after another, each of which attends to itself alone:
+    queries w*I .. (w+1)*I to keys w*J .. (w+1)*J.
+    """
 
     q: str = value()
     k: str = value()
     v: str = value()
     heads: int
     scale: float
-    bias: Array | None = None  # [heads, Tq, Tk], at most zero in every row: a relative position bias or a mask
+    # [heads, I, J], or [W, heads, I, J] where windows differ; at most zero in every row: a relative position bias or a mask
+    bias: Array | None = None
+    windows: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +137,7 @@ class Add(Node):
 
 @dataclass(frozen=True, eq=False)
 class Multiply(Node):
-    """Elementwise product of two values of one shape."""
+    """Elementwise product of two values of one shape, or of a and one row b [1, C]."""
 
     a: str = value()
     b: str = value()
@@ -202,6 +213,63 @@ class Combine(Node):
     y: str = value()
     weight: Array  # [N, K]
     bias: Array | None  # [N]
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(Node):
+    """y[r] = x[rows[r]], a row of zeros where rows[r] is -1: window partition, cyclic shift, nearest resampling, dilation."""
+
+    x: str = value()
+    rows: Array  # int64 [R]
+
+
+@dataclass(frozen=True, eq=False)
+class Join(Node):
+    """Values of as many rows side by side: [R, sum of their columns]."""
+
+    xs: tuple[str, ...] = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Stack(Node):
+    """Values of as many columns one below the other: [sum of their rows, C]."""
+
+    xs: tuple[str, ...] = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Node):
+    """Convolution without groups of a map [height * width, C], row-major: y[p, n] = sum over a, b, c of
+    x[row(p, a, b), c] * weight[n, a, b, c] + bias[n], zeros beyond the border: [positions, N]. Rows as `hwgen.walks.window`
+    has them."""
+
+    x: str = value()
+    weight: Array  # [N, kernel height, kernel width, C]
+    bias: Array | None  # [N]
+    size: tuple[int, int]  # height, width of the map
+    stride: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    dilation: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Window(Node):
+    """A window slides over each column of a map [height * width, C] by itself: [positions, C].
+
+    form "weighted": sum of the taps times `weight`, plus `bias` (depthwise convolution); "mean": their mean, over the taps
+    within the map, or with `count_pads` over all; "max": the largest within the map.
+    """
+
+    x: str = value()
+    form: str
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    weight: Array | None = None  # [kernel height, kernel width, C]
+    bias: Array | None = None  # [C]
+    count_pads: bool = True
 
 
 @dataclass(frozen=True, eq=False)

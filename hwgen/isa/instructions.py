@@ -1,118 +1,31 @@
-"""The instruction set: one frozen dataclass per instruction, field widths fixed whatever the Config.
-
-Encoder, decoder, disassembler, the RTL's view (`layout`) and the ISA document derive from these classes; `sim.machine`
-is their executable definition. An instruction is one word of 512 bits, little endian, its first field in the low bits.
-
-Units run decoupled, each through its own instructions in program order. An instruction starts when every unit u has
-finished at least `wait_u` instructions (counted from the start of the run): these counts are the dependency tokens.
-
-Addresses: scratchpad in chunks (`Config.chunk` int16 elements), DRAM in AXI beats from the base register of its region,
-row scales in entries of the scale memory. `pitch` is the distance in chunks from a row to the next.
-"""
+"""The instructions: fields, widths and what each does."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from dataclasses import MISSING, dataclass, field, fields
-from enum import IntEnum
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from .numerics import REVISION
-
-WORD_BITS = 512
-WORD_BYTES = WORD_BITS // 8
-QUEUE_DEPTH = 16  # instructions waiting in front of a unit; the dispatcher stops at a full queue
-COUNT_BITS = 16  # of the finished-instruction counters; a program has fewer instructions per unit
-ADDRESS_BITS = 24  # of a chunk of the scratchpad
-SCALE_BITS = 16  # of an entry of the scale memory
-QUEUE_BITS = 16  # of an entry of the expert queues
-ROW_BITS = 12  # of an accumulator row, and of a token in an expert queue
-GATE_SCORE_BITS = 16  # of a gate score there
-
-
-class Unit(IntEnum):
-    """The units that run decoupled."""
-
-    LOAD = 0  # DRAM -> scratchpad, scale memory
-    WEIGHTS = 1  # DRAM -> weight buffer
-    MATMUL = 2
-    VECTOR = 3  # LayerNorm, products of rows, router
-    STORE = 4  # scratchpad -> DRAM
-
-
-class Op(IntEnum):
-    """Operation codes: the low bits of every word."""
-
-    END = 0
-    LOAD = 1
-    LOAD_SCALES = 2
-    STREAM = 3
-    MATMUL = 4
-    NORM = 5
-    ROUTE = 6
-    STORE = 7
-    MULTIPLY = 8
-
-
-class WeightSource(IntEnum):
-    """Where a Matmul's stationary operand comes from."""
-
-    STREAM = 0
-    SCRATCHPAD = 1
-
-
-class Gelu(IntEnum):
-    """Form of the activation behind a Matmul, in the order of numerics.GELU_FORMS."""
-
-    OFF = 0
-    GELU = 1
-    GELU_TANH = 2
-    SILU = 3
-    HARDSWISH = 4
-
-
-class Convert(IntEnum):
-    """How an int16 row becomes the int8 operand of the array."""
-
-    STATIC = 0  # numerics.quantise_static
-    ROW = 1  # numerics.quantise_rows with the row's stored maximum
-    PROBABILITY = 2  # numerics.probabilities with the row's stored signed maximum
-
-
-class ColScale(IntEnum):
-    """Where the column multiplier and bias of the post-processor come from."""
-
-    PARAMETERS = 0  # one multiplier and one bias a column
-    IMMEDIATE = 1  # one multiplier for all columns, no bias
-    ROW_SCALES = 2  # the row scales of the stationary rows (columns are tokens), no bias
-
-
-class RowScale(IntEnum):
-    """Where the row multiplier of the post-processor comes from."""
-
-    IMMEDIATE = 0  # one number for all rows
-    CONVERTED = 1  # ROW: the row scale; PROBABILITY: numerics.reciprocal of the row's sum, whose exponent adds to `shift`
-    TABLE = 2  # one constant u16 a row
-
-
-class RowMax(IntEnum):
-    """What is kept of each output row for the conversion that will read it."""
-
-    NONE = 0
-    ABS = 1  # largest magnitude
-    SIGNED = 2  # largest value (scores)
-
-
-class Indirect(IntEnum):
-    """Token addressing of an expert's rows."""
-
-    NONE = 0
-    GATHER = 1  # streamed row i is the token of queue entry i
-    SCATTER = 2  # output and residual row of streamed row i is that token; row multiplier times its gate score
-
-
-NO_EXPERT = 0xFF
+from .modes import (
+    ADDRESS_BITS,
+    COORDINATE_BITS,
+    COUNT_BITS,
+    INDEX_BITS,
+    NO_EXPERT,
+    SCALE_BITS,
+    TAP_BITS,
+    WORD_BITS,
+    Border,
+    ColScale,
+    Convert,
+    Gelu,
+    Indirect,
+    Op,
+    Reduce,
+    RowMax,
+    RowScale,
+    Unit,
+    WeightSource,
+)
 
 
 def bits(width: int, kind: type = int, default: int | None = None) -> Any:
@@ -252,6 +165,70 @@ class Matmul(Insn):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WalkFields(Insn):
+    """Prefix: the rows of this unit's next instruction are those of a walk; the wait counts do not count it, its own are 0.
+
+    Loop k has n<k> steps, 0 the innermost; the outermost, 3, goes on to the last row. From a row to the next one loop k
+    advances where all inside it are at their ends, which begin anew; an index (or coordinate) advances by its step k then.
+    Input row of row r, tap (a, b): x_start + (steps x) + a*tap_u + b*tap_v modulo 2^16; output row: y_start + (steps y);
+    both counted from the operands' first rows. Coordinates, for `Border`: u + (steps u) + a*dilation_u, v + (steps v) +
+    b*dilation_v; wrapping subtracts `area` = height * width where u >= height, and width where v >= width.
+    """
+
+    n0: int = bits(12, default=1)
+    n1: int = bits(12, default=1)
+    n2: int = bits(12, default=1)
+    x0: int = bits(INDEX_BITS, default=0)
+    x1: int = bits(INDEX_BITS, default=0)
+    x2: int = bits(INDEX_BITS, default=0)
+    x3: int = bits(INDEX_BITS, default=0)
+    y0: int = bits(INDEX_BITS, default=0)
+    y1: int = bits(INDEX_BITS, default=0)
+    y2: int = bits(INDEX_BITS, default=0)
+    y3: int = bits(INDEX_BITS, default=0)
+    x_start: int = bits(INDEX_BITS, default=0)
+    y_start: int = bits(INDEX_BITS, default=0)
+    kernel_u: int = bits(TAP_BITS, default=1)
+    kernel_v: int = bits(TAP_BITS, default=1)
+    tap_u: int = bits(INDEX_BITS, default=0)
+    tap_v: int = bits(INDEX_BITS, default=0)
+    border: Border = bits(2, Border, Border.NONE)
+    height: int = bits(12, default=0)
+    width: int = bits(12, default=0)
+    area: int = bits(INDEX_BITS, default=0)
+    dilation_u: int = bits(TAP_BITS, default=0)
+    dilation_v: int = bits(TAP_BITS, default=0)
+    u: int = bits(COORDINATE_BITS, default=0)
+    v: int = bits(COORDINATE_BITS, default=0)
+    u0: int = bits(COORDINATE_BITS, default=0)
+    u1: int = bits(COORDINATE_BITS, default=0)
+    u2: int = bits(COORDINATE_BITS, default=0)
+    u3: int = bits(COORDINATE_BITS, default=0)
+    v0: int = bits(COORDINATE_BITS, default=0)
+    v1: int = bits(COORDINATE_BITS, default=0)
+    v2: int = bits(COORDINATE_BITS, default=0)
+    v3: int = bits(COORDINATE_BITS, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatmulWalk(WalkFields):
+    """The walk of the next Matmul: in its loop nest row r reads x row x(r, tap) and writes y row y(r), residual and row
+    maxima alike. With taps the sum over `inputs` goes over every tap: for a, for b, for ib, and a tap beyond the border
+    adds nothing; x_convert is STATIC then, `w` streamed. With x_convert ROW the row scales are those of x's rows. No expert."""
+
+    op = Op.MATMUL_WALK
+    unit = Unit.MATMUL
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowWalk(WalkFields):
+    """The walk of the next ReduceWindow."""
+
+    op = Op.WINDOW_WALK
+    unit = Unit.VECTOR
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowInsn(Insn):
     """What the instructions have in common that make rows of y from rows of x in the vector unit.
 
@@ -304,6 +281,25 @@ class Multiply(RowInsn):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReduceWindow(RowInsn):
+    """for r < rows: y row y(r) = post(over all taps t: x row x(r, t)), the rows of the WindowWalk before it.
+
+    numerics.reduce_window: the taps joined by `reduce` (a column alone: depthwise), then numerics.window_post with `before`,
+    `shift` and the columns' multipliers and biases, then numerics.gelu. Parameters lie in the scratchpad from `params` on, a
+    row each of whole chunks: multipliers (u16), biases (i16) and, WEIGHTED, a row of weights a tap, 2^8 times an int8.
+    """
+
+    op = Op.REDUCE_WINDOW
+
+    params: int = bits(ADDRESS_BITS)
+    reduce: Reduce = bits(2, Reduce, Reduce.SUM)
+    before: int = bits(4, default=0)
+    shift: int = bits(5)
+    gelu: Gelu = bits(3, Gelu, Gelu.OFF)
+    gelu_shift: int = bits(3, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Route(Insn):
     """numerics.route on rows of `experts` logits; replaces all expert queues, tokens in rising order in each.
 
@@ -339,7 +335,8 @@ class Store(Insn):
     pitch: int = bits(16)
 
 
-INSNS: dict[Op, type[Insn]] = {c.op: c for c in (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply)}
+_CLASSES = (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply, MatmulWalk, WindowWalk, ReduceWindow)
+INSNS: dict[Op, type[Insn]] = {c.op: c for c in _CLASSES}
 OP_BITS = 8
 
 
@@ -351,104 +348,3 @@ def layout(insn: type[Insn]) -> list[tuple[str, int]]:
 for _insn in INSNS.values():
     if sum(width for _, width in layout(_insn)) > WORD_BITS:
         raise AssertionError(f"{_insn.__name__} does not fit an instruction word")
-
-
-def fingerprint() -> str:
-    """Differs where two instruction sets or their arithmetic differ: a bundle carries that of its program."""
-    words = {op.name: layout(insn) for op, insn in INSNS.items()}
-    return hashlib.sha256(repr((WORD_BITS, REVISION, words)).encode()).hexdigest()[:16]
-
-
-def encode(insn: Insn) -> int:
-    """The instruction word. A value that does not fit its field raises ValueError with its name."""
-    word, position = int(insn.op), OP_BITS
-    for f in fields(insn):
-        number, width = int(getattr(insn, f.name)), f.metadata["bits"]
-        if not 0 <= number < 1 << width:
-            raise ValueError(f"{type(insn).__name__}.{f.name}={number} does not fit {width} bits")
-        word |= number << position
-        position += width
-    return word
-
-
-def decode(word: int) -> Insn:
-    """The instruction of a word. An unknown operation, a bad field value or set padding bits raise ValueError."""
-    try:
-        insn = INSNS[Op(word & ((1 << OP_BITS) - 1))]
-    except ValueError:
-        raise ValueError(f"unknown operation {word & ((1 << OP_BITS) - 1)}") from None
-    values, position = {}, OP_BITS
-    for f in fields(insn):
-        width = f.metadata["bits"]
-        values[f.name] = f.metadata["kind"]((word >> position) & ((1 << width) - 1))
-        position += width
-    if word >> position:
-        raise ValueError(f"{insn.__name__}: bits beyond {position} are set")
-    return insn(**values)
-
-
-def assemble(program: list[Insn]) -> bytes:
-    """The instruction words one after another, little endian."""
-    return b"".join(encode(insn).to_bytes(WORD_BYTES, "little") for insn in program)
-
-
-def disassemble(binary: bytes) -> list[Insn]:
-    """Instructions of a program up to its end. Raises ValueError naming the instruction's index."""
-    program = []
-    for i in range(0, len(binary), WORD_BYTES):
-        try:
-            program.append(decode(int.from_bytes(binary[i : i + WORD_BYTES], "little")))
-        except ValueError as error:
-            raise ValueError(f"instruction {i // WORD_BYTES}: {error}") from None
-    return program
-
-
-def text(insn: Insn) -> str:
-    """One readable line: operation, then the fields that are not at their default."""
-    shown = []
-    for f in fields(insn):
-        number = getattr(insn, f.name)
-        if number != f.default:
-            shown.append(f"{f.name}={number.name if isinstance(number, IntEnum) else number}")
-    return " ".join([type(insn).__name__.upper().ljust(11), *shown])
-
-
-def parse(line: str) -> Insn:
-    """The inverse of `text`. Raises ValueError naming what is unknown, missing or does not fit."""
-    name, *given = line.split()
-    kind = next((insn for insn in INSNS.values() if insn.__name__.upper() == name), None)
-    if kind is None:
-        raise ValueError(f"no instruction {name}")
-    kinds = {f.name: f.metadata["kind"] for f in fields(kind)}
-    values: dict[str, int] = {}
-    for field_name, _, value in (word.partition("=") for word in given):
-        if field_name not in kinds:
-            raise ValueError(f"{name} has no field {field_name!r}")
-        of = kinds[field_name]
-        if not value.isdigit() and value not in getattr(of, "__members__", ()):
-            raise ValueError(f"{name} {field_name}={value}")
-        values[field_name] = of(int(value)) if value.isdigit() else of[value]
-    if missing := [f.name for f in fields(kind) if f.name not in values and f.default is MISSING]:
-        raise ValueError(f"{name} without {', '.join(missing)}")
-    insn = kind(**values)
-    encode(insn)
-    return insn
-
-
-def reference() -> str:
-    """The instruction set as Markdown: every instruction's effect and the bits of its fields; made of the classes above."""
-    lines = [f"An instruction is a word of {WORD_BITS} bits, its first field in the low bits.\n"]
-    for op, insn in INSNS.items():
-        unit = insn.unit.name if insn.unit is not None else "sequencer"
-        lines += [f"## {insn.__name__.upper()}\n", f"Operation {op.value}, unit {unit}.\n"]
-        lines += ["```text", inspect.cleandoc(insn.__doc__ or ""), "```\n", "| field | bits | values |", "|---|---|---|"]
-        position = 0
-        kinds = {f.name: f.metadata["kind"] for f in fields(insn)}
-        for name, width in layout(insn):
-            values = ", ".join(f"{v.value} {v.name}" for v in kinds[name]) if kinds.get(name, int) is not int else ""
-            lines.append(f"| {name} | {position + width - 1}:{position} | {values} |")
-            position += width
-        lines.append("")
-    for mode in (Convert, ColScale, RowScale, RowMax, Indirect, WeightSource, Gelu):
-        lines += [f"## {mode.__name__}\n", f"{inspect.cleandoc(mode.__doc__ or '')}\n"]
-    return "\n".join(lines)
