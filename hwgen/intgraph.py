@@ -203,7 +203,7 @@ class Multiply(Operation):
     """Rows of x times rows of `factor`: numerics.multiply with `shift`, or with `pairs` numerics.turn; `row_max` NONE or ABS.
 
     A row of `factor` is used again for every `factor.cols` columns of x: where there are several times, x has groups of so
-    many columns. `out` may be the place of x or of `factor`.
+    many columns. One row of `factor` is that of all rows of x. `out` may be the place of x or of `factor`.
     """
 
     READS = ("x", "factor")
@@ -344,7 +344,7 @@ def verify(graph: IntGraph) -> None:
                 need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
             case Multiply(x=x, factor=factor):
                 need((op.out.rows, op.out.cols) == (x.rows, x.cols), op, "out shape")
-                need(factor.rows == x.rows and x.cols % factor.cols == 0, op, f"factor {factor} against x {x}")
+                need(factor.rows in (1, x.rows) and x.cols % factor.cols == 0, op, f"factor {factor} against x {x}")
                 need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
                 need(not op.pairs or factor.cols % 2 == 0, op, "an odd number of columns has no pairs")
                 limits = (num.GAMMA_SHIFT,) * 2 if op.pairs else (num.PRODUCT_SHIFT_MIN, num.PRODUCT_SHIFT_MAX)
