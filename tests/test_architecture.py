@@ -30,7 +30,7 @@ HWGEN = {
     "walks": "isa",
     "intgraph": "isa numerics patches walks",
     "config": "errors isa numerics",
-    "graph": "patches",
+    "graph": "patches walks",
     "files": "errors",
     "doctor": "",
     "boards": "config errors",
