@@ -47,7 +47,7 @@ HWGEN = {
     "qgraph": "isa numerics patches walks",
     "quantise": "errors graph isa numerics qgraph walks",
     "select": "graph intgraph isa numerics qgraph quantise walks",
-    "leveltext": "isa",
+    "leveltext": "isa walks",
     "compare": "errors graph intgraph numerics",
     "intgraph_io": "errors intgraph leveltext",
     "program": "config errors files isa patches",

@@ -91,7 +91,7 @@ def _walk(start: Array | tuple[int, ...], loops: list[Loop]) -> Walk:
 def _wrapped(rows: Array) -> Walk | None:
     """The walk through all rows of a map that is shifted cyclically; None where they do not stand so."""
     count, place = len(rows), np.arange(len(rows))
-    for width in (w for w in range(2, count) if count % w == 0):
+    for width in (w for w in range(2, count + 1) if count % w == 0):
         height = count // width
         u, v = divmod(int(rows[0]), width)
         points = np.stack([(rows // width - u) % height, (rows - v) % width, place], 1)
