@@ -95,6 +95,13 @@ class Walk:
                 found.append(self._part((*outer, first), (count, *self.loops[cut + 1 :])))
         return found
 
+    def repeated(self, count: int, x: int, y: int) -> Walk:
+        """So many times this walk, each `x` input rows and `y` output rows behind the one before."""
+        plane = self.plane and replace(
+            self.plane, u_strides=(0, *self.plane.u_strides), v_strides=(0, *self.plane.v_strides)
+        )
+        return replace(self, loops=(count, *self.loops), x=(x, *self.x), y=(y, *self.y), plane=plane)
+
     def _part(self, at: tuple[int, ...], loops: tuple[int, ...]) -> Walk:
         """The walk of inner loops from where the outer ones, down to the first of these, stand at `at`."""
 
@@ -142,7 +149,9 @@ class Walk:
         values |= {f"dilation_{c}": d for c, d in zip("uv", self.dilation, strict=True)}
         if self.plane is not None:
             p = self.plane
-            values |= {"border": p.border, "height": p.height, "width": p.width, "area": p.height * p.width}
+            values |= {"border": p.border, "height": p.height, "width": p.width}
+            if p.border != Border.ZERO:
+                values["area"] = p.height * p.width % (1 << INDEX_BITS)
             for c, start, strides, taps, dilation in (
                 ("u", p.u, p.u_strides, self.kernel[0], self.dilation[0]),
                 ("v", p.v, p.v_strides, self.kernel[1], self.dilation[1]),

@@ -26,7 +26,6 @@ Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
 
 WAITS = [(unit, f"wait_{unit.name.lower()}") for unit in Unit]
-WALKED = {isa.MatmulWalk: isa.Matmul, isa.WindowWalk: isa.ReduceWindow}  # walk -> the instruction behind it
 PRIORITIES = {
     "program": None,
     "eager": (Unit.LOAD, Unit.WEIGHTS, Unit.STORE, Unit.VECTOR, Unit.MATMUL),
@@ -74,8 +73,9 @@ class Machine:
     ) -> None:
         """Run a program to its END. `dram` (bytes, or uint8 array) is read and written in place; offsets count its bytes.
 
-        observe(index, instruction, machine) is called when an instruction has finished, or is held (a walk). order: "program", "eager" (DRAM
-        transfers as early as possible), "lazy" (as late as possible) or the seed of a random order. Raises MachineFault.
+        observe(index, instruction, machine) is called when an instruction has finished, or is held (a walk). order:
+        "program", "eager" (DRAM transfers as early as possible), "lazy" (as late as possible) or the seed of a random order.
+        Raises MachineFault.
         """
         self.dram = np.frombuffer(dram, np.uint8) if isinstance(dram, bytearray) else dram
         self.data_base, self.weight_bases = data_base, weight_bases
@@ -366,7 +366,7 @@ class _Run:
             self._hold(unit, index, insn)
             return
         entry, walk = _Started(index, insn), self.walks.pop(unit, None)
-        if walk is not None and not isinstance(insn, WALKED[type(walk)]):
+        if walk is not None and isa.WALKS.get(type(insn)) is not type(walk):
             raise MachineFault(f"a walk before {isa.text(insn)}")
         match insn:
             case isa.Load():

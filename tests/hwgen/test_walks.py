@@ -84,6 +84,14 @@ def test_parts_make_the_rows_of_the_whole(walk, most) -> None:
     np.testing.assert_array_equal(np.concatenate([part.y_rows() for part in again]), walk.y_rows())
 
 
+def test_repeated_walks_lie_one_behind_the_other() -> None:
+    walk = window((4, 5), (3, 2), pads=(1, 1, 1, 0))
+    again = through_fields(walk.repeated(3, 20, walk.rows))
+    for image, x in enumerate(np.split(again.x_rows(), 3, axis=1)):
+        np.testing.assert_array_equal(x, np.where(walk.x_rows() == ZERO_ROW, ZERO_ROW, walk.x_rows() + 20 * image))
+    np.testing.assert_array_equal(again.y_rows(), np.arange(3 * walk.rows))
+
+
 def test_parts_are_whole_inner_loops() -> None:
     assert [part.loops for part in SHIFTED.parts(80)] == [(2, 3, 4, 3)]
     assert [part.loops for part in SHIFTED.parts(71)] == [(1, 3, 4, 3)] * 2
