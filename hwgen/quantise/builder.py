@@ -290,15 +290,15 @@ def linear(
             bias = np.broadcast_to(_less(bias, offset), cols)
         fields = {"layer": node.name, "source": node.source}
         rows = x.ref.rows if add is None else add.rows
-        name = value if last else f"{value}.{i}"
+        name, groups = value if last else f"{value}.{i}", 1 if add is None else b.made.values[add.value].groups
         if node.name in b.exact or matches(b.options.wide, value):
             ref, x = rest(b, node, x)
             high = quantise_weights(weight, 2.0**STATIC_SHIFT, scale, bias, UNIT_ROW)
             names = {"layer": f"{node.name}.high", "source": node.source}
             product = q.Product(b.name(f"{value}.high"), ref, high, Convert.STATIC, add=add, at=at, **names)
-            add, bias = b.emit(product, rows, cols, scale), None
+            add, bias = b.emit(product, rows, cols, scale, groups=groups), None
         product = q.Product(b.name(name), x.ref, quantise_weights(weight, ROW_UNIT, scale, bias), add=add, at=at, **fields)
-        add = b.emit(product, rows, cols, scale, offset or None, value=value if last else None)
+        add = b.emit(product, rows, cols, scale, offset or None, groups, value if last else None)
     return Held(add, scale, offset or None, parts[0][0].first_row)
 
 

@@ -13,13 +13,14 @@ from ..isa import Reduce
 from ..numerics import INT8_MAX, INT16_MAX, WINDOW_VALUE_BITS
 from ..walks import Plane, Walk
 from ..walks import window as sliding
-from .builder import Builder, Held, chosen, fraction, own_scale, piece, plain
+from .builder import Builder, Held, chosen, fraction, linear, linear_need, own_scale, piece, plain
 from .hidden import Form, activation_form
 from .scales import OutOfRange
 
 Array = np.ndarray
 VALUE_MAX = (1 << (WINDOW_VALUE_BITS - 1)) - 1
 BEFORE_MAX = 15
+WHOLE = 16  # columns that lie side by side without a gap in the machines of boards/*.toml; others are brought together
 REACH = 4.0  # times what was seen: how far sums may go before they saturate
 
 
@@ -69,6 +70,11 @@ def join(b: Builder, node: fg.Join) -> None:
     rows, cols = b.shapes[node.name]
     ref = b.emit(q.Join(b.name(node.name), pieces, source=node.source), rows, cols, scale, offset, groups, node.name)
     b.held[node.name] = Held(ref, scale, offset)
+    by_column = fg.Linear | fg.Conv | fg.Window | fg.Mean | fg.Experts
+    if cols // groups % WHOLE and not all(isinstance(r, by_column) for r in b.plan.readers(node.name)):
+        unit = fg.Linear(f"{node.name}.close", node.name, np.eye(cols), None, source=node.source)
+        b.exact.add(unit.name)
+        b.held[node.name] = linear(b, unit, max(own_scale(b, node, 0.0), linear_need(b, unit)), node.name)
 
 
 def _kept(b: Builder, node: fg.Join, offset: Array | None) -> bool:
