@@ -66,6 +66,7 @@ class Operation:
     row_max: RowMax = RowMax.NONE
     expert: tuple[str, int] | None = None
     indirect: Indirect = Indirect.NONE
+    walk: Walk | None = None
 
     def reads(self) -> dict[str, View]:
         """Views that are read, by field."""
@@ -175,6 +176,16 @@ class MatMul(Operation):
     source: str = ""
     walk: Walk | None = None
 
+    @property
+    def rows(self) -> int:
+        """Rows that go through the array, of a queue at most."""
+        return self.x.rows if self.walk is None else self.walk.rows
+
+    @property
+    def taps(self) -> int:
+        """Rows of x in a row's sum."""
+        return 1 if self.walk is None else self.walk.count
+
     def reads_maxima(self) -> list[View]:
         found = [self.x] if self.x_convert != Convert.STATIC else []
         stationary = self.w_convert != Convert.STATIC or self.col_scale == ColScale.ROW_SCALES
@@ -203,7 +214,7 @@ class Multiply(Operation):
     """Rows of x times rows of `factor`: numerics.multiply with `shift`, or with `pairs` numerics.turn; `row_max` NONE or ABS.
 
     A row of `factor` is used again for every `factor.cols` columns of x: where there are several times, x has groups of so
-    many columns. `out` may be the place of x or of `factor`.
+    many columns. One row of `factor` is that of all rows of x. `out` may be the place of x or of `factor`.
     """
 
     READS = ("x", "factor")
@@ -232,7 +243,7 @@ class ReduceWindow(Operation):
     name: str
     out: View
     x: View
-    walk: Walk
+    walk: Walk = field()  # no default, unlike the other operations'
     mult: Array  # u16 [C]
     bias: Array  # int16 [C]
     reduce: Reduce = Reduce.SUM
@@ -344,7 +355,7 @@ def verify(graph: IntGraph) -> None:
                 need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
             case Multiply(x=x, factor=factor):
                 need((op.out.rows, op.out.cols) == (x.rows, x.cols), op, "out shape")
-                need(factor.rows == x.rows and x.cols % factor.cols == 0, op, f"factor {factor} against x {x}")
+                need(factor.rows in (1, x.rows) and x.cols % factor.cols == 0, op, f"factor {factor} against x {x}")
                 need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
                 need(not op.pairs or factor.cols % 2 == 0, op, "an odd number of columns has no pairs")
                 limits = (num.GAMMA_SHIFT,) * 2 if op.pairs else (num.PRODUCT_SHIFT_MIN, num.PRODUCT_SHIFT_MAX)
@@ -360,13 +371,12 @@ def verify(graph: IntGraph) -> None:
                 )
             case MatMul():
                 n, k = (op.w.rows, op.w.cols) if isinstance(op.w, View) else op.w.shape
-                taps = 1 if op.walk is None else op.walk.count
-                need(k == taps * op.x.cols and n == op.out.cols, op, f"w [{n}, {k}] against x {op.x}, out {op.out}")
+                need(k == op.taps * op.x.cols and n == op.out.cols, op, f"w [{n}, {k}] against x {op.x}, out {op.out}")
                 if op.walk is not None:
                     walked(op.walk, op)
                     need(op.expert is None and op.indirect == Indirect.NONE, op, "walks an expert's rows")
                     need(
-                        taps == 1 or (op.x_convert == Convert.STATIC and not isinstance(op.w, View)),
+                        op.taps == 1 or (op.x_convert == Convert.STATIC and not isinstance(op.w, View)),
                         op,
                         "taps of such operands",
                     )

@@ -77,11 +77,11 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
                     row_products[op.x.rows, op.x.cols, op.factor.cols] += batch
                 case MatMul():
                     streamed = not isinstance(op.w, View)
-                    rows = max(rows, op.x.rows * (batch if op.expert else 1))
+                    rows = max(rows, op.rows * (batch if op.expert else 1))
                     if op.expert:
                         products[Product(int(-(-op.x.rows * batch * share // 1)), op.x.cols, op.out.cols, streamed)] += 1
                     else:
-                        products[Product(op.x.rows, op.x.cols, op.out.cols, streamed)] += batch
+                        products[Product(op.rows, op.taps * op.x.cols, op.out.cols, streamed)] += batch
     fields = {
         "acc_rows": min(1 << ROW_BITS, max(64, power(rows))),
         "queue_entries": min(1 << QUEUE_BITS, power(entries)),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
-from ..isa import Indirect, RowScale
+from ..isa import WALK_LOOPS, Indirect, RowScale
 from .runs import chains
 
 
@@ -127,6 +127,8 @@ class _Batch:
         """Whether one operation can do the rows of a whole group: they must lie without a gap in all its buffers."""
         if not isinstance(op, MatMul) or isinstance(op.w, View):
             return False
+        if op.walk is not None and len(op.walk.loops) == WALK_LOOPS:  # it takes one more
+            return False
         return all(
             view.buffer not in self.shared and view.row == 0 and view.rows == self.source.buffers[view.buffer].rows
             for view in op.views().values()
@@ -137,6 +139,8 @@ class _Batch:
         if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
             table = np.broadcast_to(np.asarray(op.row_mult), op.x.rows)
             changes["row_mult"] = np.tile(table, changes["x"].rows // op.x.rows)
+        if isinstance(op, MatMul) and op.walk is not None and scope.count > 1:
+            changes["walk"] = op.walk.repeated(scope.count, op.x.rows, op.out.rows)
         if isinstance(op, Input):
             changes["index"] = scope.first
         return replace(op, name=op.name + suffix, **changes)

@@ -27,7 +27,7 @@ def timing(config: Config) -> Timing:
         match op:
             case MatMul():
                 outputs, inputs = _tiles(op, config)
-                rows = tokens if op.expert is not None else op.x.rows
+                rows = tokens if op.expert is not None else op.rows
                 return outputs * inputs * max(rows, _load(op, config) + TILE_STEPS)
             case Norm():
                 return norm_cycles(config, op.x.rows, op.x.cols)
@@ -41,8 +41,8 @@ def timing(config: Config) -> Timing:
 
 
 def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
-    """Tiles along the outputs and the inputs."""
-    return -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+    """Tiles along the outputs and the inputs of all taps."""
+    return -(-op.out.cols // config.array_outputs), op.taps * -(-op.x.cols // config.array_inputs)
 
 
 def _load(op: MatMul, config: Config) -> int:

@@ -17,7 +17,7 @@ from .runs import chains
 def row_tiling(graph: IntGraph, tiles: int) -> IntGraph:
     """`graph` with every LayerNorm, product of rows and linear layer (outside experts and chains) in `tiles` tiles of rows.
 
-    An operation of fewer rows stays whole. The last part of an operation keeps its name, for `trace`.
+    An operation of fewer rows stays whole, and one with a walk. The last part of an operation keeps its name, for `trace`.
     """
     ops: list[Op] = []
     for chain in chains(graph.ops):
@@ -29,7 +29,7 @@ def row_tiling(graph: IntGraph, tiles: int) -> IntGraph:
 def _splits(op: Op) -> bool:
     if isinstance(op, (Norm, Multiply)):
         return True
-    return isinstance(op, MatMul) and op.expert is None and not isinstance(op.w, View)
+    return isinstance(op, MatMul) and op.expert is None and op.walk is None and not isinstance(op.w, View)
 
 
 def _split(op: Op, tiles: int) -> list[Op]:

@@ -16,8 +16,9 @@ from ..errors import Shortage
 from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import Place
+from ..walks import Walk
 from .footprint import KEPT, footprint
-from .hazards import Hazards, fields_fit
+from .hazards import Hazards, fields_fit, walk_fields
 from .liveness import steps
 from .prepare import Needs
 from .spaces import Spaces
@@ -61,13 +62,17 @@ class Emitter:
 
     # --- instructions -----------------------------------------------------------------------------------------------
 
-    def _emit(self, kind: type[isa.Insn], i: int, stream: int = -1, **values: Any) -> None:
-        self.emitted.append((self._waiting(kind, i, values), i, stream))
+    def _emit(self, kind: type[isa.Insn], i: int, stream: int = -1, walk: Walk | None = None, **values: Any) -> None:
+        """The instruction, behind its walk where it has one."""
+        if walk is not None:
+            name = self.graph.ops[i].name
+            self.emitted.append((fields_fit(isa.WALKS[kind], name, walk_fields(name, walk)), i, -1))
+        self.emitted.append((self._waiting(kind, i, values, walk), i, stream))
 
-    def _waiting(self, kind: type[isa.Insn], i: int, values: dict[str, Any]) -> isa.Insn:
+    def _waiting(self, kind: type[isa.Insn], i: int, values: dict[str, Any], walk: Walk | None = None) -> isa.Insn:
         """The instruction, with its wait counts."""
         op = self.graph.ops[i]
-        reads, writes = footprint(kind(**values), op, self.config)
+        reads, writes = footprint(kind(**values), op, self.config, walk)
         assert kind.unit is not None
         read = [region for field, region in reads if field != KEPT]
         waits = self.hazards.issue(kind.unit, read, [region for _, region in writes])
@@ -106,13 +111,16 @@ class Emitter:
             result.setdefault(first, []).append(load)
         return result, moved
 
-    def _blocks(self, op: MatMul) -> Iterator[tuple[int, int]]:
-        """(first row, rows) of the blocks a Matmul without queue is split into."""
+    def _blocks(self, op: MatMul) -> Iterator[tuple[int, int, Walk | None]]:
+        """(first row, rows, walk) of the blocks a Matmul without queue is split into; a part of a walk starts where it does."""
         size = self.config.acc_rows
+        if op.walk is not None:
+            yield from ((0, part.rows, part) for part in op.walk.parts(size))
+            return
         for first in range(0, op.x.rows, size):
-            yield first, min(size, op.x.rows - first)
+            yield first, min(size, op.x.rows - first), None
 
-    def _matmul(self, i: int, op: MatMul, first: int, rows: int) -> None:
+    def _matmul(self, i: int, op: MatMul, first: int, rows: int, walk: Walk | None = None) -> None:
         spaces, (outputs, inputs) = self.spaces, self.needs.sizes[i]
         expert = isa.NO_EXPERT if op.expert is None else op.expert[1]
         x, y = spaces.region(op.x, i, first), spaces.region(op.out, i, first)
@@ -145,7 +153,7 @@ class Emitter:
             stream = len(self.streams)
             values["discard"] = int(expert != isa.NO_EXPERT and self._early(i))
             self._stream(i, isa.NO_EXPERT if values["discard"] else expert)
-        self._emit(isa.Matmul, i, stream, **values)
+        self._emit(isa.Matmul, i, stream, walk, **values)
 
     def _early(self, i: int) -> bool:
         """Whether an expert's weights are streamed before its queue is known: those of the first experts, as far as the
@@ -170,15 +178,18 @@ class Emitter:
         values = {"factor": factor.start, "factor_pitch": factor.pitch, "period": -(-period // self.config.chunk)}
         self._rows(isa.Multiply, i, op, columns=columns, pairs=int(op.pairs), shift=op.shift, **values)
 
-    def _rows(self, kind: type[isa.RowInsn], i: int, op: Norm | Multiply, **values: int) -> None:
+    def _rows(self, kind: type[isa.RowInsn], i: int, op: Norm | Multiply, **values: Any) -> None:
         """An instruction that makes rows from rows."""
         x, y = self.spaces.region(op.x, i), self.spaces.region(op.out, i)
         values |= {"rows": x.rows, "x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
         values["y_max"] = int(op.row_max != RowMax.NONE)
-        self._emit(kind, i, **values, **({"y_scale": self.spaces.scale(op.out, i)} if values["y_max"] else {}))
+        if values["y_max"]:
+            values["y_scale"] = self.spaces.scale(op.out, i)
+        self._emit(kind, i, **values)
 
     def _route(self, i: int, op: RouteTokens) -> None:
-        x, values = self.spaces.region(op.logits, i), {"dense": int(op.dense is not None)}
+        x = self.spaces.region(op.logits, i)
+        values: dict[str, Any] = {"dense": int(op.dense is not None)}
         if op.dense is not None:
             y = self.spaces.region(op.dense, i)
             values |= {"y": y.start, "y_pitch": y.pitch}
@@ -223,8 +234,8 @@ class Emitter:
             case RouteTokens():
                 self._route(i, op)
             case MatMul():
-                for first, rows in [(0, op.x.rows)] if op.expert else self._blocks(op):
-                    self._matmul(i, op, first, rows)
+                for first, rows, walk in [(0, op.x.rows, None)] if op.expert else self._blocks(op):
+                    self._matmul(i, op, first, rows, walk)
 
     def _run_blocks(self, step: list[int]) -> None:
         """One block of rows through all MatMuls of the step, then the next; see liveness.steps."""
@@ -233,7 +244,7 @@ class Emitter:
             first, have = self.graph.ops[step[0]], self.config.acc_rows
             need = first.row_views()["x"].rows
             raise Shortage(f"{first.name}: acc_rows={have} must be at least {need}", "acc_rows", need / have)
-        for begin, rows in self._blocks(ops[0]):
+        for begin, rows, _ in self._blocks(ops[0]):
             for i, op in zip(step, ops, strict=True):
                 self._matmul(i, op, begin, rows)
 

@@ -10,12 +10,13 @@ from .. import numerics as num
 from ..config import Config
 from ..errors import Shortage, UserError
 from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
-from ..isa import ROW_BITS, ColScale, Convert, Indirect, RowMax, RowScale
+from ..isa import INDEX_BITS, ROW_BITS, ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import RowLayout
 from .layout import (
     DataStore,
     Layout,
     WeightStore,
+    align,
     chunk_bytes,
     fits_narrow,
     layout_of,
@@ -107,19 +108,22 @@ def _prepare_matmul(
     if op.bias is not None and not params:
         raise ValueError(f"{op.name}: a bias needs column parameters")
     if constant or params:
-        count = stream_words(config, n, k if constant else 0, params)
+        padded = op.taps * align(k, config.array_inputs)  # every tap's weights begin with a word
+        count = stream_words(config, n, padded if constant else 0, params)
         if weights.contents:
             packed = mult = bias = None
             if constant:
-                packed = np.zeros((n, k), np.int8)
-                packed[np.ix_(n_columns, k_columns)] = np.asarray(op.w)
+                packed = np.zeros((n, padded), np.int8)
+                columns = np.arange(op.taps)[:, None] * (padded // op.taps) + k_columns
+                packed[np.ix_(n_columns, columns.reshape(-1))] = np.asarray(op.w)
             if params:
                 mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
                 mult[n_columns] = op.col_mult
                 bias[n_columns] = 0 if op.bias is None else op.bias
             first = weights.add(pack_stream(config, packed, mult, bias))
         else:
-            first = weights.reserve((constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k), count)
+            key = constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k, op.taps
+            first = weights.reserve(key, count)
         needs.weights[i] = first, count
     if op.row_scale == RowScale.TABLE:
         table = np.broadcast_to(np.asarray(op.row_mult, "<u2"), op.x.rows)
@@ -159,9 +163,12 @@ def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict[str, Ro
         view = getattr(op, name)
         need(not isinstance(view, View) or not view.overlaps(op.out), f"{name} overlaps out")
     if op.residual is not None:
-        need(op.residual.cols == op.out.cols and op.residual.rows >= min(op.x.rows, op.out.rows), "residual shape")
+        least = op.out.rows if op.walk is not None else min(op.x.rows, op.out.rows)
+        need(op.residual.cols == op.out.cols and op.residual.rows >= least, "residual shape")
         if not np.array_equal(_layout(needs, op.residual).columns(op.residual), out.columns(op.out)):
             raise UserError(f"{op.name}: {op.residual.buffer!r} and {op.out.buffer!r} are padded differently")
+    if op.walk is not None and max(op.x.rows, op.out.rows) > 1 << INDEX_BITS:
+        raise UserError(f"{op.name}: walks {max(op.x.rows, op.out.rows)} rows, the machine at most {1 << INDEX_BITS}")
     if op.expert is not None:
         tokens = routes[op.expert[0]].logits.rows
         rows = op.out if op.indirect == Indirect.GATHER else op.x

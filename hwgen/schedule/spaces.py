@@ -105,8 +105,8 @@ class Spaces:
                 stationary = op.out.cols * inputs
                 whole = op.stationary()
                 clash(i, op.x, i, whole, stationary)
-                clash(i, op.x, i, op.residual, op.x.rows * outputs)
-                clash(i, whole, i, op.residual, min(stationary, op.x.rows * outputs))
+                clash(i, op.x, i, op.residual, op.rows * outputs)
+                clash(i, whole, i, op.residual, min(stationary, op.rows * outputs))
                 if previous >= 0:
                     clash(previous, ops[previous].reads()["x"], i, whole, min(stationary, self.config.array_outputs))
                 previous = i
@@ -118,7 +118,7 @@ class Spaces:
                     other = ops[j]
                     if isinstance(other, MatMul) and left > 0:
                         outputs, inputs = self._tiles(other)
-                        cycles = min(left, other.x.rows * outputs * inputs)
+                        cycles = min(left, other.rows * outputs * inputs)
                         clash(i, op.x, j, other.x, cycles)
                         clash(i, op.x, j, other.residual, cycles // inputs)
                         # Gamma and beta come first: while their bank is taken nothing of the LayerNorm moves.
@@ -128,8 +128,8 @@ class Spaces:
         return result
 
     def _tiles(self, op: MatMul) -> tuple[int, int]:
-        """Tiles of a MatMul along its outputs and its inputs."""
-        return -(-op.out.cols // self.config.array_outputs), -(-op.x.cols // self.config.array_inputs)
+        """Tiles of a MatMul along its outputs and the inputs of all taps."""
+        return -(-op.out.cols // self.config.array_outputs), op.taps * -(-op.x.cols // self.config.array_inputs)
 
     def item(self, view: View, i: int) -> Item:
         """The space of the view's buffer at operation i."""
