@@ -41,7 +41,7 @@ HWGEN = {
     "layers": "tensor",
     "importer": "errors layers tensor",
     "recognise": "errors importer layers tensor",
-    "rows": "errors graph layers numerics recognise tensor",
+    "rows": "errors graph layers numerics recognise tensor walks",
     "proof": "errors graph importer tensor",
     "levels": "errors graph importer proof recognise rows tensor",
     "qgraph": "isa numerics patches walks",

@@ -38,9 +38,7 @@ from .nodes import (
 Array = np.ndarray
 
 
-def evaluate(
-    graph: Graph, images: dict[str, Array], dtype=np.float32, peaks: dict[str, float] | None = None
-) -> dict[str, Array]:
+def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32, peaks: dict[str, float] | None = None) -> dict[str, Array]:
     """Every value for one image. `images` maps input names to arrays in the shapes of `graph.inputs`; pixels beyond what a
     quantised file lets an input hold are the limits.
 
@@ -136,9 +134,7 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             x = v[0].astype(np.float64).reshape(-1, len(g))
             if node.centred:
                 x = x - x.mean(axis=1, keepdims=True)
-            return (
-                (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps) * g + b).astype(v[0].dtype).reshape(v[0].shape)
-            )
+            return (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps) * g + b).astype(v[0].dtype).reshape(v[0].shape)
         case Linear(weight=w, bias=b):
             return _linear(v[0], w, b)
         case Activation(form=form, slope=slope):

@@ -121,13 +121,7 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(bias is None or bias.shape == alike or (w > 1 and bias.shape == (w, *alike)), "bias shape")
             return s[0][0], s[2][1]
         case Gather(rows=rows):
-            fits = (
-                rows.ndim == 1
-                and rows.size > 0
-                and rows.dtype.kind == "i"
-                and -1 <= rows.min()
-                and rows.max() < s[0][0]
-            )
+            fits = rows.ndim == 1 and rows.size > 0 and rows.dtype.kind == "i" and -1 <= rows.min() and rows.max() < s[0][0]
             _need(fits, f"rows {rows.dtype}{rows.shape} of x {s[0]}")
             return len(rows), s[0][1]
         case Join():

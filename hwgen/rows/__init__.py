@@ -10,19 +10,22 @@ from ..layers import Activation
 from ..recognise.match import is_map
 from ..tensor import Map, Program, Ref
 from . import attention, dense, elementwise, maps, moe
-from .lower import Rows
-from .operands import GONE, value
+from .lower import GONE, Rows
+from .moves import value
 from .sums import chained
 from .views import Unsupported, View
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
+LACKING = ("sigmoid", "tanh")
+HINT = "use GELU, SiLU or ReLU as activation"
 KINDS = {**dense.KINDS, **elementwise.KINDS, **maps.KINDS, **attention.KINDS, **moe.KINDS}
 
 __all__ = ["KINDS", "lower"]
 
 
 def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
-    """The row graph, or None and everything that it cannot hold."""
+    """The row graph, or None and everything that it cannot hold; or a row graph of which the machine lacks some functions, and
+    these."""
     b = Rows(program, KINDS)
     order = {name: i for i, name in enumerate(b.kinds)}
     sums = [n for n in program.nodes() if is_map(n, "add") and n.dtype == "f" and len(n.shape) == 2]
@@ -34,9 +37,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
             outputs.append(_output(b, name, r))
         except Unsupported as no:
             b.refuse(r.node, f"output {name!r}: {no.reason}", no.hint)
-    if (
-        b.findings
-    ):  # what was refused needs no operands; functions among them that nothing can hold are told all the same
+    if b.findings:  # what was refused needs no operands; functions among them that nothing can hold are told all the same
         for node in program.nodes():
             if isinstance(node.op, Activation):
                 b.value(node)
@@ -45,8 +46,12 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     stand_in = any(op.name.startswith("?") for op in program.inputs())
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, list(b.findings)
-    shapes = {op.name: tuple(op.shape[1:]) for op in program.inputs()}
-    return chained(graph.Graph(shapes, b.nodes, outputs, b.ranges)), []
+    for made in b.nodes:
+        if isinstance(made, graph.Activation) and made.form in LACKING:
+            op = b.kinds.get(made.source, made.form)
+            finding = Finding(made.source or made.name, op, "select", f"is {made.form}, which the machine has no table for", HINT)
+            b.findings[finding] = None
+    return chained(graph.Graph(b.shapes, b.nodes, outputs, b.ranges)), list(b.findings)
 
 
 def _output(b: Rows, name: str, r: Ref) -> graph.Output:

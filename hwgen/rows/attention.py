@@ -7,11 +7,13 @@ from __future__ import annotations
 import numpy as np
 
 from .. import graph
-from ..layers import Attention, Norm, Rotate
+from ..layers import Attention, Linear, Norm, Rotate
 from ..recognise.limits import beneath, is_limit
 from ..tensor import Const, Layout, Node, Ref
+from .dense import reads_image
 from .lower import GONE, Rows
-from .operands import Operand, made, value
+from .moves import made, value
+from .operands import Operand
 from .views import Array, Place, Unsupported
 
 NEVER = -1e4  # a score this far below the others has no probability left in any number format
@@ -32,7 +34,8 @@ def _queries(b: Rows, node: Node) -> tuple[Operand, Array | None]:
     q = node.operands[0]
     view = b.view(q).group([0, 2], [1, 3])
     (found,) = b.settled([view])
-    return (b.kept(view) if q.shape[0] > 1 else found), found.order if found.rows == view.shape[0] else None
+    once = found.rows == view.shape[0]
+    return (found if once and q.shape[0] == 1 else b.kept(view)), found.order if once else None
 
 
 def attention(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -48,9 +51,7 @@ def _whole(b: Rows, node: Node) -> str:
     if not {"k", "v"} <= views.keys():
         raise Unsupported("attends to constant tokens", "let tokens attend to tokens")
     if bias and bias[0].constant is None:
-        b.refuse(
-            bias[0].node, "computes a mask or bias of attention scores from the image", "export without attention mask"
-        )
+        b.refuse(bias[0].node, "computes a mask or bias of attention scores from the image", "export without attention mask")
         return GONE
     own = _bias(node, bias)
     flat = {part: view.group([0, 2], [1, 3]) for part, view in views.items()}
@@ -65,9 +66,13 @@ def _whole(b: Rows, node: Node) -> str:
             own = own if own is None else own[..., _inverse(one.order, one.rows)]
         own = own if own is None or back is None else own[..., _inverse(back, len(back)), :]
     names = {}
-    paired = any(isinstance(s.op, Rotate) for p in "qk" if p in views for s in views[p].sources)
+    turned = next((sides[p] for p in "qk" if p in views and any(isinstance(s.op, Rotate) for s in views[p].sources)), None)
+    pairs = None if turned is None else np.argsort(turned.blocks[0].parts[0][1])  # as they stand in a rotated value
     for part, operand in sides.items():
-        names[part] = _operand(b, node, part, _paired_columns(operand) if paired and part != "v" else operand)
+        if pairs is not None and part != "v":
+            for block in operand.blocks:
+                block.parts = [(source, columns[pairs]) for source, columns in block.parts]
+        names[part] = _operand(b, node, part, operand)
     if "q" not in sides:
         names["q"] = _constant_queries(b, node, q)
     if own is not None:
@@ -104,14 +109,6 @@ def _bias(node: Node, bias: list[Ref]) -> Array | None:
     return np.broadcast_to(own, (own.shape[0], q.shape[1], q.shape[2], k.shape[2]))
 
 
-def _paired_columns(operand: Operand) -> Operand:
-    """Queries or keys with the pairs of rotated channels side by side, as they stand in a rotated value."""
-    for block in operand.blocks:
-        for i, (source, columns) in enumerate(block.parts):
-            block.parts[i] = source, np.sort(columns)
-    return operand
-
-
 def _operand(b: Rows, node: Node, part: str, operand: Operand) -> str:
     """A value of which columns that a layer makes are made by layers of their own, named after the attention."""
     for block in operand.blocks:
@@ -121,7 +118,24 @@ def _operand(b: Rows, node: Node, part: str, operand: Operand) -> str:
             if inner is not source or isinstance(inner.op, Rotate):
                 object.__setattr__(beneath(b.t, inner.ref).node, "name", f"{node.name}.{part}" if node.name else "")
             block.parts[i] = inner, np.arange(b.place(inner).width)
-    return value(b, node, operand)
+    return _of_gathered(b, operand) or value(b, node, operand)
+
+
+def _of_gathered(b: Rows, operand: Operand) -> str | None:
+    """Rows of a linear layer in another order as the layer of its input in that order, which queries, keys and values share."""
+    (block,) = operand.blocks if len(operand.blocks) == 1 else (None,)
+    if block is None or operand.plain is not None or len(block.parts) != 1 or (block.picks < 0).any():
+        return None
+    inner, _ = block.parts[0]
+    if not isinstance(inner.op, Linear) or reads_image(b, inner) or operand.rows > b.place(inner).rows:
+        return None
+    source = b.tokens(inner.operands[0])
+    if source.gone or len(source.blocks) != 1:
+        return None
+    _, w, *bias = inner.operands
+    x = value(b, inner, source.at(block.rows))
+    weight, constant = b.array(w, "its weight"), b.array(bias[0], "its bias") if bias else None
+    return b.add(graph.Linear, inner, inner.name, "linear", x=x, weight=weight, bias=constant)
 
 
 def _constant_queries(b: Rows, node: Node, q: Ref) -> str:
@@ -174,9 +188,7 @@ def _paired(b: Rows, norm: Node, columns: Array) -> Node:
     depth = norm.shape[1]
     order = columns[:depth] % depth
     if not np.array_equal(columns.reshape(-1, depth) % depth, np.broadcast_to(order, (len(columns) // depth, depth))):
-        raise Unsupported(
-            "turns normalised heads differently", "rotate pairs of channels by the same angles in every head"
-        )
+        raise Unsupported("turns normalised heads differently", "rotate pairs of channels by the same angles in every head")
     index = b.t.const(order)
     b.t.name, b.t.source = norm.name, norm.source
     parts = [b.t.gather(b.t.expand(r, (r.shape[0], depth)), index, 1) for r in (x, *tables)]

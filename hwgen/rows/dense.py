@@ -7,10 +7,12 @@ import numpy as np
 from .. import graph
 from ..layers import Embed, Linear, Norm
 from ..recognise.limits import beneath
+from ..recognise.match import is_map
 from ..tensor import Input, Node, Pad
 from .lower import Rows
 from .maps import taps_of
-from .operands import Operand, value
+from .moves import value
+from .operands import Operand
 from .patches import patch_embedding
 from .views import Array, Place, Unsupported
 
@@ -33,6 +35,8 @@ def reads_image(b: Rows, node: Node) -> bool:
     source = beneath(b.t, node.operands[0]).node
     if isinstance(source.op, Pad):
         source = beneath(b.t, source.operands[0]).node
+        if is_map(source, "add", "sub"):  # refused as a patch embedding, by its reason
+            source = next((r.node for r in source.operands if isinstance(r.op, Input)), source)
     return isinstance(source.op, Input) and not b.missing(source) and len(node.operands[0].shape) == 2
 
 
@@ -122,9 +126,7 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
             raise Unsupported("its scale or bias is not constant")
         table = np.broadcast_to(r.constant, node.shape)
         if r.shape[0] != 1 and (table != table[:1]).any():
-            what = (
-                "normalises the heads with a scale or bias of their own" if heads > 1 else "has a scale for each token"
-            )
+            what = "normalises the heads with a scale or bias of their own" if heads > 1 else "has a scale for each token"
             raise Unsupported(what, "share them between the heads" if heads > 1 else "")
         tables.append(b.intern(table[0]))
     fields = {

@@ -14,7 +14,8 @@ from ..tensor import Const, Map, Node, Ref
 from .dense import like_input
 from .lower import GONE, Rows
 from .maps import mean_of
-from .operands import Operand, value
+from .moves import value
+from .operands import Operand
 from .reasons import reason
 from .views import Array, Place, Unsupported, View, as_tokens
 
@@ -43,9 +44,7 @@ class Arranged:
         self.gone = any(b.lost(v) for v in views)
         if self.gone:
             self.place = Place(node.size // max(node.shape[-1:] or (1,)), max(node.shape[-1:] or (1,)))
-            self.operands = [
-                Operand([], *v.shape[:2], gone=True) if rank > 1 else Operand([], 1, 1, gone=True) for v in views
-            ]
+            self.operands = [Operand.missing((1, 1)) for _ in views]
             return
         lead = max(range(len(views)), key=lambda i: (_spread(views[i]), -i))
         try:
@@ -77,7 +76,7 @@ class Arranged:
     def constant(self, r: Ref) -> Array:
         """A constant operand as it meets the value [rows, width], of length 1 along what does not change it."""
         numbers = np.asarray(r.constant, np.float32).transpose(self.groups[0] + self.groups[1])
-        table = numbers.reshape(-1, self.place.width)[self.first]
+        table: Array = numbers.reshape(-1, self.place.width)[self.first]
         table = table[:1] if (table == table[:1]).all() else table
         return table[:, :1] if (table == table[:, :1]).all() else table
 
@@ -131,9 +130,7 @@ def scale(b: Rows, node: Node, start: int, stop: int) -> str:
     first = np.arange(operand.rows) if operand.order is None else np.unique(operand.order, return_index=True)[1]
     tables = [np.broadcast_to(b.array(r), node.shape)[first[start:stop]] for r in (gain, offset)]
     if operand.rows != node.shape[0] and any(r.shape[0] != 1 for r in (gain, offset)):
-        raise Unsupported(
-            "multiplies by a constant that differs from token to token what is the same for several tokens"
-        )
+        raise Unsupported("multiplies by a constant that differs from token to token what is the same for several tokens")
     if all((t == t[:1]).all() for t in tables):
         weight, bias = (t[0] for t in tables)
         constants = {"weight": b.intern(np.diag(weight)), "bias": b.intern(bias) if bias.any() else None}
@@ -178,9 +175,7 @@ def both(b: Rows, node: Node, start: int, stop: int) -> str:
 
 
 def _one_row(operand: Operand) -> bool:
-    return operand.rows > 1 and all(
-        (k.picks == k.picks[0]).all() and (k.rows == k.rows[0]).all() for k in operand.blocks
-    )
+    return operand.rows > 1 and all((k.picks == k.picks[0]).all() and (k.rows == k.rows[0]).all() for k in operand.blocks)
 
 
 def _negated(b: Rows, node: Node, operand: Operand) -> str:

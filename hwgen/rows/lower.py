@@ -16,12 +16,13 @@ from .. import graph
 from ..errors import Finding
 from ..layers import Activation, Clip, Conv, Linear
 from ..tensor import Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref
-from .operands import GONE, Operand, kept, settled
+from .operands import Operand, kept, settled
 from .reasons import reason
 from .views import LOWEST, ZERO, Array, Place, Unsupported, View, shown
 
 Make = Callable[["Rows", Node, int, int], str]  # name of rows start..stop of the value of a layer
 Where = Callable[["Rows", Node], Place]
+GONE = "?"  # a value that a finding explains
 LEAST = -1e30  # below this a border is less than any number
 
 
@@ -175,12 +176,12 @@ class Rows:
     def settled(self, views: list[View]) -> list[Operand]:
         """`operands.settled`, of which what a finding explains is gone."""
         if any(self.lost(v) for v in views):
-            return [Operand([], *v.shape, gone=True) for v in views]
+            return [Operand.missing(v.shape) for v in views]
         return settled(views)
 
     def kept(self, view: View) -> Operand:
         """`operands.kept`, or gone."""
-        return Operand([], *view.shape, gone=True) if self.lost(view) else kept(view)
+        return Operand.missing(view.shape) if self.lost(view) else kept(view)
 
     def part(self, node: Node, columns: Array, start: int, stop: int) -> str:
         """Name of columns of rows start..stop of a layer's value."""
@@ -205,9 +206,7 @@ class Rows:
         if isinstance(op, Conv) and op.groups == 1:
             x, *parts = node.operands
             return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
-        if len(node.shape) == 2 and (
-            isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul")
-        ):
+        if len(node.shape) == 2 and (isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul")):
             return self.t.node(op, *(self.t.gather(r, index, 1) for r in node.operands)).node
         return self.identity(node, columns)
 

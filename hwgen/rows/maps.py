@@ -11,8 +11,9 @@ import numpy as np
 from .. import graph, walks
 from ..layers import Conv, Pool
 from ..tensor import Node, Reduce
-from .lower import Rows
-from .operands import GONE, Operand, kept, made, value
+from .lower import GONE, Rows
+from .moves import made, value
+from .operands import Operand, kept
 from .views import LOWEST, Array, Place, Unsupported, View, as_tokens
 
 # --- windows as fields of a node --------------------------------------------------------------------------------------
@@ -176,19 +177,21 @@ def _conv(b: Rows, node: Node) -> str:
     for g in range(0, op.groups, beside):
         count = min(beside, op.groups - g)
         inputs, outputs = slice(g * each, (g + count) * each), slice(g * out, (g + count) * out)
-        own = View(view.sources, (view.shape[0], count * each), *(_columns(a, inputs) for a in (view.rows, view.columns, view.which)))
+        which = None if view.which is None else _columns(view.which, inputs)
+        shape = view.shape[0], count * each
+        own = View(view.sources, shape, _columns(view.rows, inputs), _columns(view.columns, inputs), which)
         diagonal = np.zeros((count * out, *kernel, count * each), np.float32)
         for i in range(count):
             diagonal[i * out : (i + 1) * out, ..., i * each : (i + 1) * each] = taps[outputs][i * out : (i + 1) * out]
         term = None if constant is None else b.intern(constant[outputs])
         name = node.name and f"{node.name}.{g}"
-        x = value(b, node, kept(own))
-        parts.append(b.add(graph.Conv, node, name, "conv", x=x, weight=b.intern(diagonal), bias=term, **fields))
+        read = value(b, node, kept(own))
+        parts.append(b.add(graph.Conv, node, name, "conv", x=read, weight=b.intern(diagonal), bias=term, **fields))
     return parts[0] if len(parts) == 1 else made(b, graph.Join, node, "join", xs=tuple(parts))
 
 
-def _columns(a: Array | None, columns: slice) -> Array | None:
-    return a if a is None or a.shape[1] == 1 else a[:, columns]
+def _columns(a: Array, columns: slice) -> Array:
+    return a if a.shape[1] == 1 else a[:, columns]
 
 
 # --- pooling ---
@@ -196,15 +199,16 @@ def _columns(a: Array | None, columns: slice) -> Array | None:
 
 @dataclass(eq=False)
 class Pooled:
-    """What is pooled: rows [positions, taps] of a value (negative: zeros, or nothing where the largest is taken)."""
+    """What is pooled: rows [positions, taps] (negative: zeros, or nothing where the largest is taken) of `columns` of one
+    layer, or of several where `source` is None."""
 
     view: View  # [positions, taps, columns]
     rows: Array
+    source: tuple[Node, Array] | None
 
     @property
-    def only(self) -> Operand:
-        """The rows that are read, position by position."""
-        count, taps, width = self.view.shape
+    def read(self) -> Operand:
+        """All rows that are read, position by position."""
         return kept(self.view.group([0, 1], [2]))
 
 
@@ -214,53 +218,32 @@ def _pooled(view: View, form: str) -> Pooled:
         raise Unsupported("takes the largest of values and zeros around them", "pad by less than any number")
     if form != "max" and (which == LOWEST).any():
         raise Unsupported("averages values and infinities around them", "pad by zeros")
-    rows = np.where(which < 0, -1, view.rows)
-    return Pooled(view, np.broadcast_to(rows[..., 0], view.shape[:2]))
+    rows = np.broadcast_to(np.where(which < 0, -1, view.rows)[..., 0], view.shape[:2])
+    if not (rows >= 0).any():
+        raise Unsupported("pools nothing but a border")
+    u, t = np.argwhere(rows >= 0)[0]
+    columns = np.broadcast_to(view.columns, view.shape)[u, t]
+    alike = len(view.sources) == 1 and ((view.columns == columns) | (which < 0)).all()
+    return Pooled(view, rows, (view.node, columns.copy()) if alike else None)
 
 
-def _windows(b: Rows, node: Node, pooled: Pooled, form: str, start: int, stop: int, count_pads: bool = True) -> str:
+def _windows(b: Rows, node: Node, pooled: Pooled, form: str, start: int, stop: int) -> str:
     """Mean, largest or sum ("weighted" by ones) of the taps of each position."""
-    view = pooled.view
-    if b.lost(view):
-        return GONE
-    positions, taps, width = view.shape
-    return b.rows_of(node, start, stop, lambda: _window(b, node, pooled, form, count_pads))
+    return GONE if b.lost(pooled.view) else b.rows_of(node, start, stop, lambda: _window(b, node, pooled, form))
 
 
-def _window(b: Rows, node: Node, pooled: Pooled, form: str, count_pads: bool) -> str:
+def _window(b: Rows, node: Node, pooled: Pooled, form: str, count_pads: bool = True) -> str:
     positions, taps, width = pooled.view.shape
-    flat = pooled.rows.reshape(-1)
-    columns = pooled.view.columns
-    alike = len(pooled.view.sources) == 1 and columns.shape[:2] == (1, 1) or (columns == columns[:1, :1]).all()
     if positions == 1 and form != "max":
-        known = np.sort(flat[flat >= 0])
-        if (
-            alike
-            and len(pooled.view.sources) == 1
-            and len(known) == taps
-            and np.array_equal(known, np.arange(known[0], known[0] + taps))
-        ):
-            x = b.part(
-                pooled.view.node, np.broadcast_to(columns[0, 0], (width,)).copy(), 0, b.place(pooled.view.node).rows
-            )
-            first = int(known[0])
-        else:
-            x, first = value(b, node, pooled.only), 0
-        name = b.add(graph.Mean, node, node.name, "mean", x=x, start=first, stop=first + taps)
-        return name if form == "mean" else b.diagonal(node, name, np.full(width, float(taps)))
-    found = None
-    if alike and len(pooled.view.sources) == 1:
-        found = sliding(pooled.rows, b.place(pooled.view.node).rows)
-    if found is not None:
+        return _mean(b, node, pooled, form)
+    found = pooled.source and sliding(pooled.rows, b.place(pooled.source[0]).rows)
+    if pooled.source and found:
         first, fields = found
-        size = fields["size"]
-        x = b.part(pooled.view.node, np.broadcast_to(columns[0, 0], (width,)).copy(), first, first + size[0] * size[1])
+        x = b.part(*pooled.source, first, first + fields["size"][0] * fields["size"][1])
     else:
-        if (flat < 0).any() and (form == "max" or not count_pads):
-            raise Unsupported(
-                "pools windows that leave the map in another way than by a border", "pool a map row by row"
-            )
-        x = value(b, node, pooled.only)
+        if (pooled.rows < 0).any() and (form == "max" or not count_pads):
+            raise Unsupported("pools windows that leave the map in another way than by a border", "pool a map row by row")
+        x = value(b, node, pooled.read)
         fields = {"size": (positions, taps), "kernel": (1, taps), "stride": (1, taps)}
     if form == "weighted":
         fields["weight"] = b.intern(np.ones((*fields["kernel"], width), np.float32))
@@ -269,9 +252,24 @@ def _window(b: Rows, node: Node, pooled: Pooled, form: str, count_pads: bool) ->
     return b.add(graph.Window, node, node.name, "pool", x=x, form=form, **fields)
 
 
+def _mean(b: Rows, node: Node, pooled: Pooled, form: str) -> str:
+    """The mean, or the sum, of some rows."""
+    _, taps, width = pooled.view.shape
+    known = np.sort(pooled.rows.reshape(-1))
+    first = int(known[0])
+    if pooled.source and first >= 0 and np.array_equal(known, np.arange(first, first + taps)):
+        x = b.part(*pooled.source, 0, b.place(pooled.source[0]).rows)
+    else:
+        x, first = value(b, node, pooled.read), 0
+    name = b.add(graph.Mean, node, node.name, "mean", x=x, start=first, stop=first + taps)
+    return name if form == "mean" else b.diagonal(node, name, np.full(width, float(taps)))
+
+
 def pool(b: Rows, node: Node, start: int, stop: int) -> str:
     view = b.view(node.operands[0])
-    return GONE if b.lost(view) else _windows(b, node, _pooled(view, node.op.form), node.op.form, start, stop)
+    if b.lost(view):
+        return GONE
+    return _windows(b, node, _pooled(view, node.op.form), node.op.form, start, stop)
 
 
 def pool_place(b: Rows, node: Node) -> Place:
@@ -311,9 +309,7 @@ def _reduced(b: Rows, node: Node) -> Reduced:
     rows_left = [i for i in down if i not in over]
     where: list[Array]
     if all(i in down for i in over):
-        pooled = _pooled(
-            view.group(rows_left, [i for i in down if i in over], across), "max" if op.function == "max" else "sum"
-        )
+        pooled = _pooled(view.group(rows_left, [i for i in down if i in over], across), "max" if op.function == "max" else "sum")
         count, width = pooled.view.shape[0], pooled.view.shape[2]
         operand, axes = None, rows_left + across
     elif op.function == "sum" and set(across) == set(over) | {i for i in across if x.shape[i] == 1}:
@@ -322,9 +318,7 @@ def _reduced(b: Rows, node: Node) -> Reduced:
     else:
         raise Unsupported("takes the largest of, or sums, some channels of tokens")
     shape = [x.shape[i] for i in axes]
-    where = [
-        np.broadcast_to(a, (count, width)).reshape(shape) for a in (np.arange(count)[:, None], np.arange(width)[None])
-    ]
+    where = [np.broadcast_to(a, (count, width)).reshape(shape) for a in (np.arange(count)[:, None], np.arange(width)[None])]
     left = [i for i in range(len(x.shape)) if i in axes]
     turned = [a.transpose([axes.index(i) for i in left]).reshape(-1) for a in where]
     return Reduced(Place(count, width, at=(turned[0], turned[1])), pooled, operand)

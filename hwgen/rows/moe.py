@@ -20,7 +20,8 @@ from ..tensor import Node, Ref
 from .dense import like_input, whole_place
 from .elementwise import form_of
 from .lower import GONE, Rows
-from .operands import Operand, value
+from .moves import value
+from .operands import Operand
 from .views import Array, Place, Unsupported
 
 
@@ -136,9 +137,7 @@ def slot_experts(b: Rows, node: Node, start: int, stop: int) -> str:
     x, *parts = node.operands
     weights, form = _weights(b, node, parts)
     made = {**weights, **form}
-    return b.rows_of(
-        node, start, stop, lambda: b.add(graph.SlotExperts, node, node.name, "experts", x=b.value(x.node), **made)
-    )
+    return b.rows_of(node, start, stop, lambda: b.add(graph.SlotExperts, node, node.name, "experts", x=b.value(x.node), **made))
 
 
 def combine(b: Rows, node: Node, start: int, stop: int) -> str:

@@ -7,20 +7,13 @@ moved, by one Gather, a Stack of values below each other and a Join of values si
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import graph
-from ..tensor import Const, Node
+from ..tensor import Node
 from .views import LOWEST, ZERO, Array, Unsupported, View
 
-if TYPE_CHECKING:
-    from .lower import Rows
-
-GONE = "?"  # a value that a finding explains
 MOST_TAPS = 1024  # blocks that may be the taps of one window
-MOST_PARTS = 32  # values that one is made of
 APART = "joins single channels of tokens, or turns tokens into channels"
 TOKENS = "let layers work on tokens by channels"
 
@@ -53,6 +46,11 @@ class Operand:
     order: Array | None = None
     gone: bool = False
 
+    @staticmethod
+    def missing(shape: tuple[int, ...]) -> Operand:
+        """What a finding explains the lack of."""
+        return Operand([], shape[0], shape[1], gone=True)
+
     def at(self, rows: Array) -> Operand:
         """Some of the rows."""
         return Operand([block.at(rows) for block in self.blocks], len(rows), self.width)
@@ -73,9 +71,7 @@ def blocks_of(view: View) -> list[Block]:
     rows, columns, which = view.rows, view.columns, view.which
     if which is None and rows.shape[1] == 1 and columns.shape[0] == 1:
         flat = np.broadcast_to(rows[:, 0], (count,))
-        return [
-            Block([(view.node, np.broadcast_to(columns[0], (width,)).copy())], np.zeros(count, np.int64), flat, width)
-        ]
+        return [Block([(view.node, np.broadcast_to(columns[0], (width,)).copy())], np.zeros(count, np.int64), flat, width)]
     rows, columns = (np.broadcast_to(a, view.shape) for a in (rows, columns))
     which = np.broadcast_to(np.zeros((1, 1), np.int64) if which is None else which, view.shape)
     if (which == LOWEST).any():
@@ -145,50 +141,3 @@ def _stands(blocks: list[Block], rows: Array) -> bool:
 def kept(view: View) -> Operand:
     """An operand with its rows in their own order."""
     return Operand(blocks_of(view), view.shape[0], view.shape[1])
-
-
-def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | None = None) -> str:
-    """Name of rows start..stop of what `node` reads."""
-    stop = operand.rows if stop is None else stop
-    if operand.gone:
-        return GONE
-    if max(len(operand.blocks), *(len(block.parts) for block in operand.blocks)) > MOST_PARTS:
-        raise Unsupported(APART, TOKENS)
-    part = operand.at(np.arange(start, stop)) if (start, stop) != (0, operand.rows) else operand
-    names = [_value(b, node, block, stop - start) for block in part.blocks]
-    if GONE in names:
-        return GONE
-    return names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
-
-
-def _value(b: Rows, node: Node, block: Block, count: int) -> str:
-    used = [int(p) for p in np.unique(block.picks) if p >= 0]
-    if not used:
-        raise Unsupported("adds channels of zeros")
-    names, offsets, total = [], np.zeros(len(block.parts), np.int64), 0
-    for p in used:
-        here = block.rows[block.picks == p]
-        low, high = int(here.min()), int(here.max()) + 1
-        source, columns = block.parts[p]
-        names.append(
-            b.constant(node, source, columns, low, high)
-            if isinstance(source.op, Const)
-            else b.part(source, columns, low, high)
-        )
-        offsets[p], total = total - low, total + high - low
-    if GONE in names:
-        return GONE
-    x = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
-    rows = np.where(block.picks < 0, ZERO, block.rows + offsets[block.picks])
-    if total == count and np.array_equal(rows, np.arange(count)):
-        return x
-    return made(b, graph.Gather, node, "gather", x=x, rows=rows.astype(np.int64))
-
-
-def made(b: Rows, kind: type[graph.Node], node: Node, name: str, **fields: object) -> str:
-    """A node that moves rows, once for all its readers."""
-    plain = tuple((k, v.tobytes() if isinstance(v, np.ndarray) else v) for k, v in fields.items())
-    key = kind, plain
-    if key not in b.moved:
-        b.moved[key] = b.add(kind, node, "", name, **fields)
-    return b.moved[key]

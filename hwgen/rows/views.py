@@ -60,9 +60,7 @@ class View:
 
     def map(self, change: Callable[[Array], Array]) -> View:
         """Another arrangement of the same elements."""
-        arrays = [
-            None if a is None else change(np.broadcast_to(a, self.shape)) for a in (self.rows, self.columns, self.which)
-        ]
+        arrays = [None if a is None else change(np.broadcast_to(a, self.shape)) for a in (self.rows, self.columns, self.which)]
         rows, columns, which = arrays
         assert rows is not None and columns is not None
         return View(self.sources, rows.shape, rows, columns, which)
@@ -73,12 +71,14 @@ class View:
 
         def change(a: Array) -> Array:
             a = a.reshape((1,) * (len(self.shape) - a.ndim) + a.shape)
+            wide: list[int] = list(a.shape)
             for axes in groups:
-                if any(a.shape[i] != 1 for i in axes):
-                    a = np.broadcast_to(
-                        a, [n if i in axes else m for i, (n, m) in enumerate(zip(self.shape, a.shape, strict=True))]
-                    )
-            return a.transpose(order).reshape([int(np.prod([a.shape[i] for i in axes])) for axes in groups])
+                if any(wide[i] != 1 for i in axes):
+                    wide = [self.shape[i] if i in axes else n for i, n in enumerate(wide)]
+            made: Array = (
+                np.broadcast_to(a, wide).transpose(order).reshape([int(np.prod([wide[i] for i in axes])) for axes in groups])
+            )
+            return made
 
         shape = tuple(int(np.prod([self.shape[i] for i in axes])) for axes in groups)
         which = None if self.which is None else change(self.which)

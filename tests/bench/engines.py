@@ -30,7 +30,9 @@ def main(arguments: list[str]) -> None:
             Path(folder) / "tiny.bundle",
             calibrate=calibration,
             settings=settings,
-            progress=lambda step, seconds, summary: print(f"{step:12} {seconds:8.2f} s            {summary}", flush=True),
+            progress=lambda step, seconds, summary: print(
+                f"{step:12} {seconds:8.2f} s            {summary}", flush=True
+            ),
         )
         bundle = run.open_bundle(Path(folder) / "tiny.bundle")
         images = {name: read_npz(test)[name][:count] for name in run.inputs(bundle, "")}
@@ -47,7 +49,9 @@ def main(arguments: list[str]) -> None:
 def onnxruntime_seconds(model: Path, images: dict[str, np.ndarray]) -> float:
     """Of an image in the float model, after one to warm up."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    one_by_one = [{name: array[i : i + 1] for name, array in images.items()} for i in range(len(next(iter(images.values()))))]
+    one_by_one = [
+        {name: array[i : i + 1] for name, array in images.items()} for i in range(len(next(iter(images.values()))))
+    ]
     session.run(None, one_by_one[0])
     start = time.monotonic()
     for feed in one_by_one:

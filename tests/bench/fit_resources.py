@@ -86,13 +86,17 @@ def main(arguments: list[str]) -> None:
                 estimate += sum(logic.memory_luts(config, board, unit) for unit in logic.terms(config))
             used = report["total"][kind]["used"]
             shape = f"{config.array_outputs} x {config.array_inputs}"
-            print(f"{board.name:10} {shape:8} {kind:4} Yosys {used:>8,} estimate {estimate:>10,.0f} {estimate / used - 1:+.1%}")
+            print(
+                f"{board.name:10} {shape:8} {kind:4} Yosys {used:>8,} estimate {estimate:>10,.0f} {estimate / used - 1:+.1%}"
+            )
     if "--write" in arguments:
         text = HEAD.format(source=";\n".join(map(_source, reports)), tool=reports[0]["tool"])
         for name, table in tables.items():
             text += f"{name}: dict[str, dict[str, tuple[float, ...]]] = {{\n"
             for family, units in table.items():
-                text += f'    "{family}": {{\n' + "".join(f'        "{u}": {c},\n' for u, c in units.items()) + "    },\n"
+                text += (
+                    f'    "{family}": {{\n' + "".join(f'        "{u}": {c},\n' for u, c in units.items()) + "    },\n"
+                )
             text += "}\n"
         TARGET.write_text(text)
 

@@ -74,9 +74,7 @@ def noisy(model: Path, work: Path) -> Network:
 
 def measure(title: str, network: Network, work: Path, settings: dict[str, str], batch: int, dram: str) -> bool:
     """One row of the table; whether RTL and golden are equal."""
-    built = build(
-        {"": network.model}, work / "bundle", calibrate=network.calibrate, settings=settings, batch=batch
-    )
+    built = build({"": network.model}, work / "bundle", calibrate=network.calibrate, settings=settings, batch=batch)
     bundle, config = run.open_bundle(work / "bundle"), built.config
     images = {name: array[:batch] for name, array in network.images.items()}
     golden = run.run(bundle, "golden", images)
@@ -107,7 +105,9 @@ def main(arguments: list[str]) -> None:
     files = [Path(a) for a in arguments if a.endswith(".onnx")]
     folders = [a for a in arguments if "=" not in a and not a.endswith(".onnx")]
     folder = Path(folders[0]) if folders else Path(__file__).resolve().parents[2].parent / "shared" / "models"
-    print("| network | DRAM | cycles an image | ms | array busy | MB moved | cycles of DRAM alone | = golden | seconds |")
+    print(
+        "| network | DRAM | cycles an image | ms | array busy | MB moved | cycles of DRAM alone | = golden | seconds |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     same = []
     with tempfile.TemporaryDirectory() as temporary:

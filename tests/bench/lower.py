@@ -40,9 +40,10 @@ def line(path: Path, level: str) -> tuple[bool, str]:
     begin = time.process_time()
     done = compiled(path).until(level)
     spent = time.process_time() - begin
-    if done.findings or level not in done.levels:
-        groups = Counter(f"{f.op}: {f.reason}" for f in done.findings)
-        return False, f"{len(done.findings)} refused: " + "; ".join(f"{text} ({n})" for text, n in groups.most_common(6))
+    groups = Counter(f"{f.op}: {f.reason}" for f in done.findings)
+    refused = f"{len(done.findings)} refused: " + "; ".join(f"{text} ({n})" for text, n in groups.most_common(6))
+    if level not in done.levels or (level != "rows" and done.findings):
+        return False, refused
     made, inputs = done.levels[level], done.levels["tensor"].inputs()
     run, worst = session(path), np.inf
     for size in SIZES:
@@ -55,7 +56,8 @@ def line(path: Path, level: str) -> tuple[bool, str]:
             break
     nodes = _nodes(made)
     kinds = " ".join(f"{kind} {n}" for kind, n in sorted(nodes.items()))
-    return worst <= LIMIT, f"{nodes.total()} nodes, error {worst:.1e}, {spent:.2f} s: {kinds}"
+    text = f"{nodes.total()} nodes, error {worst:.1e}, {spent:.2f} s: {kinds}"
+    return worst <= LIMIT, f"{text}; of it {refused}" if groups else text
 
 
 def _nodes(level: Program | graph.Graph) -> Counter[str]:

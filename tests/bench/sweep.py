@@ -97,7 +97,11 @@ def sweep(pair: str, within: float, known: dict, save, folder: Path) -> bool:
     for n, config in enumerate([choice, *near]):
         results[config] = in_rtl(files, name, config, known) | {"model": model(config)}
         save()
-        print(f"{pair}: {n + 1} of {len(near) + 1} in RTL, {results[config]['cycles']:,.0f} cycles", file=sys.stderr, flush=True)
+        print(
+            f"{pair}: {n + 1} of {len(near) + 1} in RTL, {results[config]['cycles']:,.0f} cycles",
+            file=sys.stderr,
+            flush=True,
+        )
     best = min(near, key=lambda c: results[c]["cycles"])
     least, chosen = results[best]["cycles"], results[choice]["cycles"]
     error = max(abs(r["model"] / r["cycles"] - 1) for r in results.values())

@@ -69,9 +69,7 @@ def test_window_weighs_averages_or_takes_the_largest(rng, form):
     np.testing.assert_allclose(run(graph.Window("y", "x0", "mean", SIZE, **form), x), total / np.prod(form["kernel"]))
     own = run(graph.Window("y", "x0", "mean", SIZE, **form, count_pads=False), x)
     np.testing.assert_allclose(own, total / np.array([[len(rows)] for rows in inside]))
-    np.testing.assert_allclose(
-        run(graph.Window("y", "x0", "max", SIZE, **form), x), [np.max(rows, axis=0) for rows in inside]
-    )
+    np.testing.assert_allclose(run(graph.Window("y", "x0", "max", SIZE, **form), x), [np.max(rows, axis=0) for rows in inside])
 
 
 def test_gather_permutes_repeats_and_has_rows_of_zeros(rng):
@@ -82,9 +80,7 @@ def test_gather_permutes_repeats_and_has_rows_of_zeros(rng):
 
 def test_join_and_stack(rng):
     a, b, c = rng.normal(size=(4, 3)), rng.normal(size=(4, 2)), rng.normal(size=(1, 3))
-    np.testing.assert_array_equal(
-        run(graph.Join("y", ("x0", "x1")), a, b), [[*r, *s] for r, s in zip(a, b, strict=True)]
-    )
+    np.testing.assert_array_equal(run(graph.Join("y", ("x0", "x1")), a, b), [[*r, *s] for r, s in zip(a, b, strict=True)])
     np.testing.assert_array_equal(run(graph.Stack("y", ("x0", "x1")), a, c), [*a, *c])
 
 

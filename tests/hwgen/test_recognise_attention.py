@@ -76,11 +76,15 @@ ORDERS = {"rows": range(6), "columns": [0, 3, 1, 4, 2, 5], "shifted": SHIFTED}
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-def test_windows_are_a_mask(tmp_path, order):
+def test_windows_are_gathered_and_put_back(tmp_path, order):
     w = Writer()
-    bias = attention_of(tmp_path, windows(w, list(order)), w).bias
-    window = np.argsort(list(order)) // 3
-    np.testing.assert_array_equal(bias, np.broadcast_to(np.where(window[:, None] == window, 0, -1e4), (H, T, T)))
+    found = import_model(w.save(tmp_path, windows(w, list(order))))
+    (node,) = (n for n in found.nodes if isinstance(n, graph.Attention))
+    assert node.windows == 2 and node.bias is None
+    rows = [n.rows for n in found.nodes if isinstance(n, graph.Gather)]
+    back = np.argsort(order)
+    assert all(np.array_equal(r, order) or np.array_equal(r, back) for r in rows)
+    assert len(rows) == (0 if np.array_equal(order, range(T)) else 2)
 
 
 def test_windows_with_relative_positions_and_a_mask_of_their_own(tmp_path):
@@ -93,15 +97,9 @@ def test_windows_with_relative_positions_and_a_mask_of_their_own(tmp_path):
         scores = w.op("Reshape", w.op("Add", scores, relative), [1, 2, H, 3, 3])
         return w.op("Reshape", w.op("Add", scores, mask[None]), [2, H, 3, 3])
 
-    bias = attention_of(tmp_path, windows(w, SHIFTED, change), w).bias
-    assert ((bias > -1e3).sum(axis=2) == 3).all() and (bias[:, 5, 0] < -50).all() and (bias[:, 2, 3] > -50).all()
-
-
-def test_windows_of_more_tokens_than_masks_are_made_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("hwgen.rows.attention.MOST_TOKENS", T - 1)
-    w = Writer()
-    findings = check(w.save(tmp_path, windows(w, SHIFTED)))
-    assert {f.op for f in findings} == {"MatMul"} and f"windows of {T} tokens" in findings[0].reason
+    node = attention_of(tmp_path, windows(w, SHIFTED, change), w)
+    assert node.windows == 2 and node.bias.shape == (2, H, 3, 3)
+    assert (node.bias[1, :, 0, 1:] < -50).all() and (node.bias[0] > -50).all()
 
 
 # --- masks and biases --------------------------------------------------------------------------------------------

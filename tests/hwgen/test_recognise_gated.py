@@ -179,12 +179,11 @@ def test_rms_norm(tmp_path, written_out):
     assert kinds == ["PatchEmbed", "LayerNorm"] and not found.nodes[-1].centred
 
 
-def norm_of_scattered(w):
-    """Each row of what is normalised holds channels of two tokens."""
-    x = w.op("Reshape", w.linear(w.tokens()), [1, T // 2, 2 * D])
-    x = w.op("Reshape", w.op("Transpose", w.op("Reshape", x, [1, T // 2, 2, D]), perm=[0, 1, 3, 2]), [1, T, D])
-    x = w.op("Reshape", w.op("LayerNormalization", x, w.normal(D), axis=-1), [1, T, D])
-    return w.linear(x)
+def norm_of_channels(w):
+    """Each row of what is normalised holds a channel of all tokens."""
+    x = w.op("Transpose", w.op("Concat", *[w.linear(w.tokens()) for _ in range(6)], axis=1), perm=[0, 2, 1])
+    x = w.op("LayerNormalization", x, w.normal(6 * T), axis=-1)
+    return w.linear(w.op("Transpose", x, perm=[0, 2, 1]))
 
 
 def rotary_in_windows(w):
@@ -204,11 +203,9 @@ def rotary_in_windows(w):
 
 REFUSED = [
     (gated(lambda w, x: w.op("Sigmoid", x)), "Sigmoid", "no table for", "SiLU"),
-    (rotary(right=False), "Mul", "differs from token to token", "pairs of channels"),
-    (lambda w: w.linear(w.op("Mul", w.linear(w.tokens()), w.normal(T, D))), "Mul", "differs from token to token", ""),
-    (norm_of_scattered, "LayerNormalization", "channels of several tokens", ""),
+    (norm_of_channels, "MatMul", "tokens into channels", "tokens by channels"),
 ]
-NAMES = "glu no_rotation by_token scattered".split()
+NAMES = "glu channels".split()
 
 
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)

@@ -38,7 +38,10 @@ try:
     from exporters import EXPORTS, REWRITES, seeded
     from networks import NETWORKS, SIZE
 except ImportError as error:
-    print(f"tests/bench/exports: {error}; it needs an environment with torch, timm, transformers and onnxscript", file=sys.stderr)
+    print(
+        f"tests/bench/exports: {error}; it needs an environment with torch, timm, transformers and onnxscript",
+        file=sys.stderr,
+    )
     sys.exit(2)
 
 IMAGES = 4
@@ -93,7 +96,9 @@ def judge(path: Path) -> tuple[str, str]:
         rng = np.random.default_rng(7)
 
         def images(count):
-            return {name: rng.uniform(-1.5, 1.5, (count, *shape)).astype(np.float32) for name, shape in graph.inputs.items()}
+            return {
+                name: rng.uniform(-1.5, 1.5, (count, *shape)).astype(np.float32) for name, shape in graph.inputs.items()
+            }
 
         quantised = integers({"": graph}, images(2 * IMAGES))[""]
         test = images(IMAGES)

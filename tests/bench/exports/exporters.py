@@ -36,7 +36,13 @@ class Export:
             if self.kind == "ts":
                 axes = {"image": {0: "n"}, "out": {0: "n"}} if self.dynamic else None
                 torch.onnx.export(
-                    model, (image,), str(path), dynamo=False, do_constant_folding=not self.raw, dynamic_axes=axes, **names
+                    model,
+                    (image,),
+                    str(path),
+                    dynamo=False,
+                    do_constant_folding=not self.raw,
+                    dynamic_axes=axes,
+                    **names,
                 )
                 return
             shapes = None
@@ -57,7 +63,12 @@ def _exports() -> list[Export]:
     made += [Export("dy", opset) for opset in (18, 19, 20, 21, 22, 23)]
     made += [Export("dy", opset, dynamic=True) for opset in (18, 20, 23)]
     made += [Export("dy", 20, raw=True), Export("dy", 23, dynamic=True, raw=True), Export("dy", 20, external=True)]
-    return [*made, Export("ts", 17, dynamic=True, dtype=half), Export("dy", 18, dtype=half), Export("dy", 20, dtype=brain)]
+    return [
+        *made,
+        Export("ts", 17, dynamic=True, dtype=half),
+        Export("dy", 18, dtype=half),
+        Export("dy", 20, dtype=brain),
+    ]
 
 
 EXPORTS = {export.name: export for export in _exports()}

@@ -128,7 +128,9 @@ ROWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         x.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
     ),
     "reshape": lambda x: (
-        x.reshape(x.shape[0], 3, GRID, PATCH, GRID, PATCH).permute(0, 2, 4, 3, 5, 1).reshape(x.shape[0], GRID * GRID, -1)
+        x.reshape(x.shape[0], 3, GRID, PATCH, GRID, PATCH)
+        .permute(0, 2, 4, 3, 5, 1)
+        .reshape(x.shape[0], GRID * GRID, -1)
     ),
     "unshuffle": lambda x: F.pixel_unshuffle(x, PATCH).flatten(2).transpose(1, 2),
 }
@@ -256,7 +258,11 @@ TRANSFORMERS = {
     "dinov2": ("Dinov2ForImageClassification", "Dinov2Config", dict(mlp_ratio=2)),
     "dinov2_swiglu": ("Dinov2ForImageClassification", "Dinov2Config", dict(mlp_ratio=2, use_swiglu_ffn=True)),
     "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig", dict(field="last_hidden_state")),
-    "dinov3_gated": ("DINOv3ViTModel", "DINOv3ViTConfig", dict(field="last_hidden_state", use_gated_mlp=True, hidden_act="silu")),
+    "dinov3_gated": (
+        "DINOv3ViTModel",
+        "DINOv3ViTConfig",
+        dict(field="last_hidden_state", use_gated_mlp=True, hidden_act="silu"),
+    ),
     "beit": ("BeitForImageClassification", "BeitConfig", {}),
     "clip": ("CLIPVisionModelWithProjection", "CLIPVisionConfig", dict(field="image_embeds", projection_dim=64)),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", dict(field="last_hidden_state")),
