@@ -64,6 +64,8 @@ FORMS: dict[str, Callable[[Array, float], Array]] = {
     "silu": lambda x, slope: x * expit(np.asarray(slope, x.dtype) * x),
     "hardswish": lambda x, _: x * np.clip(x / 6 + 0.5, 0, 1),
     "relu": lambda x, _: np.maximum(x, 0),
+    "sigmoid": lambda x, _: expit(x),
+    "tanh": lambda x, _: np.tanh(x),
 }
 
 
