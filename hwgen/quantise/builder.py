@@ -280,9 +280,19 @@ def _less(bias: Array | None, offset: float) -> Array | None:
 
 
 def linear(
-    b: Builder, node: fg.Linear, scale: float, value: str, add: Ref | None = None, at: int = 0, offset: float = 0.0
+    b: Builder,
+    node: fg.Linear,
+    scale: float,
+    value: str,
+    add: Ref | None = None,
+    at: int = 0,
+    offset: float = 0.0,
+    groups: int = 1,
 ) -> Held:
-    """Emit `add + x @ weight.T + bias - offset` in steps of `scale` as the float value `value`; `add` from row `at` on."""
+    """Emit `add + x @ weight.T + bias - offset` in steps of `scale` as the float value `value`; `add` from row `at` on.
+
+    The result has the column groups of `add`, or `groups`.
+    """
     parts, cols = operands(b, node), len(node.weight)
     for i, (x, weight, bias) in enumerate(parts):
         last = i == len(parts) - 1
@@ -290,7 +300,7 @@ def linear(
             bias = np.broadcast_to(_less(bias, offset), cols)
         fields = {"layer": node.name, "source": node.source}
         rows = x.ref.rows if add is None else add.rows
-        name, groups = value if last else f"{value}.{i}", 1 if add is None else b.made.values[add.value].groups
+        name, groups = value if last else f"{value}.{i}", groups if add is None else b.made.values[add.value].groups
         if node.name in b.exact or matches(b.options.wide, value):
             ref, x = rest(b, node, x)
             high = quantise_weights(weight, 2.0**STATIC_SHIFT, scale, bias, UNIT_ROW)

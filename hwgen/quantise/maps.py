@@ -39,13 +39,29 @@ def _without_offset(b: Builder, name: str) -> Held:
 def _sources(b: Builder, node: fg.Join | fg.Stack) -> list[tuple[Held, Array | None]]:
     """Where each operand is, and which rows of it: gathered ones are read in place."""
     found: list[tuple[Held, Array | None]] = []
-    for name in node.xs:
-        at = b.plan.nodes[name]
+    widths = [b.shapes[name][1] for name in node.xs]
+    common = int(np.gcd.reduce(widths))
+    for name, width in zip(node.xs, widths, strict=True):
+        at, rows = b.plan.nodes[name], None
         if isinstance(at, fg.Gather) and name not in b.plan.alone:
-            found.append((b.held[at.x] if (at.rows >= 0).all() else _without_offset(b, at.x), at.rows))
-        else:
-            found.append((b.held[name], None))
+            name, rows = at.x, at.rows
+        held = b.held[name] if rows is None or (rows >= 0).all() else _without_offset(b, name)
+        groups = width // common if isinstance(node, fg.Join) else 1
+        found.append((held if _alike(width, b.groups_of(held), groups) else _grouped(b, name, held, groups), rows))
     return found
+
+
+def _alike(width: int, a: int, b: int) -> bool:
+    """Whether so many columns lie alike in a and in b groups."""
+    return a == b or all(groups == 1 or width // groups % WHOLE == 0 for groups in (a, b))
+
+
+def _grouped(b: Builder, name: str, held: Held, groups: int) -> Held:
+    """A copy of a value whose columns are so many groups, by the array."""
+    node = b.plan.nodes[name]
+    unit = fg.Linear(f"{name}.grouped", name, np.eye(b.cols(held)), None, source=node.source)
+    b.exact.add(unit.name)
+    return linear(b, unit, max(own_scale(b, node, 0.0), linear_need(b, unit)), unit.name, groups=groups)
 
 
 def join(b: Builder, node: fg.Join) -> None:
@@ -72,9 +88,7 @@ def join(b: Builder, node: fg.Join) -> None:
     b.held[node.name] = Held(ref, scale, offset)
     by_column = fg.Linear | fg.Conv | fg.Window | fg.Mean | fg.Experts
     if cols // groups % WHOLE and not all(isinstance(r, by_column) for r in b.plan.readers(node.name)):
-        unit = fg.Linear(f"{node.name}.close", node.name, np.eye(cols), None, source=node.source)
-        b.exact.add(unit.name)
-        b.held[node.name] = linear(b, unit, max(own_scale(b, node, 0.0), linear_need(b, unit)), node.name)
+        b.held[node.name] = _grouped(b, node.name, b.held[node.name], 1)
 
 
 def _kept(b: Builder, node: fg.Join, offset: Array | None) -> bool:

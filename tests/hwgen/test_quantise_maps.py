@@ -1,6 +1,7 @@
 """Maps on levels Q and M: golden computes what Q means, bit for bit, and both are near the float graph."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,19 @@ from hwgen.intgraph import MatMul, ReduceWindow
 from hwgen.leveltext import parse, text
 from hwgen.qgraph import QGraph
 from hwgen.quantise import quantise
+from hwgen.schedule import schedule
 from hwgen.select import select
 from sim import golden, quantised
 
-_spec = importlib.util.spec_from_file_location("map_maker", Path(__file__).with_name("map_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
+
+def beside(name):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+maker, machine = beside("map_maker.py"), beside("../sim/test_machine.py")
 
 
 def conv(m):
@@ -89,7 +97,14 @@ def joined(m):
     small, large = m.linear(m.norm("patches")), m.linear("patches", outputs=8)
     side = m.put(fg.Join, (small, large, "patches"))
     below = m.put(fg.Stack, (m.put(fg.Rows, small, 3, 9), "patches"))
-    return m.linear(side, 40), m.linear(m.norm(side, 40), 40), m.linear(m.norm(below)), below, side
+    return (
+        m.linear(side, 40),
+        m.linear(m.norm(side, 40), 40),
+        m.conv(side, inputs=40),
+        m.linear(m.norm(below)),
+        below,
+        side,
+    )
 
 
 def squeezed(m):
@@ -116,15 +131,15 @@ def made(network, seed):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_maps(network, seed):
     graph, level_q = made(network, seed)
-    machine = select(level_q)
+    level_m = select(level_q)
     errors = []
     for index in range(24, 28):
         image = {"image": maker.images(graph, 28, seed)["image"][index]}
         values = quantised.evaluate(level_q, image)
-        found = golden.run(machine, image, trace=True)
+        found = golden.run(level_m, image, trace=True)
         for name, rows in quantised.outputs(level_q, values).items():
             np.testing.assert_array_equal(found.outputs[name], rows, name)
-        for name, (view, _) in machine.trace.items():
+        for name, (view, _) in level_m.trace.items():
             ref = level_q.trace[name]
             expected = values[ref.value][ref.row : ref.row + ref.rows]
             np.testing.assert_array_equal(found.values[name], expected, f"{name} in {view}")
@@ -145,10 +160,22 @@ def test_text_of_level_q(network):
     assert text(again, []) == written
 
 
+@pytest.mark.parametrize("config", ("12x20", "48x64"))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_machine(network, config):
+    """Through the scheduler, with columns that chunks divide and columns that they do not."""
+    graph, level_q = made(network, 1)
+    image = {"image": maker.images(graph, 1, 5)["image"][0]}
+    sizes = {"bank_words": 4096, "scale_entries": 4096, "acc_rows": 64, "norm_columns": 256, "window_chunks": 1}
+    level_m = select(level_q)
+    program = schedule({"": level_m}, replace(machine.CONFIGS[config], **sizes))
+    machine.assert_equal(machine.run(program, image), golden.run(level_m, image).outputs)
+
+
 def test_gathered_rows_are_read_by_the_product_behind():
     """Of Swin's blocks one copy each is left, in front of attention; what goes back rides on the projection."""
-    machine = select(made(windows, 0)[1])
-    copies = [op for op in machine.ops if isinstance(op, ReduceWindow)]
+    level_m = select(made(windows, 0)[1])
+    copies = [op for op in level_m.ops if isinstance(op, ReduceWindow)]
     assert len(copies) == 2 + 4
-    back = [op for op in machine.ops if isinstance(op, MatMul) and op.walk is not None]
+    back = [op for op in level_m.ops if isinstance(op, MatMul) and op.walk is not None]
     assert len(back) == 2 and all(op.residual is not None for op in back)
