@@ -125,18 +125,26 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
         if r.constant is None:
             raise Unsupported("its scale or bias is not constant")
         table = np.broadcast_to(r.constant, node.shape)
-        if r.shape[0] != 1 and (table != table[:1]).any():
-            what = "normalises the heads with a scale or bias of their own" if heads > 1 else "has a scale for each token"
-            raise Unsupported(what, "share them between the heads" if heads > 1 else "")
-        tables.append(b.intern(table[0]))
+        if heads > 1 and r.shape[0] != 1 and (table != table[:1]).any():
+            raise Unsupported("normalises the heads with a scale or bias of their own", "share them between the heads")
+        tables.append(table[:1] if heads > 1 else table[_first(b.tokens(x))[start:stop]])
+    own = [(t == t[:1]).all() for t in tables]
+    if not all(own) and b.tokens(x).rows != node.shape[0]:
+        raise Unsupported("has a scale or bias for each token, of which several are the same")
     fields = {
-        "gamma": tables[0],
-        "beta": tables[1],
+        "gamma": b.intern(tables[0][0] if own[0] else np.ones(node.shape[1])),
+        "beta": b.intern((tables[1][0] if own[1] else tables[1].mean(axis=0)) if own[0] else np.zeros(node.shape[1])),
         "epsilon": float(node.op.epsilon),
         "centred": node.op.centred,
         "heads": heads,
     }
-    return b.add(graph.LayerNorm, node, node.name, "layernorm", x=name, **fields)
+    y = b.add(graph.LayerNorm, node, node.name, "layernorm", x=name, **fields)
+    return y if all(own) else b.plus(node, b.times(node, y, tables[0] / fields["gamma"]), tables[1] - fields["beta"])
+
+
+def _first(operand: Operand) -> Array:
+    """A row of the operand that is row i of its value."""
+    return np.arange(operand.rows) if operand.order is None else np.unique(operand.order, return_index=True)[1]
 
 
 def embed(b: Rows, node: Node, start: int, stop: int) -> str:

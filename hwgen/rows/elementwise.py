@@ -135,18 +135,7 @@ def scale(b: Rows, node: Node, start: int, stop: int) -> str:
         weight, bias = (t[0] for t in tables)
         constants = {"weight": b.intern(np.diag(weight)), "bias": b.intern(bias) if bias.any() else None}
         return b.add(graph.Linear, node, node.name, "scale", x=name, **constants)
-    return _shifted(b, node, _multiplied(b, node, name, tables[0]), tables[1])
-
-
-def _multiplied(b: Rows, node: Node, x: str, table: Array) -> str:
-    """Rows times constants that differ from row to row."""
-    return x if (table == 1).all() else b.add(graph.Multiply, node, "", "multiply", a=x, b=b.table(node, table))
-
-
-def _shifted(b: Rows, node: Node, x: str, table: Array) -> str:
-    """Rows plus constants that differ from row to row."""
-    none = np.zeros((0, table.shape[1]), np.float32)
-    return b.add(graph.Embed, node, "", "embed", x=x, prefix=none, position=b.intern(table)) if table.any() else x
+    return b.plus(node, b.times(node, name, tables[0]), tables[1])
 
 
 def both(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -211,7 +200,7 @@ def _with_constant(b: Rows, node: Node, found: Arranged, start: int, stop: int) 
         table = 1 / table
     wide = np.broadcast_to(table, (found.place.rows, operand.width))[start:stop]
     if table.shape[0] != 1:
-        return _shifted(b, node, x, wide) if f == "add" else _multiplied(b, node, x, wide)
+        return b.plus(node, x, wide) if f == "add" else b.times(node, x, wide)
     none = np.zeros(operand.width, np.float32)
     return b.diagonal(node, x, *((none + 1, wide[0]) if f == "add" else (wide[0], none)))
 

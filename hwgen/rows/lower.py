@@ -249,6 +249,15 @@ class Rows:
         bias = None if term is None or not term.any() else self.intern(term)
         return self.add(graph.Linear, node, "", "scale", x=x, weight=self.intern(np.diag(gain)), bias=bias)
 
+    def times(self, node: Node, x: str, table: Array) -> str:
+        """Rows of a value times constants that differ from row to row."""
+        return x if (table == 1).all() else self.add(graph.Multiply, node, "", "multiply", a=x, b=self.table(node, table))
+
+    def plus(self, node: Node, x: str, table: Array) -> str:
+        """Rows of a value plus constants that differ from row to row."""
+        none = np.zeros((0, table.shape[1]), np.float32)
+        return self.add(graph.Embed, node, "", "embed", x=x, prefix=none, position=self.intern(table)) if table.any() else x
+
     def table(self, node: Node, table: Array) -> str:
         """Constant rows [R, C] as a value: any row of what comes from the image times zero, plus these."""
         table = self.intern(table)
