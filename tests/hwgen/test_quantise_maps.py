@@ -111,8 +111,9 @@ def squeezed(m):
     """Columns weighted by one row (Hu et al. 2018)."""
     x = m.act(m.conv("patches"))
     mean = m.put(fg.Mean, x, 0, m.size[0] * m.size[1])
-    gate = m.linear(m.act(m.linear(mean, outputs=4), "relu"), 4)
-    return m.linear(m.put(fg.Multiply, x, gate))
+    hidden = m.act(m.linear(mean, outputs=4), "relu")
+    gate = m.act(m.linear(hidden, 4), "sigmoid")
+    return m.linear(m.put(fg.Multiply, x, m.linear(hidden, 4))), m.linear(m.put(fg.Multiply, x, gate)), gate
 
 
 NETWORKS = [
