@@ -19,8 +19,8 @@ from sim import vector
 from sim.machine import Machine
 
 SQUARE = Config(array_outputs=8, array_inputs=8, window_chunks=1, acc_rows=64, scale_entries=128)
-UNEVEN = Config(array_outputs=12, array_inputs=20, window_chunks=5, acc_rows=64, scale_entries=128)
-NARROW = replace(UNEVEN, window_chunks=3)
+PAIRS = Config(array_outputs=10, array_inputs=12, window_chunks=4, acc_rows=64, scale_entries=128)  # chunks of two elements
+THIN = Config(array_outputs=8, array_inputs=9, window_chunks=3, acc_rows=64, scale_entries=128)  # of one
 X, Y, PARAMS, SCALE = 0, 1000, 2000, 7
 ROWS = Walk((1,), (1,), (1,))
 
@@ -53,7 +53,7 @@ def test_products_in_luts(a_bits, b_bits):
 def case(config, rng, rows=None, **fields):
     """(instruction, walk) of random modes; `walk` among the fields: that one."""
     walk = fields.pop("walk", None) or Walk((rows or int(rng.integers(1, 30)),), (1,), (1,))
-    columns = fields.pop("columns", int(rng.integers(1, 4 * config.array_inputs)))
+    columns = fields.pop("columns", int(rng.integers(1, 3 * config.window_chunks * config.chunk)))
     whole = -(-columns // config.chunk)
     modes = {
         "reduce": Reduce(rng.integers(3)),
@@ -111,9 +111,9 @@ def walks():
     loops, there, back = (2, 2, 3, 2), (12, 2, 4, 1), (12, 6, 2, 1)
     return [
         Walk((5,), (1,), (1,)),
-        window((6, 5), (3, 3), pads=(1, 1, 1, 1)),
-        window((7, 5), (2, 3), (2, 1), (0, 1, 1, 2), (2, 2)),
-        window((4, 4), (7, 7), pads=(3, 3, 3, 3)),
+        window((3, 4), (3, 3), pads=(1, 1, 1, 1)),
+        window((6, 3), (2, 3), (2, 1), (0, 1, 1, 2), (2, 2)),
+        window((3, 2), (5, 5), pads=(2, 2, 2, 2)),
         Walk(loops, there, back, 5, 0, plane=shifted),
         Walk(loops, back, there, 0, 5, plane=replace(shifted, border=Border.WRAP_Y)),
         Walk((3, 2, 4, 2), (4, 0, 1, 0), (16, 8, 2, 1)),
@@ -124,7 +124,7 @@ def walks():
 
 
 @pytest.mark.parametrize("reduce", Reduce)
-@pytest.mark.parametrize("config", [SQUARE, UNEVEN, NARROW], ids=["1", "5", "3"])
+@pytest.mark.parametrize("config", [SQUARE, PAIRS, THIN], ids=["1", "4", "3"])
 def test_walks(vector_memory, config, reduce):
     rng = np.random.default_rng(1)
     cases = [case(config, rng, walk=walk, reduce=reduce) for walk in walks()]
@@ -132,19 +132,19 @@ def test_walks(vector_memory, config, reduce):
 
 
 @pytest.mark.parametrize("stall", [0.3, 0.8])
-@pytest.mark.parametrize("config", [SQUARE, UNEVEN, NARROW], ids=["1", "5", "3"])
+@pytest.mark.parametrize("config", [SQUARE, PAIRS, THIN], ids=["1", "4", "3"])
 def test_stalls(vector_memory, config, stall):
     rng = np.random.default_rng(2)
     few = [walks()[i] for i in (0, 1, 4, 9)]
-    cases = [case(config, rng, walk=walk, columns=int(rng.integers(1, 50))) for walk in few]
+    cases = [case(config, rng, walk=walk, columns=int(rng.integers(1, 20))) for walk in few]
     run_windows(vector_memory, config, cases, stall, 2)
 
 
-@pytest.mark.parametrize("config", [SQUARE, UNEVEN], ids=["1", "5"])
+@pytest.mark.parametrize("config", [SQUARE, PAIRS], ids=["1", "4"])
 def test_few_rows_of_many_blocks(vector_memory, config):
     """Blocks follow each other faster than a row is finished: parameters and maxima are each block's own."""
     rng = np.random.default_rng(3)
-    columns = 23 * config.array_inputs + 1
+    columns = 23 * config.window_chunks * config.chunk + 1
     cases = [case(config, rng, rows=rows, columns=columns, reduce=reduce, y_max=1) for rows in (1, 2) for reduce in Reduce]
     for stall in (0.0, 0.5):
         run_windows(vector_memory, config, cases, stall, 3)
@@ -168,11 +168,11 @@ def test_no_rows(vector_memory):
     memory.run(bench)
 
 
-@pytest.mark.parametrize("config", [SQUARE, UNEVEN, NARROW], ids=["1", "5", "3"])
+@pytest.mark.parametrize("config", [SQUARE, PAIRS, THIN], ids=["1", "4", "3"])
 def test_throughput(vector_memory, config):
     """Without stalls a row costs its taps, or the chunks of its block."""
     rng = np.random.default_rng(6)
-    wide = config.array_inputs * 2
+    wide = 2 * config.window_chunks * config.chunk
     cases = [
         case(config, rng, walk=walk, columns=columns, reduce=reduce)
         for walk in (walks()[i] for i in (0, 1, 3, 6))
