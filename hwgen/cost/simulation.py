@@ -79,6 +79,7 @@ class _Simulation:
             self.routes.append(self.routes[-1] + isinstance(insn, isa.Route))
         self.queued: dict[int, float] = {}  # when an instruction has come through its queue
         self.last_start = dict.fromkeys(Unit, 0.0)
+        self.walks: dict[Unit, isa.WalkFields] = {}  # held for the unit's next instruction
 
     def run(self) -> Estimate:
         self._fetch()
@@ -161,6 +162,10 @@ class _Simulation:
         index = self.queue[unit].popleft()
         self._dispatch()
         insn = self.program[index]
+        if isinstance(insn, isa.WalkFields):
+            self.walks[unit] = insn
+            self._idle(unit)
+            return
         {
             Unit.LOAD: self._load,
             Unit.WEIGHTS: self._stream,
@@ -293,4 +298,5 @@ class _Simulation:
             self.clock.at(end, lambda: self._finished(Unit.MATMUL))
 
         rows = insn.rows if rows is None else rows
-        self.matmul.start(insn, rows, self.queued[index], done, lambda: self._idle(Unit.MATMUL))
+        walk = self.walks.pop(Unit.MATMUL, None)
+        self.matmul.start(insn, rows, self.queued[index], done, lambda: self._idle(Unit.MATMUL), walk)

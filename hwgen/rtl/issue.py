@@ -38,8 +38,9 @@ class RowIssuer(Component):
     """For each job: for ob, for tap, for ib, for r: one row, as in the loop nests of `isa.Matmul` and `isa.MatmulWalk`.
 
     A generator makes one row a cycle: queue entry (token, gate) or rows of the walk, then row addresses base + index *
-    pitch, then a short FIFO. A row beyond the walk's border is row 0 without valid lanes. The issue stage sends the FIFO's head when its tile waits in the shadow (`full`) and the scratchpad grants the
-    read. A Matmul with an empty queue is one placeholder row, read but written nowhere, so that instructions finish in order.
+    pitch, then a short FIFO. A row beyond the walk's border is row 0 without valid lanes. The issue stage sends the FIFO's
+    head when its tile waits in the shadow (`full`) and the scratchpad grants the read. A Matmul with an empty queue is one
+    placeholder row, read but written nowhere, so that instructions finish in order.
 
     Ports: job; queue (entries of the expert queues); rd_valid/rd_addr/rd_ready (scratchpad read) and scale_addr; full, take
     (tile handshake); issued (a row, in the cycle its read is granted), row; strobes stall_weights, stall_bank, last (the
