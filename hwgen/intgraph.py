@@ -1,8 +1,8 @@
 """The integer graph: the network after quantisation, before any hardware shape is chosen.
 
 Operations read and write named buffers of int16 `[rows, columns]`; they run in order and may write in place. Each
-`MatMul`, `Norm`, `Multiply` and `RouteTokens` becomes exactly one instruction of the machine. `sim.golden` executes the graph,
-`hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
+`MatMul`, `Norm`, `Multiply`, `ReduceWindow` and `RouteTokens` becomes exactly one instruction of the machine. `sim.golden`
+executes the graph, `hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
 """
 
 from __future__ import annotations
@@ -362,10 +362,16 @@ def verify(graph: IntGraph) -> None:
                 need(limits[0] <= op.shift <= limits[1], op, f"shift {op.shift}")
             case ReduceWindow(x=x, walk=walk):
                 walked(walk, op)
+                need(not x.overlaps(op.out), op, "x overlaps out")
                 need(op.out.cols == x.cols and op.mult.shape == op.bias.shape == (x.cols,), op, "columns")
                 need((op.weights is not None) == (op.reduce == Reduce.WEIGHTED), op, f"weights of {op.reduce.name}")
                 need(op.weights is None or op.weights.shape == (walk.count, x.cols), op, "weights' shape")
                 need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
+                empty = op.reduce == Reduce.MAX and walk.plane is not None and (walk.x_rows() < 0).all(axis=0).any()
+                need(not empty, op, "the largest of no rows")
+                sums = walk.count if op.weights is None else np.abs(op.weights, dtype=np.int64).sum(axis=0).max()
+                limit = num.INT16_MAX * (1 if op.reduce == Reduce.MAX else int(sums))
+                need(limit < 1 << num.WINDOW_SUM_BITS - 1, op, f"sums up to {limit} overflow {num.WINDOW_SUM_BITS} bits")
                 need(
                     0 <= op.before < 16 and 0 <= op.shift <= num.WINDOW_SHIFT_MAX, op, f"shifts {op.before}, {op.shift}"
                 )

@@ -17,8 +17,10 @@ import numpy as np
 from hwgen import isa
 from hwgen import numerics as num
 from hwgen.config import Config
-from hwgen.isa import INDEX_BITS, ColScale, Convert, Indirect, RowMax, RowScale, Unit, WeightSource
-from hwgen.walks import ZERO_ROW, Walk
+from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit, WeightSource
+
+from . import vector
+from .walked import DramFault, MachineFault, walk_rows
 
 Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
@@ -29,14 +31,6 @@ PRIORITIES = {
     "eager": (Unit.LOAD, Unit.WEIGHTS, Unit.STORE, Unit.VECTOR, Unit.MATMUL),
     "lazy": (Unit.MATMUL, Unit.VECTOR, Unit.STORE, Unit.WEIGHTS, Unit.LOAD),
 }
-
-
-class MachineFault(Exception):
-    """The program asks for what the machine cannot do: an address outside memory, a deadlock, weight words left over."""
-
-
-class DramFault(MachineFault):
-    """An address outside DRAM: hardware gets an error response."""
 
 
 @dataclass
@@ -105,7 +99,8 @@ class Machine:
         start = (address + np.arange(rows) * pitch) * self.config.chunk
         return self.scratch[start[:, None] + columns]
 
-    def _scales(self, address: int, rows: Array) -> Array:
+    def scales(self, address: int, rows: Array) -> Array:
+        """Indices into `scale` of these entries behind an address."""
         index = address + rows
         if index.size and index.max() >= self.scale.size:
             raise MachineFault(f"scale entry {index.max()} of {self.scale.size}")
@@ -147,7 +142,7 @@ class Machine:
     def load_scales(self, insn: isa.LoadScales) -> list[Write]:
         """Row multipliers from DRAM to the scale memory."""
         values = self.dram[self._data_bytes(insn.dram, 2 * insn.count)].view("<u2").copy()
-        return [(self.scale, self._scales(insn.dst, np.arange(insn.count)), values)]
+        return [(self.scale, self.scales(insn.dst, np.arange(insn.count)), values)]
 
     def store(self, insn: isa.Store) -> list[Write]:
         """Chunks from the scratchpad to DRAM, padding zero."""
@@ -157,55 +152,6 @@ class Machine:
         data[:, :chunk] = self.scratch[index].reshape(-1, chunk)
         target = self._data_bytes(insn.dram, data.size * 2)
         return [(self.dram, np.arange(target.start, target.stop), data.view(np.uint8).reshape(-1))]
-
-    def norm(self, insn: isa.Norm) -> list[Write]:
-        """Normalised rows and their maxima."""
-        chunk, r = self.config.chunk, np.arange(insn.rows)
-        whole = -(-insn.columns // chunk)
-        gamma, beta = self.scratch[self.rows(insn.params, whole, np.arange(2), insn.columns)].astype(np.int64)
-        x = self.scratch[self.rows(insn.x, insn.x_pitch, r, insn.columns)]
-        return self._made_rows(insn, num.layer_norm(x, gamma, beta, insn.epsilon, bool(insn.centred)))
-
-    def multiply(self, insn: isa.Multiply) -> list[Write]:
-        """Products of rows and their maxima."""
-        chunk, r = self.config.chunk, np.arange(insn.rows)
-        whole = -(-insn.columns // chunk)
-        if not 0 < insn.period <= whole or insn.columns > self.config.norm_columns:
-            raise MachineFault(f"{insn.columns} columns with factors of {insn.period} chunks")
-        if insn.pairs and (insn.shift != num.GAMMA_SHIFT or chunk % 2):
-            raise MachineFault(f"pairs with shift {insn.shift} in chunks of {chunk}")
-        x = self.scratch[self.rows(insn.x, insn.x_pitch, r, whole * chunk)].copy()
-        x[:, insn.columns :] = 0
-        factor = self.scratch[self.rows(insn.factor, insn.factor_pitch, r, insn.period * chunk)]
-        factor = np.tile(factor, (1, -(-whole // insn.period)))[:, : whole * chunk]
-        y = num.turn(x, factor) if insn.pairs else num.multiply(x, factor, insn.shift)
-        return self._made_rows(insn, y[:, : insn.columns])
-
-    def _made_rows(self, insn: isa.RowInsn, y: Array) -> list[Write]:
-        """int16 [rows, columns], padded to whole chunks."""
-        chunk, r = self.config.chunk, np.arange(insn.rows)
-        padded = np.zeros((insn.rows, -(-insn.columns // chunk) * chunk), np.int64)
-        padded[:, : insn.columns] = y
-        writes: list[Write] = [(self.scratch, self.rows(insn.y, insn.y_pitch, r, padded.shape[1]), padded)]
-        return [*writes, (self.scale, self._scales(insn.y_scale, r), num.row_max_abs(y))] if insn.y_max else writes
-
-    def route(self, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
-        """What it writes, and the new queues."""
-        config = self.config
-        if insn.rows * insn.top_k > config.queue_entries or insn.experts > config.max_experts or insn.top_k > num.MAX_TOP_K:
-            raise MachineFault(f"{insn.rows} tokens to {insn.top_k} of {insn.experts} experts exceed the queues")
-        r, chunk = np.arange(insn.rows), self.config.chunk
-        logits = self.scratch[self.rows(insn.x, insn.x_pitch, r, insn.experts)]
-        experts, gates = num.route(logits, insn.top_k, bool(insn.renormalise))
-        queues = [(np.zeros(0, np.int64),) * 2] * self.config.max_experts
-        for e in range(insn.experts):
-            tokens, choice = np.nonzero(experts == e)
-            queues[e] = tokens, gates[tokens, choice]
-        if not insn.dense:
-            return [], queues
-        dense = np.zeros((insn.rows, -(-insn.experts // chunk) * chunk), np.int64)
-        dense[r[:, None], experts] = num.saturate(gates, num.INT16_MAX)
-        return [(self.scratch, self.rows(insn.y, insn.y_pitch, r, dense.shape[1]), dense)], queues
 
     def queue(self, expert: int, rows: int) -> tuple[Array, Array, int]:
         """(tokens, gates, R) of a Matmul: its expert's queue, or all rows."""
@@ -254,7 +200,7 @@ class Machine:
         if insn.row_source == RowScale.IMMEDIATE:
             row_mult = np.full(count, insn.row_mult)
         elif insn.row_source == RowScale.TABLE:
-            row_mult = self.scale[self._scales(insn.x_scale, x_rows)].astype(np.int64)
+            row_mult = self.scale[self.scales(insn.x_scale, x_rows)].astype(np.int64)
         if insn.indirect == Indirect.SCATTER:
             row_mult = num.gated_scale(row_mult, gates)
 
@@ -272,7 +218,7 @@ class Machine:
                 largest = np.maximum(largest, self.running_max[insn.y_max][:count])
             self.running_max[insn.y_max] = largest
             kept = y_rows if fields is not None else r
-            writes.append((self.scale, self._scales(insn.y_scale, kept), largest & num.U16_MAX))
+            writes.append((self.scale, self.scales(insn.y_scale, kept), largest & num.U16_MAX))
         return writes
 
     def _allow_walk(self, insn: isa.Matmul, fields: isa.WalkFields) -> None:
@@ -296,7 +242,7 @@ class Machine:
         none = np.zeros(len(rows), np.int64)
         if convert == Convert.STATIC:
             return num.quantise_static(x), None, none
-        maxima = self.scale[self._scales(scale, rows)]
+        maxima = self.scale[self.scales(scale, rows)]
         if convert == Convert.ROW:
             return *num.quantise_rows(x, maxima), none
         p = num.probabilities(x, maxima.view(np.int16))
@@ -329,17 +275,6 @@ class Machine:
         if insn.col_source == ColScale.PARAMETERS:
             return weights, pairs[:, 0].astype(np.int64), pairs[:, 1].view(np.int16).astype(np.int64)
         return weights, insn.col_mult if insn.col_source == ColScale.IMMEDIATE else row_scales, 0
-
-
-def walk_rows(fields: isa.WalkFields, rows: int) -> tuple[Array, Array, Array]:
-    """Of a walk of so many rows: input rows [taps, rows] (0 beyond the border), whether they are inside it, output rows."""
-    try:
-        walk = Walk.of(fields, rows)
-    except ValueError as error:
-        raise MachineFault(str(error)) from None
-    x = walk.x_rows()
-    inside = (x != ZERO_ROW) | (fields.border != isa.Border.ZERO)
-    return np.where(inside, x, 0) % (1 << INDEX_BITS), inside, walk.y_rows() % (1 << INDEX_BITS)
 
 
 class _Run:
@@ -448,11 +383,13 @@ class _Run:
                 self.popped = []
                 entry.writes = machine.matmul(insn, words, walk)
             case isa.Norm():
-                entry.writes = machine.norm(insn)
+                entry.writes = vector.norm(machine, insn)
             case isa.Multiply():
-                entry.writes = machine.multiply(insn)
+                entry.writes = vector.multiply(machine, insn)
+            case isa.ReduceWindow():
+                entry.writes = vector.reduce_window(machine, insn, walk)
             case isa.Route():
-                entry.writes, entry.queues = machine.route(insn)
+                entry.writes, entry.queues = vector.route(machine, insn)
             case isa.Store():
                 entry.writes = machine.store(insn)
         self.started[unit].append(entry)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..config import Config
 from ..cost.matmul import TILE_STEPS
 from ..cost.simulation import DISPATCH
-from ..intgraph import MatMul, Multiply, Norm, Op, RouteTokens, View
-from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles
+from ..intgraph import MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles, window_cycles
 from .order import Timing
 
 
@@ -33,6 +33,9 @@ def timing(config: Config) -> Timing:
                 return norm_cycles(config, op.x.rows, op.x.cols)
             case Multiply():
                 return multiply_cycles(config, op.x.rows, op.x.cols, -(-op.factor.cols // config.chunk))
+            case ReduceWindow():
+                weighted = op.weights is not None
+                return window_cycles(config, op.walk.rows, op.x.cols, op.walk.count, weighted)
             case RouteTokens():
                 return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
         return 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, View
-from .parts import edges, part, part_name
+from .parts import edges, is_token_wise, part, part_name
 from .runs import chains
 
 
@@ -28,7 +28,7 @@ def row_tiling(graph: IntGraph, tiles: int) -> IntGraph:
 
 def _splits(op: Op) -> bool:
     if isinstance(op, (Norm, Multiply)):
-        return True
+        return is_token_wise(op)
     return isinstance(op, MatMul) and op.expert is None and op.walk is None and not isinstance(op.w, View)
 
 

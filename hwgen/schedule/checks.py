@@ -42,6 +42,7 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
     memory = np.full(config.scratch_chunks + config.scale_entries, -1)
     clocks = _Clocks(config)
     rows_done: dict[str, int] = defaultdict(int)
+    params_loaded: dict[str, int] = defaultdict(int)
     held: dict[Unit | None, tuple[isa.WalkFields, str]] = {}  # of the unit's next instruction, and its operation
     walks: dict[str, list[Walk]] = {}
     streamed = [name for insn, name in zip(task.instructions, task.origins, strict=True) if isinstance(insn, isa.Stream)]
@@ -60,7 +61,11 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
         else:
             walk = None
         picked = {} if walk is None else reach(walk)
-        first = rows_done[name] if walk is None else 0
+        aside = isinstance(insn, (isa.Load, isa.LoadScales)) and hasattr(op, "x")  # parameters or a table, which no view names
+        first = rows_done[name] if walk is None and not aside else 0
+        if aside and isinstance(insn, isa.Load):  # one may come in several
+            first = params_loaded[name]
+            params_loaded[name] += insn.rows
         if isinstance(insn, isa.Matmul) and insn.expert == isa.NO_EXPERT:
             rows_done[name] += insn.rows
         reads, writes = footprint(insn, op, config, walk)
@@ -73,7 +78,6 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
             if want is not None and not ((found == want[rows]) | (want[rows] == -1)).all():
                 raise Faulty(f"instruction {number} ({name}): {field} has been overwritten since it was written")
         clocks.check(insn, number, reads, writes)
-        aside = isinstance(insn, (isa.Load, isa.LoadScales)) and hasattr(op, "x")  # parameters or a table, which no view names
         for field, region in writes:
             if field != QUEUE:
                 found = strided(memory, region)

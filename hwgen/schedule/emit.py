@@ -13,7 +13,7 @@ from typing import Any
 from .. import isa
 from ..config import Config
 from ..errors import Shortage
-from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens
+from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import Place
 from ..walks import Walk
@@ -78,16 +78,25 @@ class Emitter:
         waits = self.hazards.issue(kind.unit, read, [region for _, region in writes])
         return fields_fit(kind, op.name, waits | values)
 
-    def _load(self, i: int, address: int, rows: int, chunks: int, pitch: int, dram: int) -> None:
-        narrow, beat = int(i in self.needs.narrow), dram // self.config.axi_bytes
-        self._emit(isa.Load, i, dram=beat, dst=address, rows=rows, chunks=chunks, pitch=pitch, narrow=narrow)
+    def _load(self, i: int, address: int, rows: int, chunks: int, pitch: int, dram: int, narrow: bool = False) -> None:
+        beat = dram // self.config.axi_bytes
+        self._emit(isa.Load, i, dram=beat, dst=address, rows=rows, chunks=chunks, pitch=pitch, narrow=int(narrow))
 
     def _load_view(self, i: int) -> None:
         """The transfer of a Constant or Input."""
         view = self.graph.ops[i].writes()["out"]
         layout = self.needs.layouts[view.buffer]
         dram = self.inputs[i] if isinstance(self.graph.ops[i], Input) else self.needs.data[i]
-        self._load(i, self.spaces.address(view, i), view.rows, layout.chunks(view), layout.pitch, dram)
+        place = self.spaces.address(view, i), view.rows, layout.chunks(view), layout.pitch
+        self._load(i, *place, dram, i in self.needs.narrow)
+
+    def _load_params(self, i: int) -> None:
+        """The parameters of a Norm or a ReduceWindow: two rows, then weights."""
+        item, weights = self.spaces.params[i], self.needs.sizes[i][1] if i in self.needs.taps else 0
+        chunks = item.size // (2 + weights)
+        self._load(i, item.address, 2, chunks, chunks, self.needs.data[i])
+        if weights:
+            self._load(i, item.address + 2 * chunks, weights, chunks, chunks, self.needs.taps[i], True)
 
     def _load_table(self, i: int) -> None:
         item = self.spaces.tables[i]
@@ -101,10 +110,7 @@ class Emitter:
             for span, item in pairs:
                 moved.update(span.loads)
                 found += [(item.first, (self.step_of[span.use], self._load_view, (i,))) for i in span.loads]
-        for i, item in self.spaces.params.items():
-            chunks = item.size // 2
-            arguments = (i, item.address, 2, chunks, chunks, self.needs.data[i])
-            found.append((item.first, (self.step_of[i], self._load, arguments)))
+        found += [(item.first, (self.step_of[i], self._load_params, (i,))) for i, item in self.spaces.params.items()]
         found += [(item.first, (self.step_of[i], self._load_table, (i,))) for i, item in self.spaces.tables.items()]
         result: dict[int, list[Load]] = {}
         for first, load in sorted(found, key=lambda entry: (entry[0], entry[1][0], entry[1][2])):
@@ -175,17 +181,29 @@ class Emitter:
 
     def _multiply(self, i: int, op: Multiply) -> None:
         factor, (columns, period) = self.spaces.region(op.factor, i), self.needs.sizes[i]
-        values = {"factor": factor.start, "factor_pitch": factor.pitch, "period": -(-period // self.config.chunk)}
+        pitch = factor.pitch if factor.rows > 1 else 0  # one row of factors for all of x
+        values: dict[str, Any] = {"factor": factor.start, "factor_pitch": pitch, "period": -(-period // self.config.chunk)}
         self._rows(isa.Multiply, i, op, columns=columns, pairs=int(op.pairs), shift=op.shift, **values)
 
-    def _rows(self, kind: type[isa.RowInsn], i: int, op: Norm | Multiply, **values: Any) -> None:
+    def _window(self, i: int, op: ReduceWindow) -> None:
+        values: dict[str, Any] = {"columns": self.needs.sizes[i][0], "params": self.spaces.params[i].address}
+        values |= {"reduce": op.reduce, "before": op.before, "shift": op.shift}
+        if op.gelu is not None:
+            values |= {"gelu": isa.Gelu[op.gelu[0].upper()], "gelu_shift": op.gelu[1]}
+        for part in op.walk.parts(self.config.acc_rows):
+            self._rows(isa.ReduceWindow, i, op, part, **values)
+
+    def _rows(
+        self, kind: type[isa.RowInsn], i: int, op: Norm | Multiply | ReduceWindow, walk: Walk | None = None, **values: Any
+    ) -> None:
         """An instruction that makes rows from rows."""
         x, y = self.spaces.region(op.x, i), self.spaces.region(op.out, i)
-        values |= {"rows": x.rows, "x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
+        values |= {"x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
+        values["rows"] = x.rows if walk is None else walk.rows
         values["y_max"] = int(op.row_max != RowMax.NONE)
         if values["y_max"]:
             values["y_scale"] = self.spaces.scale(op.out, i)
-        self._emit(kind, i, **values)
+        self._emit(kind, i, -1, walk, **values)
 
     def _route(self, i: int, op: RouteTokens) -> None:
         x = self.spaces.region(op.logits, i)
@@ -231,6 +249,8 @@ class Emitter:
                 self._norm(i, op)
             case Multiply():
                 self._multiply(i, op)
+            case ReduceWindow():
+                self._window(i, op)
             case RouteTokens():
                 self._route(i, op)
             case MatMul():

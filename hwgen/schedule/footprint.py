@@ -7,7 +7,7 @@ import numpy as np
 from .. import isa
 from ..config import Config
 from ..intgraph import MatMul, Op
-from ..isa import Convert, Indirect, RowMax, RowScale, WeightSource
+from ..isa import Convert, Indirect, Reduce, RowMax, RowScale, WeightSource
 from ..walks import ZERO_ROW, Walk
 from .hazards import Region
 
@@ -48,7 +48,7 @@ def footprint(
 
     match insn:
         case isa.Load():
-            field = PARAMS if hasattr(op, "gamma") else "out"
+            field = PARAMS if hasattr(op, "x") else "out"
             return [], [(field, Region(insn.dst, insn.rows, insn.pitch, insn.chunks))]
         case isa.LoadScales():
             return [], [entries(TABLE, insn.dst, insn.count)]
@@ -66,9 +66,17 @@ def footprint(
             if isinstance(insn, isa.Norm):
                 read.append((PARAMS, Region(insn.params, 1, 1, 2 * -(-insn.columns // config.chunk))))
             else:
-                read.append(("factor", Region(insn.factor, insn.rows, insn.factor_pitch, insn.period)))
+                count = insn.rows if insn.factor_pitch else 1
+                read.append(("factor", Region(insn.factor, count, insn.factor_pitch, insn.period)))
             written = [("out", area(insn.y, insn.rows, insn.y_pitch, insn.columns))]
             return read, written + ([entries("out", insn.y_scale, insn.rows)] if insn.y_max else [])
+        case isa.ReduceWindow():
+            (x_first, x_rows), (y_first, y_rows) = rows("x", insn.rows), rows("out", insn.rows)
+            weights = walk.count if walk is not None and insn.reduce == Reduce.WEIGHTED else 0
+            params = Region(insn.params, 1, 1, (2 + weights) * -(-insn.columns // config.chunk))
+            read = [("x", area(insn.x + x_first * insn.x_pitch, x_rows, insn.x_pitch, insn.columns)), (PARAMS, params)]
+            written = [("out", area(insn.y + y_first * insn.y_pitch, y_rows, insn.y_pitch, insn.columns))]
+            return read, written + ([entries("out", insn.y_scale + y_first, y_rows)] if insn.y_max else [])
         case isa.Matmul() if isinstance(op, MatMul):
             queued = insn.expert != isa.NO_EXPERT
             x_first, x_rows = rows("x", op.x.rows if queued else insn.rows)

@@ -9,8 +9,8 @@ import numpy as np
 from .. import numerics as num
 from ..config import Config
 from ..errors import Shortage, UserError
-from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
-from ..isa import INDEX_BITS, ROW_BITS, ColScale, Convert, Indirect, RowMax, RowScale
+from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..isa import INDEX_BITS, ROW_BITS, WINDOW_TAPS, ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import RowLayout
 from .layout import (
     DataStore,
@@ -33,14 +33,16 @@ class Needs:
     """Layouts and DRAM addresses of one task, by op index.
 
     `weights`: (first word, words) of a MatMul. `data`: byte offset in the constants region, of a Constant, of gamma and
-    beta of a Norm, of the row multipliers of a MatMul. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of
-    the factor) of a Multiply. `narrow`: each Constant and Input that crosses DRAM as int8. `shortages`: what operations
-    exceed of the Config.
+    beta of a Norm, of multipliers and biases of a ReduceWindow, of the row multipliers of a MatMul. `taps`: likewise of the
+    weights of a ReduceWindow, as int8. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of the factor) of a
+    Multiply, (columns, taps with weights) of a ReduceWindow. `narrow`: each Constant and Input that crosses DRAM as int8.
+    `shortages`: what operations exceed of the Config.
     """
 
     layouts: dict[str, Layout]
     weights: dict[int, tuple[int, int]] = field(default_factory=dict)
     data: dict[int, int] = field(default_factory=dict)
+    taps: dict[int, int] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     narrow: set[int] = field(default_factory=set)
     shortages: list[Shortage] = field(default_factory=list)
@@ -50,7 +52,7 @@ class Needs:
         have = getattr(config, field)
         if amount > have:
             message = f"{op.name}: {what} need {field}={amount}, it is {have}"
-            self.shortages.append(Shortage(message, field, amount / have))
+            self.shortages.append(Shortage(message, field, amount / max(have, 1)))
 
 
 def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: DataStore) -> Needs:
@@ -75,6 +77,8 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
                 needs.data[i] = constants.add(pack_rows(rows, np.arange(rows.shape[1]), config))
             case Multiply():
                 needs.sizes[i] = _multiply_columns(needs, op, config)
+            case ReduceWindow():
+                _prepare_window(needs, i, op, config, constants)
             case RouteTokens():
                 _check_route(needs, op, config)
                 routes[op.name], last_route = op, op.name
@@ -128,6 +132,29 @@ def _prepare_matmul(
     if op.row_scale == RowScale.TABLE:
         table = np.broadcast_to(np.asarray(op.row_mult, "<u2"), op.x.rows)
         needs.data[i] = constants.add(table.tobytes())
+
+
+def _prepare_window(needs: Needs, i: int, op: ReduceWindow, config: Config, constants: DataStore) -> None:
+    columns = _layout(needs, op.x).columns(op.x)
+    if not np.array_equal(columns, _layout(needs, op.out).columns(op.out)):
+        raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.out.buffer!r} are padded differently")
+    needs.ask(op, config, "window_chunks", 1, "windows of rows")
+    for name, value, low, high in (
+        ("weights", op.weights, -num.INT8_MAX, num.INT8_MAX),
+        ("mult", op.mult, 0, num.U16_MAX),
+        ("bias", op.bias, -num.INT16_MAX - 1, num.INT16_MAX),
+    ):
+        if value is not None and (value.min() < low or value.max() > high):
+            raise ValueError(f"{op.name}: {name} outside {low}..{high}")
+    weights = 0 if op.weights is None else len(op.weights)
+    if weights > WINDOW_TAPS:
+        raise UserError(f"{op.name}: a window of {weights} taps with weights, the machine takes at most {WINDOW_TAPS}")
+    needs.sizes[i] = int(columns[-1]) + 1, weights
+    scales = np.stack([op.mult.astype(np.uint16).view(np.int16), op.bias.astype(np.int16)])
+    needs.data[i] = constants.add(pack_rows(scales, columns, config))
+    if op.weights is not None:
+        taps = op.weights.astype(np.int16) << num.STATIC_SHIFT
+        needs.taps[i] = constants.add(pack_rows(taps, columns, config, narrow=True))
 
 
 def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict[str, RouteTokens]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import Config
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, View
 from ..isa import RowScale
 from ..program import Place
 from .allocate import Item, place, set_lead
@@ -18,7 +18,8 @@ NORM_BESIDE = 16  # operations behind one of the vector unit among which those a
 class Spaces:
     """Places of one task. `spans`, `maxima`: the spans of every buffer and of its row maxima, with their items.
 
-    `params`: gamma and beta of a Norm, `tables`: row multipliers of a MatMul, by op index. `step_of`: step of each op.
+    `params`: gamma and beta of a Norm, or what a ReduceWindow has of each column, `tables`: row multipliers of a MatMul, by
+    op index. `step_of`: step of each op.
     Items that are loaded from DRAM may be loaded from the beginning of step `first`.
     """
 
@@ -50,6 +51,10 @@ class Spaces:
             if isinstance(op, Norm):
                 size = 2 * (align(op.x.cols, config.chunk) // config.chunk)
                 self.params[i] = Item(f"gamma and beta of {op.name!r}", size, step, step)
+            elif isinstance(op, ReduceWindow):
+                columns, weights = needs.sizes[i]
+                size = (2 + weights) * (align(columns, config.chunk) // config.chunk)
+                self.params[i] = Item(f"multipliers, biases and weights of {op.name!r}", size, step, step)
             elif isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
                 self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, step, step)
 
@@ -83,7 +88,7 @@ class Spaces:
         """Cycles that two items in one bank take from each other, about: a bank serves one read a cycle.
 
         A Matmul reads its streamed rows nearly every cycle, its stationary rows once a tile (those of its first tiles
-        while the Matmul before it runs), residual rows in the last tile of every output. A LayerNorm or a product of rows
+        while the Matmul before it runs), residual rows in the last tile of every output. The vector unit
         reads beside the Matmuls that follow it.
         """
         number = {id(item): n for n, item in enumerate(scratch)}
@@ -110,8 +115,10 @@ class Spaces:
                 if previous >= 0:
                     clash(previous, ops[previous].reads()["x"], i, whole, min(stationary, self.config.array_outputs))
                 previous = i
-            elif isinstance(op, (Norm, Multiply)):
+            elif isinstance(op, (Norm, Multiply, ReduceWindow)):
                 left = op.x.rows * -(-op.x.cols // self.config.chunk)  # reads that no Matmul has run beside yet
+                if isinstance(op, ReduceWindow):
+                    left = op.walk.rows * op.walk.count * -(-op.x.cols // (self.config.chunk * self.config.window_chunks))
                 if isinstance(op, Multiply):
                     left += op.x.rows * -(-op.factor.cols // self.config.chunk)
                 for j in range(i + 1, min(i + 1 + NORM_BESIDE, len(ops))):
@@ -122,7 +129,7 @@ class Spaces:
                         clash(i, op.x, j, other.x, cycles)
                         clash(i, op.x, j, other.residual, cycles // inputs)
                         # Gamma and beta come first: while their bank is taken nothing of the LayerNorm moves.
-                        beside = self.params[i] if isinstance(op, Norm) else self.item(op.factor, i)
+                        beside = self.item(op.factor, i) if isinstance(op, Multiply) else self.params[i]
                         apart(beside, self.item(other.x, j), cycles)
                         left -= cycles
         return result
