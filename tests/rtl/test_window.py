@@ -172,13 +172,10 @@ def test_no_rows(vector_memory):
 def test_throughput(vector_memory, config):
     """Without stalls a row costs its taps, or the chunks of its block."""
     rng = np.random.default_rng(6)
-    wide = 2 * config.window_chunks * config.chunk
-    cases = [
-        case(config, rng, walk=walk, columns=columns, reduce=reduce)
-        for walk in (walks()[i] for i in (0, 1, 3, 6))
-        for columns in (wide, wide + config.chunk + 1, 1)
-        for reduce in (Reduce.SUM, Reduce.WEIGHTED)
-    ]
+    block = config.window_chunks * config.chunk
+    shapes = [(ROWS, 2 * block), (walks()[0], 2 * block + 1), (walks()[1], block + 1), (walks()[6], 1)]
+    shapes.append((Walk((64,), (1,), (1,)), block))
+    cases = [case(config, rng, walk=walk, columns=columns, reduce=Reduce(k % 2)) for k, (walk, columns) in enumerate(shapes)]
     expected = [
         window_cycles(config, i.rows, i.columns, w.kernel_u * w.kernel_v, i.reduce == Reduce.WEIGHTED) for i, w in cases
     ]
