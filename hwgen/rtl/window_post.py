@@ -1,0 +1,94 @@
+"""A chunk of the window engine's sums to stored activations."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value, signed, unsigned
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out
+
+from .. import latency
+from ..config import Config
+from ..numerics import INT16_MAX, WINDOW_SHIFT_MAX, WINDOW_SUM_BITS, WINDOW_VALUE_BITS
+from . import ports
+from .booth import booth
+from .common import delay, delay_valid, largest_tree, register, saturate
+from .gelu import gelu_lanes
+
+
+class WindowPost(Component):
+    """y = numerics.gelu(numerics.window_post(sum)), and the largest magnitude of a chunk.
+
+    Ports: before, shift, gelu, gelu_shift (held); i_valid, i_data (a chunk of sums), i_keep (elements that are written; the
+    others become zero); mult, bias (u16, int16 of the chunk: PARAMS_AT cycles after i_valid `mult`, BIAS_AT `bias`);
+    o_valid, o_data LATENCY cycles after i_valid; o_max `max_latency_of(config)` cycles after i_valid.
+    Cost: about 550 LUTs an element, a RAMB36 for two.
+    """
+
+    MULT_AT = 4
+    PRODUCT = (WINDOW_VALUE_BITS + 1) // 2  # steps of a product with a value of the first shift
+    BIAS_AT = MULT_AT + 1 + PRODUCT + 3
+    LATENCY = latency.WINDOW_POST
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__(
+            {
+                "before": In(4),
+                "shift": In(WINDOW_SHIFT_MAX.bit_length()),
+                "gelu": In(3),
+                "gelu_shift": In(3),
+                "i_valid": In(1),
+                "i_data": In(data.ArrayLayout(signed(WINDOW_SUM_BITS), config.chunk)),
+                "i_keep": In(config.chunk),
+                "mult": In(data.ArrayLayout(unsigned(16), config.chunk)),
+                "bias": In(ports.elements(config, 1)),
+                "o_valid": Out(1),
+                "o_data": Out(ports.elements(config, 1)),
+                "o_max": Out(15),
+            }
+        )
+
+    @staticmethod
+    def max_latency_of(config: Config) -> int:
+        """Cycles from a chunk to its largest magnitude."""
+        return latency.window_maximum(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        keep = delay(m, self.i_keep, self.BIAS_AT + 1, "keep")
+        results = [self._lane(m, i, keep[i]) for i in range(self.config.chunk)]
+        results = gelu_lanes(m, results, lambda n: self.gelu, lambda n: self.gelu_shift)
+        magnitudes = [register(m, Mux(y[-1], -y, y)[:15], f"magnitude_{i}") for i, y in enumerate(results)]
+        m.d.comb += [
+            self.o_valid.eq(delay_valid(m, self.i_valid, self.LATENCY, "valid")),
+            self.o_data.eq(Cat(results)),
+            self.o_max.eq(largest_tree(m, magnitudes)[0]),
+        ]
+        return m
+
+    def _lane(self, m: Module, i: int, keep: Value) -> Value:
+        """numerics.window_post of an element. Halves are rounded away from zero, so magnitudes are."""
+        value = self.i_data[i]
+        magnitude = register(m, Mux(value[-1], -value, value)[: WINDOW_SUM_BITS - 1], f"sum_{i}")
+        negative = delay(m, value[-1], self.BIAS_AT, f"negative_{i}")
+        # Shifted less the bit that rounds, in two steps.
+        wide = register(m, Cat(Const(0, 1), magnitude) >> (self.before[2:] << 2), f"coarse_{i}")
+        wide = register(m, wide >> self.before[:2], f"fine_{i}")
+        bits = WINDOW_VALUE_BITS - 1
+        rounded = register(m, (wide[: bits + 1] + 1) >> 1, f"rounded_{i}")
+        over = register(m, wide[bits + 1 :].any(), f"over_{i}")
+        value = register(m, Mux(over | rounded[bits], (1 << bits) - 1, rounded[:bits]), f"value_{i}")
+        factor = register(m, self.mult[i], f"mult_{i}")
+        even = Const(0, 2 - bits % 2)
+        product = booth(m, Cat(factor, Const(0, 1)).as_signed(), Cat(value, even).as_signed(), f"scaled_{i}")
+        product = product[: 16 + bits]
+        wide = register(m, Cat(Const(0, 1), product) >> (self.shift[3:] << 3), f"eights_{i}")
+        wide = register(m, wide >> self.shift[:3], f"ones_{i}")
+        rounded = register(m, (wide[:17] + 1) >> 1, f"steps_{i}")
+        over = delay(m, register(m, wide[17:].any(), f"beyond_{i}"), 1, f"beyond_{i}")
+        bias = self.bias[i]
+        total = register(m, Mux(negative, bias - rounded, bias + rounded), f"biased_{i}")
+        sign = register(m, negative, f"sign_{i}")
+        limit = Mux(sign, Const(-INT16_MAX, ports.ELEMENT), Const(INT16_MAX, ports.ELEMENT))
+        y = Mux(over, limit, saturate(total, INT16_MAX))
+        return register(m, Mux(keep, y, 0)[:16].as_signed(), f"y_{i}")
