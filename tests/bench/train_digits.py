@@ -74,7 +74,7 @@ class SwinBlock(nn.Module):
 
 
 class Swin(nn.Module):
-    """Two stages: 8 x 8 tokens, of overlapping patches, in windows of 4 x 4, plain and shifted, then, merged two by two, 4 x 4 tokens."""
+    """Two stages: 8 x 8 tokens of overlapping patches in windows of 4 x 4, plain and shifted; merged two by two, 4 x 4 tokens."""
 
     def __init__(self):
         super().__init__()
