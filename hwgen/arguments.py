@@ -122,7 +122,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("name", metavar="NAME", nargs="?", help="without it: list the examples")
     sub.add_argument("-o", "--output", type=Path, metavar="FILE.onnx")
 
-    sub = command("demo", "build the trained example, simulate its RTL and compare with the float model")
+    sub = command("demo", "build a trained example, simulate its RTL and compare with the float model")
+    sub.add_argument("--example", default="m3vit-digits", metavar="NAME", help="of `hwgen example`; default: %(default)s")
     sub.add_argument("--images", type=int, default=4, metavar="N", help="default: %(default)s")
     sub.add_argument("--keep", type=Path, metavar="FOLDER", help="leave model, images and bundle there")
     return top

@@ -313,7 +313,7 @@ def _demo(options) -> int:
         raise UserError(f"--images {options.images}: must be at least 1")
     from .demo import demo
 
-    return GOOD if demo(options.images, options.keep) else FAILED
+    return GOOD if demo(options.images, options.keep, example=options.example) else FAILED
 
 
 COMMANDS = {
