@@ -68,6 +68,7 @@ ELEMENTWISE = [
     row("Pow", x(3, 4), f(3.0)),
     row("Pow", x(3, 4), 2),
     row("Pow", ints(0, 5, 3, 4), 3),
+    row("Pow", ints(0, 5, 3, 4), f(0.5)),
     row("Where", bools(2, 1, 4), x(3, 4), x(2, 3, 1)),
     row("Where", bools(4), ints(0, 9, 3, 4), 5),
     row("Clip", x(3, 4), f(-0.5), f(0.5)),
@@ -410,6 +411,8 @@ RESIZES = [
     row("Resize", x(1, 1, 3, 4, 5), None, f(1, 1, 2, 1.5, 2)),
     row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2)),
     row("Resize", ints(-99, 99, 1, 2, 5, 6).astype(np.int8), None, f(1, 1, 2, 2), mode="nearest"),
+    row("Resize", ints(-99, 99, 1, 2, 5, 6).astype(np.int8), None, f(1, 1, 2, 2), mode="linear"),
+    row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2), mode="linear"),
 ]
 
 
