@@ -88,6 +88,7 @@ def load(
     kinds = {v.name: _kind(path, v) for v in infos}
     half = any(v.type.tensor_type.elem_type in HALVES for v in [*infos, *graph.output, *graph.value_info])
     half |= any(v.type.tensor_type.elem_type in HALVES for v in typed) and all(n.op_type != "Cast" for n in graph.node)
+    half |= any(a.name == "to" and a.i in HALVES for n in graph.node if n.op_type == "Cast" for a in n.attribute)
     quantised = any(n.op_type in QUANTISERS for n in graph.node)
     outputs = [o.name for o in graph.output]
     single = [v.name for v in infos if _is_number(v)]
