@@ -7,8 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-from . import __version__
 from .errors import UserError
+from .version import __version__
 
 USER_FAULT = 2
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -65,6 +65,24 @@ def parser() -> argparse.ArgumentParser:
         "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
     )
     _selection(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("verify", "check what a bundle gives: equal to golden, cycles, SNR, accuracy; exit code 1 if it does not")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--input", type=Path, required=True, metavar="X.npz", help="one array per ONNX input, or a folder of images")
+    sub.add_argument("--engine", required=True, metavar="golden|machine|rtl", help="the last two are held against golden")
+    _selection(sub)
+    sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
+    what = "cycles that an image may take: measured with rtl, else estimated"
+    sub.add_argument("--max-cycles", type=int, metavar="N", help=what)
+    what = "of every output, against --model or the arrays of X.npz that are named as the outputs"
+    sub.add_argument("--min-snr", type=float, metavar="DB", help=what)
+    sub.add_argument("--model", type=Path, metavar="MODEL.onnx", help="the float model, for --min-snr")
+    what = "array of X.npz with the right classes; several outputs: OUTPUT=NAME, repeated"
+    sub.add_argument("--labels", action="append", default=[], metavar="[OUTPUT=]NAME", help=what)
+    sub.add_argument("--min-accuracy", type=float, metavar="P", help="share of the labels that must be hit, 0 to 1")
+    sub.add_argument("--junit", type=Path, metavar="FILE.xml", help="write the checks there as JUnit's XML")
+    sub.add_argument("--progress", action="store_true", help="tell how far it is even where stderr is no terminal")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("check", "what of a model is supported, what is not, and why")
@@ -147,14 +165,32 @@ def parse_models(texts: list[str]) -> dict[str, Path]:
         task, equals, path = text.partition("=")
         if not equals:
             raise UserError(f"{text}: several models are several tasks, written TASK=MODEL.onnx")
-        if not TASK_NAME.fullmatch(task):
-            raise UserError(f"{text}: {task!r} is no task name (letters, digits, _ . -)")
+        check_task(task, f"{text}: ")
         if task in models:
             raise UserError(f"{text}: task {task!r} is named twice")
         if not path:
             raise UserError(f"{text}: task {task!r} names no file")
         models[task] = Path(path)
     return models
+
+
+def check_task(name: str, where: str = "") -> None:
+    """Raise UserError unless `name` may be a task's; `where` begins the message."""
+    if not TASK_NAME.fullmatch(name):
+        raise UserError(f"{where}{name!r} is no task name (letters, digits, _ . -)")
+
+
+def parse_labels(texts: list[str]) -> dict[str, str]:
+    """Output -> array of its labels from `--labels [OUTPUT=]NAME`; the output is "" where it is left out."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        output, equals, name = text.rpartition("=")
+        if not name or (equals and not output):
+            raise UserError(f"--labels {text}: written as NAME or OUTPUT=NAME")
+        if output in labels or (labels and "" in (output, *labels)):
+            raise UserError(f"--labels {text}: several are written as OUTPUT=NAME, each output once")
+        labels[output] = name
+    return labels
 
 
 def parse_settings(texts: list[str]) -> dict[str, str]:

@@ -81,6 +81,13 @@ class _Sums:
         return 1.0 if self.noise == 0.0 else float(self.product / norm) if norm else 0.0
 
 
+def snr_db(reference: Array, found: Array) -> float:
+    """Signal-to-noise ratio of `found` in dB, at most LIMIT_DB."""
+    sums = _Sums()
+    sums.add(reference, found)
+    return sums.snr_db
+
+
 @dataclass
 class _Shares:
     common: int = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import build, report, run
+from . import report, run, steps
 from .example import write
 from .files import read_npz
 from .importer.reference import reference
@@ -30,7 +30,7 @@ def demo(images: int, keep: Path | None = None, say=print) -> bool:
 
     say("\nbuilding for a zcu104 with a small array ...")
     target = keep / f"{NAME}.bundle"
-    state = build.build(
+    state = steps.build(
         {"": model},
         target,
         calibrate=calibration,

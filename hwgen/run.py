@@ -15,13 +15,13 @@ from host.bundle import Bundle, BundleError
 from host.pack import pack_input, unpack_output
 
 from . import boards, energy, intgraph_io, isa
-from .build import GRAPH_FILE, REPORT_FILE
 from .config import Config
 from .dram import Dram, setting
 from .errors import UserError
 from .graph import Graph
 from .importer.external import fingerprint
 from .intgraph import IntGraph
+from .steps import GRAPH_FILE, REPORT_FILE
 from .timeline import Span, breakdown
 
 ENGINES = ("golden", "machine", "rtl")
@@ -112,6 +112,11 @@ def open_bundle(path: Path) -> Bundle:
     except UserError as error:
         raise UserError(f"{bundle.path / 'manifest.json'}: {error}") from None
     return bundle
+
+
+def contents(bundle: Bundle) -> dict[str, bytes]:
+    """Every file of a bundle by relative name, its manifest included."""
+    return bundle.files | {name: (bundle.path / name).read_bytes() for name in ("manifest.json", "manifest.sha256")}
 
 
 def config(bundle: Bundle) -> Config:
@@ -236,7 +241,7 @@ def run(
     dram: str = "board",
     cycles: Cycles | None = None,
 ) -> Run:
-    """All images through one engine. images: ONNX input name -> [images, C, H, W], as `files.read_images` gives them.
+    """All images through one engine. images: ONNX input name -> [images, C, H, W], as `images.read` gives them.
 
     dram: the memory beside the RTL, a setting of `hwgen.dram`. cycles: told now and then how far the RTL is. Raises
     UserError for an unknown engine or setting or, with rtl, a missing simulator.

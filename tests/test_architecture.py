@@ -21,9 +21,9 @@ MAX_LINES = 500
 
 # What each module or package of hwgen may read of the others, lowest first. The commands at the end may read everything.
 HWGEN = {
-    "": "",
+    "version": "",
     "errors": "",
-    "arguments": "errors",
+    "arguments": "errors version",
     "numerics": "",
     "patches": "",
     "isa": "numerics",
@@ -32,6 +32,7 @@ HWGEN = {
     "config": "errors isa numerics",
     "graph": "patches",
     "files": "errors",
+    "images": "errors files",
     "doctor": "",
     "boards": "config errors",
     "registers": "config isa",
@@ -49,8 +50,9 @@ HWGEN = {
     "select": "graph intgraph isa numerics qgraph quantise",
     "leveltext": "isa",
     "compare": "errors graph intgraph numerics",
+    "verify": "compare errors",
     "intgraph_io": "errors intgraph leveltext",
-    "program": "config errors files isa patches",
+    "program": "config errors files isa patches version",
     "schedule": "config errors intgraph isa numerics program",
     "latency": "config numerics",
     "memories": "config isa numerics",
@@ -72,7 +74,7 @@ HWGEN = {
     "notebook": "",
     "example": "errors files",
 }
-COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
+COMMANDS = {"", "api", "steps", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
     *("intgraph", "isa", "numerics", "patches", "qgraph", "registers", "timeline"),
@@ -86,6 +88,7 @@ LIBRARIES = {
     "hwgen.example": {"numpy", "onnx"},
     "hwgen.timing": NUMPY | {"tomli", "tomllib"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
+    "hwgen.images": {"numpy", "PIL", "tomli", "tomllib"},
     "hwgen.config": set(),
     "hwgen.cli": set(),
     "hwgen.arguments": set(),
@@ -201,7 +204,7 @@ def test_the_command_line_starts_without_any_library():
 
 
 def test_only_the_rtl_loads_amaranth():
-    code = "import sys, hwgen.build, hwgen.cost, hwgen.explore, hwgen.mapping; sys.exit('amaranth' in sys.modules)"
+    code = "import sys, hwgen.cost, hwgen.explore, hwgen.mapping, hwgen.steps; sys.exit('amaranth' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
