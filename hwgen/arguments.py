@@ -22,8 +22,20 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USER_FAULT)
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of a command line; those of a file named by --config are defaults for the others."""
+    top, commands = parsers()
+    options = top.parse_args(arguments)
+    if getattr(options, "config", None) is not None:
+        from . import buildfile
+
+        commands[options.command].set_defaults(**buildfile.read(options.config))
+        options = top.parse_args(arguments)
+    return options
+
+
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and those of the commands by name."""
     top = Parser(prog="hwgen", description="FPGA accelerators for Vision Transformers, generated from ONNX.")
     top.add_argument("--version", action="version", version=f"hwgen {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -34,11 +46,14 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("build", "ONNX to bundle: program, weights, Verilog, report")
-    sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
+    what = "one model, or several tasks of one network"
+    sub.add_argument("models", nargs="*", metavar="[TASK=]MODEL.onnx", help=what)
+    what = "the whole build as a file, with files beside it; options here come on top"
+    sub.add_argument("--config", type=Path, metavar="FILE.toml", help=what)
     sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
     sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
-    sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales")
-    what = "a field of Config or Quantisation"
+    sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales; or a folder")
+    what = "a field of Config or Quantisation; `hwgen config` lists them"
     sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
     sub.add_argument("--explore", action="store_true", help="search the Config even where the board stores one that fits")
@@ -122,6 +137,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
     sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
 
+    sub = command("config", "every field that --set may name: default and meaning")
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="whose Config is shown beside; default: %(default)s")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
     sub = command("boards", "the known boards")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -143,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("demo", "build the trained example, simulate its RTL and compare with the float model")
     sub.add_argument("--images", type=int, default=4, metavar="N", help="default: %(default)s")
     sub.add_argument("--keep", type=Path, metavar="FOLDER", help="leave model, images and bundle there")
-    return top
+    return top, commands.choices
 
 
 def _shape(sub: argparse.ArgumentParser) -> None:
@@ -158,6 +177,8 @@ def _selection(sub: argparse.ArgumentParser) -> None:
 
 def parse_models(texts: list[str]) -> dict[str, Path]:
     """Task name -> file from MODEL or TASK=MODEL texts. Raises UserError for a bad, missing or doubled task name."""
+    if not texts:
+        raise UserError("no model: name [TASK=]MODEL.onnx, or a --config FILE.toml that does")
     if len(texts) == 1 and ("=" not in texts[0] or Path(texts[0]).exists()):
         return {"": Path(texts[0])}
     models: dict[str, Path] = {}

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from . import doctor
-from .arguments import USER_FAULT, parse_labels, parse_models, parse_settings, parse_shapes, parser
+from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_settings, parse_shapes
 from .errors import Mismatch, Terminated, UserError
 
 GOOD, FAILED, BUG, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
@@ -37,7 +37,7 @@ def _terminate(number: int, frame) -> None:
 
 def _main(arguments: list[str] | None) -> int:
     try:
-        options = parser().parse_args(arguments)
+        options = parse(arguments)
         code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code
@@ -253,6 +253,20 @@ def _package(options) -> int:
     return GOOD
 
 
+def _config(options) -> int:
+    from dataclasses import asdict
+
+    from . import boards, fields
+    from .config import Config
+    from .quantise.options import Quantisation
+
+    board = boards.load(options.board)
+    listed, current = fields.fields_of(Config) + fields.fields_of(Quantisation), board.make_config().to_dict()
+    found = [asdict(f) | {"board": current.get(f.name)} for f in listed]
+    print(json.dumps({"board": board.name, "fields": found}) if options.json else fields.table(listed, current, board.name))
+    return GOOD
+
+
 def _boards(options) -> int:
     from . import boards
 
@@ -325,8 +339,8 @@ def _demo(options) -> int:
 COMMANDS = {
     function.__name__.strip("_"): function
     for function in (
-        _build, _run, _compare, _verify, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _boards, _explore,
-        _doctor, _example, _demo,
+        _build, _run, _compare, _verify, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _config, _boards,
+        _explore, _doctor, _example, _demo,
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 
 import numpy as np
 
@@ -53,6 +54,12 @@ class Comparison:
     routers: list[Router]
     outputs: list[Layer]
     worst: str | None
+
+    def __str__(self) -> str:
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(text(self))}</pre>"
 
 
 @dataclass

@@ -8,10 +8,16 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .errors import UserError
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
 
 
 def write_atomic(path: Path, content: bytes | Callable) -> None:
@@ -144,6 +150,15 @@ def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.nd
             names = ", ".join(sorted(held)) or "no array"
             raise UserError(f"{path}: has no array {name!r} for the input of that name; it holds {names}")
     return arrays
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file. Raises UserError naming it."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return values
+    except (OSError, ValueError) as error:  # of TOML and of UTF-8 too
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .files import npz_shapes, read_npz
-
-try:
-    import tomllib
-except ImportError:  # Python 3.10
-    import tomli as tomllib
+from .files import npz_shapes, read_npz, read_toml
 
 Array = np.ndarray
 Arrays = dict[str, Array]
@@ -178,12 +173,9 @@ class _Pictures:
             raise UserError(f"{folder}: pictures have 1 or 3 channels; the input is {list(shape)}: give .npy files")
         self._channels, *self._size = shape
         says = folder / PREPROCESS
-        try:
-            values = tomllib.loads(says.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{says}: missing: it says how pictures become the network's input; {EXAMPLE}") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{says}: {error}") from None
+        if not says.is_file():
+            raise UserError(f"{says}: missing: it says how pictures become the network's input; {EXAMPLE}")
+        values = read_toml(says)
         unknown = values.keys() - {"mean", "std", "resize", "interpolation"}
         if unknown:
             raise UserError(f"{says}: unknown {min(unknown)!r}; known are mean, std, resize, interpolation")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 from xml.etree import ElementTree
 
@@ -53,6 +54,9 @@ class Verification:
         lines = [f"{self.engine}: {self.images} images in {self.seconds:.1f} s"]
         lines += [f"{'ok    ' if c.passed else 'FAILED'}  {c.name:{width}}  {c.found}" for c in self.checks]
         return "\n".join(lines + ([] if self.checks else [NOTHING]))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def junit(self) -> bytes:
         """One test suite with a test case a check, as CI servers read it."""

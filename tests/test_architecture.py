@@ -23,7 +23,6 @@ MAX_LINES = 500
 HWGEN = {
     "version": "",
     "errors": "",
-    "arguments": "errors version",
     "numerics": "",
     "patches": "",
     "isa": "numerics",
@@ -32,6 +31,9 @@ HWGEN = {
     "config": "errors isa numerics",
     "graph": "patches",
     "files": "errors",
+    "buildfile": "errors files",
+    "arguments": "buildfile errors version",
+    "fields": "",
     "images": "errors files",
     "doctor": "",
     "boards": "config errors",
@@ -88,7 +90,8 @@ LIBRARIES = {
     "hwgen.example": {"numpy", "onnx"},
     "hwgen.timing": NUMPY | {"tomli", "tomllib"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
-    "hwgen.images": {"numpy", "PIL", "tomli", "tomllib"},
+    "hwgen.images": {"numpy", "PIL"},
+    "hwgen.files": {"numpy", "tomli", "tomllib"},
     "hwgen.config": set(),
     "hwgen.cli": set(),
     "hwgen.arguments": set(),
