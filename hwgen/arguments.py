@@ -141,6 +141,11 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--board", default="zcu104", metavar="NAME", help="whose Config is shown beside; default: %(default)s")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
+    sub = command("cache", "what is kept to save time: compiled simulations, Verilog, synthesised units; where, how much")
+    sub.add_argument("--prune", action="store_true", help="remove it; what a process uses at the moment stays")
+    sub.add_argument("--older", type=float, default=0.0, metavar="DAYS", help="with --prune: only what was not used so long")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
     sub = command("boards", "the known boards")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 

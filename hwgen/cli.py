@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from . import doctor
 from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_settings, parse_shapes
-from .errors import Mismatch, Terminated, UserError
+from .errors import Mismatch, UserError
+from .processes import stoppable
 
-GOOD, FAILED, BUG, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
+GOOD, FAILED, BUG, INTERRUPTED = 0, 1, 3, 130
+# A full or closed disk, wherever it shows: no fault of hwgen.
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. 0: good; 1: a check failed; 2: the user's input is at fault; 3: a fault of hwgen itself."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set signal handlers
+    with stoppable():
         return _main(arguments)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return _main(arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame) -> None:
-    """Leave as an exception does, so that files half-written are removed."""
-    raise Terminated(TERMINATED)
 
 
 def _main(arguments: list[str] | None) -> int:
@@ -51,14 +44,33 @@ def _main(arguments: list[str] | None) -> int:
         print("hwgen: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return GOOD
+    except OSError as error:
+        no_folder = error.errno == errno.ENOENT and error.filename is None  # tempfile found none that can be written
+        if error.errno not in REFUSED and not no_folder:
+            return _fault()
+        if error.filename is None:  # it may be stdout, which Python would try again
+            _drop_output()
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"hwgen: error: {where}{error.strerror}", file=sys.stderr)
+        return USER_FAULT
     except SystemExit as exit:  # argparse: --help, --version or an error already told
         return exit.code if isinstance(exit.code, int) else USER_FAULT
     except Exception:
-        traceback.print_exc()
-        print("hwgen: this is a fault of hwgen, not of your input", file=sys.stderr)
-        return BUG
+        return _fault()
+
+
+def _fault() -> int:
+    traceback.print_exc()
+    print("hwgen: this is a fault of hwgen, not of your input", file=sys.stderr)
+    return BUG
+
+
+def _drop_output() -> None:
+    """What Python still holds of stdout goes nowhere, so that it does not fail on it once more at the end."""
+    with suppress(OSError, ValueError):  # a stdout of somebody's own has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
@@ -267,6 +279,25 @@ def _config(options) -> int:
     return GOOD
 
 
+def _cache(options) -> int:
+    from . import cache
+
+    if options.older and not options.prune or not options.older >= 0:
+        raise UserError(f"--older {options.older:g}: days, with --prune")
+    removed, used = cache.prune(options.older) if options.prune else ([], [])
+    listed = cache.entries()
+    if options.json:
+        kept = [{"kind": e.kind, "path": str(e.path), "bytes": e.size, "used": e.used} for e in listed]
+        done = {"removed": len(removed), "removed_bytes": sum(e.size for e in removed), "in_use": len(used)}
+        print(json.dumps({"directory": str(cache.directory()), "entries": kept} | (done if options.prune else {})))
+        return GOOD
+    if options.prune:
+        note = f"; {len(used)} in use stay" if used else ""
+        print(f"removed {len(removed)} entries, {sum(e.size for e in removed) / 1e6:.1f} MB{note}")
+    print(cache.text(listed))
+    return GOOD
+
+
 def _boards(options) -> int:
     from . import boards
 
@@ -339,8 +370,8 @@ def _demo(options) -> int:
 COMMANDS = {
     function.__name__.strip("_"): function
     for function in (
-        _build, _run, _compare, _verify, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _config, _boards,
-        _explore, _doctor, _example, _demo,
+        _build, _run, _compare, _verify, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _config, _cache,
+        _boards, _explore, _doctor, _example, _demo,
     )
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 from host.bundle import Bundle, BundleError
 from host.pack import pack_input, unpack_output
 
-from . import boards, energy, intgraph_io, isa
+from . import boards, cache, energy, intgraph_io, isa
 from .config import Config
 from .dram import Dram, setting
 from .errors import UserError
@@ -171,9 +171,7 @@ def report_of(bundle: Bundle) -> dict:
 
 def synthesis_cache() -> Path:
     """Where synthesised units and estimated clocks are kept."""
-    from sim.simulators import cache_directory
-
-    return cache_directory() / "synth"
+    return cache.directory() / "synth"
 
 
 def clock_of(bundle: Bundle) -> dict:
@@ -342,6 +340,7 @@ def _rtl(
     """Outputs of every image, counters and spans of every run."""
     from sim import rtl
 
+    cache.check()
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
     count, reads = entry["program"]["instructions"], _reads(entry)

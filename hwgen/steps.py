@@ -20,6 +20,7 @@ import numpy as np
 
 from . import (
     boards,
+    cache,
     explore,
     files,
     images,
@@ -178,15 +179,13 @@ RTL_SOURCES = ("rtl", "config.py", "isa", "latency.py", "memories.py", "numerics
 @lru_cache(maxsize=8)
 def verilog(config: Config) -> dict[str, str]:
     """File name -> Verilog of the machine. The longest step of a build: it is kept by Config and by what makes it."""
-    from sim.simulators import cache_directory
-
     here = Path(__file__).parent
     sources = [p for name in RTL_SOURCES for p in [here / name, *sorted((here / name).rglob("*.py"))] if p.is_file()]
     sources += sorted((here.parent / "rtl_templates").glob("*.v"))
     digest = hashlib.sha256(json.dumps([config.to_dict(), version("amaranth")], sort_keys=True).encode())
     for path in sources:
         digest.update(path.read_bytes())
-    kept = cache_directory() / "verilog" / f"{digest.hexdigest()[:32]}.json.gz"
+    kept = cache.directory() / "verilog" / f"{digest.hexdigest()[:32]}.json.gz"
     try:
         return json.loads(gzip.decompress(kept.read_bytes()))
     except (OSError, EOFError, ValueError, zlib.error):

@@ -23,6 +23,8 @@ MAX_LINES = 500
 HWGEN = {
     "version": "",
     "errors": "",
+    "cache": "errors",
+    "processes": "errors",
     "numerics": "",
     "patches": "",
     "isa": "numerics",
@@ -65,9 +67,9 @@ HWGEN = {
     "listing": "isa program",
     "mapping": "config cost dram errors intgraph isa latency program schedule",
     "resources": "boards config latency memories numerics",
-    "explore": "boards config cost dram energy errors intgraph isa latency mapping resources schedule timeline",
-    "synth": "boards config errors",
-    "bitstream": "boards config errors files rtl synth",
+    "explore": "boards config cost dram energy errors intgraph isa latency mapping processes resources schedule timeline",
+    "synth": "boards config errors processes",
+    "bitstream": "boards config errors files processes rtl synth",
     "timing": "boards errors files synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
@@ -78,8 +80,8 @@ HWGEN = {
 }
 COMMANDS = {"", "api", "steps", "run", "demo", "package", "cli", "__main__"}
 SIM = {
-    *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "qgraph", "registers", "timeline"),
+    *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
+    *("intgraph", "isa", "numerics", "patches", "processes", "qgraph", "registers", "timeline"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
