@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import build, report, run
+from . import report, run, steps
 from .errors import UserError
 from .example import EXAMPLES, write
 from .files import read_npz
@@ -34,7 +34,7 @@ def demo(images: int, keep: Path | None = None, say=print, example: str = NAME) 
 
     say("\nbuilding for a zcu104 with a small array ...")
     target = keep / f"{example}.bundle"
-    state = build.build(
+    state = steps.build(
         {"": model},
         target,
         calibrate=calibration,
