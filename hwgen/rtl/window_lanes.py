@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, Signature
 
 from .. import latency
 from ..config import Config
@@ -13,10 +13,57 @@ from ..numerics import STATIC_SHIFT, WINDOW_SUM_BITS
 from . import ports
 from .booth import booth
 from .common import WIDE, delay, delay_valid, register
+from .shared import Shared, place
 from .small_memory import LutRam
 from .window_reads import TAP, WEIGHT, read_tag
 
 WEIGHT_BITS = 8
+
+
+class WindowLane(Shared):
+    """An element of a read: its tap times its weight, joined to the total, which is held when a row is done.
+
+    Ports: x, inside, weight (of a tap; beyond the border it is zero), weighted (held; else the weight is one); PRODUCT cycles
+    later take, or compare (take it if it is larger), fresh (it replaces the total), and a cycle later done; hold, from the
+    next cycle on.
+    Cost: about 130 LUTs.
+    """
+
+    MODULE = "hwgen_window_lane"
+    PRODUCT = 1 + WEIGHT_BITS // 2
+
+    @staticmethod
+    def ports(config: Config) -> Signature:
+        return Signature(
+            {
+                "x": In(ports.ELEMENT),
+                "inside": In(1),
+                "weight": In(signed(WEIGHT_BITS)),
+                "weighted": In(1),
+                "take": In(1),
+                "compare": In(1),
+                "fresh": In(1),
+                "done": In(1),
+                "hold": Out(signed(WINDOW_SUM_BITS)),
+            }
+        )
+
+    def __init__(self, config: Config):
+        super().__init__(self.ports(config))
+
+    def elaborate(self, platform):
+        m = Module()
+        value = register(m, Mux(self.inside, self.x, Const(0, ports.ELEMENT)), "value")
+        weight = register(m, Mux(self.weighted, self.weight, 1)[:WEIGHT_BITS], "weight_value")
+        product = booth(m, value, weight.as_signed(), "product")
+        total = Signal(signed(WINDOW_SUM_BITS), reset_less=True)
+        hold = Signal(signed(WINDOW_SUM_BITS), name="held", reset_less=True)
+        with m.If(self.take | (self.compare & (product[:16].as_signed() > total[:16].as_signed()))):
+            m.d.sync += total.eq(product + Mux(self.fresh, 0, total))
+        with m.If(self.done):
+            m.d.sync += hold.eq(total)
+        m.d.comb += self.hold.eq(hold)
+        return m
 
 
 class WindowLanes(Component):
@@ -60,9 +107,9 @@ class WindowLanes(Component):
         weights = ram.read(tag.number)
 
         # --- beside the products: what a tap does to the sums ----------------------------------------------------------
-        valid = delay_valid(m, arrived & (tag.kind == TAP), 1 + WEIGHT_BITS // 2 - 1, "tap")
+        valid = delay_valid(m, arrived & (tag.kind == TAP), WindowLane.PRODUCT - 1, "tap")
         first, last, inside = (
-            delay(m, tag[name], 1 + WEIGHT_BITS // 2 - 1, f"tap_{name}") for name in ("first", "last", "inside")
+            delay(m, tag[name], WindowLane.PRODUCT - 1, f"tap_{name}") for name in ("first", "last", "inside")
         )
         none = Signal()  # no tap of the row was inside
         with m.If(valid):
@@ -76,17 +123,18 @@ class WindowLanes(Component):
         # --- lanes ---------------------------------------------------------------------------------------------------
         held = []
         for i in range(lanes):
-            # Beyond the border a tap is zero; without weights they are all one.
-            value = register(m, Mux(tag.inside, x[i], Const(0, ports.ELEMENT)), f"value_{i}")
-            weight = register(m, Mux(weighted, weights.word_select(i, WEIGHT_BITS), 1)[:WEIGHT_BITS], f"weight_{i}")
-            product = booth(m, value, weight.as_signed(), f"product_{i}")
-            total = Signal(signed(WINDOW_SUM_BITS), name=f"total_{i}", reset_less=True)
-            hold = Signal(signed(WINDOW_SUM_BITS), name=f"hold_{i}", reset_less=True)
-            with m.If(take | (compare & (product[:16].as_signed() > total[:16].as_signed()))):
-                m.d.sync += total.eq(product + Mux(fresh, 0, total))
-            with m.If(done):
-                m.d.sync += hold.eq(total)
-            held.append(hold)
+            lane = place(m, f"lane_{i}", WindowLane, self.config, platform)
+            m.d.comb += [
+                lane.x.eq(x[i]),
+                lane.inside.eq(tag.inside),
+                lane.weight.eq(weights.word_select(i, WEIGHT_BITS)),
+                lane.weighted.eq(weighted),
+                lane.take.eq(take),
+                lane.compare.eq(compare),
+                lane.fresh.eq(fresh),
+                lane.done.eq(done),
+            ]
+            held.append(lane.hold)
         chunk = self.config.chunk
         for i in range(chunk):
             m.d.comb += self.o_data[i].eq(Array(held[i::chunk])[self.chunk])
