@@ -21,6 +21,7 @@ from .energy import Recorder
 from .errors import DeviceFault, HostError, InputError
 from .files import check_writable, read_npz, write, write_npz
 from .measure import measure
+from .stop import stoppable
 
 GOOD, FAILED, USER_FAULT = 0, 1, 2
 
@@ -59,6 +60,10 @@ def _device(name: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    return stoppable(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     try:
         return run(parser().parse_args(arguments))
     except DeviceFault as error:
@@ -67,8 +72,6 @@ def main(arguments: list[str] | None = None) -> int:
     except HostError as error:
         print(f"host: error: {_line(error)}", file=sys.stderr)
         return USER_FAULT
-    except SystemExit as exit:
-        return exit.code if isinstance(exit.code, int) else USER_FAULT
 
 
 def run(options) -> int:

@@ -20,6 +20,7 @@ from .device import NAMES
 from .errors import HostError, InputError
 from .files import read_npz
 from .measure import Measurement, measure
+from .stop import stoppable
 
 
 @dataclass
@@ -75,6 +76,10 @@ def _equal(mixed: Measurement, alone: dict[str, Measurement], task: str) -> bool
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 good, 1 outputs differ, 2 the input is at fault."""
+    return stoppable(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m host.multitask", description="The cost of switching task.")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("input", type=Path, metavar="IN.npz")

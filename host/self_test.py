@@ -19,6 +19,7 @@ from .device import NAMES
 from .errors import DeviceError, DeviceFault, HostError
 from .files import read_npz
 from .measure import measure
+from .stop import stoppable
 
 FOLDER = "hwgen_overlay"  # of a package: bundle, images, bitstream
 BUNDLE, IMAGES = "bundle", "self_test.npz"
@@ -64,6 +65,10 @@ def array_name(task: str, kind: str, name: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    return stoppable(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m host.self_test", description="Test a package on its board.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="PACKAGE", help="default: this folder")
     parser.add_argument("--device", choices=NAMES, default="board", help="default: %(default)s")

@@ -7,8 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-from . import __version__
 from .errors import UserError
+from .version import __version__
 
 USER_FAULT = 2
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -22,8 +22,20 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USER_FAULT)
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of a command line; those of a file named by --config are defaults for the others."""
+    top, commands = parsers()
+    options = top.parse_args(arguments)
+    if getattr(options, "config", None) is not None:
+        from . import buildfile
+
+        commands[options.command].set_defaults(**buildfile.read(options.config))
+        options = top.parse_args(arguments)
+    return options
+
+
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and those of the commands by name."""
     top = Parser(prog="hwgen", description="FPGA accelerators for Vision Transformers, generated from ONNX.")
     top.add_argument("--version", action="version", version=f"hwgen {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -34,11 +46,14 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("build", "ONNX to bundle: program, weights, Verilog, report")
-    sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
+    what = "one model, or several tasks of one network"
+    sub.add_argument("models", nargs="*", metavar="[TASK=]MODEL.onnx", help=what)
+    what = "the whole build as a file, with files beside it; options here come on top"
+    sub.add_argument("--config", type=Path, metavar="FILE.toml", help=what)
     sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
     sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
-    sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales")
-    what = "a field of Config or Quantisation"
+    sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales; or a folder")
+    what = "a field of Config or Quantisation; `hwgen config` lists them"
     sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
     sub.add_argument("--explore", action="store_true", help="search the Config even where the board stores one that fits")
@@ -65,6 +80,24 @@ def parser() -> argparse.ArgumentParser:
         "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
     )
     _selection(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("verify", "check what a bundle gives: equal to golden, cycles, SNR, accuracy; exit code 1 if it does not")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("--input", type=Path, required=True, metavar="X.npz", help="one array per ONNX input, or a folder of images")
+    sub.add_argument("--engine", required=True, metavar="golden|machine|rtl", help="the last two are held against golden")
+    _selection(sub)
+    sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
+    what = "cycles that an image may take: measured with rtl, else estimated"
+    sub.add_argument("--max-cycles", type=int, metavar="N", help=what)
+    what = "of every output, against --model or the arrays of X.npz that are named as the outputs"
+    sub.add_argument("--min-snr", type=float, metavar="DB", help=what)
+    sub.add_argument("--model", type=Path, metavar="MODEL.onnx", help="the float model, for --min-snr")
+    what = "array of X.npz with the right classes; several outputs: OUTPUT=NAME, repeated"
+    sub.add_argument("--labels", action="append", default=[], metavar="[OUTPUT=]NAME", help=what)
+    sub.add_argument("--min-accuracy", type=float, metavar="P", help="share of the labels that must be hit, 0 to 1")
+    sub.add_argument("--junit", type=Path, metavar="FILE.xml", help="write the checks there as JUnit's XML")
+    sub.add_argument("--progress", action="store_true", help="tell how far it is even where stderr is no terminal")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("check", "what of a model is supported, what is not, and why")
@@ -104,6 +137,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
     sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
 
+    sub = command("config", "every field that --set may name: default and meaning")
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="whose Config is shown beside; default: %(default)s")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    sub = command("cache", "what is kept to save time: compiled simulations, Verilog, synthesised units; where, how much")
+    sub.add_argument("--prune", action="store_true", help="remove it; what a process uses at the moment stays")
+    sub.add_argument("--older", type=float, default=0.0, metavar="DAYS", help="with --prune: only what was not used so long")
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
     sub = command("boards", "the known boards")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -122,10 +164,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("name", metavar="NAME", nargs="?", help="without it: list the examples")
     sub.add_argument("-o", "--output", type=Path, metavar="FILE.onnx")
 
-    sub = command("demo", "build the trained example, simulate its RTL and compare with the float model")
+    sub = command("demo", "build a trained example, simulate its RTL and compare with the float model")
+    sub.add_argument("--example", default="m3vit-digits", metavar="NAME", help="of `hwgen example`; default: %(default)s")
     sub.add_argument("--images", type=int, default=4, metavar="N", help="default: %(default)s")
     sub.add_argument("--keep", type=Path, metavar="FOLDER", help="leave model, images and bundle there")
-    return top
+    return top, commands.choices
 
 
 def _shape(sub: argparse.ArgumentParser) -> None:
@@ -140,6 +183,8 @@ def _selection(sub: argparse.ArgumentParser) -> None:
 
 def parse_models(texts: list[str]) -> dict[str, Path]:
     """Task name -> file from MODEL or TASK=MODEL texts. Raises UserError for a bad, missing or doubled task name."""
+    if not texts:
+        raise UserError("no model: name [TASK=]MODEL.onnx, or a --config FILE.toml that does")
     if len(texts) == 1 and ("=" not in texts[0] or Path(texts[0]).exists()):
         return {"": Path(texts[0])}
     models: dict[str, Path] = {}
@@ -147,14 +192,32 @@ def parse_models(texts: list[str]) -> dict[str, Path]:
         task, equals, path = text.partition("=")
         if not equals:
             raise UserError(f"{text}: several models are several tasks, written TASK=MODEL.onnx")
-        if not TASK_NAME.fullmatch(task):
-            raise UserError(f"{text}: {task!r} is no task name (letters, digits, _ . -)")
+        check_task(task, f"{text}: ")
         if task in models:
             raise UserError(f"{text}: task {task!r} is named twice")
         if not path:
             raise UserError(f"{text}: task {task!r} names no file")
         models[task] = Path(path)
     return models
+
+
+def check_task(name: str, where: str = "") -> None:
+    """Raise UserError unless `name` may be a task's; `where` begins the message."""
+    if not TASK_NAME.fullmatch(name):
+        raise UserError(f"{where}{name!r} is no task name (letters, digits, _ . -)")
+
+
+def parse_labels(texts: list[str]) -> dict[str, str]:
+    """Output -> array of its labels from `--labels [OUTPUT=]NAME`; the output is "" where it is left out."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        output, equals, name = text.rpartition("=")
+        if not name or (equals and not output):
+            raise UserError(f"--labels {text}: written as NAME or OUTPUT=NAME")
+        if output in labels or (labels and "" in (output, *labels)):
+            raise UserError(f"--labels {text}: several are written as OUTPUT=NAME, each output once")
+        labels[output] = name
+    return labels
 
 
 def parse_settings(texts: list[str]) -> dict[str, str]:

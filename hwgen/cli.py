@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from . import doctor
-from .arguments import USER_FAULT, parse_models, parse_settings, parse_shapes, parser
-from .errors import Mismatch, Terminated, UserError
+from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_settings, parse_shapes
+from .errors import Mismatch, UserError
+from .processes import stoppable
 
-GOOD, FAILED, BUG, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
+GOOD, FAILED, BUG, INTERRUPTED = 0, 1, 3, 130
+# A full or closed disk, wherever it shows: no fault of hwgen.
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. 0: good; 1: a check failed; 2: the user's input is at fault; 3: a fault of hwgen itself."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set signal handlers
+    with stoppable():
         return _main(arguments)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return _main(arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame) -> None:
-    """Leave as an exception does, so that files half-written are removed."""
-    raise Terminated(TERMINATED)
 
 
 def _main(arguments: list[str] | None) -> int:
     try:
-        options = parser().parse_args(arguments)
+        options = parse(arguments)
         code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code
@@ -51,21 +44,40 @@ def _main(arguments: list[str] | None) -> int:
         print("hwgen: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return GOOD
+    except OSError as error:
+        no_folder = error.errno == errno.ENOENT and error.filename is None  # tempfile found none that can be written
+        if error.errno not in REFUSED and not no_folder:
+            return _fault()
+        if error.filename is None:  # it may be stdout, which Python would try again
+            _drop_output()
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"hwgen: error: {where}{error.strerror}", file=sys.stderr)
+        return USER_FAULT
     except SystemExit as exit:  # argparse: --help, --version or an error already told
         return exit.code if isinstance(exit.code, int) else USER_FAULT
     except Exception:
-        traceback.print_exc()
-        print("hwgen: this is a fault of hwgen, not of your input", file=sys.stderr)
-        return BUG
+        return _fault()
+
+
+def _fault() -> int:
+    traceback.print_exc()
+    print("hwgen: this is a fault of hwgen, not of your input", file=sys.stderr)
+    return BUG
+
+
+def _drop_output() -> None:
+    """What Python still holds of stdout goes nowhere, so that it does not fail on it once more at the end."""
+    with suppress(OSError, ValueError):  # a stdout of somebody's own has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
 
 
 def _build(options) -> int:
-    from . import build, report
+    from . import report, steps
 
     models = parse_models(options.models)
     output = options.output or Path(next(iter(models.values())).stem + ".bundle")
@@ -73,7 +85,7 @@ def _build(options) -> int:
     def progress(step: str, seconds: float, summary: str) -> None:
         print(f"{step:10} {seconds:6.1f} s  {summary}", file=sys.stderr, flush=True)
 
-    state = build.build(
+    state = steps.build(
         models,
         output,
         board=options.board,
@@ -94,8 +106,8 @@ def _build(options) -> int:
 
 
 def _run(options) -> int:
-    from . import run
-    from .files import check_writable, read_images, write_atomic, write_npz
+    from . import api, run
+    from .files import check_writable, write_atomic, write_npz
 
     run.check_engine(options.engine)
     if options.trace is not None and options.engine != "rtl":
@@ -103,16 +115,15 @@ def _run(options) -> int:
     for path in (options.output, options.trace):
         if path is not None:
             check_writable(path)
-    bundle = run.open_bundle(options.bundle)
-    task = run.choose_task(bundle, options.task)
-    images = read_images(options.input, run.inputs(bundle, task), _limit(options))
+    bundle = api.Bundle(options.bundle)
     show, cycles = _counter(options.engine, options.progress)
-    result = run.run(bundle, options.engine, images, task, show, options.dram, cycles)
+    how = {"task": options.task, "limit": options.limit, "dram": options.dram, "progress": show, "cycles": cycles}
+    result = bundle.run(options.input, options.engine, **how)
     if options.output is not None:
         write_npz(options.output, result.outputs)
     if options.trace is not None:
         write_atomic(options.trace, json.dumps(result.trace).encode())
-    summary = result.summary(run.config(bundle))
+    summary = result.summary(bundle.config)
     print(json.dumps(summary) if options.json else run.text(summary))
     return GOOD
 
@@ -120,25 +131,44 @@ def _run(options) -> int:
 def _compare(options) -> int:
     from dataclasses import asdict
 
-    from sim import golden
+    from . import api, compare
 
-    from . import compare, run
-    from .files import npz_shapes, read_images
-    from .importer.load import load
-    from .importer.reference import reference
-    from .levels import import_model
-
-    bundle = run.open_bundle(options.bundle)
-    task = run.choose_task(bundle, options.task)
-    how = {"fixed": run.fixed_inputs(bundle, task), "like": npz_shapes(options.input)}
-    graph, integers = import_model(options.model, **how), run.integer_graph(bundle, task)
-    run.check_origin(bundle, task, options.model, graph, warn=_warn)
-    images = read_images(options.input, run.inputs(bundle, task), _limit(options))
-    count = len(next(iter(images.values())))
-    expected = reference(load(options.model, **how), images)
-    found = compare.compare(graph, integers, images, golden.run, count if options.sensitivity else 1, expected)
+    how = {"task": options.task, "limit": options.limit, "sensitivity": options.sensitivity, "warn": _warn}
+    found = api.Bundle(options.bundle).compare(options.model, options.input, **how)
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
+
+
+def _verify(options) -> int:
+    from . import api, run
+    from .files import check_writable, write_atomic
+
+    run.check_engine(options.engine)
+    if options.junit is not None:
+        check_writable(options.junit)
+    labels = parse_labels(options.labels)
+    show, cycles = _counter(options.engine, options.progress)
+    found = api.Bundle(options.bundle).verify(
+        options.input,
+        options.engine,
+        task=options.task,
+        limit=options.limit,
+        dram=options.dram,
+        max_cycles=options.max_cycles,
+        min_snr=options.min_snr,
+        model=options.model,
+        labels=labels.get("", labels) or None,
+        min_accuracy=options.min_accuracy,
+        progress=show,
+        cycles=cycles,
+    )
+    if options.junit is not None:
+        write_atomic(options.junit, found.junit())
+    print(json.dumps(found.to_dict()) if options.json else found)
+    if found.passed:
+        return GOOD
+    names = ", ".join(check.name for check in found.failed)
+    raise Mismatch(f"{len(found.failed)} of {len(found.checks)} checks failed: {names}")
 
 
 def _check(options) -> int:
@@ -162,14 +192,13 @@ def _check(options) -> int:
 
 
 def _report(options) -> int:
-    from . import report, report_html, run
+    from . import api, report, report_html
     from .files import check_writable, write_atomic
 
     if options.html is not None:
         check_writable(options.html)
-    bundle = run.open_bundle(options.bundle)
-    found = report.at_clock(run.report_of(bundle), run.clock_of(bundle))
-    trace = None if options.trace is None else run.read_trace(options.trace, bundle)
+    bundle = api.Bundle(options.bundle)
+    found, trace = bundle.report(), None if options.trace is None else bundle.trace(options.trace)
     if options.html is not None:
         write_atomic(options.html, report_html.page(found, trace).encode())
     measured = {} if trace is None else {"measured": trace}
@@ -178,32 +207,21 @@ def _report(options) -> int:
 
 
 def _synth(options) -> int:
-    from . import synth
+    from . import api, synth
 
-    config, found = _synthesised(options, synth.synthesise)
-    print(json.dumps(found.to_dict() | {"config": config.to_dict()}) if options.json else synth.text(found))
+    bundle = api.Bundle(options.bundle)
+    found = bundle.synth(options.unit, options.jobs, _tell)
+    print(json.dumps(found.to_dict() | {"config": bundle.config.to_dict()}) if options.json else synth.text(found))
     return GOOD
 
 
 def _timing(options) -> int:
-    from . import timing
+    from . import api, timing
 
-    config, found = _synthesised(options, timing.estimate)
-    print(json.dumps(found.to_dict(config.clock_mhz)) if options.json else timing.text(found, config.clock_mhz))
+    bundle = api.Bundle(options.bundle)
+    found, clock = bundle.timing(options.unit, options.jobs, _tell), bundle.config.clock_mhz
+    print(json.dumps(found.to_dict(clock)) if options.json else timing.text(found, clock))
     return GOOD
-
-
-def _synthesised(options, function):
-    """(the bundle's Config, what a function of Verilog and board makes of it), with the options they share."""
-    from . import boards, run
-
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs} must be at least 1")
-    bundle = run.open_bundle(options.bundle)
-    board, cache = boards.of_bundle(bundle.files, bundle.path), run.synthesis_cache()
-    shared = {"only": options.unit, "cache": cache, "jobs": options.jobs}
-    progress = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    return run.config(bundle), function(run.verilog(bundle), board, progress=progress, **shared)
 
 
 def _bitstream(options) -> int:
@@ -221,7 +239,7 @@ def _bitstream(options) -> int:
         boards.of_bundle(bundle.files, bundle.path),
         output,
         seed=options.seed,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
+        progress=_tell,
     )
     print(json.dumps(made.to_dict()) if options.json else bitstream.text(made))
     return GOOD
@@ -247,6 +265,39 @@ def _package(options) -> int:
     return GOOD
 
 
+def _config(options) -> int:
+    from dataclasses import asdict
+
+    from . import boards, fields
+    from .config import Config
+    from .quantise.options import Quantisation
+
+    board = boards.load(options.board)
+    listed, current = fields.fields_of(Config) + fields.fields_of(Quantisation), board.make_config().to_dict()
+    found = [asdict(f) | {"board": current.get(f.name)} for f in listed]
+    print(json.dumps({"board": board.name, "fields": found}) if options.json else fields.table(listed, current, board.name))
+    return GOOD
+
+
+def _cache(options) -> int:
+    from . import cache
+
+    if options.older and not options.prune or not options.older >= 0:
+        raise UserError(f"--older {options.older:g}: days, with --prune")
+    removed, used = cache.prune(options.older) if options.prune else ([], [])
+    listed = cache.entries()
+    if options.json:
+        kept = [{"kind": e.kind, "path": str(e.path), "bytes": e.size, "used": e.used} for e in listed]
+        done = {"removed": len(removed), "removed_bytes": sum(e.size for e in removed), "in_use": len(used)}
+        print(json.dumps({"directory": str(cache.directory()), "entries": kept} | (done if options.prune else {})))
+        return GOOD
+    if options.prune:
+        note = f"; {len(used)} in use stay" if used else ""
+        print(f"removed {len(removed)} entries, {sum(e.size for e in removed) / 1e6:.1f} MB{note}")
+    print(cache.text(listed))
+    return GOOD
+
+
 def _boards(options) -> int:
     from . import boards
 
@@ -255,7 +306,7 @@ def _boards(options) -> int:
 
 
 def _explore(options) -> int:
-    from . import boards, build, explore
+    from . import boards, explore, steps
     from .mapping import check_batch
 
     models, board = parse_models(options.models), boards.load(options.board)
@@ -267,7 +318,7 @@ def _explore(options) -> int:
         batches = tuple(check_batch(int(text)) for text in options.batch.split(","))
     except ValueError:
         raise UserError(f"--batch {options.batch}: whole numbers, with commas between them") from None
-    state = build.build(models, Path("unused"), board=options.board, stop_after="select", shapes=parse_shapes(options.shapes))
+    state = steps.build(models, Path("unused"), board=options.board, stop_after="select", shapes=parse_shapes(options.shapes))
     front = explore.explore(
         state.integers,
         board,
@@ -313,25 +364,19 @@ def _demo(options) -> int:
         raise UserError(f"--images {options.images}: must be at least 1")
     from .demo import demo
 
-    return GOOD if demo(options.images, options.keep) else FAILED
+    return GOOD if demo(options.images, options.keep, example=options.example) else FAILED
 
 
 COMMANDS = {
     function.__name__.strip("_"): function
     for function in (
-        _build, _run, _compare, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _boards, _explore,
-        _doctor, _example, _demo,
+        _build, _run, _compare, _verify, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _config, _cache,
+        _boards, _explore, _doctor, _example, _demo,
     )
 }
 
 
 # --- options -----------------------------------------------------------------------------------------------------
-
-
-def _limit(options) -> int | None:
-    if options.limit is not None and options.limit < 1:
-        raise UserError(f"--limit {options.limit}: must be at least 1")
-    return options.limit
 
 
 def _counter(engine: str, always: bool, what: str = "image"):
@@ -353,6 +398,10 @@ def _counter(engine: str, always: bool, what: str = "image"):
         print(f"{begin}{engine}: run {run + 1} of {runs}, {count:,} cycles{rate}", end=ended, file=sys.stderr, flush=True)
 
     return images, cycles
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _warn(message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 
 import numpy as np
 
@@ -54,6 +55,12 @@ class Comparison:
     outputs: list[Layer]
     worst: str | None
 
+    def __str__(self) -> str:
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(text(self))}</pre>"
+
 
 @dataclass
 class _Sums:
@@ -79,6 +86,13 @@ class _Sums:
     def cosine(self) -> float:
         norm = np.sqrt(self.signal * self.other)
         return 1.0 if self.noise == 0.0 else float(self.product / norm) if norm else 0.0
+
+
+def snr_db(reference: Array, found: Array) -> float:
+    """Signal-to-noise ratio of `found` in dB, at most LIMIT_DB."""
+    sums = _Sums()
+    sums.add(reference, found)
+    return sums.snr_db
 
 
 @dataclass

@@ -22,24 +22,27 @@ MAX_OUTSTANDING = 256
 
 @dataclass(frozen=True)
 class Config:
-    """Parameters of the generated hardware. Bad values raise UserError naming field and value."""
+    """Parameters of the generated hardware. Bad values raise UserError naming field and value.
 
-    array_outputs: int = 16  # rows of sums delivered per cycle; even
+    The comment of a field is its meaning, which `hwgen config` prints.
+    """
+
+    array_outputs: int = 16  # sums that the array delivers a cycle; even
     array_inputs: int = 16  # int8 lanes of the streamed operand
     banks: int = 4  # scratchpad banks, one read and one write a cycle each
     bank_words: int = 1024  # words of `word_chunks` chunks in a bank
     acc_rows: int = 256  # rows that an output tile accumulates: the largest row count of a Matmul
     scale_entries: int = 4096  # row maxima and row multipliers
     queue_entries: int = 1024  # tokens times top-k of a router
-    max_experts: int = 64
-    norm_columns: int = 1024  # widest LayerNorm row
+    max_experts: int = 64  # experts of a router, each with a queue of tokens
+    norm_columns: int = 1024  # widest row of a LayerNorm
     window_chunks: int = 0  # chunks of a row that the window engine takes in one cycle; 0: there is none
     weight_words: int = 1024  # depth of the weight buffer, words of `array_inputs` bytes
     weight_ports: int = 2  # AXI masters that stream weights; one more carries data and program
-    axi_bytes: int = 16  # data width of an AXI master
-    burst_beats: int = 16
+    axi_bytes: int = 16  # data width of an AXI master, in bytes
+    burst_beats: int = 16  # longest AXI burst
     outstanding: int = 16  # read bursts in flight per master
-    clock_mhz: float = 300.0
+    clock_mhz: float = 300.0  # of everything
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -1,4 +1,4 @@
-"""`hwgen demo`: the trained two-task network from ONNX to simulated hardware, its answers beside the float model's."""
+"""`hwgen demo`: a trained network from ONNX to simulated hardware, its answers beside the float model's."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from . import build, report, run
-from .example import write
+from . import report, run, steps
+from .errors import UserError
+from .example import EXAMPLES, write
 from .files import read_npz
 from .importer.reference import reference
 
-NAME = "m3vit-digits"
+NAME = "m3vit-digits"  # where the user names none
 SETTINGS = {"array_outputs": "16", "array_inputs": "16"}  # small enough to compile and simulate in minutes
 
 
-def demo(images: int, keep: Path | None = None, say=print) -> bool:
+def demo(images: int, keep: Path | None = None, say=print, example: str = NAME) -> bool:
     """Write, build, simulate and compare; True if RTL and golden agree bit for bit.
 
-    images: how many test images. keep: folder that receives model, images and bundle, which otherwise vanish.
+    images: how many test images. keep: folder that receives model, images and bundle, which otherwise vanish. example: a
+    name of `hwgen example`; UserError where there is none.
     """
+    if example not in EXAMPLES:
+        raise UserError(f"unknown example {example!r}; known are {', '.join(EXAMPLES)}")
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="hwgen-demo-") as folder:
-            return demo(images, Path(folder), say)
+            return demo(images, Path(folder), say, example)
     keep.mkdir(parents=True, exist_ok=True)
-    model, calibration, test = write(NAME, keep / f"{NAME}.onnx")
-    say(f"{NAME}: a trained vision transformer with mixtures of experts, two tasks, as ONNX")
+    model, calibration, test = write(example, keep / f"{example}.onnx")
+    say(f"{example}: {EXAMPLES[example].description}, as ONNX")
 
     say("\nbuilding for a zcu104 with a small array ...")
-    target = keep / f"{NAME}.bundle"
-    state = build.build(
+    target = keep / f"{example}.bundle"
+    state = steps.build(
         {"": model},
         target,
         calibrate=calibration,

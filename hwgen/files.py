@@ -8,10 +8,16 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .errors import UserError
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
 
 
 def write_atomic(path: Path, content: bytes | Callable) -> None:
@@ -146,6 +152,15 @@ def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.nd
     return arrays
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file. Raises UserError naming it."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return values
+    except (OSError, ValueError) as error:  # of TOML and of UTF-8 too
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
 def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays of an .npz, by their headers alone; nothing of a file that is none."""
     shapes = {}
@@ -159,36 +174,6 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     except Exception:  # whoever reads the arrays says what is wrong
         return {}
     return shapes
-
-
-def read_images(path: Path, inputs: dict[str, tuple[int, ...]], limit: int | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a network's inputs from an .npz: float32 [images, *shape] each, other arrays ignored.
-
-    inputs: input names with shapes without the batch axis. limit: use the first so many images. Raises UserError naming
-    the file, the array and what was expected and found.
-    """
-    arrays, images, count = read_npz(path, inputs), {}, None
-    for name, shape in inputs.items():
-        array = arrays[name]
-        expected = ", ".join(str(n) for n in ("images", *shape))
-        if array.ndim != len(shape) + 1 or array.shape[1:] != tuple(shape):
-            raise UserError(f"{path}: array {name!r} has shape {list(array.shape)}, expected [{expected}]")
-        if array.dtype.kind not in "fiub":
-            raise UserError(f"{path}: array {name!r} has type {array.dtype}, expected numbers")
-        if len(array) == 0:
-            raise UserError(f"{path}: array {name!r} holds no image")
-        if count not in (None, len(array)):
-            raise UserError(f"{path}: array {name!r} holds {len(array)} images, another input {count}")
-        count = len(array)
-        with np.errstate(over="ignore"):
-            single = array[:limit].astype(np.float32)
-        bad = ~np.isfinite(single.reshape(len(single), -1)).all(axis=1)
-        if bad.any():
-            image = int(bad.argmax())
-            fault = "a value beyond float32" if np.isfinite(array[image]).all() else "NaN or infinity"
-            raise UserError(f"{path}: array {name!r} holds {fault} in image {image}")
-        images[name] = single
-    return images
 
 
 def _umask() -> int:

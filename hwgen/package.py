@@ -14,10 +14,12 @@ import numpy as np
 from host.bundle import Bundle
 from host.self_test import BUNDLE, FOLDER, IMAGES, array_name
 
-from . import __version__, run
+from . import run
 from .errors import UserError
-from .files import check_replaceable, read_images, replace_folder
+from .files import check_replaceable, replace_folder
+from .images import read
 from .notebook import notebook
+from .version import __version__
 
 MARK = "hwgen-package.json"
 BITSTREAM = "hwgen"
@@ -88,7 +90,7 @@ def package(path: Path, output: Path, bitstream: Path | None = None, images: Pat
     """
     check_replaceable(output, _is_package, "package")
     bundle = run.open_bundle(path)
-    contents = {f"{FOLDER}/{BUNDLE}/{name}": data for name, data in _bundle_files(bundle).items()}
+    contents = {f"{FOLDER}/{BUNDLE}/{name}": data for name, data in run.contents(bundle).items()}
     contents |= {f"host/{name}": data for name, data in _driver().items()}
     if bitstream is not None:
         contents |= {f"{FOLDER}/{BITSTREAM}{part}": _read(bitstream.with_suffix(part)) for part in (".bit", ".hwh")}
@@ -124,10 +126,6 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); a bitstream is a .bit with its .hwh beside it") from None
 
 
-def _bundle_files(bundle: Bundle) -> dict[str, bytes]:
-    return bundle.files | {name: (bundle.path / name).read_bytes() for name in ("manifest.json", "manifest.sha256")}
-
-
 def _driver() -> dict[str, bytes]:
     """The modules of the driver."""
     found = {entry.name: entry.read_bytes() for entry in resource_files("host").iterdir() if entry.name.endswith(".py")}
@@ -141,7 +139,7 @@ def _self_test(bundle: Bundle, images: Path | None) -> bytes:
         if images is None:
             given = _noise(bundle, task)
         else:
-            given = read_images(images, run.inputs(bundle, task), SELF_TEST_IMAGES)
+            given = read(images, run.inputs(bundle, task), SELF_TEST_IMAGES)
         outputs = run.run(bundle, "golden", given, task).outputs
         for kind, group in (("in", given), ("out", outputs)):
             arrays |= {array_name(task, kind, name): array for name, array in group.items()}

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, isa
+from . import isa
 from .config import Config
 from .files import check_replaceable, replace_folder
 from .patches import Pads, Patch
+from .version import __version__
 
 Array = np.ndarray
 
@@ -277,7 +278,12 @@ def write_bundle(
     text = (json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     contents["manifest.json"] = text
     contents["manifest.sha256"] = (hashlib.sha256(text).hexdigest() + "\n").encode()
-    replace_folder(Path(path), contents, _is_bundle, "bundle")
+    save_bundle(path, contents)
+
+
+def save_bundle(path: Path, contents: dict[str, bytes]) -> None:
+    """Write a bundle's files by relative name, complete or not at all; see `write_bundle`."""
+    replace_folder(path, contents, _is_bundle, "bundle")
 
 
 def check_target(path: Path | str) -> None:

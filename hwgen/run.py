@@ -14,14 +14,14 @@ import numpy as np
 from host.bundle import Bundle, BundleError
 from host.pack import pack_input, unpack_output
 
-from . import boards, energy, intgraph_io, isa
-from .build import GRAPH_FILE, REPORT_FILE
+from . import boards, cache, energy, intgraph_io, isa
 from .config import Config
 from .dram import Dram, setting
 from .errors import UserError
 from .graph import Graph
 from .importer.external import fingerprint
 from .intgraph import IntGraph
+from .steps import GRAPH_FILE, REPORT_FILE
 from .timeline import Span, breakdown
 
 ENGINES = ("golden", "machine", "rtl")
@@ -114,6 +114,11 @@ def open_bundle(path: Path) -> Bundle:
     return bundle
 
 
+def contents(bundle: Bundle) -> dict[str, bytes]:
+    """Every file of a bundle by relative name, its manifest included."""
+    return bundle.files | {name: (bundle.path / name).read_bytes() for name in ("manifest.json", "manifest.sha256")}
+
+
 def config(bundle: Bundle) -> Config:
     """The Config that the bundle was built for."""
     return Config.from_dict(bundle.config)
@@ -166,9 +171,7 @@ def report_of(bundle: Bundle) -> dict:
 
 def synthesis_cache() -> Path:
     """Where synthesised units and estimated clocks are kept."""
-    from sim.simulators import cache_directory
-
-    return cache_directory() / "synth"
+    return cache.directory() / "synth"
 
 
 def clock_of(bundle: Bundle) -> dict:
@@ -236,7 +239,7 @@ def run(
     dram: str = "board",
     cycles: Cycles | None = None,
 ) -> Run:
-    """All images through one engine. images: ONNX input name -> [images, C, H, W], as `files.read_images` gives them.
+    """All images through one engine. images: ONNX input name -> [images, C, H, W], as `images.read` gives them.
 
     dram: the memory beside the RTL, a setting of `hwgen.dram`. cycles: told now and then how far the RTL is. Raises
     UserError for an unknown engine or setting or, with rtl, a missing simulator.
@@ -337,6 +340,7 @@ def _rtl(
     """Outputs of every image, counters and spans of every run."""
     from sim import rtl
 
+    cache.check()
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
     count, reads = entry["program"]["instructions"], _reads(entry)

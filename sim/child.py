@@ -11,6 +11,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from threading import Thread
 
+from hwgen import processes
 from hwgen.errors import UserError
 
 SOCKET, JOB, LOG = "socket", "job.json", "child.log"
@@ -29,17 +30,15 @@ class Child:
         (folder / JOB).write_text(json.dumps(job))
         listener = Listener(str(folder / SOCKET), "AF_UNIX")
         with open(folder / LOG, "w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            command = [sys.executable, "-m", module, str(folder)]
+            self._process = processes.start(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._connection: Connection | None = None
         try:
-            self._connection = self._accept(listener)
+            with listener:  # its socket goes before the folder that holds it
+                self._connection = self._accept(listener)
         except BaseException:
             self.close()
             raise
-        finally:
-            listener.close()
 
     def _accept(self, listener: Listener) -> Connection:
         """The child's connection. Raises RuntimeError with what it said when it ends without."""
@@ -76,21 +75,20 @@ class Child:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 pass
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+        processes.end(self._process)
         self._folder.cleanup()
 
 
 def main(bench: Callable[[Path, dict], None]) -> int:
     """The child's main program: `bench` compiles and runs the job in the folder until its commands end. The exit code."""
     folder = Path(sys.argv[1])
-    try:
-        bench(folder, json.loads((folder / JOB).read_text()))
-    except (UserError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    with processes.stoppable():
+        try:
+            bench(folder, json.loads((folder / JOB).read_text()))
+        except (UserError, RuntimeError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
 
 
 def commands(folder: Path) -> Iterator[tuple[str, list, Callable[[object], None]]]:

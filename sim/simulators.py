@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import importlib
 import json
@@ -10,24 +10,18 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hwgen import doctor
+from hwgen import cache, doctor, processes
 from hwgen.errors import Terminated, UserError
 
 SIMULATORS = ("verilator", "icarus")
 SPACE = re.compile(r"\s")
-
-
-def cache_directory() -> Path:
-    """Where compiled simulations are kept: $HWGEN_CACHE, or hwgen in the user's cache directory."""
-    if root := os.environ.get("HWGEN_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwgen"
 
 
 def verilator_environment() -> dict[str, str]:
@@ -60,21 +54,16 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Two processes that want the same build: the second waits and finds it done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
 def _buildable(build: Path) -> Iterator[Path]:
     """A folder to compile in, which is `build` in the end: elsewhere where its path has a space, which make cannot take."""
     shutil.rmtree(build, ignore_errors=True)
     if not SPACE.search(str(build.absolute())):
         build.mkdir(parents=True)
-        yield build
+        try:
+            yield build
+        except BaseException:
+            shutil.rmtree(build, ignore_errors=True)
+            raise
         return
     with tempfile.TemporaryDirectory(prefix="hwgen-") as folder:
         if SPACE.search(folder):
@@ -88,12 +77,25 @@ def _buildable(build: Path) -> Iterator[Path]:
 def _runner(simulator: str):
     from cocotb_tools import runner
 
+    class Ended:
+        """Tools that do not outlive this process; cocotb's own call leaves the compilers of make behind."""
+
+        def _execute_cmds(self, cmds, cwd, stdout=None):
+            stderr = None if stdout is None else subprocess.STDOUT
+            for command in cmds:
+                if code := processes.run(command, cwd=cwd, env=self.env, stdout=stdout, stderr=stderr):
+                    raise RuntimeError(f"{command[0]} ended with {code}")
+
     if simulator == "icarus":
         if shutil.which("iverilog") is None:
             raise UserError("no iverilog on this machine: sudo apt-get install iverilog")
-        return runner.Icarus()
 
-    class Verilator(runner.Verilator):
+        class Icarus(Ended, runner.Icarus):
+            """Compiles and runs by iverilog and vvp."""
+
+        return Icarus()
+
+    class Verilator(Ended, runner.Verilator):
         """Exposes only the test bench's ports: cocotb's own choice, every signal, makes the model ten times slower."""
 
         def _build_command(self):
@@ -137,62 +139,77 @@ def run_bench(
     libraries = str(importlib.import_module("cocotb_tools.config").libs_dir)
     settings = [parameters, {k: str(v) for k, v in defines.items()}]
     key = json.dumps([simulator, libraries, top, sources, *settings], sort_keys=True)
-    build = cache_directory() / "sim" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    build = cache.directory() / "sim" / hashlib.sha256(key.encode()).hexdigest()[:24]
     workdir.mkdir(parents=True, exist_ok=True)
     with _environment(tools), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cocotb's runner warns about itself
         runner = _runner(simulator)
-        with _lock(build.with_suffix(".lock")):
-            if not (build / "complete").exists():
-                with _buildable(build) as folder:
-                    for name, text in sources.items():
-                        (folder / name).write_text(text)
-                    log = folder / "build.log"
-                    try:
-                        runner.build(
-                            sources=[folder / name for name in sources],
-                            hdl_toplevel=top,
-                            build_dir=folder,
-                            build_args=["-Wno-lint", "-Wno-style", "-O3"] if simulator == "verilator" else [],
-                            parameters=parameters,
-                            defines=defines,
-                            always=True,
-                            timescale=("1ns", "1ps"),
-                            log_file=log,
-                        )
-                    except Terminated:
-                        raise
-                    except (SystemExit, Exception) as error:
-                        raise RuntimeError(f"{simulator} did not compile the design: {error}\n{_tail(log)}") from error
-                    (folder / "complete").touch()
+
+        def compile_it() -> None:
+            cache.check(cache.SIMULATION_BYTES)
+            with _buildable(build) as folder:
+                _compile(runner, simulator, sources, top, folder, parameters, defines)
+                (folder / cache.COMPLETE).touch()
+
+        with cache.using(build, compile_it):
             # `test` wants what `build` leaves on the runner, where it stands now.
             runner.build_dir = build
             runner.hdl_toplevel = top
             runner.parameters = parameters
-        log = workdir / "sim.log"
-        results = workdir / "results.xml"
-        results.unlink(missing_ok=True)
-        try:
-            runner.test(
-                test_module=test_module,
-                hdl_toplevel=top,
-                hdl_toplevel_lang="verilog",
-                build_dir=build,
-                test_dir=workdir,
-                results_xml=str(results),
-                plusargs=list(plusargs),
-                extra_env={"COCOTB_LOG_LEVEL": "WARNING", **(environment or {})},
-                log_file=log,
-            )
-        except Terminated:
-            raise
-        except (SystemExit, Exception) as error:
-            raise RuntimeError(f"{simulator} run failed: {error}\n{_tail(log)}") from error
+            log = workdir / "sim.log"
+            results = workdir / "results.xml"
+            results.unlink(missing_ok=True)
+            try:
+                runner.test(
+                    test_module=test_module,
+                    hdl_toplevel=top,
+                    hdl_toplevel_lang="verilog",
+                    build_dir=build,
+                    test_dir=workdir,
+                    results_xml=str(results),
+                    plusargs=list(plusargs),
+                    extra_env={"COCOTB_LOG_LEVEL": "WARNING", **(environment or {})},
+                    log_file=log,
+                )
+            except Terminated:
+                raise
+            except (SystemExit, Exception) as error:
+                raise _failure(f"{simulator} run failed", error, log) from error
         from cocotb_tools.runner import get_results
 
         ran, failed = get_results(results)
         if failed or not ran:
             raise RuntimeError(f"{simulator}: {failed} of {ran} test benches failed\n{_tail(log)}")
+
+
+def _compile(runner, simulator: str, sources: dict[str, str], top: str, folder: Path, parameters: dict, defines: dict) -> None:
+    for name, text in sources.items():
+        (folder / name).write_text(text)
+    log = folder / "build.log"
+    try:
+        runner.build(
+            sources=[folder / name for name in sources],
+            hdl_toplevel=top,
+            build_dir=folder,
+            build_args=["-Wno-lint", "-Wno-style", "-O3"] if simulator == "verilator" else [],
+            parameters=parameters,
+            defines=defines,
+            always=True,
+            timescale=("1ns", "1ps"),
+            log_file=log,
+        )
+    except Terminated:
+        raise
+    except (SystemExit, Exception) as error:
+        raise _failure(f"{simulator} did not compile the design", error, log) from error
+
+
+def _failure(what: str, error: BaseException, log: Path) -> Exception:
+    """The exception of a tool that failed: the user's where the disk is full, which compilers only write to their log."""
+    said = _tail(log)
+    if (full := os.strerror(errno.ENOSPC)) in said:
+        return UserError(f"{what}: {full} (cache {cache.directory()}, temporary files {tempfile.gettempdir()})")
+    return RuntimeError(f"{what}: {error}\n{said}")
 
 
 def _tail(log: Path, lines: int = 30) -> str:

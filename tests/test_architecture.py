@@ -21,9 +21,10 @@ MAX_LINES = 500
 
 # What each module or package of hwgen may read of the others, lowest first. The commands at the end may read everything.
 HWGEN = {
-    "": "",
+    "version": "",
     "errors": "",
-    "arguments": "errors",
+    "cache": "errors",
+    "processes": "errors",
     "numerics": "",
     "patches": "",
     "isa": "numerics",
@@ -32,6 +33,10 @@ HWGEN = {
     "config": "errors isa numerics",
     "graph": "patches walks",
     "files": "errors",
+    "buildfile": "errors files",
+    "arguments": "buildfile errors version",
+    "fields": "",
+    "images": "errors files",
     "doctor": "",
     "boards": "config errors",
     "registers": "config isa",
@@ -49,8 +54,9 @@ HWGEN = {
     "select": "graph intgraph isa numerics qgraph quantise walks",
     "leveltext": "isa walks",
     "compare": "errors graph intgraph numerics",
+    "verify": "compare errors",
     "intgraph_io": "errors intgraph leveltext",
-    "program": "config errors files isa patches",
+    "program": "config errors files isa patches version",
     "schedule": "config errors intgraph isa numerics program",
     "latency": "config numerics",
     "memories": "config isa numerics",
@@ -61,9 +67,9 @@ HWGEN = {
     "listing": "isa program",
     "mapping": "config cost dram errors intgraph isa latency program schedule",
     "resources": "boards config latency memories numerics",
-    "explore": "boards config cost dram energy errors intgraph isa latency mapping resources schedule timeline",
-    "synth": "boards config errors",
-    "bitstream": "boards config errors files rtl synth",
+    "explore": "boards config cost dram energy errors intgraph isa latency mapping processes resources schedule timeline",
+    "synth": "boards config errors processes",
+    "bitstream": "boards config errors files processes rtl synth",
     "timing": "boards errors files synth",
     "report": "boards cost dram energy isa program resources timeline",
     "report_svg": "isa timeline",
@@ -72,10 +78,10 @@ HWGEN = {
     "notebook": "",
     "example": "errors files",
 }
-COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
+COMMANDS = {"", "api", "steps", "run", "demo", "package", "cli", "__main__"}
 SIM = {
-    *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "qgraph", "registers", "timeline"),
+    *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
+    *("intgraph", "isa", "numerics", "patches", "processes", "qgraph", "registers", "timeline"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
@@ -86,6 +92,8 @@ LIBRARIES = {
     "hwgen.example": {"numpy", "onnx"},
     "hwgen.timing": NUMPY | {"tomli", "tomllib"},
     "hwgen.boards": {"tomli", "tomllib"},  # the second one since Python 3.11
+    "hwgen.images": {"numpy", "PIL"},
+    "hwgen.files": {"numpy", "tomli", "tomllib"},
     "hwgen.config": set(),
     "hwgen.cli": set(),
     "hwgen.arguments": set(),
@@ -201,7 +209,7 @@ def test_the_command_line_starts_without_any_library():
 
 
 def test_only_the_rtl_loads_amaranth():
-    code = "import sys, hwgen.build, hwgen.cost, hwgen.explore, hwgen.mapping; sys.exit('amaranth' in sys.modules)"
+    code = "import sys, hwgen.cost, hwgen.explore, hwgen.mapping, hwgen.steps; sys.exit('amaranth' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 

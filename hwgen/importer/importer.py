@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from ..errors import Finding
-from ..tensor import BOOL, FLOAT, INT, Builder, Input, Map, Program, Ref, users
+from ..tensor import BOOL, FLOAT, INT, Builder, Program, Ref
 from . import operators  # noqa: F401  registers the rules
 from .load import Model
 from .nodes import ops
@@ -14,18 +16,20 @@ from .walk import walk
 KINDS = {"f": FLOAT, "i": INT, "u": INT, "b": BOOL}
 
 
-def import_program(model: Model, pixels: frozenset[str] = frozenset()) -> tuple[Program, list[Finding]]:
+def import_program(model: Model, whole: Set[str] = frozenset()) -> tuple[Program, list[Finding]]:
     """The model's outputs in tensor IR, and the findings; with findings, the program holds stand-ins (inputs named `?..`).
 
-    pixels: inputs of whole numbers that are floating point here, which are those that nothing reads but casts.
+    An input of integers whose integers nothing needs is floating point here, as the image of a file that casts its pixels.
+    whole: inputs that are not, since something needs them.
     """
-    t = Builder()
+    pixels = {name for name, kind in model.kinds.items() if kind.kind in "iu"}.difference(whole, model.numbers)
+    t = Builder(pixels=pixels)
     c = Context(t, dict(model.opsets))
     c.kinds = {name: kind.name for name, kind in [*((n, v.dtype) for n, v in model.constants.items()), *model.kinds.items()]}
     for name, value in model.constants.items():
         c.values[name] = t.const(value, name)
     for name, shape in model.inputs.items():
-        c.values[name] = t.input(name, shape, FLOAT if name in pixels else KINDS[model.kinds[name].kind])
+        c.values[name] = t.input(name, shape, KINDS[model.kinds[name].kind])
     c.types = {v.name: v.type for v in [*model.graph.value_info, *model.graph.output]}
     nodes = ops(model.graph.node, model.outputs, c.opsets)
     walk(c, nodes)
@@ -34,9 +38,9 @@ def import_program(model: Model, pixels: frozenset[str] = frozenset()) -> tuple[
         c.findings.append(Finding(name, "output", "import", "has as many elements as the image says"))
         outputs.pop(name)
     program = Program(outputs, {"opsets": dict(model.opsets), "operators": c.operators})
-    read = {n: found for n, found in users(program.nodes()).items() if isinstance(n.op, Input) and n.dtype == INT}
-    cast = {n.op.name for n, found in read.items() if all(r.op == Map("float") for r in found)} - set(model.numbers)
-    if cast - pixels:
-        return import_program(model, frozenset(cast | pixels))
+    names = [i.name for i in program.inputs()]
+    both = {name for name in names if names.count(name) > 1}
+    if both:
+        return import_program(model, both | whole)
     needed = program.nodes() if c.unwanted else []
     return program, c.findings + [c.unwanted[node] for node in needed if node in c.unwanted]

@@ -61,8 +61,8 @@ def load(
     """Read and validate an ONNX file with its external data.
 
     shapes: sizes of inputs whose axes the file leaves open (an open batch axis is 1 without them). fixed: integer inputs
-    that are to be constants, as a task's number. like: shapes of arrays [images, ...], the
-    inputs' among others, which tell the sizes that are open then. Raises UserError naming file, initialiser, input or node.
+    that are to be constants, as a task's number. like: shapes of arrays [images, ...], the inputs' among others ("" is the
+    only input), which tell the sizes that are open then. Raises UserError naming file, initialiser, input or node.
     """
     path = Path(path)
     proto = read(path)
@@ -88,6 +88,7 @@ def load(
     kinds = {v.name: _kind(path, v) for v in infos}
     half = any(v.type.tensor_type.elem_type in HALVES for v in [*infos, *graph.output, *graph.value_info])
     half |= any(v.type.tensor_type.elem_type in HALVES for v in typed) and all(n.op_type != "Cast" for n in graph.node)
+    half |= any(a.name == "to" and a.i in HALVES for n in graph.node if n.op_type == "Cast" for a in n.attribute)
     quantised = any(n.op_type in QUANTISERS for n in graph.node)
     outputs = [o.name for o in graph.output]
     single = [v.name for v in infos if _is_number(v)]
@@ -286,7 +287,8 @@ def _shapes(
         if name not in names:
             raise UserError(f"{path}: has no input {name!r} to give a shape to; it has {', '.join(names)}")
     symbols: dict[str, int] = {}  # open axes of one name are one size
-    own = {v.name: _own(path, v, given, like.get(v.name), symbols) for v in infos}
+    unnamed = like.get("") if len(infos) == 1 else None
+    own = {v.name: _own(path, v, given, like.get(v.name, unnamed), symbols) for v in infos}
     return {v.name: _known(path, v, [symbols.get(n) if isinstance(n, str) else n for n in own[v.name]]) for v in infos}
 
 

@@ -13,22 +13,21 @@ METHODS = ("max", "mse", "entropy")
 
 @dataclass(frozen=True)
 class Quantisation:
-    """Bad values raise UserError naming field and value.
-
-    calibration     how much of the range seen the int8 steps of Q, K, V and the image cover: all of it (max), or what
-                    makes the mean square error (mse) or the divergence of the distributions (entropy) smallest
-    equalise        0..1: how much of the differences between the channels of a LayerNorm goes into the weights of the
-                    layers that read it (SmoothQuant's alpha); 0 moves nothing
-    wide            linear layers, stored or added, that read their activations with 16 bits, as high byte and rest
-    narrow_experts  expert layers whose weights take 15 values, as 4-bit weights would. They are stored as int8: this
-                    tells what 4 bits cost in accuracy, it saves no traffic
+    """Bad values raise UserError naming field and value. The comments of a field are its meaning, which `hwgen config` prints.
 
     `wide` and `narrow_experts` are names of `hwgen compare`'s table, or patterns with * and ?, separated by commas.
     """
 
+    # how much of the range seen the int8 steps of Q, K, V and the image cover: all of it (max), or what makes the mean square
+    # error (mse) or the divergence of the distributions (entropy) smallest
     calibration: str = "max"
+    # 0..1: how much of the differences between the channels of a LayerNorm goes into the weights of the layers that read it
+    # (SmoothQuant's alpha); 0 moves nothing
     equalise: float = 0.5
+    # linear layers, stored or added, that read their activations with 16 bits, as high byte and rest: names or patterns
     wide: str = ""
+    # expert layers whose weights take 15 values, as 4-bit weights would: names or patterns. They are stored as int8: this
+    # tells what 4 bits cost in accuracy, it saves no traffic
     narrow_experts: str = ""
 
     def __post_init__(self):

@@ -268,7 +268,7 @@ def _rows(node: Node, columns: int) -> Ref:
     """All of a value as [rows, columns]; the columns first where it holds them first."""
     rows = node.size // columns
     long = [n for n in node.shape if n != 1]
-    turned = len(long) > 1 and long[0] == columns != long[-1]
+    turned = len(long) > 1 and long[0] == columns not in (long[-1], rows)
     return Ref(node, Layout.dense((columns, rows)).transpose((1, 0)) if turned else Layout.dense((rows, columns)))
 
 

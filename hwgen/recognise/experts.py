@@ -109,7 +109,7 @@ class Product:
 
     def behind(self, operand: int, index: Array) -> Array:
         """[n, K]: the elements of x (0) or w (1) whose products make the elements `index` of the result."""
-        place = zip(self.letters[2], np.unravel_index(index, self.node.shape), strict=True)
+        place = zip(self.letters[2], np.unravel_index(index, self.node.shape) if self.node.shape else (), strict=True)
         fixed = sum((p * self._step(operand, c) for c, p in place), np.zeros(len(index), np.int64))
         return np.asarray(fixed[:, None] + self.offsets(operand, self.inputs))
 

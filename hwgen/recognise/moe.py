@@ -106,9 +106,9 @@ class Search:
     def mixture(self, logits: Node) -> tuple[Node, Ref, set[Node]]:
         """(the mixture whose router has these logits, the same value as layers, what lies between). Raises NoMixture."""
         depend, passed = self.behind(logits)
-        cut = Cut(self.t, self.experts, logits, depend)
         why: list[NoMixture] = []
         for y in passed[:FAR]:
+            cut = Cut(self.t, self.experts, logits, depend)
             cut.walk(y)
             if cut.branches and y.dtype == FLOAT:
                 try:

@@ -51,6 +51,8 @@ def experts_place(b: Rows, node: Node) -> Place:
 
 
 def _alike(b: Rows, x: Ref, logits: Ref) -> None:
+    """Row i of x and of the logits are of one token. Their first rows may differ: each is cut out of its own value.
+    Raises Unsupported."""
     one, other = b.tokens(x), b.tokens(logits)
     if one.gone or other.gone:
         return
@@ -76,8 +78,9 @@ def _experts(b: Rows, node: Node) -> str:
     if op.score == "sigmoid":  # sigmoid(l) is the softmax of l and 0: a second expert, chosen too, gives zero
         logits, top_k = _with_nothing(b, logits), 2
         weights = {k: None if w is None else b.intern(np.concatenate([w, 0.0 * w])) for k, w in weights.items()}
-    name = b.value(logits, first, first + gates.shape[0])
-    key = logits, first, top_k, op.renormalise
+    stop = first + gates.shape[0]
+    name = b.value(logits, first, stop)
+    key = logits, first, stop, top_k, op.renormalise
     if key not in b.routes:
         made = beneath(b.t, logits.ref).node.name
         label = f"{made}.route" if made else ""

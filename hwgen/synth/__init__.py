@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .. import processes
 from ..boards import Board
 from ..errors import UserError
 from . import yosys
@@ -126,7 +127,12 @@ def netlists(
         return netlist
 
     with ThreadPoolExecutor(jobs) as pool:
-        return list(zip(wanted, pool.map(one, wanted), strict=True))
+        try:
+            return list(zip(wanted, pool.map(one, wanted), strict=True))
+        except BaseException:  # the other units would go on, and leaving the pool waits for them
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end_all()
+            raise
 
 
 def _instances(design: list[Unit]) -> dict[str, int]:

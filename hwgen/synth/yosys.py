@@ -10,6 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from .. import processes
 from ..errors import UserError
 
 _NATIVE = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
@@ -38,20 +39,20 @@ def version() -> str:
 def run(script: str, folder: Path) -> None:
     """Run the text `script` in `folder`. Raises RuntimeError with the end of the log where Yosys fails or dies."""
     (folder / "script.ys").write_text(script)
-    _, code = TOOLS[tool()]
+    _, program = TOOLS[tool()]
     log = folder / "yosys.log"
     with open(log, "w") as out:
         # A process of its own: Yosys does not give memory back, and a crash of it is not ours.
-        done = subprocess.run(
-            [sys.executable, "-c", code, "script.ys"],
+        code = processes.run(
+            [sys.executable, "-c", program, "script.ys"],
             cwd=folder,
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
         )
-    if done.returncode:
+    if code:
         end = log.read_text(errors="replace").splitlines()[-5:]
-        raise RuntimeError(f"{version()} failed ({done.returncode}): " + "\n".join(end))
+        raise RuntimeError(f"{version()} failed ({code}): " + "\n".join(end))
 
 
 def library(path: str, netlist: str) -> str:

@@ -5,7 +5,7 @@ A `Builder` never guesses: what it simplifies is equal for all numbers (x + 0, x
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from math import prod
 from typing import Any
 
@@ -52,11 +52,13 @@ class TooLarge(ValueError):
 class Builder:
     """Nodes of one program. `source` and `name` are given to the nodes made from now on.
 
-    fold: evaluate nodes whose operands are all constants.
+    fold: evaluate nodes whose operands are all constants. pixels: inputs of integers whose `float` is an input of floating
+    point of the same name; what reads their integers still reads integers.
     """
 
-    def __init__(self, fold: bool = True):
+    def __init__(self, fold: bool = True, pixels: Container[str] = ()):
         self.fold = fold
+        self.pixels = pixels
         self.source = ""
         self.name = ""
         self._made: dict[Any, Node] = {}
@@ -130,6 +132,8 @@ class Builder:
             return x[1]
         if function in ("float", "int", "bool") and x[0].dtype == {"float": FLOAT, "int": INT, "bool": BOOL}[function]:
             return x[0]
+        if function == "float" and isinstance(x[0].op, Input) and x[0].op.name in self.pixels:
+            return self.input(x[0].op.name, x[0].op.shape).move(x[0].layout)
         if function == "sub" and x[0] == x[1]:
             return self.full(shape, self._number(0, x[0].dtype).constant)
         if function in ("add", "mul") and x[0].scalar is not None and x[1].scalar is None:

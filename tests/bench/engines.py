@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 
 from hwgen import example, run
-from hwgen.build import build
 from hwgen.files import read_npz
+from hwgen.steps import build
 
 
 def main(arguments: list[str]) -> None:

@@ -21,11 +21,11 @@ import numpy as np
 
 from hwgen import example, run
 from hwgen.boards import load
-from hwgen.build import build
 from hwgen.dram import of_board
 from hwgen.files import write_npz
 from hwgen.levels import import_model
 from hwgen.quantise.calibrate import noise
+from hwgen.steps import build
 
 BATCH = 8
 

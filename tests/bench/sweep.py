@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from hwgen import boards, example, explore, mapping, run
-from hwgen.build import build
 from hwgen.config import MAX_WEIGHT_PORTS, Config
 from hwgen.dram import of_board
 from hwgen.errors import UserError
 from hwgen.explore.space import WIDTHS, base, fits
 from hwgen.explore.work import measure, power
 from hwgen.files import read_npz, write_atomic
+from hwgen.steps import build
 
 PAIRS = ("m3vit-digits@ulx3s-85f", "vit-digits@pynq-z2", "m3vit-digits@ultra96v2")
 IMAGES = 2

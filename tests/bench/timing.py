@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hwgen import boards, build, timing
+from hwgen import boards, steps, timing
 from hwgen.bitstream import nextpnr
 from hwgen.bitstream import report as pnr_report
 from hwgen.synth import families, netlist, yosys
@@ -88,7 +88,7 @@ def _verilog(settings: dict[str, str], folder: Path) -> dict[str, str]:
     """The machine of a Config, kept in `folder` like everything else."""
     kept = folder / f"machine{'-'.join(['', *settings.values()])}.json"
     if not kept.is_file():
-        kept.write_text(json.dumps(build.verilog(boards.load("ulx3s-85f").make_config(settings))))
+        kept.write_text(json.dumps(steps.verilog(boards.load("ulx3s-85f").make_config(settings))))
     return json.loads(kept.read_text())
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hwgen import boards, registers, vendor
-from hwgen.build import verilog
 from hwgen.config import Config
+from hwgen.steps import verilog
 
 STUB = Path(__file__).with_name("vivado_stub.tcl")
 BOARD = boards.load("zcu104")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from host.bundle import Bundle
-from hwgen import build, run
+from hwgen import run, steps
 from hwgen.config import Config
 from sim.device import open_device
 
@@ -58,7 +58,7 @@ def digits_bundle(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("driver") / "digits.bundle"
     models = {task: ASSETS / f"m3vit_digits_{task}.onnx" for task in ("digit", "parity")}
     settings = {name: str(value) for name, value in CONFIG.to_dict().items()}
-    build.build(models, path, calibrate=ASSETS / "digits_calib.npz", settings=settings)
+    steps.build(models, path, calibrate=ASSETS / "digits_calib.npz", settings=settings)
     return path
 
 

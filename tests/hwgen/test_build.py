@@ -13,8 +13,7 @@ import onnx
 import pytest
 
 import hwgen as hwgen_package
-from hwgen import build as build_module
-from hwgen import cost, isa
+from hwgen import cost, isa, steps
 from hwgen.errors import UserError
 from hwgen.example import write
 from hwgen.importer.reference import reference
@@ -33,7 +32,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     model, calibration, _ = write("m3vit-micro", folder / "micro.onnx")
     settings = {"array_outputs": "8", "array_inputs": "8"}
-    build_module.build({"": model}, folder / "micro.bundle", calibrate=calibration, settings=settings)
+    steps.build({"": model}, folder / "micro.bundle", calibrate=calibration, settings=settings)
     return folder
 
 
@@ -42,7 +41,7 @@ def two_tasks(made) -> Path:
     """A bundle of two tasks `a` and `b`."""
     models = {task: made / "micro.onnx" for task in "ab"}
     settings = {"array_outputs": "8", "array_inputs": "8"}
-    build_module.build(models, made / "two.bundle", calibrate=made / "micro_calib.npz", settings=settings)
+    steps.build(models, made / "two.bundle", calibrate=made / "micro_calib.npz", settings=settings)
     return made / "two.bundle"
 
 
@@ -154,7 +153,7 @@ def test_a_batch_shares_runs(hwgen, made, tmp_path, monkeypatch):
 
 
 def test_demo_tells_whether_the_hardware_is_right(hwgen, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "verilog", lambda config: {"hwgen_top.v": "module hwgen_top; endmodule"})
+    monkeypatch.setattr(steps, "verilog", lambda config: {"hwgen_top.v": "module hwgen_top; endmodule"})
     monkeypatch.setattr(rtl, "simulate", on_the_machine)
     code, out, err = hwgen("demo", "--images", 2, "--keep", tmp_path / "kept")
     assert code == 0, err
@@ -379,7 +378,7 @@ def test_tasks_must_agree_on_their_inputs():
 
     graphs = {"a": Net((1, 8, 8)), "b": Net((3, 8, 8))}
     with pytest.raises(UserError, match="task 'b': input 'image' has shape"):
-        build_module.common_inputs(graphs)
+        steps.common_inputs(graphs)
 
 
 def test_external_data_that_changed_is_told_by_compare(hwgen, made, tmp_path):
@@ -387,7 +386,7 @@ def test_external_data_that_changed_is_told_by_compare(hwgen, made, tmp_path):
     model = onnx.load(made / "micro.onnx")
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=256)
     settings, test = {"array_outputs": "8", "array_inputs": "8"}, made / "micro_test.npz"
-    build_module.build({"": tmp_path / "m.onnx"}, tmp_path / "m.bundle", settings=settings)
+    steps.build({"": tmp_path / "m.onnx"}, tmp_path / "m.bundle", settings=settings)
     compare = ["compare", tmp_path / "m.onnx", tmp_path / "m.bundle", "--input", test, "--limit", 1]
     assert "is not the file" not in hwgen(*compare)[2]
     data = np.fromfile(tmp_path / "m.data", np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hwgen import boards, build, explore
+from hwgen import boards, explore, steps
 from hwgen.example import write
 
 TEXT = (resources.files("boards") / "ulx3s-85f.toml").read_text(encoding="utf-8")
@@ -47,9 +47,9 @@ def test_a_board_without_a_config_gets_one_for_every_network(hwgen, micro, bare,
 def test_one_set_field_turns_the_choice_off(micro, bare, monkeypatch):
     monkeypatch.setattr(explore, "explore", None)
     for board in (bare, "ulx3s-85f"):
-        state = build.build({"": micro}, Path("x"), board=str(board), settings={"acc_rows": "32"}, stop_after="configure")
+        state = steps.build({"": micro}, Path("x"), board=str(board), settings={"acc_rows": "32"}, stop_after="configure")
         assert state.config == boards.load(str(board)).make_config({"acc_rows": "32"})
-    state = build.build({"": micro}, Path("x"), board="ulx3s-85f", settings={"calibration": "max"}, stop_after="configure")
+    state = steps.build({"": micro}, Path("x"), board="ulx3s-85f", settings={"calibration": "max"}, stop_after="configure")
     assert state.config == boards.load("ulx3s-85f").make_config()  # a field of Quantisation chooses no Config
 
 

@@ -68,6 +68,7 @@ ELEMENTWISE = [
     row("Pow", x(3, 4), f(3.0)),
     row("Pow", x(3, 4), 2),
     row("Pow", ints(0, 5, 3, 4), 3),
+    row("Pow", ints(0, 5, 3, 4), f(0.5)),
     row("Where", bools(2, 1, 4), x(3, 4), x(2, 3, 1)),
     row("Where", bools(4), ints(0, 9, 3, 4), 5),
     row("Clip", x(3, 4), f(-0.5), f(0.5)),
@@ -145,6 +146,9 @@ MOVEMENT = [
     row("SpaceToDepth", x(2, 3, 4, 6), blocksize=2),
     row("Einsum", x(2, 3), x(3, 4), equation="ij, jk -> ki"),
     row("Einsum", x(2, 3), x(3, 4), equation="ij,jk"),
+    row("Einsum", x(1, 1), x(1, 1), equation="ij,jk->ik"),
+    row("Einsum", x(4, 1), x(1, 2), x(2, 1), equation="ij,jk,kj->ik"),
+    row("Einsum", x(2, 1), x(1, 3), equation="ij,jk->k"),
     row("Einsum", x(4, 4, 3), equation="iij->ji"),
     row("Einsum", x(4, 4), equation="ii"),
     row("Einsum", x(2, 3, 4, 5), x(5, 6), equation="...ij,jk->...ik"),
@@ -410,6 +414,8 @@ RESIZES = [
     row("Resize", x(1, 1, 3, 4, 5), None, f(1, 1, 2, 1.5, 2)),
     row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2)),
     row("Resize", ints(-99, 99, 1, 2, 5, 6).astype(np.int8), None, f(1, 1, 2, 2), mode="nearest"),
+    row("Resize", ints(-99, 99, 1, 2, 5, 6).astype(np.int8), None, f(1, 1, 2, 2), mode="linear"),
+    row("Resize", ints(0, 255, 1, 2, 5, 6).astype(np.uint8), None, f(1, 1, 2, 2), mode="linear"),
 ]
 
 

@@ -198,8 +198,8 @@ def test_levels_are_proven_one_by_one_and_readable(tmp_path):
     done = compiled(path).until("rows")
     assert not done.findings and list(done.levels) == ["tensor", "layers", "rows"]
     for level in done.levels.values():
-        error, output = difference(done.model, level)
-        assert error < 1e-5 and output == "logits"
+        found = difference(done.model, level)
+        assert found.error < 1e-5 and found.output == "logits" and not found.wrong
     assert "contract" in tensor.text(level_t(path)) and " norm " in tensor.text(layers(path))
     assert "nodes += Linear(" in leveltext.text(done.levels["rows"])
 

@@ -27,11 +27,11 @@ T, D, E, HIDDEN = 6, 8, 4, 5
 class Moe(maker.Moe):
     """A graph of patch embedding, gate and experts. `x` [1, T, D], `tokens` [T, D]."""
 
-    def __init__(self, k=2, seed=0, experts=E, **options):
+    def __init__(self, k=2, seed=0, experts=E, hidden=HIDDEN, **options):
         writer = maker.Writer(seed)
         conv = writer.op("Conv", "image", writer.normal(D, 1, 2, 2), kernel_shape=[2, 2], strides=[2, 2])
         self.x = writer.op("Transpose", writer.op("Reshape", conv, [1, D, T]), perm=[0, 2, 1])
-        super().__init__(writer, writer.op("Reshape", self.x, [T, D]), (T, D), experts, HIDDEN, k, **options)
+        super().__init__(writer, writer.op("Reshape", self.x, [T, D]), (T, D), experts, hidden, k, **options)
 
     def normal(self, *shape):
         return self.w.normal(*shape)
@@ -74,6 +74,17 @@ def test_soft_mixture(tmp_path, form, slots):
     assert kinds == ["PatchEmbed", "Dispatch", "SlotExperts", "Combine", "Add"]
     assert result.nodes[1].weight.shape == (E * slots, D)
     np.testing.assert_allclose(result.nodes[2].w2, moe.w2.transpose(0, 2, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", maker.SOFT_FORMS)
+@pytest.mark.parametrize("experts, slots, hidden", [(1, 1, 5), (1, 2, 5), (1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1)])
+def test_soft_mixture_of_one_slot_or_one_hidden_channel(tmp_path, form, experts, slots, hidden):
+    """The softmax over one slot, and the sum over one channel, are not there any more."""
+    moe = Moe(slots, experts=experts, hidden=hidden)
+    result = import_model(moe.save(tmp_path / "m.onnx", form(moe)))
+    assert [type(n).__name__ for n in result.nodes] == ["PatchEmbed", "Dispatch", "SlotExperts", "Combine", "Add"]
+    assert result.nodes[1].weight.shape == (experts * slots, D)
+    np.testing.assert_allclose(result.nodes[2].w1, moe.w1.transpose(0, 2, 1), rtol=1e-6)
 
 
 def test_soft_mixture_of_normalised_tokens_and_slots(tmp_path):

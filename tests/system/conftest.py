@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from host.pack import pack_input, unpack_output
-from hwgen import boards, build, cost, isa, timeline
+from hwgen import boards, cost, isa, steps, timeline
 from hwgen.config import Config
 from hwgen.counts import data_beats
 from hwgen.dram import Dram, setting
@@ -124,7 +124,7 @@ def hardware(tmp_path) -> Callable[..., list[rtl.RunResult]]:
             reads = [(slot.dram, slot.layout.bytes) for slot in task.outputs]
             runs.append(rtl.Run(writes(program, task, image), first, len(task.instructions), reads))
         return rtl.simulate(
-            build.verilog(config),
+            steps.verilog(config),
             config,
             program.dram().tobytes(),
             runs,

@@ -14,7 +14,7 @@ from host import serial_link
 from host.errors import DeviceError
 from host.pack import pack_input, unpack_output
 from host.serial_link import SerialLink
-from hwgen import bitstream, boards, build, registers
+from hwgen import bitstream, boards, registers, steps
 from hwgen.config import Config
 from hwgen.registers import Control, Status
 from hwgen.rtl.shell.shell import ShellTiming, emit_shell
@@ -46,7 +46,7 @@ START_SECONDS = 3e-4  # the SDRAM is ready 200 us after power comes
 
 def design() -> dict[str, str]:
     """The board's Verilog with a serial line that is fast to simulate."""
-    files = bitstream.sources(build.verilog(CONFIG), CONFIG, boards.load("ulx3s-85f"))
+    files = bitstream.sources(steps.verilog(CONFIG), CONFIG, boards.load("ulx3s-85f"))
     timing = ShellTiming(CLOCK_MHZ, round(CLOCK_MHZ * 1e6 / BIT_CYCLES), TIMEOUT_MS)
     return {**files, bitstream.SHELL_FILE: emit_shell(CONFIG, timing)}
 

@@ -53,9 +53,7 @@ def layers(draw) -> Layer:
     if draw(st.booleans()):
         return Layer(hidden=hidden, gated=draw(st.sampled_from(["", "", "two", "packed", "norm"])))
     experts = draw(st.one_of(st.integers(1, 9), st.sampled_from([16, 33, 64])))
-    # A soft mixture of one slot, or of hidden layers one wide, is refused: a softmax or a sum over one number is folded away.
-    soft = experts > 1 and hidden > 1
-    form = draw(st.sampled_from(sorted(f for f in maker.FORMS if soft or not f.startswith("soft"))))
+    form = draw(st.sampled_from(sorted(maker.FORMS)))
     gates = ["random", "one", "bias"] + ["ties"] * (form != "threshold")  # which takes all experts that tie: refused
     return Layer(
         hidden=hidden,

@@ -44,9 +44,11 @@ def einsum(c: Context, op: Op, *x: Ref) -> Ref:
     for r, s in refs:
         for letter, n in zip(s, r.shape, strict=True):
             lengths[letter] = max(lengths.get(letter, 1), n)
-    y, own = _narrow(c, *refs[0], lengths)
+    twice = {letter for letter in lengths if sum(letter in s for _, s in refs) > 1}
+    summed = {letter for letter in twice if lengths[letter] == 1 and letter not in result}
+    y, own = _narrow(c, *refs[0], summed)
     for i, (r, s) in enumerate(refs[1:], 1):
-        r, s = _narrow(c, r, s, lengths)
+        r, s = _narrow(c, r, s, summed)
         later = set("".join(t for _, t in refs[i + 1 :]) + result)
         kept = "".join(dict.fromkeys(letter for letter in own + s if letter in later))
         kept = kept if i < len(refs) - 1 else "".join(letter for letter in result if letter in own + s)
@@ -68,9 +70,9 @@ def _distinct(c: Context, r: Ref, letters: str) -> tuple[Ref, str]:
     return r, letters
 
 
-def _narrow(c: Context, r: Ref, letters: str, lengths: dict[str, int]) -> tuple[Ref, str]:
-    """Without axes of length 1, which broadcast."""
-    kept = [i for i, n in enumerate(r.shape) if n != 1]
+def _narrow(c: Context, r: Ref, letters: str, summed: set[str]) -> tuple[Ref, str]:
+    """Without axes of length 1, which broadcast; not without those `summed` over, so that it stays a matrix product."""
+    kept = [i for i, n in enumerate(r.shape) if n != 1 or letters[i] in summed]
     return c.t.reshape(r, [r.shape[i] for i in kept]), "".join(letters[i] for i in kept)
 
 

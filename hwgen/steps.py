@@ -18,7 +18,21 @@ from pathlib import Path
 
 import numpy as np
 
-from . import boards, explore, files, intgraph_io, levels, leveltext, listing, registers, report, report_html, tensor
+from . import (
+    boards,
+    cache,
+    explore,
+    files,
+    images,
+    intgraph_io,
+    levels,
+    leveltext,
+    listing,
+    registers,
+    report,
+    report_html,
+    tensor,
+)
 from .config import Config
 from .dram import of_board
 from .errors import UserError
@@ -47,7 +61,7 @@ class Build:
     output: Path
     board: boards.Board
     config: Config
-    calibrate: Path | None = None
+    calibrate: images.Held | None = None  # what sets the scales; seeded noise without it
     quantisation: Quantisation = Quantisation()
     batch: int = 1  # images that one run of the program takes
     fixed: bool = False
@@ -67,7 +81,7 @@ class Build:
 
 
 def _import(build: Build) -> str:
-    sizes = files.npz_shapes(build.calibrate) if build.calibrate else {}
+    sizes = {} if build.calibrate is None else images.shapes(build.calibrate)
     options = {"shapes": build.shapes, "like": sizes}
     models = dict(build.models)
     build.models = {}
@@ -100,8 +114,8 @@ def _calibrate(build: Build) -> str:
         quantised = any(graph.ranges for graph in build.graphs.values())
         build.warnings.append((partly[0] if quantised else "") + NOISE_WARNING)
         return "seeded noise"
-    build.images = files.read_images(build.calibrate, common_inputs(build.graphs))
-    return f"{len(next(iter(build.images.values())))} images of {build.calibrate.name}"
+    build.images = images.read(build.calibrate, common_inputs(build.graphs))
+    return f"{len(next(iter(build.images.values())))} images of {images.called(build.calibrate)}"
 
 
 def _quantise(build: Build) -> str:
@@ -165,15 +179,13 @@ RTL_SOURCES = ("rtl", "config.py", "isa", "latency.py", "memories.py", "numerics
 @lru_cache(maxsize=8)
 def verilog(config: Config) -> dict[str, str]:
     """File name -> Verilog of the machine. The longest step of a build: it is kept by Config and by what makes it."""
-    from sim.simulators import cache_directory
-
     here = Path(__file__).parent
     sources = [p for name in RTL_SOURCES for p in [here / name, *sorted((here / name).rglob("*.py"))] if p.is_file()]
     sources += sorted((here.parent / "rtl_templates").glob("*.v"))
     digest = hashlib.sha256(json.dumps([config.to_dict(), version("amaranth")], sort_keys=True).encode())
     for path in sources:
         digest.update(path.read_bytes())
-    kept = cache_directory() / "verilog" / f"{digest.hexdigest()[:32]}.json.gz"
+    kept = cache.directory() / "verilog" / f"{digest.hexdigest()[:32]}.json.gz"
     try:
         return json.loads(gzip.decompress(kept.read_bytes()))
     except (OSError, EOFError, ValueError, zlib.error):
@@ -269,7 +281,7 @@ def build(
     output: Path,
     *,
     board: str = "zcu104",
-    calibrate: Path | None = None,
+    calibrate: images.Held | None = None,
     settings: dict[str, str] | None = None,
     batch: int = 1,
     search: bool = False,
@@ -281,11 +293,11 @@ def build(
 ) -> Build:
     """Run the steps in order and return what they left; without `stop_after` the bundle is at `output`.
 
-    models: task name -> ONNX file. settings: fields of Config or Quantisation, as texts. batch: images that share
-    a run. search: let `explore` choose the Config even where the board stores one that fits. stop_after: a step, or the
-    level that it makes. shapes: of inputs whose sizes the file leaves open. show: the level that is handed to `say` as
-    text. progress: called after each step with its name, its seconds and a line on its artefact. Raises UserError,
-    before any long work where it can.
+    models: task name -> ONNX file. calibrate: an .npz, a folder of images, or arrays by input name. settings: fields of
+    Config or Quantisation, as texts. batch: images that share a run. search: let `explore` choose the Config even where the
+    board stores one that fits. stop_after: a step, or the level that it makes. shapes: of inputs whose sizes the file
+    leaves open. show: the level that is handed to `say` as text. progress: called after each step with its name, its
+    seconds and a line on its artefact. Raises UserError, before any long work where it can.
     """
     stop_after = _last_step(stop_after)
     shown = None if show is None else level(show)
@@ -295,7 +307,7 @@ def build(
     for path in models.values():
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-    if calibrate is not None and not calibrate.is_file():
+    if isinstance(calibrate, Path) and not calibrate.exists():
         raise UserError(f"{calibrate}: no such file")
     chosen = boards.load(board)
     config, quantisation, fixed = _settings(chosen, settings or {})

@@ -1,0 +1,145 @@
+"""Ending: signals become exceptions, so that nothing half-written stays, and child processes go with all that they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from .errors import Terminated
+
+GRACE_SECONDS = 5.0  # that a child has to end by itself, with its own children
+REPEAT_SECONDS = 10.0  # a second SIGTERM that comes sooner does not disturb the cleaning up
+_ENDING = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+
+_living: set[subprocess.Popen[Any]] = set()
+_starting = 0  # children that are between fork and the moment when somebody knows them
+_asked: set[int] = set()  # signals that came meanwhile
+_told = -REPEAT_SECONDS
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Meanwhile SIGTERM and SIGHUP raise Terminated, whose code is 128 + their number, SIGINT KeyboardInterrupt.
+
+    Signals that this process was started to ignore stay ignored. In a thread beside the main one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one may set signal handlers
+        yield
+        return
+    global _told
+    _told = -REPEAT_SECONDS
+    caught = [n for n in (*_ENDING, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before, hook = {n: signal.signal(n, _stop) for n in caught}, sys.unraisablehook
+    sys.unraisablehook = lambda lost: _again(lost) or hook(lost)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: Any) -> None:
+    global _told
+    if _starting:
+        _asked.add(number)
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    elif time.monotonic() - _told >= REPEAT_SECONDS:
+        _told = time.monotonic()
+        raise Terminated(128 + number)
+
+
+def _again(lost: Any) -> bool:
+    """Whether an exception that Python drops, as in a finaliser, was a signal's: then the signal comes once more."""
+    global _told
+    if not issubclass(lost.exc_type, (Terminated, KeyboardInterrupt)):
+        return False
+    number = lost.exc_value.code - 128 if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+    _told = -REPEAT_SECONDS
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()  # when the finaliser is over
+    return True
+
+
+# --- children ------------------------------------------------------------------------------------------------------
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """A child in a session, and so a process group, of its own: `end` reaches whatever it starts. options: of Popen."""
+    global _starting
+    _starting += 1
+    try:
+        child = subprocess.Popen(command, start_new_session=True, **options)
+    finally:
+        _starting -= 1
+    _living.add(child)
+    try:
+        for number in [] if _starting else list(_asked):
+            _asked.discard(number)
+            os.kill(os.getpid(), number)
+    except BaseException:
+        end(child)
+        raise
+    return child
+
+
+def end(child: subprocess.Popen[Any]) -> None:
+    """End a child and its whole group: politely, so that it removes its files, after a while by force."""
+    if child.poll() is None:
+        _signal(child, signal.SIGTERM)
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+    _signal(child, signal.SIGKILL)  # a compiler that the child left behind, too
+    child.wait()
+    _living.discard(child)
+
+
+def end_all() -> None:
+    """End every child that `start` made: of threads that nobody waits for any more."""
+    for child in list(_living):
+        end(child)
+
+
+@contextmanager
+def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A child that has ended, with its group, when the block is left, however that happens."""
+    process = start(command, **options)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def run(command: Sequence[str], **options: Any) -> int:
+    """The exit code of a command. It does not outlive an exception, of a signal for example. options: of Popen."""
+    with child(command, **options) as process:
+        return process.wait()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Processes that are started meanwhile ignore SIGINT, which a terminal sends to all: who started them ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _signal(child: subprocess.Popen[Any], number: int) -> None:
+    try:
+        os.killpg(child.pid, number)
+    except (ProcessLookupError, PermissionError):  # none of the group is left
+        pass
