@@ -68,7 +68,12 @@ def _output(b: Rows, name: str, r: Ref) -> graph.Output:
         return graph.Output(name, GONE, inner)
     axes = list(range(len(shape)))
     turned = len(shape) > 2 and _channels_first(view)
-    flat = view.group(axes[:1] + axes[2:], [1]) if turned else view.group(axes[:-1], axes[-1:])
+    if turned:
+        flat = view.group(axes[:1] + axes[2:], [1])
+    elif shape[-1] > 1 and (np.broadcast_to(view.columns, shape) == view.columns.flat[0]).all():  # a map of one channel
+        flat = view.group(axes, [])
+    else:
+        flat = view.group(axes[:-1], axes[-1:])
     return graph.Output(name, value(b, r.node, b.kept(flat)), inner, turned)
 
 

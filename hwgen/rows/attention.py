@@ -56,6 +56,8 @@ def _whole(b: Rows, node: Node) -> str:
     own = _bias(node, bias)
     flat = {part: view.group([0, 2], [1, 3]) for part, view in views.items()}
     sides = {part: b.kept(view) for part, view in flat.items()}
+    if any(len(side.blocks) > heads for side in sides.values()):
+        raise Unsupported("attends over channels instead of tokens", "let tokens attend to tokens")
     back = None
     if "q" in sides:
         sides["q"], back = _queries(b, node)

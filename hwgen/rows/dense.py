@@ -11,9 +11,10 @@ from ..recognise.match import is_map
 from ..tensor import Input, Node, Pad
 from .lower import Rows
 from .maps import taps_of
+from .mixing import mix, mixed
 from .moves import value
 from .operands import Operand
-from .patches import patch_embedding
+from .patches import ELSEWHERE, patch_embedding
 from .views import Array, Place, Unsupported
 
 # --- where values stand ---
@@ -28,16 +29,49 @@ def like_input(b: Rows, node: Node) -> Place:
 def linear_place(b: Rows, node: Node) -> Place:
     if reads_image(b, node):
         return Place(node.shape[0], node.shape[1], patch_embedding(b, node)[1])
-    return like_input(b, node)
+    if (found := mixed(b, node)) is not None:
+        return found.place
+    x, _ = _sorted(b, node)
+    return Place(x.rows, node.shape[1], x.order)
+
+
+def _sorted(b: Rows, node: Node) -> tuple[Operand, Array | None]:
+    """(what a linear layer reads, with the channels of a token side by side; the columns in that order, None: as they are)."""
+    key = node, "sorted"
+    if key not in b._derived:
+        view, order = b.view(node.operands[0]), None
+        if view.rows.shape[1] > 1 and not b.lost(view):
+            view = view.map(lambda a: a)
+            known = np.ones(view.shape, np.bool_) if view.which is None else view.which >= 0
+            at = int(known.sum(axis=1).argmax())
+            order = np.lexsort(
+                (view.columns[at], view.rows[at], np.zeros(view.shape[1]) if view.which is None else view.which[at])
+            )
+            if not known[at].all() or np.array_equal(order, np.arange(len(order))):
+                order = None
+        b._derived[key] = (
+            (b.tokens(node.operands[0]) if order is None else b.settled([view.map(lambda a: a[:, order])])[0]),
+            order,
+        )
+    found: tuple[Operand, Array | None] = b._derived[key]
+    return found
 
 
 def reads_image(b: Rows, node: Node) -> bool:
-    source = beneath(b.t, node.operands[0]).node
-    if isinstance(source.op, Pad):
+    """Whether a linear layer makes tokens of patches of the image."""
+    source, x = beneath(b.t, node.operands[0]).node, node.operands[0]
+    border = isinstance(source.op, Pad)
+    if border:
         source = beneath(b.t, source.operands[0]).node
         if is_map(source, "add", "sub"):  # refused as a patch embedding, by its reason
             source = next((r.node for r in source.operands if isinstance(r.op, Input)), source)
-    return isinstance(source.op, Input) and not b.missing(source) and len(node.operands[0].shape) == 2
+    if not isinstance(source.op, Input) or b.missing(source) or len(x.shape) != 2:
+        return False
+    try:
+        patch_embedding(b, node)
+    except Unsupported as no:
+        return not (border and no.reason == ELSEWHERE)
+    return True
 
 
 def norm_place(b: Rows, node: Node) -> Place:
@@ -94,12 +128,15 @@ def linear(b: Rows, node: Node, start: int, stop: int) -> str:
     if reads_image(b, node):
         fields, _ = patch_embedding(b, node)
         return b.rows_of(node, start, stop, lambda: b.add(graph.PatchEmbed, node, node.name, "patch_embed", **fields))
-    operand = b.tokens(x)
+    if mixed(b, node) is not None:
+        return mix(b, node, start, stop)
+    operand, columns = _sorted(b, node)
     weight, constant = b.array(w, "its weight"), b.array(bias[0], "its bias") if bias else None
+    weight = weight if columns is None else b.intern(weight[:, columns])
     if len(operand.blocks) > 1 and (found := taps_of(b, operand)) is not None:
-        source, first, order, fields = found
+        source, first, fields = found
         kernel = fields.pop("kernel")
-        taps = b.intern(weight.reshape(len(weight), len(order), -1)[:, order].reshape(len(weight), *kernel, -1))
+        taps = b.intern(weight.reshape(len(weight), *kernel, -1))
 
         def make() -> str:
             name = b.part(*source, first, first + fields["size"][0] * fields["size"][1])

@@ -101,11 +101,11 @@ class Rows:
 
     def view(self, r: Ref) -> View:
         """Rows and columns of the row graph that an operand shows, and of which layers."""
+        if len(r.shape) == 2 and self._of_image(r):
+            node, at = self._pixels(r), Layout.dense(r.shape)
+            return View((node,), r.shape, *shown(at, node, self.place(node)))
         if not moves(r):
-            node: Node = r.node
-            at: Array | Layout = r.layout
-            if isinstance(node.op, Input) and len(r.shape) == 2 and not self.missing(node):
-                node, at = self._pixels(r), Layout.dense(r.shape)
+            node, at = r.node, r.layout
             return View((node,), r.shape, *shown(at, node, self.place(node)))
         sources, which, place = self._moved(r.node)
         index = r.layout.positions()
@@ -153,6 +153,8 @@ class Rows:
         index = r.layout.positions()
         if isinstance(r.op, Const) and r.scalar == 0:
             return (), np.full(r.shape, ZERO), np.zeros(r.shape, np.int64)
+        if isinstance(r.op, Input) and len(r.shape) >= 3 and not self.missing(r.node):
+            return self._map_of(r)
         if not moves(r):
             return (r.node,), np.zeros(r.shape, np.int64), index
         sources, which, place = self._moved(r.node)
@@ -162,6 +164,20 @@ class Rows:
         """Patches of the image as they are: a linear layer that copies them."""
         self.t.name, self.t.source = "", r.node.source
         return self.t.node(Linear(), r, self.t.const(np.eye(r.shape[1], dtype=np.float32))).node
+
+    def _of_image(self, r: Ref) -> bool:
+        """Whether r shows pixels, with a border or without."""
+        inner = r.node.operands[0] if isinstance(r.op, Pad) and not r.op.value else r
+        return isinstance(inner.op, Input) and not self.missing(inner.node) and (inner is r or inner.whole)
+
+    def _map_of(self, r: Ref) -> tuple[tuple[Node, ...], Array, Array]:
+        """Pixels [.., C, H, W], which may be cut out of the image in any way, as a map of tokens."""
+        *lead, channels, height, width = r.shape
+        axes = list(range(len(lead)))
+        x = self.t.reshape(self.t.transpose(r, [*axes, len(lead) + 1, len(lead) + 2, len(lead)]), (-1, channels))
+        node = self._pixels(x)
+        at = np.arange(node.size).reshape(*lead, height, width, channels)
+        return (node,), np.zeros(r.shape, np.int64), np.moveaxis(at, -1, -3)
 
     def lost(self, view: View) -> bool:
         """Whether a finding explains why what a view shows is missing."""
@@ -200,7 +216,7 @@ class Rows:
     def _columns(self, node: Node, columns: Array) -> Node:
         op, index = node.op, self.t.const(columns)
         self.t.source, self.t.name = node.source, node.name
-        if isinstance(op, Linear):
+        if isinstance(op, Linear) and self.place(node).at is None:
             x, *parts = node.operands
             return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
         if isinstance(op, Conv) and op.groups == 1:

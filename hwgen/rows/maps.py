@@ -93,21 +93,16 @@ def _widths(down: Array, up: Array, wanted: Array) -> list[int]:
     return [n for n in range(step, 0, -1) if step % n == 0] if step > 0 else [int(wanted.max()) + 1]
 
 
-def taps_of(b: Rows, operand: Operand) -> tuple[tuple[Node, Array], int, list[int], dict[str, Any]] | None:
-    """(layer and columns, first row of the map, blocks in the order of the taps, fields of a Conv) of an operand whose blocks
-    are the taps of a window."""
+def taps_of(b: Rows, operand: Operand) -> tuple[tuple[Node, Array], int, dict[str, Any]] | None:
+    """(layer and columns, first row of the map, fields of a Conv) of an operand whose blocks are the taps of a window."""
     if operand.gone or len(operand.blocks) == 1 or any(len(k.parts) != 1 for k in operand.blocks):
         return None
     source, columns = operand.blocks[0].parts[0]
     if any(k.parts[0][0] is not source or not np.array_equal(k.parts[0][1], columns) for k in operand.blocks):
         return None
     rows = np.stack([np.where(k.picks < 0, -1, k.rows) for k in operand.blocks], axis=1)
-    whole = np.flatnonzero((rows >= 0).all(axis=1))
-    if not whole.size:
-        return None
-    order = np.argsort(rows[whole[0]], kind="stable")
-    found = sliding(rows[:, order], b.place(source).rows)
-    return None if found is None else ((source, columns), found[0], order.tolist(), found[1])
+    found = sliding(rows, b.place(source).rows)
+    return None if found is None else ((source, columns), *found)
 
 
 # --- convolutions ---
@@ -132,7 +127,8 @@ def _conv(b: Rows, node: Node) -> str:
     view = b.view(x)
     if b.lost(view):
         return GONE
-    channels, lengths = x.shape[0], x.shape[1:]
+    view, lengths, border = _uncovered(view)
+    channels = x.shape[0]
     view = view.group(list(range(1, rank + 1)), [0])
     weight = b.array(w, "its weight")
     constant = b.array(bias[0], "its bias") if bias else None
@@ -140,7 +136,8 @@ def _conv(b: Rows, node: Node) -> str:
     def two(pair: tuple[int, ...], alone: int) -> tuple[int, int]:
         return (pair[0], pair[1]) if rank == 2 else (alone, pair[0])
 
-    before, after = two(op.pads[:rank], 0), two(op.pads[rank:], 0)
+    pads = [p + q for p, q in zip(op.pads, border, strict=True)]
+    before, after = two(tuple(pads[:rank]), 0), two(tuple(pads[rank:]), 0)
     fields = {
         "size": two(lengths, 1),
         "stride": two(op.strides, 1),
@@ -188,6 +185,24 @@ def _conv(b: Rows, node: Node) -> str:
         read = value(b, node, kept(own))
         parts.append(b.add(graph.Conv, node, name, "conv", x=read, weight=b.intern(diagonal), bias=term, **fields))
     return parts[0] if len(parts) == 1 else made(b, graph.Join, node, "join", xs=tuple(parts))
+
+
+def _uncovered(view: View) -> tuple[View, tuple[int, ...], tuple[int, ...]]:
+    """A map [C, L1 ..] without a border of zeros: (what is inside, its lengths, the border before and behind each axis)."""
+    lengths, rank = view.shape[1:], len(view.shape) - 1
+    known = np.ones(view.shape, np.bool_) if view.which is None else np.broadcast_to(view.which >= 0, view.shape)
+    spans = []
+    for i in range(1, rank + 1):
+        here = np.flatnonzero(known.any(axis=tuple(j for j in range(rank + 1) if j != i)))
+        spans.append((int(here[0]), int(here[-1]) + 1) if here.size else (0, view.shape[i]))
+    cut: tuple[slice, ...] = (slice(None), *(slice(a, e) for a, e in spans))
+    if view.which is None or not known[cut].all():
+        return view, lengths, (0,) * 2 * rank
+    rows, columns = (np.broadcast_to(a, view.shape)[cut] for a in (view.rows, view.columns))
+    which = np.broadcast_to(view.which, view.shape)[cut]
+    inner = View(view.sources, rows.shape, rows, columns, which if which.any() else None)
+    border = *(a for a, _ in spans), *(n - e for (_, e), n in zip(spans, lengths, strict=True))
+    return inner, rows.shape[1:], border
 
 
 def _columns(a: Array, columns: slice) -> Array:

@@ -10,7 +10,8 @@ from .lower import GONE, Rows
 from .operands import APART, TOKENS, Block, Operand
 from .views import ZERO, Unsupported
 
-MOST_PARTS = 32  # values that one is made of
+MOST_PARTS = 64  # values that one is made of
+MOST_NARROW = 8  # of which each is one channel
 
 
 def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | None = None) -> str:
@@ -18,7 +19,8 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     stop = operand.rows if stop is None else stop
     if operand.gone:
         return GONE
-    if max(len(operand.blocks), *(len(block.parts) for block in operand.blocks)) > MOST_PARTS:
+    most = MOST_NARROW if all(block.width == 1 for block in operand.blocks) else MOST_PARTS
+    if len(operand.blocks) > most or any(len(block.parts) > most for block in operand.blocks):
         raise Unsupported(APART, TOKENS)
     part = operand.at(np.arange(start, stop)) if (start, stop) != (0, operand.rows) else operand
     names = [_value(b, node, block, stop - start) for block in part.blocks]

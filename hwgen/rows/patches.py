@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .lower import Rows
 
 
+ELSEWHERE = "pads something else than the image, as convolution stems do"
+
+
 def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     """(fields of a `PatchEmbed`, order of its rows) of a linear layer that reads an image."""
     key = node, "patches"
@@ -39,7 +42,7 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
         turned = len(shape) == len(image.shape) == 4 and not inner.whole
         turned = turned and inner.layout == Layout.dense(image.shape).transpose((0, 3, 1, 2))
         if not isinstance(image.op, Input) or not (inner.whole or turned):
-            raise Unsupported("pads something else than the image, as convolution stems do", STEM)
+            raise Unsupported(ELSEWHERE, STEM)
         if border.value:
             raise Unsupported(f"pads the image by {border.value:g}", PLAIN)
     if len(shape) not in (3, 4):

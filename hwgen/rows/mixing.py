@@ -1,0 +1,149 @@
+"""Constant mixtures of tokens, the same for every channel: resampling of maps along an axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import graph
+from ..tensor import Node
+from .lower import Rows
+from .moves import made, value
+from .operands import kept
+from .views import Array, Place, Unsupported, View
+
+MOST_WEIGHTS = 16  # different rows of weights
+MOST_TAPS = 16  # tokens that one is mixed of
+MOST_PRODUCTS = 4  # tokens that one is mixed of, where each is of its own weights
+MIXES = "multiplies along tokens (token mixing)"
+
+
+@dataclass(eq=False)
+class Mixed:
+    """A linear layer of which each row reads one channel of several tokens.
+
+    view    [tokens of the result without the mixed axis, mixed axis, channels] of what is read
+    place   of the layer's value [rows, outputs]
+    outputs_first   tokens of the value run over the outputs first, then over the others
+    """
+
+    view: View
+    place: Place
+    outputs_first: bool
+
+
+def mixed(b: Rows, node: Node) -> Mixed | None:
+    """None where a linear layer reads channels of one token, or several channels of several."""
+    key = node, "mixed"
+    if key not in b._derived:
+        b._derived[key] = _mixed(b, node)
+    found: Mixed | None = b._derived[key]
+    return found
+
+
+def _mixed(b: Rows, node: Node) -> Mixed | None:
+    view = b.view(node.operands[0])
+    count, taps = view.shape
+    if taps < 2 or view.columns.shape[0] == 1 or b.lost(view) or (view.columns != view.columns[:, :1]).any():
+        return None
+    columns = view.columns[:, 0]
+    width = int(columns.max()) + 1
+    if count % width or width == 1:
+        return None
+    each = count // width
+    if np.array_equal(columns, np.tile(np.arange(width), each)):
+        own = View(view.sources, (each, width, taps), *_split(view, (each, width, taps))).group([0], [2], [1])
+        inner = True
+    elif np.array_equal(columns, np.repeat(np.arange(width), each)):
+        own = View(view.sources, (width, each, taps), *_split(view, (width, each, taps))).group([1], [2], [0])
+        inner = False
+    else:
+        return None
+    rows = np.broadcast_to(own.rows, own.shape)
+    if (rows != rows[:, :, :1]).any():
+        return None
+    outputs = node.shape[1]
+    first = each > 1 and abs(int(rows[0, 1, 0] - rows[0, 0, 0])) > abs(int(rows[1, 0, 0] - rows[0, 0, 0]))
+    j, o, c = np.meshgrid(np.arange(each), np.arange(outputs), np.arange(width), indexing="ij")
+    token = o * each + j if first else j * outputs + o
+    order = (0, 2, 1) if inner else (2, 0, 1)
+    at = token.transpose(order).reshape(-1), c.transpose(order).reshape(-1)
+    return Mixed(own, Place(each * outputs, width, at=at), first)
+
+
+def _split(view: View, shape: tuple[int, ...]) -> tuple[Array, Array, Array | None]:
+    rows, columns = (np.broadcast_to(a, view.shape).reshape(shape) for a in (view.rows, view.columns))
+    return rows, columns, None if view.which is None else np.broadcast_to(view.which, view.shape).reshape(shape)
+
+
+def mix(b: Rows, node: Node, start: int, stop: int) -> str:
+    return b.rows_of(node, start, stop, lambda: _mix(b, node))
+
+
+def _mix(b: Rows, node: Node) -> str:
+    """One window for each form that the weights of an output have: resampling by a whole number has few."""
+    found = mixed(b, node)
+    assert found is not None
+    weight = b.array(node.operands[1], "its weight")
+    each, _, width = found.view.shape
+    outputs = len(weight)
+    used = [np.flatnonzero(row) for row in weight]
+    if max(len(u) for u in used) > MOST_TAPS:
+        raise Unsupported(MIXES, "let layers work on tokens by channels")
+    forms: dict[bytes, list[int]] = {}
+    for o, taps in enumerate(used):
+        forms.setdefault(weight[o, taps].tobytes(), []).append(o)
+    if len(forms) > MOST_WEIGHTS:
+        return _weighted(b, node, found, weight, used)
+    rows, columns, which = _split(found.view, found.view.shape)
+    names: list[str] = []
+    order, total = np.zeros((outputs, each), np.int64), 0
+    for own in forms.values():
+        taps = np.array([used[o] for o in own])  # [outputs, taps]
+        count, numbers = len(taps[0]), weight[own[0], used[own[0]]]
+        if not count:
+            raise Unsupported(MIXES, "let layers work on tokens by channels")
+        turned = [None if a is None else a[:, taps].transpose(1, 0, 2, 3) for a in (rows, columns, which)]
+        assert turned[0] is not None and turned[1] is not None
+        part = View(found.view.sources, (len(own), each, count, width), turned[0], turned[1], turned[2])
+        x = value(b, node, kept(part.group([0, 1, 2], [3])))
+        if count > 1 or numbers[0] != 1:
+            kernel = b.intern(np.broadcast_to(numbers[None, :, None], (1, count, width)))
+            fields = {"size": (len(own) * each, count), "kernel": (1, count), "stride": (1, count), "weight": kernel}
+            x = b.add(graph.Window, node, "", "mix", x=x, form="weighted", **fields)
+        names.append(x)
+        order[own] = total + np.arange(len(own) * each).reshape(len(own), each)
+        total += len(own) * each
+    y: str = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
+    place = (order if found.outputs_first else order.T).reshape(-1)
+    y = y if np.array_equal(place, np.arange(total)) else made(b, graph.Gather, node, "gather", x=y, rows=place)
+    return _plus(b, node, found, y)
+
+
+def _weighted(b: Rows, node: Node, found: Mixed, weight: Array, used: list[Array]) -> str:
+    """A sum of tokens times constants, where few are mixed: resampling by any step."""
+    count = max(len(u) for u in used)
+    if count > MOST_PRODUCTS:
+        raise Unsupported(MIXES, "let layers work on tokens by channels")
+    each, _, width = found.view.shape
+    total = ""
+    for i in range(count):
+        taps = np.array([u[min(i, len(u) - 1)] if len(u) else 0 for u in used])
+        gains = np.array([weight[o, u[i]] if i < len(u) else 0 for o, u in enumerate(used)], np.float32)
+        part = found.view.map(lambda a, taps=taps: a[:, taps])  # type: ignore[misc]
+        part = part.group([1, 0], [2]) if found.outputs_first else part.group([0, 1], [2])
+        table = np.repeat(gains, each) if found.outputs_first else np.tile(gains, each)
+        x = b.times(node, value(b, node, kept(part)), np.repeat(table[:, None], width, axis=1))
+        total = b.add(graph.Add, node, "", "add", a=total, b=x) if total else x
+    return _plus(b, node, found, total)
+
+
+def _plus(b: Rows, node: Node, found: Mixed, y: str) -> str:
+    """The bias of each output."""
+    each, _, width = found.view.shape
+    if len(node.operands) == 2:
+        return y
+    bias = b.array(node.operands[2])
+    terms = np.repeat(bias, each) if found.outputs_first else np.tile(bias, each)
+    return b.plus(node, y, np.repeat(terms[:, None], width, axis=1))
