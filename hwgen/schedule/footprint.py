@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import isa
 from ..config import Config
-from ..intgraph import MatMul, Op
+from ..intgraph import Fetch, MatMul, Op, Spill
 from ..isa import Convert, Indirect, RowMax, RowScale, WeightSource
 from .hazards import Region
 
@@ -14,12 +14,21 @@ KEPT = "out, kept"  # rows of `out` that a scatter leaves as they were: no other
 SCALES = " scales"  # behind a field: its rows' entries of the scale memory
 
 
-def footprint(insn: isa.Insn, op: Op, config: Config) -> tuple[list[Access], list[Access]]:
-    """(read, written) regions by field of the operation; the scale memory lies behind the scratchpad, the queues behind it."""
+def addresses(config: Config, spilled: int) -> int:
+    """Of all memories one behind the other: scratchpad, scale memory, queues, so many chunks of spilled values."""
+    return config.scratch_chunks + config.scale_entries + 1 + spilled
+
+
+def footprint(insn: isa.Insn, op: Op, config: Config, spills: int = 0) -> tuple[list[Access], list[Access]]:
+    """(read, written) regions by field of the operation, at `addresses`. spills: beats in front of the spilled values."""
     scales, queue = config.scratch_chunks, Region(config.scratch_chunks + config.scale_entries)
 
     def area(start: int, rows: int, pitch: int, elements: int) -> Region:
         return Region(start, rows, pitch, -(-elements // config.chunk))
+
+    def outside(move: isa.Load | isa.Store) -> Region:
+        first = addresses(config, 0) + (move.dram - spills) // config.chunk_beats
+        return Region(first, move.rows, move.chunks, move.chunks)
 
     def entries(field: str, first: int, count: int) -> Access:
         return field + SCALES, Region(scales + first, 1, 1, count)
@@ -27,13 +36,16 @@ def footprint(insn: isa.Insn, op: Op, config: Config) -> tuple[list[Access], lis
     match insn:
         case isa.Load():
             field = PARAMS if hasattr(op, "gamma") else "out"
-            return [], [(field, Region(insn.dst, insn.rows, insn.pitch, insn.chunks))]
+            return [("x", outside(insn))] if isinstance(op, Fetch) else [], [
+                (field, Region(insn.dst, insn.rows, insn.pitch, insn.chunks))
+            ]
         case isa.LoadScales():
             return [], [entries(TABLE, insn.dst, insn.count)]
         case isa.Stream():
             return [(QUEUE, queue)] if insn.expert != isa.NO_EXPERT else [], []
         case isa.Store():
-            return [(STORED, Region(insn.src, insn.rows, insn.pitch, insn.chunks))], []
+            source = Region(insn.src, insn.rows, insn.pitch, insn.chunks)
+            return ([("x", source)], [("out", outside(insn))]) if isinstance(op, Spill) else ([(STORED, source)], [])
         case isa.Route():
             written = [(QUEUE, queue)]
             if insn.dense:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from ..config import Config
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, View
+from ..intgraph import Fetch, IntGraph, MatMul, Multiply, Norm, Spill, View
 from ..isa import RowScale
 from ..program import Place
 from .allocate import Item, place, set_lead
@@ -28,6 +30,10 @@ class Spaces:
         self.maxima: dict[str, list[tuple[Span, Item]]] = {}
         self.params: dict[int, Item] = {}
         self.tables: dict[int, Item] = {}
+        self.spills: dict[str, list[int]] = defaultdict(list)  # operations that spill to a buffer
+        for i, op in enumerate(graph.ops):
+            if isinstance(op, Spill):
+                self.spills[op.out.buffer].append(i)
         self._collect()
         self._allocate()
 
@@ -36,9 +42,12 @@ class Spaces:
         graph, config, needs = self.graph, self.config, self.needs
         final = final_reads(graph)
         for name, accesses in buffer_accesses(graph).items():
+            if graph.buffers[name].dram:
+                continue
             for span in self._merged(spans(name, accesses, final[name])):
                 size = graph.buffers[name].rows * needs.layouts[name].pitch
                 item = Item(f"buffer {name!r}", size, self.step_of[span.use], self.step_of[span.last])
+                item.floor = max([self._there(i) for i in span.loads], default=0)
                 self.spans.setdefault(name, []).append((span, item))
         for name, accesses in maximum_accesses(graph).items():
             for span in self._merged(spans(name, accesses, set())):
@@ -52,6 +61,13 @@ class Spaces:
                 self.params[i] = Item(f"gamma and beta of {op.name!r}", size, step, step)
             elif isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
                 self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, step, step)
+
+    def _there(self, i: int) -> int:
+        """The step before which operation `i` may load: behind what spilled the rows that it fetches."""
+        op = self.graph.ops[i]
+        if not isinstance(op, Fetch):
+            return 0
+        return 1 + max((self.step_of[j] for j in self.spills[op.x.buffer] if j < i and self.graph.ops[j].writes()["out"].overlaps(op.x)), default=-1)
 
     def _allocate(self) -> None:
         config = self.config
