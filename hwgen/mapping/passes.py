@@ -62,7 +62,7 @@ def _spills(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> In
     if mapping.spill is None:
         return graph
     limits = _limits(mapping.spill, mapping, config)
-    return spilled(graph, limits, partial(bound, config=config), config.chunk_beats, config.array_outputs)
+    return spilled(graph, limits, config)
 
 
 def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
@@ -72,7 +72,7 @@ def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
 
 
 def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    return reorder(graph, timing(config)) if mapping.ordered else graph
+    return reorder(graph, timing(config)) if mapping.ordered and mapping.spill is None else graph
 
 
 PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {

@@ -4,22 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from ..intgraph import Buffer, Constant, Fetch, Input, IntGraph, MatMul, Op, Spill, Transfer, View
-from .depth_first import Bound, Limits
-from .heads import heads_apart, measure
+from ..config import Config
+from ..intgraph import Buffer, Constant, Fetch, Input, IntGraph, MatMul, Op, RouteTokens, Spill, Transfer, View
+from .ahead import ahead
+from .bounds import aside, bound
+from .depth_first import Limits
+from .apart import constants_apart, heads_apart, measure
 from .parts import part_name
+from .row_tiling import row_tiling
 from .streamed import WHOLE, Run, Streamed, cut
 
+TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
 
-def spilled(graph: IntGraph, limits: Limits, bound: Bound, beats: int, granule: int) -> IntGraph:
+
+def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
     """`graph` with all that lives longer than a run of operations in DRAM, in blocks that fit the limits if any do.
 
-    bound(op, rows): cycles of an operation; beats: of a chunk between DRAM and scratchpad; granule: tokens that blocks of
-    columns are multiples of, where possible. `trace` loses what is no longer there as a whole.
+    `trace` loses what is no longer there as a whole.
     """
-    apart = heads_apart(graph, limits.chunk)
-    return _Spills(Streamed(apart, limits, bound, beats, granule)).graph()
+    apart = heads_apart(constants_apart(graph), config.chunk)
+    cycles = partial(bound, config=config)
+    found = _Spills(Streamed(apart, limits, cycles, config.chunk_beats, config.array_outputs))
+    result = found.graph()
+    tokens = 0
+
+    def work(op: Op) -> float:
+        nonlocal tokens
+        if isinstance(op, RouteTokens):
+            tokens = -(-op.logits.rows * op.top_k // op.logits.cols)
+        return cycles(op, tokens if op.expert is not None else op.x.rows) if isinstance(op, MatMul) else 0.0
+
+    ops: list[Op] = []
+    floors: list[int] = []
+    runs: dict[int, int] = {}  # where each begins
+    begin = 0  # of the block before
+    for number, block in found.blocks:
+        runs.setdefault(number, len(ops))
+        tiled = row_tiling(replace(result, ops=block), TILES).ops
+        floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
+        begin = len(ops)
+        ops += tiled
+    return replace(result, ops=ahead(ops, floors, lambda op: aside(op, result.buffers, config), work))
 
 
 @dataclass
@@ -36,28 +63,32 @@ class _Held:
     last: int
     fetched: bool
     maxima: bool
+    lasts: bool = False  # for the whole run
 
 
 class _Spills:
     def __init__(self, plan: Streamed):
         self.plan, self.source, self.chunk = plan, plan.graph, plan.limits.chunk
         self.buffers: dict[str, Buffer] = {}
-        self.ops: list[Op] = []
+        self.ops: list[Op] = []  # of the block that is being made
+        self.blocks: list[tuple[int, list[Op]]] = []  # number of the run, operations
+        self.lasting: set[str] = set()  # loads of what stays for a run
         self.counts: dict[tuple[str, type], int] = {}
 
     def graph(self) -> IntGraph:
         for number, run in enumerate(self.plan.runs):
             self._run(number, run)
-        moved = {op.out.buffer if isinstance(op, Spill) else op.x.buffer for op in self.ops if isinstance(op, Transfer)}
+        ops = [op for _, block in self.blocks for op in block]
+        moved = {op.out.buffer if isinstance(op, Spill) else op.x.buffer for op in ops if isinstance(op, Transfer)}
         for name in sorted(moved):
             self.buffers[name] = replace(self.source.buffers[name], dram=True)
-        kept = {op.name for op in self.ops}
+        kept = {op.name for op in ops}
         trace = {
             value: (view, op)
             for value, (view, op) in self.source.trace.items()
             if view.buffer in self.buffers and view.buffer not in moved and op in kept
         }
-        return replace(self.source, ops=self.ops, buffers=self.buffers, trace=trace)
+        return replace(self.source, ops=ops, buffers=self.buffers, trace=trace)
 
     def _run(self, number: int, run: Run) -> None:
         """All blocks of a run."""
@@ -67,7 +98,7 @@ class _Spills:
         blocks = run.edges() if run.tokens else [(0, 0)]
         for k, (first, end) in enumerate(blocks):
             last = k == len(blocks) - 1
-            names = f"{number}.{k % 2}"
+            names = f"{number}.{k}"
 
             def place(field: str, view: View, first: int = first, height: int = end - first, names: str = names) -> View:
                 if view.buffer not in local:
@@ -87,9 +118,11 @@ class _Spills:
             held = self._held(pieces, names)
             for n, h in enumerate(held):
                 if h.view in whole and h.last < 0:  # read as a whole in every block
-                    known = lasting.setdefault(h.view, h)
-                    held[n] = replace(known, first=h.first if known is h else -1)
+                    known = lasting.setdefault(h.view, replace(h, lasts=True))
+                    held[n] = replace(known, first=h.first if known.name == h.name else -1)
+            self.ops = []
             self._block(pieces, held, run)
+            self.blocks.append((number, self.ops))
 
     def _block(self, pieces: list[Op], held: list[_Held], run: Run) -> None:
         """The operations of a block with the transfers around them."""
@@ -161,7 +194,7 @@ class _Spills:
         if not h.fetched:
             return
         out = View(h.name, 0, h.view.rows, 0, h.view.cols)
-        source = self.plan.fixed.get(h.view.buffer)
+        source, before = self.plan.fixed.get(h.view.buffer), len(self.ops)
         rows, columns = slice(h.view.row, h.view.row + h.view.rows), slice(h.view.col, h.view.col + h.view.cols)
         if source is None:
             self._transfer(Fetch, h)
@@ -171,6 +204,8 @@ class _Spills:
                 self.ops.append(replace(source, name=name, out=out, data=source.data[rows, columns]))
             else:
                 self.ops.append(replace(source, name=name, out=out, row=source.row + h.view.row))
+        if h.lasts:
+            self.lasting |= {op.name for op in self.ops[before:]}
         if h.maxima:
             if h.view.cols != self.source.buffers[h.view.buffer].cols:
                 raise ValueError(f"{reader.name}: row maxima of some columns of {h.view.buffer!r}")

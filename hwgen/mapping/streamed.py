@@ -196,7 +196,9 @@ class Streamed:
                     key = (view.buffer, axis, *column, view.rows)
                     if axis == WHOLE:
                         spans.setdefault(key, [first, end - 1])
-                    spans.setdefault(key, [u, u])[1] = u if axis != WHOLE else end - 1
+                    spills = name in op.WRITES and view.buffer not in local
+                    span = spans.setdefault(key, [u, u])
+                    span[1] = end - 1 if axis == WHOLE or spills else max(span[1], u)
         found = []
         for u in range(first, end):
             sizes = []
@@ -248,7 +250,7 @@ class Streamed:
 
 
 def _with_maxima(found: list[list[Op]], graph: IntGraph) -> list[list[Op]]:
-    """Units joined where one reads row maxima of another that `heads.measure` could not take again from spilled rows: those
+    """Units joined where one reads row maxima of another that `apart.measure` could not take again from spilled rows: those
     of signed values, or of some columns."""
     first = list(range(len(found)))  # of each unit, where what it must stay with begins
     writers: dict[str, tuple[int, RowMax]] = {}

@@ -32,7 +32,7 @@ ORDERS: tuple[Callable[[Item], tuple[float, ...]], ...] = (
 @dataclass
 class Item:
     """`size` addresses needed in steps first..last (both included); `early`, rising, <= `first`: welcome from there on, from
-    the first of them if there is room, but never before `floor`."""
+    the first of them if there is room. `load`: not loaded before this step, so that nothing that lay there holds the load up."""
 
     name: str
     size: int
@@ -40,7 +40,7 @@ class Item:
     last: int
     early: tuple[int, ...] = ()
     address: int = -1
-    floor: int = 0
+    load: int = 0
 
     def __post_init__(self) -> None:
         self.early = self.early or (self.first,)
@@ -50,7 +50,7 @@ def set_lead(loads: list[Item]) -> None:
     """Let every load start as soon as the load so many places before it is used, for each of LOAD_LEADS."""
     order = sorted(loads, key=lambda item: item.first)
     for k, item in enumerate(order):
-        item.early = tuple(max(item.floor, order[k - lead].first if k >= lead else 0) for lead in LOAD_LEADS)
+        item.early = tuple(order[k - lead].first if k >= lead else 0 for lead in LOAD_LEADS)
 
 
 def place(

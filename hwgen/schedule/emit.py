@@ -116,8 +116,9 @@ class Emitter:
         for i, item in self.spaces.params.items():
             chunks = item.size // 2
             arguments = (i, item.address, 2, chunks, chunks, self.needs.data[i])
-            found.append((item.first, (self.step_of[i], self._load, arguments)))
-        found += [(item.first, (self.step_of[i], self._load_table, (i,))) for i, item in self.spaces.tables.items()]
+            found.append((max(item.first, item.load), (self.step_of[i], self._load, arguments)))
+        for i, item in self.spaces.tables.items():
+            found.append((max(item.first, item.load), (self.step_of[i], self._load_table, (i,))))
         result: dict[int, list[Load]] = {}
         for first, load in sorted(found, key=lambda entry: (entry[0], entry[1][0], entry[1][2])):
             result.setdefault(first, []).append(load)

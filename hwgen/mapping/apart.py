@@ -1,4 +1,6 @@
-"""Attention head by head: the row maxima of all heads together are taken when all are there, by a product of rows with one.
+"""Values apart, so that each can be in DRAM or not, and attention head by head.
+
+Attention head by head: the row maxima of all heads together are taken when all are there, by a product of rows with one.
 
 The machine continues the maxima of one MatMul in the next only row for row, so that all heads of a block of queries follow
 each other. With this, all queries pass a head before the next one: of K and V one head at a time is in the scratchpad.
@@ -15,6 +17,7 @@ from ..intgraph import Buffer, Constant, IntGraph, MatMul, Multiply, Op, View
 from ..isa import RowMax
 from ..numerics import GAMMA_SHIFT
 from ..schedule.liveness import buffer_accesses, final_reads, spans
+from .parts import part, part_name
 from .runs import chains
 
 
@@ -53,6 +56,24 @@ def values_apart(graph: IntGraph) -> IntGraph:
     index = {op.name: i for i, op in enumerate(graph.ops)}
     trace = {value: (v, op) for value, (v, op) in graph.trace.items() if (index[op], v.buffer) not in renamed}
     return replace(graph, ops=ops, buffers=buffers, trace=trace)
+
+
+def constants_apart(graph: IntGraph) -> IntGraph:
+    """`graph` with constants in parts where the next operation on their buffer works on some of their rows."""
+    ops: list[Op] = []
+    for i, op in enumerate(graph.ops):
+        edges = {0, op.out.rows} if isinstance(op, Constant) else set[int]()
+        if isinstance(op, Constant):
+            following = [[v for v in other.views().values() if v.buffer == op.out.buffer] for other in graph.ops[i + 1 :]]
+            for view in next((views for views in following if views), []):
+                edges |= {row - op.out.row for row in (view.row, view.row + view.rows)}
+        ordered = sorted(edge for edge in edges if isinstance(op, Constant) and 0 <= edge <= op.out.rows)
+        parts = list(zip(ordered, ordered[1:], strict=False))
+        if len(parts) < 2:
+            ops.append(op)
+            continue
+        ops += [part(op, a, b, part_name(op.name, k, k == len(parts) - 1), lambda v: v) for k, (a, b) in enumerate(parts)]
+    return replace(graph, ops=ops)
 
 
 def measure(name: str, view: View, buffer: Buffer, chunk: int, buffers: dict[str, Buffer]) -> Iterator[Op]:
