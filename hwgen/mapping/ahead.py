@@ -16,9 +16,7 @@ LOAD_LEAD = 3.0  # of a load, in times of its transfer
 VECTOR_LEAD = 1.5  # of an operation of the vector unit, in times of its own cycles
 
 
-def ahead(
-    ops: list[Op], floors: list[int], cycles: Callable[[Op], float], work: Callable[[Op], float]
-) -> list[Op]:
+def ahead(ops: list[Op], floors: list[int], cycles: Callable[[Op], float], work: Callable[[Op], float]) -> list[Op]:
     """`ops` with loads and operations of the vector unit moved up, each at most to the operation that `floors` gives it.
 
     cycles(op): of one of these; work(op): of the array.

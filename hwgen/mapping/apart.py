@@ -51,7 +51,11 @@ def values_apart(graph: IntGraph) -> IntGraph:
             renamed |= {(access.index, name): own for access in accesses if span.first <= access.index <= span.last}
     ops: list[Op] = []
     for i, op in enumerate(graph.ops):
-        moved = {field: replace(v, buffer=renamed[i, v.buffer]) for field, v in op.views().items() if (i, v.buffer) in renamed}
+        moved = {
+            field: replace(v, buffer=renamed[i, v.buffer])
+            for field, v in op.views().items()
+            if (i, v.buffer) in renamed
+        }
         ops.append(replace(op, **moved) if moved else op)
     index = {op.name: i for i, op in enumerate(graph.ops)}
     trace = {value: (v, op) for value, (v, op) in graph.trace.items() if (index[op], v.buffer) not in renamed}
@@ -64,7 +68,9 @@ def constants_apart(graph: IntGraph) -> IntGraph:
     for i, op in enumerate(graph.ops):
         edges = {0, op.out.rows} if isinstance(op, Constant) else set[int]()
         if isinstance(op, Constant):
-            following = [[v for v in other.views().values() if v.buffer == op.out.buffer] for other in graph.ops[i + 1 :]]
+            following = [
+                [v for v in other.views().values() if v.buffer == op.out.buffer] for other in graph.ops[i + 1 :]
+            ]
             for view in next((views for views in following if views), []):
                 edges |= {row - op.out.row for row in (view.row, view.row + view.rows)}
         ordered = sorted(edge for edge in edges if isinstance(op, Constant) and 0 <= edge <= op.out.rows)
@@ -72,7 +78,9 @@ def constants_apart(graph: IntGraph) -> IntGraph:
         if len(parts) < 2:
             ops.append(op)
             continue
-        ops += [part(op, a, b, part_name(op.name, k, k == len(parts) - 1), lambda v: v) for k, (a, b) in enumerate(parts)]
+        ops += [
+            part(op, a, b, part_name(op.name, k, k == len(parts) - 1), lambda v: v) for k, (a, b) in enumerate(parts)
+        ]
     return replace(graph, ops=ops)
 
 

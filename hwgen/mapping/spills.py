@@ -7,7 +7,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ..config import Config
-from ..intgraph import Buffer, Constant, Fetch, Input, IntGraph, MatMul, Op, RouteTokens, Spill, Transfer, View
+from ..intgraph import (
+    Buffer,
+    Constant,
+    Fetch,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    RouteTokens,
+    Spill,
+    Transfer,
+    View,
+)
 from .ahead import ahead
 from .bounds import aside, bound
 from .depth_first import Limits
@@ -42,11 +56,30 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
     begin = 0  # of the block before
     for number, block in found.blocks:
         runs.setdefault(number, len(ops))
-        tiled = row_tiling(replace(result, ops=block), TILES).ops
+        waiting = _waiting(block)
+        tiled = row_tiling(replace(result, ops=block), TILES, lambda op, waiting=waiting: op.name in waiting).ops
         floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
         begin = len(ops)
         ops += tiled
     return replace(result, ops=ahead(ops, floors, lambda op: aside(op, result.buffers, config), work))
+
+
+def _waiting(block: list[Op]) -> set[str]:
+    """Operations between which the array waits for the vector unit: what makes its rows, itself, what streams them first."""
+    made: dict[str, Op] = {}  # by the array, or of that by the vector unit
+    streamed: set[str] = set()
+    found: set[str] = set()
+    for op in block:
+        for view in op.reads().values():
+            source = made.get(view.buffer)
+            beside = isinstance(op, Norm | Multiply)
+            if source is not None and beside != isinstance(source, Norm | Multiply) and view.buffer not in streamed:
+                found |= {op.name, source.name}
+                streamed.add(view.buffer)
+        if isinstance(op, MatMul) or (isinstance(op, Norm | Multiply) and op.name in found):
+            made[op.out.buffer] = op
+            streamed.discard(op.out.buffer)
+    return found
 
 
 @dataclass
@@ -100,11 +133,15 @@ class _Spills:
             last = k == len(blocks) - 1
             names = f"{number}.{k}"
 
-            def place(field: str, view: View, first: int = first, height: int = end - first, names: str = names) -> View:
+            def place(
+                field: str, view: View, first: int = first, height: int = end - first, names: str = names
+            ) -> View:
                 if view.buffer not in local:
                     return view
                 name = f"{view.buffer}.{height}rows.{names}"
-                self.buffers.setdefault(name, replace(self.source.buffers[view.buffer], name=name, rows=height, scale=1.0))
+                self.buffers.setdefault(
+                    name, replace(self.source.buffers[view.buffer], name=name, rows=height, scale=1.0)
+                )
                 return replace(view, buffer=name, row=view.row - first)
 
             pieces: list[Op] = []
@@ -209,7 +246,9 @@ class _Spills:
         if h.maxima:
             if h.view.cols != self.source.buffers[h.view.buffer].cols:
                 raise ValueError(f"{reader.name}: row maxima of some columns of {h.view.buffer!r}")
-            self.ops += measure(self._name(f"{h.view.buffer}.maxima", Fetch), out, self.buffers[h.name], self.chunk, self.buffers)
+            self.ops += measure(
+                self._name(f"{h.view.buffer}.maxima", Fetch), out, self.buffers[h.name], self.chunk, self.buffers
+            )
 
     def _transfer(self, kind: type[Transfer], h: _Held) -> None:
         inside = View(h.name, 0, h.view.rows, 0, h.view.cols)

@@ -20,7 +20,11 @@ from .depth_first import MIN_ROWS, Bound, Cost, Limits
 from .parts import is_token_wise, part
 from .runs import units
 
-ROWS, COLUMNS, WHOLE = "rows", "columns", "whole"  # along which axis of a view the tokens lie, or that all of it is needed
+ROWS, COLUMNS, WHOLE = (
+    "rows",
+    "columns",
+    "whole",
+)  # along which axis of a view the tokens lie, or that all of it is needed
 AHEAD = 2  # copies of what is fetched or spilled: one in use, one on its way
 
 
@@ -38,7 +42,10 @@ class Run:
 
     def edges(self) -> list[tuple[int, int]]:
         """(first token, token behind the last) of every block."""
-        ends = {min(self.tokens, -(-self.tokens * k // (self.blocks * self.step)) * self.step) for k in range(self.blocks + 1)}
+        ends = {
+            min(self.tokens, -(-self.tokens * k // (self.blocks * self.step)) * self.step)
+            for k in range(self.blocks + 1)
+        }
         ordered = sorted(ends)
         return list(zip(ordered, ordered[1:], strict=False))
 
@@ -118,7 +125,9 @@ class Streamed:
         if isinstance(op, MatMul) and isinstance(op.w, View) and self._by_columns(op):
             return Shape(op.w.rows, {"x": WHOLE, "w": ROWS, "out": COLUMNS})
         if is_token_wise(op) and getattr(op, "walk", None) is None:
-            return Shape(next(iter(op.row_views().values())).rows, {name: WHOLE if name == "w" else ROWS for name in op.views()})
+            return Shape(
+                next(iter(op.row_views().values())).rows, {name: WHOLE if name == "w" else ROWS for name in op.views()}
+            )
         return Shape(0, dict.fromkeys(op.views(), WHOLE))
 
     def _by_columns(self, op: MatMul) -> bool:
@@ -174,17 +183,19 @@ class Streamed:
         alive = self._alive(first, end)
         if not tokens:
             return Run(first, end, 1, 0, 1, (self._over(alive, 0), self._cycles(first, end, 0)))
-        blocks = -(-tokens // most)
-        while True:
-            height = min(tokens, -(-tokens // (blocks * step)) * step)
-            over = self._over(alive, height)
-            if not over or height <= max(MIN_ROWS, step):
-                break
-            blocks += 1
-        blocks = -(-tokens // height)
-        return Run(first, end, blocks, tokens, step, (over, blocks * self._cycles(first, end, height, blocks)))
 
-    def _alive(self, first: int, end: int) -> list[list[tuple[int, int, str]]]:
+        def height(blocks: int) -> int:
+            return min(tokens, -(-tokens // (blocks * step)) * step)
+
+        few, many = -(-tokens // most), max(1, -(-tokens // most), tokens // max(MIN_ROWS, step))
+        while few < many:  # the fewest blocks that fit lie between
+            middle = (few + many) // 2
+            few, many = (middle + 1, many) if self._over(alive, height(middle)) else (few, middle)
+        over, tall = self._over(alive, height(few)), height(few)
+        blocks = -(-tokens // tall)
+        return Run(first, end, blocks, tokens, step, (over, blocks * self._cycles(first, end, tall, blocks)))
+
+    def _alive(self, first: int, end: int) -> list[tuple[tuple[int, int, str], ...]]:
         """For each unit of a run what lives while it works: (chunks, copies, axis); chunks of a row, a granule's columns, all."""
         local = self.local(first, end)
         spans: dict[tuple[str, str, int, int, int], list[int]] = {}
@@ -207,8 +218,8 @@ class Streamed:
                     buffer = self.graph.buffers[name]
                     copies = 1 if name in local or (name in self.fixed and axis == WHOLE) else AHEAD
                     sizes.append((self._size(buffer, axis, columns, rows), copies, axis))
-            found.append(sizes)
-        return found
+            found.append(tuple(sorted(sizes, reverse=True)))
+        return list(dict.fromkeys(found))
 
     def _size(self, buffer: Buffer, axis: str, columns: int, rows: int) -> int:
         """Chunks of a row of so many columns (0: all), of so many rows of them, of one chunk of columns of these rows."""
@@ -220,11 +231,12 @@ class Streamed:
             row = max(1, (columns or buffer.cols) // width) * -(-width // self.limits.chunk)
         return row if axis == ROWS else row * rows
 
-    def _over(self, alive: list[list[tuple[int, int, str]]], height: int) -> int:
+    def _over(self, alive: list[tuple[tuple[int, int, str], ...]], height: int) -> int:
         """Chunks that are short where most are, in blocks of so many tokens."""
         scale = {ROWS: height, COLUMNS: -(-height // self.limits.chunk), WHOLE: 1}
         return max(
-            self.limits.over([size * scale[axis] for size, copies, axis in sizes for _ in range(copies)]) for sizes in alive
+            self.limits.over([size * scale[axis] for size, copies, axis in sizes for _ in range(copies)])
+            for sizes in alive
         )
 
     def _cycles(self, first: int, end: int, height: int, blocks: int = 1) -> float:
