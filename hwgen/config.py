@@ -12,6 +12,7 @@ from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS
 from .numerics import ACC_BITS, ACC_MAX, INT8_MAX, MAX_EXPERTS
 
 MAX_NORM_COLUMNS = 1 << 15  # keeps the radicand of numerics.layer_norm below 2^62
+MAX_WINDOW_CHUNKS = 16
 MAX_WEIGHT_PORTS = 4  # that the register map has room for
 MAX_ARRAY_OUTPUTS = 4096
 MAX_MACS = 1 << 17  # several times the largest part; beyond it a build would take hours to say so
@@ -32,6 +33,7 @@ class Config:
     queue_entries: int = 1024  # tokens times top-k of a router
     max_experts: int = 64
     norm_columns: int = 1024  # widest LayerNorm row
+    window_chunks: int = 0  # chunks of a row that the window engine takes in one cycle; 0: there is none
     weight_words: int = 1024  # depth of the weight buffer, words of `array_inputs` bytes
     weight_ports: int = 2  # AXI masters that stream weights; one more carries data and program
     axi_bytes: int = 16  # data width of an AXI master
@@ -47,7 +49,7 @@ class Config:
                     raise UserError(f"Config clock_mhz={value!r} is not a finite number")
             elif not isinstance(value, int) or isinstance(value, bool):
                 raise UserError(f"Config {f.name}={value!r} is not a whole number")
-            if value <= 0:
+            if value <= 0 and (f.name != "window_chunks" or value < 0):
                 raise UserError(f"Config {f.name}={value!r} must be positive")
 
         def need(condition: bool, name: str, why: str) -> None:
@@ -64,6 +66,7 @@ class Config:
             need(value & (value - 1) == 0 and value >= 2, name, "must be a power of two, at least 2")
         need(self.axi_bytes in (4, 8, 16, 32, 64), "axi_bytes", "must be 4, 8, 16, 32 or 64")
         need(self.burst_beats in (1, 2, 4, 8, 16), "burst_beats", "must be 1, 2, 4, 8 or 16")
+        need(self.window_chunks <= self.input_chunks, "window_chunks", f"more than the {self.input_chunks} of array_inputs")
         for name, most in (
             ("array_outputs", MAX_ARRAY_OUTPUTS),
             ("acc_rows", 1 << ROW_BITS),
@@ -71,6 +74,7 @@ class Config:
             ("queue_entries", 1 << QUEUE_BITS),
             ("max_experts", MAX_EXPERTS),
             ("norm_columns", MAX_NORM_COLUMNS),
+            ("window_chunks", MAX_WINDOW_CHUNKS),
             ("weight_ports", MAX_WEIGHT_PORTS),
             ("weight_words", MAX_WEIGHT_WORDS),
             ("outstanding", MAX_OUTSTANDING),

@@ -14,6 +14,23 @@ def data_beats(insn: isa.Insn, config: Config) -> int:
     return insn.rows * insn.chunks * (config.narrow_chunk_beats if narrow else config.chunk_beats)
 
 
-def array_rows(insn: isa.Matmul, config: Config, rows: int) -> int:
+def walks(program: list[isa.Insn]) -> dict[int, isa.WalkFields]:
+    """The walk that each instruction follows which has one, by its index."""
+    found: dict[int, isa.WalkFields] = {}
+    held: dict[isa.Unit, isa.WalkFields] = {}
+    for index, insn in enumerate(program):
+        if isinstance(insn, isa.WalkFields):
+            held[insn.unit] = insn
+        elif insn.unit in held:
+            found[index] = held.pop(insn.unit)
+    return found
+
+
+def taps(walk: isa.WalkFields | None) -> int:
+    """Taps of a row of an instruction behind this walk, if any."""
+    return 1 if walk is None else walk.kernel_u * walk.kernel_v
+
+
+def array_rows(insn: isa.Matmul, config: Config, rows: int, walk: isa.WalkFields | None = None) -> int:
     """Rows that a Matmul of `rows` tokens feeds to the array, a cycle each."""
-    return rows * -(-insn.outputs // config.array_outputs) * -(-insn.inputs // config.array_inputs)
+    return taps(walk) * rows * -(-insn.outputs // config.array_outputs) * -(-insn.inputs // config.array_inputs)

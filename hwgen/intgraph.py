@@ -1,8 +1,8 @@
 """The integer graph: the network after quantisation, before any hardware shape is chosen.
 
 Operations read and write named buffers of int16 `[rows, columns]`; they run in order and may write in place. Each
-`MatMul`, `Norm`, `Multiply` and `RouteTokens` becomes exactly one instruction of the machine. `sim.golden` executes the graph,
-`hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
+`MatMul`, `Norm`, `Multiply`, `ReduceWindow` and `RouteTokens` becomes exactly one instruction of the machine. `sim.golden`
+executes the graph, `hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Operation:
     row_max: RowMax = RowMax.NONE
     expert: tuple[str, int] | None = None
     indirect: Indirect = Indirect.NONE
+    walk: Walk | None = None
 
     def reads(self) -> dict[str, View]:
         """Views that are read, by field."""
@@ -177,6 +178,16 @@ class MatMul(Operation):
     source: str = ""
     walk: Walk | None = None
 
+    @property
+    def rows(self) -> int:
+        """Rows that go through the array, of a queue at most."""
+        return self.x.rows if self.walk is None else self.walk.rows
+
+    @property
+    def taps(self) -> int:
+        """Rows of x in a row's sum."""
+        return 1 if self.walk is None else self.walk.count
+
     def reads_maxima(self) -> list[View]:
         found = [self.x] if self.x_convert != Convert.STATIC else []
         stationary = self.w_convert != Convert.STATIC or self.col_scale == ColScale.ROW_SCALES
@@ -205,7 +216,7 @@ class Multiply(Operation):
     """Rows of x times rows of `factor`: numerics.multiply with `shift`, or with `pairs` numerics.turn; `row_max` NONE or ABS.
 
     A row of `factor` is used again for every `factor.cols` columns of x: where there are several times, x has groups of so
-    many columns. `out` may be the place of x or of `factor`.
+    many columns. One row of `factor` is that of all rows of x. `out` may be the place of x or of `factor`.
     """
 
     READS = ("x", "factor")
@@ -234,7 +245,7 @@ class ReduceWindow(Operation):
     name: str
     out: View
     x: View
-    walk: Walk
+    walk: Walk = field()  # no default, unlike the other operations'
     mult: Array  # u16 [C]
     bias: Array  # int16 [C]
     reduce: Reduce = Reduce.SUM
@@ -370,29 +381,34 @@ def verify(graph: IntGraph) -> None:
                 need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
             case Multiply(x=x, factor=factor):
                 need((op.out.rows, op.out.cols) == (x.rows, x.cols), op, "out shape")
-                need(factor.rows == x.rows and x.cols % factor.cols == 0, op, f"factor {factor} against x {x}")
+                need(factor.rows in (1, x.rows) and x.cols % factor.cols == 0, op, f"factor {factor} against x {x}")
                 need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
                 need(not op.pairs or factor.cols % 2 == 0, op, "an odd number of columns has no pairs")
                 limits = (num.GAMMA_SHIFT,) * 2 if op.pairs else (num.PRODUCT_SHIFT_MIN, num.PRODUCT_SHIFT_MAX)
                 need(limits[0] <= op.shift <= limits[1], op, f"shift {op.shift}")
             case ReduceWindow(x=x, walk=walk):
                 walked(walk, op)
+                need(not x.overlaps(op.out), op, "x overlaps out")
                 need(op.out.cols == x.cols and op.mult.shape == op.bias.shape == (x.cols,), op, "columns")
                 need((op.weights is not None) == (op.reduce == Reduce.WEIGHTED), op, f"weights of {op.reduce.name}")
                 need(op.weights is None or op.weights.shape == (walk.count, x.cols), op, "weights' shape")
                 need(op.row_max in (RowMax.NONE, RowMax.ABS), op, f"row maxima {op.row_max.name}")
+                empty = op.reduce == Reduce.MAX and walk.plane is not None and (walk.x_rows() < 0).all(axis=0).any()
+                need(not empty, op, "the largest of no rows")
+                sums = walk.count if op.weights is None else np.abs(op.weights, dtype=np.int64).sum(axis=0).max()
+                limit = num.INT16_MAX * (1 if op.reduce == Reduce.MAX else int(sums))
+                need(limit < 1 << num.WINDOW_SUM_BITS - 1, op, f"sums up to {limit} overflow {num.WINDOW_SUM_BITS} bits")
                 need(
                     0 <= op.before < 16 and 0 <= op.shift <= num.WINDOW_SHIFT_MAX, op, f"shifts {op.before}, {op.shift}"
                 )
             case MatMul():
                 n, k = (op.w.rows, op.w.cols) if isinstance(op.w, View) else op.w.shape
-                taps = 1 if op.walk is None else op.walk.count
-                need(k == taps * op.x.cols and n == op.out.cols, op, f"w [{n}, {k}] against x {op.x}, out {op.out}")
+                need(k == op.taps * op.x.cols and n == op.out.cols, op, f"w [{n}, {k}] against x {op.x}, out {op.out}")
                 if op.walk is not None:
                     walked(op.walk, op)
                     need(op.expert is None and op.indirect == Indirect.NONE, op, "walks an expert's rows")
                     need(
-                        taps == 1 or (op.x_convert == Convert.STATIC and not isinstance(op.w, View)),
+                        op.taps == 1 or (op.x_convert == Convert.STATIC and not isinstance(op.w, View)),
                         op,
                         "taps of such operands",
                     )

@@ -145,6 +145,30 @@ def _norm_fixed(config: Config) -> int:
     return norm_maximum(config) + READ_SLOT + RAM + NORM_SETTLE + NORM_FIXED
 
 
+# --- windows -----------------------------------------------------------------------------------------------------
+WINDOW_CREDIT = 16  # reads between the loops and the scratchpad
+WINDOW_RING = 32  # chunks of multipliers, and of biases, of the blocks on their way
+WINDOW_ROWS = 64  # rows, and chunks of results, on their way
+WINDOW_READ = 6  # from the loops' indices to an address
+WINDOW_FIXED = 8  # registers and FIFOs between the pipelines, control
+WINDOW_TOTAL = 7  # from a row's last tap to its sums
+WINDOW_POST = 19 + GELU  # of a chunk of sums
+
+
+def window_cycles(config: Config, rows: int, columns: int, taps: int, weighted: bool) -> int:
+    """A ReduceWindow from `start` to `done` when nothing stalls, rows >= 1."""
+    chunks = -(-columns // config.chunk)
+    blocks = [min(config.window_chunks, chunks - first) for first in range(0, chunks, config.window_chunks)]
+    cycles = sum(1 + 2 * block + taps * weighted + rows * max(taps, block) for block in blocks)
+    fixed = 1 + WINDOW_READ + READ_SLOT + WINDOW_TOTAL + window_maximum(config) + NORM_SETTLE + WINDOW_FIXED
+    return chunks + cycles + fixed
+
+
+def window_maximum(config: Config) -> int:
+    """From a chunk of sums to its largest magnitude."""
+    return WINDOW_POST + 1 + tree(config.chunk, LARGEST_LEVELS)
+
+
 # --- router ------------------------------------------------------------------------------------------------------
 ROUTER_LANES = 4  # rows in lockstep
 GATE_ROM = 2

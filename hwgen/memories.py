@@ -61,6 +61,7 @@ def memories(config: Config) -> dict[str, Memory]:
         "expert list": Memory(1, c.queue_entries, ROW_BITS + GATE_SCORE_BITS + expert_bits(c)),
         "norm rows": Memory(1, norm_rows, chunk_bits),
         "norm parameters": Memory(2, factor_rows, chunk_bits),
+        **({"window maxima": Memory(1, c.acc_rows, 16)} if c.window_chunks else {}),
         "program": Memory(1, FETCH_QUEUE * WORD_BYTES // c.axi_bytes, beat_bits),
         "data beats": Memory(1, burst_beats, beat_bits),
     }

@@ -6,7 +6,7 @@ A value holds int16 [rows, cols]: real = int16 * scale + offset. The arithmetic 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from . import numerics as num
 from . import patches
-from .isa import Convert
+from .isa import Convert, Reduce
+from .walks import Walk
 
 Array = np.ndarray
 UNIT_ROW = 1 << 15  # row multiplier where a row has no scale of its own: keeps the shift inside its range
@@ -62,6 +63,30 @@ class Matrix:
 
 
 @dataclass(frozen=True, eq=False)
+class Piece:
+    """Rows of a value in other steps: numerics.window_post of one tap, with `mult` u16 [cols], `shift` and `bias` int16 [cols].
+
+    `rows`: which rows of x, in that order, a row of zeros where it is -1; None: all, as they stand.
+    """
+
+    x: Ref
+    mult: Array
+    bias: Array
+    shift: int = num.WINDOW_ONE_SHIFT
+    rows: Array | None = None
+
+    @property
+    def count(self) -> int:
+        """Rows that come out."""
+        return self.x.rows if self.rows is None else len(self.rows)
+
+    @property
+    def plain(self) -> bool:
+        """Whether numbers stay as they are."""
+        return bool(self.shift == num.WINDOW_ONE_SHIFT and (self.mult == num.WINDOW_ONE).all()) and not self.bias.any()
+
+
+@dataclass(frozen=True, eq=False)
 class Node:
     """Makes the value of its name. `layer`: the float layer that it belongs to, `source` its ONNX node."""
 
@@ -80,7 +105,8 @@ class Node:
 
     def reads(self) -> list[Ref]:
         """All that the node reads."""
-        return [item for item in (*self.operands(), *(m.w for m in self.matrices())) if isinstance(item, Ref)]
+        held = [item.x if isinstance(item, Piece) else item for item in self.operands()]
+        return [item for item in (*held, *(m.w for m in self.matrices())) if isinstance(item, Ref)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +131,10 @@ class Table(Node):
 
 @dataclass(frozen=True, eq=False)
 class Product(Node):
-    """act(x times the matrix), added to `add` from row `at` on where that is given (in its scale)."""
+    """act(x times the matrix), added to `add` from row `at` on where that is given (in its scale).
+
+    `walk`: which rows of x make which row, with taps whose columns stand side by side in the matrix; convert is STATIC.
+    """
 
     x: Ref
     matrix: Matrix
@@ -113,6 +142,45 @@ class Product(Node):
     act: tuple[str, int] | None = None
     add: Ref | None = None
     at: int = 0
+    walk: Walk | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the product."""
+        return self.x.rows if self.walk is None else self.walk.rows
+
+
+@dataclass(frozen=True, eq=False)
+class Stack(Node):
+    """Pieces of as many columns one below the other; of one piece: its rows gathered, or brought to another step."""
+
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Join(Node):
+    """Pieces of as many rows side by side."""
+
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Window(Node):
+    """act(numerics.window_post(numerics.reduce_window)): each walk makes its rows with a multiplier [cols] of its own.
+
+    weights  int8 [taps, cols] where `reduce` is WEIGHTED
+    bias     int16 [cols]
+    """
+
+    x: Ref
+    walks: tuple[Walk, ...]
+    mults: tuple[Array, ...]
+    bias: Array
+    reduce: Reduce = Reduce.SUM
+    weights: Array | None = None
+    before: int = 0
+    shift: int = num.WINDOW_ONE_SHIFT
+    act: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +205,7 @@ class Norm(Node):
 
 @dataclass(frozen=True, eq=False)
 class Multiply(Node):
-    """numerics.multiply with `shift`, or with `pairs` numerics.turn."""
+    """numerics.multiply with `shift`, or with `pairs` numerics.turn; `factor` may have one row for all."""
 
     x: Ref
     factor: Ref
@@ -149,8 +217,9 @@ class Multiply(Node):
 class Attention(Node):
     """For each head softmax(q @ k.T * factor + bias) times its rows of v, which is [columns, tokens]; heads side by side.
 
-    `factors`: (column multiplier, shift) of each head's scores; `biases`: none, or int16 [Tq, Tk] of each head;
-    `matrix.w` is v.
+    `factors`: (column multiplier, shift) of each head's scores; `matrix.w` is v. With several `windows` the tokens of q, of k
+    and of v are those of one window after another, each by itself. `biases`: none, or int16 [Tq, Tk] of each head, or of
+    each head of the first window, then of the next.
     """
 
     q: Ref
@@ -158,6 +227,11 @@ class Attention(Node):
     matrix: Matrix
     factors: tuple[tuple[int, int], ...]
     biases: tuple[Ref, ...] = ()
+    windows: int = 1
+
+    def bias(self, window: int, h: int) -> Ref | None:
+        """What is added to the scores of a head."""
+        return self.biases[(window * len(self.factors) + h) % len(self.biases)] if self.biases else None
 
     def head(self, h: int) -> Matrix:
         """The matrix of one head."""
@@ -250,5 +324,49 @@ def verify(graph: QGraph) -> None:
         if isinstance(node, Product):
             w, x = node.matrix.w, graph.values[node.x.value]
             n, k = (w.rows, graph.values[w.value].cols) if isinstance(w, Ref) else w.shape
-            need((x.cols, value.cols) == (k, n), f"[{n}, {k}] times {x.cols} columns gives {value.cols}")
-            need(node.at + node.x.rows <= value.rows, f"rows {node.at}..{node.at + node.x.rows} of {value.rows}")
+            taps = 1 if node.walk is None else node.walk.count
+            need((taps * x.cols, value.cols) == (k, n), f"[{n}, {k}] times {taps} x {x.cols} columns gives {value.cols}")
+            need(node.at + node.rows <= value.rows, f"rows {node.at}..{node.at + node.rows} of {value.rows}")
+            need(node.walk is None or node.convert == Convert.STATIC, f"a walk with {node.convert.name} conversion")
+        if isinstance(node, Stack | Join):
+            _check_pieces(graph, node, need)
+        if isinstance(node, Window):
+            _check_window(graph, node, need)
+        if isinstance(node, Attention):
+            heads, scores = len(node.factors), node.q.rows // node.windows
+            need(len(node.biases) in (0, heads, heads * node.windows), f"{len(node.biases)} biases of {heads} heads")
+            need(scores * node.windows == node.q.rows and node.k.rows % node.windows == 0, f"{node.windows} windows")
+
+
+def _check_pieces(graph: QGraph, node: Stack | Join, need: Callable[[bool, str], None]) -> None:
+    value = graph.values[node.name]
+    cols = [graph.values[piece.x.value].cols for piece in node.pieces]
+    rows = [piece.count for piece in node.pieces]
+    if isinstance(node, Stack):
+        need(set(cols) == {value.cols} and sum(rows) == value.rows, f"[{rows}, {cols}] as [{value.rows}, {value.cols}]")
+    else:
+        need(set(rows) == {value.rows} and sum(cols) == value.cols, f"[{rows}, {cols}] as [{value.rows}, {value.cols}]")
+        width = value.cols // value.groups
+        need(all(c % width == 0 for c in cols), f"{cols} columns in groups of {width}")
+    for piece, c in zip(node.pieces, cols, strict=True):
+        need(piece.mult.shape == piece.bias.shape == (c,), f"{piece.mult.shape} multipliers of {c} columns")
+        _check_post(piece.mult, piece.bias, 0, piece.shift, need)
+        at = piece.rows
+        need(at is None or (-1 <= at.min() and at.max() < piece.x.rows), f"a row beyond {piece.x.rows}")
+
+
+def _check_window(graph: QGraph, node: Window, need: Callable[[bool, str], None]) -> None:
+    value, x = graph.values[node.name], graph.values[node.x.value]
+    need(value.cols == x.cols, f"{x.cols} columns give {value.cols}")
+    need((node.weights is not None) == (node.reduce == Reduce.WEIGHTED), f"weights of {node.reduce.name}")
+    rows = np.concatenate([walk.y_rows() for walk in node.walks])
+    need(np.array_equal(np.sort(rows), np.arange(value.rows)), "walks do not make every row once")
+    for walk, mult in zip(node.walks, node.mults, strict=True):
+        need(node.weights is None or node.weights.shape == (walk.count, x.cols), "weights' shape")
+        _check_post(mult, node.bias, node.before, node.shift, need)
+
+
+def _check_post(mult: Array, bias: Array, before: int, shift: int, need: Callable[[bool, str], None]) -> None:
+    need(0 <= mult.min() and mult.max() <= num.U16_MAX, f"multiplier {mult.min()}..{mult.max()}")
+    need(np.abs(bias.astype(np.int64)).max() <= num.INT16_MAX, f"bias up to {bias.max()}")
+    need(0 <= before < 16 and 0 <= shift <= num.WINDOW_SHIFT_MAX, f"shifts {before}, {shift}")

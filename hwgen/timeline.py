@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from . import isa
 from .config import Config
-from .counts import data_beats
+from .counts import data_beats, taps, walks
 from .isa import Unit
 
 # What a cycle of the row issuer is spent on, in the order of `sim/tb/trace.v`: a row enters the array, or none does for
@@ -93,12 +93,13 @@ def breakdown(program: list[isa.Insn], origins: list[str], spans: list[Span], cy
     `operations` lists all instructions but END with their cycles; a Matmul's with `issued` and what its wait was for.
     """
     found, of = _grouped(program, origins, spans)
+    walk = walks(program)
     rows = {span.index: _rows(program[span.index], span, config) for span in spans if span.unit == Unit.MATMUL}
     users: dict[tuple[str, int], list[int]] = {}  # rows of the Matmuls of each operation and expert
     for index, count in rows.items():
         insn = program[index]
         users.setdefault((origins[index], insn.expert), []).append(count)
-        of[origins[index]].macs += count * insn.inputs * insn.outputs
+        of[origins[index]].macs += count * taps(walk.get(index)) * insn.inputs * insn.outputs
     for span in spans:
         moved = _bytes(program[span.index], config)
         if isinstance(program[span.index], isa.Stream) and not _streamed(program, origins, span, users):

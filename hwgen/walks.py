@@ -7,7 +7,7 @@ machine take their rows from the functions here; the row issuer's counters make 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -81,6 +81,46 @@ class Walk:
             return index
         return index - self._at(self.plane, np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64))[1][0]
 
+    def parts(self, most: int) -> list[Walk]:
+        """Walks of at most so many rows each that make the rows of this one, in order: whole inner loops, where one has no
+        more rows; else pieces of the innermost loop."""
+        inner = [int(np.prod(self.loops[k + 1 :], dtype=np.int64)) for k in range(len(self.loops))]
+        cut = next(k for k, rows in enumerate(inner) if rows <= most)  # the loop that is cut into pieces
+        pieces = -(-self.loops[cut] // (most // inner[cut]))
+        step = -(-self.loops[cut] // pieces)
+        found = []
+        for outer in np.ndindex(*self.loops[:cut]):
+            for first in range(0, self.loops[cut], step):
+                count = min(step, self.loops[cut] - first)
+                found.append(self._part((*outer, first), (count, *self.loops[cut + 1 :])))
+        return found
+
+    def repeated(self, count: int, x: int, y: int) -> Walk:
+        """So many times this walk, each `x` input rows and `y` output rows behind the one before."""
+        plane = self.plane and replace(
+            self.plane, u_strides=(0, *self.plane.u_strides), v_strides=(0, *self.plane.v_strides)
+        )
+        return replace(self, loops=(count, *self.loops), x=(x, *self.x), y=(y, *self.y), plane=plane)
+
+    def _part(self, at: tuple[int, ...], loops: tuple[int, ...]) -> Walk:
+        """The walk of inner loops from where the outer ones, down to the first of these, stand at `at`."""
+
+        def behind(start: int, strides: tuple[int, ...]) -> int:
+            return start + sum(i * stride for i, stride in zip(at, strides, strict=False))
+
+        def left(strides: tuple[int, ...]) -> tuple[int, ...]:
+            return strides[len(at) - 1 :]
+
+        plane = self.plane and replace(
+            self.plane,
+            u=behind(self.plane.u, self.plane.u_strides),
+            v=behind(self.plane.v, self.plane.v_strides),
+            u_strides=left(self.plane.u_strides),
+            v_strides=left(self.plane.v_strides),
+        )
+        starts = {"x_start": behind(self.x_start, self.x), "y_start": behind(self.y_start, self.y)}
+        return replace(self, loops=loops, x=left(self.x), y=left(self.y), plane=plane, **starts)
+
     def _sum(self, strides: tuple[int, ...]) -> Array:
         total = np.zeros(1, np.int64)
         for n, stride in zip(self.loops, strides, strict=True):
@@ -109,7 +149,17 @@ class Walk:
         values |= {f"dilation_{c}": d for c, d in zip("uv", self.dilation, strict=True)}
         if self.plane is not None:
             p = self.plane
-            values |= {"border": p.border, "height": p.height, "width": p.width, "area": p.height * p.width}
+            values |= {"border": p.border, "height": p.height, "width": p.width}
+            if p.border != Border.ZERO:
+                values["area"] = p.height * p.width % (1 << INDEX_BITS)
+            for c, start, strides, taps, dilation in (
+                ("u", p.u, p.u_strides, self.kernel[0], self.dilation[0]),
+                ("v", p.v, p.v_strides, self.kernel[1], self.dilation[1]),
+            ):
+                ways = [(n - 1) * s for n, s in zip((*self.loops, taps), (*strides, dilation), strict=True)]
+                low, high = start + sum(min(way, 0) for way in ways), start + sum(max(way, 0) for way in ways)
+                if not -(1 << COORDINATE_BITS - 1) <= low <= high < 1 << COORDINATE_BITS - 1:
+                    raise ValueError(f"coordinates {c} from {low} to {high} do not fit {COORDINATE_BITS} bits")
             values |= {"u": p.u % (1 << COORDINATE_BITS), "v": p.v % (1 << COORDINATE_BITS)}
             values |= self._steps("u", p.u_strides, COORDINATE_BITS) | self._steps("v", p.v_strides, COORDINATE_BITS)
         return values

@@ -2,7 +2,8 @@
 
 Every instruction is two events: it starts, when its wait counts are met, and reads; it finishes, and its results appear.
 Units take their own instructions in order; which unit acts next is free, and `order` chooses it, so that a missing wait
-count shows as a wrong result or a fault. Instructions reach the units through queues filled in program order.
+count shows as a wrong result or a fault. Instructions reach the units through queues filled in program order. A walk
+(`isa.WalkFields`) is no event of its own: its unit holds it for the next instruction, and no count knows of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from hwgen import numerics as num
 from hwgen.config import Config
 from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit, WeightSource
 
+from . import vector
+from .walked import DramFault, MachineFault, walk_rows
+
 Array = np.ndarray
 Write = tuple[Array, Array, Array]  # memory, indices, values
 
@@ -27,14 +31,6 @@ PRIORITIES = {
     "eager": (Unit.LOAD, Unit.WEIGHTS, Unit.STORE, Unit.VECTOR, Unit.MATMUL),
     "lazy": (Unit.MATMUL, Unit.VECTOR, Unit.STORE, Unit.WEIGHTS, Unit.LOAD),
 }
-
-
-class MachineFault(Exception):
-    """The program asks for what the machine cannot do: an address outside memory, a deadlock, weight words left over."""
-
-
-class DramFault(MachineFault):
-    """An address outside DRAM: hardware gets an error response."""
 
 
 @dataclass
@@ -77,8 +73,9 @@ class Machine:
     ) -> None:
         """Run a program to its END. `dram` (bytes, or uint8 array) is read and written in place; offsets count its bytes.
 
-        observe(index, instruction, machine) is called when an instruction has finished. order: "program", "eager" (DRAM
-        transfers as early as possible), "lazy" (as late as possible) or the seed of a random order. Raises MachineFault.
+        observe(index, instruction, machine) is called when an instruction has finished, or is held (a walk). order:
+        "program", "eager" (DRAM transfers as early as possible), "lazy" (as late as possible) or the seed of a random order.
+        Raises MachineFault.
         """
         self.dram = np.frombuffer(dram, np.uint8) if isinstance(dram, bytearray) else dram
         self.data_base, self.weight_bases = data_base, weight_bases
@@ -102,7 +99,8 @@ class Machine:
         start = (address + np.arange(rows) * pitch) * self.config.chunk
         return self.scratch[start[:, None] + columns]
 
-    def _scales(self, address: int, rows: Array) -> Array:
+    def scales(self, address: int, rows: Array) -> Array:
+        """Indices into `scale` of these entries behind an address."""
         index = address + rows
         if index.size and index.max() >= self.scale.size:
             raise MachineFault(f"scale entry {index.max()} of {self.scale.size}")
@@ -144,7 +142,7 @@ class Machine:
     def load_scales(self, insn: isa.LoadScales) -> list[Write]:
         """Row multipliers from DRAM to the scale memory."""
         values = self.dram[self._data_bytes(insn.dram, 2 * insn.count)].view("<u2").copy()
-        return [(self.scale, self._scales(insn.dst, np.arange(insn.count)), values)]
+        return [(self.scale, self.scales(insn.dst, np.arange(insn.count)), values)]
 
     def store(self, insn: isa.Store) -> list[Write]:
         """Chunks from the scratchpad to DRAM, padding zero."""
@@ -155,55 +153,6 @@ class Machine:
         target = self._data_bytes(insn.dram, data.size * 2)
         return [(self.dram, np.arange(target.start, target.stop), data.view(np.uint8).reshape(-1))]
 
-    def norm(self, insn: isa.Norm) -> list[Write]:
-        """Normalised rows and their maxima."""
-        chunk, r = self.config.chunk, np.arange(insn.rows)
-        whole = -(-insn.columns // chunk)
-        gamma, beta = self.scratch[self.rows(insn.params, whole, np.arange(2), insn.columns)].astype(np.int64)
-        x = self.scratch[self.rows(insn.x, insn.x_pitch, r, insn.columns)]
-        return self._made_rows(insn, num.layer_norm(x, gamma, beta, insn.epsilon, bool(insn.centred)))
-
-    def multiply(self, insn: isa.Multiply) -> list[Write]:
-        """Products of rows and their maxima."""
-        chunk, r = self.config.chunk, np.arange(insn.rows)
-        whole = -(-insn.columns // chunk)
-        if not 0 < insn.period <= whole or insn.columns > self.config.norm_columns:
-            raise MachineFault(f"{insn.columns} columns with factors of {insn.period} chunks")
-        if insn.pairs and (insn.shift != num.GAMMA_SHIFT or chunk % 2):
-            raise MachineFault(f"pairs with shift {insn.shift} in chunks of {chunk}")
-        x = self.scratch[self.rows(insn.x, insn.x_pitch, r, whole * chunk)].copy()
-        x[:, insn.columns :] = 0
-        factor = self.scratch[self.rows(insn.factor, insn.factor_pitch, r, insn.period * chunk)]
-        factor = np.tile(factor, (1, -(-whole // insn.period)))[:, : whole * chunk]
-        y = num.turn(x, factor) if insn.pairs else num.multiply(x, factor, insn.shift)
-        return self._made_rows(insn, y[:, : insn.columns])
-
-    def _made_rows(self, insn: isa.RowInsn, y: Array) -> list[Write]:
-        """int16 [rows, columns], padded to whole chunks."""
-        chunk, r = self.config.chunk, np.arange(insn.rows)
-        padded = np.zeros((insn.rows, -(-insn.columns // chunk) * chunk), np.int64)
-        padded[:, : insn.columns] = y
-        writes: list[Write] = [(self.scratch, self.rows(insn.y, insn.y_pitch, r, padded.shape[1]), padded)]
-        return [*writes, (self.scale, self._scales(insn.y_scale, r), num.row_max_abs(y))] if insn.y_max else writes
-
-    def route(self, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
-        """What it writes, and the new queues."""
-        config = self.config
-        if insn.rows * insn.top_k > config.queue_entries or insn.experts > config.max_experts or insn.top_k > num.MAX_TOP_K:
-            raise MachineFault(f"{insn.rows} tokens to {insn.top_k} of {insn.experts} experts exceed the queues")
-        r, chunk = np.arange(insn.rows), self.config.chunk
-        logits = self.scratch[self.rows(insn.x, insn.x_pitch, r, insn.experts)]
-        experts, gates = num.route(logits, insn.top_k, bool(insn.renormalise))
-        queues = [(np.zeros(0, np.int64),) * 2] * self.config.max_experts
-        for e in range(insn.experts):
-            tokens, choice = np.nonzero(experts == e)
-            queues[e] = tokens, gates[tokens, choice]
-        if not insn.dense:
-            return [], queues
-        dense = np.zeros((insn.rows, -(-insn.experts // chunk) * chunk), np.int64)
-        dense[r[:, None], experts] = num.saturate(gates, num.INT16_MAX)
-        return [(self.scratch, self.rows(insn.y, insn.y_pitch, r, dense.shape[1]), dense)], queues
-
     def queue(self, expert: int, rows: int) -> tuple[Array, Array, int]:
         """(tokens, gates, R) of a Matmul: its expert's queue, or all rows."""
         if expert == isa.NO_EXPERT:
@@ -211,22 +160,26 @@ class Machine:
         tokens, gates = self.queues[expert]
         return tokens, gates, len(tokens)
 
-    def words_needed(self, insn: isa.Matmul) -> int:
-        """Weight words that a Matmul pops."""
+    def words_needed(self, insn: isa.Matmul, walk: isa.WalkFields | None = None) -> int:
+        """Weight words that a Matmul pops, behind its walk if it has one."""
         config, words = self.config, 0
         if self.queue(insn.expert, insn.rows)[2] == 0 and not insn.discard:
             return 0
         tiles = -(-insn.inputs // config.array_inputs) if insn.w_source == WeightSource.STREAM else 0
+        if walk is not None:
+            tiles *= walk.kernel_u * walk.kernel_v
         for first in range(0, insn.outputs, config.array_outputs):
             n = min(config.array_outputs, insn.outputs - first)
             words += config.param_words(n) * (insn.col_source == ColScale.PARAMETERS) + n * tiles
         return words
 
-    def matmul(self, insn: isa.Matmul, words: Array) -> list[Write]:
-        """One product; `words` are the weight words it pops."""
+    def matmul(self, insn: isa.Matmul, words: Array, fields: isa.WalkFields | None = None) -> list[Write]:
+        """One product; `words` are the weight words it pops, `fields` the walk before it."""
         tokens, gates, count = self.queue(insn.expert, insn.rows)
         if insn.discard and insn.w_source == WeightSource.SCRATCHPAD:
             raise MachineFault("discard goes with streamed weights")
+        if fields is not None:
+            self._allow_walk(insn, fields)
         if count == 0:
             return []
         if count > self.config.acc_rows:
@@ -234,15 +187,20 @@ class Machine:
         r = np.arange(count)
         x_rows = tokens if insn.indirect == Indirect.GATHER else r
         y_rows = tokens if insn.indirect == Indirect.SCATTER else r
-        x = self.scratch[self.rows(insn.x, insn.x_pitch, x_rows, insn.inputs)]
-        x, row_mult, exponent = self._converted(x, insn.x_convert, insn.x_scale, x_rows)
-        weights, col_mult, bias = self._stationary(insn, words)
+        taps, inside = x_rows[None], np.ones((1, count), bool)
+        if fields is not None:
+            taps, inside, y_rows = walk_rows(fields, count)
+        x_rows = taps[0]
+        converted = [self._tap(insn, *rows) for rows in zip(taps, inside, strict=True)]
+        x = np.concatenate([part[0] for part in converted], axis=1)
+        _, row_mult, exponent = converted[0]
+        weights, col_mult, bias = self._stationary(insn, words, len(taps))
         if insn.row_source != RowScale.CONVERTED:
             exponent = np.zeros(count, np.int64)
         if insn.row_source == RowScale.IMMEDIATE:
             row_mult = np.full(count, insn.row_mult)
         elif insn.row_source == RowScale.TABLE:
-            row_mult = self.scale[self._scales(insn.x_scale, x_rows)].astype(np.int64)
+            row_mult = self.scale[self.scales(insn.x_scale, x_rows)].astype(np.int64)
         if insn.indirect == Indirect.SCATTER:
             row_mult = num.gated_scale(row_mult, gates)
 
@@ -259,24 +217,39 @@ class Machine:
             if insn.max_continue:
                 largest = np.maximum(largest, self.running_max[insn.y_max][:count])
             self.running_max[insn.y_max] = largest
-            writes.append((self.scale, self._scales(insn.y_scale, r), largest & num.U16_MAX))
+            kept = y_rows if fields is not None else r
+            writes.append((self.scale, self.scales(insn.y_scale, kept), largest & num.U16_MAX))
         return writes
+
+    def _allow_walk(self, insn: isa.Matmul, fields: isa.WalkFields) -> None:
+        """MachineFault where a walk does not go with a Matmul."""
+        if insn.expert != isa.NO_EXPERT or insn.indirect != Indirect.NONE:
+            raise MachineFault("an expert's rows do not walk")
+        taps = fields.kernel_u * fields.kernel_v
+        if taps != 1 and (insn.x_convert != Convert.STATIC or insn.w_source == WeightSource.SCRATCHPAD):
+            raise MachineFault(f"{taps} taps with {insn.x_convert.name} conversion or weights in the scratchpad")
+
+    def _tap(self, insn: isa.Matmul, rows: Array, inside: Array) -> tuple[Array, Array | None, Array]:
+        """Operands as `_converted` gives them; zero where a row is not inside the border."""
+        x = self.scratch[self.rows(insn.x, insn.x_pitch, rows, insn.inputs)] * inside[:, None]
+        x, row_mult, exponent = self._converted(x, insn.x_convert, insn.x_scale, rows)
+        return x * inside[:, None], row_mult, exponent
 
     def _converted(self, x: Array, convert: Convert, scale: int, rows: Array) -> tuple[Array, Array | None, Array]:
         """int8 operands of int16 rows, the row multipliers they bring and the exponents of these."""
         none = np.zeros(len(rows), np.int64)
         if convert == Convert.STATIC:
             return num.quantise_static(x), None, none
-        maxima = self.scale[self._scales(scale, rows)]
+        maxima = self.scale[self.scales(scale, rows)]
         if convert == Convert.ROW:
             return *num.quantise_rows(x, maxima), none
         p = num.probabilities(x, maxima.view(np.int16))
         return p, *num.reciprocal(p.sum(axis=1))
 
-    def _stationary(self, insn: isa.Matmul, words: Array) -> tuple[Array, Array | int, Array | int]:
-        """(weights [outputs, inputs], column multiplier, bias)."""
+    def _stationary(self, insn: isa.Matmul, words: Array, taps: int) -> tuple[Array, Array | int, Array | int]:
+        """(weights [outputs, taps * inputs], column multiplier, bias)."""
         o, i = self.config.array_outputs, self.config.array_inputs
-        tiles = -(-insn.inputs // i)
+        tiles = taps * -(-insn.inputs // i)
         weights = np.empty((insn.outputs, tiles * i), np.int8)
         pairs = np.empty((insn.outputs, 2), np.uint16)
         at = 0
@@ -291,7 +264,8 @@ class Machine:
                 tile = words[at : at + n * tiles].view(np.int8).reshape(tiles, n, i)
                 weights[first : first + n] = tile.transpose(1, 0, 2).reshape(n, -1)
                 at += n * tiles
-        weights, row_scales = weights[:, : insn.inputs], None
+        weights = weights.reshape(insn.outputs, taps, -1)[:, :, : insn.inputs].reshape(insn.outputs, -1)
+        row_scales = None
         if insn.w_source == WeightSource.SCRATCHPAD:
             r = np.arange(insn.outputs)
             data = self.scratch[self.rows(insn.w, insn.w_pitch, r, insn.inputs)]
@@ -302,7 +276,7 @@ class Machine:
 
 
 class _Run:
-    """One program on one machine: dispatch, wait counts, the weight buffer."""
+    """One program on one machine: dispatch, wait counts, the weight buffer, walks held for the next instruction."""
 
     def __init__(self, machine: Machine, program: list[isa.Insn], observe, order: str | int):
         self.machine, self.program, self.observe = machine, program, observe
@@ -315,6 +289,7 @@ class _Run:
         self.done = dict.fromkeys(Unit, 0)
         self.segments: deque[Segment] = deque()  # in the weight buffer, or on the way there
         self.popped: list[Segment] = []  # taken by the next Matmul
+        self.walks: dict[Unit, isa.WalkFields] = {}
 
     def to_end(self) -> None:
         while True:
@@ -329,6 +304,8 @@ class _Run:
         if not (isinstance(end, isa.End) and self._met(end)) or any(self.queues.values()) or any(self.started.values()):
             heads = [f"{u.name} at {q[0]}: {isa.text(self.program[q[0]])}" for u, q in self.queues.items() if q]
             raise MachineFault(f"deadlock: {'; '.join(heads) or 'END waits'}; finished {list(self.done.values())}")
+        for walk in self.walks.values():
+            raise MachineFault(f"a walk is left over: {isa.text(walk)}")
         if self.segments:
             raise MachineFault(f"{sum(s.words for s in self.segments)} weight words are left over")
         if self.observe:
@@ -353,14 +330,16 @@ class _Run:
         return all(self.done[unit] >= getattr(insn, name) for unit, name in WAITS)
 
     def _can_start(self, unit: Unit) -> bool:
-        if not self.queues[unit] or len(self.started[unit]) == self.in_flight:
+        if not self.queues[unit]:
             return False
         insn = self.program[self.queues[unit][0]]
-        if not self._met(insn):
+        if isinstance(insn, isa.WalkFields):
+            return True
+        if len(self.started[unit]) == self.in_flight or not self._met(insn):
             return False
         if unit == Unit.WEIGHTS:
             return not self.started[unit]
-        return unit != Unit.MATMUL or self._pop(self.machine.words_needed(insn))
+        return unit != Unit.MATMUL or self._pop(self.machine.words_needed(insn, self.walks.get(unit)))
 
     def _pop(self, needed: int) -> bool:
         """Take weight words for the next Matmul as far as there are any; whether it has all it needs."""
@@ -383,7 +362,12 @@ class _Run:
     def _start(self, unit: Unit) -> None:
         index = self.queues[unit].popleft()
         insn, machine = self.program[index], self.machine
-        entry = _Started(index, insn)
+        if isinstance(insn, isa.WalkFields):
+            self._hold(unit, index, insn)
+            return
+        entry, walk = _Started(index, insn), self.walks.pop(unit, None)
+        if walk is not None and isa.WALKS.get(type(insn)) is not type(walk):
+            raise MachineFault(f"a walk before {isa.text(insn)}")
         match insn:
             case isa.Load():
                 entry.writes = machine.load(insn)
@@ -395,16 +379,28 @@ class _Run:
             case isa.Matmul():
                 words = machine.weight_words(self.popped)
                 self.popped = []
-                entry.writes = machine.matmul(insn, words)
+                entry.writes = machine.matmul(insn, words, walk)
             case isa.Norm():
-                entry.writes = machine.norm(insn)
+                entry.writes = vector.norm(machine, insn)
             case isa.Multiply():
-                entry.writes = machine.multiply(insn)
+                entry.writes = vector.multiply(machine, insn)
+            case isa.ReduceWindow():
+                entry.writes = vector.reduce_window(machine, insn, walk)
             case isa.Route():
-                entry.writes, entry.queues = machine.route(insn)
+                entry.writes, entry.queues = vector.route(machine, insn)
             case isa.Store():
                 entry.writes = machine.store(insn)
         self.started[unit].append(entry)
+
+    def _hold(self, unit: Unit, index: int, walk: isa.WalkFields) -> None:
+        """Keep a walk for the unit's next instruction."""
+        if unit in self.walks:
+            raise MachineFault(f"a walk behind a walk: {isa.text(walk)}")
+        if any(getattr(walk, name) for _, name in WAITS):
+            raise MachineFault(f"a walk that waits: {isa.text(walk)}")
+        self.walks[unit] = walk
+        if self.observe:
+            self.observe(index, walk, self.machine)
 
     def _finish(self, unit: Unit) -> None:
         entry = self.started[unit].popleft()

@@ -8,7 +8,7 @@ import numpy as np
 
 from hwgen import numerics as num
 from hwgen import patches, qgraph
-from hwgen.isa import Convert
+from hwgen.isa import Convert, Reduce
 from hwgen.qgraph import UNIT_ROW, Matrix, QGraph, Ref
 
 Array = np.ndarray
@@ -66,8 +66,16 @@ def _image(node: qgraph.Image, values: Values) -> Array:
     return patches.patchify(num.quantise_image(pixels, node.step, node.offset), node.patch, node.stride)
 
 
+def _walked(x: Array, rows: Array) -> Array:
+    """Rows of x, zeros where the number of the row is -1."""
+    return x[np.maximum(rows, 0)] * (rows >= 0)[..., None]
+
+
 def _product(node: qgraph.Product, values: Values) -> Array:
-    y = _times(_rows(node.x, values), node.matrix, node.convert, values)
+    x = _rows(node.x, values)
+    if node.walk is not None:
+        x = np.concatenate([_walked(x, rows) for rows in node.walk.x_rows()], axis=1)
+    y = _times(x, node.matrix, node.convert, values)
     y = y if node.act is None else num.gelu(y, *node.act)
     if node.add is None:
         return y
@@ -75,6 +83,22 @@ def _product(node: qgraph.Product, values: Values) -> Array:
     rows = slice(node.at, node.at + len(y))
     whole[rows] = num.add_residual(whole[rows], y)
     return whole
+
+
+def _piece(piece: qgraph.Piece, values: Values) -> Array:
+    x = _rows(piece.x, values)
+    y = num.window_post(x.astype(np.int64), piece.mult, 0, piece.shift, piece.bias)
+    return y if piece.rows is None else _walked(y, piece.rows)
+
+
+def _window(node: qgraph.Window, values: Values) -> Array:
+    x = _rows(node.x, values)
+    y = np.empty((sum(walk.rows for walk in node.walks), x.shape[1]), np.int16)
+    for walk, mult in zip(node.walks, node.mults, strict=True):
+        taps = walk.x_rows()
+        total = num.reduce_window(_walked(x, taps), node.weights, taps >= 0 if node.reduce == Reduce.MAX else None)
+        y[walk.y_rows()] = num.window_post(total, mult, node.before, node.shift, node.bias)
+    return y if node.act is None else num.gelu(y, *node.act)
 
 
 def _norm(node: qgraph.Norm, values: Values) -> Array:
@@ -90,12 +114,32 @@ def _multiply(node: qgraph.Multiply, values: Values) -> Array:
 def _attention(node: qgraph.Attention, values: Values) -> Array:
     heads = len(node.factors)
     queries, keys = (np.split(num.quantise_static(_rows(r, values)), heads, axis=1) for r in (node.q, node.k))
+    across = [np.split(_rows(_stationary(node, h), values), node.windows, axis=1) for h in range(heads)]
     found = []
-    for h, (col, shift) in enumerate(node.factors):
-        scores = num.requantise(num.product(queries[h], keys[h]), col, UNIT_ROW, shift, 0)
-        scores = num.add_residual(_rows(node.biases[h], values), scores) if node.biases else scores
-        found.append(_times(scores, node.head(h), Convert.PROBABILITY, values))
-    return np.concatenate(found, axis=1)
+    for w in range(node.windows):
+        parts = []
+        for h, (col, shift) in enumerate(node.factors):
+            a, b = (np.split(side[h], node.windows)[w] for side in (queries, keys))
+            scores = num.requantise(num.product(a, b), col, UNIT_ROW, shift, 0)
+            bias = node.bias(w, h)
+            scores = scores if bias is None else num.add_residual(_rows(bias, values), scores)
+            parts.append(_weighted(scores, node.head(h), across[h][w]))
+        found.append(np.concatenate(parts, axis=1))
+    return np.concatenate(found)
+
+
+def _stationary(node: qgraph.Attention, h: int) -> Ref:
+    w = node.head(h).w
+    assert isinstance(w, Ref)
+    return w
+
+
+def _weighted(scores: Array, m: Matrix, across: Array) -> Array:
+    """The softmax of the scores times one window's values [columns, tokens]."""
+    x8, row, exponent = _converted(scores, Convert.PROBABILITY)
+    col, bias = np.asarray(m.col_mult, np.int64), np.asarray(m.bias, np.int64)
+    total = num.product(x8, num.quantise_static(across))
+    return num.requantise(total, col, row[:, None], m.shift + exponent[:, None], bias)
 
 
 def _experts(node: qgraph.Experts, values: Values) -> Array:
@@ -123,6 +167,9 @@ NODES: dict[type, Callable] = {
     qgraph.Image: _image,
     qgraph.Table: lambda node, values: node.data,
     qgraph.Product: _product,
+    qgraph.Stack: lambda node, values: np.concatenate([_piece(piece, values) for piece in node.pieces]),
+    qgraph.Join: lambda node, values: np.concatenate([_piece(piece, values) for piece in node.pieces], axis=1),
+    qgraph.Window: _window,
     qgraph.Shift: lambda node, values: num.add_residual(_rows(node.x, values), node.bias),
     qgraph.Norm: _norm,
     qgraph.Multiply: _multiply,

@@ -170,10 +170,11 @@ class MachineEngine:
             return Status.READ_ERROR
         values, config = self._values, self.config
         counted = dict.fromkeys(("read", "written", "words", "active", "instructions"), 0)
+        walk: list[isa.MatmulWalk] = []  # of the next Matmul
 
         def observe(index: int, insn: isa.Insn, machine: Machine) -> None:
             counted["instructions"] += 1
-            if insn.unit is not None:
+            if insn.unit is not None and not isinstance(insn, isa.WalkFields):
                 values[f"FINISHED_{insn.unit.name}"] += 1
             match insn:
                 case isa.Load() | isa.LoadScales():
@@ -183,8 +184,11 @@ class MachineEngine:
                 case isa.Stream():
                     if machine.queue(insn.expert, 1)[2]:
                         counted["words"] += insn.words
+                case isa.MatmulWalk():
+                    walk.append(insn)
                 case isa.Matmul():
-                    counted["active"] += array_rows(insn, config, machine.queue(insn.expert, insn.rows)[2])
+                    rows = machine.queue(insn.expert, insn.rows)[2]
+                    counted["active"] += array_rows(insn, config, rows, walk.pop() if walk else None)
 
         length, bases = values["PROGRAM_LENGTH"], [self._base(f"WEIGHT_BASE{p}") for p in range(config.weight_ports)]
         started = self.cycles

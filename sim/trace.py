@@ -22,7 +22,7 @@ def split(text: str) -> list[list[list[str]]]:
 
 
 def spans(events: list[list[str]], program: list[isa.Insn]) -> list[Span]:
-    """One span per instruction of `program`, its END apart, in program order.
+    """One span per instruction of `program`, its END and walks apart, in program order.
 
     A Stream ends when its last word is in the buffer, rounded up to 64 words; the others when they strobe `done`. Raises
     ValueError where the trace does not fit the program.
@@ -39,7 +39,9 @@ def spans(events: list[list[str]], program: list[isa.Insn]) -> list[Span]:
             numbers = [int(value) for value in values]
             if kind == "A":
                 unit = Unit(numbers[0])
-                taken[unit].append((order[unit].popleft(), numbers[1]))
+                index = order[unit].popleft()
+                if not isinstance(program[index], isa.WalkFields):
+                    taken[unit].append((index, numbers[1]))
             elif kind == "I":
                 issues.append(numbers)
             elif kind == "W":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .. import isa
 from ..config import Config
-from ..counts import data_beats
+from ..counts import data_beats, taps, walks
 from ..dram import Dram
 from ..isa import Unit
 from ..latency import FETCH_BATCH, MOST_BEATS
@@ -77,6 +77,7 @@ class _Simulation:
         self.routes = [-1]  # Routes up to each instruction
         for insn in program:
             self.routes.append(self.routes[-1] + isinstance(insn, isa.Route))
+        self.walks = walks(program)
         self.queued: dict[int, float] = {}  # when an instruction has come through its queue
         self.last_start = dict.fromkeys(Unit, 0.0)
 
@@ -161,6 +162,9 @@ class _Simulation:
         index = self.queue[unit].popleft()
         self._dispatch()
         insn = self.program[index]
+        if isinstance(insn, isa.WalkFields):  # its unit keeps it for the next instruction
+            self.clock.at(self.clock.now + 1, lambda: self._idle(unit))
+            return
         {
             Unit.LOAD: self._load,
             Unit.WEIGHTS: self._stream,
@@ -226,9 +230,10 @@ class _Simulation:
 
         self.traffic.move(beats, sent)
 
-    def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.Route) -> None:
+    def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.ReduceWindow | isa.Route) -> None:
         """Its reads come last at a scratchpad bank: while rows stream from there it stands still."""
-        start, cycles = self.clock.now, vector_cycles(insn, self.config)
+        walk = self.walks.get(index)
+        start, cycles = self.clock.now, vector_cycles(insn, self.config, walk)
         columns = insn.experts if isinstance(insn, isa.Route) else insn.columns
         chunks = -(-columns // self.config.chunk)
         x_banks = banks(self.config, insn.x, insn.x_pitch, insn.rows)
@@ -240,6 +245,10 @@ class _Simulation:
             for first in range(0, insn.rows, together):
                 rows = min(together, insn.rows - first)
                 reads += [[rows * chunks, x_banks], [rows * insn.period, factor_banks]]
+        elif isinstance(insn, isa.ReduceWindow):
+            weights, blocks = taps(walk) * (insn.reduce == isa.Reduce.WEIGHTED), -(-chunks // self.config.window_chunks)
+            reads[0][0] = insn.rows * taps(walk) * blocks
+            reads.appendleft([2 * chunks + weights * blocks, banks(self.config, insn.params, (2 + weights) * chunks, 1)])
         elif isinstance(insn, isa.Norm):
             reads.appendleft([2 * chunks, banks(self.config, insn.params, 2 * chunks, 1)])  # gamma and beta come first
         behind = cycles - sum(left for left, _ in reads)

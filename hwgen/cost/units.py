@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .. import isa
 from ..config import Config
-from ..counts import data_beats
-from ..latency import multiply_cycles, norm_cycles, route_cycles
+from ..counts import data_beats, taps
+from ..latency import multiply_cycles, norm_cycles, route_cycles, window_cycles
 
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
 LOAD_STEPS = 5  # of a load, from its start to its first command
@@ -18,10 +18,13 @@ def least_data_cycles(insn: isa.Insn, config: Config) -> int:
     return insn.count if isinstance(insn, isa.LoadScales) else data_beats(insn, config)
 
 
-def vector_cycles(insn: isa.Insn, config: Config) -> int:
-    """Cycles of a Norm, Multiply or Route, from its acceptance to its end."""
+def vector_cycles(insn: isa.Insn, config: Config, walk: isa.WalkFields | None = None) -> int:
+    """Cycles of a Norm, Multiply, ReduceWindow (behind its walk) or Route, from its acceptance to its end."""
     if isinstance(insn, isa.Norm):
         return VECTOR_STEPS + norm_cycles(config, insn.rows, insn.columns)
     if isinstance(insn, isa.Multiply):
         return VECTOR_STEPS + multiply_cycles(config, insn.rows, insn.columns, insn.period)
+    if isinstance(insn, isa.ReduceWindow):
+        weighted = insn.reduce == isa.Reduce.WEIGHTED
+        return VECTOR_STEPS + window_cycles(config, insn.rows, insn.columns, taps(walk), weighted)
     return VECTOR_STEPS + route_cycles(config, insn.rows, insn.experts, insn.top_k, bool(insn.dense))

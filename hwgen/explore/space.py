@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 from .. import resources
 from ..boards import Board
-from ..config import MAX_WEIGHT_PORTS, Config
+from ..config import MAX_WEIGHT_PORTS, MAX_WINDOW_CHUNKS, Config
 from ..dram import of_board
 from ..errors import UserError
 from .work import Work, bound, capacity, power
@@ -44,7 +45,7 @@ def share(config: Config, board: Board) -> float:
 
 def base(board: Board, work: Work) -> Config:
     """The board's clock and bus with memories for the network; array and scratchpad are still to be chosen."""
-    return replace(board.make_config(), **work.fields())
+    return replace(board.make_config(), window_chunks=0, **work.fields())
 
 
 def candidates(work: Work, board: Board) -> Iterator[Config]:
@@ -59,6 +60,7 @@ def candidates(work: Work, board: Board) -> Iterator[Config]:
 def smallest(work: Work, board: Board) -> Config:
     """The least machine that could run the network at all, whether it fits the board or not."""
     start = replace(base(board, work), array_outputs=WIDTHS[0], array_inputs=WIDTHS[0], weight_ports=1)
+    start = replace(start, window_chunks=int(bool(work.windows)))
     words = power(2 * start.array_outputs + 2 * start.burst_beats)
     return replace(start, acc_rows=min(LEAST_ACC_ROWS, work.acc_rows), banks=2, bank_words=BANK_WORDS[-1], weight_words=words)
 
@@ -66,6 +68,9 @@ def smallest(work: Work, board: Board) -> Config:
 def shaped(start: Config, work: Work, board: Board, outputs: int, inputs: int) -> Iterator[Config]:
     """Configs of one array shape: memories for a whole image where they fit, else a choice of smaller ones."""
     shape = {"array_outputs": outputs, "array_inputs": inputs}
+    if work.windows:  # as wide as the row reader
+        whole = inputs // math.gcd(outputs, inputs)
+        shape["window_chunks"] = min(whole, MAX_WINDOW_CHUNKS)
     words = power(2 * outputs + 2 * start.burst_beats)
     least = {"acc_rows": LEAST_ACC_ROWS, "bank_words": BANK_WORDS[-1], "banks": 2, "weight_words": words, "weight_ports": 1}
     if not fits(replace(start, **shape, **least), board):
@@ -115,6 +120,8 @@ def neighbours(config: Config, work: Work, board: Board) -> list[Config]:
         if near != config and near not in found and fits(near, board):
             found.append(near)
 
+    if config.window_chunks > 1:
+        add(window_chunks=config.window_chunks // 2)
     for field in ("array_outputs", "array_inputs"):
         value = getattr(config, field)
         other = "array_inputs" if field == "array_outputs" else "array_outputs"

@@ -9,9 +9,9 @@ from ..config import MAX_NORM_COLUMNS, Config
 from ..cost.traffic import port_rate
 from ..dram import Dram
 from ..errors import Shortage, UserError
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, RouteTokens, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, View
 from ..isa import QUEUE_BITS, ROW_BITS, SCALE_BITS
-from ..latency import load_cycles, multiply_cycles, norm_cycles
+from ..latency import load_cycles, multiply_cycles, norm_cycles, window_cycles
 from ..mapping import candidates
 from ..schedule import attempt
 
@@ -42,6 +42,7 @@ class Work:
     products: tuple[tuple[Product, int], ...]  # with how often they occur
     norms: tuple[tuple[int, int, int], ...]  # rows, columns, how often
     row_products: tuple[tuple[int, int, int, int], ...]  # rows, columns, columns of the factor, how often
+    windows: tuple[tuple[int, int, int, bool, int], ...]  # rows, columns, taps, whether with weights, how often
     acc_rows: int
     scale_entries: int
     queue_entries: int
@@ -60,6 +61,7 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
     products: Counter[Product] = Counter()
     norms: Counter[tuple[int, int]] = Counter()
     row_products: Counter[tuple[int, int, int]] = Counter()
+    windows: Counter[tuple[int, int, int, bool]] = Counter()
     rows, entries, columns, experts = 1, 2, 2, 1
     for graph in graphs.values():
         share = 1.0
@@ -75,13 +77,15 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
                 case Multiply():
                     columns = max(columns, op.x.cols)
                     row_products[op.x.rows, op.x.cols, op.factor.cols] += batch
+                case ReduceWindow():
+                    windows[op.walk.rows, op.x.cols, op.walk.count, op.weights is not None] += batch
                 case MatMul():
                     streamed = not isinstance(op.w, View)
-                    rows = max(rows, op.x.rows * (batch if op.expert else 1))
+                    rows = max(rows, op.rows * (batch if op.expert else 1))
                     if op.expert:
                         products[Product(int(-(-op.x.rows * batch * share // 1)), op.x.cols, op.out.cols, streamed)] += 1
                     else:
-                        products[Product(op.x.rows, op.x.cols, op.out.cols, streamed)] += batch
+                        products[Product(op.rows, op.taps * op.x.cols, op.out.cols, streamed)] += batch
     fields = {
         "acc_rows": min(1 << ROW_BITS, max(64, power(rows))),
         "queue_entries": min(1 << QUEUE_BITS, power(entries)),
@@ -89,13 +93,13 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
         "max_experts": experts,
     }
     scale_entries, elements = _memories(graphs, fields, batch)
-    counts = [tuple((*key, n) for key, n in counted.items()) for counted in (norms, row_products)]
+    counts = [tuple((*key, n) for key, n in counted.items()) for counted in (norms, row_products, windows)]
     return Work(tuple(products.items()), *counts, scale_entries=scale_entries, elements=elements, **fields)
 
 
 def _memories(graphs: Graphs, fields: dict[str, int], batch: int) -> tuple[int, int]:
     """(scale_entries, elements of the scratchpad), as the first mapping has them on a roomy Config."""
-    base = Config(array_outputs=16, array_inputs=16, banks=2, bank_words=PROBE_CHUNKS // 2, **fields)
+    base = Config(array_outputs=16, array_inputs=16, banks=2, bank_words=PROBE_CHUNKS // 2, window_chunks=1, **fields)
     sizes = [buffer.rows * buffer.cols for graph in graphs.values() for buffer in graph.buffers.values()]
     first, scales = next(candidates(batch)), 256
     mapped = {task: first.apply(graph, base, batch) for task, graph in graphs.items()}
@@ -135,6 +139,8 @@ def bound(work: Work, config: Config, dram: Dram) -> float:
         count * multiply_cycles(config, rows, columns, -(-period // config.chunk))
         for rows, columns, period, count in work.row_products
     )
+    if config.window_chunks:
+        norms += sum(count * window_cycles(config, *of_one) for *of_one, count in work.windows)
     blocked = DEPTH_FIRST if capacity(config) < work.elements else 1.0
     return (max(array, stream) + OVERLAP * min(array, stream) + WAIT * norms) * blocked
 

@@ -7,17 +7,20 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import erf, expit
 
-from .. import patches
+from .. import patches, walks
 from .nodes import (
     Activation,
     Add,
     Attention,
     Clip,
     Combine,
+    Conv,
     Dispatch,
     Embed,
     Experts,
+    Gather,
     Graph,
+    Join,
     LayerNorm,
     Linear,
     Mean,
@@ -28,6 +31,8 @@ from .nodes import (
     Route,
     Rows,
     SlotExperts,
+    Stack,
+    Window,
 )
 
 Array = np.ndarray
@@ -59,6 +64,8 @@ FORMS: dict[str, Callable[[Array, float], Array]] = {
     "silu": lambda x, slope: x * expit(np.asarray(slope, x.dtype) * x),
     "hardswish": lambda x, _: x * np.clip(x / 6 + 0.5, 0, 1),
     "relu": lambda x, _: np.maximum(x, 0),
+    "sigmoid": lambda x, _: expit(x),
+    "tanh": lambda x, _: np.tanh(x),
 }
 
 
@@ -76,6 +83,30 @@ def top_k(logits: Array, k: int) -> Array:
 def _linear(x: Array, w: Array, b: Array | None) -> Array:
     y = x @ w.T.astype(x.dtype)
     return y if b is None else y + b.astype(x.dtype)
+
+
+def gathered(x: Array, rows: Array) -> Array:
+    """x[rows], a row of zeros where rows is negative: [*rows.shape, C]."""
+    return np.where(rows[..., None] < 0, np.zeros((), x.dtype), x[rows])
+
+
+def _taps(node: Conv | Window, kernel: tuple[int, ...]) -> Array:
+    """Row of the map that each tap and position reads, negative beyond the border: [taps, positions]."""
+    return walks.window(node.size, (kernel[0], kernel[1]), node.stride, node.pads, node.dilation).x_rows()
+
+
+def _window(node: Window, x: Array) -> Array:
+    rows = _taps(node, node.kernel)
+    inside = (rows >= 0)[..., None]
+    if node.form == "max":
+        return np.where(inside, x[rows], -np.inf).max(axis=0).astype(x.dtype)
+    taps = gathered(x, rows)
+    if node.form == "mean":
+        total = taps.sum(axis=0)
+        return total / np.asarray(len(rows) if node.count_pads else inside.sum(axis=0), x.dtype)
+    assert node.weight is not None
+    y = np.einsum("tpc,tc->pc", taps, node.weight.reshape(len(rows), -1).astype(x.dtype))
+    return y if node.bias is None else y + node.bias.astype(x.dtype)
 
 
 def evaluate_node(node: Node, values: dict[str, Array]) -> Array:
@@ -105,18 +136,31 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             x = v[0].astype(np.float64).reshape(-1, len(g))
             if node.centred:
                 x = x - x.mean(axis=1, keepdims=True)
-            return (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps) * g + b).astype(v[0].dtype).reshape(v[0].shape)
+            return (
+                (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps) * g + b).astype(v[0].dtype).reshape(v[0].shape)
+            )
         case Linear(weight=w, bias=b):
             return _linear(v[0], w, b)
         case Activation(form=form, slope=slope):
             return FORMS[form](v[0], slope)
         case Clip(low=low, high=high):
             return np.clip(v[0], low, high).astype(v[0].dtype, copy=False)
-        case Attention(heads=h, scale=scale, bias=bias):
-            q, k, x = (a.reshape(a.shape[0], h, -1).transpose(1, 0, 2) for a in v)
-            scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)
+        case Attention(heads=h, scale=scale, bias=bias, windows=w):
+            q, k, x = (a.reshape(w, a.shape[0] // w, h, -1).transpose(0, 2, 1, 3) for a in v)
+            scores = q @ k.transpose(0, 1, 3, 2) * np.asarray(scale, q.dtype)
             p = softmax(scores if bias is None else scores + bias.astype(q.dtype))
-            return (p @ x).transpose(1, 0, 2).reshape(v[0].shape[0], -1)
+            return (p @ x).transpose(0, 2, 1, 3).reshape(v[0].shape[0], -1)
+        case Gather(rows=rows):
+            return gathered(v[0], rows)
+        case Join():
+            return np.concatenate(v, axis=1)
+        case Stack():
+            return np.concatenate(v, axis=0)
+        case Conv(weight=w, bias=b):
+            taps = gathered(v[0], _taps(node, w.shape[1:3])).transpose(1, 0, 2)
+            return _linear(taps.reshape(len(taps), -1), w.reshape(len(w), -1), b)
+        case Window():
+            return _window(node, v[0])
         case Add():
             return v[0] + v[1]
         case Multiply():

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from .. import patches
+from .. import patches, walks
 from .evaluate import FORMS
 from .nodes import (
     Activation,
@@ -14,10 +14,13 @@ from .nodes import (
     Attention,
     Clip,
     Combine,
+    Conv,
     Dispatch,
     Embed,
     Experts,
+    Gather,
     Graph,
+    Join,
     LayerNorm,
     Linear,
     Mean,
@@ -28,6 +31,8 @@ from .nodes import (
     Route,
     Rows,
     SlotExperts,
+    Stack,
+    Window,
 )
 
 
@@ -67,6 +72,20 @@ def _need(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _positions(node: Conv | Window, x: tuple[int, ...], kernel: tuple[int, int]) -> int:
+    """Positions of a window that slides over a map x [height * width, C]."""
+    _need(node.size[0] * node.size[1] == x[0], f"a map of {node.size} of x {x}")
+    _need(
+        min(*kernel, *node.stride, *node.dilation) > 0 and min(node.pads) >= 0,
+        f"kernel {kernel}, {node.stride}, {node.dilation}, {node.pads}",
+    )
+    walk = walks.window(node.size, kernel, node.stride, node.pads, node.dilation)
+    _need(min(walk.loops) > 0, f"a map of {node.size} is smaller than the kernel {kernel}")
+    if isinstance(node, Window) and node.form != "weighted" and not (node.form == "mean" and node.count_pads):
+        _need(bool((walk.x_rows() >= 0).any(axis=0).all()), "a window lies beyond the map")
+    return walk.rows
+
+
 def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
     match node:
         case PatchEmbed(weight=w, bias=b):
@@ -94,11 +113,40 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
         case Clip(low=low, high=high):
             _need(low < high, f"limits {low} and {high}")
             return s[0]
-        case Attention(heads=h, bias=bias):
+        case Attention(heads=h, bias=bias, windows=w):
             _need(s[0][1] == s[1][1] and s[1][0] == s[2][0], f"q {s[0]}, k {s[1]}, v {s[2]}")
             _need(s[0][1] % h == 0 and s[2][1] % h == 0, f"{h} heads do not divide the width")
-            _need(bias is None or bias.shape == (h, s[0][0], s[1][0]), "bias shape")
+            _need(w > 0 and s[0][0] % w == 0 and s[1][0] % w == 0, f"{w} windows do not divide q {s[0]}, k {s[1]}")
+            alike = (h, s[0][0] // w, s[1][0] // w)
+            _need(bias is None or bias.shape == alike or (w > 1 and bias.shape == (w, *alike)), "bias shape")
             return s[0][0], s[2][1]
+        case Gather(rows=rows):
+            fits = (
+                rows.ndim == 1
+                and rows.size > 0
+                and rows.dtype.kind == "i"
+                and -1 <= rows.min()
+                and rows.max() < s[0][0]
+            )
+            _need(fits, f"rows {rows.dtype}{rows.shape} of x {s[0]}")
+            return len(rows), s[0][1]
+        case Join():
+            _need(len(s) > 1 and len({rows for rows, _ in s}) == 1, f"side by side {s}")
+            return s[0][0], sum(columns for _, columns in s)
+        case Stack():
+            _need(len(s) > 1 and len({columns for _, columns in s}) == 1, f"one below the other {s}")
+            return sum(rows for rows, _ in s), s[0][1]
+        case Conv(weight=w, bias=b):
+            _need(w.ndim == 4 and w.shape[3] == s[0][1], f"x {s[0]} against weight {w.shape}")
+            _need(b is None or b.shape == w.shape[:1], "bias shape")
+            return _positions(node, s[0], (w.shape[1], w.shape[2])), w.shape[0]
+        case Window(kernel=kernel, weight=w, bias=b, form=form):
+            _need(form in ("weighted", "mean", "max"), f"form={form!r}")
+            fits = (w is None and b is None) if form != "weighted" else w is not None and w.shape == (*kernel, s[0][1])
+            _need(fits and (b is None or b.shape == s[0][1:]), "weight or bias shape")
+            return _positions(node, s[0], kernel), s[0][1]
+        case Multiply() if s[1] == (1, s[0][1]):
+            return s[0]
         case Add() | Multiply():
             _need(s[0] == s[1], f"{s[0]} and {s[1]}")
             return s[0]

@@ -14,6 +14,7 @@ from .coding import assemble, decode, disassemble, encode, fingerprint, parse, t
 from .instructions import (
     INSNS,
     OP_BITS,
+    WALKS,
     End,
     Insn,
     Load,
@@ -44,6 +45,7 @@ from .modes import (
     SCALE_BITS,
     TAP_BITS,
     WALK_LOOPS,
+    WINDOW_TAPS,
     WORD_BITS,
     WORD_BYTES,
     Border,
@@ -60,10 +62,10 @@ from .modes import (
 )
 
 __all__ = [
-    "assemble", "decode", "disassemble", "encode", "fingerprint", "parse", "text", "INSNS", "OP_BITS", "End", "Insn",
+    "assemble", "decode", "disassemble", "encode", "fingerprint", "parse", "text", "INSNS", "OP_BITS", "WALKS", "End", "Insn",
     "Load", "LoadScales", "Matmul", "MatmulWalk", "Multiply", "Norm", "ReduceWindow", "Route", "RowInsn", "Store",
     "Stream", "WalkFields", "WindowWalk", "layout", "ADDRESS_BITS", "COORDINATE_BITS", "COUNT_BITS", "GATE_SCORE_BITS",
     "INDEX_BITS", "NO_EXPERT", "QUEUE_BITS", "QUEUE_DEPTH", "ROW_BITS", "SCALE_BITS", "TAP_BITS", "WALK_LOOPS",
-    "WORD_BITS", "WORD_BYTES", "Border", "ColScale", "Convert", "Gelu", "Indirect", "Op", "Reduce", "RowMax",
+    "WINDOW_TAPS", "WORD_BITS", "WORD_BYTES", "Border", "ColScale", "Convert", "Gelu", "Indirect", "Op", "Reduce", "RowMax",
     "RowScale", "Unit", "WeightSource",
 ]

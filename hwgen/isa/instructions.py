@@ -282,11 +282,13 @@ class Multiply(RowInsn):
 
 @dataclass(frozen=True, kw_only=True)
 class ReduceWindow(RowInsn):
-    """for r < rows: y row y(r) = post(over all taps t: x row x(r, t)), the rows of the WindowWalk before it.
+    """for r < rows: y row y(r) = post(over all taps t: x row x(r, t)), the rows of the WindowWalk before it, or r and r.
 
     numerics.reduce_window: the taps joined by `reduce` (a column alone: depthwise), then numerics.window_post with `before`,
     `shift` and the columns' multipliers and biases, then numerics.gelu. Parameters lie in the scratchpad from `params` on, a
-    row each of whole chunks: multipliers (u16), biases (i16) and, WEIGHTED, a row of weights a tap, 2^8 times an int8.
+    row each of whole chunks: multipliers (u16), biases (i16) and, WEIGHTED, a row of weights a tap, 2^8 times an int8, of
+    WINDOW_TAPS at most. Row maxima: scale[y_scale + y(r)]. x and y have no row in common. With MAX every row has a tap within
+    the border.
     """
 
     op = Op.REDUCE_WINDOW
@@ -337,6 +339,7 @@ class Store(Insn):
 
 _CLASSES = (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply, MatmulWalk, WindowWalk, ReduceWindow)
 INSNS: dict[Op, type[Insn]] = {c.op: c for c in _CLASSES}
+WALKS: dict[type[Insn], type[WalkFields]] = {Matmul: MatmulWalk, ReduceWindow: WindowWalk}  # what may stand before which
 OP_BITS = 8
 
 

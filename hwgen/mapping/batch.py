@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
-from ..isa import Indirect, RowScale
+from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..isa import WALK_LOOPS, Indirect, RowScale
 from .runs import chains
+
+BESIDE = (Norm, Multiply, ReduceWindow)  # what the vector unit does while the array works
 
 
 def batched(graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False) -> IntGraph:
@@ -125,7 +127,9 @@ class _Batch:
 
     def _merges(self, op: Op) -> bool:
         """Whether one operation can do the rows of a whole group: they must lie without a gap in all its buffers."""
-        if not isinstance(op, MatMul) or isinstance(op.w, View):
+        if not isinstance(op, (MatMul, ReduceWindow)) or op.stationary() is not None:
+            return False
+        if op.walk is not None and len(op.walk.loops) == WALK_LOOPS:  # it takes one more
             return False
         return all(
             view.buffer not in self.shared and view.row == 0 and view.rows == self.source.buffers[view.buffer].rows
@@ -137,6 +141,8 @@ class _Batch:
         if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
             table = np.broadcast_to(np.asarray(op.row_mult), op.x.rows)
             changes["row_mult"] = np.tile(table, changes["x"].rows // op.x.rows)
+        if isinstance(op, (MatMul, ReduceWindow)) and op.walk is not None and scope.count > 1:
+            changes["walk"] = op.walk.repeated(scope.count, op.x.rows, op.out.rows)
         if isinstance(op, Input):
             changes["index"] = scope.first
         return replace(op, name=op.name + suffix, **changes)
@@ -169,10 +175,10 @@ def _for_all(op: Op) -> bool:
 
 def _stages(graph: IntGraph) -> Iterator[list[Op]]:
     """Runs of operations that all are for the whole batch or all for groups, the latter cut behind what the vector
-    unit does: every LayerNorm, every product of rows."""
+    unit does: every LayerNorm, every product of rows, every window."""
     stage: list[Op] = []
     for op in graph.ops:
-        beside = stage and isinstance(stage[-1], (Norm, Multiply)) and not isinstance(op, (Norm, Multiply))
+        beside = stage and isinstance(stage[-1], BESIDE) and not isinstance(op, BESIDE)
         if stage and (beside or _for_all(op) != _for_all(stage[-1])):
             yield stage
             stage = []

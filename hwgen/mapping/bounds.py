@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..config import Config
 from ..cost.matmul import TILE_STEPS
 from ..cost.simulation import DISPATCH
-from ..intgraph import Buffer, Constant, Fetch, Input, MatMul, Multiply, Norm, Op, RouteTokens, View
-from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles
+from ..intgraph import Buffer, Constant, Fetch, Input, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles, window_cycles
 from .order import Timing
 
 
@@ -27,12 +27,15 @@ def timing(config: Config) -> Timing:
         match op:
             case MatMul():
                 outputs, inputs = _tiles(op, config)
-                rows = tokens if op.expert is not None else op.x.rows
+                rows = tokens if op.expert is not None else op.rows
                 return outputs * inputs * max(rows, _load(op, config) + TILE_STEPS)
             case Norm():
                 return norm_cycles(config, op.x.rows, op.x.cols)
             case Multiply():
                 return multiply_cycles(config, op.x.rows, op.x.cols, -(-op.factor.cols // config.chunk))
+            case ReduceWindow():
+                weighted = op.weights is not None
+                return window_cycles(config, op.walk.rows, op.x.cols, op.walk.count, weighted)
             case RouteTokens():
                 return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
         return 0.0
@@ -51,8 +54,8 @@ def aside(op: Op, buffers: dict[str, Buffer], config: Config) -> float:
 
 
 def _tiles(op: MatMul, config: Config) -> tuple[int, int]:
-    """Tiles along the outputs and the inputs."""
-    return -(-op.out.cols // config.array_outputs), -(-op.x.cols // config.array_inputs)
+    """Tiles along the outputs and the inputs of all taps."""
+    return -(-op.out.cols // config.array_outputs), op.taps * -(-op.x.cols // config.array_inputs)
 
 
 def _load(op: MatMul, config: Config) -> int:

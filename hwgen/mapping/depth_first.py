@@ -80,7 +80,7 @@ def _delayed(ops: list[Op]) -> list[Op]:
         at = result.index(op)
         target = at + 1
         sources = read(op)
-        if not isinstance(op, (Input, Constant, MatMul)) or op.out.buffer in sources:
+        if not isinstance(op, (Input, Constant, MatMul)) or op.out.buffer in sources or op.walk is not None:
             continue
         if isinstance(op, MatMul) and (op.expert is not None or (op.row_max != RowMax.NONE and op.row_max in kinds)):
             continue
@@ -94,7 +94,7 @@ def _delayed(ops: list[Op]) -> list[Op]:
 
 def _streams(reader: Op, op: Op) -> bool:
     """Whether `reader` streams columns of all rows that `op` writes."""
-    if not isinstance(reader, (MatMul, Multiply)) or reader.expert is not None:
+    if not isinstance(reader, (MatMul, Multiply)) or reader.expert is not None or reader.walk is not None:
         return False
     out = op.writes()["out"]
     rows = (out.buffer, out.row, out.rows)
@@ -323,5 +323,7 @@ class _Blocks:
 
 def _rows(op: Op) -> int:
     """Rows that go through an operation."""
+    if op.walk is not None:
+        return op.walk.rows
     views = op.row_views()
     return next(views[name].rows for name in ("x", "logits", "out") if name in views)

@@ -51,5 +51,5 @@ def part_name(name: str, number: int, last: bool) -> str:
 
 
 def is_token_wise(op: Op) -> bool:
-    """Whether all row views of an operation have the same number of rows."""
-    return len({view.rows for view in op.row_views().values()}) == 1
+    """Whether an operation gives row r of its result from rows r of what it reads: it has no walk, and equal numbers of rows."""
+    return op.walk is None and len({view.rows for view in op.row_views().values()}) == 1

@@ -41,7 +41,8 @@ def _last_reader(graph: IntGraph, norm: Norm) -> MatMul | None:
         return None
     last = readers[-1]
     first, end = (next(i for i, op in enumerate(graph.ops) if op is which) for which in (norm, last))
-    streams = last.expert is None and not last.continue_max and (last.x.row, last.x.rows) == (norm.out.row, norm.out.rows)
+    plain = last.expert is None and last.walk is None and not last.continue_max
+    streams = plain and (last.x.row, last.x.rows) == (norm.out.row, norm.out.rows)
     once = last.x.buffer == buffer and sum(view.buffer == buffer for view in last.views().values()) == 1
     kept = not any(norm.x.buffer in written(op) for op in graph.ops[first + 1 : end])
     return last if streams and once and kept else None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, View
-from .parts import edges, part, part_name
+from .parts import edges, is_token_wise, part, part_name
 from .runs import chains
 
 
@@ -19,7 +19,7 @@ def row_tiling(graph: IntGraph, tiles: int, chosen: Callable[[Op], bool] = lambd
     """`graph` with every LayerNorm, product of rows and linear layer (outside experts and chains) in `tiles` tiles of rows,
     if it is chosen.
 
-    An operation of fewer rows stays whole. The last part of an operation keeps its name, for `trace`.
+    An operation of fewer rows stays whole, and one with a walk. The last part of an operation keeps its name, for `trace`.
     """
     ops: list[Op] = []
     for chain in chains(graph.ops):
@@ -30,8 +30,8 @@ def row_tiling(graph: IntGraph, tiles: int, chosen: Callable[[Op], bool] = lambd
 
 def _splits(op: Op) -> bool:
     if isinstance(op, (Norm, Multiply)):
-        return True
-    return isinstance(op, MatMul) and op.expert is None and not isinstance(op.w, View)
+        return is_token_wise(op)
+    return isinstance(op, MatMul) and op.expert is None and op.walk is None and not isinstance(op.w, View)
 
 
 def _split(op: Op, tiles: int) -> list[Op]:

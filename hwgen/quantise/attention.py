@@ -61,21 +61,22 @@ def attention(b: Builder, node: fg.Attention) -> None:
         scale = max(wide_scale(held.magnitude(offset)), need)
     col_mult, shift = multipliers(v_step / (PROBABILITY_ONE * scale))
     v_step = np.ldexp(col_mult * (PROBABILITY_ONE * scale), -(COL_SHIFT + shift))  # exactly what the multiplier means
-    across = transposed(b, v.name, x, v_weight, v_step, v.source)
+    across = transposed(b, v.name, x, v_weight, v_step, v.source, node.windows)
     matrix = Matrix(across, col_mult, shift, np.rint((v_constant - offset) / scale).astype(np.int16))
     biases = _biases(b, node)
-    made = q.Attention(b.name(node.name), queries, keys, matrix, factors, biases, source=node.source)
+    made = q.Attention(b.name(node.name), queries, keys, matrix, factors, biases, node.windows, source=node.source)
     less = offset if fold else limit and limit[1] or None
     ref = b.emit(made, rows, columns, scale, less, node.heads, node.name)
     b.held[node.name] = Held(ref, scale, less, b.held[q_side.linear.x].first_row)
 
 
 def _biases(b: Builder, node: fg.Attention) -> tuple[Ref, ...]:
-    """Emit the bias of each head, in score steps, to be added to the scores; heads with the same one share it."""
+    """Emit the bias of each head (of each window), in score steps, to be added to the scores; equal ones are shared."""
     if node.bias is None:
         return ()
     steps = np.rint(node.bias.astype(np.float64) * np.log2(np.e) * SCORE_STEPS)
-    heads = [(data.tobytes(), data) for data in np.maximum(steps, SCORE_LOWEST).astype(np.int16)]
+    steps = np.maximum(steps, SCORE_LOWEST).astype(np.int16).reshape(-1, *steps.shape[-2:])
+    heads = [(data.tobytes(), data) for data in steps]
     made: dict[bytes, Ref] = {}
     for h, (key, data) in enumerate(heads):
         made[key] = made.get(key) or b.table(f"{node.name}.bias.{h}", data, source=node.source)
@@ -197,8 +198,10 @@ def smallest_transposed_step(weight: Array) -> Array:
     return weight_steps(weight) * _TABLE_UNIT / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
 
 
-def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, source: str) -> Ref:
+def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, source: str, windows: int = 1) -> Ref:
     """Emit (x @ weight.T).T [N, tokens]: rows of `weight` [N, K] streamed against the stationary tokens, without bias.
+
+    The tokens of each of several `windows` are a group of columns.
 
     `step` [N]: real value of an int8 step of the result, which is stored as 2^STATIC_SHIFT int16 steps.
     """
@@ -208,4 +211,4 @@ def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, sourc
     data = int8_weights(weight, exact).astype(np.int16) * INT16_PER_INT8
     w = b.table(f"{name}.weight", data, exact[:, None] / INT16_PER_INT8, source)
     made = q.Product(b.name(name), w, Matrix(x.ref, None, shift, None, row_mult), Convert.STATIC, source=source)
-    return b.emit(made, len(weight), x.ref.rows, step16[:, None])
+    return b.emit(made, len(weight), x.ref.rows, step16[:, None], None, windows)

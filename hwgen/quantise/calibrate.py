@@ -16,6 +16,7 @@ NOISE_LIMIT = 2.5  # standard deviations; about the range of a normalised photog
 NOISE_MARGIN = 4.0  # of what a quantised model does not limit and noise has to show
 HIDDEN_MAX = 100.0  # room is given to the hidden layers of experts up to here: the machine holds 128
 MANTISSA_BITS = 12
+FEW = 16  # rows of a value in all images, fewer of which do not tell what a column holds: then it is what all columns hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,9 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
                 raise UserError(f"{name}: the float model computes NaN or infinity on the calibration data")
             low[name] = np.minimum(low.get(name, np.inf), columns.min(axis=0))
             high[name] = np.maximum(high.get(name, -np.inf), columns.max(axis=0))
+    few = {name for name, value in values.items() if name not in routes and len(value) * count < FEW}
+    for name in few - {*graph.inputs, *chosen}:
+        low[name], high[name] = (np.full_like(a, f(a)) for a, f in ((low[name], np.min), (high[name], np.max)))
     values = {name: Range(_tidy(low[name]), _tidy(high[name])) for name in low}
     stats = Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen, cut=cut)
     return stats if method == "max" else replace(stats, covered=_covered(graph, images, values, method))

@@ -16,7 +16,18 @@ from .. import qgraph as q
 from ..errors import UserError
 from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN
 from ..qgraph import Matrix
-from .builder import ROW_UNIT, WIDE_MARGIN, Builder, Held, limited, operands, own_scale, plain
+from .builder import (
+    ROW_UNIT,
+    STATIC_REACH,
+    WIDE_MARGIN,
+    Builder,
+    Held,
+    limited,
+    operands,
+    own_scale,
+    plain,
+    read_static,
+)
 from .plan import describe
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
@@ -37,10 +48,7 @@ def activation(b: Builder, node: fg.Activation) -> None:
     for i, columns in enumerate(groups):
         w, constant = weight[columns], None if bias is None else bias[columns]
         need = float(smallest_out_scale(w, ROW_UNIT, constant).max())
-        form = form_of(node, node.form, node.slope, float(magnitude[columns].max()) * WIDE_MARGIN, need)
-        limit = limited(b, node)
-        if node.form == "relu" and limit is not None and need <= limit[0] and not limit[1]:
-            form = Form(1.0, "gelu", 0, limit[0])
+        form = activation_form(b, node, float(magnitude[columns].max()), need)
         name = node.name if len(groups) == 1 else f"{node.name}.{i}"
         fields = {"act": (form.table, form.shift), "layer": source.name, "source": source.source}
         made = q.Product(b.name(name), x.ref, activated(w, constant, form), **fields)
@@ -51,15 +59,26 @@ def activation(b: Builder, node: fg.Activation) -> None:
         b.groups[node.name] = held
 
 
+def activation_form(b: Builder, node: fg.Activation, peak: float, need: float) -> Form:
+    """For pre-activations that were seen to reach `peak`; `need`: the least step of what makes them."""
+    limit = limited(b, node)
+    if node.form == "relu" and limit is not None and need <= limit[0] and not limit[1]:
+        return Form(1.0, "gelu", 0, limit[0])
+    margin = INT16_MAX / STATIC_REACH if read_static(b.plan, node.name) else WIDE_MARGIN
+    return form_of(node, node.form, node.slope, peak * margin, need)
+
+
 def activated(w: Array, bias: Array | None, form: Form) -> Matrix:
     """The matrix in front of an activation; `w` and `bias` as `operands` gives them."""
     return quantise_weights(w * form.factor, ROW_UNIT, form.step, None if bias is None else bias * form.factor)
 
 
 def multiply(b: Builder, node: fg.Multiply) -> None:
-    """The product of two stored values, as in a gated linear unit. Its step is that of the factors times a power of two."""
+    """The product of two stored values, as in a gated linear unit, or of one and a row.
+
+    Its step is that of the factors times a power of two."""
     x, factor = plain(b, node.a), plain(b, node.b)
-    if (x.first_row, x.ref.rows) != (factor.first_row, factor.ref.rows):
+    if factor.ref.rows > 1 and (x.first_row, x.ref.rows) != (factor.first_row, factor.ref.rows):
         raise UserError(f"{describe(node)}: {node.a!r} and {node.b!r} hold different tokens")
     step = float(x.scale) * float(factor.scale)
     wanted = own_scale(b, node, 0.0) / step

@@ -65,7 +65,10 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             case fg.Mean(start=start, stop=stop) if stop - start == 1:
                 node, wanted = fg.Rows(node.name, node.x, start, stop, source=node.source), {}
             case fg.Activation():
-                wanted = {"x": isinstance(made["x"], fg.Linear)}
+                wanted = {"x": isinstance(made["x"], fg.Linear | fg.Conv | fg.Window | fg.PatchEmbed)}
+            case fg.Gather() if _is_before(node, made["x"], graph):
+                put(_gathered_before(node, made["x"], nodes, done, put))
+                continue
             case fg.Rotate():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.LayerNorm)}
             case fg.LayerNorm(heads=heads) if heads > 1:
@@ -92,6 +95,27 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
     return done
 
 
+def _is_before(node: fg.Gather, source: fg.Node | None, graph: fg.Graph) -> bool:
+    """Whether rows may be gathered in front of a linear layer instead of behind it."""
+    if not isinstance(source, fg.Linear) or (node.rows < 0).any():
+        return False
+    kept = any(o.value == source.name for o in graph.outputs)
+    return not kept and len(graph.users(node.x)) == 1 and node.x == source.name
+
+
+def _gathered_before(node: fg.Gather, source: fg.Linear, nodes: dict[str, fg.Node], done: Legal, put) -> fg.Linear:
+    """The linear layer of gathered rows, whose walk costs nothing, and takes a sum with it. Equal lists are gathered once."""
+    del nodes[source.name]
+    done.graph.nodes.remove(source)
+    for other in nodes.values():
+        if isinstance(other, fg.Gather) and other.x == source.x and np.array_equal(other.rows, node.rows):
+            return replace(source, name=node.name, x=other.name)
+    name = f"{node.name}.rows"
+    done.stats.values[name] = done.stats.values[source.x]
+    put(fg.Gather(name, source.x, node.rows, source=node.source))
+    return replace(source, name=node.name, x=name)
+
+
 def is_identity(node: fg.Node | None) -> bool:
     """Whether a layer leaves its input as it is."""
     if not isinstance(node, fg.Linear) or node.bias is not None or len(node.weight) != node.weight.shape[1]:
@@ -106,9 +130,10 @@ def is_relu(node: fg.Node | None) -> bool:
 def costs(graph: fg.Graph, clip: fg.Clip) -> bool:
     """Whether a Clip needs operations of its own: saturation does it for a value that matrices read."""
     source = next((n for n in graph.nodes if n.name == clip.x), None)
-    simple = isinstance(source, fg.Linear | fg.PatchEmbed | fg.LayerNorm | fg.Attention) or is_relu(source)
+    simple = isinstance(source, fg.Linear | fg.PatchEmbed | fg.LayerNorm | fg.Attention | fg.Conv) or is_relu(source)
     users = [user for user in graph.users(clip.name) if not isinstance(user, fg.Rows)]
-    read = all(isinstance(u, fg.Linear | fg.Experts | fg.Mean | fg.Clip) and not is_identity(u) for u in users)
+    matrices = fg.Linear | fg.Experts | fg.Mean | fg.Conv | fg.Window
+    read = all(isinstance(u, matrices | fg.Clip) and not is_identity(u) for u in users)
     kept = any(o.value in (clip.name, clip.x) for o in graph.outputs)
     return kept or not (simple and read and len(graph.users(clip.x)) == 1)
 

@@ -10,8 +10,9 @@ from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
 from ..isa import Convert
-from ..numerics import INT8_MAX, INT16_MAX, STATIC_SHIFT
-from ..qgraph import UNIT_ROW, QGraph, Ref, verify
+from ..numerics import INT16_MAX
+from ..qgraph import UNIT_ROW, QGraph, verify
+from . import maps, static
 from .attention import attention
 from .builder import LOGIT_RANGE, Builder, Held, chosen, clip, linear, linear_need, moved, own_scale, plain
 from .experts import experts, experts_need
@@ -44,8 +45,8 @@ def lower(legal: Legal, plan: Plan, task: str, options: Quantisation) -> QGraph:
 
 def _lower(b: Builder, node: fg.Node) -> None:
     match node:
-        case fg.PatchEmbed():
-            _patches_alone(b, node)
+        case fg.PatchEmbed() | fg.Conv():
+            static.alone(b, node)
         case fg.Embed():
             _embed(b, node)
         case fg.LayerNorm():
@@ -53,7 +54,7 @@ def _lower(b: Builder, node: fg.Node) -> None:
         case fg.Linear():
             _linear_alone(b, node)
         case fg.Activation():
-            activation(b, node)
+            _activation(b, node)
         case fg.Clip():
             clip(b, node)
         case fg.Multiply():
@@ -62,6 +63,14 @@ def _lower(b: Builder, node: fg.Node) -> None:
             raise UserError(f"{describe(node)}: rotary positions can only be used by attention")
         case fg.Mean():
             mean(b, node)
+        case fg.Gather():
+            maps.gather(b, node)
+        case fg.Join():
+            maps.join(b, node)
+        case fg.Stack():
+            maps.stack(b, node)
+        case fg.Window():
+            maps.window(b, node)
         case fg.Attention():
             attention(b, node)
         case fg.Add():
@@ -87,35 +96,14 @@ def _lower(b: Builder, node: fg.Node) -> None:
 # --- embedding ---------------------------------------------------------------------------------------------------
 
 
-def _image(b: Builder, node: fg.PatchEmbed) -> tuple[Ref, float, float]:
-    """Emit the quantised patches [patches, C*ph*pw]; their rows, step and offset."""
-    pixels = b.stats.values[node.image]
-    low, high = float(pixels.low[0]), float(pixels.high[0])
-    if any(node.pads):
-        low, high = min(low, 0.0), max(high, 0.0)
-    step = (high - low) / 2 / INT8_MAX * float(np.max(b.stats.part(node.image))) or max(abs(high), 1.0) / INT8_MAX
-    offset = (low + high) / 2
-    shape, patch = b.graph.inputs[node.image], node.patch
-    rows, cols = b.shapes[node.name][0], int(np.prod(node.weight.shape[1:]))
-    cut = {"stride": node.stride, "pads": node.pads, "source": node.source}
-    image = q.Image(b.name(f"{node.name}.patches"), node.image, tuple(shape), tuple(patch), step, offset, **cut)
-    return b.emit(image, rows, cols, step / (1 << STATIC_SHIFT)), step, offset
-
-
-def _patch_weights(node: fg.PatchEmbed, offset: float) -> tuple[Array, Array]:
-    """Weight [D, K] and bias [D] with the image's offset folded in."""
-    weight = np.asarray(node.weight, np.float64).reshape(len(node.weight), -1)
-    return weight, weight.sum(axis=1) * offset + (0.0 if node.bias is None else node.bias)
-
-
 def _embed(b: Builder, node: fg.Embed) -> None:
     """Constant tokens and positions are a table, to which the patches' or another layer's product is added."""
     source, prefix = b.plan.nodes[node.x], len(node.prefix)
     table = np.array(np.broadcast_to(node.position, b.shapes[node.name]), np.float64)
     table[:prefix] += node.prefix
     if isinstance(source, fg.PatchEmbed):
-        x, step, offset = _image(b, source)
-        weight, bias = _patch_weights(source, offset)
+        x, step, offset = static.image(b, source)
+        weight, bias = static.patch_weights(source, offset)
         table[prefix : prefix + x.rows] += bias
         need = float(smallest_out_scale(weight, step, None, UNIT_ROW).max())
     else:
@@ -129,16 +117,6 @@ def _embed(b: Builder, node: fg.Embed) -> None:
     fields = {"layer": source.name, "source": source.source}
     product = q.Product(b.name(node.name), x, weights, Convert.STATIC, add=base, at=prefix, **fields)
     b.held[node.name] = Held(b.emit(product, *table.shape, scale, value=node.name), scale)
-
-
-def _patches_alone(b: Builder, node: fg.PatchEmbed) -> None:
-    x, step, offset = _image(b, node)
-    weight, bias = _patch_weights(node, offset)
-    scale, less = chosen(b, node, lambda o: float(smallest_out_scale(weight, step, bias - o, UNIT_ROW).max()))
-    weights = quantise_weights(weight, step, scale, bias - less, UNIT_ROW)
-    product = q.Product(b.name(node.name), x, weights, Convert.STATIC, source=node.source)
-    out = b.emit(product, *b.shapes[node.name], scale, less or None, value=node.name)
-    b.held[node.name] = Held(out, scale, less or None)
 
 
 # --- rows by rows ------------------------------------------------------------------------------------------------
@@ -171,16 +149,32 @@ def _logits_in_range(b: Builder, node: fg.Linear) -> fg.Linear:
     return replace(node, bias=np.where(never, np.maximum(bias - centre, -LOGIT_RANGE), bias - centre))
 
 
+def _activation(b: Builder, node: fg.Activation) -> None:
+    match b.plan.nodes[node.x]:
+        case fg.Window() as source:
+            maps.activated(b, node, source)
+        case fg.Conv() | fg.PatchEmbed() as source:
+            static.activated(b, node, source)
+        case _:
+            activation(b, node)
+
+
 def _add(b: Builder, node: fg.Add) -> None:
     """The product is added to the stored operand, which is brought to the sum's scale first where its own is another."""
     name, stored = product_side(b.plan.nodes, node) or ("", "")
     product, old = b.plan.nodes[name], b.held[stored]
-    need = experts_need(b, product) if isinstance(product, fg.Experts) else linear_need(b, product)
+    made = static.static(b, product) if isinstance(product, fg.Conv) else None
+    if made is not None:
+        need = made.need()
+    else:
+        need = experts_need(b, product) if isinstance(product, fg.Experts) else linear_need(b, product)
     scale = own_scale(b, node, need)
     if old.common and b.plan.scales.get(b.plan.roots[stored]) == b.plan.scales.get(node.name):
         scale = max(scale, float(old.scale))  # the operand needed more than its neighbours
     old = moved(b, stored, scale)
-    if isinstance(product, fg.Experts):
+    if made is not None:
+        b.held[node.name] = made.emit(b, node.name, scale, add=old)
+    elif isinstance(product, fg.Experts):
         b.held[node.name] = replace(experts(b, product, old.ref, scale, node.name), first_row=old.first_row)
     else:
         b.held[node.name] = replace(linear(b, product, scale, node.name, old.ref), first_row=old.first_row)

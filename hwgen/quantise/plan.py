@@ -12,7 +12,7 @@ class Plan:
     """
     nodes    live nodes by name, in execution order
     users    value -> live nodes that read it
-    roots    value -> the value whose rows it is (through `Rows`), itself for all others
+    roots    value -> the value whose rows it is (through `Rows` and `Gather`), itself for all others
     alone    values that are computed by themselves, not only inside the node that uses them
     outputs  roots that are read at the end
     logits   roots that a router reads
@@ -39,7 +39,7 @@ class Plan:
         """Live nodes that read a value, directly or some rows of it."""
         found = []
         for user in self.users.get(name, []):
-            found += self.readers(user.name) if isinstance(user, fg.Rows) else [user]
+            found += self.readers(user.name) if isinstance(user, fg.Rows | fg.Gather) else [user]
         return found
 
     def only_multiplied(self, name: str) -> bool:
@@ -56,7 +56,7 @@ def describe(node: fg.Node) -> str:
 def product_side(nodes: dict[str, fg.Node], add: fg.Add) -> tuple[str, str] | None:
     """(the operand that is computed and added on the fly, the operand that is stored); None where neither is a product."""
     for product, stored in ((add.b, add.a), (add.a, add.b)):
-        if isinstance(nodes.get(product), fg.Linear | fg.Experts) and product != stored:
+        if isinstance(nodes.get(product), fg.Linear | fg.Experts | fg.Conv) and product != stored:
             return product, stored
     return None
 
@@ -76,6 +76,8 @@ def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
             return (product_side(nodes, node) or ())[:1]
         case fg.Experts(routing=routing):
             return (routing,)
+        case fg.Join(xs=xs) | fg.Stack(xs=xs):
+            return tuple(name for name in xs if isinstance(nodes.get(name), fg.Gather))
     return ()
 
 
@@ -96,7 +98,7 @@ def plan(graph: fg.Graph) -> Plan:
             users.setdefault(name, []).append(node)
     roots = {name: name for name in graph.inputs}
     for node in nodes.values():
-        roots[node.name] = roots[node.x] if isinstance(node, fg.Rows) else node.name
+        roots[node.name] = roots[node.x] if isinstance(node, fg.Rows | fg.Gather) else node.name
     alone = {o.value for o in graph.outputs}
     for node in reversed(nodes.values()):
         alone.update(set(node.inputs) - set(fused_values(nodes, node)))

@@ -26,7 +26,7 @@ def signatures(graph: fg.Graph) -> dict[str, str]:
     routers = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
     for node in graph.nodes:
         operands = [found[name] for name in node.inputs]
-        if isinstance(node, fg.PatchEmbed | fg.Linear | fg.Embed | fg.Experts):
+        if isinstance(node, fg.PatchEmbed | fg.Linear | fg.Embed | fg.Experts | fg.Conv):
             operands = []
         found[node.name] = _digest(type(node).__name__, *operands, *_constants(node))
     for node in graph.nodes:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import graph
 from ..errors import Finding
 from ..layers import Activation
 from ..recognise.match import is_map
 from ..tensor import Map, Program, Ref
-from . import attention, dense, moe
-from .lower import GONE, Rows
+from . import attention, dense, elementwise, maps, moe
+from .lower import Rows
+from .operands import GONE, value
 from .sums import chained
-from .views import Unsupported
+from .views import Unsupported, View
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
-KINDS = {**dense.KINDS, **attention.KINDS, **moe.KINDS}
+KINDS = {**dense.KINDS, **elementwise.KINDS, **maps.KINDS, **attention.KINDS, **moe.KINDS}
 
 __all__ = ["KINDS", "lower"]
 
@@ -31,7 +34,9 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
             outputs.append(_output(b, name, r))
         except Unsupported as no:
             b.refuse(r.node, f"output {name!r}: {no.reason}", no.hint)
-    if b.findings:  # what was refused needs no operands; functions among them that nothing can hold are told all the same
+    if (
+        b.findings
+    ):  # what was refused needs no operands; functions among them that nothing can hold are told all the same
         for node in program.nodes():
             if isinstance(node.op, Activation):
                 b.value(node)
@@ -52,14 +57,15 @@ def _output(b: Rows, name: str, r: Ref) -> graph.Output:
         raise Unsupported("it does not depend on the image")
     inner = shape[1:] if len(shape) > 1 else shape
     view = b.view(r)
-    if b.missing(view.node):
+    if b.lost(view):
         return graph.Output(name, GONE, inner)
-    rows = view.map(lambda a: a.reshape(-1, shape[-1]))
-    across = view.map(lambda a: a.reshape(shape[1], -1).T) if len(shape) > 2 else rows
-    flat = (rows.rows == rows.rows[:, :1]).all() and (rows.columns == rows.columns[:1]).all()
-    transposed = not flat and (across.rows == across.rows[:, :1]).all()
-    node, first, order = b.of_columns(across if transposed else rows)
-    if order is not None:
-        raise Unsupported("gives tokens in another order", "keep the tokens in order outside the windows of attention")
-    count = (across if transposed else rows).rows.shape[0]
-    return graph.Output(name, b.value(node, first, first + count), inner, bool(transposed))
+    axes = list(range(len(shape)))
+    turned = len(shape) > 2 and _channels_first(view)
+    flat = view.group(axes[:1] + axes[2:], [1]) if turned else view.group(axes[:-1], axes[-1:])
+    return graph.Output(name, value(b, r.node, b.kept(flat)), inner, turned)
+
+
+def _channels_first(view: View) -> bool:
+    """Whether columns change along axis 1, of which the rows are the same, and not along the last one."""
+    rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
+    return bool((rows == rows[:, :1]).all() and (rows != rows[..., :1]).any() and (columns == columns[..., :1]).all())

@@ -1,44 +1,38 @@
-"""Attention and rotary positions. Windows are masks: the machine adds a constant to scores anyhow, so that it costs the
-scores of all pairs of tokens, for networks of some hundred tokens."""
+"""Attention, of all tokens or window by window, and rotary positions.
+
+Tokens stand in the order of the windows between the layers that make queries, keys and values and the attention alone."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .. import graph
-from ..layers import Attention, Linear, Rotate
+from ..layers import Attention, Norm, Rotate
 from ..recognise.limits import beneath, is_limit
 from ..tensor import Const, Layout, Node, Ref
 from .lower import GONE, Rows
-from .views import Array, Place, Unsupported, View, span
+from .operands import Operand, made, value
+from .views import Array, Place, Unsupported
 
 NEVER = -1e4  # a score this far below the others has no probability left in any number format
-MOST_TOKENS = 1024  # of windows: their scores are computed among all tokens
-SMALLER = f"windows are computed as masks over all tokens, at most {MOST_TOKENS}: use a smaller image or larger patches"
-
-
-def _side(b: Rows, r: Ref) -> tuple[View, Array, Array]:
-    """(view, rows [W, T], columns [H, D]) of queries, keys or values [W, H, T, D]."""
-    view = b.view(r)
-    w, h, n, d = view.shape
-    rows, columns = np.broadcast_to(view.rows[:, 0, :, 0], (w, n)), np.broadcast_to(view.columns[0, :, 0, :], (h, d))
-    if (view.rows != rows[:, None, :, None]).any() or (view.columns != columns[None, :, None, :]).any():
-        raise Unsupported("an operand of attention is not tokens by channels", "split the channels of tokens into heads")
-    return view, rows, columns
 
 
 def place(b: Rows, node: Node) -> Place:
     q = node.operands[0]
     windows, heads, count, _ = q.shape
     width = heads * node.operands[2].shape[3]
-    if isinstance(q.node.op, Const):
+    if isinstance(q.node.op, Const) or b.lost(b.view(q)):
         return Place(windows * count, width)
-    view = b.view(q)
-    if b.missing(view.node):
-        return Place(windows * count, width)
-    _, rows, _ = _side(b, q)
-    _, order = span(rows.reshape(-1))
-    return Place(windows * count, width, order)
+    _, back = _queries(b, node)
+    return Place(windows * count, width, back)
+
+
+def _queries(b: Rows, node: Node) -> tuple[Operand, Array | None]:
+    """(queries window by window; where each stands once the windows are put back in order, None: they are)."""
+    q = node.operands[0]
+    view = b.view(q).group([0, 2], [1, 3])
+    (found,) = b.settled([view])
+    return (b.kept(view) if q.shape[0] > 1 else found), found.order if found.rows == view.shape[0] else None
 
 
 def attention(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -48,111 +42,93 @@ def attention(b: Rows, node: Node, start: int, stop: int) -> str:
 def _whole(b: Rows, node: Node) -> str:
     q, k, v, *bias = node.operands
     windows, heads, queries, depth = q.shape
-    if any(b.missing(b.view(r).node) for r in (q, k, v) if not isinstance(r.node.op, Const)):
+    views = {part: b.view(r) for part, r in (("q", q), ("k", k), ("v", v)) if not isinstance(r.node.op, Const)}
+    if any(b.lost(view) for view in views.values()):
         return GONE
-    sides = {name: _side(b, r) for name, r in (("q", q), ("k", k), ("v", v)) if not isinstance(r.node.op, Const)}
-    if not {"k", "v"} <= sides.keys():
+    if not {"k", "v"} <= views.keys():
         raise Unsupported("attends to constant tokens", "let tokens attend to tokens")
-    keys, values = sides["k"][1], sides["v"][1]
-    first, v_first = _range(keys), _range(values)
-    if not np.array_equal(keys - first, values - v_first):
-        raise Unsupported("attends to keys and values of different tokens")
-    at = np.arange(windows * queries).reshape(windows, queries)
-    if "q" in sides:
-        at = sides["q"][1]
-        at = at - at.min()
-    tokens = windows * queries, int(keys.max()) - first + 1
     if bias and bias[0].constant is None:
-        b.refuse(bias[0].node, "computes a mask or bias of attention scores from the image", "export without attention mask")
-        return GONE
-    full = _bias(node, bias, at, keys - first, tokens)
-    names = {}
-    turned = next((s[2] for p, s in sides.items() if p != "v" and isinstance(s[0].node.op, Rotate)), None)
-    order = None if turned is None else np.argsort(turned, axis=1)  # pairs side by side, as they stand in a rotated value
-    for part, (view, rows, columns) in sides.items():
-        columns = columns if part == "v" or order is None else np.take_along_axis(columns, order, axis=1)
-        names[part] = _operand(b, node, part, view, columns, rows)
-    scale = float(node.op.scale)
-    if "q" not in sides:
-        names["q"] = _constant_queries(b, node, q, sides["k"][0], int(keys.min()))
-    fields = {"heads": heads, "scale": scale, "bias": None if full is None else b.intern(full)}
-    return b.add(graph.Attention, node, node.name, "attention", **names, **fields)
-
-
-def _range(rows: Array) -> int:
-    """The first of the rows of all windows, which leave none between them out."""
-    known = np.unique(rows)
-    if len(known) != known[-1] - known[0] + 1:
-        raise Unsupported("attends to tokens with others between them", "let tokens attend to all tokens, or to a range of them")
-    return int(known[0])
-
-
-def _bias(node: Node, bias: list[Ref], rows: Array, keys: Array, tokens: tuple[int, int]) -> Array | None:
-    """What is added to the scores, [heads, queries, keys]: at most zero in every row, as softmax does not see a constant."""
-    windows, heads = node.operands[0].shape[:2]
-    own: Array = np.zeros((1, 1, 1, 1), np.float32)
-    if bias:
-        axes = tuple(axis if any(s for _, s in axis) else () for axis in bias[0].layout.axes)
-        own = np.asarray(bias[0].move(Layout(axes, bias[0].layout.offset)).constant)
-        own = np.maximum(own, NEVER).astype(np.float32)
-        if np.isnan(own).any():
-            raise Unsupported("adds a mask or bias that holds NaN")
-        if own.shape[3] == 1:
-            own = np.zeros((1, 1, 1, 1), np.float32)  # the same for all keys
-        if (own <= NEVER).all(axis=-1).any() or (own > -NEVER).any():
-            raise Unsupported("masks every key of a token, or adds a bias beyond the range of scores")
-        own = own - own.max(axis=-1, keepdims=True)
-    if windows == 1:
-        if not own.any():
-            return None
-        if tokens[1] != keys.size or tokens[0] != rows.size:
-            raise Unsupported("attends to some keys twice")
-        full = np.empty((heads, *tokens), np.float32)
-        full[:, rows[0][:, None], keys[0]] = own[0]
-        return full
-    if max(tokens) > MOST_TOKENS:
-        raise Unsupported(f"attends within windows of {max(tokens)} tokens", SMALLER)
-    full = np.full((heads, *tokens), NEVER, np.float32)
-    own = np.broadcast_to(own, (windows, heads, rows.shape[1], keys.shape[1]))
-    for w in range(windows):
-        full[:, rows[w][:, None], keys[w]] = own[w]
-    return full
-
-
-def _operand(b: Rows, node: Node, part: str, view: View, columns: Array, rows: Array) -> str:
-    flat = columns.reshape(-1)
-    inner, place = view.node, b.place(view.node)
-    whole = np.array_equal(flat, np.arange(place.width))
-    if place.column is None and not isinstance(inner.op, Rotate):
-        inner = b.columns(inner, flat)
-        inner = inner if is_limit(inner) else b.identity(inner)
-    elif not whole:
-        what = (
-            "rotates queries and keys differently"
-            if isinstance(inner.op, Rotate)
-            else "uses some channels of normalised queries or keys"
+        b.refuse(
+            bias[0].node, "computes a mask or bias of attention scores from the image", "export without attention mask"
         )
-        raise Unsupported(what, "rotate pairs of channels by the same angles in every head")
-    if inner is not view.node or isinstance(inner.op, Rotate):
-        object.__setattr__(beneath(b.t, inner.ref).node, "name", f"{node.name}.{part}" if node.name else "")
-    return b.value(inner, int(rows.min()), int(rows.max()) + 1)
+        return GONE
+    own = _bias(node, bias)
+    flat = {part: view.group([0, 2], [1, 3]) for part, view in views.items()}
+    sides = {part: b.kept(view) for part, view in flat.items()}
+    back = None
+    if "q" in sides:
+        sides["q"], back = _queries(b, node)
+    if windows == 1:
+        one, other = b.settled([flat["k"], flat["v"]])
+        if one.rows == k.shape[2]:  # no key twice
+            sides |= {"k": one, "v": other}
+            own = own if own is None else own[..., _inverse(one.order, one.rows)]
+        own = own if own is None or back is None else own[..., _inverse(back, len(back)), :]
+    names = {}
+    paired = any(isinstance(s.op, Rotate) for p in "qk" if p in views for s in views[p].sources)
+    for part, operand in sides.items():
+        names[part] = _operand(b, node, part, _paired_columns(operand) if paired and part != "v" else operand)
+    if "q" not in sides:
+        names["q"] = _constant_queries(b, node, q)
+    if own is not None:
+        own = own[0] if windows == 1 or (own == own[:1]).all() else own
+        own = b.intern(own) if own.any() else None
+    fields = {"heads": heads, "scale": float(node.op.scale), "bias": own, "windows": windows}
+    y = b.add(graph.Attention, node, node.name, "attention", **names, **fields)
+    if windows == 1 or back is None:
+        return y
+    return made(b, graph.Gather, node, "gather", x=y, rows=_inverse(back, len(back)))
 
 
-def _constant_queries(b: Rows, node: Node, q: Ref, keys: View, first: int) -> str:
-    """A learned query is a linear layer whose weight is zero: any token times zero plus the query as bias."""
-    windows, heads, count, depth = q.shape
-    if windows * count != 1:
-        raise Unsupported("several queries that do not come from the image", "use one learned query or a class token")
-    source, at = keys.node, first
-    if isinstance(source.op, Linear) and not isinstance(source.operands[0].node.op, Const):
-        source, start, _ = b.tokens(source.operands[0])
-        at += start
-    weight = np.zeros((heads * depth, b.place(source).width), np.float32)
-    bias = np.ascontiguousarray(q.constant, np.float32).reshape(-1)
-    name = b.value(source, at, at + 1)
-    return b.add(
-        graph.Linear, node, f"{node.name}.q" if node.name else "", "linear", x=name, weight=b.intern(weight), bias=b.intern(bias)
-    )
+def _inverse(order: Array | None, count: int) -> Array:
+    """Which row of an operand is row i of its value."""
+    return np.arange(count) if order is None else np.argsort(order).astype(np.int64)
+
+
+def _bias(node: Node, bias: list[Ref]) -> Array | None:
+    """What is added to the scores, [windows, heads, queries, keys]: at most zero in every row, as softmax does not see a
+    constant."""
+    if not bias:
+        return None
+    axes = tuple(axis if any(s for _, s in axis) else () for axis in bias[0].layout.axes)
+    own = np.asarray(bias[0].move(Layout(axes, bias[0].layout.offset)).constant)
+    if np.isnan(own).any():
+        raise Unsupported("adds a mask or bias that holds NaN")
+    own = np.maximum(own, NEVER).astype(np.float32)
+    if own.shape[3] == 1:
+        return None  # the same for all keys
+    if (own <= NEVER).all(axis=-1).any() or (own > -NEVER).any():
+        raise Unsupported("masks every key of a token, or adds a bias beyond the range of scores")
+    q, k = node.operands[0], node.operands[1]
+    own = own - own.max(axis=-1, keepdims=True)
+    return np.broadcast_to(own, (own.shape[0], q.shape[1], q.shape[2], k.shape[2]))
+
+
+def _paired_columns(operand: Operand) -> Operand:
+    """Queries or keys with the pairs of rotated channels side by side, as they stand in a rotated value."""
+    for block in operand.blocks:
+        for i, (source, columns) in enumerate(block.parts):
+            block.parts[i] = source, np.sort(columns)
+    return operand
+
+
+def _operand(b: Rows, node: Node, part: str, operand: Operand) -> str:
+    """A value of which columns that a layer makes are made by layers of their own, named after the attention."""
+    for block in operand.blocks:
+        for i, (source, columns) in enumerate(block.parts):
+            inner = b.columns(source, columns)
+            inner = inner if is_limit(inner) or isinstance(inner.op, Rotate | Norm) else b.identity(inner)
+            if inner is not source or isinstance(inner.op, Rotate):
+                object.__setattr__(beneath(b.t, inner.ref).node, "name", f"{node.name}.{part}" if node.name else "")
+            block.parts[i] = inner, np.arange(b.place(inner).width)
+    return value(b, node, operand)
+
+
+def _constant_queries(b: Rows, node: Node, q: Ref) -> str:
+    """Learned queries, which are the same for every image."""
+    numbers = np.asarray(q.constant, np.float32)
+    table = numbers.transpose(0, 2, 1, 3).reshape(q.shape[0] * q.shape[2], -1)
+    return b.table(node, table)
 
 
 # --- rotary positions ---
@@ -160,28 +136,35 @@ def _constant_queries(b: Rows, node: Node, q: Ref, keys: View, first: int) -> st
 
 def rotate_place(b: Rows, node: Node) -> Place:
     x = node.operands[0]
-    view = b.view(x)
-    if b.missing(view.node):
+    if b.lost(view := b.view(x)):
         return Place(x.shape[0], node.shape[1])
-    return Place(x.shape[0], node.shape[1], span(np.broadcast_to(view.rows, view.shape)[:, 0, 0, 0])[1])
+    (found,) = b.settled([view.group([0], [1, 2, 3])])
+    return Place(found.rows, node.shape[1], found.order)
 
 
 def rotate(b: Rows, node: Node, start: int, stop: int) -> str:
     x, cos, sin = node.operands
-    tokens, heads, pairs, _ = x.shape
-    view = b.view(x).map(lambda a: a)
-    rows, columns = view.rows[:, 0, 0, 0], view.columns[0].reshape(-1)
-    first = int(rows.min())
-    inner = view.node
-    if b.place(inner).column is None:
-        inner = b.columns(inner, columns)
-        if inner is not view.node:
-            object.__setattr__(inner, "name", f"{node.name}.linear" if node.name else "")
-    elif not np.array_equal(columns, np.arange(b.place(inner).width)):
-        inner = _paired(b, inner, columns)
-    name = b.value(inner, first + start, first + stop)
-    order = np.argsort(rows)[start:stop]
-    tables = {"cos": b.intern(b.array(cos)[order]), "sin": b.intern(b.array(sin)[order])}
+    heads = x.shape[1]
+    (operand,) = b.settled([b.view(x).group([0], [1, 2, 3])])
+    if operand.gone:
+        return GONE
+    order = np.arange(operand.rows) if operand.order is None else np.unique(operand.order, return_index=True)[1]
+    if operand.rows != x.shape[0]:
+        raise Unsupported("turns a token by several angles")
+    source = operand.plain
+    if source is None:
+        name = value(b, node, operand, start, stop)
+    else:
+        inner, columns, first = source
+        if b.place(inner).column is None:
+            made_of = b.columns(inner, columns)
+            if made_of is not inner:
+                object.__setattr__(made_of, "name", f"{node.name}.linear" if node.name else "")
+            inner = made_of
+        elif not np.array_equal(columns, np.arange(b.place(inner).width)):
+            inner = _paired(b, inner, columns)
+        name = b.value(inner, first + start, first + stop)
+    tables = {"cos": b.intern(b.array(cos)[order[start:stop]]), "sin": b.intern(b.array(sin)[order[start:stop]])}
     return b.add(graph.Rotate, node, node.name, "rotate", x=name, heads=heads, **tables)
 
 
@@ -191,7 +174,9 @@ def _paired(b: Rows, norm: Node, columns: Array) -> Node:
     depth = norm.shape[1]
     order = columns[:depth] % depth
     if not np.array_equal(columns.reshape(-1, depth) % depth, np.broadcast_to(order, (len(columns) // depth, depth))):
-        raise Unsupported("turns normalised heads differently", "rotate pairs of channels by the same angles in every head")
+        raise Unsupported(
+            "turns normalised heads differently", "rotate pairs of channels by the same angles in every head"
+        )
     index = b.t.const(order)
     b.t.name, b.t.source = norm.name, norm.source
     parts = [b.t.gather(b.t.expand(r, (r.shape[0], depth)), index, 1) for r in (x, *tables)]

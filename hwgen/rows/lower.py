@@ -14,14 +14,15 @@ import numpy as np
 
 from .. import graph
 from ..errors import Finding
-from ..layers import Activation, Clip, Linear
-from ..tensor import Builder, Concat, Copy, Gather, Input, Layout, Map, Node, Program, Ref
+from ..layers import Activation, Clip, Conv, Linear
+from ..tensor import Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref
+from .operands import GONE, Operand, kept, settled
 from .reasons import reason
-from .views import Array, Place, Unsupported, View, as_rows, base, behind, shown, span
+from .views import LOWEST, ZERO, Array, Place, Unsupported, View, shown
 
 Make = Callable[["Rows", Node, int, int], str]  # name of rows start..stop of the value of a layer
 Where = Callable[["Rows", Node], Place]
-GONE = "?"  # a value that a finding explains
+LEAST = -1e30  # below this a border is less than any number
 
 
 class Rows:
@@ -40,7 +41,11 @@ class Rows:
         self._made: dict[Any, str] = {}
         self._derived: dict[Any, Any] = {}
         self._interned: dict[Any, Array] = {}
-        self._at: dict[Ref, tuple[Node, Array | Layout]] = {}
+        self.shapes = {op.name: tuple(op.shape[1:]) for op in program.inputs()}
+        self.arranged: dict[Node, Any] = {}  # elementwise nodes with their operands in one order
+        self.moved: dict[Any, str] = {}  # nodes that move rows
+        self._leaves: dict[Node, tuple[tuple[Node, ...], Array, Array]] = {}
+        self._operands: dict[Any, Operand] = {}
         self._failed: set[Node] = set()
 
     # --- values ---
@@ -94,29 +99,92 @@ class Rows:
         return self.add(graph.Rows, node, "", "rows", x=self.value(node), start=start, stop=stop)
 
     def view(self, r: Ref) -> View:
-        """Rows and columns of the row graph that an operand shows, and of which layer."""
-        if r not in self._at:
-            self._at[r] = base(r) if isinstance(r.op, Copy | Gather | Concat) else (r.node, r.layout)
-        node, at = self._at[r]
-        if isinstance(node.op, Input) and len(r.shape) == 2 and not self.missing(node):
-            node, at = self._pixels(r), Layout.dense(r.shape)
-        return shown(r.shape, at, node, self.place(node))
+        """Rows and columns of the row graph that an operand shows, and of which layers."""
+        if not moves(r):
+            node: Node = r.node
+            at: Array | Layout = r.layout
+            if isinstance(node.op, Input) and len(r.shape) == 2 and not self.missing(node):
+                node, at = self._pixels(r), Layout.dense(r.shape)
+            return View((node,), r.shape, *shown(at, node, self.place(node)))
+        sources, which, place = self._moved(r.node)
+        index = r.layout.positions()
+        which, place = which[index], place[index]
+        used = [s for i, s in enumerate(sources) if (which == i).any()]
+        rows, columns = np.zeros(r.shape, np.int64), np.zeros(r.shape, np.int64)
+        number = np.full(r.shape, ZERO, np.int64)
+        number[which == LOWEST] = LOWEST
+        for i, source in enumerate(sources):
+            here = which == i
+            if source in used and here.any():
+                rows[here], columns[here] = shown(place[here], source, self.place(source))
+                number[here] = used.index(source)
+        if not used:
+            raise Unsupported("does not depend on the image")
+        return View(tuple(used), r.shape, rows, columns, None if len(used) == 1 and not number.any() else number)
+
+    def _moved(self, node: Node) -> tuple[tuple[Node, ...], Array, Array]:
+        """(layers, which of them, position in its value), of each element of the value of a node that moves elements."""
+        if node not in self._leaves:
+            op = node.op
+            parts = [self._flat(r) for r in (node.operands[:1] if isinstance(op, Gather) else node.operands)]
+            sources = tuple(dict.fromkeys(s for own, _, _ in parts for s in own))
+            arrays = []
+            for own, which, place in parts:
+                numbers = np.array([*(sources.index(s) for s in own), LOWEST, ZERO])
+                arrays.append((numbers[which], place))
+            if isinstance(op, Concat):
+                which, place = (np.concatenate([a[i] for a in arrays], axis=op.axis) for i in (0, 1))
+            elif isinstance(op, Gather):
+                index = np.asarray(node.operands[1].constant)
+                which, place = (np.take(a, index, axis=op.axis) for a in arrays[0])
+            elif isinstance(op, Pad):
+                if op.value and op.value > LEAST:
+                    raise Unsupported(f"pads a value by {op.value:g}", "pad by zeros")
+                widths = list(zip(op.before, op.after, strict=True))
+                which = np.pad(arrays[0][0], widths, constant_values=LOWEST if op.value else ZERO)
+                place = np.pad(arrays[0][1], widths)
+            else:
+                which, place = arrays[0]
+            self._leaves[node] = sources, which.reshape(-1), place.reshape(-1)
+        return self._leaves[node]
+
+    def _flat(self, r: Ref) -> tuple[tuple[Node, ...], Array, Array]:
+        index = r.layout.positions()
+        if isinstance(r.op, Const) and r.scalar == 0:
+            return (), np.full(r.shape, ZERO), np.zeros(r.shape, np.int64)
+        if not moves(r):
+            return (r.node,), np.zeros(r.shape, np.int64), index
+        sources, which, place = self._moved(r.node)
+        return sources, which[index], place[index]
 
     def _pixels(self, r: Ref) -> Node:
         """Patches of the image as they are: a linear layer that copies them."""
         self.t.name, self.t.source = "", r.node.source
         return self.t.node(Linear(), r, self.t.const(np.eye(r.shape[1], dtype=np.float32))).node
 
-    def tokens(self, r: Ref) -> tuple[Node, int, Array | None]:
-        """An operand [R, C] as (layer of these columns, first row, order of the rows)."""
-        return self.of_columns(self.view(r))
+    def lost(self, view: View) -> bool:
+        """Whether a finding explains why what a view shows is missing."""
+        return any(self.missing(s) for s in view.sources)
 
-    def of_columns(self, view: View) -> tuple[Node, int, Array | None]:
-        if self.missing(view.node):
-            return view.node, 0, None
-        rows, columns = as_rows(view)
-        first, order = span(rows)
-        return self.columns(view.node, columns), first, order
+    def tokens(self, r: Ref) -> Operand:
+        """An operand [R, C] of a layer that treats rows alike."""
+        if r not in self._operands:
+            self._operands[r] = self.settled([self.view(r)])[0]
+        return self._operands[r]
+
+    def settled(self, views: list[View]) -> list[Operand]:
+        """`operands.settled`, of which what a finding explains is gone."""
+        if any(self.lost(v) for v in views):
+            return [Operand([], *v.shape, gone=True) for v in views]
+        return settled(views)
+
+    def kept(self, view: View) -> Operand:
+        """`operands.kept`, or gone."""
+        return Operand([], *view.shape, gone=True) if self.lost(view) else kept(view)
+
+    def part(self, node: Node, columns: Array, start: int, stop: int) -> str:
+        """Name of columns of rows start..stop of a layer's value."""
+        return self.value(self.columns(node, columns), start, stop)
 
     def columns(self, node: Node, columns: Array) -> Node:
         """A layer of some columns of a value, as far as possible by keeping those rows of its weight."""
@@ -134,20 +202,37 @@ class Rows:
         if isinstance(op, Linear):
             x, *parts = node.operands
             return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
-        if isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul"):
+        if isinstance(op, Conv) and op.groups == 1:
+            x, *parts = node.operands
+            return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
+        if len(node.shape) == 2 and (
+            isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul")
+        ):
             return self.t.node(op, *(self.t.gather(r, index, 1) for r in node.operands)).node
         return self.identity(node, columns)
 
     def identity(self, node: Node, columns: Array | None = None) -> Node:
         """A linear layer that copies columns of a value (all without `columns`); the value itself where it is one already."""
-        if isinstance(node.op, Linear) and columns is None:
+        if isinstance(node.op, Linear | Conv) and columns is None:
             return node
         place = self.place(node)
-        if place.column is not None or node.shape != (place.rows, place.width):
-            raise Unsupported("uses some channels of normalised queries or keys", "normalise queries and keys by themselves")
         eye = np.eye(place.width, dtype=np.float32)
+        weight = self.t.const(eye if columns is None else eye[columns])
         self.t.source, self.t.name = node.source, ""
-        return self.t.node(Linear(), node.ref, self.t.const(eye if columns is None else eye[columns])).node
+        if place.column is None and place.row is None and place.at is None and node.shape == (place.rows, place.width):
+            return self.t.node(Linear(), node.ref, weight).node
+        return self.t.node(Linear(), self.standing(node), weight).node
+
+    def standing(self, node: Node) -> Ref:
+        """The value of a layer as it stands in the row graph, [rows, width], where its own order is another."""
+        place = self.place(node)
+        where = np.full(place.rows * place.width, -1)
+        rows, columns = shown(Layout.dense(node.shape), node, place)
+        where[np.broadcast_to(rows * place.width + columns, node.shape).reshape(-1)] = np.arange(node.size)
+        if (where < 0).any():
+            raise Unsupported("uses some channels of a value of which others are not used")
+        flat = self.t.reshape(node.ref, (node.size,))
+        return self.t.reshape(self.t.gather(flat, self.t.const(where), 0), (place.rows, place.width))
 
     # --- nodes ---
 
@@ -159,6 +244,35 @@ class Rows:
         self.names.add(unique)
         self.nodes.append(kind(unique, **parameters, source=node.source))
         return unique
+
+    def diagonal(self, node: Node, x: str, gain: Array, term: Array | None = None) -> str:
+        """Gain and offset of each channel of a value: a product with a diagonal matrix."""
+        bias = None if term is None or not term.any() else self.intern(term)
+        return self.add(graph.Linear, node, "", "scale", x=x, weight=self.intern(np.diag(gain)), bias=bias)
+
+    def table(self, node: Node, table: Array) -> str:
+        """Constant rows [R, C] as a value: any row of what comes from the image times zero, plus these."""
+        table = self.intern(table)
+        key = "table", id(table)
+        if key not in self._made:
+            if not self.nodes:
+                raise Unsupported("does not depend on the image")
+            first = self.nodes[0]
+            row = self.add(graph.Rows, node, "", "rows", x=first.name, start=0, stop=1)
+            width = graph.shapes(graph.Graph(self.shapes, self.nodes[:1], []))[first.name][1]
+            none = self.intern(np.zeros((table.shape[1], width), np.float32))
+            bias = self.intern(table[0]) if len(table) == 1 else None
+            name = self.add(graph.Linear, node, "", "constant", x=row, weight=none, bias=bias)
+            if len(table) > 1:
+                prefix = np.zeros((0, table.shape[1]), np.float32)
+                name = self.add(graph.Embed, node, "", "constants", x=name, prefix=prefix, position=table)
+            self._made[key] = name
+        return self._made[key]
+
+    def constant(self, node: Node, source: Node, columns: Array, start: int, stop: int) -> str:
+        """Rows start..stop of a constant as a value."""
+        numbers = np.asarray(source.op.array, np.float32)
+        return self.table(node, numbers.reshape(-1, numbers.shape[-1] if numbers.ndim else 1)[start:stop, columns])
 
     def array(self, r: Ref, what: str = "a parameter") -> Array:
         """A constant operand as contiguous float32, one object for all of the same content."""
@@ -185,8 +299,16 @@ class Rows:
     def _fail(self, node: Node, no: Unsupported) -> None:
         """A finding, unless the node only suffers from one before it."""
         self._failed.add(node)
-        if not any(self.missing(behind(r)) for r in node.operands):
+        if not any(self._suffers(r) for r in node.operands):
             self.refuse(node, no.reason, no.hint)
+
+    def _suffers(self, r: Ref) -> bool:
+        """Whether what an operand shows is missing."""
+        return (
+            any(map(self._suffers, r.node.operands[:1] if isinstance(r.op, Gather) else r.node.operands))
+            if moves(r)
+            else (self.missing(r.node))
+        )
 
     def refuse(self, node: Node, reason: str, hint: str = "") -> None:
         self._failed.add(node)
@@ -194,3 +316,11 @@ class Rows:
         if any(f.node == source for f in self.findings):
             return  # of one ONNX node the first fault
         self.findings[Finding(source, self.kinds.get(source, node.op.kind), "select", reason, hint)] = None
+
+
+def moves(r: Ref) -> bool:
+    """Whether the node of r does nothing but move elements to places that are known."""
+    op = r.op
+    return isinstance(op, Copy | Concat | Pad) or (
+        isinstance(op, Gather) and not op.elements and r.node.operands[1].constant is not None
+    )

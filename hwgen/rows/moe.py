@@ -17,8 +17,10 @@ from ..numerics import MAX_EXPERTS, MAX_TOP_K
 from ..recognise.limits import beneath, is_limit
 from ..recognise.routers import PLAIN, ROUTER
 from ..tensor import Node, Ref
-from .dense import form_of, like_input, whole_place
+from .dense import like_input, whole_place
+from .elementwise import form_of
 from .lower import GONE, Rows
+from .operands import Operand, value
 from .views import Array, Place, Unsupported
 
 
@@ -48,9 +50,10 @@ def experts_place(b: Rows, node: Node) -> Place:
 
 
 def _alike(b: Rows, x: Ref, logits: Ref) -> None:
-    (one, _, order), (other, _, turned) = b.tokens(x), b.tokens(logits)
-    if b.missing(one) or b.missing(other):
+    one, other = b.tokens(x), b.tokens(logits)
+    if one.gone or other.gone:
         return
+    order, turned = one.order, other.order
     same = np.array_equal(order, turned) if order is not None and turned is not None else order is turned
     if not same:
         raise Unsupported("routes tokens in another order than it computes them")
@@ -66,8 +69,9 @@ def _experts(b: Rows, node: Node) -> str:
     if b.missing(gates.node) or not isinstance(op, Router):
         return GONE
     weights, form = _weights(b, node, parameters)
-    logits, first, _ = b.tokens(gates.node.operands[0])
-    logits, top_k = logits if is_limit(logits) and op.score != "sigmoid" else b.identity(logits), op.top_k
+    logits, first = _made_by(b, b.tokens(gates.node.operands[0]))
+    top_k = op.top_k
+    logits = logits if is_limit(logits) and op.score != "sigmoid" else b.identity(logits)
     if op.score == "sigmoid":  # sigmoid(l) is the softmax of l and 0: a second expert, chosen too, gives zero
         logits, top_k = _with_nothing(b, logits), 2
         weights = {k: None if w is None else b.intern(np.concatenate([w, 0.0 * w])) for k, w in weights.items()}
@@ -77,9 +81,16 @@ def _experts(b: Rows, node: Node) -> str:
         made = beneath(b.t, logits.ref).node.name
         label = f"{made}.route" if made else ""
         b.routes[key] = b.add(graph.Route, logits, label, "route", logits=name, top_k=top_k, renormalise=op.renormalise)
-    inner, start, _ = b.tokens(x)
-    tokens = b.value(inner, start, start + x.shape[0])
+    tokens = value(b, node, b.tokens(x))
     return b.add(graph.Experts, node, node.name, "experts", x=tokens, routing=b.routes[key], **weights, **form)
+
+
+def _made_by(b: Rows, operand: Operand) -> tuple[Node, int]:
+    """(the layer of these columns, first row) of logits."""
+    source = operand.plain
+    if source is None:
+        raise Unsupported("routes tokens in another order than it computes them")
+    return b.columns(source[0], source[1]), source[2]
 
 
 def _weights(b: Rows, node: Node, parameters: list[Ref]) -> tuple[dict[str, Array | None], dict[str, Any]]:
@@ -105,11 +116,10 @@ def _with_nothing(b: Rows, logits: Node) -> Node:
 
 def _scores(b: Rows, logits: Ref) -> tuple[Node, str, Array, Array | None]:
     """(linear layer, its input, weight, bias) of the logits of slots."""
-    inner, first, _ = b.tokens(logits)
+    inner, first = _made_by(b, b.tokens(logits))
     inner = b.identity(inner)
     x, weight, *bias = inner.operands
-    source, start, _ = b.tokens(x)
-    keys = b.value(source, start + first, start + first + logits.shape[0])
+    keys = value(b, inner, b.tokens(x), first, first + logits.shape[0])
     return inner, keys, b.array(weight), b.array(bias[0]) if bias else None
 
 
@@ -117,9 +127,8 @@ def dispatch(b: Rows, node: Node, start: int, stop: int) -> str:
     logits, x = node.operands
     _alike(b, x, logits)
     inner, keys, weight, _ = _scores(b, logits)
-    source, first, _ = b.tokens(x)
     label = f"{inner.name}.dispatch" if inner.name else ""
-    fields = {"keys": keys, "x": b.value(source, first, first + x.shape[0]), "weight": weight}
+    fields = {"keys": keys, "x": value(b, node, b.tokens(x)), "weight": weight}
     return b.rows_of(node, start, stop, lambda: b.add(graph.Dispatch, inner, label, "dispatch", **fields))
 
 
@@ -127,7 +136,9 @@ def slot_experts(b: Rows, node: Node, start: int, stop: int) -> str:
     x, *parts = node.operands
     weights, form = _weights(b, node, parts)
     made = {**weights, **form}
-    return b.rows_of(node, start, stop, lambda: b.add(graph.SlotExperts, node, node.name, "experts", x=b.value(x.node), **made))
+    return b.rows_of(
+        node, start, stop, lambda: b.add(graph.SlotExperts, node, node.name, "experts", x=b.value(x.node), **made)
+    )
 
 
 def combine(b: Rows, node: Node, start: int, stop: int) -> str:

@@ -9,7 +9,10 @@ from ..tensor import Concat, Contract, Gather, Input, Map, Node, Op, Pad, Reduce
 CONVOLVES = "convolves something else than the image, as convolution stems do"
 STEM = "make the tokens by one convolution of the image, whose kernel may be larger than its stride"
 REASONS: dict[type[Op], tuple[str, str]] = {
-    Softmax: ("is a softmax that no attention and no gate reads", "leave the softmax to the caller: it changes no ranking"),
+    Softmax: (
+        "is a softmax that no attention and no gate reads",
+        "leave the softmax to the caller: it changes no ranking",
+    ),
     Pad: ("pads a value inside the network, as convolutions and poolings do", STEM),
     Input: ("reads pixels of the image as they are", "make the tokens by one convolution of the image"),
     Concat: (

@@ -14,7 +14,9 @@ from hwgen.graph import Add, Experts, Graph, Linear, Node
 def chained(graph: Graph) -> Graph:
     """The graph with nested sums as chains."""
     nodes, partial = _chains(graph)
-    return replace(graph, nodes=nodes, ranges={name: limits for name, limits in graph.ranges.items() if name not in partial})
+    return replace(
+        graph, nodes=nodes, ranges={name: limits for name, limits in graph.ranges.items() if name not in partial}
+    )
 
 
 def _chains(graph: Graph) -> tuple[list[Node], set[str]]:

@@ -1,4 +1,4 @@
-"""Which rows and columns of which layer's value an operand shows, element by element."""
+"""Which rows and columns of which layers' values an operand shows, element by element."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..recognise.match import at_columns
-from ..tensor import Concat, Copy, Gather, Layout, Node, Ref
+from ..tensor import Layout, Node
 
 Array = np.ndarray
+ZERO, LOWEST = -1, -2  # elements that no value holds: zero; less than any number, around what the largest is taken of
 
 
 class Unsupported(Exception):
@@ -24,61 +25,71 @@ class Unsupported(Exception):
 @dataclass(eq=False)
 class Place:
     """Where the value of a layer stands in the row graph: [rows, width]; row r of the layer's own value (of `columns`) is
-    in row `row[r]`, from column `column[r]` on. None: where it is in the layer."""
+    in row `row[r]`, from column `column[r]` on. None: where it is in the layer.
+
+    at   (row, column) of each element of the layer's value in its own order, where that is not tokens by channels
+    """
 
     rows: int
     width: int
     row: Array | None = None
     column: Array | None = None
+    at: tuple[Array, Array] | None = None
 
 
 @dataclass(eq=False)
 class View:
-    """Elements of the value of `node`: row and column of each in the row graph, arrays that broadcast to `shape`."""
+    """Elements of values: row and column of each in the row graph, arrays that broadcast to `shape`.
 
-    node: Node
+    which   index in `sources` of the value, ZERO or LOWEST; None: all of the first
+    """
+
+    sources: tuple[Node, ...]
     shape: tuple[int, ...]
     rows: Array
     columns: Array
+    which: Array | None = None
+
+    @property
+    def node(self) -> Node:
+        return self.sources[0]
+
+    @property
+    def single(self) -> bool:
+        return self.which is None
 
     def map(self, change: Callable[[Array], Array]) -> View:
         """Another arrangement of the same elements."""
-        rows, columns = (change(np.broadcast_to(a, self.shape)) for a in (self.rows, self.columns))
-        return View(self.node, rows.shape, rows, columns)
+        arrays = [
+            None if a is None else change(np.broadcast_to(a, self.shape)) for a in (self.rows, self.columns, self.which)
+        ]
+        rows, columns, which = arrays
+        assert rows is not None and columns is not None
+        return View(self.sources, rows.shape, rows, columns, which)
+
+    def group(self, *groups: list[int]) -> View:
+        """Axes joined group by group, the first one outermost; arrays that broadcast along a whole group stay small."""
+        order = [i for axes in groups for i in axes]
+
+        def change(a: Array) -> Array:
+            a = a.reshape((1,) * (len(self.shape) - a.ndim) + a.shape)
+            for axes in groups:
+                if any(a.shape[i] != 1 for i in axes):
+                    a = np.broadcast_to(
+                        a, [n if i in axes else m for i, (n, m) in enumerate(zip(self.shape, a.shape, strict=True))]
+                    )
+            return a.transpose(order).reshape([int(np.prod([a.shape[i] for i in axes])) for axes in groups])
+
+        shape = tuple(int(np.prod([self.shape[i] for i in axes])) for axes in groups)
+        which = None if self.which is None else change(self.which)
+        return View(self.sources, shape, change(self.rows), change(self.columns), which)
 
 
-def behind(r: Ref) -> Node:
-    """The layer behind moves that are nodes."""
-    return base(r)[0] if isinstance(r.op, Copy | Gather | Concat) else r.node
-
-
-def base(r: Ref) -> tuple[Node, Array]:
-    """The layer behind moves that are nodes, and the position in its value of each element of r."""
-    at = r.layout.positions()
-    node = r.node
-    while True:
-        op = node.op
-        if isinstance(op, Copy):
-            (x,) = node.operands
-        elif isinstance(op, Gather) and not op.elements and node.operands[1].constant is not None:
-            x, index = node.operands
-            at = np.take(x.layout.positions(), np.asarray(index.constant), axis=op.axis).reshape(-1)[at]
-            node = x.node
-            continue
-        elif isinstance(op, Concat):
-            parts = [base(p) for p in node.operands]
-            if any(n is not parts[0][0] for n, _ in parts):
-                return node, at
-            node, at = parts[0][0], np.concatenate([p for _, p in parts], axis=op.axis).reshape(-1)[at]
-            return node, at
-        else:
-            return node, at
-        at = x.layout.positions().reshape(-1)[at]
-        node = x.node
-
-
-def shown(shape: tuple[int, ...], at: Layout | Array, node: Node, place: Place) -> View:
+def shown(at: Layout | Array, node: Node, place: Place) -> tuple[Array, Array]:
     """`at`, positions in the value of `node`, as rows and columns of the row graph."""
+    if place.at is not None:
+        at = at.positions() if isinstance(at, Layout) else at
+        return place.at[0][at], place.at[1][at]
     width = node.shape[-1] if node.shape else 1
     split = at_columns(at, width) if isinstance(at, Layout) and width > 1 else None
     if split is not None:
@@ -90,7 +101,7 @@ def shown(shape: tuple[int, ...], at: Layout | Array, node: Node, place: Place) 
         columns = columns + place.column[rows]
     if place.row is not None:
         rows = place.row[rows]
-    return View(node, shape, rows, columns)
+    return rows, columns
 
 
 def _sums(layout: Layout, width: int, down: bool) -> Array:
@@ -107,24 +118,22 @@ def _sums(layout: Layout, width: int, down: bool) -> Array:
     return total.reshape([1] * rank) if total.ndim == 0 else total
 
 
-def as_rows(view: View) -> tuple[Array, Array]:
-    """(row of each row, columns) of a view [R, C] of which every row shows the same columns of one row."""
-    rows, columns = view.rows, view.columns
-    if rows.ndim != 2 or (rows != rows[:, :1]).any() or (columns != columns[:1]).any():
-        flat = (rows * (columns.max() + 1) + columns).reshape(-1)
-        if rows.ndim == 2 and (rows[0] != rows[0, 0]).any() and np.bincount(flat).max() == 1:
-            hint = "keep one grid of tokens from the patch embedding to the end"
-            raise Unsupported("joins the channels of several tokens in one (patch merging)", hint)
-        raise Unsupported("its input is not tokens by channels")
-    return np.broadcast_to(rows[:, 0], view.shape[:1]), np.broadcast_to(columns[0], view.shape[1:])
+def as_tokens(view: View) -> tuple[View, list[int], int]:
+    """(the same elements [R, C], the axes in the order in which they stand there, how many of these make the rows): the axes
+    along which rows change first, then those along which columns do."""
+    rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
+    which = None if view.which is None else np.broadcast_to(view.which, view.shape)
+    down: list[int] = []
+    across: list[int] = []
+    for i, n in enumerate(view.shape):
+        ahead, behind = (tuple(part if j == i else slice(None) for j in range(len(view.shape))) for part in CUTS)
+        same = np.True_ if which is None else (which[ahead] == which[behind]) & (which[ahead] >= 0)
+        moves = [bool(((a[ahead] != a[behind]) & same).any()) for a in (rows, columns)]
+        if all(moves):
+            raise Unsupported("its input is not tokens by channels")
+        last = n == 1 and i == len(view.shape) - 1 and not across
+        (across if moves[1] or last else down).append(i)
+    return view.group(down, across), down + across, len(down)
 
 
-def span(rows: Array) -> tuple[int, Array | None]:
-    """(first, order) where `rows` are first .. first + n - 1, each once; order None where they rise."""
-    first = int(rows.min()) if rows.size else 0
-    order = rows - first
-    if np.array_equal(order, np.arange(rows.size)):
-        return first, None
-    if not np.array_equal(np.sort(order), np.arange(rows.size)):
-        raise Unsupported("uses some tokens twice or leaves tokens between them out", "use all tokens, or a range of them")
-    return first, order
+CUTS = slice(1, None), slice(None, -1)

@@ -3,7 +3,8 @@
 Values: every instruction reads, in program order, what the graph says was written there last; so nothing that is still
 needed has been overwritten. Waits: where two instructions touch the same place, the counts that the later one waits for
 include the earlier one, by themselves or through what they wait for in turn; within a unit only a read after a write must
-wait, because rows go through a unit in order. Weights: streams come in the order in which Matmuls take them.
+wait, because rows go through a unit in order. Weights: streams come in the order in which Matmuls take them. Walks: those
+in front of an operation's instructions make, one behind the other, the rows of its walk.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from ..config import Config
 from ..intgraph import IntGraph, MatMul, Op, Transfer, View
 from ..isa import ColScale, Indirect, Unit, WeightSource
 from ..program import TaskProgram
+from ..walks import Walk
 from .areas import Areas
-from .footprint import KEPT, PARAMS, QUEUE, SCALES, STORED, TABLE, Access, addresses, footprint
+from .footprint import KEPT, PARAMS, QUEUE, SCALES, STORED, TABLE, Access, addresses, footprint, reach
 from .hazards import Region, strided
 from .layout import layout_of
 
@@ -45,6 +47,9 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config, spills: int 
     memory, clocks = np.full(size, -1), _Clocks(size)
     rows_done: dict[str, int] = defaultdict(int)
     columns_done: dict[str, int] = defaultdict(int)  # chunks of a transfer
+    params_loaded: dict[str, int] = defaultdict(int)
+    held: dict[Unit | None, tuple[isa.WalkFields, str]] = {}  # of the unit's next instruction, and its operation
+    walks: dict[str, list[Walk]] = {}
     streamed = [name for insn, name in zip(task.instructions, task.origins, strict=True) if isinstance(insn, isa.Stream)]
     taken = 0
     for number, (insn, name) in enumerate(zip(task.instructions, task.origins, strict=True)):
@@ -52,38 +57,80 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config, spills: int 
             clocks.end(insn, number)
             continue
         i, op = ops[name]
-        first = rows_done[name]
+        if isinstance(insn, isa.WalkFields):
+            held[insn.unit] = insn, name
+            continue
+        if insn.unit in held or (op.walk is not None and isinstance(insn, (isa.Matmul, isa.ReduceWindow))):
+            walk = _walk_of(insn, name, number, held)
+            walks.setdefault(name, []).append(walk)
+        else:
+            walk = None
+        picked = {} if walk is None else reach(walk)
+        # Parameters or a table, which no view names.
+        aside = isinstance(insn, (isa.Load, isa.LoadScales)) and hasattr(op, "x") and not isinstance(op, Transfer)
+        first = rows_done[name] if walk is None and not aside else 0
+        if aside and isinstance(insn, isa.Load):  # one may come in several
+            first = params_loaded[name]
+            params_loaded[name] += insn.rows
         if isinstance(insn, isa.Matmul) and insn.expert == isa.NO_EXPERT:
             rows_done[name] += insn.rows
-        reads, writes = footprint(insn, op, config, spills // config.axi_bytes)
+        reads, writes = footprint(insn, op, config, walk, spills // config.axi_bytes)
         column = columns_done[name]
         if isinstance(insn, (isa.Load, isa.Store)):
             columns_done[name] += insn.chunks
         for field, region in reads:
             if field == QUEUE:
                 continue
-            found = strided(memory, region)
-            want = expected.read(i, op, field, first, column, region)
-            if want is not None and not ((found == want) | (want == -1)).all():
+            base, rows = _rows(field, first, picked)
+            found = strided(memory, region)[rows]
+            want = expected.read(i, op, field, base, column, region)
+            if want is not None and not ((found == want[rows]) | (want[rows] == -1)).all():
                 raise Faulty(f"instruction {number} ({name}): {field} has been overwritten since it was written")
         clocks.check(insn, number, reads, writes)
-        # Parameters or a table, which no view names.
-        aside = isinstance(insn, (isa.Load, isa.LoadScales)) and hasattr(op, "x")
-        aside = aside and not isinstance(op, Transfer)
         for field, region in writes:
             if isinstance(op, Transfer):
                 whole = _written(i, region.rows, expected.width(op.out))
                 strided(memory, region)[:] = whole[:, column : column + region.width]
             elif field != QUEUE:
                 found = strided(memory, region)
-                rows, width = found.shape[::-1] if field.endswith(SCALES) and not aside else found.shape
-                found[:] = _written(i + aside * len(graph.ops), rows, width, first).reshape(found.shape)
+                base, rows = _rows(field, first, picked)
+                height, width = found.shape[::-1] if field.endswith(SCALES) and not aside else found.shape
+                numbers = _written(i + aside * len(graph.ops), height, width, base).reshape(found.shape)
+                found[rows] = numbers[rows]
         if isinstance(insn, isa.Matmul) and (insn.w_source == WeightSource.STREAM or insn.col_source == ColScale.PARAMETERS):
             if taken >= len(streamed) or streamed[taken] != name:
                 raise Faulty(f"instruction {number} ({name}): weight stream {taken} is not its own")
             taken += 1
     if taken != len(streamed):
         raise Faulty(f"{len(streamed) - taken} weight streams that no Matmul takes")
+    for name, parts in walks.items():
+        _check_walks(name, ops[name][1].walk, parts)
+
+
+def _rows(field: str, first: int, picked: dict[str, np.ndarray]) -> tuple[int, tuple[slice | np.ndarray, ...]]:
+    """The row of a view at which a region begins, and the index of those of its rows that are used.
+
+    first: the row without a walk; picked: `reach` of a walk.
+    """
+    used = picked.get(field.removesuffix(SCALES))
+    if used is None:
+        return first, (slice(None),)
+    inside = used - used.min()
+    return int(used.min()), (slice(None), inside) if field.endswith(SCALES) else (inside,)
+
+
+def _walk_of(insn: isa.Insn, name: str, number: int, held: dict[Unit | None, tuple[isa.WalkFields, str]]) -> Walk:
+    """The walk that is held for an instruction, which takes it."""
+    fields, owner = held.pop(insn.unit, (None, ""))
+    if fields is None or owner != name:
+        raise Faulty(f"instruction {number} ({name}): the walk before it is {f'that of {owner}' if owner else 'missing'}")
+    return Walk.of(fields, insn.rows)  # type: ignore[attr-defined]
+
+
+def _check_walks(name: str, walk: Walk | None, parts: list[Walk]) -> None:
+    x, y = (np.concatenate([rows(part) for part in parts], axis=-1) for rows in (Walk.x_rows, Walk.y_rows))
+    if walk is None or not (np.array_equal(x, walk.x_rows()) and np.array_equal(y, walk.y_rows())):
+        raise Faulty(f"{name}: its instructions' walks are not its own")
 
 
 class _Graph:
@@ -108,11 +155,13 @@ class _Graph:
                 self.before[i, field] = part(view).copy()
                 self.before[i, field + SCALES] = maxima[view.buffer][view.row : view.row + view.rows].copy()
             for view in op.writes().values():
-                rows = op.x.rows if isinstance(op, MatMul) and op.expert is None else view.rows
-                written = part(view)[:rows]
-                written[:] = _written(i, *written.shape)
+                by_row = isinstance(op, MatMul) and op.expert is None and op.walk is None
+                count = op.reads()["x"].rows if by_row else view.rows
+                rows = np.arange(count) if op.walk is None else op.walk.y_rows()
+                written = part(view)
+                written[rows] = _written(i, *written.shape)[rows]
                 if op.writes_maxima() is not None:
-                    maxima[view.buffer][view.row : view.row + rows] = _written(i, rows, 1)[:, 0]
+                    maxima[view.buffer][view.row + rows] = _written(i, view.rows, 1)[rows, 0]
         stored = defaultdict(list)
         for output in graph.outputs:
             stored[output.view.buffer].append(part(output.view).copy())

@@ -13,11 +13,24 @@ from typing import Any
 from .. import isa
 from ..config import Config
 from ..errors import Shortage
-from ..intgraph import Constant, Fetch, Input, IntGraph, MatMul, Multiply, Norm, RouteTokens, Spill, Transfer
+from ..intgraph import (
+    Constant,
+    Fetch,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    ReduceWindow,
+    RouteTokens,
+    Spill,
+    Transfer,
+)
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import Place
+from ..walks import Walk
 from .footprint import KEPT, addresses, footprint
-from .hazards import Hazards, fields_fit
+from .hazards import Hazards, fields_fit, walk_fields
 from .liveness import steps
 from .prepare import Needs
 from .spaces import Spaces
@@ -66,21 +79,25 @@ class Emitter:
 
     # --- instructions -----------------------------------------------------------------------------------------------
 
-    def _emit(self, kind: type[isa.Insn], i: int, stream: int = -1, **values: Any) -> None:
-        self.emitted.append((self._waiting(kind, i, values), i, stream))
+    def _emit(self, kind: type[isa.Insn], i: int, stream: int = -1, walk: Walk | None = None, **values: Any) -> None:
+        """The instruction, behind its walk where it has one."""
+        if walk is not None:
+            name = self.graph.ops[i].name
+            self.emitted.append((fields_fit(isa.WALKS[kind], name, walk_fields(name, walk)), i, -1))
+        self.emitted.append((self._waiting(kind, i, values, walk), i, stream))
 
-    def _waiting(self, kind: type[isa.Insn], i: int, values: dict[str, Any]) -> isa.Insn:
+    def _waiting(self, kind: type[isa.Insn], i: int, values: dict[str, Any], walk: Walk | None = None) -> isa.Insn:
         """The instruction, with its wait counts."""
         op = self.graph.ops[i]
-        reads, writes = footprint(kind(**values), op, self.config, self.spills)
+        reads, writes = footprint(kind(**values), op, self.config, walk, self.spills)
         assert kind.unit is not None
         read = [region for field, region in reads if field != KEPT]
         waits = self.hazards.issue(kind.unit, read, [region for _, region in writes])
         return fields_fit(kind, op.name, waits | values)
 
-    def _load(self, i: int, address: int, rows: int, chunks: int, pitch: int, dram: int) -> None:
-        narrow, beat = int(i in self.needs.narrow), dram // self.config.axi_bytes
-        self._emit(isa.Load, i, dram=beat, dst=address, rows=rows, chunks=chunks, pitch=pitch, narrow=narrow)
+    def _load(self, i: int, address: int, rows: int, chunks: int, pitch: int, dram: int, narrow: bool = False) -> None:
+        beat = dram // self.config.axi_bytes
+        self._emit(isa.Load, i, dram=beat, dst=address, rows=rows, chunks=chunks, pitch=pitch, narrow=int(narrow))
 
     def _load_view(self, i: int) -> None:
         """The transfer of a Constant, Input or Fetch."""
@@ -91,7 +108,16 @@ class Emitter:
         view = op.writes()["out"]
         layout = self.needs.layouts[view.buffer]
         dram = self.inputs[i] if isinstance(op, Input) else self.needs.data[i]
-        self._load(i, self.spaces.address(view, i), view.rows, layout.chunks(view), layout.pitch, dram)
+        place = self.spaces.address(view, i), view.rows, layout.chunks(view), layout.pitch
+        self._load(i, *place, dram, i in self.needs.narrow)
+
+    def _load_params(self, i: int) -> None:
+        """The parameters of a Norm or a ReduceWindow: two rows, then weights."""
+        item, weights = self.spaces.params[i], self.needs.sizes[i][1] if i in self.needs.taps else 0
+        chunks = item.size // (2 + weights)
+        self._load(i, item.address, 2, chunks, chunks, self.needs.data[i])
+        if weights:
+            self._load(i, item.address + 2 * chunks, weights, chunks, chunks, self.needs.taps[i], True)
 
     def _transfer(self, i: int, op: Transfer) -> None:
         """Loads of a Fetch, or Stores of a Spill."""
@@ -114,9 +140,7 @@ class Emitter:
                 moved.update(span.loads)
                 found += [(item.first, (self.step_of[span.use], self._load_view, (i,))) for i in span.loads]
         for i, item in self.spaces.params.items():
-            chunks = item.size // 2
-            arguments = (i, item.address, 2, chunks, chunks, self.needs.data[i])
-            found.append((max(item.first, item.load), (self.step_of[i], self._load, arguments)))
+            found.append((max(item.first, item.load), (self.step_of[i], self._load_params, (i,))))
         for i, item in self.spaces.tables.items():
             found.append((max(item.first, item.load), (self.step_of[i], self._load_table, (i,))))
         result: dict[int, list[Load]] = {}
@@ -124,13 +148,16 @@ class Emitter:
             result.setdefault(first, []).append(load)
         return result, moved
 
-    def _blocks(self, op: MatMul) -> Iterator[tuple[int, int]]:
-        """(first row, rows) of the blocks a Matmul without queue is split into."""
+    def _blocks(self, op: MatMul) -> Iterator[tuple[int, int, Walk | None]]:
+        """(first row, rows, walk) of the blocks a Matmul without queue is split into; a part of a walk starts where it does."""
         size = self.config.acc_rows
+        if op.walk is not None:
+            yield from ((0, part.rows, part) for part in op.walk.parts(size))
+            return
         for first in range(0, op.x.rows, size):
-            yield first, min(size, op.x.rows - first)
+            yield first, min(size, op.x.rows - first), None
 
-    def _matmul(self, i: int, op: MatMul, first: int, rows: int) -> None:
+    def _matmul(self, i: int, op: MatMul, first: int, rows: int, walk: Walk | None = None) -> None:
         spaces, (outputs, inputs) = self.spaces, self.needs.sizes[i]
         expert = isa.NO_EXPERT if op.expert is None else op.expert[1]
         x, y = spaces.region(op.x, i, first), spaces.region(op.out, i, first)
@@ -163,7 +190,7 @@ class Emitter:
             stream = len(self.streams)
             values["discard"] = int(expert != isa.NO_EXPERT and self._early(i))
             self._stream(i, isa.NO_EXPERT if values["discard"] else expert)
-        self._emit(isa.Matmul, i, stream, **values)
+        self._emit(isa.Matmul, i, stream, walk, **values)
 
     def _early(self, i: int) -> bool:
         """Whether an expert's weights are streamed before its queue is known: those of the first experts, as far as the
@@ -185,18 +212,33 @@ class Emitter:
 
     def _multiply(self, i: int, op: Multiply) -> None:
         factor, (columns, period) = self.spaces.region(op.factor, i), self.needs.sizes[i]
-        values = {"factor": factor.start, "factor_pitch": factor.pitch, "period": -(-period // self.config.chunk)}
+        pitch = factor.pitch if factor.rows > 1 else 0  # one row of factors for all of x
+        values: dict[str, Any] = {"factor": factor.start, "factor_pitch": pitch, "period": -(-period // self.config.chunk)}
         self._rows(isa.Multiply, i, op, columns=columns, pairs=int(op.pairs), shift=op.shift, **values)
 
-    def _rows(self, kind: type[isa.RowInsn], i: int, op: Norm | Multiply, **values: int) -> None:
+    def _window(self, i: int, op: ReduceWindow) -> None:
+        values: dict[str, Any] = {"columns": self.needs.sizes[i][0], "params": self.spaces.params[i].address}
+        values |= {"reduce": op.reduce, "before": op.before, "shift": op.shift}
+        if op.gelu is not None:
+            values |= {"gelu": isa.Gelu[op.gelu[0].upper()], "gelu_shift": op.gelu[1]}
+        for part in op.walk.parts(self.config.acc_rows):
+            self._rows(isa.ReduceWindow, i, op, part, **values)
+
+    def _rows(
+        self, kind: type[isa.RowInsn], i: int, op: Norm | Multiply | ReduceWindow, walk: Walk | None = None, **values: Any
+    ) -> None:
         """An instruction that makes rows from rows."""
         x, y = self.spaces.region(op.x, i), self.spaces.region(op.out, i)
-        values |= {"rows": x.rows, "x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
+        values |= {"x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
+        values["rows"] = x.rows if walk is None else walk.rows
         values["y_max"] = int(op.row_max != RowMax.NONE)
-        self._emit(kind, i, **values, **({"y_scale": self.spaces.scale(op.out, i)} if values["y_max"] else {}))
+        if values["y_max"]:
+            values["y_scale"] = self.spaces.scale(op.out, i)
+        self._emit(kind, i, -1, walk, **values)
 
     def _route(self, i: int, op: RouteTokens) -> None:
-        x, values = self.spaces.region(op.logits, i), {"dense": int(op.dense is not None)}
+        x = self.spaces.region(op.logits, i)
+        values: dict[str, Any] = {"dense": int(op.dense is not None)}
         if op.dense is not None:
             y = self.spaces.region(op.dense, i)
             values |= {"y": y.start, "y_pitch": y.pitch}
@@ -240,11 +282,13 @@ class Emitter:
                 self._norm(i, op)
             case Multiply():
                 self._multiply(i, op)
+            case ReduceWindow():
+                self._window(i, op)
             case RouteTokens():
                 self._route(i, op)
             case MatMul():
-                for first, rows in [(0, op.x.rows)] if op.expert else self._blocks(op):
-                    self._matmul(i, op, first, rows)
+                for first, rows, walk in [(0, op.x.rows, None)] if op.expert else self._blocks(op):
+                    self._matmul(i, op, first, rows, walk)
 
     def _run_blocks(self, step: list[int]) -> None:
         """One block of rows through all MatMuls of the step, then the next; see liveness.steps."""
@@ -253,7 +297,7 @@ class Emitter:
             first, have = self.graph.ops[step[0]], self.config.acc_rows
             need = first.row_views()["x"].rows
             raise Shortage(f"{first.name}: acc_rows={have} must be at least {need}", "acc_rows", need / have)
-        for begin, rows in self._blocks(ops[0]):
+        for begin, rows, _ in self._blocks(ops[0]):
             for i, op in zip(step, ops, strict=True):
                 self._matmul(i, op, begin, rows)
 

@@ -2,7 +2,7 @@
 
 Read after write waits always, also within a unit, because a unit may start an instruction while the one before is still
 on its way through the pipeline. Write after read and write after write wait between units only: within a unit rows go
-through in order, so an older instruction reads and writes before a younger one writes.
+through in order, so an older instruction reads and writes before a younger one writes. A walk is not counted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..isa import COUNT_BITS, Insn, Unit, encode
+from ..walks import Walk
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,14 @@ class Hazards:
 
     def _last(self, table: np.ndarray, region: Region) -> np.ndarray:
         return strided(table, region).max(axis=(1, 2))
+
+
+def walk_fields(op_name: str, walk: Walk) -> dict[str, int]:
+    """The fields of a walk, or a UserError naming the operation and what does not fit them."""
+    try:
+        return walk.fields()
+    except ValueError as error:
+        raise UserError(f"{op_name}: {error}; the network is too large for the machine's instructions") from None
 
 
 def fields_fit(insn: type[Insn], name: str, values: dict[str, Any]) -> Insn:

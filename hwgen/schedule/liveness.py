@@ -73,9 +73,10 @@ def steps(graph: IntGraph, config: Config) -> list[list[int]]:
             if op.row_max not in previous:
                 raise ValueError(f"{op.name}: continue_max without an earlier MatMul")
             before = graph.ops[previous[op.row_max]]
-            if before.expert or op.expert or before.reads()["x"].rows != op.x.rows:
+            assert isinstance(before, MatMul)
+            if before.expert or op.expert or before.rows != op.rows:
                 raise ValueError(f"{op.name}: continue_max after {before.name} with other rows")
-            if op.x.rows > config.acc_rows:
+            if op.rows > config.acc_rows:
                 for j in range(previous[op.row_max] + 1, i + 1):
                     start[j] = start[previous[op.row_max]]
         previous[op.row_max] = i
@@ -94,10 +95,10 @@ def _check_blocks(graph: IntGraph, step: list[int], config: Config) -> None:
     """The operations of a step must be independent from one block of rows to the next."""
     ops = [graph.ops[i] for i in step if not isinstance(graph.ops[i], Constant)]
     written = {op.out.buffer: op.out.row for op in ops if isinstance(op, MatMul)}
-    rows = ops[0].row_views()["x"].rows
+    rows = ops[0].row_views()["x"].rows if ops[0].walk is None else ops[0].walk.rows
     for op in ops:
         whole = op.stationary()
-        aligned = isinstance(op, MatMul) and op.expert is None and op.x.rows == rows
+        aligned = isinstance(op, MatMul) and op.expert is None and op.walk is None and op.x.rows == rows
         aligned = aligned and not (whole is not None and whole.buffer in written)
         aligned = aligned and all(written.get(v.buffer, v.row) == v.row for v in op.row_views().values())
         if not aligned:
@@ -166,6 +167,8 @@ def _whole(graph: IntGraph, op: Op, out: View, queued: set[str]) -> bool:
     rows = graph.buffers[out.buffer].rows
     if op.expert:
         return out.buffer in queued and out.rows == rows
+    if op.walk is not None:  # it writes no row twice
+        return op.walk.rows == rows
     return (op.x.rows if isinstance(op, MatMul) else out.rows) == rows
 
 

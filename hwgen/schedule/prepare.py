@@ -9,14 +9,15 @@ import numpy as np
 from .. import numerics as num
 from ..config import Config
 from ..errors import Shortage, UserError
-from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, RouteTokens, View
-from ..isa import ROW_BITS, ColScale, Convert, Indirect, RowMax, RowScale
+from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..isa import INDEX_BITS, ROW_BITS, WINDOW_TAPS, ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import RowLayout
 from .areas import Areas
 from .layout import (
     DataStore,
     Layout,
     WeightStore,
+    align,
     chunk_bytes,
     fits_narrow,
     layout_of,
@@ -33,15 +34,17 @@ class Needs:
     """Layouts and DRAM addresses of one task, by op index.
 
     `weights`: (first word, words) of a MatMul. `data`: byte offset in the constants region, of a Constant, of gamma and
-    beta of a Norm, of the row multipliers of a MatMul. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of
-    the factor) of a Multiply. `narrow`: each Constant and Input that crosses DRAM as int8. `shortages`: what operations
-    exceed of the Config. `areas`: of buffers in DRAM.
+    beta of a Norm, of multipliers and biases of a ReduceWindow, of the row multipliers of a MatMul. `taps`: likewise of the
+    weights of a ReduceWindow, as int8. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of the factor) of a
+    Multiply, (columns, taps with weights) of a ReduceWindow. `narrow`: each Constant and Input that crosses DRAM as int8.
+    `shortages`: what operations exceed of the Config. `areas`: of buffers in DRAM.
     """
 
     layouts: dict[str, Layout]
     areas: Areas
     weights: dict[int, tuple[int, int]] = field(default_factory=dict)
     data: dict[int, int] = field(default_factory=dict)
+    taps: dict[int, int] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     narrow: set[int] = field(default_factory=set)
     shortages: list[Shortage] = field(default_factory=list)
@@ -51,7 +54,7 @@ class Needs:
         have = getattr(config, field)
         if amount > have:
             message = f"{op.name}: {what} need {field}={amount}, it is {have}"
-            self.shortages.append(Shortage(message, field, amount / have))
+            self.shortages.append(Shortage(message, field, amount / max(have, 1)))
 
 
 def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: DataStore) -> Needs:
@@ -77,6 +80,8 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
                 needs.data[i] = constants.add(pack_rows(rows, np.arange(rows.shape[1]), config))
             case Multiply():
                 needs.sizes[i] = _multiply_columns(needs, op, config)
+            case ReduceWindow():
+                _prepare_window(needs, i, op, config, constants)
             case RouteTokens():
                 _check_route(needs, op, config)
                 routes[op.name], last_route = op, op.name
@@ -110,23 +115,49 @@ def _prepare_matmul(
     if op.bias is not None and not params:
         raise ValueError(f"{op.name}: a bias needs column parameters")
     if constant or params:
-        count = stream_words(config, n, k if constant else 0, params)
+        padded = op.taps * align(k, config.array_inputs)  # every tap's weights begin with a word
+        count = stream_words(config, n, padded if constant else 0, params)
         if weights.contents:
             packed = mult = bias = None
             if constant:
-                packed = np.zeros((n, k), np.int8)
-                packed[np.ix_(n_columns, k_columns)] = np.asarray(op.w)
+                packed = np.zeros((n, padded), np.int8)
+                columns = np.arange(op.taps)[:, None] * (padded // op.taps) + k_columns
+                packed[np.ix_(n_columns, columns.reshape(-1))] = np.asarray(op.w)
             if params:
                 mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
                 mult[n_columns] = op.col_mult
                 bias[n_columns] = 0 if op.bias is None else op.bias
             first = weights.add(pack_stream(config, packed, mult, bias))
         else:
-            first = weights.reserve((constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k), count)
+            key = constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k, op.taps
+            first = weights.reserve(key, count)
         needs.weights[i] = first, count
     if op.row_scale == RowScale.TABLE:
         table = np.broadcast_to(np.asarray(op.row_mult, "<u2"), op.x.rows)
         needs.data[i] = constants.add(table.tobytes())
+
+
+def _prepare_window(needs: Needs, i: int, op: ReduceWindow, config: Config, constants: DataStore) -> None:
+    columns = _layout(needs, op.x).columns(op.x)
+    if not np.array_equal(columns, _layout(needs, op.out).columns(op.out)):
+        raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.out.buffer!r} are padded differently")
+    needs.ask(op, config, "window_chunks", 1, "windows of rows")
+    for name, value, low, high in (
+        ("weights", op.weights, -num.INT8_MAX, num.INT8_MAX),
+        ("mult", op.mult, 0, num.U16_MAX),
+        ("bias", op.bias, -num.INT16_MAX - 1, num.INT16_MAX),
+    ):
+        if value is not None and (value.min() < low or value.max() > high):
+            raise ValueError(f"{op.name}: {name} outside {low}..{high}")
+    weights = 0 if op.weights is None else len(op.weights)
+    if weights > WINDOW_TAPS:
+        raise UserError(f"{op.name}: a window of {weights} taps with weights, the machine takes at most {WINDOW_TAPS}")
+    needs.sizes[i] = int(columns[-1]) + 1, weights
+    scales = np.stack([op.mult.astype(np.uint16).view(np.int16), op.bias.astype(np.int16)])
+    needs.data[i] = constants.add(pack_rows(scales, columns, config))
+    if op.weights is not None:
+        taps = op.weights.astype(np.int16) << num.STATIC_SHIFT
+        needs.taps[i] = constants.add(pack_rows(taps, columns, config, narrow=True))
 
 
 def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict[str, RouteTokens]) -> None:
@@ -162,9 +193,12 @@ def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict[str, Ro
         view = getattr(op, name)
         need(not isinstance(view, View) or not view.overlaps(op.out), f"{name} overlaps out")
     if op.residual is not None:
-        need(op.residual.cols == op.out.cols and op.residual.rows >= min(op.x.rows, op.out.rows), "residual shape")
+        least = op.out.rows if op.walk is not None else min(op.x.rows, op.out.rows)
+        need(op.residual.cols == op.out.cols and op.residual.rows >= least, "residual shape")
         if not np.array_equal(_layout(needs, op.residual).columns(op.residual), out.columns(op.out)):
             raise UserError(f"{op.name}: {op.residual.buffer!r} and {op.out.buffer!r} are padded differently")
+    if op.walk is not None and max(op.x.rows, op.out.rows) > 1 << INDEX_BITS:
+        raise UserError(f"{op.name}: walks {max(op.x.rows, op.out.rows)} rows, the machine at most {1 << INDEX_BITS}")
     if op.expert is not None:
         tokens = routes[op.expert[0]].logits.rows
         rows = op.out if op.indirect == Indirect.GATHER else op.x

@@ -6,7 +6,7 @@ from bisect import bisect
 
 from ..config import Config
 from ..errors import Shortage
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, Spill, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, Spill, View
 from ..isa import RowScale
 from ..program import Place
 from .allocate import Item, place, set_lead
@@ -23,7 +23,8 @@ NORM_BESIDE = 16  # operations behind one of the vector unit among which those a
 class Spaces:
     """Places of one task. `spans`, `maxima`: the spans of every buffer and of its row maxima, with their items.
 
-    `params`: gamma and beta of a Norm, `tables`: row multipliers of a MatMul, by op index. `step_of`: step of each op.
+    `params`: gamma and beta of a Norm, or what a ReduceWindow has of each column, `tables`: row multipliers of a MatMul, by
+    op index. `step_of`: step of each op.
     Items that are loaded from DRAM may be loaded from the beginning of step `first`.
     """
 
@@ -73,6 +74,11 @@ class Spaces:
             if isinstance(op, Norm):
                 size = 2 * (align(op.x.cols, config.chunk) // config.chunk)
                 self.params[i] = Item(f"gamma and beta of {op.name!r}", size, first, step, load=load)
+            elif isinstance(op, ReduceWindow):
+                columns, weights = needs.sizes[i]
+                size = (2 + weights) * (align(columns, config.chunk) // config.chunk)
+                name = f"multipliers, biases and weights of {op.name!r}"
+                self.params[i] = Item(name, size, first, step, load=load)
             elif isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
                 self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, first, step, load=load)
 
@@ -112,7 +118,7 @@ class Spaces:
         """Cycles that two items in one bank take from each other, about: a bank serves one read a cycle.
 
         A Matmul reads its streamed rows nearly every cycle, its stationary rows once a tile (those of its first tiles
-        while the Matmul before it runs), residual rows in the last tile of every output. A LayerNorm or a product of rows
+        while the Matmul before it runs), residual rows in the last tile of every output. The vector unit
         reads beside the Matmuls that follow it.
         """
         number = {id(item): n for n, item in enumerate(scratch)}
@@ -134,31 +140,33 @@ class Spaces:
                 stationary = op.out.cols * inputs
                 whole = op.stationary()
                 clash(i, op.x, i, whole, stationary)
-                clash(i, op.x, i, op.residual, op.x.rows * outputs)
-                clash(i, whole, i, op.residual, min(stationary, op.x.rows * outputs))
+                clash(i, op.x, i, op.residual, op.rows * outputs)
+                clash(i, whole, i, op.residual, min(stationary, op.rows * outputs))
                 if previous >= 0:
                     clash(previous, ops[previous].reads()["x"], i, whole, min(stationary, self.config.array_outputs))
                 previous = i
-            elif isinstance(op, (Norm, Multiply)):
+            elif isinstance(op, (Norm, Multiply, ReduceWindow)):
                 left = op.x.rows * -(-op.x.cols // self.config.chunk)  # reads that no Matmul has run beside yet
+                if isinstance(op, ReduceWindow):
+                    left = op.walk.rows * op.walk.count * -(-op.x.cols // (self.config.chunk * self.config.window_chunks))
                 if isinstance(op, Multiply):
                     left += op.x.rows * -(-op.factor.cols // self.config.chunk)
                 for j in range(i + 1, min(i + 1 + NORM_BESIDE, len(ops))):
                     other = ops[j]
                     if isinstance(other, MatMul) and left > 0:
                         outputs, inputs = self._tiles(other)
-                        cycles = min(left, other.x.rows * outputs * inputs)
+                        cycles = min(left, other.rows * outputs * inputs)
                         clash(i, op.x, j, other.x, cycles)
                         clash(i, op.x, j, other.residual, cycles // inputs)
                         # Gamma and beta come first: while their bank is taken nothing of the LayerNorm moves.
-                        beside = self.params[i] if isinstance(op, Norm) else self.item(op.factor, i)
+                        beside = self.item(op.factor, i) if isinstance(op, Multiply) else self.params[i]
                         apart(beside, self.item(other.x, j), cycles)
                         left -= cycles
         return result
 
     def _tiles(self, op: MatMul) -> tuple[int, int]:
-        """Tiles of a MatMul along its outputs and its inputs."""
-        return -(-op.out.cols // self.config.array_outputs), -(-op.x.cols // self.config.array_inputs)
+        """Tiles of a MatMul along its outputs and the inputs of all taps."""
+        return -(-op.out.cols // self.config.array_outputs), op.taps * -(-op.x.cols // self.config.array_inputs)
 
     def item(self, view: View, i: int) -> Item:
         """The space of the view's buffer at operation i."""

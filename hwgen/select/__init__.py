@@ -32,8 +32,9 @@ def select(graph: QGraph) -> IntGraph:
     outputs = [
         Output(o.name, s.view(o.x), float(graph.values[o.x.value].scale), tuple(o.shape), o.transposed) for o in graph.outputs
     ]
-    trace = {name: (s.view(ref, done=True), s.done[ref.value][1]) for name, ref in graph.trace.items()}
-    held = {name: graph.values[ref.value].offset for name, ref in graph.trace.items()}
+    traced = {name: ref for name, ref in graph.trace.items() if ref.value in s.done}
+    trace = {name: (s.view(ref, done=True), s.done[ref.value][1]) for name, ref in traced.items()}
+    held = {name: graph.values[ref.value].offset for name, ref in traced.items()}
     offsets = {name: np.asarray(offset) for name, offset in held.items() if offset is not None}
     found = IntGraph(s.buffers, s.ops, outputs, graph.task, trace, offsets)
     verify(found)

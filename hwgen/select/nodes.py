@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from .. import qgraph as q
-from ..intgraph import Buffer, Constant, Input, MatMul, Multiply, Norm, Op, RouteTokens, View
+from ..intgraph import Buffer, Constant, Input, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..numerics import GATE_BITS, SHIFT_MIN
+from ..walks import Walk
+from . import nests
 
 Array = np.ndarray
 NEVER = 1 << 60  # later than any node: outputs are read at the end
@@ -32,11 +34,13 @@ class Selection:
         self._wanted: dict[str, RowMax] = {}  # of values that something converts row by row
         self._readers: dict[str, list[q.Node]] = {}
         self._traced = {ref.value for ref in graph.trace.values()}
+        self._walked = _read_by_walks(graph)
         for i, node in enumerate(graph.nodes):
             for name in dict.fromkeys(ref.value for ref in node.reads()):
-                self._last[name] = i
                 self._readers.setdefault(name, []).append(node)
-            self._wanted |= _row_operands(node)
+                self._last[self._walked[name][0].value if name in self._walked else name] = i
+            for name, row_max in _row_operands(node).items():
+                self._wanted[self._walked[name][0].value if name in self._walked else name] = row_max
         self._last |= {o.x.value: NEVER for o in graph.outputs}
 
     def view(self, ref: q.Ref, done: bool = False) -> View:
@@ -46,6 +50,8 @@ class Selection:
 
     def select(self, node: q.Node, i: int) -> None:
         """Emit the operations of node number `i`."""
+        if node.name in self._walked:
+            return
         getattr(self, f"_{type(node).__name__.lower()}")(node, i)
         if not isinstance(node, q.Route):
             self.done[node.name] = self._places[node.name], self.ops[-1].name
@@ -139,26 +145,67 @@ class Selection:
         self._emit(Constant, node.name, self._new(node), node.data, node.source)
 
     def _product(self, node: q.Product, i: int) -> None:
-        x = self.view(node.x) if node.convert == Convert.STATIC else self._measured(node.x)
-        whole = node.x.rows == self.graph.values[node.name].rows
+        source, walk = self._walked.get(node.x.value, (node.x, node.walk))
+        x = self.view(source) if node.convert == Convert.STATIC else self._measured(source)
+        whole = node.rows == self.graph.values[node.name].rows
         residual = None
         if node.add is None:
             out = self._new(node)
         else:
             residual = self.view(node.add)
             w = node.matrix.w if isinstance(node.matrix.w, q.Ref) else None
-            if self._free(node.add, i, node.x, w):
+            if self._free(node.add, i, source, w):
                 self._places[node.name] = out = residual
             else:
                 out = self._new(node)
                 if not whole:
                     self._copy(f"{node.name}.copy", residual, out)
                     residual = out
-        out = replace(out, row=out.row + node.at, rows=node.x.rows)
-        residual = residual and replace(residual, row=residual.row + node.at, rows=node.x.rows)
-        fields: dict[str, Any] = {"gelu": node.act, "residual": residual, "source": node.source}
+        out = replace(out, row=out.row + node.at, rows=node.rows)
+        residual = residual and replace(residual, row=residual.row + node.at, rows=node.rows)
+        fields: dict[str, Any] = {"gelu": node.act, "residual": residual, "source": node.source, "walk": walk}
         row_max = self._keep(node) if whole else RowMax.NONE
-        self._matmul(node.layer or node.name, out, x, node.matrix, node.convert, row_max=row_max, **fields)
+        windows = self.graph.values[node.name].groups if isinstance(node.matrix.w, q.Ref) else 1
+        if windows == 1:
+            self._matmul(node.layer or node.name, out, x, node.matrix, node.convert, row_max=row_max, **fields)
+            return
+        assert isinstance(node.matrix.w, q.Ref)
+        tokens = out.cols // windows  # columns of a product of two values lie in one group
+        for n in range(windows):
+            matrix = replace(node.matrix, w=node.matrix.w.part(n * tokens, tokens))
+            part = _columns(out, slice(n * tokens, (n + 1) * tokens))
+            self._matmul(f"{node.layer or node.name}.{n}", part, x, matrix, node.convert, **fields)
+
+    def _stack(self, node: q.Stack, i: int) -> None:
+        out, row, row_max = self._new(node), 0, self._keep(node)
+        for n, piece in enumerate(node.pieces):
+            name = node.name if len(node.pieces) == 1 else f"{node.name}.{n}"
+            self._piece(name, piece, replace(out, row=row, rows=piece.count), row_max, node.source)
+            row += piece.count
+
+    def _join(self, node: q.Join, i: int) -> None:
+        out, col = self._new(node), 0
+        for n, piece in enumerate(node.pieces):
+            end = col + len(piece.mult)
+            self._piece(f"{node.name}.{n}", piece, _columns(out, slice(col, end)), RowMax.NONE, node.source)
+            col = end
+
+    def _piece(self, name: str, piece: q.Piece, out: View, row_max: RowMax, source: str) -> None:
+        """Rows of a value copied by walks. Rows of zeros come first: what covers all of them may cover others."""
+        x = self.view(piece.x)
+        rows = np.arange(x.rows) if piece.rows is None else piece.rows
+        held, zeros = nests.walks(rows, x.rows)
+        nothing = np.zeros_like(piece.mult), np.zeros_like(piece.bias)
+        for walk, mult, bias in [*((w, *nothing) for w in zeros), *((w, piece.mult, piece.bias) for w in held)]:
+            fields: dict[str, Any] = {"shift": piece.shift, "row_max": row_max, "source": source}
+            self._emit(ReduceWindow, name, out, x, walk, mult, bias, **fields)
+
+    def _window(self, node: q.Window, i: int) -> None:
+        x, out, row_max = self.view(node.x), self._new(node), self._keep(node)
+        fields: dict[str, Any] = {"weights": node.weights, "before": node.before, "shift": node.shift, "gelu": node.act}
+        fields |= {"row_max": row_max, "source": node.source}
+        for walk, mult in zip(node.walks, node.mults, strict=True):
+            self._emit(ReduceWindow, node.layer or node.name, out, x, walk, mult, node.bias, node.reduce, **fields)
 
     def _shift(self, node: q.Shift, i: int) -> None:
         self._copy(node.name, self.view(node.x), self._new(node), self._keep(node), node.bias)
@@ -182,17 +229,26 @@ class Selection:
     def _attention(self, node: q.Attention, i: int) -> None:
         queries, keys = self.view(node.q), self.view(node.k)
         heads, out = len(node.factors), self._new(node)
-        scores = [self._buffer(f"{node.name}.scores{n}", queries.rows, keys.rows) for n in range(min(2, heads))]
+        asking, asked = queries.rows // node.windows, keys.rows // node.windows
+        turns = min(2, heads * node.windows)
+        scores = [self._buffer(f"{node.name}.scores{n}", asking, asked) for n in range(turns)]
         row_max, width, depth = self._keep(node), out.cols // heads, queries.cols // heads
-        for h, (col, shift) in enumerate(node.factors):
-            head = slice(h * depth, (h + 1) * depth)
-            more: dict[str, Any] = {"row_max": RowMax.SIGNED, "source": node.source, "w": _columns(keys, head)}
-            more["residual"] = self.view(node.biases[h]) if node.biases else None
+        for w, h in np.ndindex(node.windows, heads):
+            place, (col, shift), head = scores[(w * heads + h) % turns], node.factors[h], slice(h * depth, (h + 1) * depth)
+            bias, rows = node.bias(w, h), replace(queries, row=queries.row + w * asking, rows=asking)
+            more: dict[str, Any] = {"row_max": RowMax.SIGNED, "source": node.source}
+            more["w"] = _columns(replace(keys, row=keys.row + w * asked, rows=asked), head)
+            more["residual"] = None if bias is None else self.view(bias)
             factor = q.Matrix(node.k, col, shift, None, q.UNIT_ROW)
-            self._matmul(f"{node.name}.scores.{h}", scores[h % 2], _columns(queries, head), factor, Convert.STATIC, **more)
+            name = f"{h}" if node.windows == 1 else f"{w}.{h}"
+            self._matmul(f"{node.name}.scores.{name}", place, _columns(rows, head), factor, Convert.STATIC, **more)
             more = {"row_max": row_max, "continue_max": h > 0 and row_max != RowMax.NONE, "source": node.source}
-            part = _columns(out, slice(h * width, (h + 1) * width))
-            self._matmul(f"{node.name}.values.{h}", part, scores[h % 2], node.head(h), Convert.PROBABILITY, **more)
+            matrix = node.head(h)
+            assert isinstance(matrix.w, q.Ref)
+            more["w"] = _columns(self.view(matrix.w), slice(w * asked, (w + 1) * asked))
+            part = replace(out, row=out.row + w * asking, rows=asking)
+            part = _columns(part, slice(h * width, (h + 1) * width))
+            self._matmul(f"{node.name}.values.{name}", part, place, matrix, Convert.PROBABILITY, **more)
 
     def _route(self, node: q.Route, i: int) -> None:
         (experts,) = (n for n in self._readers[node.name] if isinstance(n, q.Experts))
@@ -240,6 +296,30 @@ class Selection:
 
 def _columns(view: View, part: slice) -> View:
     return replace(view, col=view.col + part.start, cols=part.stop - part.start)
+
+
+def _read_by_walks(graph: q.QGraph) -> dict[str, tuple[q.Ref, Walk]]:
+    """Gathered rows that products read where they lie: value -> (the rows that it is of, how).
+
+    Only what products alone read, row by row, and one walk goes through.
+    """
+    kept = {o.x.value for o in graph.outputs}
+    found: dict[str, tuple[q.Ref, Walk]] = {}
+    readers: dict[str, list[tuple[q.Node, q.Ref]]] = {}
+    for node in graph.nodes:
+        for ref in node.reads():
+            readers.setdefault(ref.value, []).append((node, ref))
+    for node in graph.nodes:
+        if not isinstance(node, q.Stack) or node.name in kept or len(node.pieces) > 1 or not node.pieces[0].plain:
+            continue
+        (piece,) = node.pieces
+        by_rows = all(
+            isinstance(n, q.Product) and n.x is ref and ref.rows == piece.count and n.walk is None
+            for n, ref in readers.get(node.name, [])
+        )
+        if piece.rows is not None and by_rows and (walk := nests.walk(piece.rows, piece.x.rows)) is not None:
+            found[node.name] = piece.x, walk
+    return found
 
 
 def _row_operands(node: q.Node) -> dict[str, RowMax]:

@@ -43,7 +43,7 @@ class Shape:
 
 def random_graph(seed: int, shape: Shape | None = None, task: str = "") -> IntGraph:
     """A graph whose even layers are dense and whose odd layers have experts; modes, weights and scales are drawn."""
-    return _Builder(seed, shape or Shape(), task).graph()
+    return Builder(seed, shape or Shape(), task).graph()
 
 
 def random_images(graph: IntGraph, seed: int) -> dict[str, Array]:
@@ -52,7 +52,9 @@ def random_images(graph: IntGraph, seed: int) -> dict[str, Array]:
     return {op.image: rng.normal(size=op.shape).astype(np.float32) for op in graph.ops if isinstance(op, Input)}
 
 
-class _Builder:
+class Builder:
+    """The graph so far, and what random operations are made of."""
+
     def __init__(self, seed: int, shape: Shape, task: str):
         self.rng = np.random.default_rng(seed)
         self.shape = shape
@@ -72,7 +74,7 @@ class _Builder:
     def matmul(self, name: str, out: View, x: View, w: Array | View, target: float = TYPICAL, **options) -> None:
         """Adds a product whose multipliers bring its result to about `target`."""
         convert = options.get("x_convert", Convert.STATIC)
-        k = x.cols
+        k = x.cols * (walk.count if (walk := options.get("walk")) else 1)
         spread = {Convert.STATIC: TYPICAL / 256, Convert.ROW: 40.0, Convert.PROBABILITY: 30.0}[convert]
         stationary = 73.0 if not isinstance(w, View) else 40.0 if options.get("w_convert") == Convert.ROW else TYPICAL / 256
         size = np.sqrt(k) * spread * stationary
@@ -99,6 +101,10 @@ class _Builder:
         gamma = self.rng.integers(TYPICAL // 2, TYPICAL * 2, x.cols).astype(np.int16)
         beta = self.rng.integers(-TYPICAL, TYPICAL, x.cols).astype(np.int16)
         self.result.ops.append(Norm(name, out, x, gamma, beta, int(self.rng.integers(1, 1 << 20))))
+
+    def constant(self, name: str, out: View) -> None:
+        """Rows that are made into stationary weights."""
+        self.result.ops.append(Constant(name, out, self.weights(out.rows, out.cols).astype(np.int16) * 256))
 
     def row_converted(self) -> dict:
         return {"x_convert": Convert.ROW, "row_scale": RowScale.CONVERTED}
@@ -149,7 +155,7 @@ class _Builder:
                 self.result.ops.append(op)
         wv = self.buffer(f"{p}wv", d, d)
         vt = self.buffer(f"{reuse}vt", d, t)
-        self.result.ops.append(Constant(f"{p}wv.load", wv, self.weights(d, d).astype(np.int16) * 256))
+        self.constant(f"{p}wv.load", wv)
         self.matmul(
             f"{p}v",
             vt,

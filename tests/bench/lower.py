@@ -1,6 +1,6 @@
-"""What ONNX files become in the tensor IR: nodes, copies, error against onnxruntime, seconds of CPU.
+"""What ONNX files become on the way down: nodes of a level, error against onnxruntime, seconds of CPU.
 
-    python tests/bench/lower.py FILE.onnx [FILE.onnx ...]
+    python tests/bench/lower.py [--level tensor|layers|rows] FILE.onnx [FILE.onnx ...]
 
 The error is the largest difference of any output, in standard deviations of the output, on the best of up to three seeded
 normal images of different size: with drawn weights a softmax may be so steep that float32 itself decides nothing.
@@ -8,6 +8,7 @@ normal images of different size: with drawn weights a softmax may be so steep th
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections import Counter
@@ -16,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from hwgen import graph
 from hwgen.errors import UserError
-from hwgen.importer.importer import import_program
-from hwgen.importer.load import load
-from hwgen.tensor import evaluate, verify
+from hwgen.levels import compiled
+from hwgen.proof import evaluate
+from hwgen.tensor import Program
 
 SIZES = (1, 0.1, 10)
 LIMIT = 1e-4
@@ -33,46 +35,57 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def line(path: Path) -> tuple[bool, str]:
+def line(path: Path, level: str) -> tuple[bool, str]:
     """(lowered and equal within 1e-4, what to print)."""
     begin = time.process_time()
-    program, findings = import_program(load(path))
-    imported = time.process_time() - begin
-    if findings:
-        groups = Counter(f"{f.op}: {f.reason}" for f in findings)
-        return False, f"{len(findings)} refused: " + "; ".join(f"{text} ({n})" for text, n in groups.most_common(4))
-    verify(program)
-    nodes = Counter(n.op.kind for n in program.nodes())
+    done = compiled(path).until(level)
+    spent = time.process_time() - begin
+    if done.findings or level not in done.levels:
+        groups = Counter(f"{f.op}: {f.reason}" for f in done.findings)
+        return False, f"{len(done.findings)} refused: " + "; ".join(f"{text} ({n})" for text, n in groups.most_common(6))
+    made, inputs = done.levels[level], done.levels["tensor"].inputs()
     run, worst = session(path), np.inf
     for size in SIZES:
         rng = np.random.default_rng(0)
-        feed = {i.name: (size * rng.standard_normal(i.shape, np.float32)).astype(KINDS[i.dtype]) for i in program.inputs()}
-        got, _ = evaluate(program, feed)
+        feed = {i.name: (size * rng.standard_normal(i.shape, np.float32)).astype(KINDS[i.dtype]) for i in inputs}
+        got = evaluate(made, feed)
         wanted = dict(zip(got, run.run(list(got), feed), strict=True))
         worst = min(worst, max(_error(got[name], w) for name, w in wanted.items()))
         if worst <= LIMIT:
             break
-    total = sum(n for kind, n in nodes.items() if kind not in ("const", "input"))
+    nodes = _nodes(made)
     kinds = " ".join(f"{kind} {n}" for kind, n in sorted(nodes.items()))
-    return worst <= LIMIT, f"{total} nodes, {nodes['copy']} copies, error {worst:.1e}, import {imported:.2f} s: {kinds}"
+    return worst <= LIMIT, f"{nodes.total()} nodes, error {worst:.1e}, {spent:.2f} s: {kinds}"
+
+
+def _nodes(level: Program | graph.Graph) -> Counter[str]:
+    if isinstance(level, Program):
+        return Counter(n.op.kind for n in level.nodes() if n.op.kind not in ("const", "input"))
+    return Counter(type(n).__name__ for n in level.nodes)
 
 
 def _error(got: np.ndarray, wanted: np.ndarray) -> float:
-    return np.inf if got.shape != wanted.shape else float(np.abs(got - wanted).max() / (wanted.std() + 1e-6))
+    if got.shape not in (wanted.shape, wanted.shape[1:]):
+        return np.inf
+    return float(np.abs(got.reshape(wanted.shape) - wanted).max() / (wanted.std() + 1e-6))
 
 
-def main(paths: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--level", default="tensor", choices=("tensor", "layers", "rows"))
+    parser.add_argument("files", nargs="+", type=Path)
+    given = parser.parse_args()
     good = 0
-    for path in map(Path, paths):
+    for path in given.files:
         try:
-            fine, text = line(path)
+            fine, text = line(path, given.level)
         except UserError as error:
             fine, text = False, str(error)
         good += fine
         print(f"{'' if fine else 'NOT EQUAL '}{path.name}: {text}", flush=True)
-    print(f"{good} of {len(paths)} equal within 1e-4")
-    return good != len(paths)
+    print(f"{good} of {len(given.files)} equal within 1e-4")
+    return good != len(given.files)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -12,16 +12,20 @@ import pytest
 
 from hwgen import isa
 from hwgen.config import Config
+from hwgen.counts import walks
 from hwgen.isa import Convert, Indirect, RowMax, RowScale, Unit
 from hwgen.schedule import schedule
+from hwgen.walks import ZERO_ROW, Walk
 from sim.tb.graphs import Shape, random_graph
+from sim.tb.maps import random_map_graph
 
 
 def area(start, rows, pitch, width):
-    return (start + np.arange(rows)[:, None] * pitch + np.arange(width)).ravel()
+    """rows: how many, or which."""
+    return (start + np.reshape(np.arange(rows) if np.isscalar(rows) else rows, (-1, 1)) * pitch + np.arange(width)).ravel()
 
 
-def footprint(insn, config, tokens):
+def footprint(insn, config, tokens, walk=None):
     """(addresses read, addresses written); scale entries behind the scratchpad, then the expert queues."""
     chunk, scales = config.chunk, config.scratch_chunks
     queue = np.array([scales + config.scale_entries])
@@ -51,18 +55,23 @@ def footprint(insn, config, tokens):
         case isa.Matmul():
             rows = insn.rows if insn.expert == isa.NO_EXPERT else tokens
             reads += [queue] if insn.expert != isa.NO_EXPERT else []
-            reads.append(area(insn.x, rows, insn.x_pitch, chunks(insn.inputs)))
+            x_rows, y_rows = np.arange(rows), np.arange(rows)
+            if walk is not None:
+                walked = Walk.of(walk, rows)
+                x_rows, y_rows = walked.x_rows().ravel(), walked.y_rows()
+                x_rows = x_rows[x_rows != ZERO_ROW]
+            reads.append(area(insn.x, x_rows, insn.x_pitch, chunks(insn.inputs)))
             if insn.x_convert != Convert.STATIC or insn.row_source == RowScale.TABLE:
-                reads.append(scales + insn.x_scale + np.arange(rows))
+                reads.append(scales + insn.x_scale + x_rows)
             if insn.w_source == isa.WeightSource.SCRATCHPAD:
                 reads.append(area(insn.w, insn.outputs, insn.w_pitch, chunks(insn.inputs)))
                 if insn.w_convert == Convert.ROW:
                     reads.append(scales + insn.w_scale + np.arange(insn.outputs))
             if insn.residual:
-                reads.append(area(insn.res, rows, insn.res_pitch, chunks(insn.outputs)))
-            writes.append(area(insn.y, rows, insn.y_pitch, chunks(insn.outputs)))
+                reads.append(area(insn.res, y_rows, insn.res_pitch, chunks(insn.outputs)))
+            writes.append(area(insn.y, y_rows, insn.y_pitch, chunks(insn.outputs)))
             if insn.y_max != RowMax.NONE:
-                writes.append(scales + insn.y_scale + np.arange(rows))
+                writes.append(scales + insn.y_scale + y_rows)
     empty = [np.zeros(0, np.int64)]
     return np.concatenate(reads or empty), np.concatenate(writes or empty)
 
@@ -74,7 +83,10 @@ def unordered(program, config, tokens):
     last = {unit: np.zeros(len(Unit), int) for unit in Unit}
     touched, bad = [], []
     size = config.scratch_chunks + config.scale_entries + 1
-    for insn in program[:-1]:
+    behind = walks(program)
+    for index, insn in enumerate(program[:-1]):
+        if isinstance(insn, isa.WalkFields):
+            continue
         sure = last[insn.unit].copy()
         for unit in Unit:
             wait = getattr(insn, f"wait_{unit.name.lower()}")
@@ -87,7 +99,7 @@ def unordered(program, config, tokens):
         count[insn.unit] += 1
         after[insn.unit, count[insn.unit]] = last[insn.unit] = sure
         reads, writes = np.zeros(size, bool), np.zeros(size, bool)
-        r, w = footprint(insn, config, tokens)
+        r, w = footprint(insn, config, tokens, behind.get(index))
         reads[r], writes[w] = True, True
         for earlier, unit, ordinal, old_reads, old_writes in touched:
             conflict = (old_writes & reads).any()
@@ -115,6 +127,13 @@ def test_conflicts_are_ordered_in_blocks_of_rows():
     config, shape = Config(acc_rows=4), Shape(layers=1)
     task = schedule({"": random_graph(0, shape)}, config).tasks[""]
     assert unordered(task.instructions, config, shape.tokens) == []
+
+
+@pytest.mark.parametrize("acc_rows", [16, 256])
+def test_conflicts_are_ordered_where_rows_walk(acc_rows):
+    config = Config(acc_rows=acc_rows, bank_words=512)
+    for seed in range(2):
+        assert unordered(schedule({"": random_map_graph(seed)}, config).tasks[""].instructions, config, 0) == []
 
 
 def test_the_check_sees_missing_waits():

@@ -64,7 +64,45 @@ def test_shifted_windows_wrap(border) -> None:
     np.testing.assert_array_equal(again.x_rows(), walk.x_rows())
 
 
+SHIFTED = Walk(
+    (2, 3, 4, 3),
+    (36, 12, 3, 1),
+    (36, 3, 9, 1),
+    0,
+    19,
+    plane=Plane(8, 9, isa.Border.WRAP_Y, 2, 1, (4, 0, 1, 0), (0, 3, 0, 1)),
+)
+
+
+@pytest.mark.parametrize("walk", [SHIFTED, window((9, 7), (3, 2), (2, 1), (1, 1, 1, 0), (1, 2))])
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 12, 40, 100])
+def test_parts_make_the_rows_of_the_whole(walk, most) -> None:
+    parts = walk.parts(most)
+    assert max(part.rows for part in parts) <= most
+    again = [through_fields(part) for part in parts]
+    np.testing.assert_array_equal(np.concatenate([part.x_rows() for part in again], axis=1), walk.x_rows())
+    np.testing.assert_array_equal(np.concatenate([part.y_rows() for part in again]), walk.y_rows())
+
+
+def test_repeated_walks_lie_one_behind_the_other() -> None:
+    walk = window((4, 5), (3, 2), pads=(1, 1, 1, 0))
+    again = through_fields(walk.repeated(3, 20, walk.rows))
+    for image, x in enumerate(np.split(again.x_rows(), 3, axis=1)):
+        np.testing.assert_array_equal(x, np.where(walk.x_rows() == ZERO_ROW, ZERO_ROW, walk.x_rows() + 20 * image))
+    np.testing.assert_array_equal(again.y_rows(), np.arange(3 * walk.rows))
+
+
+def test_parts_are_whole_inner_loops() -> None:
+    assert [part.loops for part in SHIFTED.parts(80)] == [(2, 3, 4, 3)]
+    assert [part.loops for part in SHIFTED.parts(71)] == [(1, 3, 4, 3)] * 2
+    assert [part.loops for part in SHIFTED.parts(30)] == [(2, 4, 3), (1, 4, 3)] * 2
+    assert [part.loops for part in SHIFTED.parts(11)][:2] == [(2, 3)] * 2
+    assert [part.loops for part in SHIFTED.parts(2)][:3] == [(2,), (1,), (2,)]
+
+
 def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="coordinates v from -1 to 4098 do not fit 13 bits"):
+        window((4, 4098), (1, 3), pads=(0, 1, 0, 1)).fields()
     with pytest.raises(ValueError, match="5 loops"):
         Walk((1,) * 5, (0,) * 5, (0,) * 5).fields()
     with pytest.raises(ValueError, match="7 rows in loops of"):

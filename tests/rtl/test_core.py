@@ -12,6 +12,7 @@ from hwgen.config import Config
 from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
 from hwgen.rtl.core import Core
 from hwgen.rtl.ports import READ_LATENCY
+from sim import vector
 from sim.machine import Machine
 
 CONFIG = Config(
@@ -192,8 +193,8 @@ def test_products(axi_model):
     steps, done = [], []
     for experts in EXPERTS:
         step = Step([isa.Route(experts=experts, **route), norm])
-        writes, machine.queues = machine.route(step.vector[0])
-        write([*writes, *machine.norm(norm)])
+        writes, machine.queues = vector.route(machine, step.vector[0])
+        write([*writes, *vector.norm(machine, norm)])
         sources = [insn for insn in done if insn.y_max != RowMax.NONE and insn.expert == isa.NO_EXPERT]
         for place in range(len(done), len(done) + BATCH):
             insn = random_product(rng, place, step.products[-1] if step.products else None, sources)

@@ -42,9 +42,7 @@ def run(program, images, order="program", task="", observe=None):
     for slot in entry.inputs:
         data = pack_input(asdict(slot), images[slot.name] if program.batch == 1 else images[slot.name][slot.index])
         dram[slot.dram : slot.dram + len(data)] = np.frombuffer(data, np.uint8)
-    machine.run(
-        dram, entry.offset, len(entry.instructions), program.data_base, program.weight_bases, observe, order
-    )
+    machine.run(dram, entry.offset, len(entry.instructions), program.data_base, program.weight_bases, observe, order)
     found = {}
     for s in entry.outputs:
         found.setdefault(s.name, []).append(unpack_output(asdict(s), dram[s.dram : s.dram + s.layout.bytes]))
@@ -65,7 +63,9 @@ def test_every_operation_equals_golden(config, shape):
     program = schedule({"": graph}, CONFIGS[config])
     task = program.tasks[""]
     number = {op.name: i for i, op in enumerate(graph.ops)}
-    last = {name: index for index, name in enumerate(task.origins) if not isinstance(task.instructions[index], isa.Store)}
+    last = {
+        name: index for index, name in enumerate(task.origins) if not isinstance(task.instructions[index], isa.Store)
+    }
     seen = set()
 
     def observe(index, insn, machine):
@@ -187,6 +187,33 @@ def test_faults():
         execute(config, [isa.Load(dram=1 << 20, dst=0, rows=1, chunks=1, pitch=1), isa.End(wait_load=1)])
 
 
+def test_faults_of_walks():
+    config = CONFIGS["16x16"]
+    product = isa.Matmul(rows=4, inputs=16, outputs=16, x=0, x_pitch=1, shift=8, y=64, y_pitch=1)
+    walk = isa.MatmulWalk(n0=2, x0=1, y0=1)
+    taps = replace(walk, kernel_v=2)
+    stream, end = isa.Stream(dram=0, words=20), isa.End(wait_matmul=1)
+    execute(config, [stream, walk, product, end])
+    execute(config, [replace(stream, words=36), taps, product, end])
+    norm = isa.Norm(rows=1, columns=16, x=0, x_pitch=1, y=1, y_pitch=1, params=2, epsilon=1, y_max=0)
+    for program, message in (
+        ([stream, walk, walk, product], "a walk behind a walk"),
+        ([stream, product, walk], "a walk is left over"),
+        ([stream, replace(walk, wait_load=1), product], "a walk that waits"),
+        ([isa.WindowWalk(), norm, stream, product], "a walk before NORM"),
+        ([stream, walk, replace(product, expert=3)], "an expert's rows do not walk"),
+        ([stream, walk, replace(product, rows=3)], r"3 rows in loops of \[2, 1, 1\]"),
+        ([replace(stream, words=36), taps, replace(product, x_convert=isa.Convert.ROW)], "2 taps with ROW conversion"),
+        (
+            [replace(stream, words=4), taps, replace(product, w_source=isa.WeightSource.SCRATCHPAD)],
+            "weights in the scratchpad",
+        ),
+        ([stream, replace(walk, x_start=(1 << 16) - 1), product], "scratchpad access"),
+    ):
+        with pytest.raises(MachineFault, match=message):
+            execute(config, [*program, end])
+
+
 def test_streams_beyond_the_weight_buffer_deadlock():
     """A queue full of streams in front of the Matmul that would make room."""
     config = Config(weight_words=64)
@@ -212,7 +239,9 @@ def test_discard_drops_the_words_of_an_empty_queue():
 
 def test_weight_words_are_striped():
     """Port p delivers bytes p*slice.. of each word from its own region."""
-    config = Config(array_outputs=48, array_inputs=48, weight_ports=2)  # slices of 32 bytes, 16 of them padding at the end
+    config = Config(
+        array_outputs=48, array_inputs=48, weight_ports=2
+    )  # slices of 32 bytes, 16 of them padding at the end
     assert config.slice_bytes == 32
     machine = Machine(config)
     machine.dram = np.arange(4096, dtype=np.uint32).astype(np.uint8)

@@ -1,0 +1,152 @@
+"""Products whose streamed operand has one int8 step for all rows: patches of the image, and convolutions of maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import graph as fg
+from .. import qgraph as q
+from ..isa import Convert
+from ..numerics import INT8_MAX, STATIC_SHIFT
+from ..qgraph import UNIT_ROW, Ref
+from ..walks import Walk, window
+from .builder import STATIC_REACH, Builder, Held, chosen, piece
+from .hidden import Form, activation_form
+from .norm import LEAST_SHARE, PEAK_TO_RMS
+from .scales import quantise_weights, smallest_out_scale
+
+Array = np.ndarray
+WORTH = 2.0  # least reduction of the estimated noise power for which a value is copied to steps that suit a convolution
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the columns' ranges that may go into the weights, as in SmoothQuant
+
+
+@dataclass(frozen=True, eq=False)
+class Static:
+    """weight [N, K] times rows of x, plus bias: a sum of int8 products counts in units of `step` times the weight's step."""
+
+    node: fg.PatchEmbed | fg.Conv
+    x: Ref
+    weight: Array
+    bias: Array | None
+    step: float
+    walk: Walk | None = None
+
+    def need(self, offset: float = 0.0, factor: float = 1.0) -> float:
+        """Smallest step of `factor` times the result, less `offset`."""
+        bias = self._bias(offset, factor)
+        return float(smallest_out_scale(self.weight * factor, self.step, bias, UNIT_ROW).max())
+
+    def _bias(self, offset: float, factor: float) -> Array | None:
+        if self.bias is None and not offset:
+            return None
+        return (np.zeros(len(self.weight)) if self.bias is None else self.bias) * factor - offset
+
+    def emit(
+        self,
+        b: Builder,
+        value: str,
+        scale: float,
+        offset: float = 0.0,
+        form: Form | None = None,
+        add: Held | None = None,
+    ) -> Held:
+        """Emit it in steps of `scale`, or with the activation `form`, or added to `add`, as the float value `value`."""
+        factor, step = (1.0, scale) if form is None else (form.factor, form.step)
+        matrix = quantise_weights(self.weight * factor, self.step, step, self._bias(offset, factor), UNIT_ROW)
+        made = q.Product(
+            b.name(value),
+            self.x,
+            matrix,
+            Convert.STATIC,
+            None if form is None else (form.table, form.shift),
+            None if add is None else add.ref,
+            walk=self.walk,
+            layer=self.node.name,
+            source=self.node.source,
+        )
+        scale, groups = scale if form is None else form.scale, 1 if add is None else b.groups_of(add)
+        ref = b.emit(made, made.rows, len(self.weight), scale, offset or None, groups, value)
+        return Held(ref, scale, offset or None)
+
+
+def static(b: Builder, node: fg.PatchEmbed | fg.Conv) -> Static:
+    """The product that a node stands for; emits its operand."""
+    if isinstance(node, fg.PatchEmbed):
+        x, step, offset = image(b, node)
+        return Static(node, x, *patch_weights(node, offset), step)
+    held = _operand(b, node)
+    count, *kernel, _ = node.weight.shape
+    weight = node.weight.astype(np.float64) * (np.asarray(held.scale) * (1 << STATIC_SHIFT))
+    walk = window(node.size, (kernel[0], kernel[1]), node.stride, node.pads, node.dilation)
+    return Static(node, held.ref, weight.reshape(count, -1), node.bias, 1.0, walk)
+
+
+def alone(b: Builder, node: fg.PatchEmbed | fg.Conv) -> None:
+    """Emit the product as a value of its own."""
+    product = static(b, node)
+    scale, offset = chosen(b, node, product.need)
+    b.held[node.name] = product.emit(b, node.name, scale, offset)
+
+
+def activated(b: Builder, node: fg.Activation, source: fg.PatchEmbed | fg.Conv) -> None:
+    """Emit the product together with the activation behind it."""
+    product = static(b, source)
+    form = activation_form(b, node, float(b.stats.values[source.name].magnitude().max()), product.need())
+    b.held[node.name] = product.emit(b, node.name, 0.0, form=form)
+
+
+# --- the image ---------------------------------------------------------------------------------------------------
+
+
+def image(b: Builder, node: fg.PatchEmbed) -> tuple[Ref, float, float]:
+    """Emit the quantised patches [patches, C*ph*pw]; their rows, step and offset."""
+    pixels = b.stats.values[node.image]
+    low, high = float(pixels.low[0]), float(pixels.high[0])
+    if any(node.pads):
+        low, high = min(low, 0.0), max(high, 0.0)
+    step = (high - low) / 2 / INT8_MAX * float(np.max(b.stats.part(node.image))) or max(abs(high), 1.0) / INT8_MAX
+    offset = (low + high) / 2
+    shape, patch = b.graph.inputs[node.image], node.patch
+    rows, cols = b.shapes[node.name][0], int(np.prod(node.weight.shape[1:]))
+    cut = {"stride": node.stride, "pads": node.pads, "source": node.source}
+    made = q.Image(b.name(f"{node.name}.patches"), node.image, tuple(shape), tuple(patch), step, offset, **cut)
+    return b.emit(made, rows, cols, step / (1 << STATIC_SHIFT)), step, offset
+
+
+def patch_weights(node: fg.PatchEmbed, offset: float) -> tuple[Array, Array]:
+    """Weight [D, K] and bias [D] with the image's offset folded in."""
+    weight = np.asarray(node.weight, np.float64).reshape(len(node.weight), -1)
+    return weight, weight.sum(axis=1) * offset + (0.0 if node.bias is None else node.bias)
+
+
+# --- maps --------------------------------------------------------------------------------------------------------
+
+
+def _operand(b: Builder, node: fg.Conv) -> Held:
+    """The map without an offset; copied to other steps, column by column, where that leaves far less noise."""
+    held = b.held[node.x]
+    magnitude = np.maximum(b.stats.values[node.x].magnitude(), 1e-30)
+    magnitude = np.maximum(magnitude, magnitude.max() * LEAST_SHARE)
+    weight = np.abs(node.weight.astype(np.float64)).reshape(-1, node.weight.shape[3])
+    largest = np.maximum(weight.max(axis=0), weight.max() * LEAST_SHARE) if weight.any() else np.ones(len(magnitude))
+    evened = [magnitude**share / largest ** (1 - share) if share else np.ones(len(magnitude)) for share in SHARES]
+    columns = [even * ((magnitude / even).max() / STATIC_REACH) for even in evened]
+    best = min(columns, key=lambda scale: _noise(node.weight, magnitude, scale))
+    now = np.broadcast_to(held.scale, len(magnitude))
+    if held.offset is None and _noise(node.weight, magnitude, now) <= WORTH * _noise(node.weight, magnitude, best):
+        return held
+    scale: float | Array = float(best[0]) if (best == best[0]).all() else best
+    made = q.Stack(b.name(f"{node.name}.x"), (piece(b, held, scale),), source=node.source)
+    return Held(b.emit(made, held.ref.rows, len(magnitude), scale, None, b.groups_of(held)), scale)
+
+
+def _noise(weight: Array, magnitude: Array, scale: Array) -> float:
+    """Estimated noise power of a convolution of columns up to `magnitude` in int16 steps `scale`, all rounded to int8."""
+    step = scale * (1 << STATIC_SHIFT)
+    w = weight.astype(np.float64) * step
+    rounded = np.square(w).sum()
+    x = np.square(magnitude / step / PEAK_TO_RMS).sum() * weight[0, ..., 0].size
+    steps = np.abs(w).reshape(len(w), -1).max(axis=1) / INT8_MAX
+    return float(rounded + np.square(steps).sum() * x)

@@ -1,0 +1,246 @@
+"""Functions of single elements: activations, limits, gains, sums and products of two values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import graph
+from ..layers import Activation, Clip, Linear, Norm, Scale
+from ..recognise.limits import is_limit
+from ..recognise.names import label, parent
+from ..tensor import Const, Map, Node, Ref
+from .dense import like_input
+from .lower import GONE, Rows
+from .maps import mean_of
+from .operands import Operand, value
+from .reasons import reason
+from .views import Array, Place, Unsupported, View, as_tokens
+
+FORMS = {"relu6": (0.0, 6.0), "hardsigmoid": (0.0, 1.0)}  # what is a range of a value
+
+
+def form_of(act: Activation, what: str = "is") -> dict[str, Any]:
+    """Form and slope as the row graph's nodes have them."""
+    slope = act.slope if act.form in ("silu", "relu") else 1.0
+    if act.form not in graph.FORMS or slope < 0 or (slope == 0) != (act.form == "relu"):
+        named = "LeakyReLU" if act.form == "relu" else act.form
+        raise Unsupported(f"{what} {named}, which the machine has no table for", "use GELU, SiLU or ReLU as activation")
+    return {"form": act.form, "slope": slope or 1.0}
+
+
+class Arranged:
+    """The computed operands of an elementwise node as operands of one order, and where its value stands.
+
+    groups   axes of the node that make rows, and those that make columns
+    first    an element row of the node for each row of the value
+    """
+
+    def __init__(self, b: Rows, node: Node):
+        views = [b.view(r) for r in node.operands if not isinstance(r.op, Const)]
+        rank = len(node.shape)
+        self.gone = any(b.lost(v) for v in views)
+        if self.gone:
+            self.place = Place(node.size // max(node.shape[-1:] or (1,)), max(node.shape[-1:] or (1,)))
+            self.operands = [
+                Operand([], *v.shape[:2], gone=True) if rank > 1 else Operand([], 1, 1, gone=True) for v in views
+            ]
+            return
+        lead = max(range(len(views)), key=lambda i: (_spread(views[i]), -i))
+        try:
+            _, order, split = as_tokens(views[lead])
+            self.groups = order[:split], order[split:]
+        except Unsupported:
+            if rank != 2:
+                raise
+            self.groups = [0], [1]
+        settled = b.settled([v.group(*self.groups) for v in (views[lead], *views[:lead], *views[lead + 1 :])])
+        order_of = settled[0].order
+        self.operands = [*settled[1 : lead + 1], settled[0], *settled[lead + 1 :]]
+        rows, width = settled[0].rows, settled[0].width
+        if self.groups == ([0], [1]):
+            self.place = Place(rows, width, order_of)
+        else:
+            axes = self.groups[0] + self.groups[1]
+            count = int(np.prod([node.shape[i] for i in self.groups[0]]))
+            own = np.arange(count) if order_of is None else order_of
+            back = np.argsort(axes)
+            where = [np.broadcast_to(a, (count, width)) for a in (own[:, None], np.arange(width)[None])]
+            self.place = Place(
+                rows,
+                width,
+                at=tuple(a.reshape([node.shape[i] for i in axes]).transpose(back).reshape(-1) for a in where),
+            )
+        self.first = np.arange(rows) if order_of is None else np.unique(order_of, return_index=True)[1]
+
+    def constant(self, r: Ref) -> Array:
+        """A constant operand as it meets the value [rows, width], of length 1 along what does not change it."""
+        numbers = np.asarray(r.constant, np.float32).transpose(self.groups[0] + self.groups[1])
+        table = numbers.reshape(-1, self.place.width)[self.first]
+        table = table[:1] if (table == table[:1]).all() else table
+        return table[:, :1] if (table == table[:, :1]).all() else table
+
+
+def _spread(view: View) -> int:
+    return int(np.ptp(view.rows)) + (0 if view.which is None else int(np.ptp(view.which)) + 1)
+
+
+def arranged(b: Rows, node: Node) -> Arranged:
+    if node not in b.arranged:
+        b.arranged[node] = Arranged(b, node)
+    found: Arranged = b.arranged[node]
+    return found
+
+
+def place(b: Rows, node: Node) -> Place:
+    if isinstance(node.op, Map) and not _taken(node):
+        raise Unsupported(*reason(node))
+    return arranged(b, node).place
+
+
+def _taken(node: Node) -> bool:
+    """Whether a Map is a sum, a difference or a product, of computed values or of one and a constant."""
+    fixed = [isinstance(r.op, Const) for r in node.operands]
+    f = node.op.function
+    return node.dtype == "f" and (f in ("add", "sub", "mul") or (f == "div" and fixed == [False, True]) or f == "neg")
+
+
+def activation(b: Rows, node: Node, start: int, stop: int) -> str:
+    op = node.op
+    (operand,) = arranged(b, node).operands
+    source = operand.plain
+    if source is not None and not is_limit(source[0]):
+        inner, columns, first = source
+        made = b.columns(inner, columns)
+        x = b.value(b.identity(made), first + start, first + stop)
+    else:
+        x = value(b, node, operand, start, stop)
+    if op.form in FORMS:
+        if op.form == "hardsigmoid":
+            x = b.diagonal(node, x, np.full(operand.width, 1 / 6), np.full(operand.width, 0.5))
+        low, high = FORMS[op.form]
+        return b.add(graph.Clip, node, node.name, op.form, x=x, low=low, high=high)
+    return b.add(graph.Activation, node, node.name, op.form, x=x, **form_of(op))
+
+
+def scale(b: Rows, node: Node, start: int, stop: int) -> str:
+    x, gain, offset = node.operands
+    operand = b.tokens(x)
+    name = value(b, node, operand, start, stop)
+    first = np.arange(operand.rows) if operand.order is None else np.unique(operand.order, return_index=True)[1]
+    tables = [np.broadcast_to(b.array(r), node.shape)[first[start:stop]] for r in (gain, offset)]
+    if operand.rows != node.shape[0] and any(r.shape[0] != 1 for r in (gain, offset)):
+        raise Unsupported(
+            "multiplies by a constant that differs from token to token what is the same for several tokens"
+        )
+    if all((t == t[:1]).all() for t in tables):
+        weight, bias = (t[0] for t in tables)
+        constants = {"weight": b.intern(np.diag(weight)), "bias": b.intern(bias) if bias.any() else None}
+        return b.add(graph.Linear, node, node.name, "scale", x=name, **constants)
+    return _shifted(b, node, _multiplied(b, node, name, tables[0]), tables[1])
+
+
+def _multiplied(b: Rows, node: Node, x: str, table: Array) -> str:
+    """Rows times constants that differ from row to row."""
+    return x if (table == 1).all() else b.add(graph.Multiply, node, "", "multiply", a=x, b=b.table(node, table))
+
+
+def _shifted(b: Rows, node: Node, x: str, table: Array) -> str:
+    """Rows plus constants that differ from row to row."""
+    none = np.zeros((0, table.shape[1]), np.float32)
+    return b.add(graph.Embed, node, "", "embed", x=x, prefix=none, position=b.intern(table)) if table.any() else x
+
+
+def both(b: Rows, node: Node, start: int, stop: int) -> str:
+    f = node.op.function
+    found = arranged(b, node)
+    if found.gone:
+        return GONE
+    if f in ("add", "sub") and (start, stop) != (0, found.place.rows):
+        return b.rows_of(node, start, stop, str)
+    if len(found.operands) == 1:
+        return _with_constant(b, node, found, start, stop)
+    first, second = found.operands
+    name = label(node.source)
+    if f == "mul":
+        one = value(b, node, first, start, stop)
+        once = _one_row(second)
+        if not once and _one_row(first):
+            one, once, second = value(b, node, second, start, stop), True, first
+        other = value(b, node, second, *((0, 1) if once else (start, stop)))
+        acted = next((parent(n.name) for n in (r.node for r in node.operands) if isinstance(n.op, Activation)), "")
+        name = name or acted
+        return b.add(graph.Multiply, node, f"{name}.gated" if name else "", "multiply", a=one, b=other)
+    one = value(b, node, first)
+    other = _negated(b, node, second) if f == "sub" else value(b, node, second)
+    return b.add(graph.Add, node, f"{name}.add" if name else "", "add", a=one, b=other)
+
+
+def _one_row(operand: Operand) -> bool:
+    return operand.rows > 1 and all(
+        (k.picks == k.picks[0]).all() and (k.rows == k.rows[0]).all() for k in operand.blocks
+    )
+
+
+def _negated(b: Rows, node: Node, operand: Operand) -> str:
+    """The negative of an operand: of a layer with weights by those."""
+    source = operand.plain
+    if source is not None and isinstance(source[0].op, Linear | Norm):
+        inner, columns, first = source
+        x, *parts = inner.operands
+        b.t.name, b.t.source = "", inner.source
+        flipped = b.t.node(inner.op, x, *(b.t.map("mul", p, -1.0) for p in parts)).node
+        return b.part(flipped, columns, first, first + operand.rows)
+    return b.diagonal(node, value(b, node, operand), np.full(operand.width, -1.0))
+
+
+def _with_constant(b: Rows, node: Node, found: Arranged, start: int, stop: int) -> str:
+    """A sum, difference or product with a constant that no layer takes."""
+    f = node.op.function
+    (operand,) = found.operands
+    fixed = next((r for r in node.operands if isinstance(r.op, Const)), None)
+    table = found.constant(fixed) if fixed is not None else np.full((1, 1), -1.0, np.float32)
+    if f == "mul" and (made := mean_of(b, node, operand, table)) is not None:
+        return b.rows_of(node, start, stop, made)
+    if not np.isfinite(table).all():
+        raise Unsupported("its constant holds infinity or NaN, which only an attention mask may")
+    if f == "sub" and isinstance(node.operands[0].op, Const):
+        x = _negated(b, node, operand)
+        f = "add"
+    else:
+        x = value(b, node, operand, start, stop)
+    if f == "sub":
+        f, table = "add", -table
+    elif f == "div":
+        table = 1 / table
+    wide = np.broadcast_to(table, (found.place.rows, operand.width))[start:stop]
+    if table.shape[0] != 1:
+        return _shifted(b, node, x, wide) if f == "add" else _multiplied(b, node, x, wide)
+    none = np.zeros(operand.width, np.float32)
+    return b.diagonal(node, x, *((none + 1, wide[0]) if f == "add" else (wide[0], none)))
+
+
+def limited(b: Rows, node: Node, start: int, stop: int) -> str:
+    """A range, of a quantised file's value for its readers too: what is known of the value itself if nothing has more."""
+    (operand,) = arranged(b, node).operands
+    name = value(b, node, operand, start, stop)
+    clip = b.add(graph.Clip, node, node.name, "clip", x=name, low=node.op.low, high=node.op.high)
+    if node.op.step:
+        whole = next((n.x for n in b.nodes if n.name == name and isinstance(n, graph.Rows)), name)
+        for held in (clip, whole):
+            b.limit(held, node.op.low, node.op.high, operand.width)
+    return clip
+
+
+def nothing(b: Rows, node: Node, start: int, stop: int) -> str:
+    raise Unsupported("does not depend on the image")
+
+
+KINDS = {
+    Activation: (place, activation),
+    Clip: (place, limited),
+    Map: (place, both),
+    Scale: (like_input, scale),
+    Const: (lambda b, node: Place(node.size // max(node.shape[-1:] or (1,)), max(node.shape[-1:] or (1,))), nothing),
+}

@@ -1,0 +1,364 @@
+"""Feature maps: convolutions, and numbers of windows of a map that slide or lie side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import graph, walks
+from ..layers import Conv, Pool
+from ..tensor import Node, Reduce
+from .lower import Rows
+from .operands import GONE, Operand, kept, made, value
+from .views import LOWEST, Array, Place, Unsupported, View, as_tokens
+
+# --- windows as fields of a node --------------------------------------------------------------------------------------
+
+
+def sliding(rows: Array, total: int) -> tuple[int, dict[str, Any]] | None:
+    """Rows [positions, taps] of a value of `total` rows (negative: beyond a border) as a window that slides over a map: (the
+    map's first row, fields of a node); None where they are none."""
+    known = rows >= 0
+    base, taps = (_steps(rows, known, axis) for axis in (0, 1))
+    if base is None or taps is None:
+        return None
+    u, t = np.argwhere(known)[0]
+    start = int(rows[known].min())
+    before = start - int(rows[u, t] - base[u] - taps[t])  # rows from the first position's first tap to the map
+    wanted = np.where(known, rows - start, -1)
+    for across, dx in _runs(taps):
+        for wide, sx in _runs(base):
+            down, up = taps[::across], base[::wide]
+            for width in _widths(down, up, wanted):
+                dy, sy = (int(a[1]) // width if len(a) > 1 else 1 for a in (down, up))
+                if not _even(down, dy * width) or not _even(up, sy * width):
+                    continue
+                fields = {"kernel": (len(down), across), "stride": (sy, sx), "dilation": (dy, dx)}
+                if _fits(fields, wanted, (len(up), wide), before, width, total - start):
+                    return start, fields
+    return None
+
+
+def _fits(fields: dict[str, Any], wanted: Array, places: tuple[int, int], before: int, width: int, total: int) -> bool:
+    """Whether the rows are those of such a window over a map so wide; puts `size` and `pads` into the fields."""
+    top, left = divmod(before, width)
+    if top < 0 or min(*fields["stride"], *fields["dilation"]) < 1:
+        return False
+    spans = [
+        (n - 1) * s + (k - 1) * d + 1
+        for n, s, k, d in zip(places, *(fields[f] for f in ("stride", "kernel", "dilation")), strict=True)
+    ]
+    for height in {total // width: 0, int(wanted.max()) // width + 1: 0}:
+        if height * width > total:
+            continue
+        pads = (top, left, max(0, spans[0] - top - height), max(0, spans[1] - left - width))
+        walk = walks.window((height, width), pads=pads, **fields)
+        if walk.loops == places and np.array_equal(walk.x_rows().T, wanted):
+            fields |= {"size": (height, width), "pads": pads}
+            return True
+    return False
+
+
+def _steps(rows: Array, known: Array, axis: int) -> Array | None:
+    """What each step along an axis adds to the rows, summed up; None where that is not the same everywhere."""
+    rows, known = (np.moveaxis(a, axis, 0) for a in (rows, known))
+    both = known[1:] & known[:-1]
+    if not both.any(axis=1).all():
+        return None
+    steps = np.diff(rows, axis=0)
+    first = steps[np.arange(len(steps)), both.argmax(axis=1)] if len(steps) else np.zeros(0, np.int64)
+    return None if (both & (steps != first[:, None])).any() else np.concatenate([[0], np.cumsum(first)])
+
+
+def _runs(offsets: Array) -> Iterator[tuple[int, int]]:
+    """(length, step) of even inner loops that offsets may be made of, the longest first."""
+    for n in range(len(offsets), 0, -1):
+        if len(offsets) % n == 0:
+            step = int(offsets[1]) if n > 1 else 1
+            if step > 0 and (offsets.reshape(-1, n) == offsets[::n, None] + np.arange(n) * step).all():
+                yield n, step
+
+
+def _even(offsets: Array, step: int) -> bool:
+    return bool((offsets == np.arange(len(offsets)) * step).all())
+
+
+def _widths(down: Array, up: Array, wanted: Array) -> list[int]:
+    """Widths that a map may have, of which the steps from one row of taps, or of positions, to the next are multiples."""
+    step = int(down[1]) if len(down) > 1 else int(up[1]) if len(up) > 1 else 0
+    return [n for n in range(step, 0, -1) if step % n == 0] if step > 0 else [int(wanted.max()) + 1]
+
+
+def taps_of(b: Rows, operand: Operand) -> tuple[tuple[Node, Array], int, list[int], dict[str, Any]] | None:
+    """(layer and columns, first row of the map, blocks in the order of the taps, fields of a Conv) of an operand whose blocks
+    are the taps of a window."""
+    if operand.gone or len(operand.blocks) == 1 or any(len(k.parts) != 1 for k in operand.blocks):
+        return None
+    source, columns = operand.blocks[0].parts[0]
+    if any(k.parts[0][0] is not source or not np.array_equal(k.parts[0][1], columns) for k in operand.blocks):
+        return None
+    rows = np.stack([np.where(k.picks < 0, -1, k.rows) for k in operand.blocks], axis=1)
+    whole = np.flatnonzero((rows >= 0).all(axis=1))
+    if not whole.size:
+        return None
+    order = np.argsort(rows[whole[0]], kind="stable")
+    found = sliding(rows[:, order], b.place(source).rows)
+    return None if found is None else ((source, columns), found[0], order.tolist(), found[1])
+
+
+# --- convolutions ---
+
+GROUP_CHANNELS = 32  # about what the array takes at a time
+
+
+def conv_place(b: Rows, node: Node) -> Place:
+    return Place(node.shape[0], node.shape[1])
+
+
+def conv(b: Rows, node: Node, start: int, stop: int) -> str:
+    return b.rows_of(node, start, stop, lambda: _conv(b, node))
+
+
+def _conv(b: Rows, node: Node) -> str:
+    x, w, *bias = node.operands
+    op, rank = node.op, len(node.op.strides)
+    assert isinstance(op, Conv)
+    if rank > 2:
+        raise Unsupported("convolves computed tokens along three axes", "convolve the frames of a video by themselves")
+    view = b.view(x)
+    if b.lost(view):
+        return GONE
+    channels, lengths = x.shape[0], x.shape[1:]
+    view = view.group(list(range(1, rank + 1)), [0])
+    weight = b.array(w, "its weight")
+    constant = b.array(bias[0], "its bias") if bias else None
+
+    def two(pair: tuple[int, ...], alone: int) -> tuple[int, int]:
+        return (pair[0], pair[1]) if rank == 2 else (alone, pair[0])
+
+    before, after = two(op.pads[:rank], 0), two(op.pads[rank:], 0)
+    fields = {
+        "size": two(lengths, 1),
+        "stride": two(op.strides, 1),
+        "pads": (*before, *after),
+        "dilation": two(op.dilations, 1),
+    }
+    kernel = two(weight.shape[2:], 1)
+    weight = weight.reshape(*weight.shape[:2], *kernel)
+    if op.groups == channels:  # a window for each channel
+        times = weight.shape[0] // channels
+        if times > 1:
+            columns = np.repeat(np.arange(channels), times)
+            view = view.group([0], [1]).map(lambda a: a[:, columns])
+        taps = b.intern(weight[:, 0].transpose(1, 2, 0))
+        name = value(b, node, b.kept(view))
+        return b.add(
+            graph.Window,
+            node,
+            node.name,
+            "window",
+            x=name,
+            form="weighted",
+            kernel=kernel,
+            weight=taps,
+            bias=constant,
+            **fields,
+        )
+    taps = np.ascontiguousarray(weight.transpose(0, 2, 3, 1))
+    if op.groups == 1:
+        name = value(b, node, b.kept(view))
+        return b.add(graph.Conv, node, node.name, "conv", x=name, weight=b.intern(taps), bias=constant, **fields)
+    parts, each, out = [], channels // op.groups, len(taps) // op.groups
+    beside = max(1, GROUP_CHANNELS // each)  # groups that one product computes, each with zeros for the others
+    for g in range(0, op.groups, beside):
+        count = min(beside, op.groups - g)
+        inputs, outputs = slice(g * each, (g + count) * each), slice(g * out, (g + count) * out)
+        own = View(view.sources, (view.shape[0], count * each), *(_columns(a, inputs) for a in (view.rows, view.columns, view.which)))
+        diagonal = np.zeros((count * out, *kernel, count * each), np.float32)
+        for i in range(count):
+            diagonal[i * out : (i + 1) * out, ..., i * each : (i + 1) * each] = taps[outputs][i * out : (i + 1) * out]
+        term = None if constant is None else b.intern(constant[outputs])
+        name = node.name and f"{node.name}.{g}"
+        x = value(b, node, kept(own))
+        parts.append(b.add(graph.Conv, node, name, "conv", x=x, weight=b.intern(diagonal), bias=term, **fields))
+    return parts[0] if len(parts) == 1 else made(b, graph.Join, node, "join", xs=tuple(parts))
+
+
+def _columns(a: Array | None, columns: slice) -> Array | None:
+    return a if a is None or a.shape[1] == 1 else a[:, columns]
+
+
+# --- pooling ---
+
+
+@dataclass(eq=False)
+class Pooled:
+    """What is pooled: rows [positions, taps] of a value (negative: zeros, or nothing where the largest is taken)."""
+
+    view: View  # [positions, taps, columns]
+    rows: Array
+
+    @property
+    def only(self) -> Operand:
+        """The rows that are read, position by position."""
+        count, taps, width = self.view.shape
+        return kept(self.view.group([0, 1], [2]))
+
+
+def _pooled(view: View, form: str) -> Pooled:
+    which = np.zeros((1, 1, 1), np.int64) if view.which is None else view.which
+    if form == "max" and ((which < 0) & (which != LOWEST)).any():
+        raise Unsupported("takes the largest of values and zeros around them", "pad by less than any number")
+    if form != "max" and (which == LOWEST).any():
+        raise Unsupported("averages values and infinities around them", "pad by zeros")
+    rows = np.where(which < 0, -1, view.rows)
+    return Pooled(view, np.broadcast_to(rows[..., 0], view.shape[:2]))
+
+
+def _windows(b: Rows, node: Node, pooled: Pooled, form: str, start: int, stop: int, count_pads: bool = True) -> str:
+    """Mean, largest or sum ("weighted" by ones) of the taps of each position."""
+    view = pooled.view
+    if b.lost(view):
+        return GONE
+    positions, taps, width = view.shape
+    return b.rows_of(node, start, stop, lambda: _window(b, node, pooled, form, count_pads))
+
+
+def _window(b: Rows, node: Node, pooled: Pooled, form: str, count_pads: bool) -> str:
+    positions, taps, width = pooled.view.shape
+    flat = pooled.rows.reshape(-1)
+    columns = pooled.view.columns
+    alike = len(pooled.view.sources) == 1 and columns.shape[:2] == (1, 1) or (columns == columns[:1, :1]).all()
+    if positions == 1 and form != "max":
+        known = np.sort(flat[flat >= 0])
+        if (
+            alike
+            and len(pooled.view.sources) == 1
+            and len(known) == taps
+            and np.array_equal(known, np.arange(known[0], known[0] + taps))
+        ):
+            x = b.part(
+                pooled.view.node, np.broadcast_to(columns[0, 0], (width,)).copy(), 0, b.place(pooled.view.node).rows
+            )
+            first = int(known[0])
+        else:
+            x, first = value(b, node, pooled.only), 0
+        name = b.add(graph.Mean, node, node.name, "mean", x=x, start=first, stop=first + taps)
+        return name if form == "mean" else b.diagonal(node, name, np.full(width, float(taps)))
+    found = None
+    if alike and len(pooled.view.sources) == 1:
+        found = sliding(pooled.rows, b.place(pooled.view.node).rows)
+    if found is not None:
+        first, fields = found
+        size = fields["size"]
+        x = b.part(pooled.view.node, np.broadcast_to(columns[0, 0], (width,)).copy(), first, first + size[0] * size[1])
+    else:
+        if (flat < 0).any() and (form == "max" or not count_pads):
+            raise Unsupported(
+                "pools windows that leave the map in another way than by a border", "pool a map row by row"
+            )
+        x = value(b, node, pooled.only)
+        fields = {"size": (positions, taps), "kernel": (1, taps), "stride": (1, taps)}
+    if form == "weighted":
+        fields["weight"] = b.intern(np.ones((*fields["kernel"], width), np.float32))
+    else:
+        fields["count_pads"] = count_pads
+    return b.add(graph.Window, node, node.name, "pool", x=x, form=form, **fields)
+
+
+def pool(b: Rows, node: Node, start: int, stop: int) -> str:
+    view = b.view(node.operands[0])
+    return GONE if b.lost(view) else _windows(b, node, _pooled(view, node.op.form), node.op.form, start, stop)
+
+
+def pool_place(b: Rows, node: Node) -> Place:
+    return Place(node.shape[0], node.shape[1])
+
+
+# --- sums that no layer is made of ---
+
+
+@dataclass(eq=False)
+class Reduced:
+    """A sum or a largest over rows, or a sum over all columns, of a value of any axes."""
+
+    place: Place
+    pooled: Pooled | None  # None: over columns
+    operand: Operand | None
+
+
+def reduced(b: Rows, node: Node) -> Reduced:
+    key = node, "reduced"
+    if key not in b._derived:
+        b._derived[key] = _reduced(b, node)
+    found: Reduced = b._derived[key]
+    return found
+
+
+def _reduced(b: Rows, node: Node) -> Reduced:
+    (x,), op = node.operands, node.op
+    if op.function not in ("sum", "max") or node.dtype != "f":
+        raise Unsupported(f"takes the {op.function} over elements", "only sums and the largest are taken")
+    view = b.view(x)
+    if b.lost(view):
+        return Reduced(Place(1, 1), None, None)
+    _, order, split = as_tokens(view)
+    down, across = order[:split], order[split:]
+    over = [i for i in op.axes if x.shape[i] > 1]
+    rows_left = [i for i in down if i not in over]
+    where: list[Array]
+    if all(i in down for i in over):
+        pooled = _pooled(
+            view.group(rows_left, [i for i in down if i in over], across), "max" if op.function == "max" else "sum"
+        )
+        count, width = pooled.view.shape[0], pooled.view.shape[2]
+        operand, axes = None, rows_left + across
+    elif op.function == "sum" and set(across) == set(over) | {i for i in across if x.shape[i] == 1}:
+        pooled, operand = None, b.kept(view.group(down, across))
+        count, width, axes = operand.rows, 1, down
+    else:
+        raise Unsupported("takes the largest of, or sums, some channels of tokens")
+    shape = [x.shape[i] for i in axes]
+    where = [
+        np.broadcast_to(a, (count, width)).reshape(shape) for a in (np.arange(count)[:, None], np.arange(width)[None])
+    ]
+    left = [i for i in range(len(x.shape)) if i in axes]
+    turned = [a.transpose([axes.index(i) for i in left]).reshape(-1) for a in where]
+    return Reduced(Place(count, width, at=(turned[0], turned[1])), pooled, operand)
+
+
+def reduce_place(b: Rows, node: Node) -> Place:
+    return reduced(b, node).place
+
+
+def reduction(b: Rows, node: Node, start: int, stop: int) -> str:
+    found = reduced(b, node)
+    if found.pooled is not None:
+        return _windows(b, node, found.pooled, "max" if node.op.function == "max" else "weighted", start, stop)
+    if found.operand is None:
+        return GONE
+    x, ones = value(b, node, found.operand, start, stop), np.ones((1, found.operand.width), np.float32)
+    return b.add(graph.Linear, node, node.name, "sum", x=x, weight=b.intern(ones), bias=None)
+
+
+def mean_of(b: Rows, node: Node, operand: Operand, table: Array) -> Callable[[], str] | None:
+    """A sum over windows times constants [rows or 1, columns or 1]: the mean over what of them lies in the map, or over all."""
+    source = operand.plain
+    if source is None or not isinstance(source[0].op, Reduce) or source[0].op.function != "sum" or table.shape[1] != 1:
+        return None
+    inner, columns, first = source
+    pooled = reduced(b, inner).pooled
+    place = b.place(inner)
+    if pooled is None or first or operand.rows != place.rows or not np.array_equal(columns, np.arange(place.width)):
+        return None
+    for count_pads in (True, False):
+        counts = pooled.rows.shape[1] if count_pads else (pooled.rows >= 0).sum(axis=1, keepdims=True)
+        if np.allclose(table * counts, 1, rtol=1e-5):
+            return lambda: _window(b, node, pooled, "mean", count_pads)
+    return None
+
+
+KINDS = {Conv: (conv_place, conv), Pool: (pool_place, pool), Reduce: (reduce_place, reduction)}

@@ -1,0 +1,89 @@
+"""The vector unit's instructions: LayerNorm, products of rows, windows, routing. Each returns what it will write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwgen import isa
+from hwgen import numerics as num
+
+from .walked import MachineFault, walk_rows
+
+if TYPE_CHECKING:
+    from .machine import Machine, Write
+
+Array = np.ndarray
+
+
+def norm(machine: Machine, insn: isa.Norm) -> list[Write]:
+    """Normalised rows and their maxima."""
+    chunk, r = machine.config.chunk, np.arange(insn.rows)
+    whole = -(-insn.columns // chunk)
+    gamma, beta = machine.scratch[machine.rows(insn.params, whole, np.arange(2), insn.columns)].astype(np.int64)
+    x = machine.scratch[machine.rows(insn.x, insn.x_pitch, r, insn.columns)]
+    return _made_rows(machine, insn, num.layer_norm(x, gamma, beta, insn.epsilon, bool(insn.centred)))
+
+
+def multiply(machine: Machine, insn: isa.Multiply) -> list[Write]:
+    """Products of rows and their maxima."""
+    chunk, r = machine.config.chunk, np.arange(insn.rows)
+    whole = -(-insn.columns // chunk)
+    if not 0 < insn.period <= whole or insn.columns > machine.config.norm_columns:
+        raise MachineFault(f"{insn.columns} columns with factors of {insn.period} chunks")
+    if insn.pairs and (insn.shift != num.GAMMA_SHIFT or chunk % 2):
+        raise MachineFault(f"pairs with shift {insn.shift} in chunks of {chunk}")
+    x = machine.scratch[machine.rows(insn.x, insn.x_pitch, r, whole * chunk)].copy()
+    x[:, insn.columns :] = 0
+    factor = machine.scratch[machine.rows(insn.factor, insn.factor_pitch, r, insn.period * chunk)]
+    factor = np.tile(factor, (1, -(-whole // insn.period)))[:, : whole * chunk]
+    y = num.turn(x, factor) if insn.pairs else num.multiply(x, factor, insn.shift)
+    return _made_rows(machine, insn, y[:, : insn.columns])
+
+
+def _made_rows(machine: Machine, insn: isa.RowInsn, y: Array, rows: Array | None = None) -> list[Write]:
+    """int16 [rows, columns], padded to whole chunks, to rows of y: `rows`, or one after another."""
+    chunk, r = machine.config.chunk, np.arange(insn.rows) if rows is None else rows
+    padded = np.zeros((insn.rows, -(-insn.columns // chunk) * chunk), np.int64)
+    padded[:, : insn.columns] = y
+    writes: list[Write] = [(machine.scratch, machine.rows(insn.y, insn.y_pitch, r, padded.shape[1]), padded)]
+    return [*writes, (machine.scale, machine.scales(insn.y_scale, r), num.row_max_abs(y))] if insn.y_max else writes
+
+
+def route(machine: Machine, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
+    """What it writes, and the new queues."""
+    config = machine.config
+    if insn.rows * insn.top_k > config.queue_entries or insn.experts > config.max_experts or insn.top_k > num.MAX_TOP_K:
+        raise MachineFault(f"{insn.rows} tokens to {insn.top_k} of {insn.experts} experts exceed the queues")
+    r, chunk = np.arange(insn.rows), machine.config.chunk
+    logits = machine.scratch[machine.rows(insn.x, insn.x_pitch, r, insn.experts)]
+    experts, gates = num.route(logits, insn.top_k, bool(insn.renormalise))
+    queues = [(np.zeros(0, np.int64),) * 2] * machine.config.max_experts
+    for e in range(insn.experts):
+        tokens, choice = np.nonzero(experts == e)
+        queues[e] = tokens, gates[tokens, choice]
+    if not insn.dense:
+        return [], queues
+    dense = np.zeros((insn.rows, -(-insn.experts // chunk) * chunk), np.int64)
+    dense[r[:, None], experts] = num.saturate(gates, num.INT16_MAX)
+    return [(machine.scratch, machine.rows(insn.y, insn.y_pitch, r, dense.shape[1]), dense)], queues
+
+
+def reduce_window(machine: Machine, insn: isa.ReduceWindow, fields: isa.WindowWalk | None) -> list[Write]:
+    """Rows of joined taps and their maxima; without a walk each row is its own window."""
+    config, weighted = machine.config, insn.reduce == isa.Reduce.WEIGHTED
+    taps, inside, y_rows = walk_rows(fields or isa.WindowWalk(x3=1, y3=1), insn.rows)
+    if not config.window_chunks:
+        raise MachineFault("a ReduceWindow on a machine without window_chunks")
+    if insn.rows > config.acc_rows or (weighted and len(taps) > isa.WINDOW_TAPS):
+        raise MachineFault(f"{insn.rows} rows of {len(taps)} taps exceed the window engine")
+    whole = -(-insn.columns // config.chunk)
+    params = machine.scratch[machine.rows(insn.params, whole, np.arange(2 + weighted * len(taps)), insn.columns)]
+    x = np.stack([machine.scratch[machine.rows(insn.x, insn.x_pitch, rows, insn.columns)] for rows in taps])
+    weights = params[2:] >> num.STATIC_SHIFT if weighted else None
+    total = num.reduce_window(x * inside[:, :, None], weights, inside if insn.reduce == isa.Reduce.MAX else None)
+    y = num.window_post(total, params[0].view(np.uint16), insn.before, insn.shift, params[1].astype(np.int64))
+    if insn.gelu != isa.Gelu.OFF:
+        y = num.gelu(y, insn.gelu.name.lower(), insn.gelu_shift)
+    return _made_rows(machine, insn, y, y_rows)

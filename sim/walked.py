@@ -1,0 +1,30 @@
+"""Rows of a walk as the machine takes them, and the faults of a program that asks for what cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwgen import isa
+from hwgen.isa import INDEX_BITS
+from hwgen.walks import ZERO_ROW, Walk
+
+Array = np.ndarray
+
+
+class MachineFault(Exception):
+    """The program asks for what the machine cannot do: an address outside memory, a deadlock, weight words left over."""
+
+
+class DramFault(MachineFault):
+    """An address outside DRAM: hardware gets an error response."""
+
+
+def walk_rows(fields: isa.WalkFields, rows: int) -> tuple[Array, Array, Array]:
+    """Of a walk of so many rows: input rows [taps, rows] (0 beyond the border), whether they are inside it, output rows."""
+    try:
+        walk = Walk.of(fields, rows)
+    except ValueError as error:
+        raise MachineFault(str(error)) from None
+    x = walk.x_rows()
+    inside = (x != ZERO_ROW) | (fields.border != isa.Border.ZERO)
+    return np.where(inside, x, 0) % (1 << INDEX_BITS), inside, walk.y_rows() % (1 << INDEX_BITS)

@@ -1,0 +1,181 @@
+"""Maps on levels Q and M: golden computes what Q means, bit for bit, and both are near the float graph."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen import graph as fg
+from hwgen import qgraph
+from hwgen.intgraph import MatMul, ReduceWindow
+from hwgen.leveltext import parse, text
+from hwgen.qgraph import QGraph
+from hwgen.quantise import quantise
+from hwgen.schedule import schedule
+from hwgen.select import select
+from sim import golden, quantised
+
+
+def beside(name):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+maker, machine = beside("map_maker.py"), beside("../sim/test_machine.py")
+
+
+def conv(m):
+    return m.conv(m.norm("patches"))
+
+
+def conv_stem(m):
+    """Two convolutions with activations from the image on, the second with a stride."""
+    x = m.act(m.conv(m.act("patches", "relu"), outputs=24), "hardswish")
+    return m.linear(m.act(m.conv(x, (3, 2), inputs=24, stride=(2, 1), pads=(1, 0, 0, 1)), "silu"))
+
+
+def conv_residual(m):
+    """A stream that convolutions read and are added to, in steps of its own."""
+    x = m.add("patches", m.conv(m.act(m.conv("patches"))))
+    return m.add(x, m.conv(x, dilation=(2, 2), pads=(2, 2, 2, 2)))
+
+
+def depthwise(m):
+    """As ConvNeXt's block (Liu et al. 2022)."""
+    x = m.norm(m.window("patches", "weighted", (5, 5)))
+    return m.add("patches", m.linear(m.act(m.linear(x, outputs=48)), 48))
+
+
+def depthwise_activated(m):
+    """As the feed-forward layer of PVTv2 (Wang et al. 2022) and an inverted residual with a stride."""
+    x = m.linear(m.act(m.window(m.linear(m.norm("patches"), outputs=32), "weighted", columns=32)), 32)
+    y = m.act(m.window(m.act(m.linear("patches"), "relu"), "weighted", stride=(2, 2)), "hardswish")
+    return x, m.linear(y)
+
+
+def pooled(m):
+    x = m.norm("patches")
+    mean = m.window(x, "mean", count_pads=False)
+    return (
+        m.linear(mean),
+        m.linear(m.window(x, "max", stride=(2, 2))),
+        m.window(x, "mean", stride=(2, 2)),
+        m.window(x, "max", (2, 2), stride=(2, 2), pads=(0, 0, 0, 0)),
+        m.conv(m.window(m.act(m.conv(x)), "max")),
+    )
+
+
+def windows(m):
+    """Two blocks of Swin (Liu et al. 2021), the second shifted and masked, and the merging of patches behind them."""
+    x = "patches"
+    for shift, masks in (((0, 0), False), ((1, 2), True)):
+        x = m.add(x, m.attention(m.norm(x), shift=shift, masks=masks))
+        x = m.add(x, m.linear(m.act(m.linear(m.norm(x), outputs=32)), 32))
+    return m.merge(x)
+
+
+def gathered(m):
+    """Nearest neighbours, a map spread out by zeros, a class token apart; read by a linear layer, a convolution, the end."""
+    whole = np.arange(m.size[0] * m.size[1]).reshape(m.size)
+    up = whole.repeat(2, 0).repeat(2, 1).reshape(-1)
+    spread = np.full((2 * m.size[0] - 1, 2 * m.size[1] - 1), -1)
+    spread[::2, ::2] = whole
+    x = m.norm("patches")
+    return (
+        m.linear(m.put(fg.Gather, x, up)),
+        m.conv(m.put(fg.Gather, x, spread.reshape(-1)), size=spread.shape),
+        m.put(fg.Gather, m.put(fg.Rows, x, 0, 5), np.array([3, 1, -1, 4, 4])),
+    )
+
+
+def joined(m):
+    """Values in different steps side by side and one below the other."""
+    small, large = m.linear(m.norm("patches")), m.linear("patches", outputs=8)
+    side = m.put(fg.Join, (small, large, "patches"))
+    below = m.put(fg.Stack, (m.put(fg.Rows, small, 3, 9), "patches"))
+    return (
+        m.linear(side, 40),
+        m.linear(m.norm(side, 40), 40),
+        m.conv(side, inputs=40),
+        m.linear(m.norm(below)),
+        below,
+        side,
+    )
+
+
+def squeezed(m):
+    """Columns weighted by one row (Hu et al. 2018)."""
+    x = m.act(m.conv("patches"))
+    mean = m.put(fg.Mean, x, 0, m.size[0] * m.size[1])
+    gate = m.linear(m.act(m.linear(mean, outputs=4), "relu"), 4)
+    return m.linear(m.put(fg.Multiply, x, gate))
+
+
+NETWORKS = [
+    conv, conv_stem, conv_residual, depthwise, depthwise_activated, pooled, windows, gathered, joined, squeezed
+]  # fmt: skip
+
+
+def made(network, seed):
+    m = maker.Maker(seed=seed)
+    outputs = network(m)
+    graph = m.graph(*((outputs,) if isinstance(outputs, str) else outputs))
+    return graph, quantise({"": graph}, maker.images(graph, 24, seed))[""]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_maps(network, seed):
+    graph, level_q = made(network, seed)
+    level_m = select(level_q)
+    errors = []
+    for index in range(24, 28):
+        image = {"image": maker.images(graph, 28, seed)["image"][index]}
+        values = quantised.evaluate(level_q, image)
+        found = golden.run(level_m, image, trace=True)
+        for name, rows in quantised.outputs(level_q, values).items():
+            np.testing.assert_array_equal(found.outputs[name], rows, name)
+        for name, (view, _) in level_m.trace.items():
+            ref = level_q.trace[name]
+            expected = values[ref.value][ref.row : ref.row + ref.rows]
+            np.testing.assert_array_equal(found.values[name], expected, f"{name} in {view}")
+        wanted = fg.outputs(graph, fg.evaluate(graph, image))
+        lost = [np.square(y).sum() / np.square(y - found.outputs[name]).sum() for name, y in wanted.items()]
+        errors.append(10 * np.log10(lost))
+    least = 28 if network is conv_stem else 30  # int8 image and two convolutions of int8 maps: 3 times 33 dB
+    assert np.mean(errors, axis=0).min() > least, errors
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_text_of_level_q(network):
+    _, level_q = made(network, 0)
+    arrays = []
+    written = text(level_q, arrays)
+    again = parse(written, QGraph, arrays)
+    qgraph.verify(again)
+    assert text(again, []) == written
+
+
+@pytest.mark.parametrize("config", ("12x20", "48x64"))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_machine(network, config):
+    """Through the scheduler, with columns that chunks divide and columns that they do not."""
+    graph, level_q = made(network, 1)
+    image = {"image": maker.images(graph, 1, 5)["image"][0]}
+    sizes = {"bank_words": 4096, "scale_entries": 4096, "acc_rows": 64, "norm_columns": 256, "window_chunks": 1}
+    level_m = select(level_q)
+    program = schedule({"": level_m}, replace(machine.CONFIGS[config], **sizes))
+    machine.assert_equal(machine.run(program, image), golden.run(level_m, image).outputs)
+
+
+def test_gathered_rows_are_read_by_the_product_behind():
+    """Of Swin's blocks one copy each is left, in front of attention; what goes back rides on the projection."""
+    level_m = select(made(windows, 0)[1])
+    copies = [op for op in level_m.ops if isinstance(op, ReduceWindow)]
+    assert len(copies) == 2 + 4
+    back = [op for op in level_m.ops if isinstance(op, MatMul) and op.walk is not None]
+    assert len(back) == 2 and all(op.residual is not None for op in back)
