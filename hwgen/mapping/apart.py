@@ -17,12 +17,13 @@ from ..intgraph import Buffer, Constant, IntGraph, MatMul, Multiply, Op, View
 from ..isa import RowMax
 from ..numerics import GAMMA_SHIFT
 from ..schedule.liveness import buffer_accesses, final_reads, spans
-from .parts import part, part_name
+from .parts import edges, part, part_name
 from .runs import chains
 
 
 def heads_apart(graph: IntGraph, chunk: int) -> IntGraph:
-    """`graph` with `values_apart` and without MatMuls that continue each other's maxima of magnitudes, where together they write all of a buffer."""
+    """`graph` with `values_apart`, and no MatMuls that continue each other's maxima of magnitudes, where they write all of a
+    buffer together."""
     graph = values_apart(graph)
     buffers, ops = dict(graph.buffers), list[Op]()
     for chain in chains(graph.ops):
@@ -81,6 +82,23 @@ def constants_apart(graph: IntGraph) -> IntGraph:
         ops += [
             part(op, a, b, part_name(op.name, k, k == len(parts) - 1), lambda v: v) for k, (a, b) in enumerate(parts)
         ]
+    return replace(graph, ops=ops)
+
+
+def weights_apart(graph: IntGraph, limit: int, chunk: int) -> IntGraph:
+    """`graph` with products of weights that stream, from a Constant, in parts of rows of at most `limit` chunks of weights."""
+    constants = {op.out.buffer for op in graph.ops if isinstance(op, Constant)}
+    ops: list[Op] = []
+    for chain in chains(graph.ops):
+        for op in chain:
+            size = -(-op.x.cols // chunk) * op.x.rows if isinstance(op, MatMul) else 0
+            plain = isinstance(op, MatMul) and op.expert is None and op.walk is None and isinstance(op.w, View)
+            if len(chain) > 1 or size <= limit or not (plain and isinstance(op, MatMul) and op.x.buffer in constants):
+                ops.append(op)
+                continue
+            rows = op.x.rows
+            for k, (first, end) in enumerate(edges(rows, -(-size // limit))):
+                ops.append(part(op, first, end, part_name(op.name, k, end == rows), lambda view: view))
     return replace(graph, ops=ops)
 
 

@@ -23,14 +23,15 @@ from ..intgraph import (
     View,
 )
 from .ahead import ahead
+from .apart import constants_apart, heads_apart, measure, weights_apart
 from .bounds import aside, bound
 from .depth_first import Limits
-from .apart import constants_apart, heads_apart, measure
-from .parts import part_name
 from .row_tiling import row_tiling
 from .streamed import WHOLE, Run, Streamed, cut
 
 TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
+
+WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
 
 
 def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
@@ -38,7 +39,8 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
 
     `trace` loses what is no longer there as a whole.
     """
-    apart = heads_apart(constants_apart(graph), config.chunk)
+    whole = weights_apart(constants_apart(graph), limits.bank_chunks // WEIGHTS, config.chunk)
+    apart = heads_apart(whole, config.chunk)
     cycles = partial(bound, config=config)
     found = _Spills(Streamed(apart, limits, cycles, config.chunk_beats, config.array_outputs))
     result = found.graph()
@@ -147,9 +149,9 @@ class _Spills:
             pieces: list[Op] = []
             whole: set[View] = set()
             for op, shape in entries:
-                piece = cut(op, shape, first, end, part_name(op.name, k, last), place) if run.tokens else op
+                piece = cut(op, shape, first, end, _block_name(op.name, k, last), place) if run.tokens else op
                 if isinstance(piece, MatMul) and piece.expert is not None:
-                    piece = replace(piece, expert=(part_name(piece.expert[0], k, last), piece.expert[1]))
+                    piece = replace(piece, expert=(_block_name(piece.expert[0], k, last), piece.expert[1]))
                 pieces.append(piece)
                 whole |= {view for name, view in piece.views().items() if shape.axes[name] == WHOLE}
             held = self._held(pieces, names)
@@ -259,6 +261,11 @@ class _Spills:
         """Numbered, as each comes several times."""
         number = self.counts[name, kind] = self.counts.get((name, kind), -1) + 1
         return f"{name}{number}"
+
+
+def _block_name(name: str, number: int, last: bool) -> str:
+    """Of an operation on a block: the last one keeps its name, so that `IntGraph.trace` finds it."""
+    return name if last else f"{name}.block{number}"
 
 
 def _written(op: Op, view: View) -> View:

@@ -187,7 +187,7 @@ class Streamed:
         def height(blocks: int) -> int:
             return min(tokens, -(-tokens // (blocks * step)) * step)
 
-        few, many = -(-tokens // most), max(1, -(-tokens // most), tokens // max(MIN_ROWS, step))
+        few, many = -(-tokens // most), max(1, -(-tokens // most), -(-tokens // max(MIN_ROWS, step)))
         while few < many:  # the fewest blocks that fit lie between
             middle = (few + many) // 2
             few, many = (middle + 1, many) if self._over(alive, height(middle)) else (few, middle)

@@ -85,13 +85,14 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
     tasks = {}
     for task, (instructions, origins, places) in code.items():
         in_slots, out_slots = slots[task]
+        in_spills = [output.view.buffer in needs[task].areas.pieces for output in graphs[task].outputs]
         tasks[task] = TaskProgram(
             [_relocate(insn, moved) for insn in instructions],
             origins,
             [replace(slot, dram=regions["inputs"].offset + slot.dram) for slot in _each_once(in_slots.values())],
             [
-                replace(slot, dram=regions["spills" if output.view.buffer in needs[task].areas.pieces else "outputs"].offset + slot.dram)
-                for slot, output in zip(out_slots, graphs[task].outputs, strict=True)
+                replace(slot, dram=regions["spills" if there else "outputs"].offset + slot.dram)
+                for slot, there in zip(out_slots, in_spills, strict=True)
             ],
             places,
             offsets[task],
