@@ -47,17 +47,17 @@ HWGEN = {
     "qgraph": "isa numerics patches",
     "quantise": "errors graph isa numerics qgraph",
     "select": "graph intgraph isa numerics qgraph quantise",
-    "leveltext": "isa",
+    "leveltext": "isa walks",
     "compare": "errors graph intgraph numerics",
     "intgraph_io": "errors intgraph leveltext",
     "program": "config errors files isa patches",
-    "schedule": "config errors intgraph isa numerics program",
+    "schedule": "config errors intgraph isa numerics program walks",
     "latency": "config numerics",
     "memories": "config isa numerics",
     "rtl": "config errors isa latency memories numerics registers",
     "timeline": "config counts isa",
     "dram": "boards config errors",
-    "cost": "config counts dram isa latency memories timeline",
+    "cost": "config counts dram isa latency memories timeline walks",
     "listing": "isa program",
     "mapping": "config cost dram errors intgraph isa latency program schedule",
     "resources": "boards config latency memories numerics",
@@ -75,7 +75,7 @@ HWGEN = {
 COMMANDS = {"build", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "qgraph", "registers", "timeline"),
+    *("intgraph", "isa", "numerics", "patches", "qgraph", "registers", "timeline", "walks"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
