@@ -1,4 +1,4 @@
-"""What the machine's units share: its memories, the rows of a walk, the faults of a program that asks for what cannot be."""
+"""What instructions share: the machine's memories, the rows of a walk, the faults of a program that asks for what cannot be."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Write = tuple[Array, Array, Array]  # memory, indices, values
 
 
 class Memories(Protocol):
-    """The part of `machine.Machine` that its vector unit reads and writes."""
+    """Scratchpad and scale memory of a machine, and where rows lie in them: see `sim.machine.Machine`."""
 
     config: Config
     scratch: Array
     scale: Array
 
     def rows(self, address: int, pitch: int, rows: Array, columns: int) -> Array:
-        """Indices into `scratch` of elements 0..columns of the given rows: int64 [rows, columns]."""
+        """Indices into `scratch` of elements 0..columns of the given rows."""
 
     def scales(self, address: int, rows: Array) -> Array:
-        """Indices into `scale` of the given rows' entries."""
+        """Indices into `scale` of these entries behind an address."""
 
 
 class MachineFault(Exception):
