@@ -12,6 +12,32 @@ from .version import __version__
 
 USER_FAULT = 2
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# One or two command lines for each command, which `--help` shows.
+EXAMPLES = {
+    "build": (
+        "hwgen build vit.onnx --board zcu104 --calibrate images.npz -o vit.bundle",
+        "hwgen build digit=d.onnx parity=p.onnx --set array_outputs=16 --set array_inputs=16",
+    ),
+    "run": ("hwgen run vit.bundle --engine rtl --input images.npz --output answers.npz --limit 2",),
+    "compare": ("hwgen compare vit.onnx vit.bundle --input images.npz --limit 8",),
+    "verify": (
+        "hwgen verify vit.bundle --input images.npz --engine machine --labels label --min-accuracy 0.8 --junit hwgen.xml",
+    ),
+    "check": ("hwgen check vit.onnx --shape image=1,3,224,224",),
+    "report": ("hwgen report vit.bundle --html report.html",),
+    "synth": ("hwgen synth vit.bundle --jobs 2",),
+    "timing": ("hwgen timing vit.bundle --jobs 2",),
+    "bitstream": ("hwgen bitstream digits.bundle -o digits.bit",),
+    "disasm": ("hwgen disasm vit.bundle --task digit",),
+    "package": ("hwgen package vit.bundle -o vit.package --bitstream hwgen.bit",),
+    "config": ("hwgen config --board kv260",),
+    "cache": ("hwgen cache --prune --older 30",),
+    "boards": ("hwgen boards --json",),
+    "explore": ("hwgen explore vit.onnx --board zcu104 --target-fps 500 --batch 1,4",),
+    "doctor": ("hwgen doctor",),
+    "example": ("hwgen example m3vit-digits -o digits.onnx",),
+    "demo": ("hwgen demo --images 2 --keep demo",),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,12 +62,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of the command line, and those of the commands by name."""
-    top = Parser(prog="hwgen", description="FPGA accelerators for Vision Transformers, generated from ONNX.")
+    about = "FPGA accelerators for Vision Transformers, generated from ONNX."
+    more = "`hwgen COMMAND --help` tells its options with an example; `hwgen demo` shows the whole way in a few minutes."
+    top = Parser(prog="hwgen", description=about, epilog=more)
     top.add_argument("--version", action="version", version=f"hwgen {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, description: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=description, description=description)
+        lines = "\n".join(f"  {line}" for line in EXAMPLES[name])
+        form = argparse.RawDescriptionHelpFormatter  # the examples keep their lines
+        epilog = f"example:\n{lines}"
+        sub = commands.add_parser(name, help=description, description=description, epilog=epilog, formatter_class=form)
         sub.set_defaults(command=name)
         return sub
 

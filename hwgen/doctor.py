@@ -144,6 +144,7 @@ def checks() -> list[Check]:
         Check("cocotb", rtl, _pip("cocotb>=2.1,<2.2"), package("cocotb", "2.1", "2.2")),
         Check("libpython", rtl, f"{apt} libpython{major}.{minor}", _libpython),
         Check("onnxruntime", "comparing with the float model faster", _pip("onnxruntime"), package("onnxruntime"), False),
+        Check("pillow", "folders of PNG and JPEG", _pip("hwgen[images]"), package("pillow"), False),
         Check("pytest", "the tests", _pip("pytest>=8"), package("pytest", "8"), False),
         Check("ruff", "the tests", _pip("ruff"), package("ruff"), False),
         Check("mypy", "the tests", _pip("mypy"), package("mypy"), False),

@@ -25,6 +25,7 @@ class Buffer:
     """int16 [rows, cols]. `groups`: equal column groups (heads) that the layout may pad apart.
 
     `scale`: real value of one step, a float, or an array broadcastable to [rows, cols]; for comparison and outputs.
+    `dram`: it lies in DRAM, where only `Spill` writes and only `Fetch` reads it; it has no row maxima.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Buffer:
     cols: int
     groups: int = 1
     scale: float | Array = 1.0
+    dram: bool = False
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,26 @@ class RouteTokens(Operation):
     source: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Transfer(Operation):
+    """Copies rows of x to out, of which one lies in DRAM: see its two kinds."""
+
+    READS = ("x",)
+
+    name: str
+    out: View
+    x: View
+    source: str = ""
+
+
+class Spill(Transfer):
+    """From the scratchpad to a buffer in DRAM."""
+
+
+class Fetch(Transfer):
+    """From a buffer in DRAM to the scratchpad."""
+
+
 @dataclass(frozen=True)
 class Output:
     """One ONNX output: real value = buffer view * scale, transposed first where `transposed`, reshaped to `shape` (without
@@ -286,7 +308,7 @@ class Output:
     index: int = 0  # of which image of a batch
 
 
-Op = Constant | Input | MatMul | Norm | Multiply | ReduceWindow | RouteTokens
+Op = Constant | Input | MatMul | Norm | Multiply | ReduceWindow | RouteTokens | Spill | Fetch
 
 
 @dataclass
@@ -336,8 +358,10 @@ def verify(graph: IntGraph) -> None:
         need(len(np.unique(y)) == len(y), op, "writes a row twice")
 
     for op in graph.ops:
-        for view in op.views().values():
+        for name, view in op.views().items():
             check(view, op)
+            moves = (isinstance(op, Spill) and name == "out") or (isinstance(op, Fetch) and name == "x")
+            need(graph.buffers[view.buffer].dram == moves, op, f"{view} on the wrong side of the scratchpad's border")
         match op:
             case Constant(data=data):
                 need(data.shape == (op.out.rows, op.out.cols), op, f"data {data.shape}")
@@ -348,6 +372,8 @@ def verify(graph: IntGraph) -> None:
             case RouteTokens():
                 need(1 <= op.top_k <= op.logits.cols, op, f"top {op.top_k} of {op.logits.cols}")
                 routes[op.name] = op.logits.cols
+            case Transfer():
+                need((op.out.rows, op.out.cols) == (op.x.rows, op.x.cols), op, "out shape")
             case Norm():
                 need(op.gamma.shape == op.beta.shape == (op.x.cols,), op, "gamma, beta shape")
                 need((op.out.rows, op.out.cols) == (op.x.rows, op.x.cols), op, "out shape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .errors import Terminated
@@ -18,7 +19,24 @@ GRACE_SECONDS = 5.0  # that a child has to end by itself, with its own children
 REPEAT_SECONDS = 10.0  # a second SIGTERM that comes sooner does not disturb the cleaning up
 _ENDING = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
+# A process that ends the others should this one be killed: it is told their groups, and reads to its end when we are gone.
+_WATCHER = """
+import os, signal, sys, time
+groups = set()
+for line in sys.stdin:
+    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+for number, seconds in ((signal.SIGTERM, SECONDS), (signal.SIGKILL, 0)):
+    for group in groups:
+        try:
+            os.killpg(group, number)
+        except OSError:
+            pass
+    time.sleep(seconds if groups else 0)
+"""
+
+_watcher: subprocess.Popen[str] | None = None
 _living: set[subprocess.Popen[Any]] = set()
+_telling = threading.Lock()
 _starting = 0  # children that are between fork and the moment when somebody knows them
 _asked: set[int] = set()  # signals that came meanwhile
 _told = -REPEAT_SECONDS
@@ -77,9 +95,10 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     _starting += 1
     try:
         child = subprocess.Popen(command, start_new_session=True, **options)
+        _living.add(child)
+        _tell_watcher(f"+{child.pid}")
     finally:
         _starting -= 1
-    _living.add(child)
     try:
         for number in [] if _starting else list(_asked):
             _asked.discard(number)
@@ -88,6 +107,31 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         end(child)
         raise
     return child
+
+
+def _tell_watcher(line: str) -> None:
+    """That a group is there, `+ID`, or is no more, `-ID`."""
+    global _watcher
+    with _telling, suppress(OSError):  # without it children outlive a kill -9, no more
+        if _watcher is None:
+            code = _WATCHER.replace("SECONDS", str(GRACE_SECONDS))
+            command = [sys.executable, "-I", "-S", "-c", code]
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # nobody waits for its end of our pipes
+            _watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, text=True, **quiet)
+            atexit.register(_dismiss, _watcher)
+        assert _watcher.stdin is not None
+        _watcher.stdin.write(f"{line}\n")
+        _watcher.stdin.flush()
+
+
+def _dismiss(watcher: subprocess.Popen[str]) -> None:
+    """At our end: what still lives is left to the watcher."""
+    assert watcher.stdin is not None
+    with suppress(OSError):
+        watcher.stdin.close()
+    if not _living:
+        watcher.kill()
+        watcher.wait()
 
 
 def end(child: subprocess.Popen[Any]) -> None:
@@ -101,6 +145,7 @@ def end(child: subprocess.Popen[Any]) -> None:
     _signal(child, signal.SIGKILL)  # a compiler that the child left behind, too
     child.wait()
     _living.discard(child)
+    _tell_watcher(f"-{child.pid}")
 
 
 def end_all() -> None:

@@ -1,7 +1,8 @@
 """A scheduled program with its memory image, and the bundle directory that carries it to a machine.
 
 DRAM is one buffer, each region at a multiple of 4096 bytes:
-data region [programs | constants | inputs | outputs], then one region of weight words for each weight port.
+data region [programs | constants | inputs | outputs], then one region of weight words for each weight port, then where there
+are any the spilled values, which are no part of the image.
 The data base register points at the start of the data region, the weight base registers at the weight regions.
 """
 
@@ -133,7 +134,7 @@ class Program:
     tasks: dict[str, TaskProgram]
     constants: bytes
     stripes: list[bytes]  # one a weight port
-    regions: dict[str, Region]  # programs, constants, inputs, outputs, weights0...
+    regions: dict[str, Region]  # programs, constants, inputs, outputs, weights0..., spills
     batch: int = 1  # images that one run of a task takes
 
     @property
@@ -175,7 +176,7 @@ class Program:
 
 
 def memory_map(
-    config: Config, code: dict[str, int], constants: int, inputs: int, outputs: int, stripe: int
+    config: Config, code: dict[str, int], constants: int, inputs: int, outputs: int, stripe: int, spills: int = 0
 ) -> tuple[dict[str, Region], dict[str, int]]:
     """(regions, program offset of each task) from sizes in bytes; `code`: bytes of each task's program."""
     end, offsets = 0, {}
@@ -185,6 +186,8 @@ def memory_map(
     regions = {"programs": Region(0, end)}
     sizes = {"constants": constants, "inputs": inputs, "outputs": outputs}
     sizes |= {f"weights{p}": stripe for p in range(config.weight_ports)}
+    if spills:
+        sizes["spills"] = spills
     for name, size in sizes.items():
         regions[name] = Region(end, size)
         end = _align(end + size)

@@ -11,7 +11,7 @@ import numpy as np
 
 from hwgen import numerics as num
 from hwgen.errors import UserError
-from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, View
+from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, Transfer, View
 from hwgen.isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
 from hwgen.patches import pad, patchify
 
@@ -109,6 +109,8 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
                 _reduce_window(state, op)
             case RouteTokens():
                 _route(state, op)
+            case Transfer():
+                state.write(op.out, state.read(op.x))
         if trace:
             view = op.dense if isinstance(op, RouteTokens) else op.out
             if view is not None:

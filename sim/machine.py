@@ -20,10 +20,9 @@ from hwgen.config import Config
 from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit, WeightSource
 
 from . import vector
-from .walked import DramFault, MachineFault, walk_rows
+from .walked import DramFault, MachineFault, Write, walk_rows
 
 Array = np.ndarray
-Write = tuple[Array, Array, Array]  # memory, indices, values
 
 WAITS = [(unit, f"wait_{unit.name.lower()}") for unit in Unit]
 PRIORITIES = {

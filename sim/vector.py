@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from hwgen import isa
 from hwgen import numerics as num
 
-from .walked import MachineFault, walk_rows
-
-if TYPE_CHECKING:
-    from .machine import Machine, Write
+from .walked import MachineFault, Memories, Write, walk_rows
 
 Array = np.ndarray
 
 
-def norm(machine: Machine, insn: isa.Norm) -> list[Write]:
+def norm(machine: Memories, insn: isa.Norm) -> list[Write]:
     """Normalised rows and their maxima."""
     chunk, r = machine.config.chunk, np.arange(insn.rows)
     whole = -(-insn.columns // chunk)
@@ -26,7 +21,7 @@ def norm(machine: Machine, insn: isa.Norm) -> list[Write]:
     return _made_rows(machine, insn, num.layer_norm(x, gamma, beta, insn.epsilon, bool(insn.centred)))
 
 
-def multiply(machine: Machine, insn: isa.Multiply) -> list[Write]:
+def multiply(machine: Memories, insn: isa.Multiply) -> list[Write]:
     """Products of rows and their maxima."""
     chunk, r = machine.config.chunk, np.arange(insn.rows)
     whole = -(-insn.columns // chunk)
@@ -42,7 +37,7 @@ def multiply(machine: Machine, insn: isa.Multiply) -> list[Write]:
     return _made_rows(machine, insn, y[:, : insn.columns])
 
 
-def _made_rows(machine: Machine, insn: isa.RowInsn, y: Array, rows: Array | None = None) -> list[Write]:
+def _made_rows(machine: Memories, insn: isa.RowInsn, y: Array, rows: Array | None = None) -> list[Write]:
     """int16 [rows, columns], padded to whole chunks, to rows of y: `rows`, or one after another."""
     chunk, r = machine.config.chunk, np.arange(insn.rows) if rows is None else rows
     padded = np.zeros((insn.rows, -(-insn.columns // chunk) * chunk), np.int64)
@@ -51,7 +46,7 @@ def _made_rows(machine: Machine, insn: isa.RowInsn, y: Array, rows: Array | None
     return [*writes, (machine.scale, machine.scales(insn.y_scale, r), num.row_max_abs(y))] if insn.y_max else writes
 
 
-def route(machine: Machine, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
+def route(machine: Memories, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
     """What it writes, and the new queues."""
     config = machine.config
     if insn.rows * insn.top_k > config.queue_entries or insn.experts > config.max_experts or insn.top_k > num.MAX_TOP_K:
@@ -70,7 +65,7 @@ def route(machine: Machine, insn: isa.Route) -> tuple[list[Write], list[tuple[Ar
     return [(machine.scratch, machine.rows(insn.y, insn.y_pitch, r, dense.shape[1]), dense)], queues
 
 
-def reduce_window(machine: Machine, insn: isa.ReduceWindow, fields: isa.WindowWalk | None) -> list[Write]:
+def reduce_window(machine: Memories, insn: isa.ReduceWindow, fields: isa.WindowWalk | None) -> list[Write]:
     """Rows of joined taps and their maxima; without a walk each row is its own window."""
     config, weighted = machine.config, insn.reduce == isa.Reduce.WEIGHTED
     taps, inside, y_rows = walk_rows(fields or isa.WindowWalk(x3=1, y3=1), insn.rows)

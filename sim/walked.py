@@ -1,14 +1,32 @@
-"""Rows of a walk as the machine takes them, and the faults of a program that asks for what cannot be."""
+"""What instructions share: the machine's memories, the rows of a walk, the faults of a program that asks for what cannot be."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 
 from hwgen import isa
+from hwgen.config import Config
 from hwgen.isa import INDEX_BITS
 from hwgen.walks import ZERO_ROW, Walk
 
 Array = np.ndarray
+Write = tuple[Array, Array, Array]  # memory, indices, values
+
+
+class Memories(Protocol):
+    """Scratchpad and scale memory of a machine, and where rows lie in them: see `sim.machine.Machine`."""
+
+    config: Config
+    scratch: Array
+    scale: Array
+
+    def rows(self, address: int, pitch: int, rows: Array, columns: int) -> Array:
+        """Indices into `scratch` of elements 0..columns of the given rows."""
+
+    def scales(self, address: int, rows: Array) -> Array:
+        """Indices into `scale` of these entries behind an address."""
 
 
 class MachineFault(Exception):

@@ -57,13 +57,13 @@ HWGEN = {
     "verify": "compare errors",
     "intgraph_io": "errors intgraph leveltext",
     "program": "config errors files isa patches version",
-    "schedule": "config errors intgraph isa numerics program",
+    "schedule": "config errors intgraph isa numerics program walks",
     "latency": "config numerics",
     "memories": "config isa numerics",
     "rtl": "config errors isa latency memories numerics registers",
     "timeline": "config counts isa",
     "dram": "boards config errors",
-    "cost": "config counts dram isa latency memories timeline",
+    "cost": "config counts dram isa latency memories timeline walks",
     "listing": "isa program",
     "mapping": "config cost dram errors intgraph isa latency program schedule",
     "resources": "boards config latency memories numerics",
@@ -81,7 +81,7 @@ HWGEN = {
 COMMANDS = {"", "api", "steps", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "processes", "qgraph", "registers", "timeline"),
+    *("intgraph", "isa", "numerics", "patches", "processes", "qgraph", "registers", "timeline", "walks"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import Config
 from ..cost.matmul import TILE_STEPS
 from ..cost.simulation import DISPATCH
-from ..intgraph import MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..intgraph import Buffer, Constant, Fetch, Input, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
 from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles, window_cycles
 from .order import Timing
 
@@ -43,6 +43,16 @@ def timing(config: Config) -> Timing:
         return 0.0
 
     return Timing(duration, pipeline(config) + DISPATCH)
+
+
+def aside(op: Op, buffers: dict[str, Buffer], config: Config) -> float:
+    """Cycles of an operation beside the array: a load, or one of the vector unit."""
+    if isinstance(op, Constant | Input | Fetch):
+        buffer = buffers[op.out.buffer]
+        width = buffer.cols // buffer.groups
+        chunks = op.out.rows * op.out.cols // width * -(-width // config.chunk)
+        return chunks * (config.chunk_beats if isinstance(op, Fetch) else config.narrow_chunk_beats)
+    return timing(config).duration(op, 0)
 
 
 def _tiles(op: MatMul, config: Config) -> tuple[int, int]:

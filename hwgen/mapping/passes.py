@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ..config import Config
 from ..intgraph import IntGraph
@@ -12,6 +13,7 @@ from .bounds import bound, timing
 from .depth_first import Limits, depth_first
 from .order import reorder
 from .row_tiling import row_tiling
+from .spills import spilled
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Mapping:
     shared_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
     ordered: bool = True  # operations reordered so that the array waits less
     room: float | None = None  # depth-first tiles, so that what lives at one time takes this fraction of the scratchpad
+    spill: float | None = None  # values in DRAM instead, so that what lives at one time takes this fraction of the scratchpad
     copies: int = 2  # of a buffer that depth-first tiles load: two is a double buffer, see `depth_first.Limits`
 
     def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
@@ -36,6 +39,7 @@ class Mapping:
         parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
         parts += [f"{self.row_tiles} row tiles"] if self.row_tiles > 1 else []
         parts += [f"depth-first tiles for {self.room:.0%} of the scratchpad"] if self.room is not None else []
+        parts += [f"values spilled to DRAM, tiles for {self.spill:.0%} of the scratchpad"] if self.spill is not None else []
         return ", ".join(parts)
 
 
@@ -51,18 +55,30 @@ def _depth_first(graph: IntGraph, mapping: Mapping, config: Config, batch: int) 
     """Rematerialises LayerNorms where that is faster."""
     if mapping.room is None:
         return graph
-    bank = int(mapping.room * config.bank_chunks)
-    limits = Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, mapping.copies)
-    return depth_first(graph, limits, lambda op, rows: bound(op, rows, config))
+    return depth_first(graph, _limits(mapping.room, mapping, config), partial(bound, config=config))
+
+
+def _spills(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    if mapping.spill is None:
+        return graph
+    limits = _limits(mapping.spill, mapping, config)
+    return spilled(graph, limits, config)
+
+
+def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
+    """What tiles for a fraction of the scratchpad must fit."""
+    bank = int(room * config.bank_chunks)
+    return Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, mapping.copies)
 
 
 def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    return reorder(graph, timing(config)) if mapping.ordered else graph
+    return reorder(graph, timing(config)) if mapping.ordered and mapping.spill is None else graph
 
 
 PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
     "batches": _batches,
     "row tiling": _row_tiling,
     "depth-first tiling": _depth_first,
+    "spills": _spills,
     "order": _order,
 }

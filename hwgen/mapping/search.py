@@ -17,6 +17,7 @@ from .passes import Mapping
 
 ROW_TILES = (2, 3)  # numbers of row tiles that are tried where one image runs alone
 ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that depth-first tiles are made for, until one fits
+SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of what lies in DRAM
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
 MAX_BATCH = 64
@@ -49,6 +50,12 @@ def small_candidates() -> Iterator[list[Mapping]]:
         yield [Mapping(shared_hidden=True, ordered=o, room=room, copies=copies) for room, o, copies in choices]
 
 
+def spill_candidates() -> Iterator[list[Mapping]]:
+    """Those that keep in DRAM what does not fit, for networks that no other fits."""
+    for rooms in SPILLS:
+        yield [Mapping(spill=room) for room in rooms]
+
+
 @dataclass(frozen=True)
 class Choice:
     """A mapping that fits, and the estimate of every task with it."""
@@ -63,11 +70,12 @@ class Choice:
 
 
 def search(
-    graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1, quick: bool = False
+    graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1, quick: bool = False, spills: bool = False
 ) -> Choice | UserError:
     """The mapping with the fewest estimated cycles, summed over all tasks, or what the smallest one is short of.
 
-    memory: the DRAM that the estimate counts on. quick: the first mapping that fits.
+    memory: the DRAM that the estimate counts on. quick: the first mapping that fits. spills: rather values in DRAM than
+    nothing that fits.
     """
     check_batch(batch)
     for graph in graphs.values():
@@ -75,17 +83,21 @@ def search(
             if short.field in FIXED:
                 return short
     failure: UserError | None = None
-    groups: Iterable[list[Mapping]] = itertools.chain([list(candidates(batch))], small_candidates())
+    last = spill_candidates() if spills else iter(())
+    groups: Iterable[list[Mapping]] = itertools.chain([list(candidates(batch))], small_candidates(), last)
     if quick:
         groups = ([mapping] for group in groups for mapping in group)
+    hopeless = False
     for group in groups:
         best: Choice | None = None
         for mapping in group:
+            if hopeless and mapping.spill is None:
+                continue
             program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
             if isinstance(program, UserError):
                 failure = program
                 if isinstance(failure, Shortage) and failure.short and mapping == FIRST_SMALL:
-                    return failure  # tiles that found no room are as small as they get: less room does not help
+                    hopeless = True  # tiles that found no room are as small as they get: less room does not help
                 continue
             runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
             choice = Choice(mapping, runs)
@@ -99,7 +111,7 @@ def search(
 
 def choose(graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1) -> Choice:
     """What `search` finds. Raises UserError where no mapping fits."""
-    found = search(graphs, config, memory, batch)
+    found = search(graphs, config, memory, batch, spills=True)
     if isinstance(found, UserError):
         raise found
     return found

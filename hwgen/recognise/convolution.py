@@ -11,6 +11,8 @@ from .match import constant, group, is_map, regroup
 from .names import label
 from .rewrite import relabel
 
+MOST_MAPS = 64  # that are convolved one by one
+
 
 def convolution(t: Builder, node: Node) -> Ref | None:
     """A product of windows with a constant: result axes that pair with summed ones, and perhaps one of groups."""
@@ -26,6 +28,9 @@ def convolution(t: Builder, node: Node) -> Ref | None:
     axes, wide = dict(zip(first, x.layout.axes, strict=True)), dict(zip(second, w.layout.axes, strict=True))
     places = [c for c in first if c in result and c not in second]
     lone, places = [c for c in places[: -len(summed) + 1 or None] if not axes[c]], places[-len(summed) + 1 or len(places) :]
+    batch = next((c for c in first if c in result and c not in second and axes[c]), "")
+    if batch and len([c for c in first if c in result and c not in second and axes[c]]) == len(summed) and len(summed) > 1:
+        return _one_by_one(t, node, x, w, f"{first},{second}->{result}", batch)
     if not 2 <= len(summed) <= 4 or len(places) != len(summed) - 1 or len(lone + places + summed + groups) < len(first):
         return None
     if (
@@ -48,6 +53,21 @@ def convolution(t: Builder, node: Node) -> Ref | None:
     size = dict(zip(result, node.shape, strict=True))
     order = [result.index(c) for c in [*lone, *places, *groups, *outputs]]
     return regroup(t, y, [size[c] for c in result], order)
+
+
+def _one_by_one(t: Builder, node: Node, x: Ref, w: Ref, spec: str, batch: str) -> Ref | None:
+    """Convolutions of several maps by the same weights: windows of a map, or frames."""
+    axis, count = spec.index(batch), x.shape[spec.index(batch)]
+    if count > MOST_MAPS:
+        return None
+    parts = []
+    for i in range(count):
+        y = t.contract(spec, t.slice(x, axis, i, 1), w)
+        found = convolution(t, y.node) if isinstance(y.op, Contract) and y.whole else None
+        if found is None:
+            return None
+        parts.append(found)
+    return t.concat(parts, spec.split("->")[1].index(batch))
 
 
 Steps = list[tuple[tuple[int, int], tuple[int, int]]]  # by axis: loop over places, loop over the kernel

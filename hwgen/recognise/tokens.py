@@ -111,7 +111,7 @@ def pool(t: Builder, node: Node) -> Ref | None:
     x, axes = node.operands[0], node.op.axes
     if len(x.node.shape) != 2 and not isinstance(x.op, Pad):
         return None
-    columns = x.node.shape[1]
+    columns = x.node.shape[-1]
     split = at_columns(x.layout, columns)
     if (
         split is None

@@ -7,7 +7,8 @@ ultra96v2 24 x 32: all units;
 pynq-z2 8 x 8: all units;
 pynq-z2 16 x 8: all units;
 ulx3s-85f 8 x 8: all units;
-ulx3s-85f 8 x 8: all units.
+ulx3s-85f 8 x 8: all units;
+zcu104 48 x 64: core.vector.window, window_lane and window_post.
 """
 
 LUTS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -27,6 +28,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector": (61.0, 1.0),
         "core.vector.norm": (1248.0, 27.453),
         "core.vector.router": (0.0, 6.2813, 44.75),
+        "core.vector.window": (1200.0, 11.0, 230.0),
         "hwgen_top": (2.0,),
         "load": (260.0, 1.1563),
         "mac_pair": (0.0, 3.0772),
@@ -34,6 +36,8 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "sequencer": (0.0, 11.562),
         "store": (379.0, 1.5625),
         "weights": (0.0, 5.6722, 264.24),
+        "window_lane": (116.0,),
+        "window_post": (420.0,),
         "writer": (159.0,),
     },
     "7-series": {
@@ -52,6 +56,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector": (0.0, 1.4766),
         "core.vector.norm": (0.0, 35.781),
         "core.vector.router": (0.0, 6.2779, 44.726),
+        "core.vector.window": (1200.0, 11.0, 230.0),
         "hwgen_top": (2.0,),
         "load": (0.0, 3.3021),
         "mac_pair": (0.0, 39.5),
@@ -59,6 +64,8 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "sequencer": (0.0, 24.969),
         "store": (0.0, 4.0781),
         "weights": (0.0, 5.5311, 257.67),
+        "window_lane": (116.0,),
+        "window_post": (420.0,),
         "writer": (155.0,),
     },
     "ecp5": {
@@ -77,6 +84,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector": (0.0, 1.5391),
         "core.vector.norm": (0.0, 67.671),
         "core.vector.router": (0.0, 12.846, 91.52),
+        "core.vector.window": (1200.0, 11.0, 230.0),
         "hwgen_top": (5.0,),
         "load": (0.0, 6.0562),
         "mac_pair": (0.0, 61.75),
@@ -84,6 +92,8 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "sequencer": (0.0, 98.406),
         "store": (0.0, 8.5547),
         "weights": (0.0, 12.572, 585.66),
+        "window_lane": (116.0,),
+        "window_post": (420.0,),
         "writer": (294.0,),
     },
 }
@@ -104,6 +114,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector": (293.0, 1.6942e-16),
         "core.vector.norm": (1374.0, 40.336),
         "core.vector.router": (0.0, 9.0234, 50.469),
+        "core.vector.window": (1500.0, 30.0, 200.0),
         "hwgen_top": (1.0,),
         "load": (0.0, 2.6887),
         "mac_pair": (13.557, 5.8014),
@@ -111,6 +122,8 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "sequencer": (0.0, 41.734),
         "store": (305.0, 5.9922),
         "weights": (154.0, 19.156, 245.0),
+        "window_lane": (209.0,),
+        "window_post": (480.0,),
         "writer": (209.0,),
     },
     "7-series": {
@@ -129,6 +142,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector": (0.0, 2.2891),
         "core.vector.norm": (0.0, 35.141),
         "core.vector.router": (0.0, 9.0234, 50.469),
+        "core.vector.window": (1500.0, 30.0, 200.0),
         "hwgen_top": (1.0,),
         "load": (0.0, 3.7187),
         "mac_pair": (0.0, 73.375),
@@ -136,6 +150,8 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "sequencer": (0.0, 74.75),
         "store": (0.0, 8.2422),
         "weights": (155.05, 19.287, 246.67),
+        "window_lane": (209.0,),
+        "window_post": (480.0,),
         "writer": (210.0,),
     },
     "ecp5": {
@@ -154,6 +170,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector": (0.0, 2.2891),
         "core.vector.norm": (0.0, 68.532),
         "core.vector.router": (0.0, 12.362, 69.143),
+        "core.vector.window": (1500.0, 30.0, 200.0),
         "hwgen_top": (1.0,),
         "load": (0.0, 4.7562),
         "mac_pair": (0.0, 108.38),
@@ -161,6 +178,8 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "sequencer": (0.0, 150.5),
         "store": (0.0, 8.3672),
         "weights": (158.26, 19.686, 251.78),
+        "window_lane": (209.0,),
+        "window_post": (480.0,),
         "writer": (210.0,),
     },
 }

@@ -126,6 +126,10 @@ def activation(b: Rows, node: Node, start: int, stop: int) -> str:
 def scale(b: Rows, node: Node, start: int, stop: int) -> str:
     x, gain, offset = node.operands
     operand = b.tokens(x)
+    if offset.scalar == 0 and operand.order is None and gain.shape[0] != 1:
+        table = b.array(gain)
+        if (table == table[:, :1]).all() and (averaged := mean_of(b, node, operand, table[:, :1])) is not None:
+            return b.rows_of(node, start, stop, averaged)
     name = value(b, node, operand, start, stop)
     first = np.arange(operand.rows) if operand.order is None else np.unique(operand.order, return_index=True)[1]
     tables = [np.broadcast_to(b.array(r), node.shape)[first[start:stop]] for r in (gain, offset)]

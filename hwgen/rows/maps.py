@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import graph, walks
 from ..layers import Conv, Pool
+from ..recognise.match import is_map
 from ..tensor import Node, Reduce
 from .lower import GONE, Rows
 from .moves import made, value
@@ -354,19 +356,32 @@ def reduction(b: Rows, node: Node, start: int, stop: int) -> str:
 
 
 def mean_of(b: Rows, node: Node, operand: Operand, table: Array) -> Callable[[], str] | None:
-    """A sum over windows times constants [rows or 1, columns or 1]: the mean over what of them lies in the map, or over all."""
+    """A sum or mean over windows times constants [rows or 1, 1]: the mean over what of them lies in the map, or over all."""
     source = operand.plain
-    if source is None or not isinstance(source[0].op, Reduce) or source[0].op.function != "sum" or table.shape[1] != 1:
+    if source is None or table.shape[1] != 1:
         return None
     inner, columns, first = source
-    pooled = reduced(b, inner).pooled
+    if is_map(inner, "mul") and (number := next((r.scalar for r in inner.operands if r.scalar is not None), None)) is not None:
+        b.place(inner)
+        (below,) = b.arranged[inner].operands
+        same = below.rows == operand.rows and not first and np.array_equal(columns, np.arange(below.width))
+        return mean_of(b, node, below, table * number) if same else None
     place = b.place(inner)
-    if pooled is None or first or operand.rows != place.rows or not np.array_equal(columns, np.arange(place.width)):
+    if first or operand.rows != place.rows or not np.array_equal(columns, np.arange(place.width)):
+        return None
+    if isinstance(inner.op, Pool) and inner.op.form == "mean":
+        pooled: Pooled | None = _pooled(b.view(inner.operands[0]), "mean")
+        table = table / inner.operands[0].shape[1]
+    elif isinstance(inner.op, Reduce) and inner.op.function == "sum":
+        pooled = reduced(b, inner).pooled
+    else:
+        return None
+    if pooled is None:
         return None
     for count_pads in (True, False):
         counts = pooled.rows.shape[1] if count_pads else (pooled.rows >= 0).sum(axis=1, keepdims=True)
         if np.allclose(table * counts, 1, rtol=1e-5):
-            return lambda: _window(b, node, pooled, "mean", count_pads)
+            return partial(_window, b, node, pooled, "mean", count_pads)
     return None
 
 

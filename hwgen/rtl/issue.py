@@ -84,13 +84,13 @@ class RowIssuer(Component):
         outputs_left, inputs_left = Signal(16), Signal(16)
         first_ob, first_tile, bank = Signal(), Signal(), Signal()
         out_offset, in_offset = Signal(ports.ADDRESS_BITS), Signal(ports.ADDRESS_BITS)
-        last_ob, last_ib, last_tile, last_r, begin = (Signal() for _ in range(5))
+        # Registers beside their counters, as much logic is behind them: the row is its tile's last, the tile its tap's, the
+        # columns are the Matmul's last; and what the first two begin with.
+        last_r, last_ib, last_ob, one_row, one_ib = (Signal() for _ in range(5))
+        last_tile, begin = Signal(), Signal()
         m.submodules.walk = walk = RowWalk()
         m.d.comb += [
-            last_ob.eq(outputs_left <= outputs),
-            last_ib.eq(inputs_left <= inputs),
             last_tile.eq(last_ib & walk.last_tap),
-            last_r.eq((r + 1 == job.rows) | job.empty),
             self.job.ready.eq(~waiting),
             begin.eq(waiting & (~active | (generate & last_r & last_tile & last_ob))),
             walk.begin.eq(begin),
@@ -105,21 +105,26 @@ class RowIssuer(Component):
         with m.Elif(begin):
             m.d.sync += waiting.eq(0)
         with m.If(generate):
-            m.d.sync += r.eq(r + 1)
+            m.d.sync += [r.eq(r + 1), last_r.eq(r + 2 == job.rows)]
             with m.If(last_r):
-                m.d.sync += [r.eq(0), first_tile.eq(0), inputs_left.eq(inputs_left - inputs)]
+                m.d.sync += [r.eq(0), last_r.eq(one_row), first_tile.eq(0)]
+                m.d.sync += [inputs_left.eq(inputs_left - inputs), last_ib.eq(inputs_left <= 2 * inputs)]
                 m.d.sync += in_offset.eq(in_offset + c.input_chunks)
                 with m.If(last_ib):
-                    m.d.sync += [inputs_left.eq(insn.inputs), in_offset.eq(0)]
+                    m.d.sync += [inputs_left.eq(insn.inputs), last_ib.eq(one_ib), in_offset.eq(0)]
                 with m.If(last_tile):
-                    m.d.sync += [first_tile.eq(1), first_ob.eq(0)]
+                    m.d.sync += [first_tile.eq(1), first_ob.eq(0), last_ob.eq(outputs_left <= 2 * outputs)]
                     m.d.sync += [outputs_left.eq(outputs_left - outputs), out_offset.eq(out_offset + c.output_chunks)]
                     m.d.sync += bank.eq(bank ^ ~job.empty)
                     with m.If(last_ob):
                         m.d.sync += active.eq(0)
         with m.If(begin):
             # An empty queue's placeholder is a single row of a single tile.
+            alone, whole = upcoming.empty | (upcoming.rows == 1), upcoming.empty | (upcoming.insn.inputs <= inputs)
             m.d.sync += [
+                *(signal.eq(alone) for signal in (last_r, one_row)),
+                *(signal.eq(whole) for signal in (last_ib, one_ib)),
+                last_ob.eq(upcoming.empty | (upcoming.insn.outputs <= outputs)),
                 job.eq(upcoming),
                 active.eq(1),
                 r.eq(0),

@@ -113,7 +113,11 @@ class RowWalk(Component):
         u = index("u", "u", COORDINATE_BITS, begins("u", "u", COORDINATE_BITS, 0, dilation_u))
         v = index("v", "v", COORDINATE_BITS, begins("v", "v", COORDINATE_BITS, dilation_v, 0))
 
-        # --- border -----------------------------------------------------------------------------------------------
+        self._border(m, now, x, y, u, v)
+        return m
+
+    def _border(self, m: Module, now: data.View, x: Value, y: Value, u: Value, v: Value) -> None:
+        """Rows beyond the border, a stage a cycle; the fields go along, as the next walk may begin meanwhile."""
         u_high = register(m, u.as_signed() >= now.height, "u_high")
         v_high = register(m, v.as_signed() >= now.width, "v_high")
         negative = register(m, u[-1] | v[-1], "negative")
@@ -136,4 +140,3 @@ class RowWalk(Component):
             self.y.eq(register(m, y, "y_4")),
             self.outside.eq(register(m, outside, "outside_4")),
         ]
-        return m

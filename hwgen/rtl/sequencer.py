@@ -28,8 +28,9 @@ class Sequencer(Component):
     """Program order into one queue per unit; the head of a queue is offered once done[u] >= wait_u for every unit u.
 
     END, which must be the program's last instruction, waits at dispatch for its counts, then the run is over. An
-    unknown operation (those of the window engine, where the Config has none, too), an END elsewhere or a program without END end it at once as `illegal`; `fault` ends it too. After
-    these the queues hold leftovers: reset before the next start.
+    unknown operation (of the window engine where the Config has none, too), an END elsewhere or a program without END end
+    it at once as `illegal`; `fault` ends it too. After these the queues hold leftovers: reset before the next start.
+    A walk waits for nothing and gets no `done`.
     Dispatch is in program order, so a full queue holds up all instructions behind it: a program must not need, to free
     an instruction, one that comes more than isa.QUEUE_DEPTH of the same unit's later.
 

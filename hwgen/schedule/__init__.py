@@ -12,7 +12,7 @@ from ..intgraph import Input, IntGraph, verify
 from ..program import InputSlot, OutputSlot, Program, RowLayout, TaskProgram, memory_map
 from .checks import verify_task
 from .emit import Emitter
-from .layout import DataStore, WeightStore, align
+from .layout import DataStore, WeightStore, align, chunk_bytes
 from .prepare import Needs, input_key, prepare, row_layout
 
 __all__ = ["attempt", "schedule", "shortages"]
@@ -64,7 +64,8 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
     slots = {task: _slots(task, graphs[task], needs[task], config, inputs, outputs) for task in graphs}
 
     # Instructions address the data region from its start, where the programs lie, whose length is known at the end.
-    sizes = (constants.size, inputs.size, outputs.size, weights.size * config.slice_bytes)
+    spilled = max(n.areas.size for n in needs.values()) * chunk_bytes(config)  # tasks run one at a time
+    sizes = (constants.size, inputs.size, outputs.size, weights.size * config.slice_bytes, spilled)
     zero, _ = memory_map(config, {}, *sizes)
     code = {}
     for task, graph in graphs.items():
@@ -75,7 +76,8 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
             if isinstance(op := graph.ops[i], Input)
         }
         output_offsets = [zero["outputs"].offset + slot.dram for slot in out_slots]
-        code[task] = Emitter(graph, config, needs[task], input_offsets, output_offsets).program()
+        spills = zero["spills"].offset if spilled else 0
+        code[task] = Emitter(graph, config, needs[task], input_offsets, output_offsets, spills).program()
 
     lengths = {task: len(instructions) * isa.WORD_BYTES for task, (instructions, _, _) in code.items()}
     regions, offsets = memory_map(config, lengths, *sizes)
@@ -83,16 +85,20 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
     tasks = {}
     for task, (instructions, origins, places) in code.items():
         in_slots, out_slots = slots[task]
+        in_spills = [output.view.buffer in needs[task].areas.pieces for output in graphs[task].outputs]
         tasks[task] = TaskProgram(
             [_relocate(insn, moved) for insn in instructions],
             origins,
             [replace(slot, dram=regions["inputs"].offset + slot.dram) for slot in _each_once(in_slots.values())],
-            [replace(slot, dram=regions["outputs"].offset + slot.dram) for slot in out_slots],
+            [
+                replace(slot, dram=regions["spills" if there else "outputs"].offset + slot.dram)
+                for slot, there in zip(out_slots, in_spills, strict=True)
+            ],
             places,
             offsets[task],
         )
         if contents:
-            verify_task(graphs[task], tasks[task], config)
+            verify_task(graphs[task], tasks[task], config, regions["spills"].offset if spilled else 0)
     batch = max(graph.batch for graph in graphs.values())
     return Program(config, tasks, constants.image(), weights.stripes() if contents else [], regions, batch)
 
@@ -122,7 +128,13 @@ def _slots(
             in_slots[i] = slot
     for number, output in enumerate(graph.outputs):
         rows = row_layout(needs.layouts[output.view.buffer], output.view, output.view.rows, config)
-        offset = outputs.add((task, number), rows.bytes)
+        if output.view.buffer in needs.areas.pieces:
+            address = needs.areas.contiguous(output.view)
+            if address is None:
+                raise UserError(f"output {output.name!r}: its rows are spilled in pieces")
+            offset = address * chunk_bytes(config)
+        else:
+            offset = outputs.add((task, number), rows.bytes)
         shape, scale = tuple(output.shape), float(output.scale)
         out_slots.append(OutputSlot(output.name, shape, scale, offset, rows, output.transposed, output.index))
     return in_slots, out_slots

@@ -32,7 +32,7 @@ ORDERS: tuple[Callable[[Item], tuple[float, ...]], ...] = (
 @dataclass
 class Item:
     """`size` addresses needed in steps first..last (both included); `early`, rising, <= `first`: welcome from there on, from
-    the first of them if there is room."""
+    the first of them if there is room. `load`: not loaded before this step, so that nothing that lay there holds the load up."""
 
     name: str
     size: int
@@ -40,6 +40,7 @@ class Item:
     last: int
     early: tuple[int, ...] = ()
     address: int = -1
+    load: int = 0
 
     def __post_init__(self) -> None:
         self.early = self.early or (self.first,)

@@ -15,11 +15,12 @@ import numpy as np
 
 from .. import isa
 from ..config import Config
-from ..intgraph import IntGraph, MatMul, Op, View
+from ..intgraph import IntGraph, MatMul, Op, Transfer, View
 from ..isa import ColScale, Indirect, Unit, WeightSource
 from ..program import TaskProgram
 from ..walks import Walk
-from .footprint import KEPT, PARAMS, QUEUE, SCALES, STORED, TABLE, Access, footprint, reach
+from .areas import Areas
+from .footprint import KEPT, PARAMS, QUEUE, SCALES, STORED, TABLE, Access, addresses, footprint, reach
 from .hazards import Region, strided
 from .layout import layout_of
 
@@ -35,13 +36,17 @@ class Faulty(ValueError):
     """A program does not do what its graph says: a fault of the compiler."""
 
 
-def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
-    """Raise Faulty naming the instruction that reads what it must not, or that does not wait."""
+def verify_task(graph: IntGraph, task: TaskProgram, config: Config, spills: int = 0) -> None:
+    """Raise Faulty naming the instruction that reads what it must not, or that does not wait.
+
+    spills: bytes from the start of the data region to the spilled values.
+    """
     ops = {op.name: (i, op) for i, op in enumerate(graph.ops)}
     expected = _Graph(graph, config)
-    memory = np.full(config.scratch_chunks + config.scale_entries, -1)
-    clocks = _Clocks(config)
+    size = addresses(config, expected.areas.size)
+    memory, clocks = np.full(size, -1), _Clocks(size)
     rows_done: dict[str, int] = defaultdict(int)
+    columns_done: dict[str, int] = defaultdict(int)  # chunks of a transfer
     params_loaded: dict[str, int] = defaultdict(int)
     held: dict[Unit | None, tuple[isa.WalkFields, str]] = {}  # of the unit's next instruction, and its operation
     walks: dict[str, list[Walk]] = {}
@@ -61,25 +66,32 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config) -> None:
         else:
             walk = None
         picked = {} if walk is None else reach(walk)
-        aside = isinstance(insn, (isa.Load, isa.LoadScales)) and hasattr(op, "x")  # parameters or a table, which no view names
+        # Parameters or a table, which no view names.
+        aside = isinstance(insn, (isa.Load, isa.LoadScales)) and hasattr(op, "x") and not isinstance(op, Transfer)
         first = rows_done[name] if walk is None and not aside else 0
         if aside and isinstance(insn, isa.Load):  # one may come in several
             first = params_loaded[name]
             params_loaded[name] += insn.rows
         if isinstance(insn, isa.Matmul) and insn.expert == isa.NO_EXPERT:
             rows_done[name] += insn.rows
-        reads, writes = footprint(insn, op, config, walk)
+        reads, writes = footprint(insn, op, config, walk, spills // config.axi_bytes)
+        column = columns_done[name]
+        if isinstance(insn, (isa.Load, isa.Store)):
+            columns_done[name] += insn.chunks
         for field, region in reads:
             if field == QUEUE:
                 continue
             base, rows = _rows(field, first, picked)
             found = strided(memory, region)[rows]
-            want = expected.read(i, op, field, base, region)
+            want = expected.read(i, op, field, base, column, region)
             if want is not None and not ((found == want[rows]) | (want[rows] == -1)).all():
                 raise Faulty(f"instruction {number} ({name}): {field} has been overwritten since it was written")
         clocks.check(insn, number, reads, writes)
         for field, region in writes:
-            if field != QUEUE:
+            if isinstance(op, Transfer):
+                whole = _written(i, region.rows, expected.width(op.out))
+                strided(memory, region)[:] = whole[:, column : column + region.width]
+            elif field != QUEUE:
                 found = strided(memory, region)
                 base, rows = _rows(field, first, picked)
                 height, width = found.shape[::-1] if field.endswith(SCALES) and not aside else found.shape
@@ -125,7 +137,8 @@ class _Graph:
     """Which operation wrote each chunk of a view, and its rows' maxima, before an operation reads it; -1: none."""
 
     def __init__(self, graph: IntGraph, config: Config):
-        layouts = {name: layout_of(buffer, config) for name, buffer in graph.buffers.items()}
+        self.layouts = layouts = {name: layout_of(buffer, config) for name, buffer in graph.buffers.items()}
+        self.areas = Areas(graph, layouts, config)
         chunks: Owners = {n: np.full((b.rows, layouts[n].pitch), -1) for n, b in graph.buffers.items()}
         maxima: Owners = {n: np.full(b.rows, -1) for n, b in graph.buffers.items()}
         self.before: dict[tuple[int, str], np.ndarray] = {}
@@ -154,8 +167,12 @@ class _Graph:
             stored[output.view.buffer].append(part(output.view).copy())
         self.stored = stored
 
-    def read(self, i: int, op: Op, field: str, first: int, region: Region) -> np.ndarray | None:
-        """What a region read by operation i must hold; None: not known from here."""
+    def width(self, view: View) -> int:
+        """Chunks of a row of a view."""
+        return self.layouts[view.buffer].chunks(view)
+
+    def read(self, i: int, op: Op, field: str, first: int, column: int, region: Region) -> np.ndarray | None:
+        """What a region read by operation i, of a transfer from a column on, must hold; None: not known from here."""
         if field in (PARAMS, TABLE + SCALES):
             return _written(self.count + i, 1, region.width) + first
         if field == STORED:
@@ -166,6 +183,8 @@ class _Graph:
         if field.endswith(SCALES):
             whole = whole[None, :]
             return whole[:, first : first + region.width] if not field.startswith("w") else whole[:, : region.width]
+        if isinstance(op, Transfer):
+            return whole[:, column : column + region.width]
         whole = whole if field == "w" else whole[first : first + region.rows]
         return whole[: region.rows, : region.width]
 
@@ -173,8 +192,7 @@ class _Graph:
 class _Clocks:
     """What is sure to have finished when an instruction starts: per unit, how many instructions."""
 
-    def __init__(self, config: Config):
-        size = config.scratch_chunks + config.scale_entries + 1
+    def __init__(self, size: int):
         self.writes, self.reads = (np.zeros((len(Unit), size), np.int32) for _ in range(2))
         self.starts: list[list[np.ndarray]] = [[] for _ in Unit]  # of every instruction of a unit
 

@@ -13,11 +13,23 @@ from typing import Any
 from .. import isa
 from ..config import Config
 from ..errors import Shortage
-from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens
+from ..intgraph import (
+    Constant,
+    Fetch,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    ReduceWindow,
+    RouteTokens,
+    Spill,
+    Transfer,
+)
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import Place
 from ..walks import Walk
-from .footprint import KEPT, footprint
+from .footprint import KEPT, addresses, footprint
 from .hazards import Hazards, fields_fit, walk_fields
 from .liveness import steps
 from .prepare import Needs
@@ -30,17 +42,20 @@ STREAM_LEAD = isa.QUEUE_DEPTH - 2  # streams that may be dispatched before the M
 class Emitter:
     """State of one task's emission: where everything lies, and the instructions so far.
 
-    inputs, outputs: byte offsets from the constants region's start, of each Input by op index, of each output by number.
+    inputs, outputs: byte offsets from the constants region's start, of each Input by op index, of each output by number;
+    spills: of the region of buffers in DRAM.
     """
 
-    def __init__(self, graph: IntGraph, config: Config, needs: Needs, inputs: dict[int, int], outputs: list[int]):
+    def __init__(
+        self, graph: IntGraph, config: Config, needs: Needs, inputs: dict[int, int], outputs: list[int], spills: int
+    ):
         self.graph, self.config, self.needs = graph, config, needs
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs, self.spills = inputs, outputs, spills // config.axi_bytes
         self.steps = steps(graph, config)
         self.step_of = {i: s for s, step in enumerate(self.steps) for i in step}
         self.spaces = Spaces(graph, config, needs, self.step_of)
         self.stores = self._stores()
-        self.hazards = Hazards(config.scratch_chunks + config.scale_entries + 1)
+        self.hazards = Hazards(addresses(config, needs.areas.size))
         # (instruction, op index, stream index or -1) in program order, streams apart until `program` merges them
         self.emitted: list[tuple[isa.Insn, int, int]] = []
         self.streams: list[tuple[isa.Insn, int, int]] = []  # (instruction, op index, position of its Route or -1)
@@ -56,6 +71,8 @@ class Emitter:
         for number, output in enumerate(self.graph.outputs):
             if output.view.buffer not in last:
                 raise ValueError(f"output {output.name!r}: nothing writes {output.view.buffer!r}")
+            if self.graph.buffers[output.view.buffer].dram:
+                continue  # it lies where the host looks for it
             writer = last[output.view.buffer]
             result.setdefault(self.step_of[writer], []).append((number, writer))
         return result
@@ -72,7 +89,7 @@ class Emitter:
     def _waiting(self, kind: type[isa.Insn], i: int, values: dict[str, Any], walk: Walk | None = None) -> isa.Insn:
         """The instruction, with its wait counts."""
         op = self.graph.ops[i]
-        reads, writes = footprint(kind(**values), op, self.config, walk)
+        reads, writes = footprint(kind(**values), op, self.config, walk, self.spills)
         assert kind.unit is not None
         read = [region for field, region in reads if field != KEPT]
         waits = self.hazards.issue(kind.unit, read, [region for _, region in writes])
@@ -83,10 +100,14 @@ class Emitter:
         self._emit(isa.Load, i, dram=beat, dst=address, rows=rows, chunks=chunks, pitch=pitch, narrow=int(narrow))
 
     def _load_view(self, i: int) -> None:
-        """The transfer of a Constant or Input."""
-        view = self.graph.ops[i].writes()["out"]
+        """The transfer of a Constant, Input or Fetch."""
+        op = self.graph.ops[i]
+        if isinstance(op, Fetch):
+            self._transfer(i, op)
+            return
+        view = op.writes()["out"]
         layout = self.needs.layouts[view.buffer]
-        dram = self.inputs[i] if isinstance(self.graph.ops[i], Input) else self.needs.data[i]
+        dram = self.inputs[i] if isinstance(op, Input) else self.needs.data[i]
         place = self.spaces.address(view, i), view.rows, layout.chunks(view), layout.pitch
         self._load(i, *place, dram, i in self.needs.narrow)
 
@@ -97,6 +118,14 @@ class Emitter:
         self._load(i, item.address, 2, chunks, chunks, self.needs.data[i])
         if weights:
             self._load(i, item.address + 2 * chunks, weights, chunks, chunks, self.needs.taps[i], True)
+
+    def _transfer(self, i: int, op: Transfer) -> None:
+        """Loads of a Fetch, or Stores of a Spill."""
+        inside = self.spaces.region(op.x if isinstance(op, Spill) else op.out, i)
+        for part in self.needs.areas.parts(op):
+            values = {"dram": self.spills + part.address * self.config.chunk_beats, "rows": part.rows, "chunks": part.chunks}
+            kind, end = (isa.Store, "src") if isinstance(op, Spill) else (isa.Load, "dst")
+            self._emit(kind, i, **values, **{end: inside.start + part.column}, pitch=inside.pitch)
 
     def _load_table(self, i: int) -> None:
         item = self.spaces.tables[i]
@@ -110,8 +139,10 @@ class Emitter:
             for span, item in pairs:
                 moved.update(span.loads)
                 found += [(item.first, (self.step_of[span.use], self._load_view, (i,))) for i in span.loads]
-        found += [(item.first, (self.step_of[i], self._load_params, (i,))) for i, item in self.spaces.params.items()]
-        found += [(item.first, (self.step_of[i], self._load_table, (i,))) for i, item in self.spaces.tables.items()]
+        for i, item in self.spaces.params.items():
+            found.append((max(item.first, item.load), (self.step_of[i], self._load_params, (i,))))
+        for i, item in self.spaces.tables.items():
+            found.append((max(item.first, item.load), (self.step_of[i], self._load_table, (i,))))
         result: dict[int, list[Load]] = {}
         for first, load in sorted(found, key=lambda entry: (entry[0], entry[1][0], entry[1][2])):
             result.setdefault(first, []).append(load)
@@ -243,8 +274,10 @@ class Emitter:
     def _operation(self, i: int) -> None:
         op = self.graph.ops[i]
         match op:
-            case Constant() | Input():
+            case Constant() | Input() | Fetch():
                 self._load_view(i)
+            case Spill():
+                self._transfer(i, op)
             case Norm():
                 self._norm(i, op)
             case Multiply():

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import isa
 from ..config import Config
-from ..intgraph import MatMul, Op
+from ..intgraph import Fetch, MatMul, Op, Spill
 from ..isa import Convert, Indirect, Reduce, RowMax, RowScale, WeightSource
 from ..walks import ZERO_ROW, Walk
 from .hazards import Region
@@ -17,6 +17,11 @@ KEPT = "out, kept"  # rows of `out` that a scatter leaves as they were: no other
 SCALES = " scales"  # behind a field: its rows' entries of the scale memory
 
 
+def addresses(config: Config, spilled: int) -> int:
+    """Of all memories one behind the other: scratchpad, scale memory, queues, so many chunks of spilled values."""
+    return config.scratch_chunks + config.scale_entries + 1 + spilled
+
+
 def reach(walk: Walk) -> dict[str, np.ndarray]:
     """Rows of the views that an instruction with this walk reads or writes, by field of the operation, each once."""
     x, y = np.unique(walk.x_rows()), walk.y_rows()
@@ -25,9 +30,9 @@ def reach(walk: Walk) -> dict[str, np.ndarray]:
 
 
 def footprint(
-    insn: isa.Insn, op: Op, config: Config, walk: Walk | None = None
+    insn: isa.Insn, op: Op, config: Config, walk: Walk | None = None, spills: int = 0
 ) -> tuple[list[Access], list[Access]]:
-    """(read, written) regions by field of the operation; the scale memory lies behind the scratchpad, the queues behind it.
+    """(read, written) regions by field of the operation, at `addresses`. spills: beats in front of the spilled values.
 
     Behind a walk a region goes from the first to the last of its rows (see `reach`), as not every set of rows is one.
     """
@@ -35,6 +40,10 @@ def footprint(
 
     def area(start: int, rows: int, pitch: int, elements: int) -> Region:
         return Region(start, rows, pitch, -(-elements // config.chunk))
+
+    def outside(move: isa.Load | isa.Store) -> Region:
+        first = addresses(config, 0) + (move.dram - spills) // config.chunk_beats
+        return Region(first, move.rows, move.chunks, move.chunks)
 
     def entries(field: str, first: int, count: int) -> Access:
         return field + SCALES, Region(scales + first, 1, 1, count)
@@ -48,14 +57,17 @@ def footprint(
 
     match insn:
         case isa.Load():
-            field = PARAMS if hasattr(op, "x") else "out"
-            return [], [(field, Region(insn.dst, insn.rows, insn.pitch, insn.chunks))]
+            scratch = Region(insn.dst, insn.rows, insn.pitch, insn.chunks)
+            if isinstance(op, Fetch):
+                return [("x", outside(insn))], [("out", scratch)]
+            return [], [(PARAMS if hasattr(op, "x") else "out", scratch)]
         case isa.LoadScales():
             return [], [entries(TABLE, insn.dst, insn.count)]
         case isa.Stream():
             return [(QUEUE, queue)] if insn.expert != isa.NO_EXPERT else [], []
         case isa.Store():
-            return [(STORED, Region(insn.src, insn.rows, insn.pitch, insn.chunks))], []
+            source = Region(insn.src, insn.rows, insn.pitch, insn.chunks)
+            return ([("x", source)], [("out", outside(insn))]) if isinstance(op, Spill) else ([(STORED, source)], [])
         case isa.Route():
             written = [(QUEUE, queue)]
             if insn.dense:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ..config import Config
 from ..errors import Shortage
-from ..intgraph import Constant, Input, IntGraph, MatMul, Op, View
+from ..intgraph import Constant, Fetch, Input, IntGraph, MatMul, Op, View
 from ..isa import Indirect, RowMax
 
 
@@ -133,7 +133,7 @@ def buffer_accesses(graph: IntGraph) -> dict[str, list[Access]]:
             _at(result, view, i).reads |= _groups(graph, view)
         for out in op.writes().values():
             access = _at(result, out, i)
-            access.load = isinstance(op, (Constant, Input))
+            access.load = isinstance(op, (Constant, Input, Fetch))
             buffer = graph.buffers[out.buffer]
             if _whole(graph, op, out, queued) and (buffer.groups > 1 or out.cols == buffer.cols):
                 access.kills |= _groups(graph, out)

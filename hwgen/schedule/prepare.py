@@ -12,6 +12,7 @@ from ..errors import Shortage, UserError
 from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
 from ..isa import INDEX_BITS, ROW_BITS, WINDOW_TAPS, ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import RowLayout
+from .areas import Areas
 from .layout import (
     DataStore,
     Layout,
@@ -36,10 +37,11 @@ class Needs:
     beta of a Norm, of multipliers and biases of a ReduceWindow, of the row multipliers of a MatMul. `taps`: likewise of the
     weights of a ReduceWindow, as int8. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of the factor) of a
     Multiply, (columns, taps with weights) of a ReduceWindow. `narrow`: each Constant and Input that crosses DRAM as int8.
-    `shortages`: what operations exceed of the Config.
+    `shortages`: what operations exceed of the Config. `areas`: of buffers in DRAM.
     """
 
     layouts: dict[str, Layout]
+    areas: Areas
     weights: dict[int, tuple[int, int]] = field(default_factory=dict)
     data: dict[int, int] = field(default_factory=dict)
     taps: dict[int, int] = field(default_factory=dict)
@@ -57,7 +59,8 @@ class Needs:
 
 def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: DataStore) -> Needs:
     """Pack everything static of `graph` into the stores. Raises UserError where the machine cannot do an operation."""
-    needs = Needs({name: layout_of(buffer, config) for name, buffer in graph.buffers.items()})
+    layouts = {name: layout_of(buffer, config) for name, buffer in graph.buffers.items()}
+    needs = Needs(layouts, Areas(graph, layouts, config))
     routes: dict[str, RouteTokens] = {}
     last_route = ""
     for i, op in enumerate(graph.ops):

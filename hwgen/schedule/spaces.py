@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect
+
 from ..config import Config
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, View
+from ..errors import Shortage
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, Spill, View
 from ..isa import RowScale
 from ..program import Place
 from .allocate import Item, place, set_lead
@@ -12,6 +15,8 @@ from .layout import align
 from .liveness import Span, buffer_accesses, final_reads, maximum_accesses, spans
 from .prepare import Needs
 
+LINGER = (6, 3, 1, 0)  # MatMuls behind a Spill during which its rows keep their place, as far as there is room
+AHEAD = 3  # MatMuls before their user that its parameters are loaded, where values spill
 NORM_BESIDE = 16  # operations behind one of the vector unit among which those are looked for that run beside it
 
 
@@ -29,17 +34,33 @@ class Spaces:
         self.maxima: dict[str, list[tuple[Span, Item]]] = {}
         self.params: dict[int, Item] = {}
         self.tables: dict[int, Item] = {}
-        self._collect()
-        self._allocate()
+        self.spills = any(buffer.dram for buffer in graph.buffers.values())
+        self.array = [i for i, op in enumerate(graph.ops) if isinstance(op, MatMul)]
+        for linger in LINGER if self.spills else LINGER[-1:]:
+            self._collect(linger)
+            try:
+                self._allocate()
+            except Shortage:
+                if linger:
+                    continue
+                raise
+            return
 
-    def _collect(self) -> None:
-        """Items of everything that needs space."""
+    def _collect(self, linger: int) -> None:
+        """Items of everything that needs space. linger: MatMuls behind a Spill that need not wait until it has read."""
         graph, config, needs = self.graph, self.config, self.needs
+        for table in (self.spans, self.maxima, self.params, self.tables):
+            table.clear()
         final = final_reads(graph)
         for name, accesses in buffer_accesses(graph).items():
+            if graph.buffers[name].dram:
+                continue
             for span in self._merged(spans(name, accesses, final[name])):
                 size = graph.buffers[name].rows * needs.layouts[name].pitch
-                item = Item(f"buffer {name!r}", size, self.step_of[span.use], self.step_of[span.last])
+                first = span.first if self.spills else span.use  # where values spill the mapping says when they are fetched
+                item = Item(f"buffer {name!r}", size, self.step_of[first], self.step_of[span.last])
+                if linger and isinstance(graph.ops[span.last], Spill):
+                    item.last = max(item.last, self._near(span.last, linger))
                 self.spans.setdefault(name, []).append((span, item))
         for name, accesses in maximum_accesses(graph).items():
             for span in self._merged(spans(name, accesses, set())):
@@ -47,23 +68,32 @@ class Spaces:
                 item = Item(f"row maxima of {name!r}", graph.buffers[name].rows, first, last)
                 self.maxima.setdefault(name, []).append((span, item))
         for i, op in enumerate(graph.ops):
-            step = self.step_of[i]
+            step = first = load = self.step_of[i]
+            if self.spills and i:
+                first, load = self._near(i, -2 * AHEAD), self._near(i, -AHEAD)
             if isinstance(op, Norm):
                 size = 2 * (align(op.x.cols, config.chunk) // config.chunk)
-                self.params[i] = Item(f"gamma and beta of {op.name!r}", size, step, step)
+                self.params[i] = Item(f"gamma and beta of {op.name!r}", size, first, step, load=load)
             elif isinstance(op, ReduceWindow):
                 columns, weights = needs.sizes[i]
                 size = (2 + weights) * (align(columns, config.chunk) // config.chunk)
-                self.params[i] = Item(f"multipliers, biases and weights of {op.name!r}", size, step, step)
+                name = f"multipliers, biases and weights of {op.name!r}"
+                self.params[i] = Item(name, size, first, step, load=load)
             elif isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
-                self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, step, step)
+                self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, first, step, load=load)
+
+    def _near(self, i: int, matmuls: int) -> int:
+        """The step of the MatMul so many behind operation `i` (negative: before it), or of the last or first one."""
+        at = bisect(self.array, i) + matmuls - (matmuls > 0)
+        return self.step_of[self.array[min(max(at, 0), len(self.array) - 1)]] if self.array else self.step_of[i]
 
     def _allocate(self) -> None:
         config = self.config
         buffers = [item for pairs in self.spans.values() for _, item in pairs]
         maxima = [item for pairs in self.maxima.values() for _, item in pairs]
         loaded = [item for pairs in self.spans.values() for span, item in pairs if span.loads]
-        set_lead([*loaded, *self.params.values(), *self.tables.values()])
+        if not self.spills:
+            set_lead([*loaded, *self.params.values(), *self.tables.values()])
         # A row is read in whole accesses: none may run over the end of a bank.
         margin = max(config.input_chunks, config.output_chunks) - 1
         usable = config.bank_chunks - margin

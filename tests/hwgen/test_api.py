@@ -139,6 +139,16 @@ def test_it_runs_and_compares(example, bundle):
         bundle.run(test, limit=0)
 
 
+@pytest.mark.parametrize("method, function", [("timing", "hwgen.timing.estimate"), ("synth", "hwgen.synth.synthesise")])
+def test_it_goes_to_yosys(bundle, monkeypatch, method, function):
+    given = {}
+    monkeypatch.setattr(function, lambda verilog, board, **options: given.update(options, verilog=verilog, board=board) or 7)
+    assert getattr(bundle, method)("core", jobs=2) == 7
+    assert (given["only"], given["jobs"], given["board"]) == ("core", 2, bundle.board) and given["verilog"] == bundle.verilog()
+    with pytest.raises(UserError, match="--jobs 0"):
+        getattr(bundle, method)(jobs=0)
+
+
 # --- verify --------------------------------------------------------------------------------------------------------
 
 

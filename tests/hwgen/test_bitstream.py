@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -214,3 +215,14 @@ def test_bitstream(tmp_path, capsys):
     assert found["critical_path"] and all(step["cell"] for step in found["critical_path"])
     assert output.read_bytes()[:2] == b"\xff\x00" and output.stat().st_size > 100_000
     assert (tmp_path / "digits.json").is_file() and (tmp_path / "digits.log").is_file()
+
+
+@pytest.mark.parametrize("code, said", [(0, None), (3, r"3 failed \(3\): ERROR: no room")])
+def test_the_log_of_a_tool_tells_how_far_it_is(tmp_path, monkeypatch, code, said):
+    """A program that writes what nextpnr writes takes its place."""
+    lines = "Info: Packing LUTs\\nInfo: other\\nERROR: no room"
+    monkeypatch.setattr(nextpnr, "_CODE", f"import sys; print('{lines}'); sys.exit({{0}})")
+    told = []
+    with pytest.raises(RuntimeError, match=said) if said else nullcontext():
+        nextpnr.run(str(code), [], tmp_path, tmp_path / "log", told.append)
+    assert told == ["packing"] and (tmp_path / "log").read_text().count("\n") == 3

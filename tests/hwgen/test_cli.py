@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
-import hwgen.arguments
+from hwgen import __version__, arguments
+from hwgen.cli import COMMANDS
 from hwgen.errors import Mismatch, UserError
 from hwgen.example import write
 from hwgen.files import write_atomic
@@ -196,10 +198,10 @@ def test_a_terminated_command_leaves_nothing(hwgen, tmp_path, monkeypatch):
 def test_models_and_settings_are_parsed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b.onnx").touch()
-    assert hwgen.arguments.parse_models(["a=b.onnx"]) == {"": Path("a=b.onnx")}
-    assert hwgen.arguments.parse_models(["a=x.onnx"]) == {"a": Path("x.onnx")}
-    assert hwgen.arguments.parse_models(["a=x.onnx", "b=y.onnx"]) == {"a": Path("x.onnx"), "b": Path("y.onnx")}
-    assert hwgen.arguments.parse_settings(["a=1", "b=x=y", "a=2"]) == {"a": "2", "b": "x=y"}
+    assert arguments.parse_models(["a=b.onnx"]) == {"": Path("a=b.onnx")}
+    assert arguments.parse_models(["a=x.onnx"]) == {"a": Path("x.onnx")}
+    assert arguments.parse_models(["a=x.onnx", "b=y.onnx"]) == {"a": Path("x.onnx"), "b": Path("y.onnx")}
+    assert arguments.parse_settings(["a=1", "b=x=y", "a=2"]) == {"a": "2", "b": "x=y"}
 
 
 def test_closed_pipe_is_no_fault():
@@ -216,8 +218,8 @@ def test_module_is_runnable():
     environment = {**os.environ, "PYTHONPATH": str(TOP)}
     command = [sys.executable, "-m", "hwgen", "--version"]
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert (run.returncode, run.stdout) == (0, f"hwgen {hwgen.__version__}\n")
-    assert json.dumps(hwgen.__version__)
+    assert (run.returncode, run.stdout) == (0, f"hwgen {__version__}\n")
+    assert json.dumps(__version__)
 
 
 # --- levels, shapes, findings ------------------------------------------------------------------------------------
@@ -289,3 +291,21 @@ def test_findings_as_json(hwgen, micro, tmp_path):
     assert "GELU" in finding["nearest_form"]
     code, out, err = hwgen("check", micro, "--json")
     assert (code, err, json.loads(out)) == (0, "", {"model": str(micro), "supported": True, "findings": []})
+
+
+# --- help ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_has_an_example_that_parses(hwgen, command):
+    code, out, _ = hwgen(command, "--help")
+    examples = re.findall(rf"^  hwgen ({command}\b.*)$", out, re.M)
+    assert code == 0 and "\nexample:\n" in out and examples
+    for example in examples:
+        assert arguments.parse(example.split()).command == command
+
+
+def test_every_command_is_listed(hwgen):
+    code, out, _ = hwgen("--help")
+    assert code == 0 and re.findall(r"^    (\w+)(?: |$)", out, re.M) == list(arguments.EXAMPLES)
+    assert set(arguments.EXAMPLES) == set(COMMANDS)

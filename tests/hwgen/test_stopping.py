@@ -67,7 +67,7 @@ def script(tmp_path):
     yield run
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 # --- children ------------------------------------------------------------------------------------------------------
@@ -96,8 +96,10 @@ def test_what_ends_by_itself_leaves_nothing_behind(tmp_path):
 
 def test_a_signal_while_a_child_starts_waits_until_it_is_known(tmp_path, monkeypatch):
     class Late(subprocess.Popen):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
+        def __init__(self, command, **options):
+            super().__init__(command, **options)
+            if command != ["sleep", "300"]:
+                return
             (tmp_path / "pids").write_text(str(self.pid))
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
@@ -107,6 +109,14 @@ def test_a_signal_while_a_child_starts_waits_until_it_is_known(tmp_path, monkeyp
         processes.run(["sleep", "300"])
         time.sleep(PATIENCE)
     assert gone(tmp_path / "pids", 1)
+
+
+def test_children_end_when_their_parent_is_killed(script, tmp_path):
+    process = script(f"from hwgen import processes\nprocesses.run(['sh', '-c', {FAMILY!r}])\n")
+    until(lambda: len(pids(tmp_path / "pids")) == 2)
+    time.sleep(0.2)
+    process.kill()
+    until(lambda: gone(tmp_path / "pids", 2))
 
 
 def test_children_of_threads_end_too(hwgen, tmp_path, monkeypatch):
@@ -195,7 +205,7 @@ def test_ending_a_compilation_leaves_no_process_and_no_folder(script, tmp_path, 
     process.send_signal(getattr(signal, f"SIG{number}"))
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (code, "", said)
-    assert gone(tmp_path / "pids", 2)
+    until(lambda: gone(tmp_path / "pids", 2))  # SIGKILL takes a moment
     assert list((tmp_path / "temporary").iterdir()) == []
     assert [p.suffix for p in (tmp_path / "cache" / "sim").iterdir()] == [".lock"]
 

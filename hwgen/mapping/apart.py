@@ -1,0 +1,122 @@
+"""Values apart, so that each can be in DRAM or not, and attention head by head.
+
+Attention head by head: the row maxima of all heads together are taken when all are there, by a product of rows with one.
+
+The machine continues the maxima of one MatMul in the next only row for row, so that all heads of a block of queries follow
+each other. With this, all queries pass a head before the next one: of K and V one head at a time is in the scratchpad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..intgraph import Buffer, Constant, IntGraph, MatMul, Multiply, Op, View
+from ..isa import RowMax
+from ..numerics import GAMMA_SHIFT
+from ..schedule.liveness import buffer_accesses, final_reads, spans
+from .parts import edges, part, part_name
+from .runs import chains
+
+
+def heads_apart(graph: IntGraph, chunk: int) -> IntGraph:
+    """`graph` with `values_apart`, and no MatMuls that continue each other's maxima of magnitudes, where they write all of a
+    buffer together."""
+    graph = values_apart(graph)
+    buffers, ops = dict(graph.buffers), list[Op]()
+    for chain in chains(graph.ops):
+        parts = [op for op in chain if isinstance(op, MatMul) and op.row_max == RowMax.ABS]
+        if len(parts) < 2 or not _is_whole(graph, parts):
+            ops += chain
+            continue
+        ops += [replace(op, row_max=RowMax.NONE, continue_max=False) if op in parts else op for op in chain]
+        last, buffer = parts[-1], buffers[parts[-1].out.buffer]
+        whole = View(buffer.name, last.out.row, last.x.rows, 0, buffer.cols)
+        ops += measure(f"{last.name}.maxima", whole, buffer, chunk, buffers)
+    return replace(graph, ops=ops, buffers=buffers)
+
+
+def values_apart(graph: IntGraph) -> IntGraph:
+    """`graph` with a buffer of its own for everything that a buffer holds one after another, experts' hidden rows apart."""
+    buffers, renamed = dict(graph.buffers), dict[tuple[int, str], str]()
+    final, queues = final_reads(graph), {op.out.buffer for op in graph.ops if isinstance(op, MatMul) and op.expert}
+    for name, accesses in buffer_accesses(graph).items():
+        if name in queues:
+            continue
+        *others, _ = spans(name, accesses, final[name]) or [None]
+        for number, span in enumerate(others):
+            own = f"{name}.{number}"
+            buffers[own] = replace(buffers[name], name=own)
+            renamed |= {(access.index, name): own for access in accesses if span.first <= access.index <= span.last}
+    ops: list[Op] = []
+    for i, op in enumerate(graph.ops):
+        moved = {
+            field: replace(v, buffer=renamed[i, v.buffer])
+            for field, v in op.views().items()
+            if (i, v.buffer) in renamed
+        }
+        ops.append(replace(op, **moved) if moved else op)
+    index = {op.name: i for i, op in enumerate(graph.ops)}
+    trace = {value: (v, op) for value, (v, op) in graph.trace.items() if (index[op], v.buffer) not in renamed}
+    return replace(graph, ops=ops, buffers=buffers, trace=trace)
+
+
+def constants_apart(graph: IntGraph) -> IntGraph:
+    """`graph` with constants in parts where the next operation on their buffer works on some of their rows."""
+    ops: list[Op] = []
+    for i, op in enumerate(graph.ops):
+        edges = {0, op.out.rows} if isinstance(op, Constant) else set[int]()
+        if isinstance(op, Constant):
+            following = [
+                [v for v in other.views().values() if v.buffer == op.out.buffer] for other in graph.ops[i + 1 :]
+            ]
+            for view in next((views for views in following if views), []):
+                edges |= {row - op.out.row for row in (view.row, view.row + view.rows)}
+        ordered = sorted(edge for edge in edges if isinstance(op, Constant) and 0 <= edge <= op.out.rows)
+        parts = list(zip(ordered, ordered[1:], strict=False))
+        if len(parts) < 2:
+            ops.append(op)
+            continue
+        ops += [
+            part(op, a, b, part_name(op.name, k, k == len(parts) - 1), lambda v: v) for k, (a, b) in enumerate(parts)
+        ]
+    return replace(graph, ops=ops)
+
+
+def weights_apart(graph: IntGraph, limit: int, chunk: int) -> IntGraph:
+    """`graph` with products of weights that stream, from a Constant, in parts of rows of at most `limit` chunks of weights."""
+    constants = {op.out.buffer for op in graph.ops if isinstance(op, Constant)}
+    ops: list[Op] = []
+    for chain in chains(graph.ops):
+        for op in chain:
+            size = -(-op.x.cols // chunk) * op.x.rows if isinstance(op, MatMul) else 0
+            plain = isinstance(op, MatMul) and op.expert is None and op.walk is None and isinstance(op.w, View)
+            if len(chain) > 1 or size <= limit or not (plain and isinstance(op, MatMul) and op.x.buffer in constants):
+                ops.append(op)
+                continue
+            rows = op.x.rows
+            for k, (first, end) in enumerate(edges(rows, -(-size // limit))):
+                ops.append(part(op, first, end, part_name(op.name, k, end == rows), lambda view: view))
+    return replace(graph, ops=ops)
+
+
+def measure(name: str, view: View, buffer: Buffer, chunk: int, buffers: dict[str, Buffer]) -> Iterator[Op]:
+    """Operations that store the row maxima of a view of all columns of `buffer`, which stays as it is; ones join `buffers`."""
+    width = buffer.cols // buffer.groups
+    period = chunk if width % chunk == 0 else width
+    ones = Buffer(f"{name}.ones", view.rows, period)
+    buffers[ones.name] = ones
+    factor = View(ones.name, 0, view.rows, 0, period)
+    yield Constant(ones.name, factor, np.full((view.rows, period), 1 << GAMMA_SHIFT, np.int16))
+    yield Multiply(name, view, view, factor, row_max=RowMax.ABS)
+
+
+def _is_whole(graph: IntGraph, parts: list[MatMul]) -> bool:
+    """Whether the MatMuls write all columns of the same rows of one buffer, each once."""
+    first, columns = parts[0].out, sorted((op.out.col, op.out.col + op.out.cols) for op in parts)
+    same = all((op.out.buffer, op.out.row, op.x.rows) == (first.buffer, first.row, parts[0].x.rows) for op in parts)
+    joined = all(a[1] == b[0] for a, b in zip(columns, columns[1:], strict=False))
+    whole = columns[0][0] == 0 and columns[-1][1] == graph.buffers[first.buffer].cols
+    return same and joined and whole and all(op.continue_max for op in parts[1:]) and not parts[0].continue_max

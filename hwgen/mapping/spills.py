@@ -1,0 +1,298 @@
+"""Values in DRAM behind the scratchpad: the runs of `streamed` with what is fetched before and spilled behind each block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ..config import Config
+from ..intgraph import (
+    Buffer,
+    Constant,
+    Fetch,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    RouteTokens,
+    Spill,
+    Transfer,
+    View,
+)
+from .ahead import ahead
+from .apart import constants_apart, heads_apart, measure, weights_apart
+from .bounds import aside, bound
+from .depth_first import Limits
+from .row_tiling import row_tiling
+from .streamed import WHOLE, Run, Streamed, cut
+
+TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
+
+WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
+
+
+def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
+    """`graph` with all that lives longer than a run of operations in DRAM, in blocks that fit the limits if any do.
+
+    `trace` loses what is no longer there as a whole.
+    """
+    whole = weights_apart(constants_apart(graph), limits.bank_chunks // WEIGHTS, config.chunk)
+    apart = heads_apart(whole, config.chunk)
+    cycles = partial(bound, config=config)
+    found = _Spills(Streamed(apart, limits, cycles, config.chunk_beats, config.array_outputs))
+    result = found.graph()
+    tokens = 0
+
+    def work(op: Op) -> float:
+        nonlocal tokens
+        if isinstance(op, RouteTokens):
+            tokens = -(-op.logits.rows * op.top_k // op.logits.cols)
+        return cycles(op, tokens if op.expert is not None else op.x.rows) if isinstance(op, MatMul) else 0.0
+
+    ops: list[Op] = []
+    floors: list[int] = []
+    runs: dict[int, int] = {}  # where each begins
+    begin = 0  # of the block before
+    for number, block in found.blocks:
+        runs.setdefault(number, len(ops))
+        waiting = _waiting(block)
+        tiled = row_tiling(replace(result, ops=block), TILES, lambda op, waiting=waiting: op.name in waiting).ops
+        floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
+        begin = len(ops)
+        ops += tiled
+    return replace(result, ops=ahead(ops, floors, lambda op: aside(op, result.buffers, config), work))
+
+
+def _waiting(block: list[Op]) -> set[str]:
+    """Operations between which the array waits for the vector unit: what makes its rows, itself, what streams them first."""
+    made: dict[str, Op] = {}  # by the array, or of that by the vector unit
+    streamed: set[str] = set()
+    found: set[str] = set()
+    for op in block:
+        for view in op.reads().values():
+            source = made.get(view.buffer)
+            beside = isinstance(op, Norm | Multiply)
+            if source is not None and beside != isinstance(source, Norm | Multiply) and view.buffer not in streamed:
+                found |= {op.name, source.name}
+                streamed.add(view.buffer)
+        if isinstance(op, MatMul) or (isinstance(op, Norm | Multiply) and op.name in found):
+            made[op.out.buffer] = op
+            streamed.discard(op.out.buffer)
+    return found
+
+
+@dataclass
+class _Held:
+    """A rectangle of a buffer that lies in the scratchpad, as buffer `name`, while a block or a run goes through.
+
+    first, last: operations of the block that touch it first, and that write it last (-1: none). fetched: the first one
+    needs what it held before. maxima: its row maxima are read before any are written.
+    """
+
+    view: View
+    name: str
+    first: int
+    last: int
+    fetched: bool
+    maxima: bool
+    lasts: bool = False  # for the whole run
+
+
+class _Spills:
+    def __init__(self, plan: Streamed):
+        self.plan, self.source, self.chunk = plan, plan.graph, plan.limits.chunk
+        self.buffers: dict[str, Buffer] = {}
+        self.ops: list[Op] = []  # of the block that is being made
+        self.blocks: list[tuple[int, list[Op]]] = []  # number of the run, operations
+        self.lasting: set[str] = set()  # loads of what stays for a run
+        self.counts: dict[tuple[str, type], int] = {}
+
+    def graph(self) -> IntGraph:
+        for number, run in enumerate(self.plan.runs):
+            self._run(number, run)
+        ops = [op for _, block in self.blocks for op in block]
+        moved = {op.out.buffer if isinstance(op, Spill) else op.x.buffer for op in ops if isinstance(op, Transfer)}
+        for name in sorted(moved):
+            self.buffers[name] = replace(self.source.buffers[name], dram=True)
+        kept = {op.name for op in ops}
+        trace = {
+            value: (view, op)
+            for value, (view, op) in self.source.trace.items()
+            if view.buffer in self.buffers and view.buffer not in moved and op in kept
+        }
+        return replace(self.source, ops=ops, buffers=self.buffers, trace=trace)
+
+    def _run(self, number: int, run: Run) -> None:
+        """All blocks of a run."""
+        entries = [entry for unit in self.plan.units[run.first : run.end] for entry in unit]
+        local = self.plan.local(run.first, run.end) if run.tokens else set()
+        lasting: dict[View, _Held] = {}
+        blocks = run.edges() if run.tokens else [(0, 0)]
+        for k, (first, end) in enumerate(blocks):
+            last = k == len(blocks) - 1
+            names = f"{number}.{k}"
+
+            def place(
+                field: str, view: View, first: int = first, height: int = end - first, names: str = names
+            ) -> View:
+                if view.buffer not in local:
+                    return view
+                name = f"{view.buffer}.{height}rows.{names}"
+                self.buffers.setdefault(
+                    name, replace(self.source.buffers[view.buffer], name=name, rows=height, scale=1.0)
+                )
+                return replace(view, buffer=name, row=view.row - first)
+
+            pieces: list[Op] = []
+            whole: set[View] = set()
+            for op, shape in entries:
+                piece = cut(op, shape, first, end, _block_name(op.name, k, last), place) if run.tokens else op
+                if isinstance(piece, MatMul) and piece.expert is not None:
+                    piece = replace(piece, expert=(_block_name(piece.expert[0], k, last), piece.expert[1]))
+                pieces.append(piece)
+                whole |= {view for name, view in piece.views().items() if shape.axes[name] == WHOLE}
+            held = self._held(pieces, names)
+            for n, h in enumerate(held):
+                if h.view in whole and h.last < 0:  # read as a whole in every block
+                    known = lasting.setdefault(h.view, replace(h, lasts=True))
+                    held[n] = replace(known, first=h.first if known.name == h.name else -1)
+            self.ops = []
+            self._block(pieces, held, run)
+            self.blocks.append((number, self.ops))
+
+    def _block(self, pieces: list[Op], held: list[_Held], run: Run) -> None:
+        """The operations of a block with the transfers around them."""
+        for step, piece in enumerate(pieces):
+            for h in held:
+                if h.first == step:
+                    self._bring(h, piece)
+            moved = {field: self._moved(view, held) for field, view in piece.views().items()}
+            self.ops.append(replace(piece, **moved))
+            for h in held:
+                if h.last == step and self.plan.spans[h.view.buffer][1] >= run.end:
+                    self._transfer(Spill, h)
+
+    # --- rectangles -------------------------------------------------------------------------------------------------
+
+    def _held(self, pieces: list[Op], names: str) -> list[_Held]:
+        """What a block touches of buffers that are not its own: rectangles, those that overlap as one where one is written."""
+        reads: list[list[View]] = []
+        writes: list[list[View]] = []
+        for piece in pieces:
+            read = [self._complete(v) for v in piece.reads().values() if v.buffer in self.source.buffers]
+            write = [_written(piece, v) for v in piece.writes().values() if v.buffer in self.source.buffers]
+            if piece.expert is not None or getattr(piece, "walk", None) is not None:
+                read += write  # rows that it does not write stay as they were
+            reads.append(read)
+            writes.append(write)
+        written = [view for views in writes for view in views]
+        areas = _joined([view for views in reads for view in views] + written, written)
+        return [self._area(area, pieces, reads, writes, f"{n}.{names}") for n, area in enumerate(areas)]
+
+    def _area(
+        self, area: View, pieces: list[Op], reads: list[list[View]], writes: list[list[View]], names: str
+    ) -> _Held:
+        """What the operations do to a rectangle."""
+        touched = [s for s in range(len(pieces)) if any(area.covers(v) for v in reads[s] + writes[s])]
+        wrote = [s for s in touched if any(area.covers(v) for v in writes[s])]
+        first = touched[0]
+        fetched = any(area.covers(v) for v in reads[first]) or area not in writes[first]
+        maxima = False
+        for piece in (pieces[s] for s in touched):
+            if any(area.covers(v) for v in piece.reads_maxima()):
+                maxima = True
+                break
+            if (kept := piece.writes_maxima()) is not None and area.covers(kept):
+                break
+        buffer = self.source.buffers[area.buffer]
+        groups = area.cols // (buffer.cols // buffer.groups) if buffer.groups > 1 else 1
+        name = f"{area.buffer}.{area.rows}x{area.cols}.{names}"
+        self.buffers.setdefault(name, Buffer(name, area.rows, area.cols, groups))
+        return _Held(area, name, first, wrote[-1] if wrote else -1, fetched, maxima)
+
+    def _complete(self, view: View) -> View:
+        """What is brought for a view: all columns of an image's rows."""
+        whole = isinstance(self.plan.fixed.get(view.buffer), Input)
+        return replace(view, col=0, cols=self.source.buffers[view.buffer].cols) if whole else view
+
+    def _moved(self, view: View, held: list[_Held]) -> View:
+        """A view in the scratchpad."""
+        if view.buffer not in self.source.buffers:
+            return view
+        exact = [h for h in held if h.view == view] or [h for h in held if h.view.covers(view)]
+        h = exact[0]
+        return replace(view, buffer=h.name, row=view.row - h.view.row, col=view.col - h.view.col)
+
+    # --- transfers --------------------------------------------------------------------------------------------------
+
+    def _bring(self, h: _Held, reader: Op) -> None:
+        """Fetch or load a rectangle before its first reader."""
+        if not h.fetched:
+            return
+        out = View(h.name, 0, h.view.rows, 0, h.view.cols)
+        source, before = self.plan.fixed.get(h.view.buffer), len(self.ops)
+        rows, columns = slice(h.view.row, h.view.row + h.view.rows), slice(h.view.col, h.view.col + h.view.cols)
+        if source is None:
+            self._transfer(Fetch, h)
+        else:
+            name = self._name(source.name, type(source))
+            if isinstance(source, Constant):
+                self.ops.append(replace(source, name=name, out=out, data=source.data[rows, columns]))
+            else:
+                self.ops.append(replace(source, name=name, out=out, row=source.row + h.view.row))
+        if h.lasts:
+            self.lasting |= {op.name for op in self.ops[before:]}
+        if h.maxima:
+            if h.view.cols != self.source.buffers[h.view.buffer].cols:
+                raise ValueError(f"{reader.name}: row maxima of some columns of {h.view.buffer!r}")
+            self.ops += measure(
+                self._name(f"{h.view.buffer}.maxima", Fetch), out, self.buffers[h.name], self.chunk, self.buffers
+            )
+
+    def _transfer(self, kind: type[Transfer], h: _Held) -> None:
+        inside = View(h.name, 0, h.view.rows, 0, h.view.cols)
+        out, x = (h.view, inside) if kind is Spill else (inside, h.view)
+        self.ops.append(kind(self._name(f"{h.view.buffer}.{kind.__name__.lower()}", kind), out, x))
+
+    def _name(self, name: str, kind: type) -> str:
+        """Numbered, as each comes several times."""
+        number = self.counts[name, kind] = self.counts.get((name, kind), -1) + 1
+        return f"{name}{number}"
+
+
+def _block_name(name: str, number: int, last: bool) -> str:
+    """Of an operation on a block: the last one keeps its name, so that `IntGraph.trace` finds it."""
+    return name if last else f"{name}.block{number}"
+
+
+def _written(op: Op, view: View) -> View:
+    """The rows that an operation may write of a view."""
+    plain = isinstance(op, MatMul) and op.expert is None and op.walk is None
+    return replace(view, rows=op.x.rows) if plain and isinstance(op, MatMul) else view
+
+
+def _joined(views: Iterable[View], written: list[View]) -> list[View]:
+    """Rectangles that hold all views: those that overlap joined where one of them is written, in order."""
+    areas = list(dict.fromkeys(views))
+    changed = True
+    while changed:
+        changed = False
+        for i, a in enumerate(areas):
+            for b in areas[i + 1 :]:
+                if a.overlaps(b) and any(area.overlaps(w) for w in written for area in (a, b) if w.buffer == a.buffer):
+                    around = _around(a, b)
+                    areas = list(dict.fromkeys(around if area in (a, b) else area for area in areas))
+                    changed = True
+                    break
+            if changed:
+                break
+    return areas
+
+
+def _around(a: View, b: View) -> View:
+    row, col = min(a.row, b.row), min(a.col, b.col)
+    rows, cols = max(a.row + a.rows, b.row + b.rows) - row, max(a.col + a.cols, b.col + b.cols) - col
+    return View(a.buffer, row, rows, col, cols)

@@ -1,0 +1,59 @@
+"""The documents say what is so: their command lines parse, their test passes, their build file is read."""
+
+import re
+import shlex
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwgen
+from hwgen import arguments, buildfile, steps
+from hwgen.example import write
+
+TOP = Path(__file__).resolve().parents[2]
+DOCS = {path.name: path.read_text() for path in (TOP / "README.md", TOP / "docs" / "ci.md", TOP / "docs" / "python.md")}
+
+
+def command_lines() -> list[str]:
+    lines = "\n".join(DOCS.values()).replace("\\\n", " ").splitlines()
+    return [found[1] for line in lines if (found := re.fullmatch(r"\s+(?:- run: |\.venv/bin/)?hwgen ([a-z].*)", line))]
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_lines_parse(line):
+    arguments.parsers()[0].parse_args(shlex.split(line, comments=True))
+
+
+def test_there_are_command_lines():
+    assert len(command_lines()) > 10
+
+
+def block(name: str, first: str) -> str:
+    """The indented block of a document that begins with a line."""
+    found = re.search(rf"((?:^    .*\n|^\n)*?^    {re.escape(first)}.*\n(?:^    .*\n|^\n)*)", DOCS[name], re.M)
+    return textwrap.dedent(found[1])
+
+
+def test_the_five_line_test_passes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(steps, "verilog", lambda config: {"hwgen_top.v": "module hwgen_top; endmodule"})
+    model, calibration, _ = write("m3vit-digits", tmp_path / "digits.onnx")
+    with np.load(calibration) as data:
+        images = data["image"][:32]
+    hwgen.build(model, "digits.bundle", calibrate=images, settings={"array_outputs": 8, "array_inputs": 8})
+    code = block("ci.md", "import hwgen")
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith("import")]) <= 5
+    names: dict = {}
+    exec(compile(code, "ci.md", "exec"), names)
+    names["test_digits"]()
+    monkeypatch.setattr("hwgen.verify.accuracy", lambda *given: hwgen.verify.Check("digit accuracy", False, "none right"))
+    with pytest.raises(AssertionError, match="none right"):
+        names["test_digits"]()
+
+
+def test_the_build_file_is_read(tmp_path):
+    (tmp_path / "build.toml").write_text(block("python.md", 'model = "digits.onnx"'))
+    found = buildfile.read(tmp_path / "build.toml")
+    assert found["settings"] == ["array_outputs=16", "equalise=0.5"] and found["shapes"] == ["image=1,1,8,8"]

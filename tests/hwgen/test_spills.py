@@ -1,0 +1,126 @@
+"""Values in DRAM behind the scratchpad change no bit: on golden, on the machine in any order of its units, in RTL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwgen import isa, mapping
+from hwgen.config import Config
+from hwgen.dram import Dram
+from hwgen.errors import Shortage, UserError
+from hwgen.intgraph import Fetch, IntGraph, MatMul, RouteTokens, Spill, Transfer, verify
+from hwgen.mapping import Mapping
+from hwgen.mapping.apart import constants_apart, heads_apart
+from hwgen.mapping.runs import chains
+from hwgen.program import manifest
+from hwgen.schedule import schedule
+from hwgen.schedule.checks import Faulty, verify_task
+from sim import golden
+from sim.tb.graphs import Shape, random_graph, random_images
+
+SHAPES = {
+    "plain": Shape(),
+    "many tokens": Shape(patches=(5, 6), hidden=100, layers=3),
+    "all to one": Shape(favour=1, shun=2, top_k=1),
+    "odd": Shape(experts=5, top_k=3, heads=3, head=8, patches=(2, 5), layers=3),
+}
+CONFIG = Config(array_outputs=8, array_inputs=8, bank_words=1024)
+TIGHT = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=128, weight_words=64, scale_entries=256)
+MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
+
+
+def assert_equal(graph: IntGraph, other: IntGraph, seed: int) -> None:
+    images = random_images(graph, seed)
+    wanted, found = golden.run(graph, images).outputs, golden.run(other, images).outputs
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values, name)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_bit_changes(shape):
+    for seed in range(4):
+        graph = random_graph(seed, SHAPES[shape])
+        for room in (1.0, 0.2, 0.05):
+            spilled = Mapping(spill=room).apply(graph, CONFIG, 1)
+            verify(spilled)
+            assert len({op.name for op in spilled.ops}) == len(spilled.ops)
+            assert any(isinstance(op, Spill) for op in spilled.ops) and any(isinstance(op, Fetch) for op in spilled.ops)
+            assert not any(buffer.dram for view, _ in spilled.trace.values() for buffer in [spilled.buffers[view.buffer]])
+            assert_equal(graph, spilled, seed)
+
+
+def test_less_room_makes_more_blocks():
+    graph = random_graph(0, SHAPES["many tokens"])
+    counts = [sum(isinstance(op, MatMul) for op in Mapping(spill=r).apply(graph, CONFIG, 1).ops) for r in (1.0, 0.05, 0.02)]
+    assert counts == sorted(counts) and counts[0] < counts[-1]
+
+
+def test_queues_that_are_too_short_for_all_tokens():
+    graph = random_graph(0, SHAPES["many tokens"])
+    spilled = Mapping(spill=1.0).apply(graph, replace(CONFIG, queue_entries=32), 1)
+    routes = [op for op in spilled.ops if isinstance(op, RouteTokens)]
+    assert len(routes) > 1 and all(op.logits.rows * op.top_k <= 32 for op in routes)
+    assert_equal(graph, spilled, 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_heads_and_constants_apart(shape):
+    for seed in range(4):
+        graph = random_graph(seed, SHAPES[shape])
+        assert any(len(chain) > 2 for chain in chains(graph.ops))
+        apart = heads_apart(constants_apart(graph), CONFIG.chunk)
+        verify(apart)
+        assert not any(isinstance(op, MatMul) and op.continue_max for op in apart.ops)
+        assert_equal(graph, apart, seed)
+
+
+def spilled_program(seed: int, shape: str):
+    """A graph that TIGHT holds only with spills, and its program."""
+    graph = random_graph(seed, SHAPES[shape])
+    chosen = mapping.choose({"": graph}, TIGHT, MEMORY).mapping
+    assert chosen.spill is not None and "spilled" in chosen.text(1)
+    return graph, chosen.apply(graph, TIGHT, 1), mapping.mapped({"": graph}, TIGHT, chosen)
+
+
+def test_spilled_values_are_no_part_of_the_image():
+    graph, _, program = spilled_program(0, "many tokens")
+    region = program.regions["spills"]
+    assert region.size and program.size == region.end
+    entry = manifest(program, models=[], board="none", registers=[], files={})
+    assert entry["memory"]["bytes"] == program.size
+    assert max(s["dram_offset"] + s["bytes"] for s in entry["memory"]["segments"]) <= region.offset
+    assert "spills" not in schedule({"": graph}, CONFIG).regions
+
+
+def test_what_fits_does_not_spill():
+    graph = random_graph(0)
+    assert mapping.choose({"": graph}, Config(bank_words=4096), MEMORY).mapping.spill is None
+
+
+def test_checks_find_a_fetch_that_does_not_wait():
+    _, spilled, program = spilled_program(1, "many tokens")
+    task, spills = program.tasks[""], program.regions["spills"].offset
+    verify_task(spilled, task, TIGHT, spills)
+    moves = {op.name for op in spilled.ops if isinstance(op, Transfer)}
+    waiting = [
+        n
+        for n, insn in enumerate(task.instructions)
+        if isinstance(insn, isa.Load) and task.origins[n] in moves and insn.wait_store and not insn.wait_matmul
+    ]
+    assert waiting
+    number = waiting[-1]
+    for change in ({"wait_store": 0}, {"dram": task.instructions[number].dram + TIGHT.chunk_beats}):
+        instructions = list(task.instructions)
+        instructions[number] = replace(instructions[number], **change)
+        with pytest.raises(Faulty, match=f"instruction {number}"):
+            verify_task(spilled, replace(task, instructions=instructions), TIGHT, spills)
+
+
+def test_what_no_block_makes_small_enough_is_refused():
+    graph = random_graph(0, SHAPES["many tokens"])
+    with pytest.raises(UserError, match="bank_words") as error:
+        mapping.choose({"": graph}, replace(TIGHT, bank_words=16), MEMORY)
+    assert isinstance(error.value, Shortage)
