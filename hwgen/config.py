@@ -52,7 +52,9 @@ class Config:
                     raise UserError(f"Config clock_mhz={value!r} is not a finite number")
             elif not isinstance(value, int) or isinstance(value, bool):
                 raise UserError(f"Config {f.name}={value!r} is not a whole number")
-            if value <= 0 and (f.name != "window_chunks" or value < 0):
+            if f.name == "window_chunks" and value < 0:
+                raise UserError(f"Config {f.name}={value!r} must not be negative")
+            if value <= 0 and f.name != "window_chunks":
                 raise UserError(f"Config {f.name}={value!r} must be positive")
 
         def need(condition: bool, name: str, why: str) -> None:

@@ -149,7 +149,7 @@ class MatMul(Operation):
            PROBABILITY conversion reads what the last MatMul or Norm with a row maximum stored for those rows.
     walk   None: row r of x makes row r of out. Else it says which rows do, among those of the views, and which taps are
            summed: w is [N, taps * K], tap by tap. `residual` has the rows of out. A walk has no expert; with taps
-           x_convert is STATIC.
+           x_convert is STATIC, row_scale IMMEDIATE.
     continue_max: the maxima also cover those of the previous MatMul with the same kind of row_max (heads side by side).
     """
 
@@ -382,7 +382,8 @@ def verify(graph: IntGraph) -> None:
                     walked(op.walk, op)
                     need(op.expert is None and op.indirect == Indirect.NONE, op, "walks an expert's rows")
                     need(
-                        op.taps == 1 or (op.x_convert == Convert.STATIC and not isinstance(op.w, View)),
+                        op.taps == 1
+                        or (op.x_convert == Convert.STATIC and op.row_scale == RowScale.IMMEDIATE and not isinstance(op.w, View)),
                         op,
                         "taps of such operands",
                     )

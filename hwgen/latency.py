@@ -159,7 +159,10 @@ def window_cycles(config: Config, rows: int, columns: int, taps: int, weighted: 
     """A ReduceWindow from `start` to `done` when nothing stalls, rows >= 1."""
     chunks = -(-columns // config.chunk)
     blocks = [min(config.window_chunks, chunks - first) for first in range(0, chunks, config.window_chunks)]
-    cycles = sum(1 + 2 * block + taps * weighted + rows * max(taps, block) for block in blocks)
+    cycles = sum(2 * block + taps * weighted + (rows - 1) * max(taps, block) + taps for block in blocks)
+    # Between blocks the loops begin anew, unseen where rows wait for those before them to be finished.
+    cycles += 1 if rows > 1 and taps < config.window_chunks else len(blocks)
+    cycles += blocks[-1] - 1
     fixed = 1 + WINDOW_READ + READ_SLOT + WINDOW_TOTAL + window_maximum(config) + NORM_SETTLE + WINDOW_FIXED
     return chunks + cycles + fixed
 

@@ -226,8 +226,10 @@ class Machine:
         if insn.expert != isa.NO_EXPERT or insn.indirect != Indirect.NONE:
             raise MachineFault("an expert's rows do not walk")
         taps = fields.kernel_u * fields.kernel_v
-        if taps != 1 and (insn.x_convert != Convert.STATIC or insn.w_source == WeightSource.SCRATCHPAD):
-            raise MachineFault(f"{taps} taps with {insn.x_convert.name} conversion or weights in the scratchpad")
+        one = insn.x_convert != Convert.STATIC or insn.row_source != RowScale.IMMEDIATE
+        if taps != 1 and (one or insn.w_source == WeightSource.SCRATCHPAD):
+            what = f"{insn.x_convert.name} conversion, {insn.row_source.name} row multipliers"
+            raise MachineFault(f"{taps} taps with {what} or weights in the scratchpad")
 
     def _tap(self, insn: isa.Matmul, rows: Array, inside: Array) -> tuple[Array, Array | None, Array]:
         """Operands as `_converted` gives them; zero where a row is not inside the border."""

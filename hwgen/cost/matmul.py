@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from .. import isa
 from ..config import Config
+from ..counts import taps
 from ..isa import ColScale
 from ..latency import ISSUE_QUEUE, PARAMS_USED, QUANTISER, READ_SLOT, ROW_GAP, WORDS_PER_CYCLE, pipeline, post_entry
 from ..timeline import CAUSES
+from ..walks import Walk
 from .events import Clock
 from .traffic import Traffic
 
@@ -59,11 +63,12 @@ class MatmulUnit:
         queued: float,
         done: Callable[[float, float, dict], None],
         idle: Callable[[], None],
+        walk: isa.WalkFields | None = None,
     ) -> None:
-        """Take an instruction now. queued: when it had come through the queue. done(end, last row issued, causes) once all
-        its rows are on their way; `idle` when the tile loader takes the next one.
+        """Take an instruction now, behind its `walk`. queued: when it had come through the queue. done(end, last row issued,
+        causes) once all its rows are on their way; `idle` when the tile loader takes the next one.
         """
-        self._resume = self._run(insn, rows, queued, done, idle)
+        self._resume = self._run(insn, rows, queued, done, idle, walk)
         self._go()
 
     def _go(self) -> None:
@@ -88,7 +93,7 @@ class MatmulUnit:
             yield
         self.starved += self.clock.now - begin - least
 
-    def _run(self, insn: isa.Matmul, rows: int, queued: float, done, idle) -> Steps:
+    def _run(self, insn: isa.Matmul, rows: int, queued: float, done, idle, walk: isa.WalkFields | None) -> Steps:
         c = self.config
         start = self.clock.now
         self.causes = dict.fromkeys(CAUSES, 0.0)
@@ -108,10 +113,11 @@ class MatmulUnit:
             return
         streamed = insn.w_source == isa.WeightSource.STREAM
         path = 0 if streamed else READ_SLOT + QUANTISER
-        shared = not streamed and self._meet(insn.x, insn.x_pitch, rows, insn.w, insn.w_pitch, insn.outputs)
-        residual = insn.residual and self._meet(insn.x, insn.x_pitch, rows, insn.res, insn.res_pitch, rows)
+        x_banks, res_banks = self._banks(insn, rows, walk)
+        shared = not streamed and _overlap(x_banks, banks(c, insn.w, insn.w_pitch, insn.outputs))
+        residual = insn.residual and _overlap(x_banks, res_banks)
         blocks = -(-insn.outputs // c.array_outputs)
-        tiles = -(-insn.inputs // c.array_inputs)
+        tiles = taps(walk) * -(-insn.inputs // c.array_inputs)
         time = job  # the tile loader's state before the next tile
         for block in range(blocks):
             columns = min(c.array_outputs, insn.outputs - block * c.array_outputs)
@@ -135,15 +141,14 @@ class MatmulUnit:
                     free = max(free, self.issued + ROW_GAP)
                 # Residuals of the block before are read from the same bank as this block's rows.
                 self._issue(max(time, free), rows, rows if residual and block and not tile else 0)
-                self.reads.append((self.taken, self.issued, *banks(c, insn.x, insn.x_pitch, rows)))
+                self.reads.append((self.taken, self.issued, *x_banks))
                 if insn.residual and tile == tiles - 1:
-                    used = banks(c, insn.res, insn.res_pitch, rows)
-                    self.reads.append((self.taken + self.depth, self.issued + self.depth, *used))
+                    self.reads.append((self.taken + self.depth, self.issued + self.depth, *res_banks))
                     self.residuals.append(self.reads[-1])
             self.bank_users.append(self.issued)
         total = rows * tiles * blocks
         self.generated = max(job + total, self._issued_before(ISSUE_QUEUE))
-        self.macs += rows * insn.inputs * insn.outputs
+        self.macs += rows * taps(walk) * insn.inputs * insn.outputs
         done(self.issued + self.pipeline, self.issued, self.causes)
         if self._until(time + 1):
             yield
@@ -170,10 +175,18 @@ class MatmulUnit:
         self.idle_at = self.clock.now
         idle()
 
-    def _meet(self, a: int, a_pitch: int, a_rows: int, b: int, b_pitch: int, b_rows: int) -> bool:
-        """Whether rows from chunk `a` and rows from chunk `b` lie in a common scratchpad bank."""
-        first, second = banks(self.config, a, a_pitch, a_rows), banks(self.config, b, b_pitch, b_rows)
-        return _overlap(first, second)
+    def _banks(self, insn: isa.Matmul, rows: int, walk: isa.WalkFields | None) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Banks of the streamed rows and of the residual rows."""
+        x = y = np.array([0, rows - 1])
+        if walk is not None:
+            walked = Walk.of(walk, rows)
+            x, y = np.maximum(walked.x_rows(), 0), walked.y_rows()  # beyond the border row 0 is read
+
+        def used(address: int, pitch: int, indices: np.ndarray) -> tuple[int, int]:
+            first, last = int(indices.min()), int(indices.max())
+            return banks(self.config, address + first * pitch, pitch, last - first + 1)
+
+        return used(insn.x, insn.x_pitch, x), used(insn.res, insn.res_pitch, y)
 
     def _loaded(self, insn: isa.Matmul, time: float, columns: int) -> float:
         """When so many stationary rows have been read from `time` on, one a cycle while no residual comes from their bank."""

@@ -302,4 +302,5 @@ class _Simulation:
             self.clock.at(end, lambda: self._finished(Unit.MATMUL))
 
         rows = insn.rows if rows is None else rows
-        self.matmul.start(insn, rows, self.queued[index], done, lambda: self._idle(Unit.MATMUL))
+        walk = self.walks.get(index)
+        self.matmul.start(insn, rows, self.queued[index], done, lambda: self._idle(Unit.MATMUL), walk)

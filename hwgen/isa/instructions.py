@@ -214,7 +214,8 @@ class WalkFields(Insn):
 class MatmulWalk(WalkFields):
     """The walk of the next Matmul: in its loop nest row r reads x row x(r, tap) and writes y row y(r), residual and row
     maxima alike. With taps the sum over `inputs` goes over every tap: for a, for b, for ib, and a tap beyond the border
-    adds nothing; x_convert is STATIC then, `w` streamed. With x_convert ROW the row scales are those of x's rows. No expert."""
+    adds nothing; x_convert is STATIC then, row_source IMMEDIATE, `w` streamed. Row scales and row tables are those of x's rows.
+    No expert."""
 
     op = Op.MATMUL_WALK
     unit = Unit.MATMUL

@@ -34,6 +34,8 @@ def timing(config: Config) -> Timing:
             case Multiply():
                 return multiply_cycles(config, op.x.rows, op.x.cols, -(-op.factor.cols // config.chunk))
             case ReduceWindow():
+                if not config.window_chunks:  # the scheduler says so
+                    return 0.0
                 weighted = op.weights is not None
                 return window_cycles(config, op.walk.rows, op.x.cols, op.walk.count, weighted)
             case RouteTokens():

@@ -97,7 +97,7 @@ def _side(b: Builder, name: str, node: fg.Attention) -> _Side:
     at = b.plan.nodes[name]
     rotate = at if isinstance(at, fg.Rotate) and at.heads == node.heads else None
     at = b.plan.nodes[rotate.x] if rotate else at
-    norm = at if isinstance(at, fg.LayerNorm) and at.heads == node.heads else None
+    norm = at if isinstance(at, fg.LayerNorm) and at.heads == node.heads > 1 else None
     return _Side(name, b.plan.linear(norm.x if norm else at.name), norm, rotate)
 
 
@@ -198,10 +198,12 @@ def smallest_transposed_step(weight: Array) -> Array:
     return weight_steps(weight) * _TABLE_UNIT / (LARGEST_FACTOR * (1 << COL_SHIFT)) * INT16_PER_INT8
 
 
-def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, source: str, windows: int = 1) -> Ref:
+def transposed(
+    b: Builder, name: str, x: Held, weight: Array, step: Array, source: str, windows: int = 1, add: Ref | None = None
+) -> Ref:
     """Emit (x @ weight.T).T [N, tokens]: rows of `weight` [N, K] streamed against the stationary tokens, without bias.
 
-    The tokens of each of several `windows` are a group of columns.
+    The tokens of each of several `windows` are a group of columns. `add`: what is added, in the steps of the result.
 
     `step` [N]: real value of an int8 step of the result, which is stored as 2^STATIC_SHIFT int16 steps.
     """
@@ -210,5 +212,5 @@ def transposed(b: Builder, name: str, x: Held, weight: Array, step: Array, sourc
     exact = np.ldexp(row_mult * step16 / _TABLE_UNIT, -shift)
     data = int8_weights(weight, exact).astype(np.int16) * INT16_PER_INT8
     w = b.table(f"{name}.weight", data, exact[:, None] / INT16_PER_INT8, source)
-    made = q.Product(b.name(name), w, Matrix(x.ref, None, shift, None, row_mult), Convert.STATIC, source=source)
+    made = q.Product(b.name(name), w, Matrix(x.ref, None, shift, None, row_mult), Convert.STATIC, add=add, source=source)
     return b.emit(made, len(weight), x.ref.rows, step16[:, None], None, windows)

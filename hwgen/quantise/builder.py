@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import graph as fg
+from .. import isa
 from .. import qgraph as q
 from ..errors import UserError
 from ..isa import Convert
@@ -25,6 +26,7 @@ from ..numerics import (
     WINDOW_SHIFT_MAX,
 )
 from ..qgraph import UNIT_ROW, Matrix, Piece, QGraph, Ref, Value
+from ..walks import Walk
 from .calibrate import Stats
 from .options import Quantisation, matches
 from .plan import Plan, describe
@@ -255,6 +257,15 @@ def piece(b: Builder, held: Held, scale: float | Array, offset: float | Array | 
         shift = fraction(float(ratio.max()))
         mult = np.rint(np.ldexp(ratio, shift)).astype(np.int64)
     return Piece(held.ref, mult, bias.astype(np.int16), shift, rows)
+
+
+def fitting(node: fg.Node, walk: Walk) -> Walk:
+    """The walk of a window. Raises UserError where no instruction holds it."""
+    try:
+        isa.encode(isa.WindowWalk(**walk.fields()))
+    except ValueError as error:
+        raise UserError(f"{describe(node)}: {error}") from None
+    return walk
 
 
 # --- products --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ NOISE_LIMIT = 2.5  # standard deviations; about the range of a normalised photog
 NOISE_MARGIN = 4.0  # of what a quantised model does not limit and noise has to show
 HIDDEN_MAX = 100.0  # room is given to the hidden layers of experts up to here: the machine holds 128
 MANTISSA_BITS = 12
-FEW = 16  # rows of a value in all images, fewer of which do not tell what a column holds: then it is what all columns hold
+FEW = 32  # rows of a value in all images, fewer of which do not tell what a column holds: then it is what all columns hold
 
 
 @dataclass(frozen=True, eq=False)

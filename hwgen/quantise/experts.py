@@ -26,7 +26,7 @@ def _form(b: Builder, node: fg.Experts) -> Form:
     """The activation, the same of all experts."""
     first = [_first(b, node, e) for e in range(len(node.w1))]
     need = max(float(smallest_out_scale(weight, ROW_UNIT, bias).max()) for weight, bias in first)
-    return form_of(node, node.form, node.slope, b.stats.hidden[node.name] * WIDE_MARGIN, need)
+    return form_of(node.form, node.slope, b.stats.hidden[node.name] * WIDE_MARGIN, need)
 
 
 def experts_need(b: Builder, node: fg.Experts) -> float:

@@ -65,7 +65,7 @@ def activation_form(b: Builder, node: fg.Activation, peak: float, need: float) -
     if node.form == "relu" and limit is not None and need <= limit[0] and not limit[1]:
         return Form(1.0, "gelu", 0, limit[0])
     margin = INT16_MAX / STATIC_REACH if read_static(b.plan, node.name) else WIDE_MARGIN
-    return form_of(node, node.form, node.slope, peak * margin, need)
+    return form_of(node.form, node.slope, peak * margin, need)
 
 
 def activated(w: Array, bias: Array | None, form: Form) -> Matrix:
@@ -107,17 +107,20 @@ class Form:
         return self.step / self.factor
 
 
-def form_of(node: fg.Node, kind: str, slope: float, peak: float, need: float) -> Form:
-    """For pre-activations that reach `peak` and a linear layer that needs at least the step `need`."""
-    if kind == "relu":
-        # GELU in steps so small that its bend around 0 is next to nothing: 22 steps of some ten thousand.
-        return Form(1.0, "gelu", 0, max(peak / INT16_MAX, need))
-    factor = slope / GELU_SPANS[kind]
-    for shift in range(GELU_SHIFT_MAX, -1, -1):
-        step = 2.0 ** -(7 + shift)
-        if INT16_MAX * step >= peak * factor and step >= need * factor:
-            return Form(factor, kind, shift, step)
-    raise UserError(f"{describe(node)}: values of {peak / WIDE_MARGIN:g} before {kind}, the machine holds up to {128 / factor:g}")
+def form_of(kind: str, slope: float, peak: float, need: float) -> Form:
+    """For pre-activations that reach `peak` and a linear layer that needs at least the step `need`.
+
+    Numbers beyond what a table's steps hold are those of ReLU: it is off by less than 0.4 where values go beyond 128, less
+    than an int8 step of theirs.
+    """
+    if kind != "relu":
+        factor = slope / GELU_SPANS[kind]
+        for shift in range(GELU_SHIFT_MAX, -1, -1):
+            step = 2.0 ** -(7 + shift)
+            if INT16_MAX * step >= peak * factor and step >= need * factor:
+                return Form(factor, kind, shift, step)
+    # GELU in steps so small that its bend around 0 is next to nothing: 22 steps of some ten thousand.
+    return Form(1.0, "gelu", 0, max(peak / INT16_MAX, need))
 
 
 def _outliers(b: Builder, node: fg.Activation) -> list[Array] | None:

@@ -64,10 +64,12 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 continue
             case fg.Mean(start=start, stop=stop) if stop - start == 1:
                 node, wanted = fg.Rows(node.name, node.x, start, stop, source=node.source), {}
+            case fg.Activation(form="sigmoid"):
+                wanted = {"x": isinstance(made["x"], fg.Linear)}
             case fg.Activation():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.Conv | fg.Window | fg.PatchEmbed)}
             case fg.Gather() if _is_before(node, made["x"], graph):
-                put(_gathered_before(node, made["x"], nodes, done, put))
+                put(_gathered_before(node, made["x"], nodes, done, put, graph))
                 continue
             case fg.Rotate():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.LayerNorm)}
@@ -77,6 +79,7 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 wanted = {"v": isinstance(made["v"], fg.Linear)}
                 for name in "qk":
                     turned = isinstance(made[name], fg.Rotate | fg.LayerNorm) and made[name].heads == heads
+                    turned = turned and (heads > 1 or isinstance(made[name], fg.Rotate))
                     wanted[name] = turned or isinstance(made[name], fg.Linear)
             case fg.Embed():
                 wanted = {"x": isinstance(made["x"], fg.PatchEmbed | fg.Linear)}
@@ -96,23 +99,30 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
 
 
 def _is_before(node: fg.Gather, source: fg.Node | None, graph: fg.Graph) -> bool:
-    """Whether rows may be gathered in front of a linear layer instead of behind it."""
-    if not isinstance(source, fg.Linear) or (node.rows < 0).any():
+    """Whether rows may be gathered in front of a linear layer, or a norm of each head, instead of behind it."""
+    if not (isinstance(source, fg.Linear) or (isinstance(source, fg.LayerNorm) and source.heads > 1)):
         return False
     kept = any(o.value == source.name for o in graph.outputs)
-    return not kept and len(graph.users(node.x)) == 1 and node.x == source.name
+    return not kept and len(graph.users(source.name)) == 1 and bool((node.rows >= 0).all())
 
 
-def _gathered_before(node: fg.Gather, source: fg.Linear, nodes: dict[str, fg.Node], done: Legal, put) -> fg.Linear:
-    """The linear layer of gathered rows, whose walk costs nothing, and takes a sum with it. Equal lists are gathered once."""
+def _gathered_before(
+    node: fg.Gather, source: fg.Linear | fg.LayerNorm, nodes: dict[str, fg.Node], done: Legal, put, graph: fg.Graph
+) -> fg.Node:
+    """The layer of gathered rows: a walk of the product costs nothing, and a sum can take it. Equal lists are gathered once."""
     del nodes[source.name]
     done.graph.nodes.remove(source)
+    name = f"{node.name}.rows"
+    inner, before = fg.Gather(name, source.x, node.rows, source=node.source), nodes.get(source.x)
+    if isinstance(source, fg.LayerNorm) and _is_before(inner, before, graph):
+        done.stats.values[name] = done.stats.values[source.x]
+        put(_gathered_before(inner, before, nodes, done, put, graph))
+        return replace(source, name=node.name, x=name)
     for other in nodes.values():
         if isinstance(other, fg.Gather) and other.x == source.x and np.array_equal(other.rows, node.rows):
             return replace(source, name=node.name, x=other.name)
-    name = f"{node.name}.rows"
     done.stats.values[name] = done.stats.values[source.x]
-    put(fg.Gather(name, source.x, node.rows, source=node.source))
+    put(inner)
     return replace(source, name=node.name, x=name)
 
 

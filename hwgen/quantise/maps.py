@@ -9,12 +9,14 @@ import numpy as np
 
 from .. import graph as fg
 from .. import qgraph as q
-from ..isa import Reduce
+from ..errors import UserError
+from ..isa import WINDOW_TAPS, Reduce
 from ..numerics import INT8_MAX, INT16_MAX, WINDOW_VALUE_BITS
 from ..walks import Plane, Walk
 from ..walks import window as sliding
-from .builder import Builder, Held, chosen, fraction, linear, linear_need, own_scale, piece, plain
+from .builder import Builder, Held, chosen, fitting, fraction, linear, linear_need, own_scale, piece, plain
 from .hidden import Form, activation_form
+from .plan import describe
 from .scales import OutOfRange
 
 Array = np.ndarray
@@ -193,7 +195,7 @@ class Reduction:
 
 def reduction(b: Builder, node: fg.Window) -> Reduction:
     """What the node does to the integers of its operand."""
-    walk = sliding(node.size, node.kernel, node.stride, node.pads, node.dilation)
+    walk = fitting(node, sliding(node.size, node.kernel, node.stride, node.pads, node.dilation))
     cols = b.shapes[node.name][1]
     full = (walk.x_rows() >= 0).all()
     zeros = not full and (node.form == "weighted" or (node.form == "mean" and node.count_pads))
@@ -203,6 +205,8 @@ def reduction(b: Builder, node: fg.Window) -> Reduction:
         x = plain(b, node.x)
     if node.form == "weighted":
         assert node.weight is not None
+        if walk.count > WINDOW_TAPS:
+            raise UserError(f"{describe(node)}: {walk.count} taps, the machine weights up to {WINDOW_TAPS}")
         weight = node.weight.astype(np.float64).reshape(-1, cols) * x.scale
         bias = np.zeros(cols) if node.bias is None else node.bias.astype(np.float64)
         return Reduction(node, x, (walk,), (1,), weight, bias)

@@ -69,7 +69,7 @@ def slot_experts(b: Builder, node: fg.SlotExperts) -> None:
     count = len(node.w1)
     first = [folded(x, node.w1[e], None if node.b1 is None else node.b1[e]) for e in range(count)]
     need = max(float(smallest_out_scale(weight, ROW_UNIT, bias).max()) for weight, bias in first)
-    form = form_of(node, node.form, node.slope, b.stats.hidden[node.name] * WIDE_MARGIN, need)
+    form = form_of(node.form, node.slope, b.stats.hidden[node.name] * WIDE_MARGIN, need)
     biases = [None] * count if node.b2 is None else node.b2
     second = [(w * form.scale, bias) for w, bias in zip(node.w2, biases, strict=True)]
     scale = own_scale(b, node, max(float(smallest_out_scale(w, ROW_UNIT, bias).max()) for w, bias in second))

@@ -12,7 +12,7 @@ from ..isa import Convert
 from ..numerics import INT8_MAX, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Ref
 from ..walks import Walk, window
-from .builder import STATIC_REACH, Builder, Held, chosen, piece
+from .builder import STATIC_REACH, Builder, Held, chosen, fitting, piece
 from .hidden import Form, activation_form
 from .norm import LEAST_SHARE, PEAK_TO_RMS
 from .scales import quantise_weights, smallest_out_scale
@@ -79,7 +79,7 @@ def static(b: Builder, node: fg.PatchEmbed | fg.Conv) -> Static:
     held = _operand(b, node)
     count, *kernel, _ = node.weight.shape
     weight = node.weight.astype(np.float64) * (np.asarray(held.scale) * (1 << STATIC_SHIFT))
-    walk = window(node.size, (kernel[0], kernel[1]), node.stride, node.pads, node.dilation)
+    walk = fitting(node, window(node.size, (kernel[0], kernel[1]), node.stride, node.pads, node.dilation))
     return Static(node, held.ref, weight.reshape(count, -1), node.bias, 1.0, walk)
 
 

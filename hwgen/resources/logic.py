@@ -18,7 +18,8 @@ def terms(config: Config) -> dict[str, tuple[float, ...]]:
     c = config
     outputs, inputs, chunk, beat = c.array_outputs, c.array_inputs, c.chunk, 8 * c.axi_bytes
     rams, sub = c.banks * c.word_chunks, c.word_chunks
-    read = 16 * (2 * inputs + outputs + 2 * chunk)  # bits of all read ports
+    wide = chunk * c.window_chunks  # elements of a read of the window engine
+    read = 16 * (2 * inputs + outputs + max(wide, chunk) + chunk)  # bits of all read ports
     return {
         "hwgen_top": (1,),
         "arbiter": (1,),
@@ -42,6 +43,9 @@ def terms(config: Config) -> dict[str, tuple[float, ...]]:
         "core.vector": (1, 16 * chunk),
         "mac_pair": (outputs // 2, outputs // 2 * inputs),
         "core.vector.norm": (1, 16 * chunk),
+        "core.vector.window": (float(wide > 0), wide, chunk * (wide > 0)),
+        "window_lane": (wide,),
+        "window_post": (chunk * (wide > 0),),
         "core.vector.router": (1, 16 * chunk, 1 << (c.max_experts - 1).bit_length()),
     }
 
@@ -50,6 +54,7 @@ def terms(config: Config) -> dict[str, tuple[float, ...]]:
 MEMORIES_OF = {
     "sequencer": ("program",),
     "core.vector.norm": ("norm parameters", "norm rows"),
+    "core.vector.window": ("window maxima",),
     "core.post": ("row maxima",),
     "core.reader": ("softmax sums",),
     "core.scales": ("row scales",),
@@ -62,7 +67,7 @@ MEMORIES_OF = {
 def memory_luts(config: Config, board: Board, unit: str) -> float:
     """LUTs of a unit's memories that are not in block RAM."""
     found = memories(config)
-    return sum(primitives(found[name], board).get("lut", 0) for name in MEMORIES_OF.get(unit, ()))
+    return sum(primitives(found[name], board).get("lut", 0) for name in MEMORIES_OF.get(unit, ()) if name in found)
 
 
 def of_units(config: Config, board: Board) -> dict[str, tuple[float, float]]:

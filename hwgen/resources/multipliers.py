@@ -71,6 +71,7 @@ def multipliers(config: Config, family: str) -> dict[str, int]:
         "array": c.macs_per_cycle // 2 * (1 if packed else count(PACKED_BITS, 8, True)),
         "post": c.array_outputs * 2 * count(ACC_BITS - 1, 16),
         "norm": c.chunk * lane + row,
+        "window": bool(c.window_chunks) * 2 * count(16, 16),
         "issuer": 3 * count(12, 16),
         "reader": count(16, 16),
         "load": count(16, 16) + _by_constant(kind, 32, c.chunk_beats) + _by_constant(kind, 32, c.narrow_chunk_beats),

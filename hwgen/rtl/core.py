@@ -6,12 +6,14 @@ from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
+from .. import isa
 from ..config import Config
 from ..latency import WORDS_PER_CYCLE
 from . import ports
 from .accumulator import Accumulator
 from .array import MacArray
 from .common import delay, delay_valid
+from .insn import insn_view
 from .issue import RowIssuer
 from .post import PostProcessor
 from .reader import RowReader
@@ -24,7 +26,7 @@ IN_FLIGHT_BITS = 8  # rows between issue and post-processor: bounded by the pipe
 
 
 class Core(Component):
-    """Executes MATMUL, NORM and ROUTE instructions on the scratchpad.
+    """Executes MATMUL, NORM and ROUTE instructions, and walks before them, on the scratchpad.
 
     Ports: matmul_insn, vector_insn (instructions whose waits are met) with done strobes and busy flags; words (weight
     words in stream order, word k on words[k % 2]); rd_store, wr_load, wr_scale (scratchpad and scale memory for the DMA
@@ -147,7 +149,8 @@ class Core(Component):
 
         # --- status ---------------------------------------------------------------------------------------------
         instructions = Signal(8)
-        accepted = self.matmul_insn.valid & self.matmul_insn.ready
+        is_walk = insn_view(isa.MatmulWalk, self.matmul_insn.payload).op == isa.Op.MATMUL_WALK  # which never finishes
+        accepted = self.matmul_insn.valid & self.matmul_insn.ready & ~is_walk
         m.d.sync += instructions.eq(instructions + accepted - post.done)
         m.d.comb += [
             self.matmul_done.eq(post.done),

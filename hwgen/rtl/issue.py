@@ -8,11 +8,12 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
-from ..isa import Indirect
+from ..isa import INDEX_BITS, Indirect
 from ..latency import ISSUE_QUEUE, ROW_GAP
 from . import ports
 from .common import delay, delay_valid
 from .reader import reader_meta
+from .row_walk import RowWalk
 from .tiles import job_layout
 
 
@@ -34,17 +35,18 @@ def row_layout(config: Config) -> data.StructLayout:
 
 
 class RowIssuer(Component):
-    """For each job: for ob, for ib, for r: one row, as in the loop nest of `isa.Matmul`.
+    """For each job: for ob, for tap, for ib, for r: one row, as in the loop nests of `isa.Matmul` and `isa.MatmulWalk`.
 
-    A generator makes one row a cycle: queue entry (token, gate), then row addresses base + index * pitch, then a short
-    FIFO. The issue stage sends the FIFO's head when its tile waits in the shadow (`full`) and the scratchpad grants the
-    read. A Matmul with an empty queue is one placeholder row, read but written nowhere, so that instructions finish in order.
+    A generator makes one row a cycle: queue entry (token, gate) or rows of the walk, then row addresses base + index *
+    pitch, then a short FIFO. A row beyond the walk's border is row 0 without valid lanes. The issue stage sends the FIFO's
+    head when its tile waits in the shadow (`full`) and the scratchpad grants the read. A Matmul with an empty queue is one
+    placeholder row, read but written nowhere, so that instructions finish in order.
 
     Ports: job; queue (entries of the expert queues); rd_valid/rd_addr/rd_ready (scratchpad read) and scale_addr; full, take
     (tile handshake); issued (a row, in the cycle its read is granted), row; strobes stall_weights, stall_bank, last (the
     issued row is its Matmul's last: the test bench's trace sees it) and bank_used (a row that will use parameter bank
     `row.post.bank` was issued).
-    Cost: three 12x16 multipliers, a FIFO of 16 rows.
+    Cost: three 16x16 multipliers, a FIFO of 16 rows, a RowWalk.
     """
 
     def __init__(self, config: Config):
@@ -80,15 +82,22 @@ class RowIssuer(Component):
         active, generate = Signal(), Signal()
         r = Signal(ports.ROW_BITS)
         outputs_left, inputs_left = Signal(16), Signal(16)
-        first_ob, first_ib, bank = Signal(), Signal(), Signal()
+        first_ob, first_tile, bank = Signal(), Signal(), Signal()
         out_offset, in_offset = Signal(ports.ADDRESS_BITS), Signal(ports.ADDRESS_BITS)
-        last_ob, last_ib, last_r, begin = Signal(), Signal(), Signal(), Signal()
+        last_ob, last_ib, last_tile, last_r, begin = (Signal() for _ in range(5))
+        m.submodules.walk = walk = RowWalk()
         m.d.comb += [
             last_ob.eq(outputs_left <= outputs),
             last_ib.eq(inputs_left <= inputs),
+            last_tile.eq(last_ib & walk.last_tap),
             last_r.eq((r + 1 == job.rows) | job.empty),
             self.job.ready.eq(~waiting),
-            begin.eq(waiting & (~active | (generate & last_r & last_ib & last_ob))),
+            begin.eq(waiting & (~active | (generate & last_r & last_tile & last_ob))),
+            walk.begin.eq(begin),
+            walk.fields.eq(upcoming.walk),
+            walk.step.eq(generate),
+            walk.last_row.eq(last_r),
+            walk.last_tile.eq(last_ib),
         ]
         # A job waits in a register: the loader, far ahead of the rows, need not know how far they are.
         with m.If(~waiting):
@@ -98,10 +107,12 @@ class RowIssuer(Component):
         with m.If(generate):
             m.d.sync += r.eq(r + 1)
             with m.If(last_r):
-                m.d.sync += [r.eq(0), first_ib.eq(0), inputs_left.eq(inputs_left - inputs)]
+                m.d.sync += [r.eq(0), first_tile.eq(0), inputs_left.eq(inputs_left - inputs)]
                 m.d.sync += in_offset.eq(in_offset + c.input_chunks)
                 with m.If(last_ib):
-                    m.d.sync += [first_ib.eq(1), inputs_left.eq(insn.inputs), in_offset.eq(0), first_ob.eq(0)]
+                    m.d.sync += [inputs_left.eq(insn.inputs), in_offset.eq(0)]
+                with m.If(last_tile):
+                    m.d.sync += [first_tile.eq(1), first_ob.eq(0)]
                     m.d.sync += [outputs_left.eq(outputs_left - outputs), out_offset.eq(out_offset + c.output_chunks)]
                     m.d.sync += bank.eq(bank ^ ~job.empty)
                     with m.If(last_ob):
@@ -113,7 +124,7 @@ class RowIssuer(Component):
                 active.eq(1),
                 r.eq(0),
                 first_ob.eq(1),
-                first_ib.eq(1),
+                first_tile.eq(1),
                 outputs_left.eq(Mux(upcoming.empty, 1, upcoming.insn.outputs)),
                 inputs_left.eq(Mux(upcoming.empty, 1, upcoming.insn.inputs)),
                 out_offset.eq(0),
@@ -131,17 +142,17 @@ class RowIssuer(Component):
             made.x_addr.eq(insn.x + in_offset),
             made.x_scale.eq(insn.x_scale),
             made.row.eq(r),
-            made.first.eq(first_ib),
-            made.last.eq(last_ib),
+            made.first.eq(first_tile),
+            made.last.eq(last_tile),
             made.reader.convert.eq(Mux(job.empty, 0, insn.x_convert)),
             made.reader.lanes.eq(Mux(last_ib, inputs_left, inputs)),
-            made.reader.first.eq(first_ib),
-            made.reader.last.eq(last_ib),
+            made.reader.first.eq(first_tile),
+            made.reader.last.eq(last_tile),
             made.reader.row.eq(r),
             made.reader.row_source.eq(insn.row_source),
             made.reader.row_mult.eq(insn.row_mult),
             made.reader.scatter.eq(scatters),
-            made.post.write.eq(last_ib & real),
+            made.post.write.eq(last_tile & real),
             made.post.columns.eq(Mux(last_ob, outputs_left, outputs)),
             made.post.bank.eq(bank),
             made.post.shift.eq(insn.shift),
@@ -154,10 +165,11 @@ class RowIssuer(Component):
             made.post.row.eq(r),
             made.post.first_tile.eq(first_ob & ~insn.max_continue),
             made.post.last_tile.eq(last_ob),
-            made.post.scale_addr.eq(insn.y_scale + r),
-            made.post.last.eq(last_r & last_ib & last_ob),
+            made.post.scale_addr.eq(insn.y_scale),
+            made.post.last.eq(last_r & last_tile & last_ob),
         ]
-        wait = ports.READ_LATENCY
+        wait = walk.LATENCY
+        assert wait == ports.READ_LATENCY
         made_valid = delay_valid(m, generate, wait, "made_valid")
         staged = delay(m, made, wait, "made")
         pitches = data.StructLayout({"x": 16, "y": 16, "res": 16, "gather": 1, "scatter": 1})
@@ -170,10 +182,13 @@ class RowIssuer(Component):
             pitch.scatter.eq(scatters),
         ]
         pitch = delay(m, pitch, wait, "pitch")
-        x_index, y_index = Signal(ports.ROW_BITS), Signal(ports.ROW_BITS)
+        x_index, y_index = Signal(INDEX_BITS), Signal(INDEX_BITS)
+        bordered = Signal(layout)
         m.d.comb += [
-            x_index.eq(Mux(pitch.gather, self.queue.entry.token, staged.row)),
-            y_index.eq(Mux(pitch.scatter, self.queue.entry.token, staged.row)),
+            x_index.eq(Mux(pitch.gather, self.queue.entry.token, walk.x)),
+            y_index.eq(Mux(pitch.scatter, self.queue.entry.token, walk.y)),
+            bordered.eq(staged),
+            bordered.reader.lanes.eq(Mux(walk.outside, 0, staged.reader.lanes)),
         ]
         # index * pitch through three registers (as a DSP has them), the row alongside
         products = []
@@ -181,13 +196,14 @@ class RowIssuer(Component):
             a, b = delay(m, index, 1, f"{name}_index"), delay(m, pitch[name], 1, f"{name}_pitch")
             products.append(delay(m, (a * b)[: ports.ADDRESS_BITS], 1, f"{name}_product"))
         gate = delay(m, self.queue.entry.gate, 2, "gate")
-        x_index2 = delay(m, x_index, 2, "x_index2")
-        before = delay(m, staged, 2, "staged")
+        x_index2, kept = delay(m, x_index, 2, "x_index2"), delay(m, walk.y, 2, "kept")
+        before = delay(m, bordered, 2, "staged")
         final = Signal(layout)
         m.d.comb += [
             final.eq(before),
             final.x_addr.eq(before.x_addr + products[0]),
             final.x_scale.eq(before.x_scale + x_index2),
+            final.post.scale_addr.eq(before.post.scale_addr + kept),
             final.reader.gate.eq(gate),
             final.post.y_addr.eq(before.post.y_addr + products[1]),
             final.post.res_addr.eq(before.post.res_addr + products[2]),

@@ -22,7 +22,7 @@ def reader_meta(config: Config) -> data.StructLayout:
     return data.StructLayout(
         {
             "convert": 2,  # intgraph.Convert
-            "lanes": config.array_inputs.bit_length(),  # valid lanes, 1..I; the others become zero
+            "lanes": config.array_inputs.bit_length(),  # valid lanes, 0..I; the others become zero
             "first": 1,  # first input tile: the sum of the row's probabilities starts anew
             "last": 1,  # last input tile: the row multiplier counts
             "row": ROW_BITS,
@@ -66,7 +66,7 @@ class RowQuantiser(Component):
     Both are one expression, saturate(round_shift(x * factor, 8 + exponent), 127); static has factor 1, exponent 0.
 
     Parameters: config (I = array_inputs lanes).
-    Ports: i_valid, i_data (I x s16), i_convert, i_scale (u16, below 2^15), i_lanes (1..I valid lanes; the others give
+    Ports: i_valid, i_data (I x s16), i_convert, i_scale (u16, below 2^15), i_lanes (0..I valid lanes; the others give
     zero); o_valid, o_data (I x s8), o_scale (u16 row scale of i_scale, whatever i_convert).
     Latency: LATENCY (7), a row every cycle.
     Cost: no DSP; about 160 registers and 200 LUTs a lane; two 128-entry tables for all.

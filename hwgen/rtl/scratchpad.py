@@ -24,7 +24,8 @@ class Scratchpad(Component):
     used.
 
     Parameters: config; style of the RAMs (memory.STYLES).
-    Ports, in falling priority: rd_res (output_chunks), rd_x, rd_w (input_chunks), rd_vector, rd_store (1): `read_port`;
+    Ports, in falling priority: rd_res (output_chunks), rd_x, rd_w (input_chunks), rd_vector (window_chunks, at least 1),
+    rd_store (1): `read_port`;
     wr_y (output_chunks), wr_vector, wr_load (1): `write_port`. `ready` = no port of higher priority is valid in the
     same bank: combinational from the other ports' valid and addr and the own addr, never from the own valid.
     Latency: data READ_LATENCY (4) cycles after acceptance, for one cycle. Reads accepted WRITE_LATENCY (2) or more
@@ -43,7 +44,7 @@ class Scratchpad(Component):
                 "rd_res": In(wide_out),
                 "rd_x": In(wide_in),
                 "rd_w": In(wide_in),
-                "rd_vector": In(read_port(config, 1)),
+                "rd_vector": In(read_port(config, max(config.window_chunks, 1))),
                 "rd_store": In(read_port(config, 1)),
                 "wr_y": In(write_port(config, config.output_chunks)),
                 "wr_vector": In(write_port(config, 1)),

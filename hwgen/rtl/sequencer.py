@@ -16,13 +16,19 @@ from .insn import insn_view
 from .ports import insn_layout, insn_stream
 
 UNITS = len(isa.Unit)
+WINDOW = (isa.Op.WINDOW_WALK, isa.Op.REDUCE_WINDOW)  # of the window engine, which a Config need not have
+
+
+def insns_of(unit: isa.Unit, config: Config) -> dict[isa.Op, type[isa.Insn]]:
+    """The instructions of a unit that the hardware of a Config knows."""
+    return {op: c for op, c in isa.INSNS.items() if c.unit == unit and (config.window_chunks or op not in WINDOW)}
 
 
 class Sequencer(Component):
     """Program order into one queue per unit; the head of a queue is offered once done[u] >= wait_u for every unit u.
 
     END, which must be the program's last instruction, waits at dispatch for its counts, then the run is over. An
-    unknown operation, an END elsewhere or a program without END end it at once as `illegal`; `fault` ends it too. After
+    unknown operation (those of the window engine, where the Config has none, too), an END elsewhere or a program without END end it at once as `illegal`; `fault` ends it too. After
     these the queues hold leftovers: reset before the next start.
     Dispatch is in program order, so a full queue holds up all instructions behind it: a program must not need, to free
     an instruction, one that comes more than isa.QUEUE_DEPTH of the same unit's later.
@@ -114,8 +120,7 @@ class Sequencer(Component):
         m.d.sync += end_met.eq(whole & waits_met(word))  # a cycle late: `whole` stays while END waits
         for u, queue in zip(isa.Unit, queues, strict=True):
             m.d.comb += queue.i.payload.eq(word)
-            ops = [o for o, insn in isa.INSNS.items() if insn.unit == u]
-            with m.If(Cat(op == o for o in ops).any()):
+            with m.If(Cat(op == o for o in insns_of(u, config)).any()):
                 m.d.comb += [
                     known.eq(1),
                     queue.i.valid.eq(whole & self.running),
@@ -155,7 +160,7 @@ class Sequencer(Component):
 
     def _queue(self, m: Module, unit: isa.Unit, waits_met) -> RamFifo:
         """The queue of a unit, as wide as its longest instruction; its head is offered once its counts are reached."""
-        width = max(insn_layout(insn).size for insn in isa.INSNS.values() if insn.unit == unit)
+        width = max(insn_layout(insn).size for insn in insns_of(unit, self.config).values())
         name = unit.name.lower()
         m.submodules[f"queue_{name}"] = queue = RamFifo(width, isa.QUEUE_DEPTH, style="distributed", lookahead=1)
         out = self.insn[unit]

@@ -15,18 +15,27 @@ from .common import WIDE, delay
 from .insn import insn_view
 from .read_slot import ReadSlot
 from .reader import RowQuantiser
+from .row_walk import IN_ORDER, walk_layout
 
 
 def job_layout() -> data.StructLayout:
-    """A Matmul on its way to the row issuer: its fields, and the queue it works on if it names an expert."""
+    """A Matmul on its way to the row issuer: its fields, its walk, and the queue it works on if it names an expert."""
     return data.StructLayout(
-        {"insn": ports.insn_layout(isa.Matmul), "rows": ports.ROW_BITS + 1, "start": 16, "empty": 1}
+        {
+            "insn": ports.insn_layout(isa.Matmul),
+            "walk": walk_layout(),
+            "rows": ports.ROW_BITS + 1,
+            "start": 16,
+            "empty": 1,
+        }
     )
 
 
 class TileLoader(Component):
     """Loads, for each Matmul, its tiles in the order of `isa.Matmul`'s loop nest, and passes the Matmul on as a job.
 
+    A MatmulWalk is kept for the next Matmul, whose tiles then come tap by tap; a stationary operand in the scratchpad has
+    one tap.
     A tile of n valid outputs takes n weight words, two a cycle, or n scratchpad rows through a `RowQuantiser`, one a cycle.
     The next tile is written as soon as the previous one is taken: its weights are delayed on their way to the array as
     long as the rows are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A
@@ -35,7 +44,7 @@ class TileLoader(Component):
     Ports: insn, words (weight word k on words[k % 2]), lookup (queue length of an expert), rd/scale (stationary rows and
     their maxima), w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the
     shadow), take (strobe: the issuer has taken it), bank_busy (parameter bank has rows on their way).
-    Cost: control, and array_inputs 16x8 multipliers in the RowQuantiser.
+    Cost: control, registers for an instruction and a walk, and array_inputs 16x8 multipliers in the RowQuantiser.
     """
 
     def __init__(self, config: Config):
@@ -63,6 +72,7 @@ class TileLoader(Component):
         m = Module()
         c, outputs = self.config, self.config.array_outputs
         insn = Signal(ports.insn_layout(isa.Matmul))
+        walk = Signal(walk_layout(), init=IN_ORDER)
         m.submodules.quantiser = quantiser = RowQuantiser(c)
 
         # --- loop state -----------------------------------------------------------------------------------------
@@ -71,7 +81,9 @@ class TileLoader(Component):
         last_columns = Signal()
         row = Signal(range(outputs + 1))
         bank = Signal()
-        first_inputs = Signal()  # ib == 0
+        first_inputs = Signal()  # ib == 0, in the first tap
+        taps_v, taps_u = Signal(isa.TAP_BITS), Signal(isa.TAP_BITS)  # behind this one: in its line; lines
+        more_taps = Signal()
         discarding = Signal()  # the queue is empty: words are only popped
         block = Signal(ports.ADDRESS_BITS)  # row ob*O of w, at ib = 0
         addr, scale = Signal(ports.ADDRESS_BITS), Signal(16)
@@ -81,7 +93,11 @@ class TileLoader(Component):
         m.d.sync += [
             last_columns.eq(outputs_left <= outputs),
             last_row.eq(Mux(outputs_left <= outputs, outputs_left - 1, outputs - 1)),
+            more_taps.eq((taps_v != 0) | (taps_u != 0)),
         ]
+        # Less one: of the Matmul whose tiles are loaded, of the one that begins.
+        kernel, begun = (Signal(data.StructLayout({"v": isa.TAP_BITS, "u": isa.TAP_BITS}), name=n) for n in ("kernel", "begun"))
+        m.d.comb += [begun.v.eq(walk.kernel_v - 1), begun.u.eq(walk.kernel_u - 1)]
         from_stream = insn.w_source == isa.WeightSource.STREAM
 
         with m.If(self.take):
@@ -168,20 +184,24 @@ class TileLoader(Component):
         # --- job ------------------------------------------------------------------------------------------------
         # The queue is looked up while the instruction is taken in: its waits are met, so no Route runs.
         offered = insn_view(isa.Matmul, self.insn.payload)
+        offered_walk, is_walk = insn_view(isa.MatmulWalk, self.insn.payload), Signal()
         count, start = Signal(ports.ROW_BITS + 1, reset_less=True), Signal(16, reset_less=True)
         has_expert, empty = Signal(), Signal()
         m.d.comb += [
             self.lookup.expert.eq(offered.expert),
             empty.eq(has_expert & (count == 0)),
+            is_walk.eq(offered.op == isa.Op.MATMUL_WALK),
             self.job.payload.insn.eq(insn),
+            self.job.payload.walk.eq(walk),
             self.job.payload.rows.eq(Mux(has_expert, count, insn.rows)),
             self.job.payload.start.eq(Mux(has_expert, start, 0)),
             self.job.payload.empty.eq(empty),
         ]
 
-        def next_columns():
+        def next_columns(kernel):
             """Begin the next output tile: its parameters first."""
-            return [word.eq(0), first_inputs.eq(1), *(reach.eq(reach.init) for reach in covered)]
+            taps = [taps_v.eq(kernel.v), taps_u.eq(kernel.u)]
+            return [word.eq(0), first_inputs.eq(1), *taps, *(reach.eq(reach.init) for reach in covered)]
 
         with m.If(accepted):  # only in READ
             m.d.sync += [row.eq(row + 1), addr.eq(addr + insn.w_pitch), scale.eq(scale + 1), reading.eq(~final)]
@@ -190,7 +210,9 @@ class TileLoader(Component):
                 m.d.comb += self.insn.ready.eq(1)
                 m.d.sync += [insn.eq(offered), has_expert.eq(offered.expert != isa.NO_EXPERT)]
                 m.d.sync += [count.eq(self.lookup.count), start.eq(self.lookup.start)]
-                with m.If(self.insn.valid):
+                with m.If(self.insn.valid & is_walk):
+                    m.d.sync += [walk[name].eq(offered_walk[name]) for name in walk.shape().members]
+                with m.Elif(self.insn.valid):
                     m.next = "JOB"
             with m.State("JOB"):
                 m.d.comb += self.job.valid.eq(1)
@@ -202,10 +224,12 @@ class TileLoader(Component):
                     scale.eq(insn.w_scale),
                     block_scale.eq(insn.w_scale),
                     offset.eq(0),
-                    *next_columns(),
+                    kernel.eq(begun),
+                    *next_columns(begun),
                 ]
                 m.d.sync += discarding.eq(empty)
                 with m.If(self.job.ready):
+                    m.d.sync += walk.eq(walk_layout().const(IN_ORDER))
                     m.next = "IDLE"
                     with m.If(~empty | insn.discard):
                         m.next = "PARAMS"
@@ -258,6 +282,10 @@ class TileLoader(Component):
                         scale.eq(block_scale),
                     ]
                     m.next = "TILE"
+                with m.Elif(more_taps):
+                    m.d.sync += [inputs_left.eq(insn.inputs), taps_v.eq(Mux(taps_v == 0, kernel.v, taps_v - 1))]
+                    m.d.sync += taps_u.eq(taps_u - (taps_v == 0))
+                    m.next = "TILE"
                 with m.Else():
                     # After a whole tile `addr` stands at the row behind it, `offset` chunks to the right.
                     m.d.sync += [
@@ -268,7 +296,7 @@ class TileLoader(Component):
                         block_scale.eq(scale),
                         offset.eq(0),
                         bank.eq(bank ^ ~discarding),
-                        *next_columns(),
+                        *next_columns(kernel),
                     ]
                     m.next = "PARAMS"
                     with m.If(last_columns):

@@ -1,8 +1,11 @@
-"""Vector unit: LayerNorm, products of rows and routing, one instruction after another."""
+"""Vector unit: LayerNorm, products of rows, windows and routing, one instruction after another."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
@@ -10,18 +13,21 @@ from ..config import Config
 from . import ports
 from .norm import Norm
 from .router import Router
+from .window import Window
 
 
 class VectorUnit(Component):
-    """Executes NORM, MULTIPLY and ROUTE instructions in order, on one scratchpad port each for reads and writes.
+    """Executes NORM, MULTIPLY, REDUCE_WINDOW and ROUTE in order, on one scratchpad port each for reads and writes.
+
+    A WINDOW_WALK is kept for the next instruction and is not `done`. Without window_chunks there are no windows.
 
     Parameters: config.
-    Ports: insn (stream of instruction words); rd, wr (scratchpad, a chunk a cycle), scale (row maxima); done (strobe: an
-    instruction has finished, everything it wrote is visible); busy; the expert queues: lookup (combinational), queue (entry
-    READ_LATENCY cycles after its address), nonempty (per expert). The queues change only while a ROUTE runs; experts that the
+    Ports: insn (stream of instruction words); rd (scratchpad, window_chunks chunks a cycle, at least one), wr (a chunk a
+    cycle), scale (row maxima); done (strobe: an instruction has finished, everything it wrote is visible); busy; the expert
+    queues: lookup (combinational), queue (entry READ_LATENCY cycles after its address), nonempty (per expert). The queues change only while a ROUTE runs; experts that the
     last ROUTE did not have are empty, and `start` counts only where `count` is not zero.
-    Cycles from an instruction's acceptance to the next: 2 and `norm.norm_cycles`, `norm.multiply_cycles` or
-    `router.route_cycles`.
+    Cycles from an instruction's acceptance to the next: 2 and `latency.norm_cycles`, `multiply_cycles`, `window_cycles` or
+    `route_cycles`.
     """
 
     def __init__(self, config: Config):
@@ -29,7 +35,7 @@ class VectorUnit(Component):
         super().__init__(
             {
                 "insn": In(ports.insn_stream()),
-                "rd": Out(ports.read_port(config, 1)),
+                "rd": Out(ports.read_port(config, max(config.window_chunks, 1))),
                 "wr": Out(ports.write_port(config, 1)),
                 "scale": Out(ports.SCALE_WRITE),
                 "lookup": In(ports.QUEUE_LOOKUP),
@@ -44,28 +50,50 @@ class VectorUnit(Component):
         m = Module()
         m.submodules.norm = norm = Norm(self.config)
         m.submodules.router = router = Router(self.config)
+        units: list = [(norm, (isa.Op.NORM, isa.Op.MULTIPLY)), (router, (isa.Op.ROUTE,))]
         word = Signal(isa.WORD_BITS, reset_less=True)
-        routing, start = Signal(), Signal()
-        connect(m, norm.scale, flipped(self.scale))
+        op = self.insn.payload[: isa.OP_BITS]
+        walks: Value | int = 0  # what is offered is a walk
+        if self.config.window_chunks:
+            m.submodules.window = window = Window(self.config)
+            units.append((window, (isa.Op.REDUCE_WINDOW,)))
+            walks = op == isa.Op.WINDOW_WALK
+            # Without one in front every row is its own window.
+            walk = Signal(len(window.walk), init=isa.encode(isa.WindowWalk(x3=1, y3=1)))
+            m.d.comb += window.walk.eq(walk)
+            with m.If(window.done):
+                m.d.sync += walk.eq(walk.init)
+            with m.Elif(self.insn.valid & self.insn.ready & walks):
+                m.d.sync += walk.eq(self.insn.payload)
+        chosen, start = Signal(len(units)), Signal()
         connect(m, flipped(self.lookup), router.lookup)
         connect(m, flipped(self.queue), router.queue)
+
+        def of(value) -> Value:
+            """That of the unit whose turn it is."""
+            values = [chosen[k].replicate(len(found)) & found for k, found in enumerate(map(value, units))]
+            return reduce(or_, values)
+
         m.d.comb += [
-            norm.insn.eq(word[: len(norm.insn)]),
-            router.insn.eq(word[: router.insn.shape().size]),
-            norm.start.eq(start & ~routing),
-            router.start.eq(start & routing),
             self.nonempty.eq(router.nonempty),
-            self.rd.valid.eq(Mux(routing, router.rd.valid, norm.rd.valid)),
-            self.rd.addr.eq(Mux(routing, router.rd.addr, norm.rd.addr)),
-            self.wr.valid.eq(Mux(routing, router.wr.valid, norm.wr.valid)),
-            self.wr.addr.eq(Mux(routing, router.wr.addr, norm.wr.addr)),
+            self.rd.valid.eq(of(lambda unit: unit[0].rd.valid)),
+            self.rd.addr.eq(of(lambda unit: unit[0].rd.addr)),
+            self.wr.valid.eq(of(lambda unit: unit[0].wr.valid)),
+            self.wr.addr.eq(of(lambda unit: unit[0].wr.addr)),
             self.wr.mask.eq(1),
-            self.wr.data.eq(Mux(routing, router.wr.data.as_value(), norm.wr.data.as_value())),
+            self.wr.data.eq(of(lambda unit: unit[0].wr.data.as_value())),
         ]
-        for unit in (norm, router):
+        writers = [unit for unit, _ in units if unit is not router]  # of row maxima: the others ask for none meanwhile
+        for unit in writers:
+            with m.If(unit.scale.valid):
+                m.d.comb += [self.scale.addr.eq(unit.scale.addr), self.scale.data.eq(unit.scale.data), self.scale.valid.eq(1)]
+            m.d.comb += unit.scale.ready.eq(self.scale.ready)
+        for k, (unit, _) in enumerate(units):
             m.d.comb += [
+                unit.insn.eq(word[: len(Value.cast(unit.insn))]),
+                unit.start.eq(start & chosen[k]),
                 unit.rd.ready.eq(self.rd.ready),
-                unit.rd.data.eq(self.rd.data),
+                unit.rd.data.eq(self.rd.data.as_value()[: len(unit.rd.data.as_value())]),
                 unit.wr.ready.eq(self.wr.ready),
             ]
         with m.FSM():
@@ -73,15 +101,15 @@ class VectorUnit(Component):
                 m.d.comb += self.insn.ready.eq(1)
                 m.d.sync += [
                     word.eq(self.insn.payload),
-                    routing.eq(self.insn.payload[: isa.OP_BITS] == isa.Op.ROUTE),
+                    chosen.eq(Cat(Cat(op == kind for kind in kinds).any() for _, kinds in units)),
                 ]
-                with m.If(self.insn.valid):
+                with m.If(self.insn.valid & ~Value.cast(walks)[0]):
                     m.next = "START"
             with m.State("START"):
                 m.d.comb += [start.eq(1), self.busy.eq(1)]
                 m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += [self.busy.eq(1), self.done.eq(norm.done | router.done)]
+                m.d.comb += [self.busy.eq(1), self.done.eq(Cat(unit.done for unit, _ in units).any())]
                 with m.If(self.done):
                     m.next = "IDLE"
         return m

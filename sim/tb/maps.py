@@ -43,7 +43,7 @@ class _Maps:
         self.b.matmul(name, out, x, self.b.weights(out.cols, walk.count * x.cols), walk=walk, **options)
 
     def convolution(self, name: str, x: View) -> View:
-        """Any kernel, stride and dilation; rows behind the border on every side; a table of row multipliers with one tap."""
+        """Any kernel, stride and dilation; rows behind the border on every side."""
         rng, low = self.rng, (1, 1)
         kernel = tuple(int(n) for n in rng.integers(low, (4, 4)))
         stride, dilation = (tuple(int(n) for n in rng.integers(low, (3, 3))) for _ in range(2))
@@ -54,11 +54,12 @@ class _Maps:
             pads = tuple(pad + 1 for pad in pads)
         walk = window((self.height, self.across), kernel, stride, pads, dilation)
         out = self.b.buffer(name, walk.rows, 2 * self.width + 3)
-        self.matmul(name, out, x, walk, row_scale=RowScale.TABLE)
+        self.matmul(name, out, x, walk)
         return out
 
     def pooled(self, name: str, x: View) -> None:
-        """Every second row of columns, with the row's scale; rows beyond the border; then added to some rows of x."""
+        """Every second row and column, with the row's scale, rows beyond the border; a table of row multipliers; then added to
+        some rows of x."""
         out = self.b.buffer(name, self.rows, self.width)
         walk = window((self.height, self.across), (1, 1), (2, 2), (1, 0, 1, 1))
         row = self.b.row_converted()
@@ -66,7 +67,9 @@ class _Maps:
         half = self.rows // 2
         back = Walk((half,), (1,), (-2,), y_start=2 * half - 1)  # to odd rows of x, from the last one on
         count = walk.rows
-        self.matmul(f"{name}.late", View(name, count, self.rows - count, 0, self.width), x, _first(self.rows - count))
+        late = View(name, count, self.rows - count, 0, self.width)
+        first = Walk((self.rows - count,), (1,), (1,), x_start=1)
+        self.matmul(f"{name}.late", late, x, first, row_scale=RowScale.TABLE)
         self.matmul(f"{name}.back", x, out, back, residual=x)
 
     def shifted(self, p: str, x: View, border: Border) -> None:
@@ -118,6 +121,3 @@ class _Maps:
         back = Walk((h, w), (w, 1), (self.across, 1), x_start=0, y_start=0)
         self.matmul(f"{p}proj", x, o, back, residual=x, **b.row_converted())
 
-
-def _first(rows: int) -> Walk:
-    return Walk((rows,), (1,), (1,))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ Synthesised by {tool}:
 """
 
 '''
+INSTANCES: dict[str, Callable[[Config], int]] = {
+    "mac_pair": lambda config: config.array_outputs // 2,
+    "window_lane": lambda config: config.window_chunks * config.chunk,
+    "window_post": lambda config: config.chunk,
+}
 KINDS = {"lut": "LUTS", "ff": "FLIP_FLOPS"}
 
 
@@ -39,7 +45,7 @@ def samples(reports: list[dict], kind: str) -> dict[tuple[str, str], list[tuple]
         for unit, terms in logic.terms(config).items():
             if unit not in report["units"]:
                 continue
-            instances = config.array_outputs // 2 if unit == "mac_pair" else 1  # a report of one unit counts it once
+            instances = INSTANCES.get(unit, lambda config: 1)(config)  # a report of one unit counts it once
             used = instances * report["units"][unit][kind]
             if kind == "lut":
                 used -= logic.memory_luts(config, board, unit)

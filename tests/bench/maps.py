@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +51,10 @@ def run_machine(program: Program, images: Values) -> Values:
 
 
 def program_of(graph: IntGraph, board: boards.Board) -> Program:
-    """On the board's Config, or where it does not fit on one that is searched for."""
+    """On the board's Config with a window engine, or where it does not fit on one that is searched for."""
     graphs, config = {"": graph}, board.make_config()
+    if not config.window_chunks:
+        config = replace(config, window_chunks=config.input_chunks)
     try:
         return mapped(graphs, config, choose(graphs, config, of_board(board, config)).mapping)
     except UserError:

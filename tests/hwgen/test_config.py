@@ -32,6 +32,8 @@ def test_derived_shapes():
     ("queue_entries", 1 << 17, "at most 65536"),
     ("max_experts", 65, "at most 64"),
     ("norm_columns", 1 << 16, "at most 32768"),
+    ("window_chunks", -1, "must not be negative"),
+    ("window_chunks", 2, "more than the 1 of array_inputs"),
     ("weight_words", 32, "holds no two tiles"),
     ("weight_words", 1 << 30, "at most 262144"),
     ("weight_ports", 5, "at most 4"),

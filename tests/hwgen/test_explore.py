@@ -12,6 +12,7 @@ from hwgen.errors import UserError
 from hwgen.explore import points, space, work
 from hwgen.schedule import schedule
 from sim.tb.graphs import Shape, random_graph
+from sim.tb.windows import random_window_graph
 
 GRAPHS = {"": random_graph(1, Shape(patches=(4, 4), heads=4, head=16, hidden=128))}
 PYNQ = boards.load("pynq-z2")
@@ -152,3 +153,14 @@ def test_printed_command_builds_the_choice(hwgen, micro, tmp_path, monkeypatch):
 def test_bad_options_are_told(hwgen, micro, options, said):
     code, out, err = hwgen("explore", micro, *options)
     assert (code, out) == (2, "") and said in err
+
+
+def test_a_window_engine_where_windows_are():
+    """Networks with windows get one as wide as a read of rows, others none."""
+    asked = {True: {"": random_window_graph(1)}, False: GRAPHS}
+    for wanted, graphs in asked.items():
+        measured = work.measure(graphs)
+        assert bool(measured.windows) == wanted
+        found = list(space.shaped(space.base(PYNQ, measured), measured, PYNQ, 8, 12))
+        assert found and {config.window_chunks for config in found} == {3 * wanted}
+        assert space.smallest(measured, PYNQ).window_chunks == wanted

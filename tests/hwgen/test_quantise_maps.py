@@ -9,6 +9,7 @@ import pytest
 
 from hwgen import graph as fg
 from hwgen import qgraph
+from hwgen.errors import UserError
 from hwgen.intgraph import MatMul, ReduceWindow
 from hwgen.leveltext import parse, text
 from hwgen.qgraph import QGraph
@@ -111,8 +112,9 @@ def squeezed(m):
     """Columns weighted by one row (Hu et al. 2018)."""
     x = m.act(m.conv("patches"))
     mean = m.put(fg.Mean, x, 0, m.size[0] * m.size[1])
-    gate = m.linear(m.act(m.linear(mean, outputs=4), "relu"), 4)
-    return m.linear(m.put(fg.Multiply, x, gate))
+    hidden = m.act(m.linear(mean, outputs=4), "relu")
+    gate = m.act(m.linear(hidden, 4), "sigmoid")
+    return m.linear(m.put(fg.Multiply, x, m.linear(hidden, 4))), m.linear(m.put(fg.Multiply, x, gate)), gate
 
 
 NETWORKS = [
@@ -170,6 +172,19 @@ def test_machine(network, config):
     level_m = select(level_q)
     program = schedule({"": level_m}, replace(machine.CONFIGS[config], **sizes))
     machine.assert_equal(machine.run(program, image), golden.run(level_m, image).outputs)
+
+
+@pytest.mark.parametrize(
+    "network, message",
+    [
+        (lambda m: m.window("patches", "weighted", (9, 9)), "81 taps, the machine weights up to 64"),
+        (lambda m: m.conv("patches", dilation=(70, 1), pads=(70, 1, 70, 1)), "dilation_u=70"),
+        (lambda m: m.act(m.linear("patches"), "sigmoid"), "sigmoid of 48 tokens"),
+    ],
+)
+def test_what_the_machine_cannot_do_is_named(network, message):
+    with pytest.raises(UserError, match=message):
+        made(network, 0)
 
 
 def test_gathered_rows_are_read_by_the_product_behind():

@@ -17,6 +17,7 @@ class VectorMemory:
     def __init__(self, dut, chunks: int, stall: float, seed: int):
         self.dut, self.stall, self.rng = dut, stall, np.random.default_rng(seed)
         self.chunk = dut.config.chunk
+        self.wide = len(dut.rd.data.as_value()) // (16 * self.chunk)  # chunks of a read
         self.data = self.rng.integers(-32767, 32768, (chunks, self.chunk))
         self.scales = self.rng.integers(0, 1 << 16, 4096)
         self.arriving = [None] * READ_LATENCY
@@ -47,7 +48,7 @@ class VectorMemory:
             if scale is not None:
                 ctx.set(scale.ready, scale_ready)
             now = self.arriving.pop(0)
-            value = rng.integers(-32768, 32768, self.chunk) if now is None else now
+            value = rng.integers(-32768, 32768, self.wide * self.chunk) if now is None else now
             ctx.set(rd.data.as_value(), sum((int(v) & 0xFFFF) << 16 * i for i, v in enumerate(value)))
             _, _, *seen = await ctx.tick().sample(*sampled)
             valid, addr, write, write_addr, mask, word = seen[:6]
@@ -55,7 +56,8 @@ class VectorMemory:
             for i, request in enumerate(((valid, addr), (write, write_addr, mask, word))):
                 assert held[i] is None or held[i] == request
                 held[i] = request if request[0] and not (read_ready, write_ready)[i] else None
-            self.arriving.append(self.data[addr].copy() if valid and read_ready else None)
+            taken = valid and read_ready
+            self.arriving.append(self.data.take(range(addr, addr + self.wide), 0, mode="wrap").reshape(-1) if taken else None)
             if write and write_ready:
                 assert mask == 1
                 elements = np.array([word >> 16 * i & 0xFFFF for i in range(self.chunk)])

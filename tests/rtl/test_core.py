@@ -2,16 +2,17 @@
 """The core against the machine model: random products of every kind while weights and instructions come haltingly."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from hwgen import isa
 from hwgen.config import Config
-from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
+from hwgen.isa import Border, ColScale, Convert, Indirect, RowMax, RowScale
 from hwgen.rtl.core import Core
 from hwgen.rtl.ports import READ_LATENCY
+from hwgen.walks import Plane, Walk
 from sim import vector
 from sim.machine import Machine
 
@@ -20,6 +21,7 @@ CONFIG = Config(
     norm_columns=16, weight_words=64, weight_ports=1, max_experts=4,
 )  # fmt: skip
 ROWS, COLUMNS = 5, 20  # most rows, and most elements of a row, of every operand
+X_ROWS = 8  # that a walk may read
 CHUNKS = -(-COLUMNS // CONFIG.chunk)
 X, W, RES, LOGITS, NORM, DENSE, PARAMS, Y = 0, 32, 96, 120, 128, 148, 150, 160  # chunks
 ABS, SIGNED, TABLE, W_SCALE, NORM_SCALE, Y_SCALE = 0, 8, 16, 24, 48, 56  # entries of the scale memory
@@ -32,7 +34,7 @@ class Step:
     """What the core is given at once: when all `vector` instructions but the last have finished, the rest."""
 
     vector: list[isa.Insn] = field(default_factory=list)
-    products: list[isa.Matmul] = field(default_factory=list)
+    products: list[isa.Insn] = field(default_factory=list)  # Matmuls, walks before some of them
     words: list[list[int]] = field(default_factory=list)
 
 
@@ -41,7 +43,7 @@ def filled(rng) -> Machine:
     machine = Machine(CONFIG)
     machine.scratch[:] = rng.integers(-32767, 32768, machine.scratch.size) >> rng.integers(0, 8, machine.scratch.size)
     machine.scale[:] = rng.integers(0, 1 << 16, machine.scale.size)
-    for base, scales, rows in ((X, ABS, ROWS), (W, W_SCALE, COLUMNS)):
+    for base, scales, rows in ((X, ABS, X_ROWS), (W, W_SCALE, COLUMNS)):
         data = machine.scratch[machine.rows(base, CHUNKS, np.arange(rows), CHUNKS * CONFIG.chunk)].astype(int)
         machine.scale[scales : scales + rows] = np.abs(data).max(axis=1)
         if base == X:
@@ -53,6 +55,48 @@ def product(place: int, **fields) -> isa.Matmul:
     """A Matmul from X into place number `place`."""
     common = {"x": X, "x_pitch": CHUNKS, "y": Y + place * ROWS * CHUNKS, "y_pitch": CHUNKS, "y_scale": Y_SCALE + place * ROWS}
     return isa.Matmul(**common | {"shift": 16, "row_mult": 1 << 14, "x_scale": TABLE} | fields)
+
+
+def random_walk(rng, insn: isa.Matmul) -> tuple[isa.MatmulWalk, isa.Matmul]:
+    """A walk within ROWS rows for a Matmul without queue, and that Matmul with as many rows as the walk."""
+    loops = ((2, 2), (2, 2), (1, 4), (1, 2, 2), (5,), (1, 1, 3, 1), (2, 1, 1, 2))[rng.integers(7)]
+    insn = replace(insn, expert=isa.NO_EXPERT, indirect=Indirect.NONE, discard=0)
+    if rng.integers(2):  # one that may have taps
+        insn = replace(insn, x_convert=Convert.STATIC, x_scale=TABLE, row_source=RowScale.IMMEDIATE)
+        insn = replace(insn, w_source=isa.WeightSource.STREAM, w_convert=Convert.STATIC, col_source=ColScale.PARAMETERS)
+    taps = insn.x_convert == Convert.STATIC and insn.w_source == isa.WeightSource.STREAM and rng.integers(3)
+    taps = taps and insn.row_source == RowScale.IMMEDIATE
+    kernel = tuple(int(n) for n in rng.integers(1, 4, 2)) if taps else (1, 1)
+    count = int(np.prod(loops))
+    y = rng.integers(2)  # upwards or downwards
+    strides = [int(np.prod(loops[k + 1 :])) for k in range(len(loops))]
+    walk = Walk(loops, (0,) * len(loops), tuple(s * (1 - 2 * int(y)) for s in strides), y_start=int(y) * (ROWS - 1))
+    border = Border(rng.integers(4))
+    map_rows = (2, 2)
+    u, v = (tuple(int(n) for n in rng.integers(-1, 2, len(loops))) for _ in range(2))
+    if border == Border.ZERO:  # any rows of a small map, most of them outside
+        starts = [int(n) for n in rng.integers(-1, 2, 2)]
+        dilation = tuple(int(n) for n in rng.integers(0, 3, 2))
+        plane = Plane(*map_rows, border, *starts, u, v)
+        x = tuple(a * map_rows[1] + b for a, b in zip(u, v, strict=True))
+        taps_at = dilation[0] * map_rows[1], dilation[1]
+        walk = replace(walk, x=x, x_start=starts[0] * map_rows[1] + starts[1], plane=plane, taps=taps_at, dilation=dilation)
+    elif border != Border.NONE and loops == (2, 2):  # a map of two by two, rolled
+        starts = [int(n) for n in rng.integers(0, 2, 2)]
+        plane = Plane(*map_rows, border, *starts, (1, 0), (0, 1))
+        start = starts[0] * map_rows[1] + starts[1]
+        if border == Border.WRAP_X:
+            walk = replace(walk, x=(2, 1), x_start=start, plane=plane)
+        else:
+            walk = replace(walk, x=(2, 1), y=(2, 1), y_start=start, plane=plane, taps=(1, 0))
+        kernel = (1, 1) if border == Border.WRAP_X else (min(kernel[0], 2), kernel[1])
+        walk = replace(walk, dilation=(1, 1))  # which leaves the output rows where they are
+    else:
+        walk = replace(walk, x=tuple(int(n) for n in rng.integers(0, 2, len(loops))))
+        kernel = (min(kernel[0], 2), min(kernel[1], 2))
+    walk = replace(walk, kernel=kernel)
+    assert walk.x_rows().max() < X_ROWS and set(walk.y_rows()) <= set(range(ROWS))
+    return isa.MatmulWalk(**walk.fields()), replace(insn, rows=count, max_continue=0)
 
 
 def random_product(rng, place: int, previous: isa.Matmul | None, sources: list[isa.Matmul]) -> isa.Matmul:
@@ -98,11 +142,11 @@ def random_product(rng, place: int, previous: isa.Matmul | None, sources: list[i
     return product(place, **fields)
 
 
-def applied(rng, machine: Machine, insn: isa.Matmul) -> list[list[int]]:
+def applied(rng, machine: Machine, insn: isa.Matmul, walk: isa.MatmulWalk | None = None) -> list[list[int]]:
     """Apply a product to the machine; the weight words that it pops."""
-    words = rng.integers(0, 256, (machine.words_needed(insn), CONFIG.array_inputs)).astype(np.uint8)
+    words = rng.integers(0, 256, (machine.words_needed(insn, walk), CONFIG.array_inputs)).astype(np.uint8)
     words[words == 128] = 0  # no weight is -128
-    write(machine.matmul(insn, words))
+    write(machine.matmul(insn, words, walk))
     return words.view(np.int8).tolist()
 
 
@@ -160,7 +204,7 @@ def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], sta
         wanted, sent = {"matmul": 0, "vector": 0}, 0
 
         async def give(port, unit, insns):
-            wanted[unit] += len(insns)
+            wanted[unit] += sum(not isinstance(insn, isa.WalkFields) for insn in insns)
             await axi_model.send(ctx, port, [isa.encode(insn) for insn in insns], stalls)
 
         async def wait():
@@ -205,6 +249,25 @@ def test_products(axi_model):
     kinds = {(insn.x_convert, insn.w_source, insn.col_source, insn.indirect) for insn in done}
     assert len(kinds) > BATCH and any(insn.x >= Y for insn in done)
     simulate(axi_model, machine, scratch, scale, steps, random.Random(8))
+
+
+@pytest.mark.parametrize("seed", [8, 24])
+def test_walks(axi_model, seed):
+    """Products with walks of every kind among others without."""
+    rng = np.random.default_rng(seed)
+    machine = filled(rng)
+    scratch, scale = machine.scratch.copy(), machine.scale.copy()
+    step = Step()
+    for place in range(2 * BATCH):
+        walk, insn = None, random_product(rng, place, None, [])
+        if rng.integers(4):
+            walk, insn = random_walk(rng, insn)
+            step.products.append(walk)
+        step.words += applied(rng, machine, insn, walk)
+        step.products.append(insn)
+    walks = [insn for insn in step.products if isinstance(insn, isa.MatmulWalk)]
+    assert {insn.border for insn in walks} == set(Border) and sum(insn.kernel_u * insn.kernel_v > 1 for insn in walks) > 2
+    simulate(axi_model, machine, scratch, scale, [step], random.Random(seed))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])

@@ -1,13 +1,17 @@
 # amaranth: UnusedElaboratable=no
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hwgen.config import Config
-from hwgen.isa import Multiply, Norm, Route, encode
-from hwgen.latency import multiply_cycles, norm_cycles, route_cycles
+from hwgen.isa import Multiply, Norm, ReduceWindow, Route, WindowWalk, encode
+from hwgen.latency import multiply_cycles, norm_cycles, route_cycles, window_cycles
 from hwgen.numerics import GAMMA_SHIFT, INT16_MAX, layer_norm, route, row_max_abs, turn
 from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.vector import VectorUnit
+from sim import vector
+from sim.machine import Machine
 
 SQUARE = Config(array_outputs=8, array_inputs=8, max_experts=16, queue_entries=64, norm_columns=64)
 UNEVEN = Config(array_outputs=12, array_inputs=20, max_experts=9, queue_entries=64, norm_columns=32)
@@ -166,5 +170,58 @@ def test_instructions_wait_for_each_other(vector_memory):
         for _ in range(3):
             expected = layer_norm(expected, gamma, beta, 9)
         np.testing.assert_array_equal(memory.rows(0, 5, 3, 5), expected)
+
+    memory.run(bench)
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_windows_among_others(vector_memory, stall):
+    """A walk goes with the next ReduceWindow alone, is not counted, and the units take turns on the ports."""
+    config = Config(
+        array_outputs=8, array_inputs=9, window_chunks=3, max_experts=4, queue_entries=16, norm_columns=16, bank_words=64
+    )  # fmt: skip
+    rng = np.random.default_rng(5)
+    dut = VectorUnit(config)
+    memory = vector_memory(dut, config.scratch_chunks, stall, 5)
+    place = {"rows": 4, "columns": 5, "x": 0, "x_pitch": 5}
+    norm = Norm(**place, y=100, y_pitch=5, y_scale=3, params=200, epsilon=9)
+    pool = ReduceWindow(**place, y=300, y_pitch=6, y_scale=20, params=200, shift=15, before=1)
+    walk = WindowWalk(n0=2, x0=1, x1=-1 % (1 << 16), y0=1, y1=1, kernel_v=2, tap_v=2)
+    route_insn = Route(rows=3, experts=4, top_k=2, renormalise=1, dense=1, x=0, x_pitch=5, y=400, y_pitch=4)
+    program = [norm, walk, pool, replace(pool, y=340), route_insn, replace(norm, y=120), walk, replace(pool, y=360)]
+    memory.data[:] = rng.integers(-3000, 3000, memory.data.shape)
+    machine = Machine(config)
+    machine.scratch[:], machine.scale[: len(memory.scales)] = memory.data.reshape(-1), memory.scales
+
+    async def bench(ctx):
+        held, finished = None, 0
+        for insn in program:
+            ctx.set(dut.insn.payload, encode(insn))
+            ctx.set(dut.insn.valid, 1)
+            await ctx.tick().until(dut.insn.ready)
+            ctx.set(dut.insn.valid, 0)
+            if isinstance(insn, WindowWalk):
+                held = insn
+                assert not ctx.get(dut.busy)
+                continue
+            begin = memory.cycle
+            await ctx.tick().until(dut.done)
+            finished += 1
+            match insn:
+                case Norm():
+                    writes = vector.norm(machine, insn)
+                case Route():
+                    writes, _ = vector.route(machine, insn)
+                case ReduceWindow():
+                    writes = vector.reduce_window(machine, insn, held)
+                    if not stall:
+                        taps = 1 if held is None else 2
+                        assert memory.cycle - begin == window_cycles(config, 4, 5, taps, False) + 1
+                    held = None
+            for target, index, values in writes:
+                target[index] = values
+            np.testing.assert_array_equal(memory.data.reshape(-1), machine.scratch)
+            np.testing.assert_array_equal(memory.scales, machine.scale[: len(memory.scales)])
+        assert finished == sum(not isinstance(insn, WindowWalk) for insn in program)
 
     memory.run(bench)

@@ -204,6 +204,7 @@ def test_faults_of_walks():
         ([stream, walk, replace(product, expert=3)], "an expert's rows do not walk"),
         ([stream, walk, replace(product, rows=3)], r"3 rows in loops of \[2, 1, 1\]"),
         ([replace(stream, words=36), taps, replace(product, x_convert=isa.Convert.ROW)], "2 taps with ROW conversion"),
+        ([replace(stream, words=36), taps, replace(product, row_source=isa.RowScale.TABLE)], "TABLE row multipliers"),
         (
             [replace(stream, words=4), taps, replace(product, w_source=isa.WeightSource.SCRATCHPAD)],
             "weights in the scratchpad",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from hwgen.schedule import schedule
 from hwgen.select import integers
 from sim import golden
 from sim.tb.graphs import Shape, random_graph, random_images
+from sim.tb.maps import random_map_graph
+from sim.tb.windows import random_window_graph
 
 SQUARE = Config(array_outputs=16, array_inputs=16)
 ODD = Config(array_outputs=12, array_inputs=20, weight_ports=1)  # divides neither 64 nor the heads of 32
@@ -144,6 +147,44 @@ def test_rematerialise(config, climb):
     twice = rematerialise(graph)
     assert len(twice.ops) > len(graph.ops)
     climb({"": twice}, config, "", [random_images(graph, 0)])
+
+
+MAPS = ({}, {"windows": (2, 3), "width": 44}, {"windows": (3, 2), "size": (2, 4), "width": 36})
+
+
+@SHAPES
+@pytest.mark.parametrize("seed", range(3))
+def test_maps_with_stalls(seed, config, climb):
+    """Convolutions, shifted windows there and back, attention in a window; handshakes withheld at random."""
+    graph = random_map_graph(seed, **MAPS[seed])
+    climb({"": graph}, config, "", [random_images(graph, seed)], stall=100, seed=seed + 1)
+
+
+@SHAPES
+def test_maps_in_parts(config, climb):
+    """A map with more rows than the accumulators."""
+    graph = random_map_graph(4, windows=(5, 4), size=(4, 4))
+    assert graph.buffers["x"].rows > config.acc_rows
+    climb({"": graph}, config, "", [random_images(graph, seed) for seed in range(2)])
+
+
+WINDOWED = {"16x16": replace(SQUARE, window_chunks=1, acc_rows=32), "12x20": replace(ODD, window_chunks=3)}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(f"window {name}")) for name in WINDOWED])
+@pytest.mark.parametrize("seed", range(2))
+def test_random_windows_with_stalls(seed, name, climb):
+    """Depthwise convolution, pooling, shifted windows, resizing and merging; in parts where the row maxima are fewer."""
+    groups = {"width": 24, "groups": 3} if seed else {}
+    graph = random_window_graph(seed, **groups)
+    climb({"": graph}, WINDOWED[name], "", [random_images(graph, seed)], stall=100, seed=seed + 1)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(f"window {name}")) for name in WINDOWED])
+def test_windows_of_a_larger_map(name, climb):
+    """Without stalls: the cycle model counts the taps."""
+    graph = random_window_graph(3, size=(8, 10), width=60)
+    climb({"": graph}, replace(WINDOWED[name], acc_rows=256, scale_entries=8192), "", [random_images(graph, 3)])
 
 
 def test_smallest_config_on_icarus(climb):
