@@ -11,7 +11,6 @@ from .match import constant, group, is_map, regroup
 from .names import label
 from .rewrite import relabel
 
-
 MOST_MAPS = 64  # that are convolved one by one
 
 
