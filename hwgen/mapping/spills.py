@@ -39,7 +39,7 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
 
     `trace` loses what is no longer there as a whole.
     """
-    whole = weights_apart(constants_apart(graph), limits.bank_chunks // WEIGHTS, config.chunk)
+    whole = weights_apart(constants_apart(graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
     apart = heads_apart(whole, config.chunk)
     cycles = partial(bound, config=config)
     found = _Spills(Streamed(apart, limits, cycles, config.chunk_beats, config.array_outputs))
