@@ -48,13 +48,17 @@ def test_no_bit_changes(shape):
             verify(spilled)
             assert len({op.name for op in spilled.ops}) == len(spilled.ops)
             assert any(isinstance(op, Spill) for op in spilled.ops) and any(isinstance(op, Fetch) for op in spilled.ops)
-            assert not any(buffer.dram for view, _ in spilled.trace.values() for buffer in [spilled.buffers[view.buffer]])
+            assert not any(
+                buffer.dram for view, _ in spilled.trace.values() for buffer in [spilled.buffers[view.buffer]]
+            )
             assert_equal(graph, spilled, seed)
 
 
 def test_less_room_makes_more_blocks():
     graph = random_graph(0, SHAPES["many tokens"])
-    counts = [sum(isinstance(op, MatMul) for op in Mapping(spill=r).apply(graph, CONFIG, 1).ops) for r in (1.0, 0.05, 0.02)]
+    counts = [
+        sum(isinstance(op, MatMul) for op in Mapping(spill=r).apply(graph, CONFIG, 1).ops) for r in (1.0, 0.05, 0.02)
+    ]
     assert counts == sorted(counts) and counts[0] < counts[-1]
 
 

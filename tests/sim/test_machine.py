@@ -125,7 +125,7 @@ def test_spilled_values_in_any_order_of_the_units(seed):
     wanted = golden.run(graph, images).outputs
     for room in (0.9, 0.5):
         program = schedule({"": mapping.Mapping(spill=room).apply(graph, config, 1)}, config)
-        assert sum(isinstance(insn, isa.Store) for insn in program.tasks[""].instructions) > 10 * len(wanted)
+        assert sum(isinstance(insn, isa.Store) for insn in program.tasks[""].instructions) >= 5 * len(wanted)
         for order in ["program", *ORDERS]:
             assert_equal(run(program, images, order), wanted)
 
