@@ -394,6 +394,24 @@ def index_put(moe):
     return y
 
 
+def index_put_of_elements(moe):
+    """y[token, :] = y[token, :] + weight * expert(x[token]), the places of all its elements, as TorchScript writes it."""
+    (values, indices), y = moe.top(), moe.zeros(moe.count, moe.width)
+    columns = np.arange(moe.width)
+    for e in range(moe.experts):
+        places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", indices, e)), perm=[1, 0])
+        token = moe.op("Slice", places, [0], [1], [1])
+        weight = moe.op("Unsqueeze", moe.op("GatherND", values, places), [1])
+        rows = moe.op("Mul", weight, moe.expert(e, moe.op("GatherND", moe.tokens, token)))
+        rows = moe.op("Add", moe.op("GatherND", y, token), rows)
+        shape = moe.op("Shape", moe.op("Add", token, columns))
+        ones = moe.op("ConstantOfShape", moe.op("Shape", shape), value=helper.make_tensor("v", TensorProto.INT64, [1], [1]))
+        shape = moe.op("Where", moe.op("Equal", shape, moe.op("Mul", ones, np.int64(-1))), ones, shape)
+        both = [moe.op("Unsqueeze", moe.op("Expand", part, shape), [-1]) for part in (token, columns)]
+        y = moe.op("ScatterND", y, moe.op("Concat", *both, axis=-1), rows)
+    return y
+
+
 def masked_tokens(moe):
     """Every expert reads all tokens, those of others as zeros; what it makes of the zeros does not count."""
     values, indices = moe.top()
@@ -496,5 +514,5 @@ FORMS = [
     *(renormalised_by_filled_softmax, masked_softmax, renormalised_masked_softmax, threshold),
     *(one_hot_weights, rows_of_slots, rows_of_tokens, index_add, boolean_masks, gathered_weights),
     *(einsum_of_gathered_weights, einsum, noisy_gate, places_of_slots, buffer_of_slots, repeated_tokens),
-    *(index_put, masked_tokens, loop),
+    *(index_put, index_put_of_elements, masked_tokens, loop),
 ]
