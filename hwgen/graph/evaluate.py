@@ -112,9 +112,10 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return FORMS[form](v[0], slope)
         case Clip(low=low, high=high):
             return np.clip(v[0], low, high).astype(v[0].dtype, copy=False)
-        case Attention(heads=h, scale=scale, bias=bias):
+        case Attention(heads=h, scale=scale, bias=bias, factors=factors):
             q, k, x = (a.reshape(a.shape[0], h, -1).transpose(1, 0, 2) for a in v)
             scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)
+            scores = scores if factors is None else scores * factors[:, None, None].astype(q.dtype)
             p = softmax(scores if bias is None else scores + bias.astype(q.dtype))
             return (p @ x).transpose(1, 0, 2).reshape(v[0].shape[0], -1)
         case Add():

@@ -106,7 +106,7 @@ class Clip(Node):
 
 @dataclass(frozen=True, eq=False)
 class Attention(Node):
-    """softmax(q_h @ k_h.T * scale + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns."""
+    """softmax(q_h @ k_h.T * scale * factor_h + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns."""
 
     q: str = value()
     k: str = value()
@@ -114,6 +114,7 @@ class Attention(Node):
     heads: int
     scale: float
     bias: Array | None = None  # [heads, Tq, Tk], at most zero in every row: a relative position bias or a mask
+    factors: Array | None = None  # [heads], above zero: by which the scores of each head are multiplied beside `scale`
 
 
 @dataclass(frozen=True, eq=False)

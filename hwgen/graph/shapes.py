@@ -94,10 +94,11 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
         case Clip(low=low, high=high):
             _need(low < high, f"limits {low} and {high}")
             return s[0]
-        case Attention(heads=h, bias=bias):
+        case Attention(heads=h, bias=bias, factors=factors):
             _need(s[0][1] == s[1][1] and s[1][0] == s[2][0], f"q {s[0]}, k {s[1]}, v {s[2]}")
             _need(s[0][1] % h == 0 and s[2][1] % h == 0, f"{h} heads do not divide the width")
             _need(bias is None or bias.shape == (h, s[0][0], s[1][0]), "bias shape")
+            _need(factors is None or factors.shape == (h,) and (factors > 0).all(), f"factors {factors} of {h} heads")
             return s[0][0], s[2][1]
         case Add() | Multiply():
             _need(s[0] == s[1], f"{s[0]} and {s[1]}")

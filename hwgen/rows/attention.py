@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import graph
-from ..layers import Attention, Linear, Rotate
+from ..layers import Attention, Linear, Norm, Rotate
 from ..recognise.limits import beneath, is_limit
 from ..tensor import Const, Layout, Node, Ref
 from .lower import GONE, Rows
@@ -66,16 +66,20 @@ def _whole(b: Rows, node: Node) -> str:
         b.refuse(bias[0].node, "computes a mask or bias of attention scores from the image", "export without attention mask")
         return GONE
     full = _bias(node, bias, at, keys - first, tokens)
-    names = {}
+    names, gains = {}, np.ones(heads)
     turned = next((s[2] for p, s in sides.items() if p != "v" and isinstance(s[0].node.op, Rotate)), None)
     order = None if turned is None else np.argsort(turned, axis=1)  # pairs side by side, as they stand in a rotated value
     for part, (view, rows, columns) in sides.items():
         columns = columns if part == "v" or order is None else np.take_along_axis(columns, order, axis=1)
+        if part != "v":
+            view.node, gain = _alike_heads(b, view.node, heads)
+            gains = gains * gain
         names[part] = _operand(b, node, part, view, columns, rows)
     scale = float(node.op.scale)
     if "q" not in sides:
         names["q"] = _constant_queries(b, node, q, sides["k"][0], int(keys.min()))
-    fields = {"heads": heads, "scale": scale, "bias": None if full is None else b.intern(full)}
+    factors = None if (gains == 1).all() else b.intern(gains)
+    fields = {"heads": heads, "scale": scale, "bias": None if full is None else b.intern(full), "factors": factors}
     return b.add(graph.Attention, node, node.name, "attention", **names, **fields)
 
 
@@ -117,6 +121,29 @@ def _bias(node: Node, bias: list[Ref], rows: Array, keys: Array, tokens: tuple[i
     for w in range(windows):
         full[:, rows[w][:, None], keys[w]] = own[w]
     return full
+
+
+def _alike_heads(b: Rows, node: Node, heads: int) -> tuple[Node, Array]:
+    """A norm of each head whose gains differ by one positive factor for each (Swin V2, Liu et al. 2022), with those of the
+    first head for all, and the factors [heads]; any other value as it is."""
+    at, one = b.place(node), np.ones(heads)
+    if not isinstance(node.op, Norm) or at.column is None or at.width != heads * node.shape[1]:
+        return node, one
+    x, *given = node.operands
+    head = at.column // node.shape[1]
+    tables = []
+    for r in given:
+        whole = np.broadcast_to(b.array(r), node.shape)
+        first = np.stack([whole[np.argmax(head == h)] for h in range(heads)])
+        if (whole != first[head]).any():
+            return node, one
+        tables.append(first)
+    both = np.concatenate(tables, axis=1).astype(np.float64)  # a factor is that of gain and bias
+    factors = (both @ both[0]) / max(float(both[0] @ both[0]), 1e-30)
+    if (both == both[0]).all() or (factors <= 0).any() or not np.allclose(both, factors[:, None] * both[0], rtol=1e-6, atol=0):
+        return node, one
+    b.t.name, b.t.source = node.name, node.source
+    return b.t.node(node.op, x, *(b.t.const(table[:1]) for table in tables)).node, factors
 
 
 def _operand(b: Rows, node: Node, part: str, view: View, columns: Array, rows: Array) -> str:

@@ -264,7 +264,8 @@ def _whole_rows(c: Context, data: Ref, places: Ref) -> Ref:
     depth = places.shape[-1] - len(within)
     if known is None or not within or depth < 1 or data.shape[depth : places.shape[-1]] != within:
         return places
-    first = known[(slice(None), *[slice(0, 1)] * len(within), slice(0, depth))]
+    at = (slice(None), *[slice(0, 1)] * len(within), slice(0, depth))
+    first = known[at]
     whole = (known[..., :depth] == first).all() and (known[..., depth:] == np.moveaxis(np.indices(within), 0, -1)).all()
     return c.t.const(first.reshape(len(known), depth)) if whole else places
 
