@@ -115,6 +115,10 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
     else:
         columns = _heads(view.map(lambda a: a).columns).reshape(-1)
         inner, first, heads = b.columns(view.node, columns), int(view.rows.min()), place.width // node.shape[1]
+    if heads == 1 and beta.shape[0] != 1 and beta.constant is not None:  # positions that were added to it
+        bare = b.t.node(node.op, x, gamma, b.t.full((1, node.shape[1]), np.float32(0)))
+        none = b.t.const(np.zeros((0, node.shape[1]), np.float32))
+        return b.value(b.t.node(Embed(), bare, none, b.t.expand(beta, node.shape)).node, start, stop)
     tables = []
     for r in (gamma, beta):
         if r.constant is None:

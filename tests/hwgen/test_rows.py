@@ -7,7 +7,7 @@ import pytest
 
 from hwgen import graph, rows
 from hwgen import tensor as ir
-from hwgen.layers import Combine, Dispatch, Experts, Linear, Router, SlotExperts
+from hwgen.layers import Combine, Dispatch, Experts, Linear, Norm, Router, SlotExperts
 from hwgen.proof import evaluate
 
 T, D, E, H = 8, 6, 4, 5  # tokens (patches of 4 x 2 pixels), channels, experts, hidden channels
@@ -91,3 +91,14 @@ def test_a_token_is_not_routed_by_another_one():
     y = net.t.node(Experts("gelu"), net.turned(net.x), gates, *net.experts())
     _, findings = rows.lower(ir.Program({"y": net.t.reshape(y, (1, T, D))}))
     assert [f.reason for f in findings] == ["routes tokens in another order than it computes them"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("start, stop", [(0, 8), (2, 7)])
+def test_positions_added_to_a_norm(turned, start, stop):
+    """As where patches are normalised before (AIMv2): one constant for each token behind the norm."""
+    net = Net()
+    x = net.turned(net.x) if turned else net.x
+    y = net.t.node(Norm(1e-5, False), net.rows(x, start, stop), net.const(1, D), net.const(stop - start, D))
+    result = net.lowered(net.turned(y) if turned else y)
+    assert [type(n) for n in result.nodes][-2:] == [graph.LayerNorm, graph.Embed]
