@@ -43,9 +43,9 @@ def nonzero(c: Context, op: Op, x: Ref) -> Any:
     if not x.shape or not n:
         raise Unsupported("of a tensor without axes or elements")
     mask, places = c.t.reshape(c.t.map("bool", x), (n,)), np.arange(n)
-    if n == 1:  # an axis of one element is invisible to layouts
-        mask, places = c.t.concat([mask, c.t.const(np.array([False]))], 0), np.zeros(2, int)
-    mask = c.t.copy(mask) if mask.layout.uniform() else mask
+    if mask.layout.uniform():  # an axis of one element is invisible to layouts: a second one that never holds, both n times
+        pair = c.t.concat([c.t.slice(mask, 0, 0, 1), c.t.const(np.array([False]))], 0)
+        mask, places = c.t.reshape(c.t.expand(c.t.reshape(pair, (2, 1)), (2, n)), (2 * n,)), np.tile(places, 2)
     return Ragged(c.t.const(np.array(np.unravel_index(places, x.shape))), mask, 1)
 
 
