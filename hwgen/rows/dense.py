@@ -229,15 +229,22 @@ def map_place(b: Rows, node: Node) -> Place:
     raise Unsupported(*reason(node))
 
 
+def limited_place(b: Rows, node: Node) -> Place:
+    """That of its input, also of a norm of each head."""
+    x = node.operands[0]
+    return b.place(x.node) if x.whole and b.place(x.node).column is not None else like_input(b, node)
+
+
 def limited(b: Rows, node: Node, start: int, stop: int) -> str:
     """A range, of a quantised file's value for its readers too: what is known of the value itself if nothing has more."""
-    inner, first, _ = b.tokens(node.operands[0])
+    heads = b.place(node).column is not None
+    inner, first, _ = (node.operands[0].node, 0, None) if heads else b.tokens(node.operands[0])
     name = b.value(inner, first + start, first + stop)
     clip = b.add(graph.Clip, node, node.name, "clip", x=name, low=node.op.low, high=node.op.high)
     if node.op.step:
         whole = next((n.x for n in b.nodes if n.name == name and isinstance(n, graph.Rows)), name)
         for value in (clip, whole):
-            b.limit(value, node.op.low, node.op.high, node.shape[1])
+            b.limit(value, node.op.low, node.op.high, b.place(node).width)
     return clip
 
 
@@ -246,7 +253,7 @@ KINDS = {
     Norm: (norm_place, norm),
     Activation: (like_input, activation),
     Scale: (like_input, scale),
-    Clip: (like_input, limited),
+    Clip: (limited_place, limited),
     Embed: (embed_place, embed),
     Pool: (whole_place, pool),
     Map: (map_place, both),
