@@ -382,7 +382,7 @@ def repeated_tokens(moe):
     return moe.op("MatMul", moe.op("Unsqueeze", values, [1]), moe.op("Reshape", y, [moe.count, moe.k, moe.width]))
 
 
-def index_put(moe):
+def index_put(moe, elements=False):
     """y[token] += weight * expert(x[token]), as read, add and write."""
     (values, indices), y = moe.top(), moe.zeros(moe.count, moe.width)
     for e in range(moe.experts):
@@ -390,26 +390,20 @@ def index_put(moe):
         token = moe.op("Slice", places, [0], [1], [1])
         weight = moe.op("Unsqueeze", moe.op("GatherND", values, places), [1])
         rows = moe.op("Mul", weight, moe.expert(e, moe.op("GatherND", moe.tokens, token)))
-        y = moe.op("ScatterND", y, token, moe.op("Add", moe.op("GatherND", y, token), rows))
+        rows, at = moe.op("Add", moe.op("GatherND", y, token), rows), token
+        if elements:
+            columns = np.arange(moe.width)
+            shape = moe.op("Shape", moe.op("Add", token, columns))
+            shape = moe.op("Where", moe.op("Equal", shape, np.int64([-1, -1])), np.int64([1, 1]), shape)
+            both = [moe.op("Unsqueeze", moe.op("Expand", part, shape), [-1]) for part in (token, columns)]
+            at = moe.op("Concat", *both, axis=-1)
+        y = moe.op("ScatterND", y, at, rows)
     return y
 
 
 def index_put_of_elements(moe):
-    """y[token, :] = y[token, :] + weight * expert(x[token]), the places of all its elements, as TorchScript writes it."""
-    (values, indices), y = moe.top(), moe.zeros(moe.count, moe.width)
-    columns = np.arange(moe.width)
-    for e in range(moe.experts):
-        places = moe.op("Transpose", moe.op("NonZero", moe.op("Equal", indices, e)), perm=[1, 0])
-        token = moe.op("Slice", places, [0], [1], [1])
-        weight = moe.op("Unsqueeze", moe.op("GatherND", values, places), [1])
-        rows = moe.op("Mul", weight, moe.expert(e, moe.op("GatherND", moe.tokens, token)))
-        rows = moe.op("Add", moe.op("GatherND", y, token), rows)
-        shape = moe.op("Shape", moe.op("Add", token, columns))
-        ones = moe.op("ConstantOfShape", moe.op("Shape", shape), value=helper.make_tensor("v", TensorProto.INT64, [1], [1]))
-        shape = moe.op("Where", moe.op("Equal", shape, moe.op("Mul", ones, np.int64(-1))), ones, shape)
-        both = [moe.op("Unsqueeze", moe.op("Expand", part, shape), [-1]) for part in (token, columns)]
-        y = moe.op("ScatterND", y, moe.op("Concat", *both, axis=-1), rows)
-    return y
+    """The same by the places of all elements of a row, as TorchScript writes y[token, :]."""
+    return index_put(moe, elements=True)
 
 
 def masked_tokens(moe):
@@ -490,20 +484,6 @@ def soft_by_einsum(moe):
     flat = moe.op("Softmax", moe.op("Reshape", scores, [moe.count, -1]), axis=-1)
     combine = moe.op("Reshape", flat, [moe.count, moe.experts, moe.k])
     return moe.op("Einsum", outputs, combine, equation="epd,tep->td")
-
-
-def soft_and_normalised(moe):
-    """Tokens and slots of length 1 times a factor, as soft mixtures for large images have them."""
-    length = moe.op("Clip", moe.op("ReduceL2", moe.tokens, [-1], keepdims=1), np.float32(1e-12))
-    x = moe.op("Mul", moe.op("Div", moe.tokens, moe.op("Expand", length, [moe.count, moe.width])), 3.0)
-    slots = moe.w.normal(moe.experts * moe.k, moe.width).astype(np.float32)
-    norms = moe.op("Clip", np.linalg.norm(slots, axis=1, keepdims=True), np.float32(1e-12))
-    scores = moe.op("Einsum", x, moe.op("Div", slots, norms), equation="td,sd->ts")
-    inputs = moe.op("Einsum", x, moe.op("Softmax", scores, axis=0), equation="td,ts->sd")
-    parts = moe.op("Split", inputs, outputs=moe.experts, axis=0, num_outputs=moe.experts)
-    parts = [parts] if moe.experts == 1 else parts
-    outputs = moe.op("Concat", *(moe.expert(e, part) for e, part in enumerate(parts)), axis=0)
-    return moe.op("Einsum", outputs, moe.op("Softmax", scores, axis=1), equation="sd,ts->td")
 
 
 SOFT_FORMS = [soft, soft_by_einsum]
