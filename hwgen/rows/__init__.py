@@ -37,6 +37,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
             outputs.append(_output(b, name, r))
         except Unsupported as no:
             b.refuse(r.node, f"output {name!r}: {no.reason}", no.hint)
+    reached = list(b.nodes)
     if b.findings:  # what was refused needs no operands; functions among them that nothing can hold are told all the same
         for node in program.nodes():
             if isinstance(node.op, Activation):
@@ -45,7 +46,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
                 b.place(node)
     stand_in = any(op.name.startswith("?") for op in program.inputs())
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
-        _lacking(b, b.nodes, {})
+        _lacking(b, reached, {})
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     result = chained(graph.Graph(b.shapes, b.nodes, outputs, b.ranges))
     used = any(isinstance(made, graph.Activation) for made in result.nodes)
