@@ -27,11 +27,14 @@ from .nodes import (
     Multiply,
     Node,
     PatchEmbed,
+    Product,
     Rotate,
     Route,
     Rows,
     SlotExperts,
+    Softmax,
     Stack,
+    Transpose,
     Window,
 )
 
@@ -182,6 +185,12 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return np.concatenate([_expert(node, e, x, peaks) for e, x in enumerate(np.split(v[0], len(node.w1)))])
         case Combine(weight=w, bias=b):
             return softmax(_linear(v[0], w, b)) @ v[1]
+        case Product():
+            return v[0] @ v[1].T
+        case Transpose():
+            return v[0].T
+        case Softmax():
+            return softmax(v[0])
         case Rows(start=a, stop=b):
             return v[0][a:b]
         case Mean(start=a, stop=b):

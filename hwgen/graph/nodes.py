@@ -216,6 +216,28 @@ class Combine(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Product(Node):
+    """a @ b.T, of two values [R, K] and [N, K]: scores of queries and keys, or weights times values: [R, N]."""
+
+    a: str = value()
+    b: str = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Transpose(Node):
+    """x.T: [R, C] -> [C, R]."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Node):
+    """Softmax of every row."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
 class Gather(Node):
     """y[r] = x[rows[r]], a row of zeros where rows[r] is -1: window partition, cyclic shift, nearest resampling, dilation."""
 
