@@ -185,8 +185,8 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return np.concatenate([_expert(node, e, x, peaks) for e, x in enumerate(np.split(v[0], len(node.w1)))])
         case Combine(weight=w, bias=b):
             return softmax(_linear(v[0], w, b)) @ v[1]
-        case Product():
-            return v[0] @ v[1].T
+        case Product(scale=scale):
+            return v[0] @ v[1].T * np.asarray(scale, v[0].dtype)
         case Transpose():
             return v[0].T
         case Softmax():

@@ -217,10 +217,11 @@ class Combine(Node):
 
 @dataclass(frozen=True, eq=False)
 class Product(Node):
-    """a @ b.T, of two values [R, K] and [N, K]: scores of queries and keys, or weights times values: [R, N]."""
+    """a @ b.T * scale, of two values [R, K] and [N, K]: scores of queries and keys, or weights times values: [R, N]."""
 
     a: str = value()
     b: str = value()
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -176,7 +176,8 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(s[0][1] == w.shape[1] and s[1][0] == w.shape[0], f"x {s[0]}, y {s[1]}, weight {w.shape}")
             _need(b is None or b.shape == w.shape[:1], "bias shape")
             return s[0][0], s[1][1]
-        case Product():
+        case Product(scale=scale):
+            _need(scale > 0, f"scale {scale}")
             _need(s[0][1] == s[1][1], f"{s[0]} times the transpose of {s[1]}")
             return s[0][0], s[1][0]
         case Transpose():

@@ -25,9 +25,8 @@ SCORE = float(np.log(2)) / SCORE_STEPS  # what a score step is
 def product(b: Builder, node: fg.Product) -> None:
     """x streamed against the stationary rows of the other value."""
     one, other = plain(b, node.a), plain(b, node.b)
-    unit = (
-        float(one.scale) * float(other.scale) * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)
-    )  # of a step, with a shift of 0
+    steps = float(one.scale) * float(other.scale) * node.scale
+    unit = steps * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)  # what a step is with a shift of 0
     wanted = own_scale(b, node, unit * 2.0**SHIFT_MIN)
     shift = int(np.ceil(np.log2(wanted / unit)))
     if shift > SHIFT_MAX:

@@ -14,12 +14,11 @@ import numpy as np
 from .. import graph
 from ..layers import Attention, Linear, Norm, Softmax
 from ..recognise import rewrite
-from ..recognise.match import is_map
+from ..recognise.match import factor_of, is_map, scalar_of
 from ..tensor import Builder, Const, Contract, Layer, Node, Program, Reduce, Ref
 from . import dense
 from .lower import GONE, Make, Rows, Where
 from .moves import value
-from .reasons import reason
 from .views import Array, Place, Unsupported, View
 
 MOST_HEADS = 64  # products that one is taken apart to
@@ -33,12 +32,23 @@ class Standing(Layer):
         return t.copy(operands[0])
 
 
+@dataclass(frozen=True)
+class Scaled(Layer):
+    """`scale` times a Contract of this `spec`."""
+
+    spec: str
+    scale: float
+
+    def define(self, t: Builder, *operands: Ref) -> Ref:
+        return t.map("mul", t.contract(self.spec, *operands), self.scale)
+
+
 # --- L -> L ---
 
 
 def split(program: Program) -> Program:
     """The same outputs with attention over channels by its definition, and with products of two values head by head."""
-    for patterns in ((_over_channels, _normalised), (_by_heads,)):
+    for patterns in ((_over_channels, _normalised), (_scaled,), (_by_heads,)):
         program = rewrite(program, patterns, past=False)
     return program
 
@@ -96,11 +106,23 @@ def _row_sums(r: Ref) -> Array | None:
     return None
 
 
+def _scaled(t: Builder, node: Node) -> Ref | None:
+    """A product times a number: a step of it for the machine."""
+    found = scalar_of(node.ref, "mul") or scalar_of(node.ref, "div")
+    if found is None:
+        return None
+    x, factor = found
+    factor = factor if is_map(node, "mul") else 1 / factor if factor else 0.0
+    if not isinstance(x.op, Contract) or any(r.constant is not None for r in x.node.operands) or factor <= 0:
+        return None
+    return t.through(x.layout, t.node(Scaled(x.op.spec, factor), *x.node.operands))
+
+
 def _by_heads(t: Builder, node: Node) -> Ref | None:
     """One product [M, N] for every position along the axes that both operands and the result have."""
-    if not isinstance(node.op, Contract) or any(r.constant is not None for r in node.operands):
+    if not isinstance(node.op, Contract | Scaled) or any(r.constant is not None for r in node.operands):
         return None
-    first, second, result = node.op.letters
+    first, second, result = Contract(node.op.spec).letters
     batch = [c for c in result if c in first and c in second]
     sides = [[c for c in letters if c not in batch and c in result] for letters in (first, second)]
     summed = [c for c in first if c in second and c not in result]
@@ -108,10 +130,14 @@ def _by_heads(t: Builder, node: Node) -> Ref | None:
         return None
     if set(first) - {*batch, *sides[0], *summed} or set(second) - {*batch, *sides[1], *summed}:
         return None
-    a, b = (
-        t.transpose(r, [letters.index(c) for c in (*batch, *own, *summed)])
-        for r, letters, own in zip(node.operands, (first, second), sides, strict=True)
-    )
+    scale = node.op.scale if isinstance(node.op, Scaled) else 1.0
+    operands = []
+    for r, letters, own in zip(node.operands, (first, second), sides, strict=True):
+        bare, factor = factor_of(t, r)
+        if factor > 0:
+            r, scale = bare, scale * factor
+        operands.append(t.transpose(r, [letters.index(c) for c in (*batch, *own, *summed)]))
+    a, b = operands
     heads = int(np.prod([a.shape[i] for i in range(len(batch))]))
     if heads > MOST_HEADS:
         return None
@@ -119,7 +145,7 @@ def _by_heads(t: Builder, node: Node) -> Ref | None:
     parts = []
     for index in np.ndindex(*a.shape[: len(batch)]):
         one, other = (_picked(t, r, index, n) for r, n in zip((a, b), sizes, strict=True))
-        parts.append(t.reshape(t.node(Contract("ab,cb->ac"), one, other), (1, *sizes)))
+        parts.append(t.reshape(t.node(Scaled("ab,cb->ac", scale), one, other), (1, *sizes)))
     y = t.reshape(t.concat(parts, 0), (*a.shape[: len(batch)], *(n for n, s in zip(sizes, sides, strict=True) if s)))
     order = [*batch, *sides[0], *sides[1]]
     return t.transpose(y, [order.index(c) for c in result])
@@ -173,8 +199,6 @@ def plain_place(b: Rows, node: Node) -> Place:
 
 
 def product_place(b: Rows, node: Node) -> Place:
-    if any(r.constant is not None for r in node.operands) or node.op.spec != "ab,cb->ac":
-        raise Unsupported(*reason(node))
     rows, columns = node.shape
     if not _swapped(b, node):
         return Place(rows, columns)
@@ -195,7 +219,7 @@ def _is_weights(r: Ref) -> bool:
     while is_map(node) and len(computed := [o for o in node.operands if o.constant is None]) == 1:
         node = computed[0].node
     inner = [o.node for o in node.operands] if node.op.kind == "concat" else [node]
-    return all(isinstance(n.op, Contract | Softmax) for n in inner)
+    return all(isinstance(n.op, Scaled | Softmax) for n in inner)
 
 
 def product(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -204,7 +228,8 @@ def product(b: Rows, node: Node, start: int, stop: int) -> str:
     if GONE in names:
         return GONE
     one, other = names[::-1] if swapped else names
-    return b.rows_of(node, start, stop, lambda: b.add(graph.Product, node, node.name, "product", a=one, b=other))
+    fields = {"a": one, "b": other, "scale": float(node.op.scale)}
+    return b.rows_of(node, start, stop, lambda: b.add(graph.Product, node, node.name, "product", **fields))
 
 
 def softmax(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -333,7 +358,7 @@ def _norm_of_rows(b: Rows, node: Node) -> Node | None:
 
 
 KINDS: dict[type, tuple[Where, Make]] = {
-    Contract: (product_place, product),
+    Scaled: (product_place, product),
     Softmax: (plain_place, softmax),
     Standing: (plain_place, standing_make),
     Linear: (linear_place, linear),
