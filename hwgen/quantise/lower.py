@@ -61,7 +61,7 @@ def _lower(b: Builder, node: fg.Node) -> None:
         case fg.Multiply():
             multiply(b, node)
         case fg.Rotate():
-            raise UserError(f"{describe(node)}: rotary positions can only be used by attention")
+            products.rotate(b, node)
         case fg.Mean():
             mean(b, node)
         case fg.Gather():

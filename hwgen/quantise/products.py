@@ -15,8 +15,16 @@ from .. import qgraph as q
 from ..isa import Convert
 from ..numerics import COL_SHIFT, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, SHIFT_MAX, SHIFT_MIN
 from ..qgraph import Matrix, Ref
-from .attention import INT16_PER_INT8, PROBABILITY_ONE, smallest_transposed_step, transposed
-from .builder import Builder, Held, folded, own_scale, piece, plain
+from .attention import (
+    INT16_PER_INT8,
+    PROBABILITY_ONE,
+    parameters,
+    project,
+    side_of,
+    smallest_transposed_step,
+    transposed,
+)
+from .builder import ROW_UNIT, Builder, Held, folded, own_scale, piece, plain
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
 SCORE = float(np.log(2)) / SCORE_STEPS  # what a score step is
@@ -60,6 +68,21 @@ def transpose(b: Builder, node: fg.Transpose) -> None:
         b.made.values[add.value] = replace(b.made.values[add.value], scale=scale)
     b.made.trace[node.name] = ref
     b.held[node.name] = Held(ref, scale)
+
+
+def rotate(b: Builder, node: fg.Rotate) -> None:
+    """Positions turned in where no attention does it."""
+    side = side_of(b, node.name, node)
+    factor, term = parameters(b, side, 0.0)
+    if side.norm is None:
+        need = float(smallest_out_scale(factor, ROW_UNIT, term).max())
+    else:
+        need = float(max(np.abs(factor).max(), np.abs(term).max())) / INT16_MAX
+    scale = own_scale(b, node, need)
+    ref = project(b, node, side, node.name, np.full(node.heads, scale * INT16_PER_INT8), 0.0, {})
+    b.made.values[ref.value] = replace(b.made.values[ref.value], scale=scale)
+    b.made.trace[node.name] = ref
+    b.held[node.name] = Held(ref, scale, None, b.held[side.linear.x].first_row)
 
 
 def softmax(b: Builder, node: fg.Softmax) -> None:

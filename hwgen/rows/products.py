@@ -113,8 +113,9 @@ def _scaled(t: Builder, node: Node) -> Ref | None:
         return None
     x, factor = found
     factor = factor if is_map(node, "mul") else 1 / factor if factor else 0.0
-    if not isinstance(x.op, Contract) or any(r.constant is not None for r in x.node.operands) or factor <= 0:
+    if not isinstance(x.op, Contract | Scaled) or any(r.constant is not None for r in x.node.operands) or factor <= 0:
         return None
+    factor *= x.op.scale if isinstance(x.op, Scaled) else 1.0
     return t.through(x.layout, t.node(Scaled(x.op.spec, factor), *x.node.operands))
 
 
