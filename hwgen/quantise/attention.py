@@ -95,7 +95,7 @@ class Side:
     rotate: fg.Rotate | None
 
 
-def side_of(b: Builder, name: str, node: fg.Attention) -> Side:
+def side_of(b: Builder, name: str, node: fg.Attention | fg.Rotate) -> Side:
     at = b.plan.nodes[name]
     rotate = at if isinstance(at, fg.Rotate) and at.heads == node.heads else None
     at = b.plan.nodes[rotate.x] if rotate else at

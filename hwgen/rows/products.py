@@ -18,8 +18,9 @@ from ..recognise.match import factor_of, is_map, scalar_of
 from ..tensor import Builder, Const, Contract, Layer, Node, Program, Reduce, Ref
 from . import dense
 from .lower import GONE, Make, Rows, Where
+from .mixing import mixed
 from .moves import value
-from .views import Array, Place, Unsupported, View
+from .views import Array, Place, View
 
 MOST_HEADS = 64  # products that one is taken apart to
 
@@ -162,11 +163,14 @@ def _picked(t: Builder, r: Ref, index: tuple[int, ...], rows: int) -> Ref:
 
 
 def turned(view: View) -> bool:
-    """Whether rows of a view [R, C] are columns of one value and its columns rows of it."""
-    if not view.single or min(view.shape) < 2:
+    """Whether rows of a view [R, C] are columns of values and its columns rows of them."""
+    if min(view.shape) < 2:
         return False
     rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
-    return bool((rows == rows[:1]).all() and (columns == columns[:, :1]).all() and (rows != rows[:, :1]).any())
+    which = np.zeros((1, 1)) if view.which is None else np.broadcast_to(view.which, view.shape)
+    if (which != which[:1]).any() or which.min() < 0 or (rows != rows[:1]).any() or (columns != columns[:, :1]).any():
+        return False
+    return bool((rows != rows[:, :1]).any() or (which != which[:, :1]).any()) and bool((columns != columns[:1]).any())
 
 
 def standing(b: Rows, r: Ref) -> Ref:
@@ -296,7 +300,8 @@ def _heads(b: Rows, node: Node) -> Heads | None:
 def linear_place(b: Rows, node: Node) -> Place:
     found = heads_of(b, node)
     if found is None:
-        return dense.linear_place(b, node)
+        inner = _of_channels(b, node)
+        return dense.linear_place(b, node) if inner is None else b.place(inner)
     height, width = found.views[0].shape
     r, c = found.at
     outputs = node.shape[1]
@@ -308,7 +313,8 @@ def linear(b: Rows, node: Node, start: int, stop: int) -> str:
     """Heads below each other are a map of so many rows, and each output a window over all of them."""
     found = heads_of(b, node)
     if found is None:
-        return dense.linear(b, node, start, stop)
+        inner = _of_channels(b, node)
+        return dense.linear(b, node, start, stop) if inner is None else b.value(inner, start, stop)
     _, w, *bias = node.operands
     weight, constant = b.array(w, "its weight"), b.array(bias[0], "its bias") if bias else None
     names = [value(b, node, b.kept(v)) for v in found.views]
@@ -330,26 +336,28 @@ def linear(b: Rows, node: Node, start: int, stop: int) -> str:
     return b.rows_of(node, start, stop, make)
 
 
-# --- norms of channels ---
+# --- layers of channels ---
 
 
 def norm_place(b: Rows, node: Node) -> Place:
-    inner = _norm_of_rows(b, node)
+    inner = _of_channels(b, node)
     return dense.norm_place(b, node) if inner is None else b.place(inner)
 
 
 def norm(b: Rows, node: Node, start: int, stop: int) -> str:
-    inner = _norm_of_rows(b, node)
+    inner = _of_channels(b, node)
     return dense.norm(b, node, start, stop) if inner is None else b.value(inner, start, stop)
 
 
-def _norm_of_rows(b: Rows, node: Node) -> Node | None:
-    """The same norm of a value whose rows are the channels that it normalises over all tokens; None where rows are tokens."""
+def _of_channels(b: Rows, node: Node) -> Node | None:
+    """The same layer of a value whose rows are channels, each with all tokens as its columns; None where rows are tokens."""
     x, *tables = node.operands
-    view = b.view(x)
-    if b.lost(view) or not turned(view):
+    if x.constant is not None or dense.reads_image(b, node):
         return None
-    key = node, "norm"
+    view = b.view(x)
+    if b.lost(view) or not turned(view) or (isinstance(node.op, Linear) and mixed(b, node) is not None):
+        return None
+    key = node, "standing"
     if key not in b._derived:
         r = standing(b, x)
         b.t.name, b.t.source = node.name, node.source
