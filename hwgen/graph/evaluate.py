@@ -28,6 +28,7 @@ from .nodes import (
     Node,
     PatchEmbed,
     Product,
+    Ratio,
     Rotate,
     Route,
     Rows,
@@ -189,6 +190,8 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return v[0] @ v[1].T * np.asarray(scale, v[0].dtype)
         case Transpose():
             return v[0].T
+        case Ratio(epsilon=epsilon):
+            return v[0][:, :-1] / (v[0][:, -1:] + np.asarray(epsilon, v[0].dtype))
         case Softmax():
             return softmax(v[0])
         case Rows(start=a, stop=b):

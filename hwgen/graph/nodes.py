@@ -232,6 +232,14 @@ class Transpose(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Ratio(Node):
+    """Rows divided by their last column, x[:, :-1] / (x[:, -1:] + epsilon), weights with their sum: [R, C + 1] -> [R, C]."""
+
+    x: str = value()
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class Softmax(Node):
     """Softmax of every row."""
 

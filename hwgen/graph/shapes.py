@@ -28,6 +28,7 @@ from .nodes import (
     Node,
     PatchEmbed,
     Product,
+    Ratio,
     Rotate,
     Route,
     Rows,
@@ -182,6 +183,9 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             return s[0][0], s[1][0]
         case Transpose():
             return s[0][1], s[0][0]
+        case Ratio(epsilon=epsilon):
+            _need(s[0][1] > 1 and epsilon >= 0, f"x {s[0]}, epsilon {epsilon}")
+            return s[0][0], s[0][1] - 1
         case Softmax():
             return s[0]
         case Rows(start=a, stop=b):

@@ -91,6 +91,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             products.product(b, node)
         case fg.Transpose():
             products.transpose(b, node)
+        case fg.Ratio():
+            products.ratio(b, node)
         case fg.Softmax():
             products.softmax(b, node)
         case fg.Rows(x=x, start=start, stop=stop):

@@ -13,8 +13,8 @@ import numpy as np
 from .. import graph as fg
 from .. import qgraph as q
 from ..isa import Convert
-from ..numerics import COL_SHIFT, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, SHIFT_MAX, SHIFT_MIN
-from ..qgraph import Matrix, Ref
+from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, SHIFT_MAX, SHIFT_MIN
+from ..qgraph import UNIT_ROW, Matrix, Ref
 from .attention import (
     INT16_PER_INT8,
     PROBABILITY_ONE,
@@ -24,9 +24,10 @@ from .attention import (
     smallest_transposed_step,
     transposed,
 )
-from .builder import ROW_UNIT, Builder, Held, folded, own_scale, piece, plain
+from .builder import ROW_UNIT, TINY, Builder, Held, folded, own_scale, piece, plain
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
+RATIO_ROOM = 1.2  # of what rows divided by their sums were seen to reach
 SCORE = float(np.log(2)) / SCORE_STEPS  # what a score step is
 
 
@@ -83,6 +84,26 @@ def rotate(b: Builder, node: fg.Rotate) -> None:
     b.made.values[ref.value] = replace(b.made.values[ref.value], scale=scale)
     b.made.trace[node.name] = ref
     b.held[node.name] = Held(ref, scale, None, b.held[side.linear.x].first_row)
+
+
+def ratio(b: Builder, node: fg.Ratio) -> None:
+    """A conversion row by row divides by the largest of a row: the last column, with the others in parts of their reach.
+
+    What the result reaches beyond calibration makes its row smaller by as much.
+    """
+    x, columns = b.held[node.x], b.shapes[node.name][1]
+    step = float(np.max(x.scale))
+    reach = np.maximum(b.stats.values[node.name].magnitude() * RATIO_ROOM, TINY)
+    reach = np.maximum(reach, reach.max() * 2.0**-12)
+    parts = piece(b, x, np.append(reach, 1.0) * step)
+    parts = replace(parts, bias=np.append(parts.bias[:-1], round(node.epsilon / step)).astype(np.int16))
+    rows = q.Stack(b.name(f"{node.name}.parts"), (parts,), source=node.source)
+    ref = b.emit(rows, x.ref.rows, columns + 1, np.append(reach, 1.0) * step)
+    weight = np.eye(columns, columns + 1) * reach[:, None]
+    scale = own_scale(b, node, float(smallest_out_scale(weight, 1 / INT8_MAX, None, UNIT_ROW).max()))
+    weights = quantise_weights(weight, 1 / INT8_MAX, scale, None, UNIT_ROW)
+    made = q.Product(b.name(node.name), ref, weights, Convert.ROW, source=node.source)
+    b.held[node.name] = Held(b.emit(made, x.ref.rows, columns, scale, value=node.name), scale)
 
 
 def softmax(b: Builder, node: fg.Softmax) -> None:

@@ -15,7 +15,7 @@ from .. import graph
 from ..layers import Attention, Linear, Norm, Softmax
 from ..recognise import rewrite
 from ..recognise.match import factor_of, is_map, scalar_of
-from ..tensor import Builder, Const, Contract, Layer, Node, Program, Reduce, Ref
+from ..tensor import Builder, Const, Contract, Layer, Node, Pad, Program, Reduce, Ref
 from . import dense
 from .lower import GONE, Make, Rows, Where
 from .mixing import mixed
@@ -44,12 +44,25 @@ class Scaled(Layer):
         return t.map("mul", t.contract(self.spec, *operands), self.scale)
 
 
+@dataclass(frozen=True)
+class Ratio(Layer):
+    """Rows divided by their last column: x [R, C + 1] -> x[:, :C] / (x[:, C] + epsilon)."""
+
+    epsilon: float
+
+    def define(self, t: Builder, *operands: Ref) -> Ref:
+        (x,) = operands
+        count = x.shape[1] - 1
+        total = t.map("add", t.slice(x, 1, count, 1), self.epsilon)
+        return t.map("div", t.slice(x, 1, 0, count), total)
+
+
 # --- L -> L ---
 
 
 def split(program: Program) -> Program:
     """The same outputs with attention over channels by its definition, and with products of two values head by head."""
-    for patterns in ((_over_channels, _normalised), (_scaled,), (_by_heads,)):
+    for patterns in ((_over_channels, _normalised, _ratio, _padded), (_scaled,), (_by_heads,)):
         program = rewrite(program, patterns, past=False)
     return program
 
@@ -90,7 +103,7 @@ def _normalised(t: Builder, node: Node) -> Ref | None:
 def _row_sums(r: Ref) -> Array | None:
     """The sums along the last axis where they are the same for every image, [.., 1]."""
     if r.constant is not None:
-        return np.asarray(r.constant, np.float64).sum(axis=-1, keepdims=True)
+        return np.asarray(np.asarray(r.constant, np.float64).sum(axis=-1, keepdims=True))
     if not r.whole:
         return None
     if isinstance(r.op, Softmax):
@@ -98,13 +111,48 @@ def _row_sums(r: Ref) -> Array | None:
     if is_map(r, "add", "mul"):
         one, other = r.node.operands
         if is_map(r, "add"):
-            sums = _row_sums(one), _row_sums(other)
-            return None if sums[0] is None or sums[1] is None else sums[0] + sums[1]
+            sums = [_row_sums(part) for part in (one, other)]
+            return None if sums[0] is None or sums[1] is None else np.asarray(sums[0] + sums[1])
         one, other = (one, other) if other.constant is not None else (other, one)
-        sums, factor = _row_sums(one), other.constant
-        if sums is not None and factor is not None and (np.asarray(factor) == np.asarray(factor)[..., :1]).all():
-            return np.asarray(sums * np.asarray(factor, np.float64)[..., :1])
+        own, factor = _row_sums(one), other.constant
+        if own is not None and factor is not None and (np.asarray(factor) == np.asarray(factor)[..., :1]).all():
+            return np.asarray(own * np.asarray(factor, np.float64)[..., :1])
     return None
+
+
+def _ratio(t: Builder, node: Node) -> Ref | None:
+    """Weighted values divided by the sums of the weights, which the same product makes as its last column."""
+    if not is_map(node, "div"):
+        return None
+    x, total = node.operands
+    epsilon = 0.0
+    if (found := scalar_of(total, "add")) is not None:
+        total, epsilon = found
+    if not isinstance(x.op, Contract) or total.node is not x.node or x.shape != total.shape or epsilon < 0:
+        return None
+    columns = x.node.shape[-1]
+    rows = x.node.size // columns
+    places = np.arange(x.node.size).reshape(rows, columns)
+    if not np.array_equal(x.layout.positions().reshape(-1), places[:, :-1].reshape(-1)):
+        return None
+    if not np.array_equal(total.layout.positions().reshape(-1), np.repeat(places[:, -1], columns - 1)):
+        return None
+    return t.reshape(t.node(Ratio(epsilon), t.reshape(x.node.ref, (rows, columns))), node.shape)
+
+
+def _padded(t: Builder, node: Node) -> Ref | None:
+    """A border of a number behind one axis, as a constant side by side with the value."""
+    if (
+        not isinstance(node.op, Pad)
+        or node.op.value != 1
+        or any(node.op.before)
+        or sum(n > 0 for n in node.op.after) != 1
+    ):
+        return None
+    axis = int(np.argmax(node.op.after))
+    (x,) = node.operands
+    border = (*x.shape[:axis], node.op.after[axis], *x.shape[axis + 1 :])
+    return t.concat([x, t.const(np.ones(border, np.float32))], axis)
 
 
 def _scaled(t: Builder, node: Node) -> Ref | None:
@@ -248,6 +296,13 @@ def softmax(b: Rows, node: Node, start: int, stop: int) -> str:
     return GONE if name == GONE else b.add(graph.Softmax, node, node.name, "softmax", x=name)
 
 
+def ratio(b: Rows, node: Node, start: int, stop: int) -> str:
+    name = value(b, node, b.kept(b.view(standing(b, node.operands[0]))), start, stop)
+    return (
+        GONE if name == GONE else b.add(graph.Ratio, node, node.name, "ratio", x=name, epsilon=float(node.op.epsilon))
+    )
+
+
 # --- heads mixed with each other ---
 
 
@@ -369,6 +424,7 @@ def _of_channels(b: Rows, node: Node) -> Node | None:
 KINDS: dict[type, tuple[Where, Make]] = {
     Scaled: (product_place, product),
     Softmax: (plain_place, softmax),
+    Ratio: (plain_place, ratio),
     Standing: (plain_place, standing_make),
     Linear: (linear_place, linear),
     Norm: (norm_place, norm),

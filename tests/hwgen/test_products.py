@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwgen import graph as fg
-from hwgen.leveltext import parse, text
 from hwgen.levels import import_model
+from hwgen.leveltext import parse, text
 from hwgen.qgraph import QGraph
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
@@ -97,6 +97,16 @@ def linear_attention(w):
     return merged(w, w.op("MatMul", q, w.op("MatMul", w.op("Transpose", k, perm=TURNED), v)))
 
 
+def relu_linear_attention(w):
+    """As in EfficientViT (Cai et al. 2023): a column of ones beside the values makes the sums of the weights."""
+    q, k, v = sides(w)
+    q, k = w.op("Relu", q), w.op("Relu", k)
+    v = w.op("Pad", v, np.array([0, 0, 0, 0, 0, 0, 0, 1]), np.float32(1))
+    y = w.op("MatMul", q, w.op("MatMul", w.op("Transpose", k, perm=TURNED), v))
+    values, sums = w.op("Split", y, np.array([D // H, 1]), axis=-1, outputs=2)
+    return merged(w, w.op("Div", values, w.op("Add", sums, 1e-5)))
+
+
 def retention(w):
     """In parallel form (Sun et al. 2023): decay instead of softmax, rotary positions, a norm of each head."""
     x = w.norm(w.tokens())
@@ -130,6 +140,7 @@ PRODUCTS = [
     cross_covariance,
     channel_attention,
     linear_attention,
+    relu_linear_attention,
     retention,
 ]
 FORMS = [*PRODUCTS, norm_of_channels]
