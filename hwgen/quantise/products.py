@@ -89,21 +89,26 @@ def rotate(b: Builder, node: fg.Rotate) -> None:
 def ratio(b: Builder, node: fg.Ratio) -> None:
     """A conversion row by row divides by the largest of a row: the last column, with the others in parts of their reach.
 
-    What the result reaches beyond calibration makes its row smaller by as much.
+    RMSNorm before it, which leaves ratios as they are, makes rows of any size use 16 bits; its gamma brings the others into
+    parts of their reach. What the result reaches beyond calibration makes its row smaller by as much.
     """
-    x, columns = b.held[node.x], b.shapes[node.name][1]
-    step = float(np.max(x.scale))
+    x, columns = plain(b, node.x), b.shapes[node.name][1]
+    ref, rows = x.ref, x.ref.rows
+    if steps := round(node.epsilon / float(x.scale)):
+        bias = np.append(np.zeros(columns), min(steps, INT16_MAX)).astype(np.int16)
+        ref = b.emit(q.Shift(b.name(f"{node.name}.sum"), ref, bias, source=node.source), rows, columns + 1, x.scale)
     reach = np.maximum(b.stats.values[node.name].magnitude() * RATIO_ROOM, TINY)
     reach = np.maximum(reach, reach.max() * 2.0**-12)
-    parts = piece(b, x, np.append(reach, 1.0) * step)
-    parts = replace(parts, bias=np.append(parts.bias[:-1], round(node.epsilon / step)).astype(np.int16))
-    rows = q.Stack(b.name(f"{node.name}.parts"), (parts,), source=node.source)
-    ref = b.emit(rows, x.ref.rows, columns + 1, np.append(reach, 1.0) * step)
-    weight = np.eye(columns, columns + 1) * reach[:, None]
+    parts = np.append(1 / reach, 1.0)
+    step = max((columns + 1) ** 0.5, float(parts.max())) / INT16_MAX
+    gamma = np.minimum(np.rint(parts / step), INT16_MAX).astype(np.int16)
+    normed = q.Norm(b.name(f"{node.name}.norm"), ref, gamma, np.zeros_like(gamma), 1, centred=False, source=node.source)
+    ref = b.emit(normed, rows, columns + 1, step)
+    weight = np.eye(columns, columns + 1) * (gamma[-1] / np.maximum(gamma[:-1], 1))[:, None]
     scale = own_scale(b, node, float(smallest_out_scale(weight, 1 / INT8_MAX, None, UNIT_ROW).max()))
     weights = quantise_weights(weight, 1 / INT8_MAX, scale, None, UNIT_ROW)
     made = q.Product(b.name(node.name), ref, weights, Convert.ROW, source=node.source)
-    b.held[node.name] = Held(b.emit(made, x.ref.rows, columns, scale, value=node.name), scale)
+    b.held[node.name] = Held(b.emit(made, rows, columns, scale, value=node.name), scale)
 
 
 def softmax(b: Builder, node: fg.Softmax) -> None:
