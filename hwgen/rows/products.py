@@ -216,9 +216,10 @@ def turned(view: View) -> bool:
         return False
     rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
     which = np.zeros((1, 1)) if view.which is None else np.broadcast_to(view.which, view.shape)
-    if which.min() < 0 or (which != which[:, :1]).any() or (columns != columns[:, :1]).any():
+    if which.min() < 0 or (columns != columns[:, :1]).any():
         return False
-    return bool((rows != rows[:, :1]).any() and ((columns != columns[:1]).any() or (which != which[:1]).any()))
+    down, across = ((which != which[part]).any() for part in ((slice(None), slice(1)), slice(1)))
+    return bool(((rows != rows[:, :1]).any() or down) and ((columns != columns[:1]).any() or across))
 
 
 def standing(b: Rows, r: Ref) -> Ref:
