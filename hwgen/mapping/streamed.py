@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,6 @@ ROWS, COLUMNS, WHOLE = (
     "columns",
     "whole",
 )  # along which axis of a view the tokens lie, or that all of it is needed
-AHEAD = 2  # copies of what is fetched or spilled: one in use, one on its way
 
 
 @dataclass
@@ -216,7 +216,7 @@ class Streamed:
             for (name, axis, _, columns, rows), (begin, last) in spans.items():
                 if begin <= u <= last:
                     buffer = self.graph.buffers[name]
-                    copies = 1 if name in local or (name in self.fixed and axis == WHOLE) else AHEAD
+                    copies = 1 if name in local or (name in self.fixed and axis == WHOLE) else self.limits.copies
                     sizes.append((self._size(buffer, axis, columns, rows), copies, axis))
             found.append(tuple(sorted(sizes, reverse=True)))
         return list(dict.fromkeys(found))
@@ -250,8 +250,10 @@ class Streamed:
             expert = isinstance(op, MatMul) and op.expert is not None
             rows = height or _rows(op)
             by_columns = COLUMNS in shape.axes.values()
-            part_of = replace(op, out=replace(op.out, cols=rows)) if by_columns and isinstance(op, MatMul) else op
-            array += self.bound(part_of, op.x.rows if by_columns else math.ceil(rows * share) if expert else rows)
+            if by_columns and isinstance(op, MatMul):
+                array += self.bound(replace(op, out=replace(op.out, cols=rows)), op.x.rows)
+            else:
+                array += self.bound(op, math.ceil(rows * share) if expert else rows)
             for name, view in op.views().items():
                 if view.buffer not in local:
                     axis = shape.axes[name]
@@ -288,12 +290,13 @@ def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[
     """`op` called `name` on tokens first..end-1; place(field, view) may put what it then works on elsewhere."""
     if COLUMNS not in shape.axes.values():
         piece = part(op, first, end, name, lambda view: view)
-        return replace(piece, **{field: place(field, view) for field, view in piece.views().items()})
+        placed: dict[str, Any] = {field: place(field, view) for field, view in piece.views().items()}
+        return replace(piece, **placed)
     assert isinstance(op, MatMul) and isinstance(op.w, View)
     changes = {"w": replace(op.w, row=op.w.row + first, rows=end - first), "x": op.x}
     changes["out"] = replace(op.out, col=op.out.col + first, cols=end - first)
-    values = {field: place(field, view) for field, view in changes.items()}
-    params: dict[str, object] = {}
+    values: dict[str, Any] = {field: place(field, view) for field, view in changes.items()}
+    params: dict[str, Any] = {}
     if op.col_scale == ColScale.PARAMETERS:
         params["col_mult"] = np.broadcast_to(np.asarray(op.col_mult), op.out.cols)[first:end]
         params["bias"] = None if op.bias is None else np.asarray(op.bias)[first:end]
