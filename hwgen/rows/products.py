@@ -137,7 +137,10 @@ def _ratio(t: Builder, node: Node) -> Ref | None:
         return None
     if not np.array_equal(total.layout.positions().reshape(-1), np.repeat(places[:, -1], columns - 1)):
         return None
-    return t.reshape(t.node(Ratio(epsilon), t.reshape(x.node.ref, (rows, columns))), node.shape)
+    heads = x.node.shape[0] if len(x.node.shape) > 2 and x.node.shape[0] <= MOST_HEADS else 1
+    whole = t.reshape(x.node.ref, (heads, rows // heads, columns))
+    parts = [t.reshape(t.slice(whole, 0, h, 1), (rows // heads, columns)) for h in range(heads)]
+    return t.reshape(t.concat([t.node(Ratio(epsilon), part) for part in parts], 0), node.shape)
 
 
 def _padded(t: Builder, node: Node) -> Ref | None:
