@@ -27,6 +27,7 @@ from .attention import (
 from .builder import ROW_UNIT, TINY, Builder, Held, folded, own_scale, piece, plain
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
+COARSE = 16  # score steps in a step of logits, 0.7: beyond it probabilities would be noise
 RATIO_ROOM = 1.2  # of what rows divided by their sums were seen to reach
 SCORE = float(np.log(2)) / SCORE_STEPS  # what a score step is
 
@@ -92,6 +93,8 @@ def ratio(b: Builder, node: fg.Ratio) -> None:
     RMSNorm before it, which leaves ratios as they are, makes rows of any size use 16 bits; its gamma brings the others into
     parts of their reach. What the result reaches beyond calibration makes its row smaller by as much.
     """
+    if float(b.stats.values[node.x].low[-1]) < 0:
+        raise OutOfRange("divides by sums of weights of which some are below zero")
     x, columns = plain(b, node.x), b.shapes[node.name][1]
     ref, rows = x.ref, x.ref.rows
     if steps := round(node.epsilon / float(x.scale)):
@@ -115,6 +118,9 @@ def softmax(b: Builder, node: fg.Softmax) -> None:
     """Probabilities of score steps, times the identity."""
     x = b.held[node.x]
     columns = b.cols(x)
+    if float(np.max(x.scale)) > COARSE * SCORE:
+        reach = float(b.stats.values[node.x].magnitude().max())
+        raise OutOfRange(f"logits up to {reach:g} leave no bits for differences of 1")
     identity = np.eye(columns)
     scale = own_scale(b, node, float(smallest_out_scale(identity, 1 / PROBABILITY_ONE, None).max()))
     weights = quantise_weights(identity, 1 / PROBABILITY_ONE, scale, None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph
-from ..layers import Attention, Linear, Norm, Softmax
+from ..layers import Attention, Embed, Linear, Norm, Softmax
 from ..recognise import rewrite
 from ..recognise.match import factor_of, is_map, scalar_of
 from ..tensor import Builder, Const, Contract, Layer, Node, Pad, Program, Reduce, Ref
@@ -20,7 +20,7 @@ from . import dense
 from .lower import GONE, Make, Rows, Where
 from .mixing import mixed
 from .moves import value
-from .views import Array, Place, View
+from .views import Array, Place, View, shown
 
 MOST_HEADS = 64  # products that one is taken apart to
 
@@ -395,6 +395,40 @@ def linear(b: Rows, node: Node, start: int, stop: int) -> str:
     return b.rows_of(node, start, stop, make)
 
 
+def embed_place(b: Rows, node: Node) -> Place:
+    inner = _of_heads(b, node)
+    if inner is None:
+        return dense.embed_place(b, node)
+    place = b.place(inner)
+    count, heads = node.shape
+    at = np.arange(heads) * count + np.arange(count)[:, None]
+    rows, columns = (np.broadcast_to(a, at.shape).reshape(-1) for a in shown(at, inner, place))
+    return Place(place.rows, place.width, at=(rows, columns))
+
+
+def embed(b: Rows, node: Node, start: int, stop: int) -> str:
+    inner = _of_heads(b, node)
+    return dense.embed(b, node, start, stop) if inner is None else b.value(inner, start, stop)
+
+
+def _of_heads(b: Rows, node: Node) -> Node | None:
+    """The sum with constants of scores whose heads are channels, as a sum of heads; None where channels are channels."""
+    x, prefix, position = node.operands
+    found = None if prefix.shape[0] or x.shape != node.shape else heads_of(b, node)
+    if found is None:
+        return None
+    (height, width), (r, c), heads = found.views[0].shape, found.at, node.shape[1]
+    if not np.array_equal(r * width + c, np.arange(height * width)):
+        return None
+    key = node, "heads apart"
+    if key not in b._derived:
+        b.t.name, b.t.source = node.name, node.source
+        parts = (b.t.reshape(b.t.transpose(a, (1, 0)), (heads, height, width)) for a in (x, position))
+        b._derived[key] = b.t.map("add", *parts).node
+    made: Node = b._derived[key]
+    return made
+
+
 # --- layers of channels ---
 
 
@@ -432,4 +466,5 @@ KINDS: dict[type, tuple[Where, Make]] = {
     Standing: (plain_place, standing_make),
     Linear: (linear_place, linear),
     Norm: (norm_place, norm),
+    Embed: (embed_place, embed),
 }

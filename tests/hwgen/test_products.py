@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hwgen import graph as fg
+from hwgen.errors import UserError
 from hwgen.levels import import_model
 from hwgen.leveltext import parse, text
 from hwgen.qgraph import QGraph
@@ -57,6 +58,13 @@ def talking_heads(w):
 def mixed_scores(w):
     q, k, v = sides(w)
     return merged(w, w.op("MatMul", w.op("Softmax", mixed(w, scores(w, q, k)), axis=-1), v))
+
+
+def biased_scores(w):
+    """A bias of its own for every pair of tokens between the mixture of heads and the softmax."""
+    q, k, v = sides(w)
+    y = w.op("Add", mixed(w, scores(w, q, k)), w.normal(1, H, T, T))
+    return merged(w, w.op("MatMul", w.op("Softmax", y, axis=-1), v))
 
 
 def mixed_weights(w):
@@ -135,6 +143,7 @@ def norm_of_channels(w):
 PRODUCTS = [
     talking_heads,
     mixed_scores,
+    biased_scores,
     mixed_weights,
     gated_positions,
     cross_covariance,
@@ -169,6 +178,30 @@ def test_from_onnx_to_the_machine(tmp_path, form):
     sizes = {"bank_words": 4096, "scale_entries": 4096, "acc_rows": 64, "norm_columns": 256, "window_chunks": 1}
     program = schedule({"": level_m}, replace(machine.CONFIGS["12x20"], **sizes))
     machine.assert_equal(machine.run(program, image), found)
+
+
+def test_sums_below_zero_are_refused(tmp_path):
+    """Division by the largest of a row is a division by the sum only where weights are no negative numbers."""
+
+    def signed(w):
+        q, k, v = sides(w)
+        v = w.op("Pad", v, np.array([0, 0, 0, 0, 0, 0, 0, 1]), np.float32(1))
+        y = w.op("MatMul", q, w.op("MatMul", w.op("Transpose", k, perm=TURNED), v))
+        values, sums = w.op("Split", y, np.array([D // H, 1]), axis=-1, outputs=2)
+        return merged(w, w.op("Div", values, w.op("Add", sums, 1e-5)))
+
+    with pytest.raises(UserError, match="Ratio.*some are below zero"):
+        made(tmp_path, signed)
+
+
+def test_logits_beyond_all_bits_are_refused(tmp_path):
+    def masked(w):
+        q, k, v = sides(w)
+        mask = np.where(np.tri(T) > 0, 0.0, -1e5)
+        return merged(w, w.op("MatMul", w.op("Softmax", w.op("Add", mixed(w, scores(w, q, k)), mask), axis=-1), v))
+
+    with pytest.raises(UserError, match="Softmax.*logits up to 100000 leave no bits"):
+        made(tmp_path, masked)
 
 
 def test_text_of_level_q(tmp_path):
