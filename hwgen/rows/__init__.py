@@ -16,16 +16,13 @@ from .sums import chained
 from .views import Unsupported, View
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
-LACKING = ("sigmoid", "tanh")  # but for the sigmoid of one row, the gates of channels
-HINT = "use GELU, SiLU or ReLU as activation"
 KINDS = {**dense.KINDS, **elementwise.KINDS, **maps.KINDS, **attention.KINDS, **moe.KINDS}
 
 __all__ = ["KINDS", "lower"]
 
 
 def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
-    """The row graph, or None and everything that it cannot hold; or a row graph of which the machine lacks some functions, and
-    these."""
+    """The row graph, or None and everything that it cannot hold."""
     b = Rows(program, KINDS)
     order = {name: i for i, name in enumerate(b.kinds)}
     sums = [n for n in program.nodes() if is_map(n, "add") and n.dtype == "f" and len(n.shape) == 2]
@@ -46,14 +43,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     stand_in = any(op.name.startswith("?") for op in program.inputs())
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, list(b.findings)
-    result = chained(graph.Graph(b.shapes, b.nodes, outputs, b.ranges))
-    sizes = graph.shapes(result) if any(isinstance(made, graph.Activation) for made in result.nodes) else {}
-    for made in result.nodes:
-        if isinstance(made, graph.Activation) and made.form in LACKING and (made.form, sizes[made.name][0]) != ("sigmoid", 1):
-            op = b.kinds.get(made.source, made.form)
-            finding = Finding(made.source or made.name, op, "select", f"is {made.form}, which the machine has no table for", HINT)
-            b.findings[finding] = None
-    return result, list(b.findings)
+    return chained(graph.Graph(b.shapes, b.nodes, outputs, b.ranges)), []
 
 
 def _output(b: Rows, name: str, r: Ref) -> graph.Output:

@@ -202,7 +202,7 @@ def rotary_in_windows(w):
 
 
 REFUSED = [
-    (gated(lambda w, x: w.op("Sigmoid", x)), "Sigmoid", "no table for", "SiLU"),
+    (gated(lambda w, x: w.op("Softplus", x)), "Softplus", "no table for", "SiLU"),
     (norm_of_channels, "MatMul", "tokens into channels", "tokens by channels"),
 ]
 NAMES = "glu channels".split()
