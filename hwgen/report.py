@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from . import cost, energy, resources, timeline
+import re
+
+from . import cost, energy, isa, resources, timeline
 from .boards import Board
+from .counts import data_beats
 from .dram import of_board
 from .program import Program
 
 REPORT_VERSION = 1
+SHOWN = 5  # spilled values that the text names
 
 
 def make(program: Program, board: Board) -> dict:
@@ -67,6 +71,7 @@ def _task(task, config, memory, batch: int) -> dict:
         "unit_busy_cycles": {unit: round(busy / batch) for unit, busy in spent["busy"].items()},
         "instructions": dict(sorted(kinds.items())),
         "traffic_bytes": moved,
+        **({"spilled_bytes": spilled} if (spilled := _spilled(task, config, batch)) else {}),
         "energy_estimate": {
             "note": energy.NOTE,
             "millijoule_per_image": round(joules["total"] * 1e3, 6),
@@ -77,6 +82,17 @@ def _task(task, config, memory, batch: int) -> dict:
         "layers": spent["layers"],
         "operations": spent["operations"],
     }
+
+
+def _spilled(task, config, batch: int) -> dict[str, dict[str, int]]:
+    """Bytes an image that each spilled value is read and written: of traffic_bytes, the part of values in DRAM."""
+    moved: dict[str, dict[str, int]] = {}
+    for insn, name in zip(task.instructions, task.origins, strict=True):
+        if isinstance(insn, (isa.Load, isa.Store)) and (found := re.fullmatch(r"(.+)\.(?:fetch|spill)\d+", name)):
+            way = "read" if isinstance(insn, isa.Load) else "written"
+            entry = moved.setdefault(found[1], {"read": 0, "written": 0})
+            entry[way] += data_beats(insn, config) * config.axi_bytes
+    return {name: {way: round(total / batch) for way, total in entry.items()} for name, entry in moved.items()}
 
 
 def at_clock(report: dict, clock: dict[str, float]) -> dict:
@@ -125,6 +141,15 @@ def text(report: dict, trace: dict | None = None) -> str:
             f"{task['images_per_second']:>10,.1f} {task['utilisation']:>7.1%} {task['macs'] / 1e6:>9,.1f} {moved:>9.2f} "
             f"{task['energy_estimate']['millijoule_per_image']:>8.2f}"
         )
+    for name, task in report["tasks"].items():
+        values = task.get("spilled_bytes", {})
+        if values:
+            total = sum(sum(entry.values()) for entry in values.values()) / 1e6
+            most = sorted(values.items(), key=lambda item: -sum(item[1].values()))[:SHOWN]
+            named = ", ".join(f"{value} {sum(entry.values()) / 1e6:.2f}" for value, entry in most)
+            whose = f"task {name}, " if name else ""
+            more = ", ..." if len(values) > SHOWN else ""
+            lines.append(f"{whose}{len(values)} values spilled to DRAM, {total:.2f} of the MB moved: {named}{more}")
     lines += ["", f"{'estimated resources':20} {'used':>12} {'available':>9} {'':>10}  ({resources.ACCURACY})"]
     for kind, r in report["resources"].items():
         if r["available"] or r["used"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -45,14 +46,13 @@ def values_apart(graph: IntGraph) -> IntGraph:
     for name, accesses in buffer_accesses(graph).items():
         if name in queues:
             continue
-        *others, _ = spans(name, accesses, final[name]) or [None]
-        for number, span in enumerate(others):
+        for number, span in enumerate(spans(name, accesses, final[name])[:-1]):
             own = f"{name}.{number}"
             buffers[own] = replace(buffers[name], name=own)
             renamed |= {(access.index, name): own for access in accesses if span.first <= access.index <= span.last}
     ops: list[Op] = []
     for i, op in enumerate(graph.ops):
-        moved = {
+        moved: dict[str, Any] = {
             field: replace(v, buffer=renamed[i, v.buffer])
             for field, v in op.views().items()
             if (i, v.buffer) in renamed

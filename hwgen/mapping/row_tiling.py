@@ -7,7 +7,6 @@ every tile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, View
@@ -15,16 +14,16 @@ from .parts import edges, is_token_wise, part, part_name
 from .runs import chains
 
 
-def row_tiling(graph: IntGraph, tiles: int, chosen: Callable[[Op], bool] = lambda op: True) -> IntGraph:
-    """`graph` with every LayerNorm, product of rows and linear layer (outside experts and chains) in `tiles` tiles of rows,
-    if it is chosen.
+def row_tiling(graph: IntGraph, tiles: int, chosen: set[str] | None = None) -> IntGraph:
+    """`graph` with every LayerNorm, product of rows and linear layer (outside experts and chains) in `tiles` tiles of rows.
 
-    An operation of fewer rows stays whole, and one with a walk. The last part of an operation keeps its name, for `trace`.
+    chosen: names of those that may be split, if not all. An operation of fewer rows stays whole, and one with a walk. The
+    last part of an operation keeps its name, for `trace`.
     """
     ops: list[Op] = []
     for chain in chains(graph.ops):
         for op in chain:
-            ops += _split(op, tiles) if len(chain) == 1 and _splits(op) and chosen(op) else [op]
+            ops += _split(op, tiles) if len(chain) == 1 and _splits(op) and (chosen is None or op.name in chosen) else [op]
     return replace(graph, ops=ops)
 
 

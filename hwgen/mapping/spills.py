@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from ..config import Config
 from ..intgraph import (
@@ -39,7 +40,7 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
 
     `trace` loses what is no longer there as a whole.
     """
-    whole = weights_apart(constants_apart(graph), limits.bank_chunks // WEIGHTS, config.chunk)
+    whole = weights_apart(constants_apart(graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
     apart = heads_apart(whole, config.chunk)
     cycles = partial(bound, config=config)
     found = _Spills(Streamed(apart, limits, cycles, config.chunk_beats, config.array_outputs))
@@ -58,8 +59,7 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
     begin = 0  # of the block before
     for number, block in found.blocks:
         runs.setdefault(number, len(ops))
-        waiting = _waiting(block)
-        tiled = row_tiling(replace(result, ops=block), TILES, lambda op, waiting=waiting: op.name in waiting).ops
+        tiled = row_tiling(replace(result, ops=block), TILES, _waiting(block)).ops
         floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
         begin = len(ops)
         ops += tiled
@@ -169,7 +169,7 @@ class _Spills:
             for h in held:
                 if h.first == step:
                     self._bring(h, piece)
-            moved = {field: self._moved(view, held) for field, view in piece.views().items()}
+            moved: dict[str, Any] = {field: self._moved(view, held) for field, view in piece.views().items()}
             self.ops.append(replace(piece, **moved))
             for h in held:
                 if h.last == step and self.plan.spans[h.view.buffer][1] >= run.end:
@@ -252,7 +252,7 @@ class _Spills:
                 self._name(f"{h.view.buffer}.maxima", Fetch), out, self.buffers[h.name], self.chunk, self.buffers
             )
 
-    def _transfer(self, kind: type[Transfer], h: _Held) -> None:
+    def _transfer(self, kind: type[Spill] | type[Fetch], h: _Held) -> None:
         inside = View(h.name, 0, h.view.rows, 0, h.view.cols)
         out, x = (h.view, inside) if kind is Spill else (inside, h.view)
         self.ops.append(kind(self._name(f"{h.view.buffer}.{kind.__name__.lower()}", kind), out, x))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -250,8 +251,10 @@ class Streamed:
             expert = isinstance(op, MatMul) and op.expert is not None
             rows = height or _rows(op)
             by_columns = COLUMNS in shape.axes.values()
-            part_of = replace(op, out=replace(op.out, cols=rows)) if by_columns and isinstance(op, MatMul) else op
-            array += self.bound(part_of, op.x.rows if by_columns else math.ceil(rows * share) if expert else rows)
+            if by_columns and isinstance(op, MatMul):
+                array += self.bound(replace(op, out=replace(op.out, cols=rows)), op.x.rows)
+            else:
+                array += self.bound(op, math.ceil(rows * share) if expert else rows)
             for name, view in op.views().items():
                 if view.buffer not in local:
                     axis = shape.axes[name]
@@ -288,12 +291,13 @@ def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[
     """`op` called `name` on tokens first..end-1; place(field, view) may put what it then works on elsewhere."""
     if COLUMNS not in shape.axes.values():
         piece = part(op, first, end, name, lambda view: view)
-        return replace(piece, **{field: place(field, view) for field, view in piece.views().items()})
+        placed: dict[str, Any] = {field: place(field, view) for field, view in piece.views().items()}
+        return replace(piece, **placed)
     assert isinstance(op, MatMul) and isinstance(op.w, View)
     changes = {"w": replace(op.w, row=op.w.row + first, rows=end - first), "x": op.x}
     changes["out"] = replace(op.out, col=op.out.col + first, cols=end - first)
-    values = {field: place(field, view) for field, view in changes.items()}
-    params: dict[str, object] = {}
+    values: dict[str, Any] = {field: place(field, view) for field, view in changes.items()}
+    params: dict[str, Any] = {}
     if op.col_scale == ColScale.PARAMETERS:
         params["col_mult"] = np.broadcast_to(np.asarray(op.col_mult), op.out.cols)[first:end]
         params["bias"] = None if op.bias is None else np.asarray(op.bias)[first:end]

@@ -97,7 +97,7 @@ def _side(b: Builder, name: str, node: fg.Attention) -> _Side:
     at = b.plan.nodes[name]
     rotate = at if isinstance(at, fg.Rotate) and at.heads == node.heads else None
     at = b.plan.nodes[rotate.x] if rotate else at
-    norm = at if isinstance(at, fg.LayerNorm) and at.heads == node.heads else None
+    norm = at if isinstance(at, fg.LayerNorm) and at.heads == node.heads > 1 else None
     return _Side(name, b.plan.linear(norm.x if norm else at.name), norm, rotate)
 
 

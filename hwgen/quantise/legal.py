@@ -77,6 +77,7 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 wanted = {"v": isinstance(made["v"], fg.Linear)}
                 for name in "qk":
                     turned = isinstance(made[name], fg.Rotate | fg.LayerNorm) and made[name].heads == heads
+                    turned = turned and (heads > 1 or isinstance(made[name], fg.Rotate))
                     wanted[name] = turned or isinstance(made[name], fg.Linear)
             case fg.Embed():
                 wanted = {"x": isinstance(made["x"], fg.PatchEmbed | fg.Linear)}

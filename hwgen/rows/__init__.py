@@ -42,7 +42,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
                 b.place(node)
     stand_in = any(op.name.startswith("?") for op in program.inputs())
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
-        return None, list(b.findings)
+        return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     return chained(graph.Graph(b.shapes, b.nodes, outputs, b.ranges)), []
 
 

@@ -80,6 +80,10 @@ def norm_place(b: Rows, node: Node) -> Place:
     if b.lost(view):
         return Place(node.shape[0], node.shape[1])
     if (found := _head_rows(b, node)) is None:
+        if node.shape[0] == 1 and np.ptp(view.rows) and np.ptp(view.columns):
+            raise Unsupported(
+                "normalises all tokens together (GroupNorm of one group)", "use LayerNorm, which normalises each token"
+            )
         return like_input(b, node)
     tokens, which, heads = found
     return Place(int(np.ptp(tokens)) + 1, heads.size, tokens - tokens.min(), which * node.shape[1])

@@ -25,12 +25,11 @@ def sliding(rows: Array, total: int) -> tuple[int, dict[str, Any]] | None:
     """Rows [positions, taps] of a value of `total` rows (negative: beyond a border) as a window that slides over a map: (the
     map's first row, fields of a node); None where they are none."""
     known = rows >= 0
-    base, taps = (_steps(rows, known, axis) for axis in (0, 1))
-    if base is None or taps is None:
+    if (found := _offsets(rows, known)) is None:
         return None
-    u, t = np.argwhere(known)[0]
+    base, taps, corner = found
     start = int(rows[known].min())
-    before = start - int(rows[u, t] - base[u] - taps[t])  # rows from the first position's first tap to the map
+    before = start - corner  # rows from the first position's first tap to the map
     wanted = np.where(known, rows - start, -1)
     for across, dx in _runs(taps):
         for wide, sx in _runs(base):
@@ -65,15 +64,24 @@ def _fits(fields: dict[str, Any], wanted: Array, places: tuple[int, int], before
     return False
 
 
-def _steps(rows: Array, known: Array, axis: int) -> Array | None:
-    """What each step along an axis adds to the rows, summed up; None where that is not the same everywhere."""
-    rows, known = (np.moveaxis(a, axis, 0) for a in (rows, known))
-    both = known[1:] & known[:-1]
-    if not both.any(axis=1).all():
-        return None
-    steps = np.diff(rows, axis=0)
-    first = steps[np.arange(len(steps)), both.argmax(axis=1)] if len(steps) else np.zeros(0, np.int64)
-    return None if (both & (steps != first[:, None])).any() else np.concatenate([[0], np.cumsum(first)])
+def _offsets(rows: Array, known: Array) -> tuple[Array, Array, int] | None:
+    """(what each position, and each tap, adds; row of the first tap of the first position) from the rows that are known; None
+    where these do not tell."""
+    base, taps = (np.zeros(n, np.int64) for n in rows.shape)
+    at, of = (np.zeros(n, np.bool_) for n in rows.shape)
+    at[known.sum(axis=1).argmax()] = True
+    while not (at.all() and of.all()):
+        both = known & at[:, None]
+        new, u = both.any(axis=0) & ~of, both.argmax(axis=0)
+        taps[new] = (rows[u, np.arange(len(taps))] - base[u])[new]
+        of |= new
+        both = known & of[None]
+        more, t = both.any(axis=1) & ~at, both.argmax(axis=1)
+        base[more] = (rows[np.arange(len(base)), t] - taps[t])[more]
+        at |= more
+        if not (new.any() or more.any()):
+            return None
+    return base - base[0], taps - taps[0], int(base[0] + taps[0])
 
 
 def _runs(offsets: Array) -> Iterator[tuple[int, int]]:
@@ -333,7 +341,8 @@ def _reduced(b: Rows, node: Node) -> Reduced:
         pooled, operand = None, b.kept(view.group(down, across))
         count, width, axes = operand.rows, 1, down
     else:
-        raise Unsupported("takes the largest of, or sums, some channels of tokens")
+        what = "averages over channels" if op.function == "sum" else "takes the largest of channels"
+        raise Unsupported(f"{what} of which others stay", "only tokens, or all channels of each, can be averaged")
     shape = [x.shape[i] for i in axes]
     where = [np.broadcast_to(a, (count, width)).reshape(shape) for a in (np.arange(count)[:, None], np.arange(width)[None])]
     left = [i for i in range(len(x.shape)) if i in axes]

@@ -24,8 +24,9 @@ class VectorUnit(Component):
     Parameters: config.
     Ports: insn (stream of instruction words); rd (scratchpad, window_chunks chunks a cycle, at least one), wr (a chunk a
     cycle), scale (row maxima); done (strobe: an instruction has finished, everything it wrote is visible); busy; the expert
-    queues: lookup (combinational), queue (entry READ_LATENCY cycles after its address), nonempty (per expert). The queues change only while a ROUTE runs; experts that the
-    last ROUTE did not have are empty, and `start` counts only where `count` is not zero.
+    queues: lookup (combinational), queue (entry READ_LATENCY cycles after its address), nonempty (per expert). The queues
+    change only while a ROUTE runs; experts that the last ROUTE did not have are empty, and `start` counts only where
+    `count` is not zero.
     Cycles from an instruction's acceptance to the next: 2 and `latency.norm_cycles`, `multiply_cycles`, `window_cycles` or
     `route_cycles`.
     """

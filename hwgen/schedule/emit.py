@@ -123,9 +123,10 @@ class Emitter:
         """Loads of a Fetch, or Stores of a Spill."""
         inside = self.spaces.region(op.x if isinstance(op, Spill) else op.out, i)
         for part in self.needs.areas.parts(op):
-            values = {"dram": self.spills + part.address * self.config.chunk_beats, "rows": part.rows, "chunks": part.chunks}
+            dram = self.spills + part.address * self.config.chunk_beats
+            values: dict[str, Any] = {"dram": dram, "rows": part.rows, "chunks": part.chunks}
             kind, end = (isa.Store, "src") if isinstance(op, Spill) else (isa.Load, "dst")
-            self._emit(kind, i, **values, **{end: inside.start + part.column}, pitch=inside.pitch)
+            self._emit(kind, i, **values | {end: inside.start + part.column}, pitch=inside.pitch)
 
     def _load_table(self, i: int) -> None:
         item = self.spaces.tables[i]

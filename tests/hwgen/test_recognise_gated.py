@@ -203,7 +203,7 @@ def rotary_in_windows(w):
 
 REFUSED = [
     (gated(lambda w, x: w.op("Softplus", x)), "Softplus", "no table for", "SiLU"),
-    (norm_of_channels, "MatMul", "tokens into channels", "tokens by channels"),
+    (norm_of_channels, "LayerNormalization", "tokens into channels", "tokens by channels"),
 ]
 NAMES = "glu channels".split()
 

@@ -116,6 +116,20 @@ def test_mappings_in_any_order_of_the_units(chosen):
         assert_equal(run(program, images if batch > 1 else sets[0], order), stacked if batch > 1 else wanted[0])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_spilled_values_in_any_order_of_the_units(seed):
+    """A scratchpad too small for anything else: most values go to DRAM and come back."""
+    config = replace(CONFIGS["8x8"], bank_words=64, weight_words=64, scale_entries=256)
+    graph = random_graph(seed, Shape(experts=5, top_k=3, heads=3, head=8, patches=(2, 5), layers=3))
+    images = random_images(graph, seed)
+    wanted = golden.run(graph, images).outputs
+    for room in (0.9, 0.5):
+        program = schedule({"": mapping.Mapping(spill=room).apply(graph, config, 1)}, config)
+        assert sum(isinstance(insn, isa.Store) for insn in program.tasks[""].instructions) >= 5 * len(wanted)
+        for order in ["program", *ORDERS]:
+            assert_equal(run(program, images, order), wanted)
+
+
 @pytest.mark.parametrize("acc_rows", [2, 4, 8])
 def test_blocks_of_rows(acc_rows):
     """More rows than accumulators: heads that share row maxima go block by block."""

@@ -12,6 +12,7 @@ import pytest
 
 from hwgen.config import Config
 from hwgen.graph import Graph
+from hwgen.intgraph import Transfer
 from hwgen.levels import import_model
 from hwgen.mapping import Mapping
 from hwgen.mapping.rematerialise import rematerialise
@@ -129,6 +130,16 @@ def test_batch_with_stalls(config, climb):
 def test_row_blocks(config, climb):
     graph = random_graph(2, Shape())
     climb({"": graph}, config, "", [random_images(graph, 0)], mapping=Mapping(row_tiles=2))
+
+
+@SHAPES
+def test_spills(config, climb):
+    """Next to no room: what one run of operations leaves for another goes to DRAM and comes back, block by block."""
+    graph = random_graph(3, Shape(patches=(4, 5)))
+    mapping = Mapping(spill=0.02)
+    moves = [op for op in mapping.apply(graph, config, 1).ops if isinstance(op, Transfer)]
+    assert 2 * len(moves) > len(graph.ops)
+    climb({"": graph}, config, "", [random_images(graph, 0)], mapping=mapping, stall=100, seed=5)
 
 
 @SHAPES

@@ -1,0 +1,147 @@
+"""Feature maps, windows and streams of tokens on their way to the row graph: each form is proven against its ONNX file by
+`import_model`, and has the nodes that the machine runs fast."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen import graph
+
+_spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
+maker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maker)
+D, H, T, imported = maker.D, maker.H, maker.T, maker.imported
+
+
+def other_windows(w):
+    """Attention of the first three tokens to the others and back."""
+    x = w.tokens()
+    q, k, v = (w.op("Reshape", w.linear(x), [2, 3, H, D // H]) for _ in range(3))
+    k = w.op("Gather", k, np.array([1, 0]), axis=0)
+    return w.attend(*(w.op("Transpose", t, perm=[0, 2, 1, 3]) for t in (q, k, v)))
+
+
+def merged_patches(w):
+    x = w.op("Reshape", w.tokens(), [1, 1, 2, 3, D])
+    x = w.op("Reshape", w.op("Transpose", x, perm=[0, 1, 3, 2, 4]), [1, 3, 2 * D])
+    return w.linear(w.norm(x, 2 * D), 2 * D, D)
+
+
+def joined_tokens(w):
+    x = w.tokens()
+    return w.op("Concat", w.linear(x), w.norm(x), axis=1)
+
+
+def shifted(w):
+    x = w.tokens()
+    return w.op("Add", x, w.op("Gather", w.linear(x), np.array([2, 3, 4, 5, 0, 1]), axis=1))
+
+
+def convolutions_before_patches(w):
+    x = w.op("Relu", w.patches(kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]))
+    x = w.op("Conv", x, w.normal(D, D, 2, 2), kernel_shape=[2, 2], strides=[2, 2])
+    return w.as_tokens(x)
+
+
+def grouped_convolution(w):
+    y = w.op("Conv", "image", w.normal(D, 1, 2, 2), kernel_shape=[2, 2], strides=[2, 2], group=2)
+    return w.as_tokens(y)
+
+
+def largest_of_tokens(w):
+    return w.op("ReduceMax", w.norm(w.tokens()), [1], keepdims=1)
+
+
+def depthwise(w):
+    y = w.op("Conv", w.patches(), w.normal(D, 1, 3, 3), w.normal(D), group=D, pads=[1, 1, 1, 1], kernel_shape=[3, 3])
+    return w.as_tokens(y)
+
+
+def groups_of_two(w):
+    y = w.op("Conv", w.op("Relu", w.patches()), w.normal(D, 2, 3, 3), group=4, pads=[1, 1, 1, 1], kernel_shape=[3, 3])
+    return w.as_tokens(y)
+
+
+def pooled(kind, **attributes):
+    def form(w):
+        return w.as_tokens(w.op(kind, w.patches(), kernel_shape=[2, 3], pads=[1, 1, 0, 1], **attributes))
+
+    return form
+
+
+def squeeze_and_excite(w):
+    x = w.patches()
+    row = w.op("Conv", w.op("GlobalAveragePool", x), w.normal(D, D, 1, 1), kernel_shape=[1, 1])
+    return w.as_tokens(w.op("Mul", x, row))
+
+
+def upsampled(w):
+    return w.as_tokens(w.op("Resize", w.patches(), "", np.array([1, 1, 2, 2], np.float32), mode="nearest"))
+
+
+def smoothly_upsampled(w):
+    return w.as_tokens(w.op("Resize", w.patches(), "", np.array([1, 1, 2, 2], np.float32), mode="linear"))
+
+
+def reduced_keys(w):
+    """Keys and values of a map that a convolution has made smaller."""
+    x = w.patches()
+    small = w.op("Conv", x, w.normal(D, D, 2, 1), kernel_shape=[2, 1], strides=[2, 1])
+    small = w.op("Transpose", w.op("Reshape", small, [1, D, 3]), perm=[0, 2, 1])
+    q = w.heads(w.linear(w.as_tokens(x)))
+    k, v = (w.op("Transpose", w.op("Reshape", w.linear(small), [1, 3, H, D // H]), perm=[0, 2, 1, 3]) for _ in range(2))
+    return w.linear(w.attend(q, k, v))
+
+
+def channels_in_two(w):
+    first, second = w.op("Split", w.tokens(), [3, 5], outputs=2, axis=2)
+    return w.op("Concat", w.linear(second, 5, 5), w.op("Relu", first), axis=2)
+
+
+def pixels_shuffled(w):
+    """Four tokens of each, as a transposed convolution whose kernel is its stride."""
+    x = w.op("Reshape", w.linear(w.tokens(), D, 4 * D), [1, 2, 3, 2, 2, D])
+    return w.linear(w.op("Reshape", w.op("Transpose", x, perm=[0, 1, 3, 2, 4, 5]), [1, 4 * T, D]))
+
+
+TAKEN = {
+    "windows attend to each other": (other_windows, (1, T, D), {"Attention": 1}),
+    "patch merging": (merged_patches, (1, 3, D), {"Join": 1, "LayerNorm": 1}),
+    "joined tokens": (joined_tokens, (1, 2 * T, D), {"Stack": 1}),
+    "shifted": (shifted, (1, T, D), {"Gather": 1, "Add": 1}),
+    "stem": (convolutions_before_patches, (1, "t", D), {"PatchEmbed": 1, "Conv": 1, "Gather": 0}),
+    "largest of tokens": (largest_of_tokens, (1, 1, D), {"Window": 1}),
+    "depthwise": (depthwise, (1, T, D), {"Window": 1, "Gather": 0}),
+    "groups": (groups_of_two, (1, T, D), {"Conv": 1}),
+    "mean with border": (pooled("AveragePool", count_include_pad=1), (1, "t", D), {"Window": 1, "Linear": 0}),
+    "mean within border": (pooled("AveragePool", count_include_pad=0), (1, "t", D), {"Window": 1, "Multiply": 0}),
+    "largest": (pooled("MaxPool", strides=[1, 2]), (1, "t", D), {"Window": 1, "Gather": 0}),
+    "squeeze and excite": (squeeze_and_excite, (1, T, D), {"Mean": 1, "Multiply": 1, "Gather": 0}),
+    "nearest": (upsampled, (1, 4 * T, D), {"Gather": 1}),
+    "linear": (smoothly_upsampled, (1, 4 * T, D), {"Multiply": 0}),
+    "reduced keys": (reduced_keys, (1, T, D), {"Conv": 1, "Attention": 1, "Gather": 0}),
+    "channels": (channels_in_two, (1, T, D), {"Join": 1}),
+    "pixel shuffle": (pixels_shuffled, (1, 4 * T, D), {"Stack": 1, "Linear": 5}),
+}
+
+
+@pytest.mark.parametrize("form", TAKEN)
+def test_what_is_no_plain_transformer(tmp_path, form):
+    written, shape, counts = TAKEN[form]
+    _, kinds = imported(tmp_path, written, shape)
+    assert {kind: kinds.count(kind) for kind in counts} == counts, kinds
+
+
+def test_one_row_for_all_stays_one_row(tmp_path):
+    found, _ = imported(tmp_path, squeeze_and_excite)
+    (node,) = (n for n in found.nodes if isinstance(n, graph.Multiply))
+    assert graph.shapes(found)[node.b] == (1, D)
+
+
+def test_border_counts_as_the_file_says(tmp_path):
+    for count in (0, 1):
+        found, _ = imported(tmp_path, pooled("AveragePool", count_include_pad=count), (1, "t", D))
+        (node,) = (n for n in found.nodes if isinstance(n, graph.Window))
+        assert (node.form, node.count_pads, node.kernel, node.pads) == ("mean", bool(count), (2, 3), (1, 1, 0, 1))
