@@ -141,9 +141,10 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return FORMS[form](v[0], slope)
         case Clip(low=low, high=high):
             return np.clip(v[0], low, high).astype(v[0].dtype, copy=False)
-        case Attention(heads=h, scale=scale, bias=bias, windows=w):
+        case Attention(heads=h, scale=scale, bias=bias, windows=w, factors=factors):
             q, k, x = (a.reshape(w, a.shape[0] // w, h, -1).transpose(0, 2, 1, 3) for a in v)
             scores = q @ k.transpose(0, 1, 3, 2) * np.asarray(scale, q.dtype)
+            scores = scores if factors is None else scores * factors[:, None, None].astype(q.dtype)
             p = softmax(scores if bias is None else scores + bias.astype(q.dtype))
             return (p @ x).transpose(0, 2, 1, 3).reshape(v[0].shape[0], -1)
         case Gather(rows=rows):

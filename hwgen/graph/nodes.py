@@ -111,7 +111,7 @@ class Clip(Node):
 
 @dataclass(frozen=True, eq=False)
 class Attention(Node):
-    """softmax(q_h @ k_h.T * scale + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns.
+    """softmax(q_h @ k_h.T * scale * factor_h + bias_h) @ v_h for each of `heads` heads, heads side by side in the columns.
 
     With `windows` W > 1 the rows of q, k and v are W windows one after another, each of which attends to itself alone:
     queries w*I .. (w+1)*I to keys w*J .. (w+1)*J.
@@ -125,6 +125,7 @@ class Attention(Node):
     # [heads, I, J], or [W, heads, I, J] where windows differ; at most zero in every row: a relative position bias or a mask
     bias: Array | None = None
     windows: int = 1
+    factors: Array | None = None  # [heads], above zero: by which the scores of each head are multiplied beside `scale`
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,12 +113,13 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
         case Clip(low=low, high=high):
             _need(low < high, f"limits {low} and {high}")
             return s[0]
-        case Attention(heads=h, bias=bias, windows=w):
+        case Attention(heads=h, bias=bias, windows=w, factors=factors):
             _need(s[0][1] == s[1][1] and s[1][0] == s[2][0], f"q {s[0]}, k {s[1]}, v {s[2]}")
             _need(s[0][1] % h == 0 and s[2][1] % h == 0, f"{h} heads do not divide the width")
             _need(w > 0 and s[0][0] % w == 0 and s[1][0] % w == 0, f"{w} windows do not divide q {s[0]}, k {s[1]}")
             alike = (h, s[0][0] // w, s[1][0] // w)
             _need(bias is None or bias.shape == alike or (w > 1 and bias.shape == (w, *alike)), "bias shape")
+            _need(factors is None or factors.shape == (h,) and (factors > 0).all(), f"factors {factors} of {h} heads")
             return s[0][0], s[2][1]
         case Gather(rows=rows):
             fits = rows.ndim == 1 and rows.size > 0 and rows.dtype.kind == "i" and -1 <= rows.min() and rows.max() < s[0][0]

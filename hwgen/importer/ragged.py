@@ -319,8 +319,9 @@ def _moved_sizes(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
 
 
 def _equal(a: Any, b: Any) -> bool | None:
-    if a == b:
-        return True
+    """Unknown between a number of tokens and one that it may be."""
+    if a == b or not isinstance(a, Count) and not isinstance(b, Count):
+        return bool(a == b)
     number = b if isinstance(a, Count) else a
     return False if isinstance(number, int | np.integer) and number < 0 else None
 

@@ -113,6 +113,7 @@ def _queries_and_keys(
     centre = 0.0 if k_side.rotate else (k_range.low + k_range.high) / 2
     q_steps, k_steps = (_int8_steps(b, node, side, middle) for side, middle in ((q_side, 0.0), (k_side, centre)))
     factors = q_steps * k_steps * abs(node.scale) * np.log2(np.e) * SCORE_STEPS
+    factors = factors if node.factors is None else factors * node.factors.astype(np.float64)
     if not np.all(factors <= LARGEST_FACTOR * UNIT_ROW):
         reach = f"{float(factors.max()):g} for an int8 product, the machine up to {LARGEST_FACTOR * UNIT_ROW:g}"
         raise UserError(f"{describe(node)}: the scale {node.scale:g} of its scores asks for steps of {reach}")

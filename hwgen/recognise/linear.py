@@ -9,7 +9,7 @@ import numpy as np
 from ..layers import Clip, Conv, Embed, Linear, Norm, Scale
 from ..tensor import Builder, Concat, Contract, Layout, Node, Ref
 from .limits import beneath, is_limit
-from .match import by_element, constant, factor_of, group, is_map, layer, loops, regroup
+from .match import at_columns, by_element, constant, factor_of, group, is_map, layer, loops, regroup
 from .names import label
 from .rewrite import relabel
 
@@ -137,11 +137,32 @@ def _term(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
         return _sum_term(t, *found[:2])
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
         return None
-    x, b, _ = found
+    x, b = _part(t, found[0]), found[1]
     c = by_element(b, x)
     if c is None or (c.shape[0] != 1 and not (by_row and layer(x, Norm, Scale, Embed))):
         return None
     return _replaced(t, x, _added(t, x.node, c), b)
+
+
+def _part(t: Builder, x: Ref) -> Ref:
+    """Where x shows columns of a linear layer that lie side by side and not all: a layer of those alone, which an optimiser
+    made one with others. x itself otherwise."""
+    whole = x.node.shape[-1]
+    split = at_columns(x.layout, whole) if layer(x, Linear) else None
+    if split is None:
+        return x
+    count, walk = 1, [f for axis in split.axes for f in axis if f[1]]
+    for n, stride in sorted((f for f in walk if abs(f[1]) < whole), key=lambda f: f[1]):
+        if stride != count:
+            return x
+        count *= n
+    first, rows = x.layout.offset % whole, x.layout.offset // whole
+    if count == whole or any(s < 0 for _, s in walk) or rows or prod(n for n, _ in walk) != x.node.shape[0] * count:
+        return x
+    t.source, t.name = x.node.source, x.node.name
+    made = t.node(Linear(), x.node.operands[0], *(t.slice(r, 0, first, count) for r in x.node.operands[1:]))
+    axes = tuple(tuple((n, s if s < whole else s // whole * count) for n, s in axis) for axis in split.axes)
+    return made.move(Layout(axes, 0))
 
 
 def _added(t: Builder, y: Node, c: Ref) -> Ref:
@@ -162,7 +183,7 @@ def _factor(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
         return _sum_factor(t, *found)
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
         return None
-    x, b, function = found
+    x, b, function = _part(t, found[0]), *found[1:]
     c = by_element(b, x)
     if c is None or (c.shape[0] != 1 and not (by_row and layer(x, Norm, Scale))) or (layer(x, Embed) and c.scalar is None):
         return None

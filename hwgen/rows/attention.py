@@ -67,20 +67,25 @@ def _whole(b: Rows, node: Node) -> str:
             sides |= {"k": one, "v": other}
             own = own if own is None else own[..., _inverse(one.order, one.rows)]
         own = own if own is None or back is None else own[..., _inverse(back, len(back)), :]
-    names = {}
+    names, gains = {}, np.ones(heads)
     turned = next((sides[p] for p in "qk" if p in views and any(isinstance(s.op, Rotate) for s in views[p].sources)), None)
     pairs = None if turned is None else np.argsort(turned.blocks[0].parts[0][1])  # as they stand in a rotated value
     for part, operand in sides.items():
         if pairs is not None and part != "v":
             for block in operand.blocks:
                 block.parts = [(source, columns[pairs]) for source, columns in block.parts]
+        if part != "v" and operand.blocks[0].parts and len(operand.blocks) == len(operand.blocks[0].parts) == 1:
+            (source, columns) = operand.blocks[0].parts[0]
+            source, gain = _alike_heads(b, source, heads)
+            operand.blocks[0].parts, gains = [(source, columns)], gains * gain
         names[part] = _operand(b, node, part, operand)
     if "q" not in sides:
         names["q"] = _constant_queries(b, node, q)
     if own is not None:
         own = own[0] if windows == 1 or (own == own[:1]).all() else own
         own = b.intern(own) if own.any() else None
-    fields = {"heads": heads, "scale": float(node.op.scale), "bias": own, "windows": windows}
+    factors = None if (gains == 1).all() else b.intern(gains)
+    fields = {"heads": heads, "scale": float(node.op.scale), "bias": own, "windows": windows, "factors": factors}
     y = b.add(graph.Attention, node, node.name, "attention", **names, **fields)
     if windows == 1 or back is None:
         return y
@@ -109,6 +114,29 @@ def _bias(node: Node, bias: list[Ref]) -> Array | None:
     q, k = node.operands[0], node.operands[1]
     own = own - own.max(axis=-1, keepdims=True)
     return np.broadcast_to(own, (own.shape[0], q.shape[1], q.shape[2], k.shape[2]))
+
+
+def _alike_heads(b: Rows, node: Node, heads: int) -> tuple[Node, Array]:
+    """A norm of each head whose gains differ by one positive factor for each (Swin V2, Liu et al. 2022), with those of the
+    first head for all, and the factors [heads]; any other value as it is."""
+    at, one = b.place(node), np.ones(heads)
+    if not isinstance(node.op, Norm) or at.column is None or at.width != heads * node.shape[1]:
+        return node, one
+    x, *given = node.operands
+    head = at.column // node.shape[1]
+    tables = []
+    for r in given:
+        whole = np.broadcast_to(b.array(r), node.shape)
+        first = np.stack([whole[np.argmax(head == h)] for h in range(heads)])
+        if (whole != first[head]).any():
+            return node, one
+        tables.append(first)
+    both = np.concatenate(tables, axis=1).astype(np.float64)  # a factor is that of gain and bias
+    factors = (both @ both[0]) / max(float(both[0] @ both[0]), 1e-30)
+    if (both == both[0]).all() or (factors <= 0).any() or not np.allclose(both, factors[:, None] * both[0], rtol=1e-6, atol=0):
+        return node, one
+    b.t.name, b.t.source = node.name, node.source
+    return b.t.node(node.op, x, *(b.t.const(table[:1]) for table in tables)).node, factors
 
 
 def _operand(b: Rows, node: Node, part: str, operand: Operand) -> str:

@@ -210,15 +210,24 @@ def _with_constant(b: Rows, node: Node, found: Arranged, start: int, stop: int) 
     return b.diagonal(node, x, *((none + 1, wide[0]) if f == "add" else (wide[0], none)))
 
 
+def limited_place(b: Rows, node: Node) -> Place:
+    """That of its input, also of a norm of each head."""
+    x = node.operands[0]
+    return b.place(x.node) if x.whole and b.place(x.node).column is not None else place(b, node)
+
+
 def limited(b: Rows, node: Node, start: int, stop: int) -> str:
     """A range, of a quantised file's value for its readers too: what is known of the value itself if nothing has more."""
-    (operand,) = arranged(b, node).operands
-    name = value(b, node, operand, start, stop)
+    at = b.place(node)
+    if at.column is not None:
+        name = b.value(node.operands[0].node, start, stop)
+    else:
+        name = value(b, node, arranged(b, node).operands[0], start, stop)
     clip = b.add(graph.Clip, node, node.name, "clip", x=name, low=node.op.low, high=node.op.high)
     if node.op.step:
         whole = next((n.x for n in b.nodes if n.name == name and isinstance(n, graph.Rows)), name)
         for held in (clip, whole):
-            b.limit(held, node.op.low, node.op.high, operand.width)
+            b.limit(held, node.op.low, node.op.high, at.width)
     return clip
 
 
@@ -228,7 +237,7 @@ def nothing(b: Rows, node: Node, start: int, stop: int) -> str:
 
 KINDS = {
     Activation: (place, activation),
-    Clip: (place, limited),
+    Clip: (limited_place, limited),
     Map: (place, both),
     Scale: (like_input, scale),
     Const: (lambda b, node: Place(node.size // max(node.shape[-1:] or (1,)), max(node.shape[-1:] or (1,))), nothing),

@@ -382,7 +382,7 @@ def repeated_tokens(moe):
     return moe.op("MatMul", moe.op("Unsqueeze", values, [1]), moe.op("Reshape", y, [moe.count, moe.k, moe.width]))
 
 
-def index_put(moe):
+def index_put(moe, elements=False):
     """y[token] += weight * expert(x[token]), as read, add and write."""
     (values, indices), y = moe.top(), moe.zeros(moe.count, moe.width)
     for e in range(moe.experts):
@@ -390,8 +390,20 @@ def index_put(moe):
         token = moe.op("Slice", places, [0], [1], [1])
         weight = moe.op("Unsqueeze", moe.op("GatherND", values, places), [1])
         rows = moe.op("Mul", weight, moe.expert(e, moe.op("GatherND", moe.tokens, token)))
-        y = moe.op("ScatterND", y, token, moe.op("Add", moe.op("GatherND", y, token), rows))
+        rows, at = moe.op("Add", moe.op("GatherND", y, token), rows), token
+        if elements:
+            columns = np.arange(moe.width)
+            shape = moe.op("Shape", moe.op("Add", token, columns))
+            shape = moe.op("Where", moe.op("Equal", shape, np.int64([-1, -1])), np.int64([1, 1]), shape)
+            both = [moe.op("Unsqueeze", moe.op("Expand", part, shape), [-1]) for part in (token, columns)]
+            at = moe.op("Concat", *both, axis=-1)
+        y = moe.op("ScatterND", y, at, rows)
     return y
+
+
+def index_put_of_elements(moe):
+    """The same by the places of all elements of a row, as TorchScript writes y[token, :]."""
+    return index_put(moe, elements=True)
 
 
 def masked_tokens(moe):
@@ -474,20 +486,6 @@ def soft_by_einsum(moe):
     return moe.op("Einsum", outputs, combine, equation="epd,tep->td")
 
 
-def soft_and_normalised(moe):
-    """Tokens and slots of length 1 times a factor, as soft mixtures for large images have them."""
-    length = moe.op("Clip", moe.op("ReduceL2", moe.tokens, [-1], keepdims=1), np.float32(1e-12))
-    x = moe.op("Mul", moe.op("Div", moe.tokens, moe.op("Expand", length, [moe.count, moe.width])), 3.0)
-    slots = moe.w.normal(moe.experts * moe.k, moe.width).astype(np.float32)
-    norms = moe.op("Clip", np.linalg.norm(slots, axis=1, keepdims=True), np.float32(1e-12))
-    scores = moe.op("Einsum", x, moe.op("Div", slots, norms), equation="td,sd->ts")
-    inputs = moe.op("Einsum", x, moe.op("Softmax", scores, axis=0), equation="td,ts->sd")
-    parts = moe.op("Split", inputs, outputs=moe.experts, axis=0, num_outputs=moe.experts)
-    parts = [parts] if moe.experts == 1 else parts
-    outputs = moe.op("Concat", *(moe.expert(e, part) for e, part in enumerate(parts)), axis=0)
-    return moe.op("Einsum", outputs, moe.op("Softmax", scores, axis=1), equation="sd,ts->td")
-
-
 SOFT_FORMS = [soft, soft_by_einsum]
 FORMS = [
     *(gather_elements, gather_elements_and_sum, more_chosen_than_used, renormalised_by_division),
@@ -496,5 +494,5 @@ FORMS = [
     *(renormalised_by_filled_softmax, masked_softmax, renormalised_masked_softmax, threshold),
     *(one_hot_weights, rows_of_slots, rows_of_tokens, index_add, boolean_masks, gathered_weights),
     *(einsum_of_gathered_weights, einsum, noisy_gate, places_of_slots, buffer_of_slots, repeated_tokens),
-    *(index_put, masked_tokens, loop),
+    *(index_put, index_put_of_elements, masked_tokens, loop),
 ]

@@ -54,6 +54,7 @@ class Network:
     norm: str = "op"  # "op" or "steps"
     rotary: str = ""  # positions of the patches: "halves" or "pairs" of the channels of a head
     qk_norm: bool = False
+    head_gains: bool = False  # of normalised queries, a learned factor for each head
     classes: int = 5  # 0: all tokens come out
     seed: int = 0
 
@@ -133,6 +134,9 @@ class _Vit(moe_maker.Writer):
         by_token = net.qkv == "einsum"  # [1, T, heads, d]; else [1, heads, T, d]
         if net.qk_norm:
             q, k = (self.norm_of_heads(part) for part in (q, k))
+            if net.head_gains:
+                gains = np.exp(self.normal(net.heads, scale=0.5)).astype(np.float32)
+                q = self.op("Mul", q, gains.reshape(-1, 1) if by_token else gains.reshape(-1, 1, 1))
         if net.rotary:
             swapped = [self.op("Transpose", part, perm=[0, 2, 1, 3]) if by_token else part for part in (q, k)]
             swapped = [self.turned(part) for part in swapped]

@@ -102,7 +102,7 @@ def test_all_tokens_to_one_expert(tmp_path, form):
     proven(moe.save(tmp_path / "m.onnx", form(moe)), [0])
 
 
-@pytest.mark.parametrize("form", [f for f in maker.FORMS if f is not maker.boolean_masks])
+@pytest.mark.parametrize("form", maker.FORMS)
 def test_one_token(tmp_path, form):
     moe = Moe(2, tokens=1)
     proven(moe.save(tmp_path / "m.onnx", form(moe)))

@@ -347,3 +347,18 @@ NAMES = ["talking"]
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)
 def test_what_cannot_be_built_is_named_with_what_can(tmp_path, form, op, reason, hint):
     maker.assert_refused(tmp_path, form, op, reason, hint)
+
+
+@pytest.mark.parametrize("bias, gain", [(True, False), (False, True), (True, True)])
+def test_biases_behind_a_split_product(tmp_path, bias, gain):
+    """An optimiser joins the products of queries, keys and values and leaves what follows each of them behind the split."""
+    w = Writer()
+    parts = w.op("Split", w.op("MatMul", w.tokens(), w.normal(D, D + 6)), [D, 6], outputs=2, axis=-1)
+    made = []
+    for part, size in zip(parts, (D, 6), strict=True):
+        part = w.op("Add", w.normal(size), part) if bias else part
+        part = w.op("Mul", part, 1 + w.normal(size, scale=0.2)) if gain else part
+        made.append(w.op("MatMul", w.op("Gelu", part), w.normal(size, D)))
+    result = import_model(w.write(tmp_path / "m.onnx", IMAGE, w.op("Add", *made), [1, T, D]))
+    kinds = [type(n).__name__ for n in result.nodes]
+    assert kinds.count("Linear") == 4 and set(kinds) == {"PatchEmbed", "Linear", "Activation", "Add"}

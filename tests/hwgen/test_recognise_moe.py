@@ -87,9 +87,23 @@ def test_soft_mixture_of_one_slot_or_one_hidden_channel(tmp_path, form, experts,
     np.testing.assert_allclose(result.nodes[2].w1, moe.w1.transpose(0, 2, 1), rtol=1e-6)
 
 
+def soft_and_normalised(moe):
+    """Tokens and slots of length 1 times a factor, as soft mixtures for large images have them."""
+    length = moe.op("Clip", moe.op("ReduceL2", moe.tokens, [-1], keepdims=1), np.float32(1e-12))
+    x = moe.op("Mul", moe.op("Div", moe.tokens, moe.op("Expand", length, [moe.count, moe.width])), 3.0)
+    slots = moe.w.normal(moe.experts * moe.k, moe.width).astype(np.float32)
+    norms = moe.op("Clip", np.linalg.norm(slots, axis=1, keepdims=True), np.float32(1e-12))
+    scores = moe.op("Einsum", x, moe.op("Div", slots, norms), equation="td,sd->ts")
+    inputs = moe.op("Einsum", x, moe.op("Softmax", scores, axis=0), equation="td,ts->sd")
+    parts = moe.op("Split", inputs, outputs=moe.experts, axis=0, num_outputs=moe.experts)
+    parts = [parts] if moe.experts == 1 else parts
+    outputs = moe.op("Concat", *(moe.expert(e, part) for e, part in enumerate(parts)), axis=0)
+    return moe.op("Einsum", outputs, moe.op("Softmax", scores, axis=1), equation="sd,ts->td")
+
+
 def test_soft_mixture_of_normalised_tokens_and_slots(tmp_path):
     moe = Moe(3)
-    result = import_model(moe.save(tmp_path / "m.onnx", maker.soft_and_normalised(moe)))
+    result = import_model(moe.save(tmp_path / "m.onnx", soft_and_normalised(moe)))
     kinds = [type(n).__name__ for n in result.nodes]
     assert kinds == ["PatchEmbed", "LayerNorm", "Dispatch", "SlotExperts", "Combine", "Add"]
     norm, dispatch = result.nodes[1:3]

@@ -7,7 +7,7 @@ import pytest
 
 from hwgen import graph, rows
 from hwgen import tensor as ir
-from hwgen.layers import Combine, Dispatch, Experts, Linear, Router, SlotExperts
+from hwgen.layers import Attention, Clip, Combine, Dispatch, Experts, Linear, Norm, Router, SlotExperts
 from hwgen.proof import evaluate
 
 T, D, E, H = 8, 6, 4, 5  # tokens (patches of 4 x 2 pixels), channels, experts, hidden channels
@@ -91,3 +91,31 @@ def test_a_token_is_not_routed_by_another_one():
     y = net.t.node(Experts("gelu"), net.turned(net.x), gates, *net.experts())
     _, findings = rows.lower(ir.Program({"y": net.t.reshape(y, (1, T, D))}))
     assert [f.reason for f in findings] == ["routes tokens in another order than it computes them"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("start, stop", [(0, 8), (2, 7)])
+def test_positions_added_to_a_norm(turned, start, stop):
+    """As where patches are normalised before (AIMv2): one constant for each token behind the norm."""
+    net = Net()
+    x = net.turned(net.x) if turned else net.x
+    y = net.t.node(Norm(1e-5, False), net.rows(x, start, stop), net.const(1, D), net.const(stop - start, D))
+    result = net.lowered(net.turned(y) if turned else y)
+    assert [type(n) for n in result.nodes][-2:] == [graph.LayerNorm, graph.Embed]
+
+
+def test_limits_on_normalised_heads():
+    """A quantised file's pair on queries that are normalised head by head: the range of that value."""
+    net, heads = Net(), 2
+
+    def by_head(r: ir.Ref) -> ir.Ref:
+        return net.t.transpose(net.t.reshape(r, (1, T, heads, D // heads)), (0, 2, 1, 3))
+
+    q, k, v = (net.linear(net.x, D) for _ in range(3))
+    normal = net.t.node(Norm(1e-5), net.t.reshape(q, (T * heads, D // heads)), net.const(1, D // heads), net.const(1, D // heads))
+    limited = net.t.node(Clip(-0.7, 0.6, 0.01), normal)
+    result = net.lowered(net.t.node(Attention(0.5), by_head(limited), by_head(k), by_head(v)))
+    clip = next(n for n in result.nodes if isinstance(n, graph.Clip))
+    assert result.node(clip.x).heads == heads
+    low, high = result.ranges[clip.name]
+    assert low.shape == (D,) and (low == -0.7).all() and (high == 0.6).all()

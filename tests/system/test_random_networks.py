@@ -73,6 +73,7 @@ def networks(draw) -> Network:
     prefix = draw(st.integers(0, 2))
     head = draw(st.integers(4, 17))
     windows = choice(0, 0, 1, 2, 3)
+    rotary = choice("", "halves", "pairs") if head % 2 == 0 and not windows else ""  # within windows it is refused
     return Network(
         grid=(draw(st.integers(1, 4)), draw(st.integers(2, 5))),
         patch=(draw(st.integers(1, 4)), draw(st.integers(1, 4))),
@@ -81,8 +82,9 @@ def networks(draw) -> Network:
         channels=choice(1, 3),
         heads=draw(st.integers(1, 3)),
         head=head,
-        rotary=choice("", "halves", "pairs") if head % 2 == 0 and not windows else "",  # within windows it is refused
+        rotary=rotary,
         qk_norm=choice(False, False, True),
+        head_gains=choice(False, True) if not rotary else False,  # of heads that are turned they are refused
         prefix=prefix,
         position=draw(st.booleans()),
         layers=tuple(draw(st.lists(layers(), min_size=1, max_size=2))),
@@ -168,6 +170,15 @@ def test_soft_mixture_beside_a_shared_expert(tmp_path, on_machine):
         grid=(1, 5), patch=(3, 3), channels=1, heads=2, head=13, prefix=0, position=False, layers=(layer,), bias=False,
         qkv="einsum", scale="div", gelu="tanh op", norm="op", classes=0, seed=1767,
     )  # fmt: skip
+    check(net, tmp_path, on_machine)
+
+
+@pytest.mark.parametrize("qkv", ["fused", "split", "einsum"])
+def test_gains_of_heads_of_normalised_queries(tmp_path, on_machine, qkv):
+    """As in Swin V2: they are factors of the scores of each head."""
+    net = Network(qk_norm=True, head_gains=True, qkv=qkv, heads=3, layers=(Layer(hidden=9),), seed=5)
+    factors = [n.factors for n in import_model(maker.write(net, tmp_path / "m.onnx")).nodes if isinstance(n, fg.Attention)]
+    assert len(factors) == 1 and len(np.unique(factors[0])) == 3
     check(net, tmp_path, on_machine)
 
 

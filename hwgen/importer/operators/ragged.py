@@ -43,9 +43,9 @@ def nonzero(c: Context, op: Op, x: Ref) -> Any:
     if not x.shape or not n:
         raise Unsupported("of a tensor without axes or elements")
     mask, places = c.t.reshape(c.t.map("bool", x), (n,)), np.arange(n)
-    if n == 1:  # an axis of one element is invisible to layouts
-        mask, places = c.t.concat([mask, c.t.const(np.array([False]))], 0), np.zeros(2, int)
-    mask = c.t.copy(mask) if mask.layout.uniform() else mask
+    if mask.layout.uniform():  # an axis of one element is invisible to layouts: a second one that never holds, both n times
+        pair = c.t.concat([c.t.slice(mask, 0, 0, 1), c.t.const(np.array([False]))], 0)
+        mask, places = c.t.reshape(c.t.expand(c.t.reshape(pair, (2, 1)), (2, n)), (2 * n,)), np.tile(places, 2)
     return Ragged(c.t.const(np.array(np.unravel_index(places, x.shape))), mask, 1)
 
 
@@ -238,6 +238,7 @@ def scatter(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     one_mask([index, updates])
     t, reduction, places = c.t, op.attribute("reduction", "none"), index.x
     if op.type == "ScatterND":
+        places = _whole_rows(c, data, places) if index.axis == 0 else places
         if len(places.shape) != 2 or index.axis != 0 or updates.axis != 0:
             raise Unsupported("puts rows to places that are no list")
         depth = places.shape[1]
@@ -255,6 +256,18 @@ def scatter(c: Context, op: Op, x: list[Any], full: Plain) -> Any:
     else:
         made = _put_aside(c, rows, wide, updated, index.mask, reduction)
     return t.transpose(made, [order.index(i) for i in range(len(order))])
+
+
+def _whole_rows(c: Context, data: Ref, places: Ref) -> Ref:
+    """Constant indices [n, .., k] that name every element of whole rows, as x[i, :] = y has them, as those of the rows [n, j]."""
+    known, within = places.constant, places.shape[1:-1]
+    depth = places.shape[-1] - len(within)
+    if known is None or not within or depth < 1 or data.shape[depth : places.shape[-1]] != within:
+        return places
+    at = (slice(None), *[slice(0, 1)] * len(within), slice(0, depth))
+    first = known[at]
+    whole = (known[..., :depth] == first).all() and (known[..., depth:] == np.moveaxis(np.indices(within), 0, -1)).all()
+    return c.t.const(first.reshape(len(known), depth)) if whole else places
 
 
 def _of_rows(index: Ref) -> bool:
