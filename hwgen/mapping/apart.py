@@ -65,23 +65,21 @@ def values_apart(graph: IntGraph) -> IntGraph:
 
 def constants_apart(graph: IntGraph) -> IntGraph:
     """`graph` with constants in parts where the next operation on their buffer works on some of their rows."""
-    ops: list[Op] = []
-    for i, op in enumerate(graph.ops):
-        edges = {0, op.out.rows} if isinstance(op, Constant) else set[int]()
+    found: list[list[Op]] = []
+    following: dict[str, list[View]] = {}  # views of a buffer that the next operation on it has
+    for op in reversed(graph.ops):
+        parts = [op]
         if isinstance(op, Constant):
-            following = [
-                [v for v in other.views().values() if v.buffer == op.out.buffer] for other in graph.ops[i + 1 :]
-            ]
-            for view in next((views for views in following if views), []):
-                edges |= {row - op.out.row for row in (view.row, view.row + view.rows)}
-        ordered = sorted(edge for edge in edges if isinstance(op, Constant) and 0 <= edge <= op.out.rows)
-        parts = list(zip(ordered, ordered[1:], strict=False))
-        if len(parts) < 2:
-            ops.append(op)
-            continue
-        ops += [
-            part(op, a, b, part_name(op.name, k, k == len(parts) - 1), lambda v: v) for k, (a, b) in enumerate(parts)
-        ]
+            ends = {row - op.out.row for view in following.get(op.out.buffer, []) for row in (view.row, view.row + view.rows)}
+            borders = sorted({0, op.out.rows} | {end for end in ends if 0 < end < op.out.rows})
+            pairs = list(zip(borders, borders[1:], strict=False))
+            if len(pairs) > 1:
+                names = [part_name(op.name, k, k == len(pairs) - 1) for k in range(len(pairs))]
+                parts = [part(op, a, b, name, lambda v: v) for name, (a, b) in zip(names, pairs, strict=True)]
+        found.append(parts)
+        for name in {view.buffer for view in op.views().values()}:
+            following[name] = [view for view in op.views().values() if view.buffer == name]
+    ops = [op for parts in reversed(found) for op in parts]
     return replace(graph, ops=ops)
 
 

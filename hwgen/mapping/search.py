@@ -53,7 +53,7 @@ def small_candidates() -> Iterator[list[Mapping]]:
 def spill_candidates() -> Iterator[list[Mapping]]:
     """Those that keep in DRAM what does not fit, for networks that no other fits."""
     for rooms in SPILLS:
-        yield [Mapping(spill=room) for room in rooms]
+        yield [Mapping(spill=room, copies=copies) for room, copies in itertools.product(rooms, (2, 1))]
 
 
 @dataclass(frozen=True)

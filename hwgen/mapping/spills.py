@@ -63,6 +63,8 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
         floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
         begin = len(ops)
         ops += tiled
+    if limits.copies == 1:  # no room for what comes next
+        return replace(result, ops=ops)
     return replace(result, ops=ahead(ops, floors, lambda op: aside(op, result.buffers, config), work))
 
 

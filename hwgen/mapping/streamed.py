@@ -26,7 +26,6 @@ ROWS, COLUMNS, WHOLE = (
     "columns",
     "whole",
 )  # along which axis of a view the tokens lie, or that all of it is needed
-AHEAD = 2  # copies of what is fetched or spilled: one in use, one on its way
 
 
 @dataclass
@@ -217,7 +216,7 @@ class Streamed:
             for (name, axis, _, columns, rows), (begin, last) in spans.items():
                 if begin <= u <= last:
                     buffer = self.graph.buffers[name]
-                    copies = 1 if name in local or (name in self.fixed and axis == WHOLE) else AHEAD
+                    copies = 1 if name in local or (name in self.fixed and axis == WHOLE) else self.limits.copies
                     sizes.append((self._size(buffer, axis, columns, rows), copies, axis))
             found.append(tuple(sorted(sizes, reverse=True)))
         return list(dict.fromkeys(found))
