@@ -1,0 +1,82 @@
+"""A norm of all rows and columns of a map together, GroupNorm of one group, by norms of rows.
+
+The machine normalises a row of up to norm_columns. x / sqrt(mean of squares of all) is u times v / sqrt(mean of squares of v),
+where u are the rows of x normalised and v the numbers that they were divided by: fewer of them, which are made rows of a
+smaller map, and so on until one row is left. Nothing is left out on the way, so it is the same in exact numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import graph
+from ..tensor import Node
+from .views import Array, Place
+
+if TYPE_CHECKING:
+    from .lower import Rows
+
+GROUP = 32  # most rows that become one: a window is that high
+LEAST = 1e-12  # epsilon of the rows of x: far below that of the norm, of which nothing is taken
+
+
+def whole_map(b: Rows, node: Node) -> Place | None:
+    """Where the value of a norm stands that reads every element of one value once; None of another norm."""
+    view = b.view(node.operands[0])
+    if node.shape[0] != 1 or not view.single:
+        return None
+    rows, columns = (np.broadcast_to(a, view.shape)[0] for a in (view.rows, view.columns))
+    of = b.place(view.node)
+    whole = rows.size == of.rows * of.width == len(np.unique(rows * of.width + columns))
+    return Place(of.rows, of.width, at=(rows.copy(), columns.copy())) if whole and min(of.rows, of.width) > 1 else None
+
+
+def map_norm(b: Rows, node: Node, place: Place, tables: tuple[Array, Array]) -> str:
+    """The value of the norm; `tables`: gain and offset of each of its elements, in its own order."""
+    assert place.at is not None
+    x = b.value(b.view(node.operands[0]).node)
+    width = place.width
+    if node.op.centred:
+        mean = b.add(graph.Mean, node, "", "mean", x=x, start=0, stop=place.rows)
+        mean = b.add(graph.Linear, node, "", "mean", x=mean, weight=_average(b, -width), bias=None)
+        mean = b.add(graph.Gather, node, "", "mean", x=mean, rows=np.zeros(place.rows, np.int64))
+        x = b.add(graph.Add, node, "", "centred", a=x, b=mean)
+    y = _normalised(b, node, x, (place.rows, width), place.rows * width, float(node.op.epsilon))
+    gain, offset = (np.zeros((place.rows, width), np.float32) for _ in range(2))
+    gain[place.at], offset[place.at] = (np.broadcast_to(t, node.shape)[0] for t in tables)
+    if (gain == gain[0]).all() and (offset == offset[0]).all():
+        plain = (gain[0] == 1).all() and not offset.any()
+        return y if plain else b.diagonal(node, y, gain[0], offset[0])
+    return b.plus(node, b.times(node, y, gain), offset)
+
+
+def _normalised(b: Rows, node: Node, x: str, size: tuple[int, int], count: float, epsilon: float) -> str:
+    """x [R, C] / sqrt(sum of squares / count + epsilon)."""
+    rows, width = size
+
+    def norm(gain: float, least: float) -> str:
+        tables = {"gamma": b.intern(np.full(width, gain)), "beta": b.intern(np.zeros(width))}
+        return b.add(graph.LayerNorm, node, "", "layernorm", x=x, **tables, epsilon=least, centred=False, heads=1)
+
+    if rows == 1:
+        return norm((count / width) ** 0.5, epsilon * count / width)
+    group = min(GROUP, width, rows)
+    many = -(-rows // group)
+    mask = np.eye(group, width, dtype=np.float32)[np.arange(rows) % group]
+    unit = norm(1.0, LEAST)
+    length = b.add(graph.Multiply, node, "", "multiply", a=x, b=unit)
+    length = b.add(graph.Linear, node, "", "length", x=length, weight=_average(b, width), bias=None)
+    slide = {"size": (rows, 1), "kernel": (group, 1), "stride": (group, 1), "pads": (0, 0, many * group - rows, 0)}
+    v = b.add(graph.Window, node, "", "lengths", x=b.times(node, length, mask), form="mean", count_pads=True, **slide)
+    v = _normalised(b, node, v, (many, width), count / width, epsilon / group**2)
+    v = b.add(graph.Gather, node, "", "lengths", x=v, rows=np.arange(rows) // group)
+    weight = b.intern(np.ones((width, width)))
+    v = b.add(graph.Linear, node, "", "length", x=b.times(node, v, mask), weight=weight, bias=None)
+    return b.add(graph.Multiply, node, "", "multiply", a=unit, b=v)
+
+
+def _average(b: Rows, count: int) -> Array:
+    """A matrix that averages columns (less than none: the negative)."""
+    return b.intern(np.full((abs(count), abs(count)), 1 / count))
