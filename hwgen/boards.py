@@ -55,7 +55,8 @@ class Board:
     def make_config(self, settings: dict[str, str] | None = None) -> Config:
         """The board's Config with `--set` texts applied, or where it stores none a small machine at all of its ports.
 
-        Raises UserError for an unknown field or a bad value.
+        Its window engine, where no text sets that, is at most as wide as the array's rows. Raises UserError for an unknown
+        field or a bad value.
         """
         ports = {
             "clock_mhz": self.clock_mhz,
@@ -63,7 +64,10 @@ class Board:
             "outstanding": self.port_outstanding,
             "weight_ports": max(1, min(MAX_WEIGHT_PORTS, self.port_count - 1)),
         }
-        config = Config.from_dict(ports | self.config).replace(settings or {})
+        stored = Config.from_dict(ports | self.config)
+        config = stored.replace({"window_chunks": "0"} | (settings or {}))
+        if "window_chunks" not in (settings or {}):
+            config = replace(config, window_chunks=min(stored.window_chunks, config.input_chunks))
         if config.axi_bytes * 8 > self.port_bits:
             raise UserError(f"Config axi_bytes={config.axi_bytes}: the ports of {self.name} are {self.port_bits} bits wide")
         if config.weight_ports + 1 > self.port_count:

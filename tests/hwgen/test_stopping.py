@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from hwgen.errors import Terminated
 from hwgen.example import write
 
 TOP = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0  # seconds that anything may take here
+PATIENCE = 60.0  # seconds that anything may take here
 
 
 def alive(pid: int) -> bool:
@@ -59,15 +60,19 @@ def script(tmp_path):
         environment["HWGEN_CACHE"] = str(tmp_path / "cache")
         process = subprocess.Popen(
             [sys.executable, tmp_path / "script.py"],
-            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            **options,
         )  # fmt: skip
         started.append(process)
         return process
 
     yield run
     for process in started:
-        process.kill()
-        process.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what a failed test has left too
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
 # --- children ------------------------------------------------------------------------------------------------------
@@ -161,7 +166,6 @@ def test_a_search_in_processes_ends_at_once(script, tmp_path, number, code, said
             boards.table = search
             sys.exit(cli.main(["boards"]))
         """,
-        start_new_session=True,
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     started = until(lambda: len(found := children.read_text().split()) >= 3 and found)  # two and the resource tracker
@@ -223,7 +227,6 @@ def test_ending_a_real_compilation(script, tmp_path):
         assert main(["build", "m.onnx", "-o", "m.bundle", *small]) == 0
         sys.exit(main(["run", "m.bundle", "--engine", "rtl", "--input", "m_test.npz"]))
         """,
-        start_new_session=True,
     )
 
     def compilers() -> list[str]:

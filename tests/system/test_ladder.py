@@ -192,6 +192,14 @@ def test_random_windows_with_stalls(seed, name, climb):
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(f"window {name}")) for name in WINDOWED])
+@pytest.mark.parametrize("model", ["swin_digits", "hybrid_digits"])
+def test_trained_backbone(model, name, trained, digits, climb):
+    """Shifted windows and merged patches; dense and depthwise convolutions beside attention."""
+    graphs = integers({"": trained(model)}, {"image": digits["calib"][:CALIBRATION]})
+    climb(graphs, WINDOWED[name], "", [{"image": image} for image in digits["test"][:2]])
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(f"window {name}")) for name in WINDOWED])
 def test_windows_of_a_larger_map(name, climb):
     """Without stalls: the cycle model counts the taps."""
     graph = random_window_graph(3, size=(8, 10), width=60)
