@@ -11,7 +11,7 @@ import numpy as np
 from .errors import BundleError
 
 FORMAT = "hwgen-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INSTRUCTION_BYTES = 64
 
 

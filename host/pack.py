@@ -16,17 +16,18 @@ INT16_STEPS = 256  # int16 steps of one int8 step
 
 
 def pack_input(entry: dict, image: np.ndarray) -> bytes:
-    """Bytes for the input region from an image, float [C, H, W]. Raises ValueError for a wrong shape or NaN."""
+    """Bytes for the input region from an image, video or volume, float. Raises ValueError for a wrong shape or NaN.
+
+    `patch`, `stride` (None: `patch`) and `pads` (before each axis, then behind each; []: none) have an entry for each axis.
+    """
     image = np.asarray(image)
     if image.shape != tuple(entry["shape"]):
         raise ValueError(f"input {entry['name']!r}: shape {list(image.shape)}, expected {list(entry['shape'])}")
     if not np.isfinite(image).all():
         raise ValueError(f"input {entry['name']!r}: holds NaN or infinity")
-    image = image.transpose(2, 0, 1) if len(entry["patch"]) == 3 else image  # channels last
-    top, left, bottom, right = entry["pads"]
-    cut = [slice(max(0, -a), n - max(0, -b)) for a, b, n in ((top, bottom, image.shape[1]), (left, right, image.shape[2]))]
-    border = (0, 0), (max(0, top), max(0, bottom)), (max(0, left), max(0, right))
-    pixels = np.pad(image[:, cut[0], cut[1]].astype(np.float64), border)
+    pads = np.reshape(entry["pads"] or [0] * 2 * image.ndim, (2, image.ndim)).T.tolist()
+    inside = tuple(slice(max(0, -a), n - max(0, -b)) for n, (a, b) in zip(image.shape, pads, strict=True))
+    pixels = np.pad(image[inside].astype(np.float64), [(max(0, a), max(0, b)) for a, b in pads])
     steps = np.round((pixels - entry["offset"]) / entry["step"])
     levels = np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int16) * INT16_STEPS
     return pack_rows(entry["layout"], patchify(levels, entry["patch"], entry["stride"]))
@@ -41,7 +42,7 @@ def unpack_output(entry: dict, data: bytes | np.ndarray) -> np.ndarray:
 
 
 def pack_run(slots: list[dict], arrays: dict[str, np.ndarray]) -> Iterator[tuple[int, bytes]]:
-    """(byte offset in DRAM, bytes) of every input slot of a run. arrays: input name -> [n, C, H, W], n at most its batch.
+    """(byte offset in DRAM, bytes) of every input slot of a run. arrays: input name -> [n, *shape], n at most its batch.
 
     A slot's `index` says which of the images it takes; the last one stands in for those that are missing.
     """
@@ -61,11 +62,9 @@ def unpack_run(slots: list[dict], read: Callable[[int, int], np.ndarray], count:
 
 
 def patchify(image: np.ndarray, patch: Sequence[int], stride: Sequence[int] | None) -> np.ndarray:
-    """[C, H, W] -> [patches, C*height*width], row-major, `stride` pixels apart (None: a patch), elements in the order of a
-    convolution weight."""
-    down, across = stride or patch[:2]
-    windows = np.lib.stride_tricks.sliding_window_view(image, tuple(patch[:2]), axis=(1, 2))[:, ::down, ::across]
-    return windows.transpose(1, 2, 0, 3, 4).reshape(windows.shape[1] * windows.shape[2], -1)
+    """[patches, elements of a patch], row-major in the order of the axes, `stride` pixels apart along each (None: a patch)."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, tuple(patch))[tuple(slice(None, None, s) for s in stride or patch)]
+    return windows.reshape(-1, int(np.prod(patch)))
 
 
 def pack_rows(layout: dict, rows: np.ndarray) -> bytes:

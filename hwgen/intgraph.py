@@ -116,23 +116,22 @@ class Input(Operation):
     """
 
     name: str
-    out: View  # [patches, C*ph*pw], or some of the patches
+    out: View  # [patches, elements of one], or some of the patches
     image: str
-    shape: tuple[int, int, int]  # C, H, W; or H, W, C where `patch` says so
+    shape: tuple[int, ...]
     patch: patches.Patch
     step: float
     offset: float
     source: str = ""
     index: int = 0  # which image of a batch
     row: int = 0  # first patch of those that are loaded
-    stride: tuple[int, int] | None = None  # None: one patch
-    pads: patches.Pads = (0, 0, 0, 0)
+    stride: patches.Patch | None = None  # None: one patch
+    pads: patches.Pads = ()
 
     @property
     def patches(self) -> int:
         """Patches of the whole image."""
-        down, across = patches.grid(self.shape, self.patch, self.stride, self.pads)
-        return down * across
+        return patches.count(self.shape, self.patch, self.stride, self.pads)
 
 
 @dataclass(frozen=True, eq=False)

@@ -183,7 +183,7 @@ def add_residual(x: Array, y: Array) -> Array:
     return saturate(np.add(x, y, dtype=np.int32), INT16_MAX).astype(np.int16)
 
 
-# --- GELU, SiLU = ReLU - delta -----------------------------------------------------------------------------------
+# --- GELU, SiLU = ReLU - delta; tanh ------------------------------------------------------------------------------
 
 GELU_ENTRIES = 512  # over |x| in [0, 4)
 GELU_INDEX_BITS = 7  # table step 2^-7
@@ -193,16 +193,26 @@ GELU_SHIFT_MAX = 6  # x has the scale 2^-(7 + gelu_shift): ranges +-256 down to 
 GELU_MAX_ERROR = 0.5 * 2.0 ** -(GELU_INDEX_BITS + 1) + 2.0**-GELU_DELTA_BITS
 # By form: c, where the table is that of f(c * x) / c. SiLU bends over a wider range than GELU, so its table's argument is
 # SiLU's divided by c: its largest error is that of GELU's, in SiLU's own units c times as much (and 2.7e-3 beyond |x| = 8).
-GELU_SPANS = {"gelu": 1.0, "gelu_tanh": 1.0, "silu": 2.0, "hardswish": 2.0}
+GELU_SPANS = {"gelu": 1.0, "gelu_tanh": 1.0, "silu": 2.0, "hardswish": 2.0, "tanh": 1.25}
 GELU_FORMS = tuple(GELU_SPANS)
+# tanh is sign(x) * (1 - delta(|x|)). Hard swish is ReLU from TANH_FIRST on: the rest of its table's room is that of tanh,
+# which is 1 from |x| = 3.125 on. In units of 1, whatever gelu_shift: half a step, the table's rounding.
+TANH_ONE = 1 << 14
+TANH_FIRST = 192
+TANH_MAX_ERROR = 0.5 * GELU_SPANS["tanh"] * 2.0**-GELU_INDEX_BITS + 0.5 / TANH_ONE
 
 
 def gelu_delta(form: str) -> Array:
-    """delta(|x|) = ReLU(x) - f(c * x) / c at the table's points, u16 [512] in units of 2^-16. In each case delta is even."""
+    """delta(|x|) = ReLU(x) - f(c * x) / c at the table's points, u16 [512] in units of 2^-16. In each case delta is even.
+
+    Of tanh: 1 - tanh(c * x), in units of 1 / TANH_ONE, as many as hard swish leaves room for.
+    """
     from scipy.special import erf, expit
 
     x = np.arange(GELU_ENTRIES) / 2.0**GELU_INDEX_BITS
     y = GELU_SPANS[form] * x
+    if form == "tanh":
+        return np.round((1 - np.tanh(y[: GELU_ENTRIES - TANH_FIRST])) * TANH_ONE).astype(np.int64)
     shares: dict[str, Callable[[], Array]] = {
         "gelu": lambda: 0.5 * (1 + erf(y / np.sqrt(2))),
         "gelu_tanh": lambda: 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))),
@@ -217,7 +227,11 @@ GELU_TABLE = {form: gelu_delta(form) for form in GELU_FORMS}
 
 
 def gelu(x: Array, form: str, gelu_shift: int) -> Array:
-    """int16 -> int16, both with the scale 2^-(7 + gelu_shift). Largest error: GELU_MAX_ERROR and one rounding."""
+    """int16 -> int16, both with the scale 2^-(7 + gelu_shift). Largest error: GELU_MAX_ERROR and one rounding.
+
+    "tanh" gives tanh(c * x) in steps of 1 / TANH_ONE instead. Largest error: TANH_MAX_ERROR; of x that saturates at +-4
+    (gelu_shift 6) as much, so steps need not be larger for larger numbers.
+    """
     return _gelu_of_int16(form, gelu_shift)[np.asarray(x).astype(np.int16, copy=False).view(np.uint16)]
 
 
@@ -225,8 +239,10 @@ def gelu(x: Array, form: str, gelu_shift: int) -> Array:
 def _gelu_of_int16(form: str, gelu_shift: int) -> Array:
     """Its value for each int16, by the bits of the argument."""
     x = np.arange(1 << 16, dtype=np.uint16).view(np.int16).astype(np.int64)
-    index = round_shift(np.abs(x), gelu_shift)
-    delta = np.where(index < GELU_ENTRIES, GELU_TABLE[form][np.minimum(index, GELU_ENTRIES - 1)], 0)
+    index, table = round_shift(np.abs(x), gelu_shift), GELU_TABLE[form]
+    delta = np.where(index < len(table), table[np.minimum(index, len(table) - 1)], 0)
+    if form == "tanh":
+        return (np.where(x < 0, -1, 1) * (TANH_ONE - delta)).astype(np.int16)
     return (np.maximum(x, 0) - round_shift(delta, GELU_DELTA_BITS - GELU_INDEX_BITS - gelu_shift)).astype(np.int16)
 
 

@@ -24,7 +24,7 @@ from .version import __version__
 Array = np.ndarray
 
 FORMAT = "hwgen-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 REGION_ALIGNMENT = 4096
 
 
@@ -53,15 +53,15 @@ class InputSlot:
     """Where the driver puts an image, see intgraph.Input. `dram`: byte offset in the DRAM buffer."""
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     patch: Patch
     step: float
     offset: float
     dram: int
     layout: RowLayout
     index: int = 0  # which image of a batch
-    stride: tuple[int, int] | None = None  # pixels from a patch to the next; None: one patch
-    pads: Pads = (0, 0, 0, 0)
+    stride: Patch | None = None  # pixels from a patch to the next; None: one patch
+    pads: Pads = ()
 
 
 @dataclass(frozen=True)

@@ -111,15 +111,15 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Image(Node):
-    """The image [C, H, W] as patches (see `hwgen.patches`): 256 * int8(round((x - offset) / step)), [patches, C*ph*pw]."""
+    """The image as patches (see `hwgen.patches`): 256 * int8(round((x - offset) / step)), [patches, elements of one]."""
 
     image: str
     shape: tuple[int, ...]
     patch: patches.Patch
     step: float
     offset: float
-    stride: tuple[int, int] | None = None
-    pads: patches.Pads = (0, 0, 0, 0)
+    stride: patches.Patch | None = None
+    pads: patches.Pads = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ def quantise_image(op: Input, image: Array) -> Array:
     image = np.asarray(image)
     if image.shape != tuple(op.shape):
         raise UserError(f"input {op.image!r} has shape {list(image.shape)}, the model needs {list(op.shape)}")
-    pixels = num.quantise_image(pad(image.astype(np.float64), op.pads, op.patch), op.step, op.offset)
+    pixels = num.quantise_image(pad(image.astype(np.float64), op.pads), op.step, op.offset)
     return patchify(pixels, op.patch, op.stride)
 
 

@@ -127,7 +127,7 @@ def _expert(node: Experts | SlotExperts, e: int, x: Array, peaks: dict[str, floa
 def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> Array:
     match node:
         case PatchEmbed(weight=w, bias=b):
-            rows = patches.patchify(patches.pad(v[0], node.pads, node.patch), node.patch, node.stride)
+            rows = patches.patchify(patches.pad(v[0], node.pads), node.patch, node.stride)
             return _linear(rows, w.reshape(w.shape[0], -1), b)
         case Embed(prefix=prefix, position=position):
             y = position.astype(v[0].dtype)

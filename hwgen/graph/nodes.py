@@ -36,22 +36,21 @@ def value():
 
 @dataclass(frozen=True, eq=False)
 class PatchEmbed(Node):
-    """Patches, row-major, each times `weight` plus `bias`: image [C,H,W] -> [patches, D].
+    """Patches, row-major, each times `weight` plus `bias`: image, video or volume -> [patches, D].
 
-    `stride` pixels from one to the next (None: patches side by side), of an image with a border of zeros, see `patches`.
+    A patch is as long along each axis of the input, channels among them, as `weight` is: [D, C, ph, pw] of an image [C, H, W].
+    `stride` pixels from one to the next (None: patches side by side), of an input with a border of zeros, see `patches`.
     """
 
     image: str = value()
-    weight: Array  # [D, C, ph, pw]
+    weight: Array  # [D, *patch]
     bias: Array | None  # [D]
-    stride: tuple[int, int] | None = None
-    pads: patches.Pads = (0, 0, 0, 0)
-    channels_last: bool = False  # the image is [H, W, C]
+    stride: patches.Patch | None = None
+    pads: patches.Pads = ()
 
     @property
     def patch(self) -> patches.Patch:
-        _, channels, *size = self.weight.shape
-        return (*size, channels) if self.channels_last else tuple(size)
+        return tuple(self.weight.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)

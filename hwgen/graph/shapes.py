@@ -93,12 +93,11 @@ def _positions(node: Conv | Window, x: tuple[int, ...], kernel: tuple[int, int])
 def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
     match node:
         case PatchEmbed(weight=w, bias=b):
-            channels = s[0][-1 if node.channels_last else 0]
-            _need(len(s[0]) == 3 and channels == w.shape[1], f"image {s[0]} against weight {w.shape}")
+            _need(len(s[0]) == len(node.patch), f"image {s[0]} against weight {w.shape}")
             _need(b is None or b.shape == w.shape[:1], "bias shape")
-            down, across = patches.grid(s[0], node.patch, node.stride, node.pads)
-            _need(down > 0 and across > 0, f"image {s[0]} is smaller than a patch {w.shape[2:]}")
-            return down * across, w.shape[0]
+            count = patches.count(s[0], node.patch, node.stride, node.pads)
+            _need(count > 0, f"image {s[0]} is smaller than a patch {node.patch}")
+            return count, w.shape[0]
         case Embed(prefix=prefix, position=position):
             fits = prefix.shape[1] == position.shape[1] == s[0][1] and s[0][0] + len(prefix) <= len(position)
             _need(fits, f"x {s[0]}, prefix {prefix.shape}, position {position.shape}")

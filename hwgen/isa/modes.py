@@ -62,6 +62,7 @@ class Gelu(IntEnum):
     GELU_TANH = 2
     SILU = 3
     HARDSWISH = 4
+    TANH = 5
 
 
 class Convert(IntEnum):

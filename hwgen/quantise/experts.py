@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..numerics import GATE_BITS, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Ref
 from .builder import LOGIT_RANGE, LOGIT_SCALE, ROW_UNIT, WIDE_MARGIN, Builder, Held, folded, moved
-from .hidden import Form, activated, form_of
+from .hidden import Form, activated, form_of, second_biases
 from .options import matches
 from .plan import describe
 from .scales import four_bits, quantise_weights, smallest_out_scale
@@ -32,9 +32,10 @@ def _form(b: Builder, node: fg.Experts) -> Form:
 def experts_need(b: Builder, node: fg.Experts) -> float:
     """Smallest output step of `experts`."""
     form = _form(b, node)
+    biases = second_biases(node, form)
     need = max(float(smallest_out_scale(w * form.scale, ROW_UNIT, None).max()) for w in node.w2)
-    if node.b2 is not None:
-        need = max(need, float(smallest_out_scale(node.b2.T, GATE_STEP, None, UNIT_ROW).max()))
+    if biases is not None:
+        need = max(need, float(smallest_out_scale(biases.T, GATE_STEP, None, UNIT_ROW).max()))
     return need
 
 
@@ -52,6 +53,7 @@ def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) ->
     queues = q.Route(b.name(route.name), logits.ref, route.top_k, route.renormalise, source=route.source)
     chosen = b.emit(queues, logits.ref.rows, route.top_k)
     form, narrow = _form(b, node), any(matches(b.options.narrow_experts, name) for name in (node.name, value))
+    biases = second_biases(node, form)
     first, second = [], []
     for e in range(len(node.w1)):
         weight, bias = _first(b, node, e)
@@ -70,7 +72,7 @@ def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) ->
         tuple(second),
         (form.table, form.shift),
         form.scale,
-        None if node.b2 is None else quantise_weights(node.b2.T, GATE_STEP, scale, None, UNIT_ROW),
+        None if biases is None else quantise_weights(biases.T, GATE_STEP, scale, None, UNIT_ROW),
         layer=node.name,
         source=node.source,
     )

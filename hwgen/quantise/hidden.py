@@ -14,7 +14,7 @@ import numpy as np
 from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
-from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN
+from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, TANH_ONE
 from ..qgraph import Matrix
 from .builder import (
     ROW_UNIT,
@@ -52,8 +52,9 @@ def activation(b: Builder, node: fg.Activation) -> None:
         name = node.name if len(groups) == 1 else f"{node.name}.{i}"
         fields = {"act": (form.table, form.shift), "layer": source.name, "source": source.source}
         made = q.Product(b.name(name), x.ref, activated(w, constant, form), **fields)
-        ref = b.emit(made, x.ref.rows, len(columns), form.scale, value=node.name if len(groups) == 1 else None)
-        held.append((columns, Held(ref, form.scale, None, x.first_row)))
+        value = node.name if len(groups) == 1 else None
+        ref = b.emit(made, x.ref.rows, len(columns), form.scale, form.offset, value=value)
+        held.append((columns, Held(ref, form.scale, form.offset, x.first_row)))
     b.held[node.name] = held[0][1]
     if len(groups) > 1:
         b.groups[node.name] = held
@@ -94,16 +95,19 @@ def multiply(b: Builder, node: fg.Multiply) -> None:
 @dataclass(frozen=True)
 class Form:
     """activation(x) ~= gelu(factor * x) / factor, with the table and shift of `numerics.gelu`; `step` is the real value of
-    an int16 step of factor * x."""
+    an int16 step of factor * x. Or tanh(x), and sigmoid(x) = (1 + tanh(x / 2)) / 2, `offset` of which is the 1 / 2."""
 
     factor: float
     table: str
     shift: int
     step: float
+    offset: float | None = None
 
     @property
     def scale(self) -> float:
         """Real value of a step of the activation."""
+        if self.table == "tanh":
+            return (1 if self.offset is None else self.offset) / TANH_ONE
         return self.step / self.factor
 
 
@@ -111,8 +115,15 @@ def form_of(kind: str, slope: float, peak: float, need: float) -> Form:
     """For pre-activations that reach `peak` and a linear layer that needs at least the step `need`.
 
     Numbers beyond what a table's steps hold are those of ReLU: it is off by less than 0.4 where values go beyond 128, less
-    than an int8 step of theirs.
+    than an int8 step of theirs. Where int16 saturates, tanh is 1: its steps are as small as the layer allows.
     """
+    if kind in ("tanh", "sigmoid"):
+        offset = 0.5 if kind == "sigmoid" else None
+        factor = (offset or 1.0) / GELU_SPANS["tanh"]
+        shift = int(np.floor(-7 - np.log2(max(need * factor, 2.0 ** -(7 + GELU_SHIFT_MAX)))))
+        if shift < 0:
+            raise OutOfRange(f"weights or biases that need steps of {need:g}, of which {kind} is nearly a jump")
+        return Form(factor, "tanh", shift, 2.0 ** -(7 + shift), offset)
     if kind != "relu":
         factor = slope / GELU_SPANS[kind]
         for shift in range(GELU_SHIFT_MAX, -1, -1):
@@ -123,6 +134,13 @@ def form_of(kind: str, slope: float, peak: float, need: float) -> Form:
     return Form(1.0, "gelu", 0, max(peak / INT16_MAX, need))
 
 
+def second_biases(node: fg.Experts | fg.SlotExperts, form: Form) -> Array | None:
+    """Biases [E, D] of the second layer, and what the offset of the activation in front adds to each row of them."""
+    if form.offset is None:
+        return node.b2
+    return form.offset * node.w2.sum(axis=2, dtype=np.float64) + (0.0 if node.b2 is None else node.b2)
+
+
 def _outliers(b: Builder, node: fg.Activation) -> list[Array] | None:
     """[columns of the outliers, all others], or None where it is not worth it.
 
@@ -130,7 +148,7 @@ def _outliers(b: Builder, node: fg.Activation) -> list[Array] | None:
     leave the range of what it is added to.
     """
     readers = b.plan.users.get(node.name, [])
-    if not readers or node.name in {o.value for o in b.graph.outputs}:
+    if not readers or node.form in ("tanh", "sigmoid") or node.name in {o.value for o in b.graph.outputs}:
         return None
     for reader in readers:
         added = all(isinstance(user, fg.Add) for user in b.plan.users.get(reader.name, []))

@@ -64,8 +64,6 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 continue
             case fg.Mean(start=start, stop=stop) if stop - start == 1:
                 node, wanted = fg.Rows(node.name, node.x, start, stop, source=node.source), {}
-            case fg.Activation(form="sigmoid"):
-                wanted = {"x": isinstance(made["x"], fg.Linear)}
             case fg.Activation():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.Conv | fg.Window | fg.PatchEmbed)}
             case fg.Gather() if _is_before(node, made["x"], graph):

@@ -22,7 +22,6 @@ from .norm import norm
 from .options import Quantisation
 from .plan import Plan, describe, product_side
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
-from .sigmoid import sigmoid
 from .soft import combine, dispatch, mean, slot_experts
 
 Array = np.ndarray
@@ -160,8 +159,6 @@ def _logits_in_range(b: Builder, node: fg.Linear) -> fg.Linear:
 
 def _activation(b: Builder, node: fg.Activation) -> None:
     match b.plan.nodes[node.x]:
-        case _ if node.form == "sigmoid":
-            sigmoid(b, node)
         case fg.Window() as source:
             maps.activated(b, node, source)
         case fg.Conv() | fg.PatchEmbed() as source:

@@ -185,8 +185,9 @@ class Reduction:
             layer=self.node.name,
             source=self.node.source,
         )
-        scale = scale if form is None else form.scale
         held: float | Array | None = offset or None
+        if form is not None:
+            scale, held = form.scale, form.offset
         if self.weight is None and self.x.offset is not None:
             held = self.x.offset
         ref = b.emit(made, *b.shapes[self.node.name], scale, held, b.groups_of(self.x), value)

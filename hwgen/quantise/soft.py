@@ -12,7 +12,7 @@ from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, SCORE_STEPS, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Matrix, Ref
 from .attention import INT16_PER_INT8, PROBABILITY_ONE, smallest_transposed_step, transposed
 from .builder import ROOM, ROW_UNIT, TINY, WIDE_MARGIN, Builder, Held, folded, own_scale
-from .hidden import activated, form_of
+from .hidden import activated, form_of, second_biases
 from .plan import describe
 from .scales import LARGEST_FACTOR, multipliers, quantise_weights, smallest_out_scale
 
@@ -70,7 +70,8 @@ def slot_experts(b: Builder, node: fg.SlotExperts) -> None:
     first = [folded(x, node.w1[e], None if node.b1 is None else node.b1[e]) for e in range(count)]
     need = max(float(smallest_out_scale(weight, ROW_UNIT, bias).max()) for weight, bias in first)
     form = form_of(node.form, node.slope, b.stats.hidden[node.name] * WIDE_MARGIN, need)
-    biases = [None] * count if node.b2 is None else node.b2
+    constants = second_biases(node, form)
+    biases = [None] * count if constants is None else constants
     second = [(w * form.scale, bias) for w, bias in zip(node.w2, biases, strict=True)]
     scale = own_scale(b, node, max(float(smallest_out_scale(w, ROW_UNIT, bias).max()) for w, bias in second))
     made = q.Experts(

@@ -66,9 +66,10 @@ class Static:
             layer=self.node.name,
             source=self.node.source,
         )
-        scale, groups = scale if form is None else form.scale, 1 if add is None else b.groups_of(add)
-        ref = b.emit(made, made.rows, len(self.weight), scale, offset or None, groups, value)
-        return Held(ref, scale, offset or None)
+        scale, offset = (scale, offset or None) if form is None else (form.scale, form.offset)
+        groups = 1 if add is None else b.groups_of(add)
+        ref = b.emit(made, made.rows, len(self.weight), scale, offset, groups, value)
+        return Held(ref, scale, offset)
 
 
 def static(b: Builder, node: fg.PatchEmbed | fg.Conv) -> Static:

@@ -17,16 +17,13 @@ from .sums import chained
 from .views import Unsupported, View
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
-LACKING = ("sigmoid", "tanh")  # but for the sigmoid of one row, the gates of channels
-HINT = "use GELU, SiLU or ReLU as activation"
 KINDS = {**dense.KINDS, **elementwise.KINDS, **maps.KINDS, **attention.KINDS, **moe.KINDS, **products.KINDS}
 
 __all__ = ["KINDS", "lower"]
 
 
 def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
-    """The row graph, or None and everything that it cannot hold; or a row graph of which the machine lacks some functions, and
-    these."""
+    """The row graph, or None and everything that it cannot hold."""
     program = split(program)
     b = Rows(program, KINDS)
     order = {name: i for i, name in enumerate(b.kinds)}
@@ -39,7 +36,6 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
             outputs.append(_output(b, name, r))
         except Unsupported as no:
             b.refuse(r.node, f"output {name!r}: {no.reason}", no.hint)
-    reached = list(b.nodes)
     if b.findings:  # what was refused needs no operands; functions among them that nothing can hold are told all the same
         for node in program.nodes():
             if isinstance(node.op, Activation):
@@ -48,21 +44,8 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
                 b.place(node)
     stand_in = any(op.name.startswith("?") for op in program.inputs())
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
-        _lacking(b, reached, {})
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
-    result = chained(graph.Graph(b.shapes, b.nodes, outputs, b.ranges))
-    used = any(isinstance(made, graph.Activation) for made in result.nodes)
-    _lacking(b, result.nodes, {name: shape[0] for name, shape in graph.shapes(result).items()} if used else {})
-    return result, list(b.findings)
-
-
-def _lacking(b: Rows, nodes: list[graph.Node], rows: dict[str, int]) -> None:
-    """Findings for functions that the machine lacks; the sigmoid of a value of one row it has."""
-    for made in nodes:
-        if isinstance(made, graph.Activation) and made.form in LACKING and (made.form, rows.get(made.name, 1)) != ("sigmoid", 1):
-            op = b.kinds.get(made.source, made.form)
-            finding = Finding(made.source or made.name, op, "select", f"is {made.form}, which the machine has no table for", HINT)
-            b.findings[finding] = None
+    return chained(graph.Graph(b.shapes, b.nodes, outputs, b.ranges)), []
 
 
 def _output(b: Rows, name: str, r: Ref) -> graph.Output:

@@ -10,6 +10,7 @@ from ..recognise.limits import beneath
 from ..recognise.match import is_map
 from ..tensor import Input, Node, Pad
 from .lower import Rows
+from .map_norms import map_groups, map_norm
 from .maps import taps_of
 from .mixing import mix, mixed
 from .moves import value
@@ -80,10 +81,11 @@ def norm_place(b: Rows, node: Node) -> Place:
     if b.lost(view):
         return Place(node.shape[0], node.shape[1])
     if (found := _head_rows(b, node)) is None:
-        if node.shape[0] == 1 and np.ptp(view.rows) and np.ptp(view.columns):
-            raise Unsupported(
-                "normalises all tokens together (GroupNorm of one group)", "use LayerNorm, which normalises each token"
-            )
+        several = min(view.rows.ndim, view.columns.ndim) == 2 and np.ptp(view.rows[0]) and np.ptp(view.columns[0])
+        if several and (groups := map_groups(b, node)) is not None:
+            return groups.place
+        if several and node.shape[0] == 1:
+            raise Unsupported("normalises parts of tokens together", "use LayerNorm or GroupNorm")
         return like_input(b, node)
     tokens, which, heads = found
     return Place(int(np.ptp(tokens)) + 1, heads.size, tokens - tokens.min(), which * node.shape[1])
@@ -154,6 +156,10 @@ def linear(b: Rows, node: Node, start: int, stop: int) -> str:
 def norm(b: Rows, node: Node, start: int, stop: int) -> str:
     x, gamma, beta = node.operands
     place, view, heads = b.place(node), b.view(x), 1
+    if place.at is not None:
+        groups, constants = map_groups(b, node), (b.array(gamma, "its scale"), b.array(beta, "its bias"))
+        assert groups is not None
+        return b.rows_of(node, start, stop, lambda: map_norm(b, node, groups, constants))
     if place.column is None:
         name = value(b, node, b.tokens(x), start, stop)
     else:

@@ -27,7 +27,8 @@ def form_of(act: Activation, what: str = "is") -> dict[str, Any]:
     slope = act.slope if act.form in ("silu", "relu") else 1.0
     if act.form not in graph.FORMS or slope < 0 or (slope == 0) != (act.form == "relu"):
         named = "LeakyReLU" if act.form == "relu" else act.form
-        raise Unsupported(f"{what} {named}, which the machine has no table for", "use GELU, SiLU or ReLU as activation")
+        hint = "use GELU, SiLU, ReLU, tanh or sigmoid as activation"
+        raise Unsupported(f"{what} {named}, which the machine has no table for", hint)
     return {"form": act.form, "slope": slope or 1.0}
 
 

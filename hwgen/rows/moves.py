@@ -33,14 +33,13 @@ def _value(b: Rows, node: Node, block: Block, count: int) -> str:
     used = [int(p) for p in np.unique(block.picks) if p >= 0]
     if not used:
         raise Unsupported("adds channels of zeros")
-    names, offsets, total = [], np.zeros(len(block.parts), np.int64), 0
-    for p in used:
-        here = block.rows[block.picks == p]
-        low, high = int(here.min()), int(here.max()) + 1
-        source, columns = block.parts[p]
-        names.append(
-            b.constant(node, source, columns, low, high) if isinstance(source.op, Const) else b.part(source, columns, low, high)
-        )
+    shown = [block.rows[block.picks == p] for p in used]
+    spans = [(int(rows.min()), int(rows.max()) + 1) for rows in shown]
+    names, offsets, total = [""] * len(used), np.zeros(len(block.parts), np.int64), 0
+    for i in sorted(range(len(used)), key=lambda i: isinstance(block.parts[used[i]][0].op, Const)):  # computed values first
+        (source, columns), span = block.parts[used[i]], spans[i]
+        names[i] = b.constant(node, source, columns, *span) if isinstance(source.op, Const) else b.part(source, columns, *span)
+    for p, (low, high) in zip(used, spans, strict=True):
         offsets[p], total = total - low, total + high - low
     if GONE in names:
         return GONE

@@ -1,7 +1,9 @@
-"""The patch embedding: a linear layer of windows of the image, however they are cut out of it."""
+"""The patch embedding: a linear layer of windows of an image, video or volume, however they are cut out of it."""
 
 from __future__ import annotations
 
+from itertools import permutations
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,62 +33,68 @@ def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
 def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     x, w, *bias = node.operands
     x = _image(b, x)
-    image, shape, turned = x.node, x.node.shape, False
-    before = after = (0,) * len(shape)
-    if isinstance(image.op, Pad):
-        border, inner = image.op, _image(b, image.operands[0])
-        if is_map(inner, "add", "sub"):
-            hint = "pad nothing, or give the network an image of which the mean is subtracted already"
-            raise Unsupported("pads an image to which a constant is added before", hint)
-        image, before, after = inner.node, border.before, border.after
-        turned = len(shape) == len(image.shape) == 4 and not inner.whole
-        turned = turned and inner.layout == Layout.dense(image.shape).transpose((0, 3, 1, 2))
-        if not isinstance(image.op, Input) or not (inner.whole or turned):
-            raise Unsupported(ELSEWHERE, STEM)
-        if border.value:
-            raise Unsupported(f"pads the image by {border.value:g}", PLAIN)
-    if len(shape) not in (3, 4):
-        hint = "give the image as [batch, channels, height, width]"
+    image, stand, before, after = _source(b, x)
+    if len(image.shape) < 3 or image.shape[0] != 1:
+        hint = "give the image as [1, channels, height, width]"
         raise Unsupported(f"reads an input of shape {list(image.shape)} as patches", hint)
-    shape, before, after = shape[-3:], before[-3:], after[-3:]
+    shape = tuple(image.shape[a] + before[k] + after[k] for k, a in enumerate(stand))
+    at = [stand.index(a) for a in range(1, len(shape))]  # the image's own axes
+    if before[stand.index(0)] or after[stand.index(0)]:
+        raise Unsupported("adds images to the batch", PLAIN)
     flat = x.layout.positions()
-    last = _box(flat[0], shape, (2, 0, 1)) == x.shape[1] != _box(flat[0], shape, (0, 1, 2))
-    axes = (2, 0, 1) if last else (0, 1, 2)  # of channels, rows, columns
-    c, row, column = (np.unravel_index(flat[0], shape)[i] for i in axes)
-    channels, height, width = (shape[i] for i in axes)
-    if before[axes[0]] or after[axes[0]]:
-        raise Unsupported("adds channels to the image", PLAIN)
-    pads = tuple(p[i] for p in (before, after) for i in axes[1:])
-    size = int(np.ptp(row)) + 1, int(np.ptp(column)) + 1
-    pitch = (width * channels, channels) if last else (width, 1)
-    pattern = flat[0] - (row.min() * pitch[0] + column.min() * pitch[1])
-    corner = flat[:, 0] - pattern[0]
-    down, across = corner // pitch[0], corner % pitch[0] // pitch[1]
-    if not np.array_equal(flat, (down * pitch[0] + across * pitch[1])[:, None] + pattern) or down.max() >= height:
+    full, corners = np.unravel_index(flat[0], shape), np.unravel_index(flat[:, 0], shape)
+    places = [full[k] - full[k].min() for k in at]
+    sizes = [int(p.max()) + 1 for p in places]
+    corner = [corners[k] - p[0] for k, p in zip(at, places, strict=True)]
+    pitch = [prod(shape[k + 1 :]) for k in at]
+    start = sum(c * step for c, step in zip(corner, pitch, strict=True))
+    inside = all(c.min() >= 0 and c.max() + n <= shape[k] for c, n, k in zip(corner, sizes, at, strict=True))
+    if not inside or not np.array_equal(flat, start[:, None] + (flat[0] - start[0])):
         raise Unsupported("does not read the image in patches of one form", PLAIN)
-    (top, dy, tall), (left, dx, wide) = _steps(down, size[0]), _steps(across, size[1])
-    if tall * wide != len(flat):
+    steps = [_steps(c, n) for c, n in zip(corner, sizes, strict=True)]
+    counts = tuple(many for _, _, many in steps)
+    if prod(counts) != len(flat):
         raise Unsupported("does not read the image in rows and columns of patches", PLAIN)
+    order = np.ravel_multi_index([(c - low) // step for c, (low, step, _) in zip(corner, steps, strict=True)], counts)
+    place = np.ravel_multi_index(places, sizes)
+    if len(np.unique(order)) < len(order) or len(np.unique(place)) < len(place):
+        raise Unsupported("reads some patches, or pixels of a patch, twice", PLAIN)
     # What the kernel leaves out of its box is zero; what the patches leave out of the image is cut off.
-    order = ((down - top) // dy * wide + (across - left) // dx).astype(np.int64)
-    place = (c * size[0] + row - row.min()) * size[1] + column - column.min()
-    weight = np.zeros((w.shape[0], channels * size[0] * size[1]), np.float32)
+    weight = np.zeros((w.shape[0], prod(sizes)), np.float32)
     weight[:, place] = w.constant
-    ends = top + (tall - 1) * dy + size[0], left + (wide - 1) * dx + size[1]
-    spare = height - ends[0], width - ends[1]
-    pads = _cut(pads, (top, left, spare[0] if spare[0] >= dy else 0, spare[1] if spare[1] >= dx else 0))
-    stride = None if (dy, dx) == size else (dy, dx)
-    if not len(np.unique(order)) == len(order):
-        raise Unsupported("reads some patches twice", PLAIN)
+    spare = [shape[k] - (low + (m - 1) * step + n) for k, n, (low, step, m) in zip(at, sizes, steps, strict=True)]
+    off = [low for low, _, _ in steps], [left if left >= step else 0 for left, (_, step, _) in zip(spare, steps, strict=True)]
+    pads = tuple(int(p[k] - o) for p, cut in zip((before, after), off, strict=True) for k, o in zip(at, cut, strict=True))
+    stride = tuple(step for _, step, _ in steps)
     fields = {
         "image": image.op.name,
-        "weight": b.intern(weight.reshape(-1, channels, *size)),
+        "weight": b.intern(weight.reshape(-1, *sizes)),
         "bias": b.array(bias[0]) if bias else None,
-        "stride": stride,
-        "pads": pads,
-        "channels_last": last or turned,
+        "stride": None if stride == tuple(sizes) else stride,
+        "pads": pads if any(pads) else (),
     }
     return fields, None if np.array_equal(order, np.arange(len(order))) else order
+
+
+def _source(b: Rows, x: Ref) -> tuple[Node, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """(input, order in which its axes stand in what x shows, zeros before and behind each of these)."""
+    image = x.node
+    if not isinstance(image.op, Pad):
+        rank = len(image.shape)
+        return image, tuple(range(rank)), (0,) * rank, (0,) * rank
+    border, inner = image.op, _image(b, image.operands[0])
+    if is_map(inner, "add", "sub"):
+        hint = "pad nothing, or give the network an image of which the mean is subtracted already"
+        raise Unsupported("pads an image to which a constant is added before", hint)
+    image = inner.node
+    dense = Layout.dense(image.shape)
+    orders = permutations(range(len(image.shape))) if len(image.shape) == len(inner.shape) else ()
+    stand = next((order for order in orders if inner.layout == dense.transpose(order)), None)
+    if not isinstance(image.op, Input) or stand is None:
+        raise Unsupported(ELSEWHERE, STEM)
+    if border.value:
+        raise Unsupported(f"pads the image by {border.value:g}", PLAIN)
+    return image, stand, border.before, border.after
 
 
 def _image(b: Rows, x: Ref) -> Ref:
@@ -96,12 +104,6 @@ def _image(b: Rows, x: Ref) -> Ref:
     return beneath(b.t, x)
 
 
-def _box(pixels: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
-    """Elements of all channels in the rows and columns that pixels take up."""
-    places = np.unravel_index(pixels, shape)
-    return int(shape[axes[0]] * np.prod([np.ptp(places[i]) + 1 for i in axes[1:]]))
-
-
 def _steps(place: Array, alone: int) -> tuple[int, int, int]:
     """(first, step, count) of evenly spaced places; the step of a single one is `alone`."""
     known = np.unique(place)
@@ -109,8 +111,3 @@ def _steps(place: Array, alone: int) -> tuple[int, int, int]:
     if (np.diff(known) != step).any():
         raise Unsupported("does not read the image in even steps", PLAIN)
     return int(known[0]), step, len(known)
-
-
-def _cut(pads: tuple[int, ...], off: tuple[int, ...]) -> tuple[int, ...]:
-    """Pads less what the patches leave out: negative where the image is cropped."""
-    return tuple(int(p - o) for p, o in zip(pads, off, strict=True))

@@ -1,4 +1,4 @@
-"""GELU or SiLU = ReLU - delta(|x|) on the lanes of a row: a pipelined table look-up, part of the post-processor."""
+"""GELU or SiLU = ReLU - delta(|x|), or tanh = sign(x) * (1 - delta(|x|)), on the lanes of a row: a pipelined table look-up."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from ..isa import Gelu
 from .common import delay, register
 
 GELU_LATENCY = latency.GELU
-DELTA_BITS = 14
+DELTA_BITS = 15
 INDEX_BITS = (numerics.GELU_ENTRIES - 1).bit_length()
 
 
 def gelu_rom() -> list[int]:
-    """The tables one behind the other: delta at (mode - 1) * GELU_ENTRIES + index, mode an isa.Gelu."""
-    return [int(delta) for form in numerics.GELU_FORMS for delta in numerics.GELU_TABLE[form]]
+    """The tables one behind the other: delta at (mode - 1) * GELU_ENTRIES + index, mode an isa.Gelu; tanh's behind the part of
+    HARDSWISH's that is not zero."""
+    tables = numerics.GELU_TABLE
+    assert not tables["hardswish"][numerics.TANH_FIRST :].any()
+    even = [tables[form] for form in numerics.GELU_FORMS if form not in ("hardswish", "tanh")]
+    shared = tables["hardswish"][: numerics.TANH_FIRST], tables["tanh"]
+    return [int(delta) for table in (*even, *shared) for delta in table]
 
 
 def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
@@ -24,12 +29,16 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
 
     `mode(n)` and `shift(n)` are the row's isa.Gelu and gelu_shift (0..GELU_SHIFT_MAX), n cycles after its lanes.
     Two lanes share a ROM (two read ports). Cost: a RAMB36 per two lanes, two shifters of 8 steps a lane.
+    tanh has no table of its own there, which would be a second RAMB36; its sign is that of the last adder.
     """
     shifts = numerics.GELU_SHIFT_MAX + 1
     final_shift = numerics.GELU_DELTA_BITS - numerics.GELU_INDEX_BITS  # of delta, less gelu_shift
+    hard, tanh = (lambda n: mode(n) == Gelu.HARDSWISH), (lambda n: mode(n) == Gelu.TANH)
+    table = Mux(tanh(3), Gelu.HARDSWISH - 1, mode(3) - 1)[:2]
+    one = numerics.TANH_ONE.bit_length() - 1
     out = []
     for first in range(0, len(lanes), 2):
-        rom = Memory(shape=unsigned(DELTA_BITS), depth=len(numerics.GELU_FORMS) * numerics.GELU_ENTRIES, init=gelu_rom())
+        rom = Memory(shape=unsigned(DELTA_BITS), depth=len(gelu_rom()), init=gelu_rom())
         m.submodules[f"rom{first // 2}"] = rom
         for k, x in enumerate(lanes[first : first + 2], first):
             # 1: magnitude. 2: shift, keeping the bit that rounds. 3: index.
@@ -40,24 +49,30 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
                 for s in range(shifts):
                     with m.Case(s):
                         m.d.sync += doubled.eq((magnitude << 1) >> s)
-            index = Signal(unsigned(15), name=f"gelu_idx{k}", reset_less=True)
-            m.d.sync += index.eq((doubled + 1) >> 1)
+            index = Signal(unsigned(16), name=f"gelu_idx{k}", reset_less=True)
+            m.d.sync += index.eq((doubled + Mux(tanh(2), 2 * numerics.TANH_FIRST + 1, 1)) >> 1)
             # 4: inside the ROM. 5: its output register, zero beyond the table.
             read = rom.read_port()
-            table = (mode(3) - 1)[: (len(numerics.GELU_FORMS) - 1).bit_length()]
             m.d.comb += read.addr.eq(Cat(index[:INDEX_BITS], table))
-            inside = register(m, (index < numerics.GELU_ENTRIES) & (mode(3) != Gelu.OFF), f"gelu_in{k}")
+            entries = Mux(hard(3), numerics.TANH_FIRST, numerics.GELU_ENTRIES)
+            inside = register(m, (index < entries) & (mode(3) != Gelu.OFF), f"gelu_in{k}")
             delta = Signal(unsigned(DELTA_BITS), name=f"gelu_delta{k}", reset_less=True)
             m.d.sync += delta.eq(Mux(inside, read.data, 0))
-            # 6: scale to x's steps, keeping the bit that rounds. 7: ReLU - delta.
-            scaled = Signal(unsigned(DELTA_BITS), name=f"gelu_scaled{k}", reset_less=True)
-            with m.Switch(shift(5)):
+            # 6: scale to x's steps, keeping the bit that rounds. 7: ReLU - delta, or 1 - delta with the sign of x.
+            scaled = Signal(unsigned(DELTA_BITS + 1), name=f"gelu_scaled{k}", reset_less=True)
+            with m.Switch(Mux(tanh(5), shifts, shift(5))):
                 for s in range(shifts):
                     with m.Case(s):
                         m.d.sync += scaled.eq(delta >> (final_shift - s - 1))
+                with m.Case(shifts):
+                    m.d.sync += scaled.eq(delta << 1)
             before = delay(m, x, GELU_LATENCY - 1, f"gelu_x{k}")
-            relu = Mux(before[-1] & (mode(6) != Gelu.OFF), Const(0, signed(16)), before)
+            sign = before[-1]
+            relu = Mux(tanh(6) | (sign & (mode(6) != Gelu.OFF)), Const(0, signed(16)), before)
+            base = Signal(signed(16), name=f"gelu_base{k}")  # tanh: 1 or -1, whose lower bits are zero
+            m.d.comb += base.eq(Cat(relu[:one], relu[one] | tanh(6), relu[-1] | (tanh(6) & sign)))
+            rounded = (scaled + 1) >> 1
             result = Signal(signed(16), name=f"gelu_y{k}", reset_less=True)
-            m.d.sync += result.eq(relu - ((scaled + 1) >> 1))
+            m.d.sync += result.eq(base + Mux(tanh(6) & sign, rounded, -rounded))
             out.append(result)
     return out

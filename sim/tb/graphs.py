@@ -116,7 +116,7 @@ class Builder:
         patches = self.buffer("patches", s.tokens - 1, columns)
         start = self.rng.normal(0, TYPICAL, (s.tokens, s.width)).astype(np.int16)
         image = (s.channels, s.patches[0] * s.patch[0], s.patches[1] * s.patch[1])
-        ops.append(Input("input", patches, "image", image, s.patch, 0.02, 0.1))
+        ops.append(Input("input", patches, "image", image, (s.channels, *s.patch), 0.02, 0.1))
         ops.append(Constant("position", x, start))
         tokens = View("x", 1, s.tokens - 1, 0, s.width)
         self.matmul("embed", tokens, patches, self.weights(s.width, columns), residual=tokens)

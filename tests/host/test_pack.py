@@ -8,7 +8,7 @@ import pytest
 from host.pack import pack_input, pack_rows, pack_run, unpack_output, unpack_rows, unpack_run
 from hwgen.config import Config
 from hwgen.intgraph import Buffer, Input, View
-from hwgen.patches import patchify
+from hwgen.patches import grid, patchify
 from hwgen.program import InputSlot, OutputSlot, RowLayout
 from hwgen.schedule.layout import layout_of
 from hwgen.schedule.layout import pack_rows as pack_constant
@@ -42,7 +42,7 @@ def test_rows_lie_like_constants(config, cols, groups, narrow):
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_input_equals_golden(config, narrow):
-    shape, patch = (3, 8, 12), (2, 4)
+    shape, patch = (3, 8, 12), (3, 2, 4)
     rng = np.random.default_rng(1)
     image = (rng.normal(size=shape) * 3).astype(np.float32)
     step, offset = 0.0625, 0.25
@@ -58,16 +58,33 @@ def test_input_equals_golden(config, narrow):
     np.testing.assert_array_equal(got, patchify(steps, patch) * 256)
 
 
-@pytest.mark.parametrize("stride, pads", [((1, 3), (0, 0, 0, 0)), ((2, 2), (1, 0, 2, 3)), (None, (1, 2, 1, 2))])
-def test_cut_input_equals_golden(stride, pads):
-    shape, patch = (3, 8, 12), (4, 3)
+IMAGE, VIDEO = ((3, 8, 12), (3, 4, 3)), ((6, 2, 8, 9), (2, 2, 3, 3))
+CUTS = [
+    (*IMAGE, (3, 1, 3), ()),
+    (*IMAGE, (3, 2, 2), (0, 1, 0, 0, 2, 3)),
+    (*IMAGE, None, (0, 1, 2, 0, 1, 2)),
+    ((8, 12, 3), (4, 3, 3), (2, 2, 3), (1, 0, 0, 2, 3, 0)),  # channels last
+    (*VIDEO, None, ()),
+    (*VIDEO, (1, 2, 2, 3), (1, 0, 1, 0, 1, 0, -1, 0)),
+    ((16,), (4,), (2,), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("shape, patch, stride, pads", CUTS)
+def test_cut_input_equals_golden(shape, patch, stride, pads):
     image = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     op = Input("in", View("b", 0, 1, 0, 36), "image", shape, patch, 0.02, 0.25, stride=stride, pads=pads)
-    layout, _ = layout_dict(CONFIGS[0], op.patches, 36)
+    layout, _ = layout_dict(CONFIGS[0], op.patches, int(np.prod(patch)))
     entry = asdict(InputSlot("image", shape, patch, 0.02, 0.25, 0, RowLayout(**layout), stride=stride, pads=pads))
     got = unpack_rows(layout, pack_input(entry, image))
     np.testing.assert_array_equal(got, golden.quantise_image(op, image))
-    assert len(got) == op.patches and (got[0, :3] == 256 * round(-0.25 / 0.02)).all() == (pads[0] > 0)
+    assert len(got) == op.patches
+    rank = len(shape)
+    image = np.pad(image, [(max(0, n), max(0, m)) for n, m in zip(pads[:rank], pads[rank:], strict=True)] or [(0, 0)] * rank)
+    where = np.unravel_index(len(got) // 2, grid(shape, patch, stride, pads))
+    corner = [i * s for i, s in zip(where, stride or patch, strict=True)]
+    one = image[tuple(slice(c, c + n) for c, n in zip(corner, patch, strict=True))].astype(np.float64).reshape(-1)
+    np.testing.assert_array_equal(got[len(got) // 2], 256 * np.clip(np.round((one - 0.25) / 0.02), -127, 127))
 
 
 def test_narrow_rows_are_bytes():
@@ -81,7 +98,7 @@ def test_narrow_rows_are_bytes():
 
 def test_bad_images_are_refused():
     layout, _ = layout_dict(CONFIGS[0], 4, 4)
-    entry = asdict(InputSlot("image", (1, 4, 4), (2, 2), 1.0, 0.0, 0, RowLayout(**layout)))
+    entry = asdict(InputSlot("image", (1, 4, 4), (1, 2, 2), 1.0, 0.0, 0, RowLayout(**layout)))
     with pytest.raises(ValueError, match=r"input 'image': shape \[1, 4, 5\], expected \[1, 4, 4\]"):
         pack_input(entry, np.zeros((1, 4, 5)))
     with pytest.raises(ValueError, match="'image': holds NaN"):
@@ -101,7 +118,7 @@ def test_runs_of_several_images():
     """A slot's index says which image it holds; the last image stands in for missing ones, which are not read back."""
     layout, _ = layout_dict(CONFIGS[0], 4, 4)
     size = RowLayout(**layout).bytes
-    make = {"shape": (1, 4, 4), "patch": (2, 2), "step": 1.0, "offset": 0.0, "layout": RowLayout(**layout)}
+    make = {"shape": (1, 4, 4), "patch": (1, 2, 2), "step": 1.0, "offset": 0.0, "layout": RowLayout(**layout)}
     order = (2, 0, 1)
     slots = [asdict(InputSlot("image", dram=at * size, index=i, **make)) for at, i in enumerate(order)]
     images = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
@@ -112,4 +129,4 @@ def test_runs_of_several_images():
         for at, i in enumerate(order)
     ]
     got = unpack_run(outputs, lambda offset, size: np.frombuffer(written[offset], np.uint8), 2)
-    np.testing.assert_array_equal(got["y"], [patchify(image, (2, 2)) for image in images])
+    np.testing.assert_array_equal(got["y"], [patchify(image, (1, 2, 2)) for image in images])

@@ -57,6 +57,7 @@ def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, seed=3):
 FORMS = {
     "swiglu": dict(act=lambda n, x: fg.Activation(n, x, "silu", 1.0)),
     "geglu": dict(act=lambda n, x: fg.Activation(n, x, "gelu")),
+    "glu": dict(act=lambda n, x: fg.Activation(n, x, "sigmoid")),
     "reglu": dict(act=lambda n, x: fg.Activation(n, x, "relu")),
     "norm inside": dict(act=lambda n, x: fg.Activation(n, x, "silu", 1.0), norm_inside=True),
     "rotary": dict(rotate=True),

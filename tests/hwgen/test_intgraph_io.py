@@ -16,7 +16,7 @@ def graph(task: str, weights) -> IntGraph:
     return IntGraph(
         buffers={"x": Buffer("x", 4, 8, groups=2, scale=np.linspace(0.1, 0.2, 8)), "y": Buffer("y", 4, 6, scale=0.5)},
         ops=[
-            Input("in", full, "image", (1, 4, 8), (2, 4), 0.01, -0.5, source="conv"),
+            Input("in", full, "image", (1, 4, 8), (1, 2, 4), 0.01, -0.5, source="conv"),
             Constant("c", full, np.arange(32, dtype=np.int16).reshape(4, 8)),
             Norm("n", full, full, np.ones(8, np.int16), np.zeros(8, np.int16), 1 << 40),
             RouteTokens("r", View("y", 0, 4, 0, 4), 2, True, dense=View("y", 0, 4, 0, 4)),

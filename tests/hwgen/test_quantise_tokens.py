@@ -82,6 +82,8 @@ GRAPHS = {
     "relu": lambda: after(lambda name, x: fg.Activation(name, x, "relu")),
     "silu": lambda: after(lambda name, x: fg.Activation(name, x, "silu", 1.0)),
     "hard swish": lambda: after(lambda name, x: fg.Activation(name, x, "hardswish")),
+    "tanh": lambda: after(lambda name, x: fg.Activation(name, x, "tanh")),
+    "sigmoid": lambda: after(lambda name, x: fg.Activation(name, x, "sigmoid")),
     "quick gelu": lambda: after(lambda name, x: fg.Activation(name, x, "silu", 1.702)),
     "relative positions": biased,
     "mask": lambda: biased(True),

@@ -83,7 +83,8 @@ def test_image_with_channels_last(tmp_path, attributes):
     y = w.as_tokens(w.patches(w.op("Transpose", "image", perm=[0, 3, 1, 2]), **attributes))
     result = import_model(w.write(tmp_path / "m.onnx", (4, 6, 2), y, [1, "t", D]))
     (node,) = result.nodes
-    assert node.channels_last and result.inputs == {"image": (4, 6, 2)} and node.weight.shape[:2] == (D, 2)
+    kernel = attributes.get("kernel_shape", [2, 2])
+    assert result.inputs == {"image": (4, 6, 2)} and node.weight.shape == (D, *kernel, 2)
 
 
 def test_image_turned_cropped_and_made_grey(tmp_path):
@@ -92,11 +93,64 @@ def test_image_turned_cropped_and_made_grey(tmp_path):
     x = w.op("Gather", "image", np.array([1, 0]), axis=1)
     x = w.op("Slice", x, [0, 1], [4, 5], [2, 3])
     (node,) = import_model(w.write(tmp_path / "m.onnx", IMAGE, w.as_tokens(w.patches(x)), [1, "t", D])).nodes
-    assert node.pads == (0, -1, 0, 0)
+    assert node.pads == (0, 0, -1, 0, 0, 0)
     w = Writer()
     x = w.op("Expand", w.op("Slice", "image", [0], [1], [1]), [1, 2, 4, 6])
     (node,) = import_model(w.write(tmp_path / "m.onnx", IMAGE, w.as_tokens(w.patches(x)), [1, "t", D])).nodes
-    assert not node.weight[:, 1].any()
+    assert node.weight.shape == (D, 1, 2, 2) and node.pads == (0, 0, 0, -1, 0, 0)
+
+
+VIDEO = (4, 2, 4, 6)  # frames, channels, height, width
+
+
+def tubelets(w, **attributes):
+    """A convolution over frames, rows and columns."""
+    x = w.op("Transpose", "image", perm=[0, 2, 1, 3, 4])
+    y = w.op("Conv", x, w.normal(D, 2, *attributes["kernel_shape"]), w.normal(D), **attributes)
+    return w.as_tokens(y)
+
+
+def frames(w):
+    """Frames one by one, each with a class token and positions of its own, of which the first is read before the patches."""
+    image = w.op("Reshape", "image", list(VIDEO))
+    x = w.op("Conv", image, w.normal(D, 2, 2, 2), w.normal(D), kernel_shape=[2, 2], strides=[2, 2])
+    x = w.op("Transpose", w.op("Reshape", x, [4, D, T]), perm=[0, 2, 1])
+    x = w.op("Add", w.op("Concat", w.normal(4, 1, D), x, axis=1), w.normal(1, T + 1, D))
+    parts = w.op("Slice", x, [0], [1], [1]), w.op("Slice", x, [1], [T + 1], [1])
+    one = w.op("Slice", parts[0], [0], [1], [0])
+    return w.linear(w.op("Concat", one, w.op("Reshape", parts[1], [1, 4 * T, D]), axis=1))
+
+
+TUBELETS = {
+    "side by side": ({"kernel_shape": [1, 2, 3], "strides": [1, 2, 3]}, (), None),
+    "overlapping, over the border": (
+        {"kernel_shape": [3, 2, 2], "strides": [2, 1, 2], "pads": [1, 0, 0, 0, 1, 0]}, (1, 0, 0, 0, 0, 0, 1, 0), (2, 2, 1, 2)
+    ),
+    "some frames": ({"kernel_shape": [1, 2, 2], "strides": [3, 2, 2]}, (), (3, 2, 2, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attributes, pads, stride", TUBELETS.values(), ids=TUBELETS)
+def test_tubelets_of_a_video(tmp_path, attributes, pads, stride):
+    w = Writer()
+    (node,) = import_model(w.write(tmp_path / "m.onnx", VIDEO, tubelets(w, **attributes), [1, "t", D])).nodes
+    length, *size = attributes["kernel_shape"]
+    assert isinstance(node, graph.PatchEmbed) and node.weight.shape == (D, length, 2, *size)
+    assert (node.pads, node.stride) == (pads, stride)
+
+
+def test_frames_one_by_one(tmp_path):
+    w = Writer()
+    result = import_model(w.write(tmp_path / "m.onnx", VIDEO, frames(w), [1, "t", D]))
+    assert [n.patch for n in result.nodes if isinstance(n, graph.PatchEmbed)] == [(1, 2, 2, 2)]
+
+
+def test_patches_of_a_signal(tmp_path):
+    """Channels by samples."""
+    w = Writer()
+    y = w.op("Conv", "image", w.normal(D, 2, 3), w.normal(D), kernel_shape=[3], strides=[2], pads=[1, 0])
+    (node,) = import_model(w.write(tmp_path / "m.onnx", (2, 12), w.as_tokens(y), [1, "t", D])).nodes
+    assert (node.patch, node.stride, node.pads) == ((2, 3), (2, 2), (0, 1, 0, 0))
 
 
 def test_border_inside_the_network(tmp_path):

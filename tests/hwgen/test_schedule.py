@@ -73,7 +73,7 @@ def test_constants_and_inputs_go_narrow(wide):
     data = np.full((4, 32), 300 if wide else -3 * 256, np.int16)
     ops = [
         Constant("constant", View("c", 0, 4, 0, 32), data),
-        Input("image", View("x", 0, 4, 0, 32), "image", (2, 8, 8), (4, 4), 1.0, 0.0),
+        Input("image", View("x", 0, 4, 0, 32), "image", (2, 8, 8), (2, 4, 4), 1.0, 0.0),
     ]
     outputs = [Output(name, View(name, 0, 4, 0, 32), 1.0, (4, 32)) for name in ("c", "x")]
     task = schedule({"": IntGraph(buffers, ops, outputs)}, Config()).tasks[""]

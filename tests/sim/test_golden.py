@@ -184,7 +184,7 @@ def test_table_row_scale():
 
 def image_graph():
     p = Buffer("p", 4, 12)
-    op = Input("image", whole(p), "pixels", (3, 4, 4), (2, 2), 0.02, 0.5)
+    op = Input("image", whole(p), "pixels", (3, 4, 4), (3, 2, 2), 0.02, 0.5)
     return build((p,), [op], [Output("y", whole(p), 0.5, (1, 4, 12))])
 
 

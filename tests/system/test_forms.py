@@ -21,7 +21,7 @@ def network() -> fg.Graph:
         return (rng.standard_normal(shape) * scale).astype(np.float32)
 
     nodes = [
-        fg.PatchEmbed("patches", "image", normal(D, 2, 3, 3), None, stride=(2, 2), pads=(1, 1, 1, 1)),
+        fg.PatchEmbed("patches", "image", normal(D, 2, 3, 3), None, stride=(2, 2, 2), pads=(0, 1, 1) * 2),
         fg.LayerNorm("patch_norm", "patches", 1 + normal(D), normal(D), 1e-6),
         fg.Embed("embed", "patch_norm", normal(1, D), normal(T + 1, D, scale=1.0)),
     ]
