@@ -10,6 +10,7 @@ from ..layers import Activation
 from ..recognise.match import is_map
 from ..tensor import Map, Program, Ref
 from . import attention, dense, elementwise, maps, moe, products
+from .apart import split
 from .lower import GONE, Rows
 from .moves import value
 from .sums import chained
@@ -23,7 +24,7 @@ __all__ = ["KINDS", "lower"]
 
 def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     """The row graph, or None and everything that it cannot hold."""
-    program = products.split(program)
+    program = split(program)
     b = Rows(program, KINDS)
     order = {name: i for i, name in enumerate(b.kinds)}
     sums = [n for n in program.nodes() if is_map(n, "add") and n.dtype == "f" and len(n.shape) == 2]

@@ -1,8 +1,7 @@
 """Products of two computed values, softmax as a value, and heads mixed with each other: attention that is not plain softmax
 attention of tokens to tokens.
 
-A head is a value of its own. `split` takes products apart head by head, and attention over channels, which no node of the
-row graph is, to its definition; what is left is a product of two values [R, K] and [N, K].
+A head is a value of its own: `apart` has made products of heads of them, of two values [R, K] and [N, K] each.
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph
-from ..layers import Attention, Embed, Linear, Norm, Softmax
-from ..recognise import rewrite
-from ..recognise.match import factor_of, is_map, scalar_of
-from ..tensor import Builder, Const, Contract, Layer, Node, Pad, Program, Reduce, Ref
+from ..layers import Embed, Linear, Norm, Softmax
+from ..recognise.match import is_map
+from ..tensor import Builder, Layer, Node, Ref
 from . import dense
+from .apart import Ratio, Scaled
 from .lower import GONE, Make, Rows, Where
 from .mixing import mixed
 from .moves import value
 from .views import Array, Place, View, shown
-
-MOST_HEADS = 64  # products that one is taken apart to
 
 
 @dataclass(frozen=True)
@@ -31,183 +28,6 @@ class Standing(Layer):
 
     def define(self, t: Builder, *operands: Ref) -> Ref:
         return t.copy(operands[0])
-
-
-@dataclass(frozen=True)
-class Scaled(Layer):
-    """`scale` times a Contract of this `spec`."""
-
-    spec: str
-    scale: float
-
-    def define(self, t: Builder, *operands: Ref) -> Ref:
-        return t.map("mul", t.contract(self.spec, *operands), self.scale)
-
-
-@dataclass(frozen=True)
-class Ratio(Layer):
-    """Rows divided by their last column: x [R, C + 1] -> x[:, :C] / (x[:, C] + epsilon)."""
-
-    epsilon: float
-
-    def define(self, t: Builder, *operands: Ref) -> Ref:
-        (x,) = operands
-        count = x.shape[1] - 1
-        total = t.map("add", t.slice(x, 1, count, 1), self.epsilon)
-        return t.map("div", t.slice(x, 1, 0, count), total)
-
-
-# --- L -> L ---
-
-
-def split(program: Program) -> Program:
-    """The same outputs with attention over channels by its definition, and with products of two values head by head."""
-    for patterns in ((_over_channels, _normalised, _ratio, _padded), (_scaled,), (_by_heads,)):
-        program = rewrite(program, patterns, past=False)
-    return program
-
-
-def _over_channels(t: Builder, node: Node) -> Ref | None:
-    if not isinstance(node.op, Attention) or not any(_across(r) for r in node.operands[:3]):
-        return None
-    q, k, v, *bias = node.operands
-    scores = t.contract("whid,whjd->whij", q, k)
-    scores = scores if node.op.scale == 1 else t.map("mul", scores, node.op.scale)
-    scores = t.map("add", scores, bias[0]) if bias else scores
-    y = t.contract("whij,whje->wihe", t.node(Softmax(), scores), v)
-    return t.reshape(y, node.shape)
-
-
-def _across(r: Ref) -> bool:
-    """Whether the tokens of an operand [W, H, I, D] of attention are columns of a value, and its channels rows of it."""
-    if len(r.node.shape) != 2 or isinstance(r.op, Const):
-        return False
-    width = r.node.shape[1]
-    tokens, channels = (tuple(s for n, s in r.layout.axes[i] if n > 1) for i in (2, 3))
-    return bool(tokens and channels) and all(abs(s) < width for s in tokens) and all(abs(s) >= width for s in channels)
-
-
-def _normalised(t: Builder, node: Node) -> Ref | None:
-    """Rows divided by their sums, where these are known: of softmax, constants and what adds them up."""
-    if not is_map(node, "div"):
-        return None
-    x, total = node.operands
-    inner = total.node
-    if not isinstance(inner.op, Reduce) or inner.op.function != "sum" or inner.op.axes != (len(x.shape) - 1,):
-        return None
-    if inner.operands[0] != x or not x.whole or total.shape != x.shape or (sums := _row_sums(x)) is None:
-        return None
-    return t.map("mul", x, t.const(np.broadcast_to(1 / sums, (*x.shape[:-1], 1)).astype(np.float32)))
-
-
-def _row_sums(r: Ref) -> Array | None:
-    """The sums along the last axis where they are the same for every image, [.., 1]."""
-    if r.constant is not None:
-        return np.asarray(np.asarray(r.constant, np.float64).sum(axis=-1, keepdims=True))
-    if not r.whole:
-        return None
-    if isinstance(r.op, Softmax):
-        return np.ones((*r.shape[:-1], 1))
-    if is_map(r, "add", "mul"):
-        one, other = r.node.operands
-        if is_map(r, "add"):
-            sums = [_row_sums(part) for part in (one, other)]
-            return None if sums[0] is None or sums[1] is None else np.asarray(sums[0] + sums[1])
-        one, other = (one, other) if other.constant is not None else (other, one)
-        own, factor = _row_sums(one), other.constant
-        if own is not None and factor is not None and (np.asarray(factor) == np.asarray(factor)[..., :1]).all():
-            return np.asarray(own * np.asarray(factor, np.float64)[..., :1])
-    return None
-
-
-def _ratio(t: Builder, node: Node) -> Ref | None:
-    """Weighted values divided by the sums of the weights, which the same product makes as its last column."""
-    if not is_map(node, "div"):
-        return None
-    x, total = node.operands
-    epsilon = 0.0
-    if (found := scalar_of(total, "add")) is not None:
-        total, epsilon = found
-    if not isinstance(x.op, Contract) or total.node is not x.node or x.shape != total.shape or epsilon < 0:
-        return None
-    columns = x.node.shape[-1]
-    rows = x.node.size // columns
-    places = np.arange(x.node.size).reshape(rows, columns)
-    if not np.array_equal(x.layout.positions().reshape(-1), places[:, :-1].reshape(-1)):
-        return None
-    if not np.array_equal(total.layout.positions().reshape(-1), np.repeat(places[:, -1], columns - 1)):
-        return None
-    heads = x.node.shape[0] if len(x.node.shape) > 2 and x.node.shape[0] <= MOST_HEADS else 1
-    whole = t.reshape(x.node.ref, (heads, rows // heads, columns))
-    parts = [t.reshape(t.slice(whole, 0, h, 1), (rows // heads, columns)) for h in range(heads)]
-    return t.reshape(t.concat([t.node(Ratio(epsilon), part) for part in parts], 0), node.shape)
-
-
-def _padded(t: Builder, node: Node) -> Ref | None:
-    """A border of a number behind one axis, as a constant side by side with the value."""
-    if (
-        not isinstance(node.op, Pad)
-        or node.op.value != 1
-        or any(node.op.before)
-        or sum(n > 0 for n in node.op.after) != 1
-    ):
-        return None
-    axis = int(np.argmax(node.op.after))
-    (x,) = node.operands
-    border = (*x.shape[:axis], node.op.after[axis], *x.shape[axis + 1 :])
-    return t.concat([x, t.const(np.ones(border, np.float32))], axis)
-
-
-def _scaled(t: Builder, node: Node) -> Ref | None:
-    """A product times a number: a step of it for the machine."""
-    found = scalar_of(node.ref, "mul") or scalar_of(node.ref, "div")
-    if found is None:
-        return None
-    x, factor = found
-    factor = factor if is_map(node, "mul") else 1 / factor if factor else 0.0
-    if not isinstance(x.op, Contract | Scaled) or any(r.constant is not None for r in x.node.operands) or factor <= 0:
-        return None
-    factor *= x.op.scale if isinstance(x.op, Scaled) else 1.0
-    return t.through(x.layout, t.node(Scaled(x.op.spec, factor), *x.node.operands))
-
-
-def _by_heads(t: Builder, node: Node) -> Ref | None:
-    """One product [M, N] for every position along the axes that both operands and the result have."""
-    if not isinstance(node.op, Contract | Scaled) or any(r.constant is not None for r in node.operands):
-        return None
-    first, second, result = Contract(node.op.spec).letters
-    batch = [c for c in result if c in first and c in second]
-    sides = [[c for c in letters if c not in batch and c in result] for letters in (first, second)]
-    summed = [c for c in first if c in second and c not in result]
-    if any(c not in first + second or len(s) > 1 for s in sides for c in s) or len(summed) != 1:
-        return None
-    if set(first) - {*batch, *sides[0], *summed} or set(second) - {*batch, *sides[1], *summed}:
-        return None
-    scale = node.op.scale if isinstance(node.op, Scaled) else 1.0
-    operands = []
-    for r, letters, own in zip(node.operands, (first, second), sides, strict=True):
-        bare, factor = factor_of(t, r)
-        if factor > 0:
-            r, scale = bare, scale * factor
-        operands.append(t.transpose(r, [letters.index(c) for c in (*batch, *own, *summed)]))
-    a, b = operands
-    heads = int(np.prod([a.shape[i] for i in range(len(batch))]))
-    if heads > MOST_HEADS:
-        return None
-    sizes = [a.shape[len(batch)] if sides[0] else 1, b.shape[len(batch)] if sides[1] else 1]
-    parts = []
-    for index in np.ndindex(*a.shape[: len(batch)]):
-        one, other = (_picked(t, r, index, n) for r, n in zip((a, b), sizes, strict=True))
-        parts.append(t.reshape(t.node(Scaled("ab,cb->ac", scale), one, other), (1, *sizes)))
-    y = t.reshape(t.concat(parts, 0), (*a.shape[: len(batch)], *(n for n, s in zip(sizes, sides, strict=True) if s)))
-    order = [*batch, *sides[0], *sides[1]]
-    return t.transpose(y, [order.index(c) for c in result])
-
-
-def _picked(t: Builder, r: Ref, index: tuple[int, ...], rows: int) -> Ref:
-    for axis, i in enumerate(index):
-        r = t.slice(r, axis, i, 1)
-    return t.reshape(r, (rows, -1))
 
 
 # --- operands ---
