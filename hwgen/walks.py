@@ -92,7 +92,7 @@ class Walk:
         for outer in np.ndindex(*self.loops[:cut]):
             for first in range(0, self.loops[cut], step):
                 count = min(step, self.loops[cut] - first)
-                found.append(self._part((*outer, first), (count, *self.loops[cut + 1 :])))
+                found.append(self.part((*outer, first), (count, *self.loops[cut + 1 :])))
         return found
 
     def repeated(self, count: int, x: int, y: int) -> Walk:
@@ -102,7 +102,7 @@ class Walk:
         )
         return replace(self, loops=(count, *self.loops), x=(x, *self.x), y=(y, *self.y), plane=plane)
 
-    def _part(self, at: tuple[int, ...], loops: tuple[int, ...]) -> Walk:
+    def part(self, at: tuple[int, ...], loops: tuple[int, ...]) -> Walk:
         """The walk of inner loops from where the outer ones, down to the first of these, stand at `at`."""
 
         def behind(start: int, strides: tuple[int, ...]) -> int:

@@ -27,11 +27,15 @@ from .nodes import (
     Multiply,
     Node,
     PatchEmbed,
+    Product,
+    Ratio,
     Rotate,
     Route,
     Rows,
     SlotExperts,
+    Softmax,
     Stack,
+    Transpose,
     Window,
 )
 
@@ -183,6 +187,14 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return np.concatenate([_expert(node, e, x, peaks) for e, x in enumerate(np.split(v[0], len(node.w1)))])
         case Combine(weight=w, bias=b):
             return softmax(_linear(v[0], w, b)) @ v[1]
+        case Product(scale=scale):
+            return v[0] @ v[1].T * np.asarray(scale, v[0].dtype)
+        case Transpose():
+            return v[0].T
+        case Ratio(epsilon=epsilon):
+            return v[0][:, :-1] / (v[0][:, -1:] + np.asarray(epsilon, v[0].dtype))
+        case Softmax():
+            return softmax(v[0])
         case Rows(start=a, stop=b):
             return v[0][a:b]
         case Mean(start=a, stop=b):

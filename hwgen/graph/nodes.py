@@ -216,6 +216,37 @@ class Combine(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Product(Node):
+    """a @ b.T * scale, of two values [R, K] and [N, K]: scores of queries and keys, or weights times values: [R, N]."""
+
+    a: str = value()
+    b: str = value()
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Transpose(Node):
+    """x.T: [R, C] -> [C, R]."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
+class Ratio(Node):
+    """Rows divided by their last column, x[:, :-1] / (x[:, -1:] + epsilon), weights with their sum: [R, C + 1] -> [R, C]."""
+
+    x: str = value()
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Node):
+    """Softmax of every row."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
 class Gather(Node):
     """y[r] = x[rows[r]], a row of zeros where rows[r] is -1: window partition, cyclic shift, nearest resampling, dilation."""
 

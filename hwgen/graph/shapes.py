@@ -27,11 +27,15 @@ from .nodes import (
     Multiply,
     Node,
     PatchEmbed,
+    Product,
+    Ratio,
     Rotate,
     Route,
     Rows,
     SlotExperts,
+    Softmax,
     Stack,
+    Transpose,
     Window,
 )
 
@@ -173,6 +177,17 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(s[0][1] == w.shape[1] and s[1][0] == w.shape[0], f"x {s[0]}, y {s[1]}, weight {w.shape}")
             _need(b is None or b.shape == w.shape[:1], "bias shape")
             return s[0][0], s[1][1]
+        case Product(scale=scale):
+            _need(scale > 0, f"scale {scale}")
+            _need(s[0][1] == s[1][1], f"{s[0]} times the transpose of {s[1]}")
+            return s[0][0], s[1][0]
+        case Transpose():
+            return s[0][1], s[0][0]
+        case Ratio(epsilon=epsilon):
+            _need(s[0][1] > 1 and epsilon >= 0, f"x {s[0]}, epsilon {epsilon}")
+            return s[0][0], s[0][1] - 1
+        case Softmax():
+            return s[0]
         case Rows(start=a, stop=b):
             _need(0 <= a < b <= s[0][0], f"rows {a}..{b} of {s[0][0]}")
             return b - a, s[0][1]

@@ -14,6 +14,7 @@ from .depth_first import Limits, depth_first
 from .order import reorder
 from .row_tiling import row_tiling
 from .spills import spilled
+from .windows import window_tiling
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Mapping:
     row_tiles: int = 1  # of linear layers and LayerNorms
     shared_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
     ordered: bool = True  # operations reordered so that the array waits less
+    windows: bool = False  # attention of a few windows at a time, for the same fraction of the scratchpad as `room` or `spill`
     room: float | None = None  # depth-first tiles, so that what lives at one time takes this fraction of the scratchpad
     spill: float | None = None  # values in DRAM instead, so that what lives at one time takes this fraction of the scratchpad
     copies: int = 2  # of a buffer that depth-first tiles load: two is a double buffer, see `depth_first.Limits`
@@ -38,6 +40,7 @@ class Mapping:
         """In a few words, for the build's progress."""
         parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
         parts += [f"{self.row_tiles} row tiles"] if self.row_tiles > 1 else []
+        parts += ["blocks of windows"] if self.windows else []
         parts += [f"depth-first tiles for {self.room:.0%} of the scratchpad"] if self.room is not None else []
         parts += [f"values spilled to DRAM, tiles for {self.spill:.0%} of the scratchpad"] if self.spill is not None else []
         return ", ".join(parts)
@@ -49,6 +52,11 @@ def _batches(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> I
 
 def _row_tiling(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
     return row_tiling(graph, mapping.row_tiles) if mapping.row_tiles > 1 else graph
+
+
+def _windows(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    room = mapping.room if mapping.spill is None else mapping.spill
+    return window_tiling(graph, _limits(room, mapping, config)) if mapping.windows and room is not None else graph
 
 
 def _depth_first(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
@@ -78,6 +86,7 @@ def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> Int
 PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
     "batches": _batches,
     "row tiling": _row_tiling,
+    "window tiling": _windows,
     "depth-first tiling": _depth_first,
     "spills": _spills,
     "order": _order,

@@ -31,14 +31,14 @@ from .scales import (
 Array = np.ndarray
 INT16_PER_INT8 = 1 << STATIC_SHIFT
 SCORE_LOWEST = -INT16_MAX // 2  # with any score added, still far below those that have a probability
-_TURN_GAIN = 2.0
+TURN_GAIN = 2.0
 # Of V: round(sum * row scale / 2^16) counts in so many weight steps times int16 steps of x.
 _TABLE_UNIT = 2.0 ** (COL_SHIFT - ROW_STEP_BITS)
 PROBABILITY_ONE = INT8_MAX * U16_MAX  # probability times reciprocal of a row: this is 1
 
 
 def attention(b: Builder, node: fg.Attention) -> None:
-    q_side, k_side, v = _side(b, node.q, node), _side(b, node.k, node), b.plan.linear(node.v)
+    q_side, k_side, v = side_of(b, node.q, node), side_of(b, node.k, node), b.plan.linear(node.v)
     queries, keys, factors = _queries_and_keys(b, node, q_side, k_side)
 
     rows, columns = b.shapes[node.name]
@@ -51,7 +51,9 @@ def attention(b: Builder, node: fg.Attention) -> None:
     v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) / INT8_MAX * b.stats.part(v.name), TINY)
     v_step = np.maximum(np.maximum(v_step, smallest_transposed_step(v_weight)), v_step.max() * 2.0**-12)
     offset = v_constant if fold else np.full(columns, 0.0 if limit is None else limit[1])
-    need = max(float(v_step.max()) / (PROBABILITY_ONE * LARGEST_FACTOR), float(np.abs(v_constant - offset).max()) / INT16_MAX)
+    need = max(
+        float(v_step.max()) / (PROBABILITY_ONE * LARGEST_FACTOR), float(np.abs(v_constant - offset).max()) / INT16_MAX
+    )
     if limit is not None and need <= limit[0]:
         scale = limit[0]
     elif b.plan.roots[node.name] in b.plan.logits or not fold:
@@ -84,7 +86,7 @@ def _biases(b: Builder, node: fg.Attention) -> tuple[Ref, ...]:
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """Queries or keys on their way into the scores: a linear layer, perhaps a norm of each head, perhaps rotary positions."""
 
     name: str  # of the value that goes into the scores
@@ -93,16 +95,16 @@ class _Side:
     rotate: fg.Rotate | None
 
 
-def _side(b: Builder, name: str, node: fg.Attention) -> _Side:
+def side_of(b: Builder, name: str, node: fg.Attention | fg.Rotate) -> Side:
     at = b.plan.nodes[name]
     rotate = at if isinstance(at, fg.Rotate) and at.heads == node.heads else None
     at = b.plan.nodes[rotate.x] if rotate else at
     norm = at if isinstance(at, fg.LayerNorm) and at.heads == node.heads > 1 else None
-    return _Side(name, b.plan.linear(norm.x if norm else at.name), norm, rotate)
+    return Side(name, b.plan.linear(norm.x if norm else at.name), norm, rotate)
 
 
 def _queries_and_keys(
-    b: Builder, node: fg.Attention, q_side: _Side, k_side: _Side
+    b: Builder, node: fg.Attention, q_side: Side, k_side: Side
 ) -> tuple[Ref, Ref, tuple[tuple[int, int], ...]]:
     """Emit Q and K; their rows, and each head's factor from an int8 sum to score steps as (column multiplier, shift).
 
@@ -120,14 +122,14 @@ def _queries_and_keys(
     angles: dict[bytes, Ref] = {}
     # One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad.
     sign = -1.0 if node.scale < 0 else 1.0
-    queries = b.made.trace[q_side.name] = _project(b, node, q_side, f"{node.name}.q", q_steps, 0.0, angles, sign)
-    keys = _project(b, node, k_side, f"{node.name}.k", k_steps, centre, angles)
+    queries = b.made.trace[q_side.name] = project(b, node, q_side, f"{node.name}.q", q_steps, 0.0, angles, sign)
+    keys = project(b, node, k_side, f"{node.name}.k", k_steps, centre, angles)
     if k_side.rotate:
         b.made.trace[k_side.name] = keys
     return queries, keys, tuple(single(float(factor)) for factor in factors)
 
 
-def _parameters(b: Builder, side: _Side, centre: Array | float) -> tuple[Array, Array]:
+def parameters(b: Builder, side: Side, centre: Array | float) -> tuple[Array, Array]:
     """(factor, term) whose sizes an int16 step must leave room for: of the norm by column, else of the linear layer."""
     if side.norm is not None:
         gamma, beta = (np.tile(np.asarray(a, np.float64), side.norm.heads) for a in (side.norm.gamma, side.norm.beta))
@@ -136,10 +138,10 @@ def _parameters(b: Builder, side: _Side, centre: Array | float) -> tuple[Array, 
     return weight, (np.zeros(len(weight)) if bias is None else bias) - centre
 
 
-def _int8_steps(b: Builder, node: fg.Attention, side: _Side, centre: Array | float) -> Array:
+def _int8_steps(b: Builder, node: fg.Attention, side: Side, centre: Array | float) -> Array:
     """Real value of an int8 step of every head [heads]."""
     peak = np.maximum(b.stats.values[side.name].magnitude(centre), TINY).reshape(node.heads, -1)
-    factor, term = _parameters(b, side, centre)
+    factor, term = parameters(b, side, centre)
     if side.norm is not None:
         need = np.maximum(np.abs(factor), np.abs(term)) / INT16_MAX
     else:
@@ -148,19 +150,21 @@ def _int8_steps(b: Builder, node: fg.Attention, side: _Side, centre: Array | flo
     return np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.part(side.name), need)
 
 
-def _turn_gain(side: _Side) -> float:
+def _turn_gain(side: Side) -> float:
     """Int16 steps before positions are turned in, by those behind: a number may be longer than the parts it turns into."""
-    return _TURN_GAIN if side.rotate else 1.0
+    return TURN_GAIN if side.rotate else 1.0
 
 
-def _project(b: Builder, node: fg.Attention, side: _Side, name: str, steps: Array, centre, angles, sign: float = 1.0) -> Ref:
+def project(
+    b: Builder, node: fg.Attention | fg.Rotate, side: Side, name: str, steps: Array, centre, angles, sign: float = 1.0
+) -> Ref:
     """Emit `sign` times one side in int8 steps of `steps` [heads], less `centre`; `angles`: tables of positions so far."""
     layer = side.linear
     x = b.held[layer.x]
     columns, rows = len(layer.weight), x.ref.rows
     width = columns // node.heads
     steps = np.repeat(steps / INT16_PER_INT8, width)
-    before, (factor, term) = steps * _turn_gain(side), _parameters(b, side, centre)
+    before, (factor, term) = steps * _turn_gain(side), parameters(b, side, centre)
     factor, term = factor * sign, term * sign
     if side.norm is None:
         made = q.Product(b.name(name), x.ref, quantise_weights(factor, ROW_UNIT, before, term), source=layer.source)
@@ -184,12 +188,12 @@ def _project(b: Builder, node: fg.Attention, side: _Side, name: str, steps: Arra
     return ref
 
 
-def _angles(b: Builder, node: fg.Attention, rotate: fg.Rotate, known: dict[bytes, Ref]) -> Ref:
+def _angles(b: Builder, node: fg.Attention | fg.Rotate, rotate: fg.Rotate, known: dict[bytes, Ref]) -> Ref:
     """Emit the cosines and sines of all tokens, as `numerics.turn` takes them."""
     table = np.stack([rotate.cos, rotate.sin], axis=-1).astype(np.float64).reshape(len(rotate.cos), -1)
-    data = np.clip(np.rint(table * (TURN_ONE * _TURN_GAIN)), -INT16_MAX, INT16_MAX).astype(np.int16)
+    data = np.clip(np.rint(table * (TURN_ONE * TURN_GAIN)), -INT16_MAX, INT16_MAX).astype(np.int16)
     if data.tobytes() not in known:
-        scale = 1 / (TURN_ONE * _TURN_GAIN)
+        scale = 1 / (TURN_ONE * TURN_GAIN)
         known[data.tobytes()] = b.table(f"{node.name}.angles", data, scale, rotate.source)
     return known[data.tobytes()]
 
@@ -213,5 +217,7 @@ def transposed(
     exact = np.ldexp(row_mult * step16 / _TABLE_UNIT, -shift)
     data = int8_weights(weight, exact).astype(np.int16) * INT16_PER_INT8
     w = b.table(f"{name}.weight", data, exact[:, None] / INT16_PER_INT8, source)
-    made = q.Product(b.name(name), w, Matrix(x.ref, None, shift, None, row_mult), Convert.STATIC, add=add, source=source)
+    made = q.Product(
+        b.name(name), w, Matrix(x.ref, None, shift, None, row_mult), Convert.STATIC, add=add, source=source
+    )
     return b.emit(made, len(weight), x.ref.rows, step16[:, None], None, windows)

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..isa import Convert
 from ..numerics import INT16_MAX
 from ..qgraph import UNIT_ROW, QGraph, verify
-from . import maps, static
+from . import maps, products, static
 from .attention import attention
 from .builder import LOGIT_RANGE, Builder, Held, chosen, clip, linear, linear_need, moved, own_scale, plain
 from .experts import experts, experts_need
@@ -60,7 +60,7 @@ def _lower(b: Builder, node: fg.Node) -> None:
         case fg.Multiply():
             multiply(b, node)
         case fg.Rotate():
-            raise UserError(f"{describe(node)}: rotary positions can only be used by attention")
+            products.rotate(b, node)
         case fg.Mean():
             mean(b, node)
         case fg.Gather():
@@ -86,6 +86,14 @@ def _lower(b: Builder, node: fg.Node) -> None:
             slot_experts(b, node)
         case fg.Combine():
             combine(b, node)
+        case fg.Product():
+            products.product(b, node)
+        case fg.Transpose():
+            products.transpose(b, node)
+        case fg.Ratio():
+            products.ratio(b, node)
+        case fg.Softmax():
+            products.softmax(b, node)
         case fg.Rows(x=x, start=start, stop=stop):
             held = b.held[x]
             b.held[node.name] = replace(held, ref=held.ref.part(start - held.first_row, stop - start), first_row=0)

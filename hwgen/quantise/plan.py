@@ -68,6 +68,8 @@ def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
             return (x,)
         case fg.LayerNorm(x=x, heads=heads) if heads > 1 and isinstance(nodes.get(x), fg.Linear):
             return (x,)  # of queries or keys
+        case fg.Transpose(x=x) if isinstance(nodes.get(x), fg.Linear):
+            return (x,)
         case fg.Attention(q=q, k=k, v=v):
             return q, k, v
         case fg.Embed(x=x) if isinstance(nodes.get(x), fg.PatchEmbed | fg.Linear):

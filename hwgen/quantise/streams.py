@@ -17,7 +17,7 @@ from .plan import Plan, product_side
 from .shared import signatures
 
 NEIGHBOURS = 32.0  # an int16 step for values so much larger is still finer than an int8 step of the smaller ones
-OWN = fg.Clip | fg.Multiply | fg.Activation | fg.Attention  # their steps hang on something else
+OWN = fg.Clip | fg.Multiply | fg.Activation | fg.Attention | fg.Product  # their steps hang on something else
 
 
 @dataclass

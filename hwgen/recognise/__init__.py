@@ -12,12 +12,14 @@ from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, sc
 from .moe import mixtures
 from .norms import norm, softmax
 from .rewrite import Pattern, rewrite
+from .rotary import turned
 from .tokens import channels_last, ordered, padded, pool, positions, tokens
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
     (joined, convolution, linear, attention, softmax, norm, curved, bias, gain),
+    (turned,),  # what is left outside attention
     (
         joined,
         gain_at_last,

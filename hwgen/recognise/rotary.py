@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from ..layers import Rotate
-from ..tensor import Builder, Concat, Copy, Layout, Node, Program, Ref, evaluate, reached
+from ..tensor import Builder, Concat, Contract, Copy, Layout, Node, Program, Ref, evaluate, reached
 from .limits import beneath, is_limit, stands
-from .match import constant, is_map
+from .match import constant, factor_of, is_map
 from .rewrite import relabel
 
 Array = np.ndarray
@@ -57,7 +57,9 @@ def rotated(t: Builder, r: Ref) -> Ref:
         if not np.allclose(pairs(turned), wanted, rtol=0, atol=8 * CLOSE * gain):
             continue
         windows, heads, tokens, _ = own.layout.axes
-        x4 = own.move(Layout((windows + tokens, heads, *(halves.axes[::-1] if by_halves else halves.axes)), own.layout.offset))
+        x4 = own.move(
+            Layout((windows + tokens, heads, *(halves.axes[::-1] if by_halves else halves.axes)), own.layout.offset)
+        )
         tables = [t.const((table / gain).astype(np.float32).reshape(-1, half)) for table in (cos, sin)]
         y = relabel(t.node(Rotate(), x4, *tables), base.name, base.source)
         w, h, i, d = r.shape
@@ -65,6 +67,23 @@ def rotated(t: Builder, r: Ref) -> Ref:
         y = t.reshape(t.transpose(y, (0, 2, 1, 4, 3) if by_halves else (0, 2, 1, 3, 4)), (w, h, i, d))
         return t.map("mul", y, gain) if abs(gain - 1) > CLOSE else y
     return given
+
+
+def turned(t: Builder, node: Node) -> Ref | None:
+    """A product of queries and keys [.., tokens, channels] outside attention, with their rotary positions as layers."""
+    if not isinstance(node.op, Contract) or any(constant(r) for r in node.operands):
+        return None
+    first, second, result = node.op.letters
+    operands = []
+    for r, letters in zip(node.operands, (first, second), strict=True):
+        if len(r.shape) < 3 or letters[-1] in result or not (letters[-1] in first and letters[-1] in second):
+            return None
+        bare, factor = factor_of(t, r)
+        y = rotated(t, t.reshape(bare, (1, -1, *r.shape[-2:])))
+        operands.append(
+            t.map("mul", t.reshape(y, r.shape), factor) if isinstance(y.op, Rotate) or is_map(y, "mul") else r
+        )
+    return t.node(node.op, *operands)
 
 
 def _base(node: Node) -> Node | None:
@@ -164,7 +183,9 @@ def _runner(r: Ref, base: Node) -> Callable[[Array], Array]:
             made[node] = t.through(node.operands[0].layout, again(node.operands[0].node))
         if node not in made:
             made[node] = (
-                t.node(node.op, *(t.through(o.layout, again(o.node)) for o in node.operands)) if node.operands else node.ref
+                t.node(node.op, *(t.through(o.layout, again(o.node)) for o in node.operands))
+                if node.operands
+                else node.ref
             )
         return made[node]
 

@@ -9,20 +9,21 @@ from ..errors import Finding
 from ..layers import Activation
 from ..recognise.match import is_map
 from ..tensor import Map, Program, Ref
-from . import attention, dense, elementwise, maps, moe
+from . import attention, dense, elementwise, maps, moe, products
 from .lower import GONE, Rows
 from .moves import value
 from .sums import chained
 from .views import Unsupported, View
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
-KINDS = {**dense.KINDS, **elementwise.KINDS, **maps.KINDS, **attention.KINDS, **moe.KINDS}
+KINDS = {**dense.KINDS, **elementwise.KINDS, **maps.KINDS, **attention.KINDS, **moe.KINDS, **products.KINDS}
 
 __all__ = ["KINDS", "lower"]
 
 
 def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     """The row graph, or None and everything that it cannot hold."""
+    program = products.split(program)
     b = Rows(program, KINDS)
     order = {name: i for i, name in enumerate(b.kinds)}
     sums = [n for n in program.nodes() if is_map(n, "add") and n.dtype == "f" and len(n.shape) == 2]

@@ -103,6 +103,9 @@ def _widths(down: Array, up: Array, wanted: Array) -> list[int]:
     return [n for n in range(step, 0, -1) if step % n == 0] if step > 0 else [int(wanted.max()) + 1]
 
 
+MOST_DILATION = 63  # tokens from one tap of a window to the next
+
+
 def taps_of(b: Rows, operand: Operand) -> tuple[tuple[Node, Array], int, dict[str, Any]] | None:
     """(layer and columns, first row of the map, fields of a Conv) of an operand whose blocks are the taps of a window."""
     if operand.gone or len(operand.blocks) == 1 or any(len(k.parts) != 1 for k in operand.blocks):
@@ -112,7 +115,9 @@ def taps_of(b: Rows, operand: Operand) -> tuple[tuple[Node, Array], int, dict[st
         return None
     rows = np.stack([np.where(k.picks < 0, -1, k.rows) for k in operand.blocks], axis=1)
     found = sliding(rows, b.place(source).rows)
-    return None if found is None else ((source, columns), *found)
+    if found is None or max(found[1].get("dilation", (1, 1))) > MOST_DILATION:
+        return None
+    return (source, columns), *found
 
 
 # --- convolutions ---

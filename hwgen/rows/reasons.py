@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..layers import Activation, Conv, Linear, Softmax
-from ..recognise.match import is_map
+from ..layers import Conv, Softmax
 from ..tensor import Concat, Contract, Gather, Input, Map, Node, Op, Pad, Reduce, Scatter, TopK
 
 CONVOLVES = "convolves something else than the image, as convolution stems do"
@@ -62,22 +61,8 @@ def reason(node: Node) -> tuple[str, str]:
     if isinstance(op, Contract):
         if sum(r.constant is not None for r in node.operands) == 1:
             return "multiplies by a constant that differs by group or token, as a convolution with groups does", PLAIN
-        soft = next((r.node.operands[0].node for r in node.operands if isinstance(r.node.op, Softmax)), None)
-        if soft is not None and isinstance(soft.op, Linear):
-            return (
-                "weights values by a softmax of scores mixed between heads (talking heads)",
-                "let each head keep its own scores",
-            )
-        if soft is not None and _capped(soft):
-            return "weights values by a softmax of scores that tanh limits (soft cap)", "leave the scores as they are"
-        if soft is not None:
-            return "weights values by a softmax of what is no product of queries and keys", "use softmax attention"
-        return "is a product of two computed values outside softmax attention", "use softmax attention"
+        return (
+            "is a product of two computed values along more axes than heads, rows and columns",
+            "use softmax attention",
+        )
     return REASONS.get(type(op), (f"is {op.kind}, which the machine has no operation for", ""))
-
-
-def _capped(scores: Node, depth: int = 4) -> bool:
-    """Whether tanh stands among the last steps of scores."""
-    if is_map(scores, "tanh") or isinstance(scores.op, Activation) and scores.op.form == "tanh":
-        return True
-    return depth > 0 and is_map(scores) and any(_capped(r.node, depth - 1) for r in scores.operands)

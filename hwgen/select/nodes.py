@@ -96,9 +96,12 @@ class Selection:
 
     def _keep(self, node: q.Node) -> RowMax:
         """What an operation that writes all of the node's value keeps of its rows."""
-        if node.name in self._wanted:
+        row_max = self._wanted.get(node.name, RowMax.NONE)
+        if row_max == RowMax.SIGNED and not isinstance(node, q.Product | q.Shift):
+            return RowMax.NONE  # the vector unit has no signed maxima: what converts the rows takes a copy that has
+        if row_max != RowMax.NONE:
             self._maxima.add(node.name)
-        return self._wanted.get(node.name, RowMax.NONE)
+        return row_max
 
     def _copy(self, name: str, source: View, out: View, row_max: RowMax = RowMax.NONE, bias: Array | None = None) -> None:
         """out = source + bias, by a product with zero weights and `source` as its residual."""

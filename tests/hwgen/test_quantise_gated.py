@@ -26,9 +26,6 @@ def test_norms_of_heads_leave_no_row_maxima():
 
 
 def test_what_cannot_be_done_is_refused():
-    graph = maker.vit(rotate=True)
-    with pytest.raises(UserError, match="Rotate '0.q.turned'.*only be used by attention"):
-        integers({"": replace(graph, outputs=[fg.Output("y", "0.q.turned", (7, maker.WIDTH))])}, None)
     graph = maker.vit(norm_heads=True)
     with pytest.raises(UserError, match="LayerNorm '0.q.norm'.*only be used by attention"):
         integers({"": replace(graph, outputs=[fg.Output("y", "0.q.norm", (7, maker.WIDTH))])}, None)

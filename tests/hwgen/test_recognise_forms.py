@@ -384,25 +384,6 @@ def test_windows_of_some_tokens(tmp_path):
     assert node.windows == 2 and node.bias is None
 
 
-def talking_heads(w):
-    q, k, v = (w.heads(w.linear(w.tokens())) for _ in range(3))
-    scores = w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2]))
-    mixed = w.op("MatMul", w.op("Transpose", scores, perm=[0, 2, 3, 1]), w.normal(H, H))
-    weights = w.op("Softmax", w.op("Transpose", mixed, perm=[0, 3, 1, 2]), axis=-1)
-    return w.op("Reshape", w.op("Transpose", w.op("MatMul", weights, v), perm=[0, 2, 1, 3]), [1, T, D])
-
-
-REFUSED = [
-    (talking_heads, "MatMul", "talking heads", "its own scores"),
-]
-NAMES = ["talking"]
-
-
-@pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)
-def test_what_cannot_be_built_is_named_with_what_can(tmp_path, form, op, reason, hint):
-    maker.assert_refused(tmp_path, form, op, reason, hint)
-
-
 @pytest.mark.parametrize("bias, gain", [(True, False), (False, True), (True, True)])
 def test_biases_behind_a_split_product(tmp_path, bias, gain):
     """An optimiser joins the products of queries, keys and values and leaves what follows each of them behind the split."""
