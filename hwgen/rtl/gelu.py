@@ -71,8 +71,9 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
             relu = Mux(tanh(6) | (sign & (mode(6) != Gelu.OFF)), Const(0, signed(16)), before)
             base = Signal(signed(16), name=f"gelu_base{k}")  # tanh: 1 or -1, whose lower bits are zero
             m.d.comb += base.eq(Cat(relu[:one], relu[one] | tanh(6), relu[-1] | (tanh(6) & sign)))
-            rounded = (scaled + 1) >> 1
+            minus = ~(tanh(6) & sign)  # base - round(scaled / 2), or base + scaled / 2 of an even one: one adder with a carry
+            halved = Cat((scaled >> 1)[:DELTA_BITS], Const(0, 16 - DELTA_BITS)) ^ minus.replicate(16)
             result = Signal(signed(16), name=f"gelu_y{k}", reset_less=True)
-            m.d.sync += result.eq(base + Mux(tanh(6) & sign, rounded, -rounded))
+            m.d.sync += result.eq((Cat(Const(1, 1), base) + Cat(minus & ~scaled[0], halved))[1:17])
             out.append(result)
     return out
