@@ -13,12 +13,19 @@ from ..errors import Shortage, UserError
 from ..intgraph import IntGraph
 from ..program import Program
 from ..schedule import attempt, schedule, shortages
+from ..schedule.layout import layout_of
 from .passes import Mapping
+from .windows import has_windows
 
 ROW_TILES = (2, 3)  # numbers of row tiles that are tried where one image runs alone
-ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that depth-first tiles are made for, until one fits
+ROOM = (
+    (0.98, 0.9),
+    (0.8, 0.65),
+    (0.5,),
+)  # fractions of the scratchpad that depth-first tiles are made for, until one fits
 SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of what lies in DRAM
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
+WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
 MAX_BATCH = 64
 FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
@@ -48,6 +55,12 @@ def small_candidates() -> Iterator[list[Mapping]]:
     for rooms in ROOM:
         choices = itertools.product(rooms, (False, True), COPIES)
         yield [Mapping(shared_hidden=True, ordered=o, room=room, copies=copies) for room, o, copies in choices]
+
+
+def window_candidates() -> Iterator[list[Mapping]]:
+    """Instead of these for networks with attention by windows: one after the other, as they have thousands of operations."""
+    for room in WINDOWS:
+        yield [Mapping(shared_hidden=True, ordered=False, windows=True, room=room)]
 
 
 def spill_candidates() -> Iterator[list[Mapping]]:
@@ -84,7 +97,9 @@ def search(
                 return short
     failure: UserError | None = None
     last = spill_candidates() if spills else iter(())
-    groups: Iterable[list[Mapping]] = itertools.chain([list(candidates(batch))], small_candidates(), last)
+    first = [] if batch == 1 and _too_large(graphs, config) else [list(candidates(batch))]
+    small = window_candidates() if any(has_windows(graph) for graph in graphs.values()) else small_candidates()
+    groups: Iterable[list[Mapping]] = itertools.chain(first, small, last)
     if quick:
         groups = ([mapping] for group in groups for mapping in group)
     hopeless = False
@@ -107,6 +122,12 @@ def search(
             return best
     assert failure is not None
     return failure
+
+
+def _too_large(graphs: dict[str, IntGraph], config: Config) -> bool:
+    """Whether a buffer is larger than a bank, so that nothing fits that leaves buffers as they are."""
+    sizes = (layout_of(b, config).pitch * b.rows for graph in graphs.values() for b in graph.buffers.values())
+    return max(sizes, default=0) > config.bank_chunks
 
 
 def choose(graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int = 1) -> Choice:

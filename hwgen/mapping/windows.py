@@ -53,11 +53,12 @@ class _Run:
     end: int
     tokens: int
     shapes: list[_Shape]
+    walks: bool = False
 
     @property
     def windows(self) -> bool:
-        """Whether some of them work on a window."""
-        return any(shape.borders is None and shape.first is not None for shape in self.shapes)
+        """Whether some of them work on a window, and another one walks in the order of windows."""
+        return self.walks and any(shape.borders is None and shape.first is not None for shape in self.shapes)
 
 
 def _runs(graph: IntGraph) -> Iterator[_Run]:
@@ -88,7 +89,10 @@ def _longest(graph: IntGraph, first: int, starts: set[int]) -> _Run | None:
         shapes.append(shape)
         if i + 1 in starts:
             found = i + 1
-    return None if found is None else _Run(first, found, tokens, shapes[: found - first])
+    if found is None:
+        return None
+    walks = any(op.walk is not None for op in graph.ops[first:found])
+    return _Run(first, found, tokens, shapes[: found - first], walks)
 
 
 def _tokens(op: Op) -> int:
@@ -260,7 +264,9 @@ class _Windows:
                 width = run.tokens // self.source.buffers[name].groups
                 borders = {t for t in borders if t % width == 0}
         cuts = sorted(borders)
-        size = {name: self.limits.size(self.source.buffers[name], self.source.buffers[name].rows) for name in self.spans}
+        size = {
+            name: self.limits.size(self.source.buffers[name], self.source.buffers[name].rows) for name in self.spans
+        }
         alive = self._alive(run, local)
         blocks = [(0, run.tokens)]
         for count in range(1, len(cuts)):
@@ -301,9 +307,7 @@ class _Windows:
 
         return place
 
-    def _cut(
-        self, op: Op, shape: _Shape, first: int, end: int, name: str, place: Callable[[View, str], View]
-    ) -> Op:
+    def _cut(self, op: Op, shape: _Shape, first: int, end: int, name: str, place: Callable[[View, str], View]) -> Op:
         """The part of an operation on tokens first..end-1."""
         if op.walk is None:
             piece = part(op, first, end, name, lambda view: view)

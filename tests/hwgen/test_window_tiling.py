@@ -1,0 +1,115 @@
+"""Blocks of windows change no bit, and a map's attention finds room where all windows together do not."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen import mapping
+from hwgen.config import Config
+from hwgen.dram import Dram
+from hwgen.errors import Shortage
+from hwgen.intgraph import Constant, ReduceWindow, verify
+from hwgen.mapping import Mapping
+from hwgen.mapping.depth_first import Limits
+from hwgen.mapping.windows import has_windows, window_tiling
+from hwgen.quantise import quantise
+from hwgen.schedule import attempt, schedule
+from hwgen.select import select
+from sim import golden
+from sim.tb.graphs import Shape, random_graph
+
+
+def beside(name):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+maker, machine = beside("map_maker.py"), beside("../sim/test_machine.py")
+SIZES = {"window_chunks": 1, "norm_columns": 128, "scale_entries": 2048, "queue_entries": 256, "max_experts": 4}
+CONFIG = Config(array_outputs=16, array_inputs=16, banks=2, bank_words=512, **SIZES)
+MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
+
+
+def swin(size, columns=16, seed=0, shifts=((0, 0), (1, 2))):
+    """Blocks of Swin, shifted and masked where the shift is not zero, and merged patches; an image for it."""
+    m = maker.Maker(size, columns, seed)
+    x = "patches"
+    for shift in shifts:
+        x = m.add(x, m.attention(m.norm(x), shift=shift, masks=any(shift)))
+        x = m.add(x, m.linear(m.act(m.linear(m.norm(x), outputs=4 * columns)), 4 * columns))
+    graph = m.graph(m.merge(x))
+    images = maker.images(graph, 3, seed)
+    return select(quantise({"": graph}, images)[""]), {name: values[0] for name, values in images.items()}
+
+
+def limits(chunks):
+    return Limits(2, chunks, 16, 4096, 4096)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (12, 16), (12, 4)])
+def test_no_bit_changes(size):
+    for seed, shifts in enumerate((((0, 0),), ((1, 2),), ((0, 0), (2, 1)))):
+        graph, image = swin(size, seed=seed, shifts=shifts)
+        wanted = golden.run(graph, image, trace=True)
+        counts = []
+        for chunks in (1 << 20, 120, 16):
+            tiled = window_tiling(graph, limits(chunks))
+            verify(tiled)
+            assert len({op.name for op in tiled.ops}) == len(tiled.ops)
+            found = golden.run(tiled, image, trace=True)
+            for name, rows in wanted.outputs.items():
+                np.testing.assert_array_equal(found.outputs[name], rows, name)
+            for name, rows in found.values.items():
+                np.testing.assert_array_equal(rows, wanted.values[name], name)
+            counts.append(sum(isinstance(op, ReduceWindow) for op in tiled.ops))
+        assert counts == sorted(counts) and counts[0] < counts[-1]
+
+
+def test_what_has_room_stays_as_it_is():
+    graph, _ = swin((12, 16))
+    assert window_tiling(graph, limits(1 << 20)).ops == graph.ops
+
+
+def test_weights_that_stream_in_pieces():
+    graph, image = swin((6, 8), columns=32)
+    tiled = window_tiling(graph, limits(40))
+    verify(tiled)
+    whole = {op.out.buffer: op.out.rows for op in graph.ops if isinstance(op, Constant) and op.out.rows == 32}
+    assert whole and not whole.keys() & tiled.buffers.keys()
+    assert {
+        name: sum(op.out.buffer.startswith(f"{name}.") for op in tiled.ops if isinstance(op, Constant))
+        for name in whole
+    }
+    for name, rows in golden.run(graph, image).outputs.items():
+        np.testing.assert_array_equal(golden.run(tiled, image).outputs[name], rows, name)
+
+
+def test_networks_without_windows_have_none():
+    assert not any(has_windows(random_graph(seed, Shape())) for seed in range(4))
+
+
+def test_finds_room_where_all_windows_do_not():
+    graph, image = swin((12, 16))
+    assert has_windows(graph)
+    plain = attempt({"": Mapping(ordered=False).apply(graph, CONFIG, 1)}, CONFIG)
+    assert isinstance(plain, Shortage)
+    without = Mapping(shared_hidden=True, ordered=False, room=0.5)
+    assert isinstance(attempt({"": without.apply(graph, CONFIG, 1)}, CONFIG), Shortage)
+    choice = mapping.choose({"": graph}, CONFIG, MEMORY)
+    assert choice.mapping.windows and choice.mapping.spill is None and "windows" in choice.mapping.text(1)
+    program = schedule({"": choice.mapping.apply(graph, CONFIG, 1)}, CONFIG)
+    machine.assert_equal(machine.run(program, image), golden.run(graph, image).outputs)
+
+
+def test_rows_in_blocks_for_columns_that_chunks_do_not_divide():
+    graph, image = swin((12, 16), columns=24)
+    config = replace(CONFIG, array_outputs=12, array_inputs=20, bank_words=1024)
+    tiled = window_tiling(graph, limits(60))
+    assert len(tiled.ops) > len(graph.ops)
+    program = schedule({"": tiled}, config)
+    machine.assert_equal(machine.run(program, image), golden.run(graph, image).outputs)
