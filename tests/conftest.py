@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from hwgen.cli import main
 
 # Before NumPy is imported: the matrices are small, and several workers would fight over the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# A shell starts what runs in its background with SIGINT ignored, and the children of the tests would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ class _Maps:
     def graph(self) -> IntGraph:
         b, rows, width = self.b, self.rows, self.width
         pixels, x = b.buffer("pixels", rows, 12), b.buffer("x", rows, width)
-        b.result.ops.append(Input("input", pixels, "image", (3, 2 * self.height, 2 * self.across), (2, 2), 0.02, 0.1))
+        b.result.ops.append(Input("input", pixels, "image", (3, 2 * self.height, 2 * self.across), (3, 2, 2), 0.02, 0.1))
         same = window((self.height, self.across), (3, 3), pads=(1, 1, 1, 1))
         self.matmul("stem", x, pixels, same, gelu=b.gelu(), row_max=RowMax.ABS)
         small = self.convolution("down", x)

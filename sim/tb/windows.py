@@ -25,7 +25,7 @@ class _Windows:
     def graph(self) -> IntGraph:
         b, (h, w) = self.b, self.size
         pixels, x = b.buffer("pixels", h * w, 12), self.map("x", h * w)
-        b.result.ops.append(Input("input", pixels, "image", (3, 2 * h, 2 * w), (2, 2), 0.02, 0.1))
+        b.result.ops.append(Input("input", pixels, "image", (3, 2 * h, 2 * w), (3, 2, 2), 0.02, 0.1))
         b.matmul("stem", x, pixels, b.weights(self.width, 12))
         mixed = self.map("mixed", h * w)
         self.convolution("dw", mixed, x, window(self.size, (3, 3), pads=(1, 1, 1, 1)))

@@ -29,7 +29,7 @@ ids = [f"{c.array_outputs}x{c.array_inputs}" for c in CONFIGS]
 
 def emitter(graph, config):
     needs = prepare(graph, config, WeightStore(config), DataStore(config))
-    return Emitter(graph, config, needs, dict.fromkeys(range(len(graph.ops)), 0), [0] * len(graph.outputs))
+    return Emitter(graph, config, needs, dict.fromkeys(range(len(graph.ops)), 0), [0] * len(graph.outputs), 0)
 
 
 # --- layout ------------------------------------------------------------------------------------------------------
