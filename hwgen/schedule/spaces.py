@@ -68,7 +68,8 @@ class Spaces:
                 item = Item(f"row maxima of {name!r}", graph.buffers[name].rows, first, last)
                 self.maxima.setdefault(name, []).append((span, item))
         for i, op in enumerate(graph.ops):
-            step = first = load = self.step_of[i]
+            step = first = self.step_of[i]
+            load = 0
             if self.spills and i:
                 first, load = self._near(i, -2 * AHEAD), self._near(i, -AHEAD)
             if isinstance(op, Norm):
