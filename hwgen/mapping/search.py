@@ -18,11 +18,7 @@ from .passes import Mapping
 from .windows import has_windows
 
 ROW_TILES = (2, 3)  # numbers of row tiles that are tried where one image runs alone
-ROOM = (
-    (0.98, 0.9),
-    (0.8, 0.65),
-    (0.5,),
-)  # fractions of the scratchpad that depth-first tiles are made for, until one fits
+ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that depth-first tiles are made for, until one fits
 SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of what lies in DRAM
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
 WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, View
+from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
 from .depth_first import Limits
 from .parts import edges, is_token_wise, part, part_name
@@ -309,11 +309,13 @@ class _Windows:
 
     def _cut(self, op: Op, shape: _Shape, first: int, end: int, name: str, place: Callable[[View, str], View]) -> Op:
         """The part of an operation on tokens first..end-1."""
-        if op.walk is None:
+        moved: dict[str, Any] = {}
+        if not isinstance(op, MatMul | ReduceWindow) or op.walk is None:
             piece = part(op, first, end, name, lambda view: view)
-            return replace(piece, **{f: place(v, shape.axes[f]) for f, v in piece.views().items()})
+            moved |= {field: place(view, shape.axes[field]) for field, view in piece.views().items()}
+            return replace(piece, **moved)
         assert shape.borders is not None
-        walk, moved = _rows_of(op.walk, shape.borders[first], shape.borders[end]), dict[str, Any]()
+        walk = _rows_of(op.walk, shape.borders[first], shape.borders[end])
         for field, view in op.views().items():
             moved[field] = view
             if shape.axes[field] == ROWS:
