@@ -3,6 +3,10 @@
 Queries, keys, values and results of all windows together are several maps; of the windows of a block they are a few rows.
 Here tokens are the rows of an order that operations agree on, as a rule window by window: an operation works on all of
 them, which may be cut, or on one window. A walk may read or write the map in another order; that map stays as it is.
+
+In front of a convolution, rows around those of a block are needed, too: the band that its taps reach. A linear layer that
+only feeds a convolution (the hidden columns of an inverted residual) makes a band at a time, the rows that two blocks
+share twice.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from .depth_first import Limits
 from .parts import edges, is_token_wise, part, part_name
 from .runs import units
 
-ROWS, COLUMNS, WHOLE = "rows", "columns", "whole"  # where a view has the tokens; the whole: in no order of theirs
+ROWS, COLUMNS = "rows", "columns"  # where a view has the tokens
+WHOLE, BAND = "whole", "band"  # in no order of theirs; what the taps of a block reach
 Array = np.ndarray
 
 
@@ -32,6 +37,7 @@ class _Shape:
     first: int | None
     end: int
     borders: dict[int, int] | None = None
+    walk: Walk | None = None  # whose band it works on, with its borders
 
 
 def window_tiling(graph: IntGraph, limits: Limits) -> IntGraph:
@@ -54,20 +60,23 @@ class _Run:
     tokens: int
     shapes: list[_Shape]
     walks: bool = False
+    ends: tuple[int, ...] = ()  # where it may end instead, rising
 
     @property
     def windows(self) -> bool:
-        """Whether some of them work on a window, and another one walks in the order of windows."""
-        return self.walks and any(shape.borders is None and shape.first is not None for shape in self.shapes)
+        """Whether some of them work on a window, and another one walks in the order of windows; or on a band."""
+        windows = any(shape.borders is None and shape.first is not None for shape in self.shapes)
+        return self.walks and (windows or any(BAND in shape.axes.values() for shape in self.shapes))
 
 
-def _runs(graph: IntGraph) -> Iterator[_Run]:
-    """The longest runs from each operation on, those that have windows; each other operation is one by itself."""
+def _runs(graph: IntGraph, trim: Callable[[_Run], _Run] = lambda run: run) -> Iterator[_Run]:
+    """The longest runs from each operation on, those that have windows, trimmed; each other operation is one by itself."""
     ends = np.cumsum([len(unit) for unit in units(graph.ops)])
-    starts, at = {0, *ends.tolist()}, 0
+    starts, at, feeds = {0, *ends.tolist()}, 0, _feeds(graph)
     while at < len(graph.ops):
-        run = _longest(graph, at, starts) if at in starts else None
+        run = _longest(graph, at, starts, feeds) if at in starts else None
         if run is not None and run.windows:
+            run = trim(run)
             yield run
             at = run.end
         else:
@@ -75,24 +84,52 @@ def _runs(graph: IntGraph) -> Iterator[_Run]:
             at += 1
 
 
-def _longest(graph: IntGraph, first: int, starts: set[int]) -> _Run | None:
-    """The longest run that begins at an operation and ends where one of `starts` is."""
-    tokens = _tokens(graph.ops[first])
+def _feeds(graph: IntGraph) -> dict[int, int]:
+    """Token-wise products whose rows nothing but the taps of one operation reads, and that one, by index."""
+    users: dict[str, list[int]] = {output.view.buffer: [-1] for output in graph.outputs}
+    for i, op in enumerate(graph.ops):
+        for name in {view.buffer for view in op.views().values()}:
+            users.setdefault(name, []).append(i)
+    found = {}
+    for i, op in enumerate(graph.ops):
+        if not isinstance(op, MatMul) or op.expert or not is_token_wise(op) or op.continue_max:
+            continue
+        buffer, used = graph.buffers[op.out.buffer], users[op.out.buffer]
+        if len(used) != 2 or used[0] != i or (op.out.rows, op.out.cols) != (buffer.rows, buffer.cols):
+            continue
+        reader = graph.ops[used[1]]
+        taps = isinstance(reader, MatMul | ReduceWindow) and reader.walk is not None and reader.walk.count > 1
+        if taps and [n for n, v in reader.views().items() if v.buffer == buffer.name] == ["x"]:
+            if reader.reads()["x"].rows == buffer.rows:
+                found[i] = used[1]
+    return found
+
+
+def _longest(graph: IntGraph, first: int, starts: set[int], feeds: dict[int, int]) -> _Run | None:
+    """The longest run that begins at an operation and ends where one of `starts` is, and no band is cut off."""
+    tokens = _tokens(graph.ops[feeds.get(first, first)])
     if tokens < 2:
         return None
     shapes: list[_Shape] = []
-    together, found = _Together(), None
+    together, ends = _Together(), list[int]()
+    bands: dict[str, int] = {}  # buffers that a reader still has to come for
     for i in range(first, len(graph.ops)):
-        shape = _shape(graph, graph.ops[i], tokens)
-        if shape is None or not together.add(graph.ops[i], shape):
+        op, reader = graph.ops[i], feeds.get(i)
+        shape = _shape(graph, op, tokens) if reader is None else _band(graph, op, graph.ops[reader], tokens)
+        if shape is not None and reader is None and op.walk is not None and op.reads()["x"].buffer in bands:
+            shape = replace(shape, axes=shape.axes | {"x": BAND})
+        if shape is None or not together.add(op, shape):
             break
         shapes.append(shape)
-        if i + 1 in starts:
-            found = i + 1
-    if found is None:
+        if reader is not None:
+            bands[op.writes()["out"].buffer] = reader
+        if i + 1 in starts and all(user <= i for user in bands.values()):
+            ends.append(i + 1)
+    if not ends:
         return None
+    found = ends[-1]
     walks = any(op.walk is not None for op in graph.ops[first:found])
-    return _Run(first, found, tokens, shapes[: found - first], walks)
+    return _Run(first, found, tokens, shapes[: found - first], walks, tuple(ends))
 
 
 def _tokens(op: Op) -> int:
@@ -165,6 +202,16 @@ def _shape(graph: IntGraph, op: Op, tokens: int) -> _Shape | None:
     return _Shape({name: axis for name, (axis, _, _) in places.items()}, first, end)
 
 
+def _band(graph: IntGraph, op: Op, reader: Op, tokens: int) -> _Shape | None:
+    """How a product goes through that makes the rows which the taps of another operation reach."""
+    walk = reader.walk
+    shape = None if walk is None else _walked(graph, reader, walk, tokens)
+    if shape is None or shape.axes["x"] != WHOLE:
+        return None
+    axes = {name: BAND if name == "out" else WHOLE for name in op.views()}
+    return replace(shape, axes=axes, walk=walk)
+
+
 def _walked(graph: IntGraph, op: Op, walk: Walk, tokens: int) -> _Shape | None:
     """How an operation with a walk takes them: in the order of the rows that it writes, or else of those that it reads."""
     step = walk.rows // next((n for n in walk.loops if n > 1), 1)
@@ -201,15 +248,29 @@ class _Windows:
                 self.spans.setdefault(view.buffer, [i, i])[1] = i
         for output in graph.outputs:
             self.spans[output.view.buffer][1] = len(graph.ops)
+        self.size = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}
         self.buffers = dict(graph.buffers)
         self.trace = dict(graph.trace)
 
     def graph(self) -> IntGraph:
         ops: list[Op] = []
-        for run in _runs(self.source):
+        for run in _runs(self.source, self._trimmed):
             ops += self._run(run) if run.windows else self.source.ops[run.first : run.end]
         trace = {value: (view, op) for value, (view, op) in self.trace.items() if view.buffer in self.buffers}
         return replace(self.source, ops=ops, buffers=self.buffers, trace=trace)
+
+    def _trimmed(self, run: _Run) -> _Run:
+        """The run without operations behind its last window or band, where that takes fewer blocks."""
+        inner = [shape.borders is None or BAND in shape.axes.values() for shape in run.shapes]
+        least = run.first + len(inner) - inner[::-1].index(True)
+        best = run
+        fewest = len(self._blocks(run, self._local(run, self.source.ops[run.first : run.end])))
+        for end in (end for end in run.ends[-2::-1] if end >= least):
+            shorter = replace(run, end=end, shapes=run.shapes[: end - run.first])
+            blocks = len(self._blocks(shorter, self._local(shorter, self.source.ops[run.first : end])))
+            if shorter.windows and blocks < fewest:
+                best, fewest = shorter, blocks
+        return best
 
     def _run(self, run: _Run) -> list[Op]:
         """The operations of a run, in blocks where they would find no room otherwise."""
@@ -251,6 +312,13 @@ class _Windows:
         inside = [n for n in axes if self.spans[n][0] >= run.first and self.spans[n][1] < run.end]
         return {name: next(iter(axes[name])) for name in inside if len(axes[name]) == 1 and WHOLE not in axes[name]}
 
+    @staticmethod
+    def _reached(walk: Walk, borders: dict[int, int], first: int, end: int) -> tuple[int, int]:
+        """(first row, row behind the last) that the taps of tokens first..end-1 reach."""
+        rows = _rows_of(walk, borders[first], borders[end]).x_rows()
+        rows = rows[rows >= 0]
+        return (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
+
     def _blocks(self, run: _Run, local: dict[str, str]) -> list[tuple[int, int]]:
         """The tallest blocks that fit with what lives beside them; the smallest ones if none do."""
         borders = set(range(run.tokens + 1))
@@ -264,19 +332,28 @@ class _Windows:
                 width = run.tokens // self.source.buffers[name].groups
                 borders = {t for t in borders if t % width == 0}
         cuts = sorted(borders)
-        size = {
-            name: self.limits.size(self.source.buffers[name], self.source.buffers[name].rows) for name in self.spans
-        }
+        size = self.size
         alive = self._alive(run, local)
         blocks = [(0, run.tokens)]
         for count in range(1, len(cuts)):
             ends = [cuts[b] for _, b in edges(len(cuts) - 1, count)]
             blocks = list(zip([0, *ends], ends, strict=False))
             share = max(end - first for first, end in blocks) / run.tokens
-            sizes = ([int(size[n] * share) + 1 if n in local else size[n] for n in names] for names in alive)
+            small = {name: int(size[name] * share) + 1 for name in local} | self._bands(run, blocks, local)
+            sizes = ([small.get(n, size[n]) for n in names] for names in alive)
             if not any(self.limits.over(each) for each in sizes):
                 break
         return blocks
+
+    def _bands(self, run: _Run, blocks: list[tuple[int, int]], local: dict[str, str]) -> dict[str, int]:
+        """Chunks of the tallest band of each buffer that holds one."""
+        found = {}
+        for op, shape in zip(self.source.ops[run.first : run.end], run.shapes, strict=True):
+            name = op.writes()["out"].buffer
+            if shape.walk is not None and shape.borders is not None and name in local:
+                reached = (self._reached(shape.walk, shape.borders, *block) for block in blocks)
+                found[name] = self.limits.size(self.source.buffers[name], max(end - first for first, end in reached))
+        return found
 
     def _alive(self, run: _Run, local: dict[str, str]) -> list[list[str]]:
         """What lives while each operation works, different lists: what is not local does from the first block to the last."""
@@ -298,6 +375,9 @@ class _Windows:
             if view.buffer not in local:
                 return view
             name, whole = f"{view.buffer}.block{number}", self.source.buffers[view.buffer]
+            if axis == BAND:
+                self.buffers.setdefault(name, replace(whole, name=name, rows=view.rows, scale=1.0))
+                return replace(view, buffer=name, row=0)
             if axis == ROWS:
                 self.buffers.setdefault(name, replace(whole, name=name, rows=end - first, scale=1.0))
                 return replace(view, buffer=name, row=view.row - first)
@@ -310,6 +390,10 @@ class _Windows:
     def _cut(self, op: Op, shape: _Shape, first: int, end: int, name: str, place: Callable[[View, str], View]) -> Op:
         """The part of an operation on tokens first..end-1."""
         moved: dict[str, Any] = {}
+        if shape.walk is not None and shape.borders is not None:
+            piece = part(op, *self._reached(shape.walk, shape.borders, first, end), name, lambda view: view)
+            moved |= {field: place(view, shape.axes[field]) for field, view in piece.views().items()}
+            return replace(piece, **moved)
         if not isinstance(op, MatMul | ReduceWindow) or op.walk is None:
             piece = part(op, first, end, name, lambda view: view)
             moved |= {field: place(view, shape.axes[field]) for field, view in piece.views().items()}
@@ -318,6 +402,10 @@ class _Windows:
         walk = _rows_of(op.walk, shape.borders[first], shape.borders[end])
         for field, view in op.views().items():
             moved[field] = view
+            if shape.axes[field] == BAND:
+                low, high = self._reached(op.walk, shape.borders, first, end)
+                moved[field] = place(replace(view, row=low, rows=high - low), BAND)
+                walk = replace(walk, x_start=walk.x_start - low)
             if shape.axes[field] == ROWS:
                 moved[field] = place(replace(view, row=first, rows=end - first), ROWS)
                 if field in ("x", "out"):
