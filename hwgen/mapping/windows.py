@@ -63,10 +63,15 @@ class _Run:
     ends: tuple[int, ...] = ()  # where it may end instead, rising
 
     @property
+    def bands(self) -> int:
+        """Operations up to the last one that takes a band."""
+        return max((k + 1 for k, shape in enumerate(self.shapes) if BAND in shape.axes.values()), default=0)
+
+    @property
     def windows(self) -> bool:
         """Whether some of them work on a window, and another one walks in the order of windows; or on a band."""
         windows = any(shape.borders is None and shape.first is not None for shape in self.shapes)
-        return self.walks and (windows or any(BAND in shape.axes.values() for shape in self.shapes))
+        return self.walks and (windows or self.bands > 0)
 
 
 def _runs(graph: IntGraph, trim: Callable[[_Run], _Run] = lambda run: run) -> Iterator[_Run]:
@@ -92,7 +97,7 @@ def _feeds(graph: IntGraph) -> dict[int, int]:
             users.setdefault(name, []).append(i)
     found = {}
     for i, op in enumerate(graph.ops):
-        if not isinstance(op, MatMul) or op.expert or not is_token_wise(op) or op.continue_max:
+        if not isinstance(op, MatMul | ReduceWindow) or not _is_row_wise(op):
             continue
         buffer, used = graph.buffers[op.out.buffer], users[op.out.buffer]
         if len(used) != 2 or used[0] != i or (op.out.rows, op.out.cols) != (buffer.rows, buffer.cols):
@@ -103,6 +108,14 @@ def _feeds(graph: IntGraph) -> dict[int, int]:
             if reader.reads()["x"].rows == buffer.rows:
                 found[i] = used[1]
     return found
+
+
+def _is_row_wise(op: MatMul | ReduceWindow) -> bool:
+    """Whether an operation makes rows of its own from the same rows: a product, or a copy, which has a walk."""
+    if isinstance(op, ReduceWindow):
+        rows = op.walk.rows
+        return op.x.rows == op.out.rows == rows and op.walk == Walk((rows,), (1,), (1,))
+    return op.expert is None and is_token_wise(op) and not op.continue_max
 
 
 def _longest(graph: IntGraph, first: int, starts: set[int], feeds: dict[int, int]) -> _Run | None:
@@ -264,10 +277,10 @@ class _Windows:
         inner = [shape.borders is None or BAND in shape.axes.values() for shape in run.shapes]
         least = run.first + len(inner) - inner[::-1].index(True)
         best = run
-        fewest = len(self._blocks(run, self._local(run, self.source.ops[run.first : run.end])))
+        fewest = len(self._blocks(run, self._local(run, self.source.ops[run.first : run.end]))[0])
         for end in (end for end in run.ends[-2::-1] if end >= least):
             shorter = replace(run, end=end, shapes=run.shapes[: end - run.first])
-            blocks = len(self._blocks(shorter, self._local(shorter, self.source.ops[run.first : end])))
+            blocks = len(self._blocks(shorter, self._local(shorter, self.source.ops[run.first : end]))[0])
             if shorter.windows and blocks < fewest:
                 best, fewest = shorter, blocks
         return best
@@ -276,7 +289,7 @@ class _Windows:
         """The operations of a run, in blocks where they would find no room otherwise."""
         ops = self.source.ops[run.first : run.end]
         local = self._local(run, ops)
-        blocks = self._blocks(run, local)
+        blocks, copies = self._blocks(run, local)
         if len(blocks) == 1:
             return ops
         starts: list[int] = []  # of each operation that is not cut; of a load, where its first reader is
@@ -289,19 +302,22 @@ class _Windows:
             for view in op.views().values():
                 needed[view.buffer] = first
         starts.reverse()
-        result = []
+        parts: list[list[Op]] = []
         for k, (first, end) in enumerate(blocks):
+            parts.append([])
             place = self._place(run, local, first, end, k)
             for op, shape, start in zip(ops, run.shapes, starts, strict=True):
                 if shape.borders is not None:
-                    result.append(self._cut(op, shape, first, end, part_name(op.name, k, end == run.tokens), place))
+                    parts[k].append(self._cut(op, shape, first, end, part_name(op.name, k, end == run.tokens), place))
                 elif first <= start < end:
                     moved: dict[str, Any] = {f: place(v, shape.axes[f]) for f, v in op.views().items()}
-                    result.append(replace(op, **moved))
+                    parts[k].append(replace(op, **moved))
         for name in local:
             del self.buffers[name]
         self._forget(ops)
-        return result
+        if copies == 1:
+            return [op for block in parts for op in block]
+        return _overlapped(parts, run.bands)
 
     def _local(self, run: _Run, ops: list[Op]) -> dict[str, str]:
         """Buffers of which only a block is there at one time, and where they have the tokens."""
@@ -319,8 +335,17 @@ class _Windows:
         rows = rows[rows >= 0]
         return (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
 
-    def _blocks(self, run: _Run, local: dict[str, str]) -> list[tuple[int, int]]:
-        """The tallest blocks that fit with what lives beside them; the smallest ones if none do."""
+    def _blocks(self, run: _Run, local: dict[str, str]) -> tuple[list[tuple[int, int]], int]:
+        """The tallest blocks that fit with what lives beside them, the smallest ones if none do; and how many live at one time:
+        of bands two where there is room, so that the array makes the next one while a convolution takes this one."""
+        for copies in (2, 1) if run.bands else (1,):
+            blocks, fits = self._tallest(run, local, copies)
+            if fits:
+                break
+        return blocks, copies
+
+    def _tallest(self, run: _Run, local: dict[str, str], copies: int) -> tuple[list[tuple[int, int]], bool]:
+        """The same where so many blocks live at one time, and whether they fit."""
         borders = set(range(run.tokens + 1))
         for shape in run.shapes:
             if shape.borders is not None:
@@ -340,10 +365,12 @@ class _Windows:
             blocks = list(zip([0, *ends], ends, strict=False))
             share = max(end - first for first, end in blocks) / run.tokens
             small = {name: int(size[name] * share) + 1 for name in local} | self._bands(run, blocks, local)
-            sizes = ([small.get(n, size[n]) for n in names] for names in alive)
+            sizes = (
+                [small.get(n, size[n]) for n in names for _ in range(copies if n in local else 1)] for names in alive
+            )
             if not any(self.limits.over(each) for each in sizes):
-                break
-        return blocks
+                return blocks, True
+        return blocks, False
 
     def _bands(self, run: _Run, blocks: list[tuple[int, int]], local: dict[str, str]) -> dict[str, int]:
         """Chunks of the tallest band of each buffer that holds one."""
@@ -391,9 +418,10 @@ class _Windows:
         """The part of an operation on tokens first..end-1."""
         moved: dict[str, Any] = {}
         if shape.walk is not None and shape.borders is not None:
-            piece = part(op, *self._reached(shape.walk, shape.borders, first, end), name, lambda view: view)
+            low, high = self._reached(shape.walk, shape.borders, first, end)
+            piece = part(op, low, high, name, lambda view: view)
             moved |= {field: place(view, shape.axes[field]) for field, view in piece.views().items()}
-            return replace(piece, **moved)
+            return replace(piece, **moved | ({} if op.walk is None else {"walk": Walk((high - low,), (1,), (1,))}))
         if not isinstance(op, MatMul | ReduceWindow) or op.walk is None:
             piece = part(op, first, end, name, lambda view: view)
             moved |= {field: place(view, shape.axes[field]) for field, view in piece.views().items()}
@@ -425,6 +453,14 @@ class _Windows:
             for value, (view, name) in self.trace.items()
             if name not in names or last.get(view.buffer, name) == name
         }
+
+
+def _overlapped(parts: list[list[Op]], head: int) -> list[Op]:
+    """Blocks one after another, each one's first `head` operations before the rest of the block in front of it."""
+    result: list[Op] = []
+    for before, block in zip([[], *parts], [*parts, []], strict=True):
+        result += block[:head] + before[head:]
+    return result
 
 
 def _rows_of(walk: Walk, first: int, end: int) -> Walk:
