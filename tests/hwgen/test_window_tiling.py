@@ -111,7 +111,9 @@ def test_bands_find_room_where_a_hidden_map_does_not():
     assert isinstance(attempt({"": Mapping(ordered=False).apply(graph, config, 1)}, config), Shortage)
     choice = mapping.choose({"": graph}, config, MEMORY)
     assert choice.mapping.windows and choice.mapping.spill is None
-    program = schedule({"": choice.mapping.apply(graph, config, 1)}, config)
+    mapped = choice.mapping.apply(graph, config, 1)
+    assert len({op.name for op in mapped.ops}) == len(mapped.ops)
+    program = schedule({"": mapped}, config)
     machine.assert_equal(machine.run(program, image), golden.run(graph, image).outputs)
 
 
