@@ -15,7 +15,7 @@ from ..program import Program
 from ..schedule import attempt, schedule, shortages
 from ..schedule.layout import layout_of
 from .passes import Mapping
-from .windows import has_windows
+from .window_runs import has_windows
 
 ROW_TILES = (2, 3)  # numbers of row tiles that are tried where one image runs alone
 ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that depth-first tiles are made for, until one fits

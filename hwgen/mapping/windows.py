@@ -11,243 +11,21 @@ share twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
 from .depth_first import Limits
-from .parts import edges, is_token_wise, part, part_name
-from .runs import units
-
-ROWS, COLUMNS = "rows", "columns"  # where a view has the tokens
-WHOLE, BAND = "whole", "band"  # in no order of theirs; what the taps of a block reach
-Array = np.ndarray
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """How an operation takes the tokens: `axes` of its views by field, the tokens `first`..`end`-1 that it works on, and if it
-    may be cut, the borders where it may: token -> row of its walk. A load waits for what uses it: `first` None."""
-
-    axes: dict[str, str]
-    first: int | None
-    end: int
-    borders: dict[int, int] | None = None
-    walk: Walk | None = None  # whose band it works on, with its borders
+from .parts import edges, part, part_name
+from .window_runs import BAND, COLUMNS, ROWS, WHOLE, Run, Shape, window_runs
 
 
 def window_tiling(graph: IntGraph, limits: Limits) -> IntGraph:
     """`graph` with runs of operations on windows in blocks of as many windows as find room. `trace` loses what is no longer
     there as a whole."""
     return _Windows(_weights_apart(graph, limits), limits).graph()
-
-
-def has_windows(graph: IntGraph) -> bool:
-    """Whether there is a run of operations on windows."""
-    return any(run.windows for run in _runs(graph))
-
-
-@dataclass
-class _Run:
-    """Operations first..end-1, whose shapes agree on `tokens`."""
-
-    first: int
-    end: int
-    tokens: int
-    shapes: list[_Shape]
-    walks: bool = False
-    ends: tuple[int, ...] = ()  # where it may end instead, rising
-
-    @property
-    def bands(self) -> int:
-        """Operations up to the last one that takes a band."""
-        return max((k + 1 for k, shape in enumerate(self.shapes) if BAND in shape.axes.values()), default=0)
-
-    @property
-    def windows(self) -> bool:
-        """Whether some of them work on a window, and another one walks in the order of windows; or on a band."""
-        windows = any(shape.borders is None and shape.first is not None for shape in self.shapes)
-        return self.walks and (windows or self.bands > 0)
-
-
-def _runs(graph: IntGraph, trim: Callable[[_Run], _Run] = lambda run: run) -> Iterator[_Run]:
-    """The longest runs from each operation on, those that have windows, trimmed; each other operation is one by itself."""
-    ends = np.cumsum([len(unit) for unit in units(graph.ops)])
-    starts, at, feeds = {0, *ends.tolist()}, 0, _feeds(graph)
-    while at < len(graph.ops):
-        run = _longest(graph, at, starts, feeds) if at in starts else None
-        if run is not None and run.windows:
-            run = trim(run)
-            yield run
-            at = run.end
-        else:
-            yield _Run(at, at + 1, 0, [])
-            at += 1
-
-
-def _feeds(graph: IntGraph) -> dict[int, int]:
-    """Token-wise products whose rows nothing but the taps of one operation reads, and that one, by index."""
-    users: dict[str, list[int]] = {output.view.buffer: [-1] for output in graph.outputs}
-    for i, op in enumerate(graph.ops):
-        for name in {view.buffer for view in op.views().values()}:
-            users.setdefault(name, []).append(i)
-    found = {}
-    for i, op in enumerate(graph.ops):
-        if not isinstance(op, MatMul | ReduceWindow) or not _is_row_wise(op):
-            continue
-        buffer, used = graph.buffers[op.out.buffer], users[op.out.buffer]
-        if len(used) != 2 or used[0] != i or (op.out.rows, op.out.cols) != (buffer.rows, buffer.cols):
-            continue
-        reader = graph.ops[used[1]]
-        taps = isinstance(reader, MatMul | ReduceWindow) and reader.walk is not None and reader.walk.count > 1
-        if taps and [n for n, v in reader.views().items() if v.buffer == buffer.name] == ["x"]:
-            if reader.reads()["x"].rows == buffer.rows:
-                found[i] = used[1]
-    return found
-
-
-def _is_row_wise(op: MatMul | ReduceWindow) -> bool:
-    """Whether an operation makes rows of its own from the same rows: a product, or a copy, which has a walk."""
-    if isinstance(op, ReduceWindow):
-        rows = op.walk.rows
-        return op.x.rows == op.out.rows == rows and op.walk == Walk((rows,), (1,), (1,))
-    return op.expert is None and is_token_wise(op) and not op.continue_max
-
-
-def _longest(graph: IntGraph, first: int, starts: set[int], feeds: dict[int, int]) -> _Run | None:
-    """The longest run that begins at an operation and ends where one of `starts` is, and no band is cut off."""
-    tokens = _tokens(graph.ops[feeds.get(first, first)])
-    if tokens < 2:
-        return None
-    shapes: list[_Shape] = []
-    together, ends = _Together(), list[int]()
-    bands: dict[str, int] = {}  # buffers that a reader still has to come for
-    for i in range(first, len(graph.ops)):
-        op, reader = graph.ops[i], feeds.get(i)
-        shape = _shape(graph, op, tokens) if reader is None else _band(graph, op, graph.ops[reader], tokens)
-        if shape is not None and reader is None and op.walk is not None and op.reads()["x"].buffer in bands:
-            shape = replace(shape, axes=shape.axes | {"x": BAND})
-        if shape is None or not together.add(op, shape):
-            break
-        shapes.append(shape)
-        if reader is not None:
-            bands[op.writes()["out"].buffer] = reader
-        if i + 1 in starts and all(user <= i for user in bands.values()):
-            ends.append(i + 1)
-    if not ends:
-        return None
-    found = ends[-1]
-    walks = any(op.walk is not None for op in graph.ops[first:found])
-    return _Run(first, found, tokens, shapes[: found - first], walks, tuple(ends))
-
-
-def _tokens(op: Op) -> int:
-    """Rows of an operation that may begin a run, else 0."""
-    if not op.reads():
-        return 0
-    return op.walk.rows if op.walk is not None else next(iter(op.row_views().values())).rows
-
-
-class _Together:
-    """Whether operations can go through in blocks together: what one writes no other touches in another block."""
-
-    def __init__(self) -> None:
-        self.axes: dict[str, str] = {}
-        self.written: set[str] = set()
-        self.users: dict[str, list[_Shape]] = {}
-
-    def add(self, op: Op, shape: _Shape) -> bool:
-        """Add one more operation; False where the run must end before it."""
-        for view in op.writes().values():
-            self.written.add(view.buffer)
-        for name, view in op.views().items():
-            if self.axes.setdefault(view.buffer, shape.axes[name]) != shape.axes[name]:
-                self.axes[view.buffer] = WHOLE
-            users = self.users.setdefault(view.buffer, [])
-            if not users or users[-1] is not shape:
-                users.append(shape)
-        return all(
-            self._in_order(self.users[view.buffer])
-            for view in op.views().values()
-            if view.buffer in self.written and self.axes[view.buffer] == WHOLE
-        )
-
-    @staticmethod
-    def _in_order(users: list[_Shape]) -> bool:
-        """Whether blocks one after another leave the users of a buffer in their order."""
-        if len(users) == 1:
-            return True
-        starts = [(user.first, user.end) for user in users if user.first is not None]
-        return all(user.borders is None for user in users) and starts == sorted(starts)
-
-
-def _shape(graph: IntGraph, op: Op, tokens: int) -> _Shape | None:
-    """How an operation takes so many tokens; None: not at all."""
-    if op.expert is not None:
-        return None
-    if op.walk is not None:
-        return _walked(graph, op, op.walk, tokens)
-
-    def at(view: View) -> tuple[str, int, int]:
-        buffer = graph.buffers[view.buffer]
-        if buffer.rows == tokens:
-            return ROWS, view.row, view.row + view.rows
-        if buffer.cols == tokens and buffer.groups > 1:
-            return COLUMNS, view.col, view.col + view.cols
-        return WHOLE, 0, 0
-
-    places = {name: at(view) for name, view in op.views().items()}
-    rows = op.row_views()
-    if not op.reads() and "out" in rows and graph.buffers[rows["out"].buffer].rows != tokens:
-        return _Shape({"out": WHOLE}, None, 0) if isinstance(op, Constant) else None
-    all_rows = all(view.rows == tokens and places[name][0] == ROWS for name, view in rows.items())
-    if is_token_wise(op) and all_rows:
-        axes = {name: ROWS if name in rows else WHOLE for name in places}
-        return _Shape(axes, 0, tokens, {t: t for t in range(tokens + 1)})
-    spans = {(first, end) for axis, first, end in places.values() if axis != WHOLE}
-    if len(spans) != 1 or (0, tokens) in spans:
-        return None
-    ((first, end),) = spans
-    return _Shape({name: axis for name, (axis, _, _) in places.items()}, first, end)
-
-
-def _band(graph: IntGraph, op: Op, reader: Op, tokens: int) -> _Shape | None:
-    """How a product goes through that makes the rows which the taps of another operation reach."""
-    walk = reader.walk
-    shape = None if walk is None else _walked(graph, reader, walk, tokens)
-    if shape is None or shape.axes["x"] != WHOLE:
-        return None
-    axes = {name: BAND if name == "out" else WHOLE for name in op.views()}
-    return replace(shape, axes=axes, walk=walk)
-
-
-def _walked(graph: IntGraph, op: Op, walk: Walk, tokens: int) -> _Shape | None:
-    """How an operation with a walk takes them: in the order of the rows that it writes, or else of those that it reads."""
-    step = walk.rows // next((n for n in walk.loops if n > 1), 1)
-    if walk.rows != tokens or step == tokens:
-        return None
-    orders = {"out": walk.y_rows()} | ({"x": walk.x_rows()[0]} if walk.count == 1 else {})
-    axes = dict.fromkeys(op.views(), WHOLE)
-    borders: dict[int, int] | None = None
-    for name, rows in orders.items():
-        view = op.views()[name]
-        if graph.buffers[view.buffer].rows != tokens or view.rows != tokens or rows.min() < 0:
-            continue
-        high = np.maximum.accumulate(rows)[step - 1 :: step] + 1  # behind each of its parts
-        low = np.minimum.accumulate(rows[::-1])[::-1][step::step]  # where what follows begins
-        if borders is None and (high[:-1] == low).all():
-            borders = {0: 0} | {int(t): (k + 1) * step for k, t in enumerate(high)}
-        elif borders is None or list(borders)[1:] != high.tolist() or (high[:-1] != low).any():
-            continue
-        axes[name] = ROWS
-    if "residual" in axes and axes["out"] == ROWS:
-        view = op.views()["residual"]
-        axes["residual"] = ROWS if graph.buffers[view.buffer].rows == view.rows == tokens else WHOLE
-    return None if borders is None else _Shape(axes, 0, tokens, borders)
 
 
 class _Windows:
@@ -267,12 +45,12 @@ class _Windows:
 
     def graph(self) -> IntGraph:
         ops: list[Op] = []
-        for run in _runs(self.source, self._trimmed):
+        for run in window_runs(self.source, self._trimmed):
             ops += self._run(run) if run.windows else self.source.ops[run.first : run.end]
         trace = {value: (view, op) for value, (view, op) in self.trace.items() if view.buffer in self.buffers}
         return replace(self.source, ops=ops, buffers=self.buffers, trace=trace)
 
-    def _trimmed(self, run: _Run) -> _Run:
+    def _trimmed(self, run: Run) -> Run:
         """The run without operations behind its last window or band, where that takes fewer blocks."""
         inner = [shape.borders is None or BAND in shape.axes.values() for shape in run.shapes]
         least = run.first + len(inner) - inner[::-1].index(True)
@@ -285,7 +63,7 @@ class _Windows:
                 best, fewest = shorter, blocks
         return best
 
-    def _run(self, run: _Run) -> list[Op]:
+    def _run(self, run: Run) -> list[Op]:
         """The operations of a run, in blocks where they would find no room otherwise."""
         ops = self.source.ops[run.first : run.end]
         local = self._local(run, ops)
@@ -319,7 +97,7 @@ class _Windows:
             return [op for block in parts for op in block]
         return _overlapped(parts, run.bands)
 
-    def _local(self, run: _Run, ops: list[Op]) -> dict[str, str]:
+    def _local(self, run: Run, ops: list[Op]) -> dict[str, str]:
         """Buffers of which only a block is there at one time, and where they have the tokens."""
         axes: dict[str, set[str]] = {}
         for op, shape in zip(ops, run.shapes, strict=True):
@@ -335,7 +113,7 @@ class _Windows:
         rows = rows[rows >= 0]
         return (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
 
-    def _blocks(self, run: _Run, local: dict[str, str]) -> tuple[list[tuple[int, int]], int]:
+    def _blocks(self, run: Run, local: dict[str, str]) -> tuple[list[tuple[int, int]], int]:
         """The tallest blocks that fit with what lives beside them, the smallest ones if none do; and how many live at one time:
         of bands two where there is room, so that the array makes the next one while a convolution takes this one."""
         for copies in (2, 1) if run.bands else (1,):
@@ -344,7 +122,7 @@ class _Windows:
                 break
         return blocks, copies
 
-    def _tallest(self, run: _Run, local: dict[str, str], copies: int) -> tuple[list[tuple[int, int]], bool]:
+    def _tallest(self, run: Run, local: dict[str, str], copies: int) -> tuple[list[tuple[int, int]], bool]:
         """The same where so many blocks live at one time, and whether they fit."""
         borders = set(range(run.tokens + 1))
         for shape in run.shapes:
@@ -372,7 +150,7 @@ class _Windows:
                 return blocks, True
         return blocks, False
 
-    def _bands(self, run: _Run, blocks: list[tuple[int, int]], local: dict[str, str]) -> dict[str, int]:
+    def _bands(self, run: Run, blocks: list[tuple[int, int]], local: dict[str, str]) -> dict[str, int]:
         """Chunks of the tallest band of each buffer that holds one."""
         found = {}
         for op, shape in zip(self.source.ops[run.first : run.end], run.shapes, strict=True):
@@ -382,7 +160,7 @@ class _Windows:
                 found[name] = self.limits.size(self.source.buffers[name], max(end - first for first, end in reached))
         return found
 
-    def _alive(self, run: _Run, local: dict[str, str]) -> list[list[str]]:
+    def _alive(self, run: Run, local: dict[str, str]) -> list[list[str]]:
         """What lives while each operation works, different lists: what is not local does from the first block to the last."""
         around = [n for n, (first, last) in self.spans.items() if first < run.end and last >= run.first]
         starts = sorted({run.first} | {self.spans[n][0] for n in local})
@@ -393,9 +171,7 @@ class _Windows:
         first, last = self.spans[name]
         return first <= i <= last
 
-    def _place(
-        self, run: _Run, local: dict[str, str], first: int, end: int, number: int
-    ) -> Callable[[View, str], View]:
+    def _place(self, run: Run, local: dict[str, str], first: int, end: int, number: int) -> Callable[[View, str], View]:
         """Where a block has its views."""
 
         def place(view: View, axis: str) -> View:
@@ -414,7 +190,7 @@ class _Windows:
 
         return place
 
-    def _cut(self, op: Op, shape: _Shape, first: int, end: int, name: str, place: Callable[[View, str], View]) -> Op:
+    def _cut(self, op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[View, str], View]) -> Op:
         """The part of an operation on tokens first..end-1."""
         moved: dict[str, Any] = {}
         if shape.walk is not None and shape.borders is not None:

@@ -14,7 +14,8 @@ from hwgen.errors import Shortage
 from hwgen.intgraph import Constant, MatMul, ReduceWindow, verify
 from hwgen.mapping import Mapping
 from hwgen.mapping.depth_first import Limits
-from hwgen.mapping.windows import has_windows, window_tiling
+from hwgen.mapping.window_runs import has_windows
+from hwgen.mapping.windows import window_tiling
 from hwgen.quantise import quantise
 from hwgen.schedule import attempt, schedule
 from hwgen.select import select
