@@ -23,17 +23,11 @@ class Mapping:
 
     group: int = 1  # images of a batch whose rows go through a linear layer together
     row_tiles: int = 1  # of linear layers and LayerNorms
-    shared_hidden: bool = (
-        False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
-    )
+    shared_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
     ordered: bool = True  # operations reordered so that the array waits less
-    windows: bool = (
-        False  # attention of a few windows at a time, for the same fraction of the scratchpad as `room` or `spill`
-    )
+    windows: bool = False  # attention of a few windows at a time, for the same fraction of the scratchpad as `room` or `spill`
     room: float | None = None  # depth-first tiles, so that what lives at one time takes this fraction of the scratchpad
-    spill: float | None = (
-        None  # values in DRAM instead, so that what lives at one time takes this fraction of the scratchpad
-    )
+    spill: float | None = None  # values in DRAM instead, so that what lives at one time takes this fraction of the scratchpad
     copies: int = 2  # of a buffer that depth-first tiles load: two is a double buffer, see `depth_first.Limits`
 
     def apply(self, graph: IntGraph, config: Config, batch: int) -> IntGraph:
@@ -48,9 +42,7 @@ class Mapping:
         parts += [f"{self.row_tiles} row tiles"] if self.row_tiles > 1 else []
         parts += ["blocks of windows"] if self.windows else []
         parts += [f"depth-first tiles for {self.room:.0%} of the scratchpad"] if self.room is not None else []
-        parts += (
-            [f"values spilled to DRAM, tiles for {self.spill:.0%} of the scratchpad"] if self.spill is not None else []
-        )
+        parts += [f"values spilled to DRAM, tiles for {self.spill:.0%} of the scratchpad"] if self.spill is not None else []
         return ", ".join(parts)
 
 

@@ -15,14 +15,10 @@ from ..program import Program
 from ..schedule import attempt, schedule, shortages
 from ..schedule.layout import layout_of
 from .passes import Mapping
-from .windows import has_windows
+from .window_runs import has_windows
 
 ROW_TILES = (2, 3)  # numbers of row tiles that are tried where one image runs alone
-ROOM = (
-    (0.98, 0.9),
-    (0.8, 0.65),
-    (0.5,),
-)  # fractions of the scratchpad that depth-first tiles are made for, until one fits
+ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that depth-first tiles are made for, until one fits
 SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of what lies in DRAM
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
 WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits
@@ -58,7 +54,7 @@ def small_candidates() -> Iterator[list[Mapping]]:
 
 
 def window_candidates() -> Iterator[list[Mapping]]:
-    """Instead of these for networks with attention by windows: one after the other, as they have thousands of operations."""
+    """Those for maps that none of these fits: one after the other, as attention by windows has thousands of operations."""
     for room in WINDOWS:
         yield [Mapping(shared_hidden=True, ordered=False, windows=True, room=room)]
 
@@ -98,15 +94,15 @@ def search(
     failure: UserError | None = None
     last = spill_candidates() if spills else iter(())
     first = [] if batch == 1 and _too_large(graphs, config) else [list(candidates(batch))]
-    small = window_candidates() if any(has_windows(graph) for graph in graphs.values()) else small_candidates()
-    groups: Iterable[list[Mapping]] = itertools.chain(first, small, last)
+    windows = window_candidates() if any(has_windows(graph) for graph in graphs.values()) else iter(())
+    groups: Iterable[list[Mapping]] = itertools.chain(first, small_candidates(), windows, last)
     if quick:
         groups = ([mapping] for group in groups for mapping in group)
     hopeless = False
     for group in groups:
         best: Choice | None = None
         for mapping in group:
-            if hopeless and mapping.spill is None:
+            if hopeless and mapping.spill is None and not mapping.windows:
                 continue
             program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
             if isinstance(program, UserError):

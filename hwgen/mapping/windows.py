@@ -3,191 +3,29 @@
 Queries, keys, values and results of all windows together are several maps; of the windows of a block they are a few rows.
 Here tokens are the rows of an order that operations agree on, as a rule window by window: an operation works on all of
 them, which may be cut, or on one window. A walk may read or write the map in another order; that map stays as it is.
+
+In front of a convolution, rows around those of a block are needed, too: the band that its taps reach. A linear layer that
+only feeds a convolution (the hidden columns of an inverted residual) makes a band at a time, the rows that two blocks
+share twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, View
+from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
 from .depth_first import Limits
-from .parts import edges, is_token_wise, part, part_name
-from .runs import units
-
-ROWS, COLUMNS, WHOLE = "rows", "columns", "whole"  # where a view has the tokens; the whole: in no order of theirs
-Array = np.ndarray
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """How an operation takes the tokens: `axes` of its views by field, the tokens `first`..`end`-1 that it works on, and if it
-    may be cut, the borders where it may: token -> row of its walk. A load waits for what uses it: `first` None."""
-
-    axes: dict[str, str]
-    first: int | None
-    end: int
-    borders: dict[int, int] | None = None
+from .parts import edges, part, part_name
+from .window_runs import BAND, COLUMNS, ROWS, WHOLE, Run, Shape, window_runs
 
 
 def window_tiling(graph: IntGraph, limits: Limits) -> IntGraph:
     """`graph` with runs of operations on windows in blocks of as many windows as find room. `trace` loses what is no longer
     there as a whole."""
     return _Windows(_weights_apart(graph, limits), limits).graph()
-
-
-def has_windows(graph: IntGraph) -> bool:
-    """Whether there is a run of operations on windows."""
-    return any(run.windows for run in _runs(graph))
-
-
-@dataclass
-class _Run:
-    """Operations first..end-1, whose shapes agree on `tokens`."""
-
-    first: int
-    end: int
-    tokens: int
-    shapes: list[_Shape]
-    walks: bool = False
-
-    @property
-    def windows(self) -> bool:
-        """Whether some of them work on a window, and another one walks in the order of windows."""
-        return self.walks and any(shape.borders is None and shape.first is not None for shape in self.shapes)
-
-
-def _runs(graph: IntGraph) -> Iterator[_Run]:
-    """The longest runs from each operation on, those that have windows; each other operation is one by itself."""
-    ends = np.cumsum([len(unit) for unit in units(graph.ops)])
-    starts, at = {0, *ends.tolist()}, 0
-    while at < len(graph.ops):
-        run = _longest(graph, at, starts) if at in starts else None
-        if run is not None and run.windows:
-            yield run
-            at = run.end
-        else:
-            yield _Run(at, at + 1, 0, [])
-            at += 1
-
-
-def _longest(graph: IntGraph, first: int, starts: set[int]) -> _Run | None:
-    """The longest run that begins at an operation and ends where one of `starts` is."""
-    tokens = _tokens(graph.ops[first])
-    if tokens < 2:
-        return None
-    shapes: list[_Shape] = []
-    together, found = _Together(), None
-    for i in range(first, len(graph.ops)):
-        shape = _shape(graph, graph.ops[i], tokens)
-        if shape is None or not together.add(graph.ops[i], shape):
-            break
-        shapes.append(shape)
-        if i + 1 in starts:
-            found = i + 1
-    if found is None:
-        return None
-    walks = any(op.walk is not None for op in graph.ops[first:found])
-    return _Run(first, found, tokens, shapes[: found - first], walks)
-
-
-def _tokens(op: Op) -> int:
-    """Rows of an operation that may begin a run, else 0."""
-    if not op.reads():
-        return 0
-    return op.walk.rows if op.walk is not None else next(iter(op.row_views().values())).rows
-
-
-class _Together:
-    """Whether operations can go through in blocks together: what one writes no other touches in another block."""
-
-    def __init__(self) -> None:
-        self.axes: dict[str, str] = {}
-        self.written: set[str] = set()
-        self.users: dict[str, list[_Shape]] = {}
-
-    def add(self, op: Op, shape: _Shape) -> bool:
-        """Add one more operation; False where the run must end before it."""
-        for view in op.writes().values():
-            self.written.add(view.buffer)
-        for name, view in op.views().items():
-            if self.axes.setdefault(view.buffer, shape.axes[name]) != shape.axes[name]:
-                self.axes[view.buffer] = WHOLE
-            users = self.users.setdefault(view.buffer, [])
-            if not users or users[-1] is not shape:
-                users.append(shape)
-        return all(
-            self._in_order(self.users[view.buffer])
-            for view in op.views().values()
-            if view.buffer in self.written and self.axes[view.buffer] == WHOLE
-        )
-
-    @staticmethod
-    def _in_order(users: list[_Shape]) -> bool:
-        """Whether blocks one after another leave the users of a buffer in their order."""
-        if len(users) == 1:
-            return True
-        starts = [(user.first, user.end) for user in users if user.first is not None]
-        return all(user.borders is None for user in users) and starts == sorted(starts)
-
-
-def _shape(graph: IntGraph, op: Op, tokens: int) -> _Shape | None:
-    """How an operation takes so many tokens; None: not at all."""
-    if op.expert is not None:
-        return None
-    if op.walk is not None:
-        return _walked(graph, op, op.walk, tokens)
-
-    def at(view: View) -> tuple[str, int, int]:
-        buffer = graph.buffers[view.buffer]
-        if buffer.rows == tokens:
-            return ROWS, view.row, view.row + view.rows
-        if buffer.cols == tokens and buffer.groups > 1:
-            return COLUMNS, view.col, view.col + view.cols
-        return WHOLE, 0, 0
-
-    places = {name: at(view) for name, view in op.views().items()}
-    rows = op.row_views()
-    if not op.reads() and "out" in rows and graph.buffers[rows["out"].buffer].rows != tokens:
-        return _Shape({"out": WHOLE}, None, 0) if isinstance(op, Constant) else None
-    all_rows = all(view.rows == tokens and places[name][0] == ROWS for name, view in rows.items())
-    if is_token_wise(op) and all_rows:
-        axes = {name: ROWS if name in rows else WHOLE for name in places}
-        return _Shape(axes, 0, tokens, {t: t for t in range(tokens + 1)})
-    spans = {(first, end) for axis, first, end in places.values() if axis != WHOLE}
-    if len(spans) != 1 or (0, tokens) in spans:
-        return None
-    ((first, end),) = spans
-    return _Shape({name: axis for name, (axis, _, _) in places.items()}, first, end)
-
-
-def _walked(graph: IntGraph, op: Op, walk: Walk, tokens: int) -> _Shape | None:
-    """How an operation with a walk takes them: in the order of the rows that it writes, or else of those that it reads."""
-    step = walk.rows // next((n for n in walk.loops if n > 1), 1)
-    if walk.rows != tokens or step == tokens:
-        return None
-    orders = {"out": walk.y_rows()} | ({"x": walk.x_rows()[0]} if walk.count == 1 else {})
-    axes = dict.fromkeys(op.views(), WHOLE)
-    borders: dict[int, int] | None = None
-    for name, rows in orders.items():
-        view = op.views()[name]
-        if graph.buffers[view.buffer].rows != tokens or view.rows != tokens or rows.min() < 0:
-            continue
-        high = np.maximum.accumulate(rows)[step - 1 :: step] + 1  # behind each of its parts
-        low = np.minimum.accumulate(rows[::-1])[::-1][step::step]  # where what follows begins
-        if borders is None and (high[:-1] == low).all():
-            borders = {0: 0} | {int(t): (k + 1) * step for k, t in enumerate(high)}
-        elif borders is None or list(borders)[1:] != high.tolist() or (high[:-1] != low).any():
-            continue
-        axes[name] = ROWS
-    if "residual" in axes and axes["out"] == ROWS:
-        view = op.views()["residual"]
-        axes["residual"] = ROWS if graph.buffers[view.buffer].rows == view.rows == tokens else WHOLE
-    return None if borders is None else _Shape(axes, 0, tokens, borders)
 
 
 class _Windows:
@@ -201,21 +39,35 @@ class _Windows:
                 self.spans.setdefault(view.buffer, [i, i])[1] = i
         for output in graph.outputs:
             self.spans[output.view.buffer][1] = len(graph.ops)
+        self.size = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}
         self.buffers = dict(graph.buffers)
         self.trace = dict(graph.trace)
 
     def graph(self) -> IntGraph:
         ops: list[Op] = []
-        for run in _runs(self.source):
+        for run in window_runs(self.source, self._trimmed):
             ops += self._run(run) if run.windows else self.source.ops[run.first : run.end]
         trace = {value: (view, op) for value, (view, op) in self.trace.items() if view.buffer in self.buffers}
         return replace(self.source, ops=ops, buffers=self.buffers, trace=trace)
 
-    def _run(self, run: _Run) -> list[Op]:
+    def _trimmed(self, run: Run) -> Run:
+        """The run without operations behind its last window or band, where that takes fewer blocks."""
+        inner = [shape.borders is None or BAND in shape.axes.values() for shape in run.shapes]
+        least = run.first + len(inner) - inner[::-1].index(True)
+        best = run
+        fewest = len(self._blocks(run, self._local(run, self.source.ops[run.first : run.end]))[0])
+        for end in (end for end in run.ends[-2::-1] if end >= least):
+            shorter = replace(run, end=end, shapes=run.shapes[: end - run.first])
+            blocks = len(self._blocks(shorter, self._local(shorter, self.source.ops[run.first : end]))[0])
+            if shorter.windows and blocks < fewest:
+                best, fewest = shorter, blocks
+        return best
+
+    def _run(self, run: Run) -> list[Op]:
         """The operations of a run, in blocks where they would find no room otherwise."""
         ops = self.source.ops[run.first : run.end]
         local = self._local(run, ops)
-        blocks = self._blocks(run, local)
+        blocks, copies = self._blocks(run, local)
         if len(blocks) == 1:
             return ops
         starts: list[int] = []  # of each operation that is not cut; of a load, where its first reader is
@@ -228,21 +80,24 @@ class _Windows:
             for view in op.views().values():
                 needed[view.buffer] = first
         starts.reverse()
-        result = []
+        parts: list[list[Op]] = []
         for k, (first, end) in enumerate(blocks):
+            parts.append([])
             place = self._place(run, local, first, end, k)
             for op, shape, start in zip(ops, run.shapes, starts, strict=True):
                 if shape.borders is not None:
-                    result.append(self._cut(op, shape, first, end, part_name(op.name, k, end == run.tokens), place))
+                    parts[k].append(self._cut(op, shape, first, end, _tile_name(op.name, k, end == run.tokens), place))
                 elif first <= start < end:
                     moved: dict[str, Any] = {f: place(v, shape.axes[f]) for f, v in op.views().items()}
-                    result.append(replace(op, **moved))
+                    parts[k].append(replace(op, **moved))
         for name in local:
             del self.buffers[name]
         self._forget(ops)
-        return result
+        if copies == 1:
+            return [op for block in parts for op in block]
+        return _overlapped(parts, run.bands)
 
-    def _local(self, run: _Run, ops: list[Op]) -> dict[str, str]:
+    def _local(self, run: Run, ops: list[Op]) -> dict[str, str]:
         """Buffers of which only a block is there at one time, and where they have the tokens."""
         axes: dict[str, set[str]] = {}
         for op, shape in zip(ops, run.shapes, strict=True):
@@ -251,8 +106,24 @@ class _Windows:
         inside = [n for n in axes if self.spans[n][0] >= run.first and self.spans[n][1] < run.end]
         return {name: next(iter(axes[name])) for name in inside if len(axes[name]) == 1 and WHOLE not in axes[name]}
 
-    def _blocks(self, run: _Run, local: dict[str, str]) -> list[tuple[int, int]]:
-        """The tallest blocks that fit with what lives beside them; the smallest ones if none do."""
+    @staticmethod
+    def _reached(walk: Walk, borders: dict[int, int], first: int, end: int) -> tuple[int, int]:
+        """(first row, row behind the last) that the taps of tokens first..end-1 reach."""
+        rows = _rows_of(walk, borders[first], borders[end]).x_rows()
+        rows = rows[rows >= 0]
+        return (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
+
+    def _blocks(self, run: Run, local: dict[str, str]) -> tuple[list[tuple[int, int]], int]:
+        """The tallest blocks that fit with what lives beside them, the smallest ones if none do; and how many live at one time:
+        of bands two where there is room, so that the array makes the next one while a convolution takes this one."""
+        for copies in (2, 1) if run.bands else (1,):
+            blocks, fits = self._tallest(run, local, copies)
+            if fits:
+                break
+        return blocks, copies
+
+    def _tallest(self, run: Run, local: dict[str, str], copies: int) -> tuple[list[tuple[int, int]], bool]:
+        """The same where so many blocks live at one time, and whether they fit."""
         borders = set(range(run.tokens + 1))
         for shape in run.shapes:
             if shape.borders is not None:
@@ -264,21 +135,32 @@ class _Windows:
                 width = run.tokens // self.source.buffers[name].groups
                 borders = {t for t in borders if t % width == 0}
         cuts = sorted(borders)
-        size = {
-            name: self.limits.size(self.source.buffers[name], self.source.buffers[name].rows) for name in self.spans
-        }
+        size = self.size
         alive = self._alive(run, local)
         blocks = [(0, run.tokens)]
         for count in range(1, len(cuts)):
             ends = [cuts[b] for _, b in edges(len(cuts) - 1, count)]
             blocks = list(zip([0, *ends], ends, strict=False))
             share = max(end - first for first, end in blocks) / run.tokens
-            sizes = ([int(size[n] * share) + 1 if n in local else size[n] for n in names] for names in alive)
+            small = {name: int(size[name] * share) + 1 for name in local} | self._bands(run, blocks, local)
+            sizes = (
+                [small.get(n, size[n]) for n in names for _ in range(copies if n in local else 1)] for names in alive
+            )
             if not any(self.limits.over(each) for each in sizes):
-                break
-        return blocks
+                return blocks, True
+        return blocks, False
 
-    def _alive(self, run: _Run, local: dict[str, str]) -> list[list[str]]:
+    def _bands(self, run: Run, blocks: list[tuple[int, int]], local: dict[str, str]) -> dict[str, int]:
+        """Chunks of the tallest band of each buffer that holds one."""
+        found = {}
+        for op, shape in zip(self.source.ops[run.first : run.end], run.shapes, strict=True):
+            name = op.writes()["out"].buffer
+            if shape.walk is not None and shape.borders is not None and name in local:
+                reached = (self._reached(shape.walk, shape.borders, *block) for block in blocks)
+                found[name] = self.limits.size(self.source.buffers[name], max(end - first for first, end in reached))
+        return found
+
+    def _alive(self, run: Run, local: dict[str, str]) -> list[list[str]]:
         """What lives while each operation works, different lists: what is not local does from the first block to the last."""
         around = [n for n, (first, last) in self.spans.items() if first < run.end and last >= run.first]
         starts = sorted({run.first} | {self.spans[n][0] for n in local})
@@ -289,15 +171,16 @@ class _Windows:
         first, last = self.spans[name]
         return first <= i <= last
 
-    def _place(
-        self, run: _Run, local: dict[str, str], first: int, end: int, number: int
-    ) -> Callable[[View, str], View]:
+    def _place(self, run: Run, local: dict[str, str], first: int, end: int, number: int) -> Callable[[View, str], View]:
         """Where a block has its views."""
 
         def place(view: View, axis: str) -> View:
             if view.buffer not in local:
                 return view
             name, whole = f"{view.buffer}.block{number}", self.source.buffers[view.buffer]
+            if axis == BAND:
+                self.buffers.setdefault(name, replace(whole, name=name, rows=view.rows, scale=1.0))
+                return replace(view, buffer=name, row=0)
             if axis == ROWS:
                 self.buffers.setdefault(name, replace(whole, name=name, rows=end - first, scale=1.0))
                 return replace(view, buffer=name, row=view.row - first)
@@ -307,15 +190,26 @@ class _Windows:
 
         return place
 
-    def _cut(self, op: Op, shape: _Shape, first: int, end: int, name: str, place: Callable[[View, str], View]) -> Op:
+    def _cut(self, op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[View, str], View]) -> Op:
         """The part of an operation on tokens first..end-1."""
-        if op.walk is None:
+        moved: dict[str, Any] = {}
+        if shape.walk is not None and shape.borders is not None:
+            low, high = self._reached(shape.walk, shape.borders, first, end)
+            piece = part(op, low, high, name, lambda view: view)
+            moved |= {field: place(view, shape.axes[field]) for field, view in piece.views().items()}
+            return replace(piece, **moved | ({} if op.walk is None else {"walk": Walk((high - low,), (1,), (1,))}))
+        if not isinstance(op, MatMul | ReduceWindow) or op.walk is None:
             piece = part(op, first, end, name, lambda view: view)
-            return replace(piece, **{f: place(v, shape.axes[f]) for f, v in piece.views().items()})
+            moved |= {field: place(view, shape.axes[field]) for field, view in piece.views().items()}
+            return replace(piece, **moved)
         assert shape.borders is not None
-        walk, moved = _rows_of(op.walk, shape.borders[first], shape.borders[end]), dict[str, Any]()
+        walk = _rows_of(op.walk, shape.borders[first], shape.borders[end])
         for field, view in op.views().items():
             moved[field] = view
+            if shape.axes[field] == BAND:
+                low, high = self._reached(op.walk, shape.borders, first, end)
+                moved[field] = place(replace(view, row=low, rows=high - low), BAND)
+                walk = replace(walk, x_start=walk.x_start - low)
             if shape.axes[field] == ROWS:
                 moved[field] = place(replace(view, row=first, rows=end - first), ROWS)
                 if field in ("x", "out"):
@@ -335,6 +229,19 @@ class _Windows:
             for value, (view, name) in self.trace.items()
             if name not in names or last.get(view.buffer, name) == name
         }
+
+
+def _tile_name(name: str, number: int, last: bool) -> str:
+    """Of an operation's part, which other passes may cut into parts in turn; the last one keeps its name."""
+    return name if last else f"{name}.tile{number}"
+
+
+def _overlapped(parts: list[list[Op]], head: int) -> list[Op]:
+    """Blocks one after another, each one's first `head` operations before the rest of the block in front of it."""
+    result: list[Op] = []
+    for before, block in zip([[], *parts], [*parts, []], strict=True):
+        result += block[:head] + before[head:]
+    return result
 
 
 def _rows_of(walk: Walk, first: int, end: int) -> Walk:

@@ -11,10 +11,11 @@ from hwgen import mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import Shortage
-from hwgen.intgraph import Constant, ReduceWindow, verify
+from hwgen.intgraph import Constant, MatMul, ReduceWindow, verify
 from hwgen.mapping import Mapping
 from hwgen.mapping.depth_first import Limits
-from hwgen.mapping.windows import has_windows, window_tiling
+from hwgen.mapping.window_runs import has_windows
+from hwgen.mapping.windows import window_tiling
 from hwgen.quantise import quantise
 from hwgen.schedule import attempt, schedule
 from hwgen.select import select
@@ -47,6 +48,20 @@ def swin(size, columns=16, seed=0, shifts=((0, 0), (1, 2))):
     return select(quantise({"": graph}, images)[""]), {name: values[0] for name, values in images.items()}
 
 
+def inverted(size, stride=(1, 1), columns=16, seed=0):
+    """Hidden columns that a depthwise convolution reads, then a dense one's, each added to what it comes from where it can be."""
+    m = maker.Maker(size, columns, seed)
+    x, hidden = m.norm("patches"), 4 * columns
+    y = m.act(m.window(m.linear(x, outputs=hidden), "weighted", (3, 3), columns=hidden, stride=stride))
+    y = m.linear(y, hidden)
+    x = m.add("patches", y) if stride == (1, 1) else y
+    half = tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
+    z = m.conv(m.act(m.linear(m.norm(x), outputs=24)), (3, 3), inputs=24, size=half)
+    graph = m.graph(m.linear(m.norm(m.add(x, z))))
+    images = maker.images(graph, 3, seed)
+    return select(quantise({"": graph}, images)[""]), {name: values[0] for name, values in images.items()}
+
+
 def limits(chunks):
     return Limits(2, chunks, 16, 4096, 4096)
 
@@ -68,6 +83,39 @@ def test_no_bit_changes(size):
                 np.testing.assert_array_equal(rows, wanted.values[name], name)
             counts.append(sum(isinstance(op, ReduceWindow) for op in tiled.ops))
         assert counts == sorted(counts) and counts[0] < counts[-1]
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1)])
+def test_bands_change_no_bit(stride):
+    for seed in range(3):
+        graph, image = inverted((12, 9), stride, seed=seed)
+        wanted = golden.run(graph, image, trace=True)
+        hidden = {op.reads()["x"].buffer for op in graph.ops if op.walk is not None and op.walk.count > 1}
+        rows = []
+        for chunks in (1 << 20, 700, 400, 16):
+            tiled = window_tiling(graph, limits(chunks))
+            verify(tiled)
+            assert len({op.name for op in tiled.ops}) == len(tiled.ops)
+            found = golden.run(tiled, image, trace=True)
+            for name, values in wanted.outputs.items():
+                np.testing.assert_array_equal(found.outputs[name], values, name)
+            for name, values in found.values.items():
+                np.testing.assert_array_equal(values, wanted.values[name], name)
+            rows.append(sum(op.x.rows for op in tiled.ops if isinstance(op, MatMul)))
+            kept = hidden & tiled.buffers.keys()
+        assert rows == sorted(rows) and rows[0] < rows[-1] and not kept
+
+
+def test_bands_find_room_where_a_hidden_map_does_not():
+    graph, image = inverted((16, 12))
+    config = replace(CONFIG, bank_words=512)
+    assert isinstance(attempt({"": Mapping(ordered=False).apply(graph, config, 1)}, config), Shortage)
+    choice = mapping.choose({"": graph}, config, MEMORY)
+    assert choice.mapping.windows and choice.mapping.spill is None
+    mapped = choice.mapping.apply(graph, config, 1)
+    assert len({op.name for op in mapped.ops}) == len(mapped.ops)
+    program = schedule({"": mapped}, config)
+    machine.assert_equal(machine.run(program, image), golden.run(graph, image).outputs)
 
 
 def test_what_has_room_stays_as_it_is():
