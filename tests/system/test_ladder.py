@@ -180,9 +180,16 @@ def test_maps_in_parts(config, climb):
 
 
 WINDOWED = {"16x16": replace(SQUARE, window_chunks=1, acc_rows=32), "12x20": replace(ODD, window_chunks=3)}
+WINDOWS = pytest.mark.parametrize(
+    "name",
+    [  # the second one is compiled where there is time
+        pytest.param("16x16", marks=pytest.mark.xdist_group("window 16x16")),
+        pytest.param("12x20", marks=[pytest.mark.xdist_group("window 12x20"), pytest.mark.slow]),
+    ],
+)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(f"window {name}")) for name in WINDOWED])
+@WINDOWS
 @pytest.mark.parametrize("seed", range(2))
 def test_random_windows_with_stalls(seed, name, climb):
     """Depthwise convolution, pooling, shifted windows, resizing and merging; in parts where the row maxima are fewer."""
@@ -191,7 +198,7 @@ def test_random_windows_with_stalls(seed, name, climb):
     climb({"": graph}, WINDOWED[name], "", [random_images(graph, seed)], stall=100, seed=seed + 1)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(f"window {name}")) for name in WINDOWED])
+@WINDOWS
 @pytest.mark.parametrize("model", ["swin_digits", "hybrid_digits"])
 def test_trained_backbone(model, name, trained, digits, climb):
     """Shifted windows and merged patches; dense and depthwise convolutions beside attention."""
@@ -199,7 +206,8 @@ def test_trained_backbone(model, name, trained, digits, climb):
     climb(graphs, WINDOWED[name], "", [{"image": image} for image in digits["test"][:2]])
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(f"window {name}")) for name in WINDOWED])
+@pytest.mark.slow
+@WINDOWS
 def test_windows_of_a_larger_map(name, climb):
     """Without stalls: the cycle model counts the taps."""
     graph = random_window_graph(3, size=(8, 10), width=60)
