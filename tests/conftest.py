@@ -11,9 +11,10 @@ from hwgen.cli import main
 
 # Before NumPy is imported: the matrices are small, and several workers would fight over the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# A shell starts what runs in its background with SIGINT ignored, and the children of the tests would ignore it too.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background with SIGINT ignored, nohup with SIGHUP, and the children of the tests would too.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.fixture(scope="session")

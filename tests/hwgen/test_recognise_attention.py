@@ -189,10 +189,12 @@ def test_causal_attention_is_a_mask(tmp_path):
 
 
 @pytest.mark.skipif(onnx.defs.onnx_opset_version() < 23, reason="this onnx knows no Attention operator")
-def test_soft_cap_of_scores_is_refused(tmp_path):
+def test_soft_cap_of_scores_is_an_activation_of_them(tmp_path):
     w = Writer()
-    (finding,) = check(w.save(tmp_path, w.side_by_side(w.op("Attention", *w.heads(), softcap=5.0)), opset=23))
-    assert finding.op == "Attention" and "is tanh" in finding.reason
+    result = import_model(w.save(tmp_path, w.side_by_side(w.op("Attention", *w.heads(), softcap=5.0)), opset=23))
+    caps = [n for n in result.nodes if isinstance(n, graph.Activation)]
+    assert [n.form for n in caps] == ["tanh"] * H and not any(isinstance(n, graph.Attention) for n in result.nodes)
+    assert sum(isinstance(n, graph.Softmax) for n in result.nodes) == H
 
 
 def onnxruntime_attention(w, mask="", bias=""):
