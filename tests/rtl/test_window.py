@@ -23,6 +23,7 @@ PAIRS = Config(array_outputs=10, array_inputs=12, window_chunks=4, acc_rows=64, 
 THIN = Config(array_outputs=8, array_inputs=9, window_chunks=3, acc_rows=64, scale_entries=128)  # of one
 X, Y, PARAMS, SCALE = 0, 1000, 2000, 7
 ROWS = Walk((1,), (1,), (1,))
+WIDE = pytest.param(SQUARE, id="1", marks=pytest.mark.slow)  # lanes of eight elements: minutes in this simulator
 
 
 @pytest.mark.parametrize("a_bits, b_bits", [(16, 8), (17, 18), (5, 2), (7, 6)])
@@ -124,7 +125,7 @@ def walks():
 
 
 @pytest.mark.parametrize("reduce", Reduce)
-@pytest.mark.parametrize("config", [SQUARE, PAIRS, THIN], ids=["1", "4", "3"])
+@pytest.mark.parametrize("config", [WIDE, pytest.param(PAIRS, id="4"), pytest.param(THIN, id="3")])
 def test_walks(vector_memory, config, reduce):
     rng = np.random.default_rng(1)
     cases = [case(config, rng, walk=walk, reduce=reduce) for walk in walks()]
@@ -132,7 +133,7 @@ def test_walks(vector_memory, config, reduce):
 
 
 @pytest.mark.parametrize("stall", [0.3, 0.8])
-@pytest.mark.parametrize("config", [SQUARE, PAIRS, THIN], ids=["1", "4", "3"])
+@pytest.mark.parametrize("config", [WIDE, pytest.param(PAIRS, id="4"), pytest.param(THIN, id="3")])
 def test_stalls(vector_memory, config, stall):
     rng = np.random.default_rng(2)
     few = [walks()[i] for i in (0, 1, 4, 9)]
@@ -140,7 +141,7 @@ def test_stalls(vector_memory, config, stall):
     run_windows(vector_memory, config, cases, stall, 2)
 
 
-@pytest.mark.parametrize("config", [SQUARE, PAIRS], ids=["1", "4"])
+@pytest.mark.parametrize("config", [WIDE, pytest.param(PAIRS, id="4")])
 def test_few_rows_of_many_blocks(vector_memory, config):
     """Blocks follow each other faster than a row is finished: parameters and maxima are each block's own."""
     rng = np.random.default_rng(3)
