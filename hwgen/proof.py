@@ -60,6 +60,8 @@ FLOAT = Rule(5e-5)  # right levels of some dozen layers stay below 1e-5
 HALF = Rule(2e-2, change=5e-4, noise=2e-2)  # the file computes in 16 bit
 # Any element may take the next step of its grid, and move others to theirs: in the file, and not where round-off is measured.
 GRID = Rule(1e-3, change=6e-8, draws=4, noise=1e-2, largest=False, fails=5)
+# Constants of an activation may be rounded, to a grid too: with a sqrt 2 half a percent off a GELU is a GELU still.
+ROUNDED = Rule(1e-2)
 # Ranges between the steps of a layer are dropped: many an image exceeds those, the best is held to this.
 RANGES = Rule(3e-2, noise=0.0, passes=1)
 
@@ -96,12 +98,13 @@ def confirm(model: Model | str | Path, level: Level, before: Mapping[str, Level]
 
 def difference(model: Model, level: Level, tensor: Level | None = None) -> Difference:
     """A level against the file; where that rounds to grids, what lies behind level T (`tensor`) against that."""
+    exact = ROUNDED if tensor is not None and not _is_tensor(level) and getattr(tensor, "notes", {}).get("rounded") else FLOAT
     if not model.quantised:
-        return _compared(model, level, runner(model), HALF if model.half else FLOAT)
+        return _compared(model, level, runner(model), HALF if model.half else exact)
     if _is_tensor(level):
         return _compared(model, level, runner(model), GRID)
     first = tensor if isinstance(tensor, ir.Program) else import_program(model)[0]
-    bare = _compared(model, _without(level), partial(evaluate, _without(first)), FLOAT)
+    bare = _compared(model, _without(level), partial(evaluate, _without(first)), exact)
     return bare if bare.wrong else _compared(model, level, partial(evaluate, _without(first, ranges=True)), RANGES)
 
 

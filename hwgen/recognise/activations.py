@@ -17,6 +17,7 @@ GRID = np.concatenate([np.linspace(-8, 8, 641), np.linspace(-40, 40, 81), [-1e4,
 # Largest difference that is no other function: an eighth of an int8 step where the largest value is 4, 4 / 127 / 8. Files
 # hold the constants of GELU in 16 bit, with few digits or on the grid of an 8-bit tensor.
 CLOSE = 0.004
+ROUNDED = 0.02  # share of that from which on the file's function is another one than ours: the proof has to know
 CURVED = ("gelu", "gelu_tanh", "silu", "hardswish", "mish", "elu")
 PLAIN = ("relu", "relu6", "hardsigmoid", "sigmoid", "tanh", "softplus", "exp", "abs", "sin", "cos")
 GUESSED = {"silu", "relu", "elu"}  # whose slope is read off the function
@@ -64,6 +65,8 @@ def _match(t: Builder, node: Node, forms: tuple[str, ...]) -> Ref | None:
         values = elementwise(node, source, GRID)
         if values is None or np.shape(values) != GRID.shape or (found := nearest(values, forms)) is None:
             continue
+        if found[1] > ROUNDED:
+            t.notes["rounded"] = True
         y = t.node(found[0], source.node.ref)
         relabel(y, label(t.source) or f"{parent(source.node.name)}.act".lstrip("."))
         return t.through(source.layout, y)

@@ -16,6 +16,7 @@ def rewrite(program: Program, patterns: Iterable[Pattern], past: bool = True) ->
     past: patterns look past limits between the steps of what may become one layer.
     """
     t = Builder()
+    t.notes = program.notes
     made: dict[Node, Ref] = {}
     bare: dict[Node, Ref] = {}  # of a quantised file: without such limits
     patterns = tuple(patterns)
