@@ -54,6 +54,17 @@ def assert_equal(got, wanted):
         np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
+def assert_keeps(graph, mapped, config, batch):
+    """`mapped`, for a batch, gives what golden gives of `graph` for each image alone, in any order of the units."""
+    sets = [random_images(graph, seed) for seed in range(batch)]
+    wanted = [golden.run(graph, images).outputs for images in sets]
+    stacked = {name: np.stack([outputs[name] for outputs in wanted]) for name in wanted[0]}
+    images = {name: np.stack([s[name] for s in sets]) for name in sets[0]}
+    program = schedule({"": mapped}, config)
+    for order in ORDERS:
+        assert_equal(run(program, images if batch > 1 else sets[0], order), stacked if batch > 1 else wanted[0])
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_operation_equals_golden(config, shape):
@@ -107,13 +118,7 @@ def test_mappings_in_any_order_of_the_units(chosen):
     batch = 1 if chosen in mapping.candidates(1) else 4
     config = replace(CONFIGS["12x20"], bank_words=4096)
     graph = random_graph(3, Shape(layers=3, shun=0))
-    sets = [random_images(graph, seed) for seed in range(batch)]
-    wanted = [golden.run(graph, images).outputs for images in sets]
-    stacked = {name: np.stack([outputs[name] for outputs in wanted]) for name in wanted[0]}
-    images = {name: np.stack([s[name] for s in sets]) for name in sets[0]}
-    program = schedule({"": chosen.apply(graph, config, batch)}, config)
-    for order in ORDERS:
-        assert_equal(run(program, images if batch > 1 else sets[0], order), stacked if batch > 1 else wanted[0])
+    assert_keeps(graph, chosen.apply(graph, config, batch), config, batch)
 
 
 @pytest.mark.parametrize("seed", range(4))
