@@ -205,6 +205,11 @@ class Walk:
         return Walk(tuple(loops[::-1]), *ways, *starts, kernel, taps, dilation, plane)
 
 
+def taken(x: Array, rows: Array) -> Array:
+    """x[rows], a row of zeros where the number is ZERO_ROW: x [R, C], rows of any shape -> [*rows.shape, C]."""
+    return np.where(rows[..., None] == ZERO_ROW, np.zeros((), x.dtype), x[rows])
+
+
 def window(
     size: tuple[int, int],
     kernel: tuple[int, int],

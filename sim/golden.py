@@ -14,6 +14,7 @@ from hwgen.errors import UserError
 from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, Transfer, View
 from hwgen.isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
 from hwgen.patches import pad, patchify
+from hwgen.walks import taken
 
 Array = np.ndarray
 
@@ -182,8 +183,7 @@ def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
 
 def _reduce_window(state: _State, op: ReduceWindow) -> None:
     taps, y_rows = op.walk.x_rows(), op.walk.y_rows()
-    x = np.stack([state.read(op.x, np.maximum(rows, 0)) * (rows >= 0)[:, None] for rows in taps])
-    total = num.reduce_window(x, op.weights, taps >= 0 if op.reduce == Reduce.MAX else None)
+    total = num.reduce_window(taken(state.read(op.x), taps), op.weights, taps >= 0 if op.reduce == Reduce.MAX else None)
     y = num.window_post(total, op.mult, op.before, op.shift, op.bias)
     if op.gelu is not None:
         y = num.gelu(y, *op.gelu)

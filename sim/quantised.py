@@ -10,6 +10,7 @@ from hwgen import numerics as num
 from hwgen import patches, qgraph
 from hwgen.isa import Convert, Reduce
 from hwgen.qgraph import UNIT_ROW, Matrix, QGraph, Ref
+from hwgen.walks import taken
 
 Array = np.ndarray
 Values = dict[str, Array]
@@ -66,15 +67,10 @@ def _image(node: qgraph.Image, values: Values) -> Array:
     return patches.patchify(num.quantise_image(pixels, node.step, node.offset), node.patch, node.stride)
 
 
-def _walked(x: Array, rows: Array) -> Array:
-    """Rows of x, zeros where the number of the row is -1."""
-    return x[np.maximum(rows, 0)] * (rows >= 0)[..., None]
-
-
 def _product(node: qgraph.Product, values: Values) -> Array:
     x = _rows(node.x, values)
     if node.walk is not None:
-        x = np.concatenate([_walked(x, rows) for rows in node.walk.x_rows()], axis=1)
+        x = np.concatenate([taken(x, rows) for rows in node.walk.x_rows()], axis=1)
     y = _times(x, node.matrix, node.convert, values)
     y = y if node.act is None else num.gelu(y, *node.act)
     if node.add is None:
@@ -88,7 +84,7 @@ def _product(node: qgraph.Product, values: Values) -> Array:
 def _piece(piece: qgraph.Piece, values: Values) -> Array:
     x = _rows(piece.x, values)
     y = num.window_post(x.astype(np.int64), piece.mult, 0, piece.shift, piece.bias)
-    return y if piece.rows is None else _walked(y, piece.rows)
+    return y if piece.rows is None else taken(y, piece.rows)
 
 
 def _window(node: qgraph.Window, values: Values) -> Array:
@@ -96,7 +92,7 @@ def _window(node: qgraph.Window, values: Values) -> Array:
     y = np.empty((sum(walk.rows for walk in node.walks), x.shape[1]), np.int16)
     for walk, mult in zip(node.walks, node.mults, strict=True):
         taps = walk.x_rows()
-        total = num.reduce_window(_walked(x, taps), node.weights, taps >= 0 if node.reduce == Reduce.MAX else None)
+        total = num.reduce_window(taken(x, taps), node.weights, taps >= 0 if node.reduce == Reduce.MAX else None)
         y[walk.y_rows()] = num.window_post(total, mult, node.before, node.shift, node.bias)
     return y if node.act is None else num.gelu(y, *node.act)
 

@@ -87,11 +87,6 @@ def _linear(x: Array, w: Array, b: Array | None) -> Array:
     return y if b is None else y + b.astype(x.dtype)
 
 
-def gathered(x: Array, rows: Array) -> Array:
-    """x[rows], a row of zeros where rows is negative: [*rows.shape, C]."""
-    return np.where(rows[..., None] < 0, np.zeros((), x.dtype), x[rows])
-
-
 def _taps(node: Conv | Window, kernel: tuple[int, ...]) -> Array:
     """Row of the map that each tap and position reads, negative beyond the border: [taps, positions]."""
     return walks.window(node.size, (kernel[0], kernel[1]), node.stride, node.pads, node.dilation).x_rows()
@@ -102,7 +97,7 @@ def _window(node: Window, x: Array) -> Array:
     inside = (rows >= 0)[..., None]
     if node.form == "max":
         return np.where(inside, x[rows], -np.inf).max(axis=0).astype(x.dtype)
-    taps = gathered(x, rows)
+    taps = walks.taken(x, rows)
     if node.form == "mean":
         total = taps.sum(axis=0)
         return total / np.asarray(len(rows) if node.count_pads else inside.sum(axis=0), x.dtype)
@@ -152,13 +147,13 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             p = softmax(scores if bias is None else scores + bias.astype(q.dtype))
             return (p @ x).transpose(0, 2, 1, 3).reshape(v[0].shape[0], -1)
         case Gather(rows=rows):
-            return gathered(v[0], rows)
+            return walks.taken(v[0], rows)
         case Join():
             return np.concatenate(v, axis=1)
         case Stack():
             return np.concatenate(v, axis=0)
         case Conv(weight=w, bias=b):
-            taps = gathered(v[0], _taps(node, w.shape[1:3])).transpose(1, 0, 2)
+            taps = walks.taken(v[0], _taps(node, w.shape[1:3])).transpose(1, 0, 2)
             return _linear(taps.reshape(len(taps), -1), w.reshape(len(w), -1), b)
         case Window():
             return _window(node, v[0])

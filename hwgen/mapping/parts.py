@@ -45,9 +45,10 @@ def part(op: Op, first: int, end: int, name: str, place: Callable[[View], View])
     return replace(op, name=name, **changes)
 
 
-def part_name(name: str, number: int, last: bool) -> str:
-    """Of an operation's part: the last one keeps its name, so that `IntGraph.trace` finds it."""
-    return name if last else f"{name}.rows{number}"
+def part_name(name: str, number: int, last: bool, kind: str = "rows") -> str:
+    """Of an operation's part: the last one keeps its name, so that `IntGraph.trace` finds it. kind: of parts, another one
+    for each pass that may cut what another has cut."""
+    return name if last else f"{name}.{kind}{number}"
 
 
 def is_token_wise(op: Op) -> bool:

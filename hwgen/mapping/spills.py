@@ -27,6 +27,7 @@ from .ahead import ahead
 from .apart import constants_apart, heads_apart, measure, weights_apart
 from .bounds import aside, bound
 from .depth_first import Limits
+from .parts import part_name
 from .row_tiling import row_tiling
 from .streamed import WHOLE, Run, Streamed, cut
 
@@ -151,9 +152,10 @@ class _Spills:
             pieces: list[Op] = []
             whole: set[View] = set()
             for op, shape in entries:
-                piece = cut(op, shape, first, end, _block_name(op.name, k, last), place) if run.tokens else op
+                piece = cut(op, shape, first, end, part_name(op.name, k, last, "block"), place) if run.tokens else op
                 if isinstance(piece, MatMul) and piece.expert is not None:
-                    piece = replace(piece, expert=(_block_name(piece.expert[0], k, last), piece.expert[1]))
+                    route, expert = piece.expert
+                    piece = replace(piece, expert=(part_name(route, k, last, "block"), expert))
                 pieces.append(piece)
                 whole |= {view for name, view in piece.views().items() if shape.axes[name] == WHOLE}
             held = self._held(pieces, names)
@@ -263,11 +265,6 @@ class _Spills:
         """Numbered, as each comes several times."""
         number = self.counts[name, kind] = self.counts.get((name, kind), -1) + 1
         return f"{name}{number}"
-
-
-def _block_name(name: str, number: int, last: bool) -> str:
-    """Of an operation on a block: the last one keeps its name, so that `IntGraph.trace` finds it."""
-    return name if last else f"{name}.block{number}"
 
 
 def _written(op: Op, view: View) -> View:

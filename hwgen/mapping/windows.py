@@ -86,7 +86,8 @@ class _Windows:
             place = self._place(run, local, first, end, k)
             for op, shape, start in zip(ops, run.shapes, starts, strict=True):
                 if shape.borders is not None:
-                    parts[k].append(self._cut(op, shape, first, end, _tile_name(op.name, k, end == run.tokens), place))
+                    name = part_name(op.name, k, end == run.tokens, "tile")
+                    parts[k].append(self._cut(op, shape, first, end, name, place))
                 elif first <= start < end:
                     moved: dict[str, Any] = {f: place(v, shape.axes[f]) for f, v in op.views().items()}
                     parts[k].append(replace(op, **moved))
@@ -229,11 +230,6 @@ class _Windows:
             for value, (view, name) in self.trace.items()
             if name not in names or last.get(view.buffer, name) == name
         }
-
-
-def _tile_name(name: str, number: int, last: bool) -> str:
-    """Of an operation's part, which other passes may cut into parts in turn; the last one keeps its name."""
-    return name if last else f"{name}.tile{number}"
 
 
 def _overlapped(parts: list[list[Op]], head: int) -> list[Op]:

@@ -7,7 +7,7 @@ from math import gcd
 from ..layers import Conv
 from ..tensor import Builder, Contract, Input, Layout, Node, Pad, Ref
 from ..tensor.layout import Axis
-from .match import constant, group, is_map, regroup
+from .match import constant, group, is_map, regroup, weighted
 from .names import label
 from .rewrite import relabel
 
@@ -16,12 +16,9 @@ MOST_MAPS = 64  # that are convolved one by one
 
 def convolution(t: Builder, node: Node) -> Ref | None:
     """A product of windows with a constant: result axes that pair with summed ones, and perhaps one of groups."""
-    if not isinstance(node.op, Contract) or constant(node.operands[0]) == constant(node.operands[1]):
+    if (found := weighted(node)) is None:
         return None
-    first, second, result = node.op.letters
-    x, w = node.operands
-    if constant(x):
-        x, w, first, second = w, x, second, first
+    x, w, first, second, result = found
     groups = [c for c in result if c in first and c in second]
     outputs = [c for c in second if c in result and c not in first]
     summed = [c for c in first if c in second and c not in result]

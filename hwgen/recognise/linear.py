@@ -7,21 +7,18 @@ from math import prod
 import numpy as np
 
 from ..layers import Clip, Conv, Embed, Linear, Norm, Scale
-from ..tensor import Builder, Concat, Contract, Layout, Node, Ref
+from ..tensor import Builder, Concat, Layout, Node, Ref
 from .limits import beneath, is_limit
-from .match import at_columns, by_element, constant, factor_of, group, is_map, layer, loops, regroup
+from .match import at_columns, by_element, constant, factor_of, group, is_map, layer, loops, regroup, weighted
 from .names import label
 from .rewrite import relabel
 
 
 def linear(t: Builder, node: Node) -> Ref | None:
     """A product of what is computed with a constant, no index running over both and the result: rows times a matrix."""
-    if not isinstance(node.op, Contract) or constant(node.operands[0]) == constant(node.operands[1]):
+    if (found := weighted(node)) is None:
         return None
-    first, second, result = node.op.letters
-    x, w = node.operands
-    if constant(x):
-        x, w, first, second = w, x, second, first
+    x, w, first, second, result = found
     if (number := w.scalar) is not None:
         w = t.full(w.shape, number)
         summed = [c for c in first + second if c not in result]
@@ -42,7 +39,7 @@ def linear(t: Builder, node: Node) -> Ref | None:
     x = group(x, [first.index(c) for c in rows], [first.index(c) for c in summed])
     w = group(w, [second.index(c) for c in columns], [second.index(c) for c in summed])
     y = relabel(t.node(Linear(), x, w), label(t.source, w))
-    sizes = dict(zip(node.op.letters[2], node.shape, strict=True))
+    sizes = dict(zip(result, node.shape, strict=True))
     return regroup(t, y, [sizes[c] for c in result], [result.index(c) for c in rows + columns])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import Builder, Const, Layer, Layout, Map, Node, Reduce, Ref
+from ..tensor import Builder, Const, Contract, Layer, Layout, Map, Node, Reduce, Ref
 from ..tensor.evaluate import FUNCTION, apply
 
 Array = np.ndarray
@@ -27,6 +27,16 @@ def layer(r: Ref | Node, *kinds: type[Layer]) -> bool:
 
 def constant(r: Ref) -> bool:
     return isinstance(r.node.op, Const)
+
+
+def weighted(node: Node) -> tuple[Ref, Ref, str, str, str] | None:
+    """(computed operand, constant one, letters of each, of the result) of a product of the two; None for other nodes."""
+    if not isinstance(node.op, Contract):
+        return None
+    (x, w), (first, second, result) = node.operands, node.op.letters
+    if constant(x) == constant(w):
+        return None
+    return (w, x, second, first, result) if constant(x) else (x, w, first, second, result)
 
 
 def scalar_of(r: Ref, function: str) -> tuple[Ref, float] | None:

@@ -38,24 +38,22 @@ def linear_place(b: Rows, node: Node) -> Place:
 
 def _sorted(b: Rows, node: Node) -> tuple[Operand, Array | None]:
     """(what a linear layer reads, with the channels of a token side by side; the columns in that order, None: as they are)."""
-    key = node, "sorted"
-    if key not in b._derived:
+
+    def made() -> tuple[Operand, Array | None]:
         view, order = b.view(node.operands[0]), None
         if view.rows.shape[1] > 1 and not b.lost(view):
             view = view.map(lambda a: a)
             known = np.ones(view.shape, np.bool_) if view.which is None else view.which >= 0
             at = int(known.sum(axis=1).argmax())
-            order = np.lexsort(
-                (view.columns[at], view.rows[at], np.zeros(view.shape[1]) if view.which is None else view.which[at])
-            )
+            which = np.zeros(view.shape[1]) if view.which is None else view.which[at]
+            order = np.lexsort((view.columns[at], view.rows[at], which))
             if not known[at].all() or np.array_equal(order, np.arange(len(order))):
                 order = None
-        b._derived[key] = (
-            (b.tokens(node.operands[0]) if order is None else b.settled([view.map(lambda a: a[:, order])])[0]),
-            order,
-        )
-    found: tuple[Operand, Array | None] = b._derived[key]
-    return found
+        if order is None:
+            return b.tokens(node.operands[0]), None
+        return b.settled([view.map(lambda a: a[:, order])])[0], order
+
+    return b.once("sorted", node, made)
 
 
 def reads_image(b: Rows, node: Node) -> bool:

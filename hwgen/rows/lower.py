@@ -7,7 +7,7 @@ channels, which goes into weights. What the row graph has no node for is a findi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -22,6 +22,7 @@ from .views import LOWEST, ZERO, Array, Place, Unsupported, View, shown
 
 Make = Callable[["Rows", Node, int, int], str]  # name of rows start..stop of the value of a layer
 Where = Callable[["Rows", Node], Place]
+T = TypeVar("T")
 GONE = "?"  # a value that a finding explains
 LEAST = -1e30  # below this a border is less than any number
 
@@ -48,6 +49,14 @@ class Rows:
         self._leaves: dict[Node, tuple[tuple[Node, ...], Array, Array]] = {}
         self._operands: dict[Any, Operand] = {}
         self._failed: set[Node] = set()
+
+    def once(self, what: str, of: Any, make: Callable[[], T]) -> T:
+        """What `make` gives, made the first time that it is asked for; `of`: what it is made of."""
+        key = what, of
+        if key not in self._derived:
+            self._derived[key] = make()
+        found: T = self._derived[key]
+        return found
 
     # --- values ---
 
@@ -207,11 +216,7 @@ class Rows:
         """A layer of some columns of a value, as far as possible by keeping those rows of its weight."""
         if np.array_equal(columns, np.arange(self.place(node).width)):
             return node
-        key = node, columns.tobytes()
-        if key not in self._derived:
-            self._derived[key] = self._columns(node, columns)
-        derived: Node = self._derived[key]
-        return derived
+        return self.once("columns", (node, columns.tobytes()), lambda: self._columns(node, columns))
 
     def _columns(self, node: Node, columns: Array) -> Node:
         op, index = node.op, self.t.const(columns)

@@ -319,11 +319,7 @@ class Reduced:
 
 
 def reduced(b: Rows, node: Node) -> Reduced:
-    key = node, "reduced"
-    if key not in b._derived:
-        b._derived[key] = _reduced(b, node)
-    found: Reduced = b._derived[key]
-    return found
+    return b.once("reduced", node, lambda: _reduced(b, node))
 
 
 def _reduced(b: Rows, node: Node) -> Reduced:

@@ -35,11 +35,7 @@ class Mixed:
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
     """None where a linear layer reads channels of one token, or several channels of several."""
-    key = node, "mixed"
-    if key not in b._derived:
-        b._derived[key] = _mixed(b, node)
-    found: Mixed | None = b._derived[key]
-    return found
+    return b.once("mixed", node, lambda: _mixed(b, node))
 
 
 def _mixed(b: Rows, node: Node) -> Mixed | None:

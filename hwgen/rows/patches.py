@@ -23,11 +23,7 @@ ELSEWHERE = "pads something else than the image, as convolution stems do"
 
 def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     """(fields of a `PatchEmbed`, order of its rows) of a linear layer that reads an image."""
-    key = node, "patches"
-    if key not in b._derived:
-        b._derived[key] = _patches(b, node)
-    found: tuple[dict[str, Any], Array | None] = b._derived[key]
-    return found
+    return b.once("patches", node, lambda: _patches(b, node))
 
 
 def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:

@@ -47,16 +47,15 @@ def turned(view: View) -> bool:
 
 def standing(b: Rows, r: Ref) -> Ref:
     """The operand, or where it shows columns of a value as rows the same in a value of its own."""
-    key = r, "standing"
-    if key not in b._derived:
-        view = b.view(r)
-        if not b.lost(view) and turned(view):
-            b.t.name, b.t.source = "", r.node.source
-            b._derived[key] = b.t.node(Standing(), r)
-        else:
-            b._derived[key] = r
-    found: Ref = b._derived[key]
-    return found
+    return b.once("standing", r, lambda: _standing(b, r))
+
+
+def _standing(b: Rows, r: Ref) -> Ref:
+    view = b.view(r)
+    if b.lost(view) or not turned(view):
+        return r
+    b.t.name, b.t.source = "", r.node.source
+    return b.t.node(Standing(), r)
 
 
 def standing_make(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -140,11 +139,7 @@ class Heads:
 
 
 def heads_of(b: Rows, node: Node) -> Heads | None:
-    key = node, "heads"
-    if key not in b._derived:
-        b._derived[key] = _heads(b, node)
-    found: Heads | None = b._derived[key]
-    return found
+    return b.once("heads", node, lambda: _heads(b, node))
 
 
 def _heads(b: Rows, node: Node) -> Heads | None:
@@ -240,13 +235,13 @@ def _of_heads(b: Rows, node: Node) -> Node | None:
     (height, width), (r, c), heads = found.views[0].shape, found.at, node.shape[1]
     if not np.array_equal(r * width + c, np.arange(height * width)):
         return None
-    key = node, "heads apart"
-    if key not in b._derived:
+
+    def made() -> Node:
         b.t.name, b.t.source = node.name, node.source
         parts = (b.t.reshape(b.t.transpose(a, (1, 0)), (heads, height, width)) for a in (x, position))
-        b._derived[key] = b.t.map("add", *parts).node
-    made: Node = b._derived[key]
-    return made
+        return b.t.map("add", *parts).node
+
+    return b.once("heads apart", node, made)
 
 
 # --- layers of channels ---
@@ -270,13 +265,13 @@ def _of_channels(b: Rows, node: Node) -> Node | None:
     view = b.view(x)
     if b.lost(view) or not turned(view) or (isinstance(node.op, Linear) and mixed(b, node) is not None):
         return None
-    key = node, "standing"
-    if key not in b._derived:
+
+    def made() -> Node:
         r = standing(b, x)
         b.t.name, b.t.source = node.name, node.source
-        b._derived[key] = b.t.node(node.op, r, *tables).node
-    found: Node = b._derived[key]
-    return found
+        return b.t.node(node.op, r, *tables).node
+
+    return b.once("of channels", node, made)
 
 
 KINDS: dict[type, tuple[Where, Make]] = {

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from ..layers import Conv, Softmax
-from ..tensor import Concat, Contract, Gather, Input, Map, Node, Op, Pad, Reduce, Scatter, TopK
+from ..tensor import Concat, Contract, Gather, Input, Map, Node, Op, Pad, Scatter, TopK
 
-CONVOLVES = "convolves something else than the image, as convolution stems do"
 STEM = "make the tokens by one convolution of the image, whose kernel may be larger than its stride"
 REASONS: dict[type[Op], tuple[str, str]] = {
-    Softmax: (
-        "is a softmax that no attention and no gate reads",
-        "leave the softmax to the caller: it changes no ranking",
-    ),
     Pad: ("pads a value inside the network, as convolutions and poolings do", STEM),
     Input: ("reads pixels of the image as they are", "make the tokens by one convolution of the image"),
     Concat: (
@@ -37,8 +31,6 @@ LINEAR = "fold constants into a neighbouring layer"
 def reason(node: Node) -> tuple[str, str]:
     """(reason, hint) of a node that no pattern took or that the machine has no operation for."""
     op = node.op
-    if isinstance(op, Conv):
-        return ("is a convolution with groups", PLAIN) if op.groups > 1 else (CONVOLVES, STEM)
     if isinstance(op, Map):
         if op.function in ("eq", "lt", "le", "and", "or", "not", "xor"):
             return "compares what is computed from the image", "export without conditions on values"
@@ -50,14 +42,6 @@ def reason(node: Node) -> tuple[str, str]:
             f"is {op.function} of a value, no part of a GELU or another layer that hwgen knows",
             "use GELU, SiLU or ReLU, Softmax, LayerNorm",
         )
-    if isinstance(op, Reduce):
-        what = {
-            "sum": "sums or averages over channels",
-            "max": "takes the largest",
-            "min": "takes the smallest",
-            "prod": "multiplies up",
-        }
-        return what[op.function], "only tokens can be averaged"
     if isinstance(op, Contract):
         if sum(r.constant is not None for r in node.operands) == 1:
             return "multiplies by a constant that differs by group or token, as a convolution with groups does", PLAIN
