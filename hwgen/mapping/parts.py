@@ -11,6 +11,8 @@ import numpy as np
 from ..intgraph import Constant, Input, MatMul, Op, View
 from ..isa import RowScale
 
+ROWS, COLUMNS, WHOLE = "rows", "columns", "whole"  # along which axis of a view the tokens lie, or that all of it is needed
+
 
 def written(op: Op) -> set[str]:
     """Buffers that an operation writes."""

@@ -27,12 +27,11 @@ from .ahead import ahead
 from .apart import constants_apart, heads_apart, measure, weights_apart
 from .bounds import aside, bound
 from .depth_first import Limits
-from .parts import part_name
+from .parts import WHOLE, part_name
 from .row_tiling import row_tiling
-from .streamed import WHOLE, Run, Streamed, cut
+from .streamed import Run, Streamed, cut
 
 TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
-
 WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
 
 
@@ -188,7 +187,7 @@ class _Spills:
         for piece in pieces:
             read = [self._complete(v) for v in piece.reads().values() if v.buffer in self.source.buffers]
             write = [_written(piece, v) for v in piece.writes().values() if v.buffer in self.source.buffers]
-            if piece.expert is not None or getattr(piece, "walk", None) is not None:
+            if piece.expert is not None or piece.walk is not None:
                 read += write  # rows that it does not write stay as they were
             reads.append(read)
             writes.append(write)

@@ -18,14 +18,8 @@ import numpy as np
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Op, RouteTokens, View
 from ..isa import ColScale, RowMax
 from .depth_first import MIN_ROWS, Bound, Cost, Limits
-from .parts import is_token_wise, part
+from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
 from .runs import units
-
-ROWS, COLUMNS, WHOLE = (
-    "rows",
-    "columns",
-    "whole",
-)  # along which axis of a view the tokens lie, or that all of it is needed
 
 
 @dataclass
@@ -124,10 +118,9 @@ class Streamed:
         """How an operation goes through in blocks."""
         if isinstance(op, MatMul) and isinstance(op.w, View) and self._by_columns(op):
             return Shape(op.w.rows, {"x": WHOLE, "w": ROWS, "out": COLUMNS})
-        if is_token_wise(op) and getattr(op, "walk", None) is None:
-            return Shape(
-                next(iter(op.row_views().values())).rows, {name: WHOLE if name == "w" else ROWS for name in op.views()}
-            )
+        if is_token_wise(op):
+            rows = next(iter(op.row_views().values())).rows
+            return Shape(rows, {name: WHOLE if name == "w" else ROWS for name in op.views()})
         return Shape(0, dict.fromkeys(op.views(), WHOLE))
 
     def _by_columns(self, op: MatMul) -> bool:

@@ -9,11 +9,10 @@ import numpy as np
 
 from ..intgraph import Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
-from .parts import is_token_wise
+from .parts import COLUMNS, ROWS, WHOLE, is_token_wise
 from .runs import units
 
-ROWS, COLUMNS = "rows", "columns"  # where a view has the tokens
-WHOLE, BAND = "whole", "band"  # in no order of theirs; what the taps of a block reach
+BAND = "band"  # axis of a view: of what the taps of a block reach
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import Any
 from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
 from .depth_first import Limits
-from .parts import edges, part, part_name
-from .window_runs import BAND, COLUMNS, ROWS, WHOLE, Run, Shape, window_runs
+from .parts import COLUMNS, ROWS, WHOLE, edges, part, part_name
+from .window_runs import BAND, Run, Shape, window_runs
 
 
 def window_tiling(graph: IntGraph, limits: Limits) -> IntGraph:
