@@ -10,11 +10,12 @@ from typing import Any
 from .timeline import CAUSES
 
 WHOLE_BLOCK = 3  # parts under a number that make it a block of the network: fewer are a layer of a Sequential
+Key = tuple[str, str]  # block, part
 SUMS = (*CAUSES, "macs", "dram_bytes", "vector", "load", "store")
 _TWICE = re.compile(r"\b(\w+)\.\1\.(?=\d)")
 
 
-def places(operations: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+def places(operations: Iterable[Mapping[str, Any]]) -> dict[str, Key]:
     """Operation name -> (block, part), from entries with `of` and, of an expert's product, `expert`.
 
     `blocks.1.mlp.experts.7.w1` of expert 7 is part `mlp.experts.w1` of block `blocks.1`; `blocks.0.attn.scores.0` and
@@ -95,9 +96,9 @@ def experts(run: Mapping[str, Any]) -> dict[str, dict[int, int]]:
     return {block: dict(sorted(next(iter(found.values())).items())) for block, found in tokens.items()}
 
 
-def links(edges: Iterable[tuple[str, str]], where: Mapping[str, tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+def links(edges: Iterable[tuple[str, str]], where: Mapping[str, Key]) -> list[tuple[Key, Key]]:
     """Edges between operations as edges between parts, each once, in order; those within a part go."""
-    found = {}
+    found: dict[tuple[Key, Key], None] = {}
     for source, target in edges:
         if source in where and target in where and where[source] != where[target]:
             found[where[source], where[target]] = None
