@@ -46,9 +46,14 @@ def body(graph: onnx.GraphProto, opsets: dict[str, int]) -> Body:
     return Body(tuple(i.name for i in graph.input), ops(graph.node, outputs, opsets), constants, outputs)
 
 
+def label(node: onnx.NodeProto, place: int) -> str:
+    """What messages call a node, the `place`th of its graph: its name, or what tells it apart where it has none."""
+    return node.name or f"{node.op_type}_{place} (-> {', '.join(node.output)})"
+
+
 def _op(node: onnx.NodeProto, place: int, outputs: tuple[str, ...], opsets: dict[str, int]) -> Op:
     domain = "" if node.domain == "ai.onnx" else node.domain
-    name = node.name or f"{node.op_type}_{place} (-> {', '.join(node.output)})"
+    name = label(node, place)
     attributes = {a.name: _attribute(a, opsets) for a in node.attribute}
     kind = f"{domain}.{node.op_type}" if domain else node.op_type
     return Op(kind, name, tuple(node.input), outputs, attributes, opsets.get(domain, 1), node)
