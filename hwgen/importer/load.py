@@ -15,8 +15,8 @@ from onnx import TensorProto, inliner
 
 from ..errors import UserError
 from .external import LFS, everything, fetch
-from .nodes import array
-from .part import end_at, read_names
+from .nodes import array, read_names
+from .part import end_at
 
 Array = np.ndarray
 Shapes = Mapping[str, Sequence[int]]  # of inputs, with the batch axis; "" is the only input

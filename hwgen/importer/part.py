@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import copy
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from ..errors import UserError
-from .external import bodies
-from .nodes import label
+from .nodes import label, needed, read_names
 
 PRODUCTS = {"Conv", "MatMul", "Gemm", "Einsum", "ConvTranspose", "FusedMatMul", "QLinearConv", "QLinearMatMul", "Attention"}
 FIXED = {"Constant", "Shape", "Size"}  # nodes that know their result without the image
@@ -39,44 +38,22 @@ def end_at(path: Path, proto: onnx.ModelProto, outputs: Sequence[str]) -> None:
             raise UserError(f"{path}: --outputs: no node makes a value {name!r}; the file's own outputs are {there}")
         if list(outputs).count(name) > 1:
             raise UserError(f"{path}: --outputs names {name!r} twice")
-    nodes, needed = _needed(graph.node, outputs)
+    places, names = needed(graph.node, outputs)
+    names.difference_update(outputs)
     types = {v.name: v for v in [*graph.value_info, *graph.output]}
-    ends = [types.get(name) or onnx.ValueInfoProto(name=name) for name in outputs]
-    for kept, field in (
-        ([graph.node[i] for i in nodes], graph.node),
-        ([v for v in graph.input if v.name in needed], graph.input),
-        ([t for t in graph.initializer if t.name in needed], graph.initializer),
-        ([t for t in graph.sparse_initializer if t.values.name in needed], graph.sparse_initializer),
-        ([v for v in graph.value_info if v.name in needed and v.name not in outputs], graph.value_info),
-        (ends, graph.output),
+    ends = [copy.deepcopy(types.get(name) or onnx.ValueInfoProto(name=name)) for name in outputs]
+    for field, kept in (
+        (graph.node, set(places)),
+        (graph.input, {i for i, v in enumerate(graph.input) if v.name in names}),
+        (graph.initializer, {i for i, t in enumerate(graph.initializer) if t.name in names}),
+        (graph.sparse_initializer, {i for i, t in enumerate(graph.sparse_initializer) if t.values.name in names}),
+        (graph.value_info, {i for i, v in enumerate(graph.value_info) if v.name in names}),
+        (graph.output, set[int]()),
     ):
-        _replace(field, kept)
-
-
-def _replace(field: Any, kept: list[Any]) -> None:
-    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
-    del field[:]
-    field.extend(copies)
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[int], set[str]]:
-    """The places of the nodes that `outputs` need, and every name that is read on the way."""
-    needed, kept = set(outputs), []
-    for i in range(len(nodes) - 1, -1, -1):
-        if needed & {name for name in nodes[i].output if name}:
-            kept.append(i)
-            needed |= read_names(nodes[i])
-    return kept[::-1], needed
-
-
-def read_names(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, its branches included."""
-    names = {name for name in node.input if name}
-    for inner in bodies(node):
-        names.update(o.name for o in inner.output)
-        for n in inner.node:
-            names |= read_names(n)
-    return names
+        for i in reversed(range(len(field))):
+            if i not in kept:
+                del field[i]
+    graph.output.extend(ends)
 
 
 def before(graph: onnx.GraphProto, refused: Collection[str], inputs: Collection[str]) -> Cut | None:
@@ -97,13 +74,12 @@ def before(graph: onnx.GraphProto, refused: Collection[str], inputs: Collection[
         elif reads & moving and node.op_type not in FIXED:
             moving.update(o for o in node.output if o)
     ends = [o.name for o in graph.output if o.name in moving]
-    behind = _needed(graph.node, [o.name for o in graph.output if o.name in tainted])[0]
-    for i in behind:
-        if tainted & set(graph.node[i].output):
-            reads = read_names(graph.node[i])
-            ends += [o for node in graph.node for o in node.output if o in reads & moving - set(inputs)]
+    behind, _ = needed(graph.node, [o.name for o in graph.output if o.name in tainted])
+    read = set[str]().union(*(read_names(graph.node[i]) for i in behind if tainted.intersection(graph.node[i].output)))
+    both = read & moving
+    ends += [name for node in graph.node for name in node.output if name in both]
     outputs = tuple(dict.fromkeys(ends))
-    kept = _needed(graph.node, outputs)[0]
+    kept, _ = needed(graph.node, outputs)
     if PRODUCTS.isdisjoint(graph.node[i].op_type for i in kept):
         return None
     return Cut(outputs, len(kept), len(graph.node))
