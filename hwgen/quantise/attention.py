@@ -114,7 +114,8 @@ def _queries_and_keys(
     q_steps, k_steps = (_int8_steps(b, node, side, middle) for side, middle in ((q_side, 0.0), (k_side, centre)))
     factors = q_steps * k_steps * abs(node.scale) * np.log2(np.e) * SCORE_STEPS
     factors = factors if node.factors is None else factors * node.factors.astype(np.float64)
-    # A sum one larger than all others takes all of the probability from 2^7 score steps on, so a larger factor says no more.
+    # A sum one larger than all others takes all of the probability from 2^7 score steps on, so a larger factor says no more;
+    # only beside a bias, which stays as it is, does the product then count for less than the file says.
     factors = np.minimum(factors, LARGEST_FACTOR * UNIT_ROW)
     angles: dict[bytes, Ref] = {}
     # One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad.
