@@ -74,7 +74,7 @@ def resamples(b: Rows, node: Node) -> bool:
     if mixed(b, node) is None or weight.constant is None:
         return False
     numbers = b.array(weight)
-    return int((numbers != 0).sum(axis=1).max(initial=0)) <= min(MOST_TAPS, numbers.shape[1] // 2)
+    return bool((numbers != 0).sum(axis=1).max(initial=0) <= min(MOST_TAPS, numbers.shape[1] // 2))
 
 
 def _split(view: View, shape: tuple[int, ...]) -> tuple[Array, Array, Array | None]:
@@ -124,8 +124,8 @@ def _mix(b: Rows, node: Node) -> str:
         positions = last - begin
         if count > 1 or numbers[0] != 1:
             kernel, stride = ((n, 1) if found.outputs_first else (1, n) for n in (count, step))
-            fields = {"size": tall(positions), "kernel": kernel, "stride": stride}
-            fields["weight"] = b.intern(np.broadcast_to(numbers.reshape(*kernel, 1), (*kernel, width)))
+            taps = b.intern(np.broadcast_to(numbers.reshape(*kernel, 1), (*kernel, width)))
+            fields = {"size": tall(positions), "kernel": kernel, "stride": stride, "weight": taps}
             x = b.add(graph.Window, node, "", "mix", x=x, form="weighted", **fields)
             starts, positions = (starts - begin) // step, (positions - count) // step + 1
         names.append(x)
