@@ -27,6 +27,7 @@ MAX_LINES = 500
 HWGEN = {
     "version": "",
     "checkout": "",
+    "progress": "",
     "errors": "",
     "cache": "errors",
     "processes": "errors",
@@ -73,9 +74,9 @@ HWGEN = {
     "mapping": "config cost dram errors intgraph isa latency numerics program schedule walks",
     "resources": "boards config latency memories numerics",
     "explore": "boards config cost dram energy errors intgraph isa latency mapping processes resources schedule timeline",
-    "synth": "boards config errors processes",
-    "bitstream": "boards config errors files processes rtl synth",
-    "timing": "boards errors files synth",
+    "synth": "boards config errors processes progress",
+    "bitstream": "boards config errors files processes progress rtl synth",
+    "timing": "boards errors files progress synth",
     "dataflow": "intgraph",
     "report": "boards cost counts dram energy isa program resources timeline version",
     "parts": "timeline",
@@ -87,7 +88,7 @@ HWGEN = {
 COMMANDS = {"", "api", "steps", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "processes", "qgraph", "registers", "timeline", "walks"),
+    *("intgraph", "isa", "numerics", "patches", "processes", "progress", "qgraph", "registers", "timeline", "walks"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
@@ -104,6 +105,7 @@ LIBRARIES = {
     "hwgen.cli": set(),
     "hwgen.pages": {"jinja2", "markupsafe"},
     "hwgen.arguments": set(),
+    "hwgen.progress": set(),
     "hwgen.doctor": {"find_libpython"},
     "hwgen": NUMPY,
     "hwgen.sim": {"numpy", "cocotb", "cocotb_tools", "pynq"},
