@@ -1,7 +1,7 @@
 """How far long work is, on stderr: on a terminal a bar with an estimate of what is left, in a log a line now and then.
 
 Whoever works says so with `work`, wherever it is called from; whoever owns the screen shows it with `shown`, and without one
-nothing is shown. Of works within works the innermost stands on the screen. By hand, not with rich or tqdm: the command line starts
+nothing is shown. Of works within works the innermost is on the screen. By hand, not with rich or tqdm: the command line starts
 without any library, so that `hwgen doctor` can name those that are missing.
 """
 
