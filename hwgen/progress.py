@@ -29,13 +29,13 @@ class Work:
         self.what, self.total, self.unit, self.look = what, total, unit, look
         self.done, self.note = 0.0, ""
         self.start = time.monotonic()
-        self._first: tuple[float, float] | None = None  # when counting began, and where
+        self._first = (self.start, 0.0) if total else None  # when counting began, and where
 
     def at(self, done: float, total: float | None = None, note: str = "") -> None:
-        """So much is done."""
+        """So much is done. 0 sets the clock of the pace: what comes first, such as compiling, does not count."""
         self.done, self.note = done, note
         self.total = self.total if total is None else total
-        if self.total and (self._first is None or done < self._first[1]):
+        if self.total and (self._first is None or done <= self._first[1]):
             self._first = time.monotonic(), done
 
     def pace(self) -> float | None:
