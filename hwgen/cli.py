@@ -108,7 +108,7 @@ def _build(options) -> int:
 
 
 def _run(options) -> int:
-    from . import api, run
+    from . import api, perfetto, run
     from .files import check_writable, write_atomic, write_npz
 
     run.check_engine(options.engine)
@@ -123,7 +123,8 @@ def _run(options) -> int:
     if options.output is not None:
         write_npz(options.output, result.outputs)
     if options.trace is not None:
-        write_atomic(options.trace, json.dumps(result.trace).encode())
+        viewer = options.trace.name.endswith(perfetto.SUFFIX)
+        write_atomic(options.trace, json.dumps(perfetto.events(result.trace) if viewer else result.trace).encode())
     summary = result.summary(bundle.config)
     print(json.dumps(summary) if options.json else run.text(summary))
     return GOOD

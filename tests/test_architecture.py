@@ -80,6 +80,7 @@ HWGEN = {
     "dataflow": "intgraph",
     "report": "boards cost counts dram energy isa program resources timeline version",
     "parts": "timeline",
+    "perfetto": "",
     "pages": "isa parts timeline",
     "vendor": "boards config registers rtl",
     "notebook": "",

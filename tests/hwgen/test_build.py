@@ -263,6 +263,10 @@ def test_trace_of_a_run(hwgen, made, tmp_path, monkeypatch):
     assert (measured["dram"], measured["dram_bytes_per_cycle"], len(measured["runs"])) == ("unlimited", 0.0, 2)
     estimate = json.loads((bundle / "report.json").read_text())["tasks"][""]
     assert len(measured["runs"][0]["operations"]) == len(estimate["operations"])
+    viewed = tmp_path / "t.perfetto.json"
+    assert hwgen("run", bundle, *options[:-1], viewed)[0] == 0
+    slices = [event for event in json.loads(viewed.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert len(slices) == sum(len(run["operations"]) + len(run["layers"]) for run in measured["runs"])
     code, out, err = hwgen("report", bundle, "--trace", trace, "--html", page)
     assert (code, err) == (0, "") and "measured, run 1, DRAM unlimited" in out
     assert page.read_text().count("<canvas") == 3
