@@ -100,7 +100,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--output", type=Path, metavar="OUT.npz", help="one float32 array per ONNX output")
     _selection(sub)
     sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
-    sub.add_argument("--trace", type=Path, metavar="FILE.json", help="rtl: when each instruction ran, where the cycles went; *.perfetto.json: for ui.perfetto.dev")
+    what = "rtl: when each instruction ran, where the cycles went; FILE.perfetto.json is for ui.perfetto.dev"
+    sub.add_argument("--trace", type=Path, metavar="FILE.json", help=what)
     sub.add_argument("--progress", action="store_true", help="a line a second where stderr is no terminal, not one in 30")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 

@@ -1,4 +1,4 @@
-"""A measured run as Chrome's and Perfetto's viewers read it (Trace Event Format, JSON): a process for each run, a track for each unit.
+"""A measured run as Chrome's and Perfetto's viewers read it (Trace Event Format): a process for each run, a track for each unit.
 
 Open the file at https://ui.perfetto.dev or chrome://tracing; nothing is uploaded.
 """
