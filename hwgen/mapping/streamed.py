@@ -24,6 +24,8 @@ from .depth_first import MIN_ROWS, Bound, Cost, Limits
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
 from .runs import units
 
+PATIENCE = 16  # runs from a unit on, each longer than the one before, that find no room in any blocks: then none will
+
 
 @dataclass
 class Run:
@@ -172,12 +174,16 @@ class Streamed:
 
     def _choices(self, first: int) -> Iterator[Run]:
         """Runs that begin at a unit, longer and longer ones."""
-        together, streams = _Together(), True
+        together, streams, misses = _Together(), True, 0
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
                 streams = False
                 break
-            yield self._run(first, end, together.tokens)
+            run = self._run(first, end, together.tokens)
+            yield run
+            misses = misses + 1 if run.cost[0] else 0
+            if misses == PATIENCE:
+                return
         if not streams and end == first + 1:
             yield self._run(first, end, 0)
 
@@ -244,14 +250,17 @@ class Streamed:
 
     def _times(self, scale: Scale, height: int) -> int:
         """What a size is multiplied by in blocks of so many tokens."""
-        if isinstance(scale, tuple):
-            return tallest(*scale, height)
-        return {ROWS: height, COLUMNS: -(-height // self.limits.chunk), WHOLE: 1}[scale]
+        if scale == ROWS:
+            return height
+        if scale == WHOLE:
+            return 1
+        return tallest(*scale, height) if isinstance(scale, tuple) else -(-height // self.limits.chunk)
 
     def _over(self, alive: list[Sizes], height: int) -> int:
         """Chunks that are short where most are, in blocks of so many tokens."""
+        times = {scale: self._times(scale, height) for sizes in alive for _, _, scale in sizes}
         return max(
-            self.limits.over([size * self._times(scale, height) for size, copies, scale in sizes for _ in range(copies)])
+            self.limits.over([size * times[scale] for size, copies, scale in sizes for _ in range(copies)])
             for sizes in alive
         )
 
