@@ -11,8 +11,8 @@ from hwgen.dram import of_board
 from hwgen.errors import UserError
 from hwgen.explore import points, space, work
 from hwgen.schedule import schedule
-from sim.tb.graphs import Shape, random_graph
-from sim.tb.windows import random_window_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.windows import random_window_graph
 
 GRAPHS = {"": random_graph(1, Shape(patches=(4, 4), heads=4, head=16, hidden=128))}
 PYNQ = boards.load("pynq-z2")
@@ -40,6 +40,16 @@ def test_front(front):
     assert best.cycles == pytest.approx(cycles(best.config, PYNQ), abs=0.1)
     assert best.images_per_second == pytest.approx(PYNQ.clock_mhz * 1e6 / best.cycles, rel=1e-4)
     assert explore.text(front, best).count("*") == 1
+
+
+def test_a_larger_array_than_any_candidate_is_a_config():
+    """Also with windows, whose engine is as wide as the row reader of its array."""
+    board = boards.load("ultra96v2")
+    wanted = work.measure({"": random_window_graph(0)})
+    found = list(space.candidates(wanted, board))
+    assert max(config.window_chunks for config in found) > 2
+    limits = {points._limit(config, board) for config in found}
+    assert "" in limits and any("DSP" in text for text in limits)
 
 
 def test_choice_is_near_the_best_candidate(front):

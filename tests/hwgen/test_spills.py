@@ -20,9 +20,9 @@ from hwgen.mapping.runs import chains
 from hwgen.program import manifest
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
-from sim import golden
-from sim.tb.graphs import Shape, random_graph, random_images
-from sim.tb.windows import random_window_graph
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim.tb.windows import random_window_graph
 
 _spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parents[1] / "sim/test_machine.py")
 machine = importlib.util.module_from_spec(_spec)
