@@ -11,12 +11,11 @@ from ..tensor import Node
 from .lower import Rows
 from .moves import made, value
 from .operands import kept
-from .views import Array, Place, Unsupported, View
+from .views import Array, Place, View
 
 MOST_WEIGHTS = 16  # different rows of weights
 MOST_TAPS = 16  # tokens that one is mixed of
 MOST_PRODUCTS = 4  # tokens that one is mixed of, where each is of its own weights
-MIXES = "multiplies along tokens (token mixing)"
 
 
 @dataclass(eq=False)
@@ -34,7 +33,8 @@ class Mixed:
 
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
-    """None where a linear layer reads channels of one token, or several channels of several."""
+    """None where a linear layer reads channels of one token, or several channels of several, or mixes so many tokens that it
+    is a product with the transposed value."""
     return b.once("mixed", node, lambda: _mixed(b, node))
 
 
@@ -59,6 +59,8 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     rows = np.broadcast_to(own.rows, own.shape)
     if (rows != rows[:, :, :1]).any():
         return None
+    if not _sparse(b.array(node.operands[1], "its weight")):
+        return None
     outputs = node.shape[1]
     first = each > 1 and abs(int(rows[0, 1, 0] - rows[0, 0, 0])) > abs(int(rows[1, 0, 0] - rows[0, 0, 0]))
     j, o, c = np.meshgrid(np.arange(each), np.arange(outputs), np.arange(width), indexing="ij")
@@ -66,6 +68,14 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     order = (0, 2, 1) if inner else (2, 0, 1)
     at = token.transpose(order).reshape(-1), c.transpose(order).reshape(-1)
     return Mixed(own, Place(each * outputs, width, at=at), first)
+
+
+def _sparse(weight: Array) -> bool:
+    """Whether windows, or sums of a few tokens times constants, make every output."""
+    used = [np.flatnonzero(row) for row in weight]
+    forms = {weight[o, taps].tobytes() for o, taps in enumerate(used)}
+    counts = [len(taps) for taps in used]
+    return max(counts) <= MOST_PRODUCTS or (min(counts) > 0 and max(counts) <= MOST_TAPS and len(forms) <= MOST_WEIGHTS)
 
 
 def _split(view: View, shape: tuple[int, ...]) -> tuple[Array, Array, Array | None]:
@@ -85,12 +95,10 @@ def _mix(b: Rows, node: Node) -> str:
     each, _, width = found.view.shape
     outputs = len(weight)
     used = [np.flatnonzero(row) for row in weight]
-    if max(len(u) for u in used) > MOST_TAPS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
     forms: dict[bytes, list[int]] = {}
     for o, taps in enumerate(used):
         forms.setdefault(weight[o, taps].tobytes(), []).append(o)
-    if len(forms) > MOST_WEIGHTS:
+    if len(forms) > MOST_WEIGHTS or not min(len(u) for u in used):
         return _weighted(b, node, found, weight, used)
     rows, columns, which = _split(found.view, found.view.shape)
     names: list[str] = []
@@ -98,8 +106,6 @@ def _mix(b: Rows, node: Node) -> str:
     for own in forms.values():
         taps = np.array([used[o] for o in own])  # [outputs, taps]
         count, numbers = len(taps[0]), weight[own[0], used[own[0]]]
-        if not count:
-            raise Unsupported(MIXES, "let layers work on tokens by channels")
         turned = [None if a is None else a[:, taps].transpose(1, 0, 2, 3) for a in (rows, columns, which)]
         assert turned[0] is not None and turned[1] is not None
         part = View(found.view.sources, (len(own), each, count, width), turned[0], turned[1], turned[2])
@@ -120,8 +126,6 @@ def _mix(b: Rows, node: Node) -> str:
 def _weighted(b: Rows, node: Node, found: Mixed, weight: Array, used: list[Array]) -> str:
     """A sum of tokens times constants, where few are mixed: resampling by any step."""
     count = max(len(u) for u in used)
-    if count > MOST_PRODUCTS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
     each, _, width = found.view.shape
     total = ""
     for i in range(count):
