@@ -18,7 +18,7 @@ from writer import rounded, save
 from hwgen import steps
 from hwgen.compare import snr_db
 from hwgen.errors import UserError
-from sim import golden
+from hwgen.sim import golden
 
 _spec = importlib.util.spec_from_file_location("system", Path(__file__).parents[1] / "system" / "conftest.py")
 system = importlib.util.module_from_spec(_spec)

@@ -11,7 +11,7 @@ import pytest
 from hwgen import graph
 from hwgen.levels import import_model
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 _spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
 maker = importlib.util.module_from_spec(_spec)
