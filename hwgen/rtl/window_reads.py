@@ -109,7 +109,7 @@ class WindowReads(Component):
         single_v, single_u = walk.kernel_v == 1, walk.kernel_u == 1
         last_tap = last_v & last_u
         line, group = go & last_v, go & last_tap  # with this tap a line of the kernel, a group ends
-        joins = go & (joining != 0)  # with the next tap a row begins within the group
+        joins = reading_tap & (joining != 0)  # with the next tap a row begins within the group
         row = joins | group  # the walk goes on to its next row
         for step, again, left, last, count, single in (
             (go, line, left_v, last_own, walk.kernel_v, single_v),
