@@ -161,6 +161,11 @@ def window_groups(config: Config, rows: int, kernel: tuple[int, int], run: int) 
     return [(count, size, kernel[0] * (kernel[1] + size - 1)) for count, size in sizes if count and size]
 
 
+def window_reads(config: Config, rows: int, kernel: tuple[int, int], run: int) -> int:
+    """Reads of a ReduceWindow's rows for each block of columns, whatever their order."""
+    return sum(count * of_group for count, _, of_group in window_groups(config, rows, kernel, run))
+
+
 def window_cycles(config: Config, rows: int, columns: int, kernel: tuple[int, int], run: int, weighted: bool) -> int:
     """A ReduceWindow from `start` to `done` when nothing stalls, rows >= 1. run: `walks.Walk.run`."""
     chunks, taps = -(-columns // config.chunk), kernel[0] * kernel[1]

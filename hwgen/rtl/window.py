@@ -22,7 +22,8 @@ class Window(Component):
 
     Block of columns by block, group of rows by group, tap by tap (`window_reads`); sums (`window_lanes`) are held while the
     next group's grow, and finished a chunk a cycle (`window_finish`), so that a group takes as many cycles as it reads, or as
-    its rows have chunks. Rows and their results are counted before they are read, so nothing stalls between a read and a FIFO with room.
+    its rows have chunks. Rows and their results are counted before they are read, so nothing stalls between a read and a FIFO
+    with room.
 
     Parameters: config, with window_chunks. Ports: start (strobe), insn, walk (words of ReduceWindow and WindowWalk, held
     until done), done (strobe: all writes visible); rd (window_chunks chunks), wr, scale.

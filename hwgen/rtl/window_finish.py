@@ -30,8 +30,8 @@ class WindowFinish(Component):
 
     Parameters: config. Ports: insn (word, held), start (strobe), tail (elements of a row's last chunk); param_valid,
     param_tag, param_data (multipliers and biases); target_valid, target (a row's place, ahead of it); i_valid, i_tag (strobe:
-    a group's sums are there from the next cycle on), group_row, chunk, i_data (chunk of the sums, combinational); wr, scale; strobes
-    written (a chunk), stored (a row of a block, with its maximum), block_done (the ring's chunks of a block are free).
+    a group's sums are there from the next cycle on), group_row, chunk, i_data (chunk of the sums, combinational); wr, scale;
+    strobes written (a chunk), stored (a row of a block, with its maximum), block_done (the ring's chunks of a block are free).
     """
 
     def __init__(self, config: Config):

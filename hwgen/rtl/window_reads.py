@@ -58,9 +58,11 @@ class WindowReads(Component):
     """For each block of window_chunks chunks of columns: multipliers and biases chunk by chunk, weights tap by tap, then for
     every group of rows of the walk every row of x that is a tap of one of them: a read each.
 
-    A group are up to window_rows rows of the innermost loop, where the next row is the next tap's step away: along a line of
-    the kernel they read one row of x more for each row more. Else each row is its own group. A loop of the walk is a counter, an index the sum of its steps; one adder each makes an index a cycle. Then the border,
-    then base + index * pitch. What is on its way to the FIFO is counted, so a stage never waits.
+    A group are up to window_rows rows of the innermost loop, where from each to the next is a tap's step along v: a line of the
+    kernel reads one row of x more for each row more (two rows of a kernel three wide: x rows 0 to 3, not 0 to 2 and 1 to 3).
+    Elsewhere each row is its own group. A loop of the walk is a counter, an index the sum of its steps;
+    one adder each makes an index a cycle. Then the border, then base + index * pitch. What is on its way to the FIFO is
+    counted, so a stage never waits.
 
     Parameters: config. Ports: insn, walk (words, held); start (strobe), finished (all reads are in the FIFO, or there are
     none); block_free, row_free (a block's parameters, a row's results have room); begins (strobe: a row takes its room, of

@@ -8,6 +8,7 @@ from ..config import Config
 from ..errors import Shortage
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, Spill, View
 from ..isa import RowScale
+from ..latency import window_reads
 from ..program import Place
 from .allocate import Item, place, set_lead
 from .hazards import Region
@@ -149,7 +150,8 @@ class Spaces:
             elif isinstance(op, (Norm, Multiply, ReduceWindow)):
                 left = op.x.rows * -(-op.x.cols // self.config.chunk)  # reads that no Matmul has run beside yet
                 if isinstance(op, ReduceWindow):
-                    left = op.walk.rows * op.walk.count * -(-op.x.cols // (self.config.chunk * self.config.window_chunks))
+                    reads = window_reads(self.config, op.walk.rows, op.walk.kernel, op.walk.run)
+                    left = reads * -(-op.x.cols // (self.config.chunk * self.config.window_chunks))
                 if isinstance(op, Multiply):
                     left += op.x.rows * -(-op.factor.cols // self.config.chunk)
                 for j in range(i + 1, min(i + 1 + NORM_BESIDE, len(ops))):

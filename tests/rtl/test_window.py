@@ -27,6 +27,10 @@ X, Y, PARAMS, SCALE = 0, 1000, 2000, 7
 ROWS = Walk((1,), (1,), (1,))
 WIDE = pytest.param(SQUARE, id="1", marks=pytest.mark.slow)  # lanes of eight elements: minutes in this simulator
 
+SHAPES = pytest.mark.parametrize(
+    "config", [WIDE, pytest.param(PAIRS, id="4"), pytest.param(THIN, id="3"), pytest.param(GROUPS, id="2x3")]
+)
+
 
 @pytest.mark.parametrize("a_bits, b_bits", [(16, 8), (17, 18), (5, 2), (7, 6)])
 def test_products_in_luts(a_bits, b_bits):
@@ -129,7 +133,7 @@ def walks():
 
 
 @pytest.mark.parametrize("reduce", Reduce)
-@pytest.mark.parametrize("config", [WIDE, pytest.param(PAIRS, id="4"), pytest.param(THIN, id="3"), pytest.param(GROUPS, id="2x3")])
+@SHAPES
 def test_walks(vector_memory, config, reduce):
     rng = np.random.default_rng(1)
     cases = [case(config, rng, walk=walk, reduce=reduce) for walk in walks()]
@@ -137,7 +141,7 @@ def test_walks(vector_memory, config, reduce):
 
 
 @pytest.mark.parametrize("stall", [0.3, 0.8])
-@pytest.mark.parametrize("config", [WIDE, pytest.param(PAIRS, id="4"), pytest.param(THIN, id="3"), pytest.param(GROUPS, id="2x3")])
+@SHAPES
 def test_stalls(vector_memory, config, stall):
     rng = np.random.default_rng(2)
     few = [walks()[i] for i in (0, 1, 4, 9)]
