@@ -113,13 +113,13 @@ class Window(Component):
         several = (tag.more != 0) | (tag.rows != 0)
         granted = slot.rd.valid & slot.rd.ready & asked.last & ((asked.more != 0) | (asked.rows != 0))
         # Since a group of several chunks has asked: until its last tap is granted, then until its sums are through.
-        waiting, apart = Signal(), Signal(range(max(self.config.window_chunks * self.config.window_rows, 2)))
-        allowed = ~(tag.row_last & (tag.kind == TAP)) | (~waiting & (apart == 0))
+        held, apart = Signal(), Signal(range(max(self.config.window_chunks * self.config.window_rows, 2)))
+        allowed = ~(held & tag.row_last & (tag.kind == TAP))
         chunks = (asked.more + 1) * Array(range(1, self.config.window_rows + 1))[asked.rows]
         with m.If(granted):
-            m.d.sync += [waiting.eq(0), apart.eq(chunks - 2)]
+            m.d.sync += [held.eq(chunks != 2), apart.eq(chunks - 2)]
         with m.Elif(apart != 0):
-            m.d.sync += apart.eq(apart - 1)
+            m.d.sync += [held.eq(apart != 1), apart.eq(apart - 1)]
         m.d.comb += [
             slot.valid.eq(reads.valid & allowed),
             slot.addr.eq(reads.payload.addr),
@@ -127,5 +127,5 @@ class Window(Component):
             reads.ready.eq(slot.ready & allowed),
         ]
         with m.If(slot.valid & slot.ready & tag.last & several):
-            m.d.sync += waiting.eq(1)
+            m.d.sync += held.eq(1)
         return slot

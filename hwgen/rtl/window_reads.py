@@ -60,9 +60,9 @@ class WindowReads(Component):
 
     A group are up to window_rows rows of the innermost loop, where from each to the next is a tap's step along v: a line of the
     kernel reads one row of x more for each row more (two rows of a kernel three wide: x rows 0 to 3, not 0 to 2 and 1 to 3).
-    Elsewhere each row is its own group. A loop of the walk is a counter, an index the sum of its steps;
-    one adder each makes an index a cycle. Then the border, then base + index * pitch. What is on its way to the FIFO is
-    counted, so a stage never waits.
+    Elsewhere each row is its own group. A loop of the walk is a counter, an index the sum of its steps; one adder each makes
+    an index a cycle. Then the border, then base + index * pitch. What is on its way to the FIFO is counted, so a stage never
+    waits.
 
     Parameters: config. Ports: insn, walk (words, held); start (strobe), finished (all reads are in the FIFO, or there are
     none); block_free, row_free (a block's parameters, a row's results have room); begins (strobe: a row takes its room, of
@@ -101,13 +101,12 @@ class WindowReads(Component):
         weighted = insn.reduce == Reduce.WEIGHTED
 
         # --- loops ----------------------------------------------------------------------------------------------------
-        reading_params, reading_tap = Signal(), Signal()
+        reading_params, reading_tap, kind = Signal(), Signal(), Signal(2)
         go, load = Signal(), Signal()  # a tap (or its weights) goes on its way; the loops begin anew
-        last_own, last_u = Signal(), Signal()  # of the line: the last tap of the group's first row
+        last_own, last_v, last_u = Signal(), Signal(), Signal()  # of the line: the last of the group's first row, of all
         left_v, left_u = Signal(isa.TAP_BITS), Signal(isa.TAP_BITS)
         behind, extra, joining = Signal(), Signal(range(most)), Signal(range(most))
-        left_behind, more_rows = Signal(range(most)), Signal()
-        last_v = Mux(behind, left_behind == 1, last_own & ~more_rows)
+        left_behind = Signal(range(most))
         single_v, single_u = walk.kernel_v == 1, walk.kernel_u == 1
         last_tap = last_v & last_u
         line, group = go & last_v, go & last_tap  # with this tap a line of the kernel, a group ends
@@ -150,14 +149,14 @@ class WindowReads(Component):
             m.d.sync += [rows.eq(rows - 1), last_row.eq(rows == 2)]
         with m.If(joins):
             m.d.sync += joining.eq(joining - 1)
-        # Behind the first row's last tap of a line come those that only the others have.
-        m.d.comb += more_rows.eq((extra != 0) & ~reading_params)
+        # Behind the first row's last tap of a line come those that only the others have; weights have none.
         with m.If(load | line):
-            m.d.sync += behind.eq(0)
+            m.d.sync += [behind.eq(0), last_v.eq(single_v)]
         with m.Elif(go & last_own):
-            m.d.sync += [behind.eq(1), left_behind.eq(extra)]
+            m.d.sync += [behind.eq(1), left_behind.eq(extra), last_v.eq(extra == 1)]
         with m.Elif(go):
-            m.d.sync += left_behind.eq(left_behind - 1)
+            ends_own = (left_v == 2) & ((extra == 0) | (kind == WEIGHT))
+            m.d.sync += [left_behind.eq(left_behind - 1), last_v.eq(Mux(behind, left_behind == 2, ends_own))]
         first, new_row, number = Signal(), Signal(), Signal(number_bits())
         with m.If(load | group):
             m.d.sync += [first.eq(1), new_row.eq(1), number.eq(0)]
@@ -205,7 +204,7 @@ class WindowReads(Component):
         # --- border, addresses ------------------------------------------------------------------------------------------
         bases = {name: Signal(ports.ADDRESS_BITS, name=f"{name}_base", reset_less=True) for name in "xy"}
         param, param_row = (Signal(ports.ADDRESS_BITS, name=name, reset_less=True) for name in ("param", "param_row"))
-        kind, place = Signal(2), Signal(number_bits())
+        place = Signal(number_bits())
         going = Signal()
         m.d.comb += [going.eq(reading_tap | reading_params), go.eq(reading_tap | (reading_params & (kind == WEIGHT)))]
         tag = Signal(read_tag(config))
