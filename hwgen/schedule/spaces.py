@@ -8,7 +8,6 @@ from ..config import Config
 from ..errors import Shortage
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, Spill, View
 from ..isa import RowScale
-from ..latency import window_reads
 from ..program import Place
 from .allocate import Item, place, set_lead
 from .hazards import Region
@@ -150,8 +149,7 @@ class Spaces:
             elif isinstance(op, (Norm, Multiply, ReduceWindow)):
                 left = op.x.rows * -(-op.x.cols // self.config.chunk)  # reads that no Matmul has run beside yet
                 if isinstance(op, ReduceWindow):
-                    reads = window_reads(self.config, op.walk.rows, op.walk.kernel, op.walk.run)
-                    left = reads * -(-op.x.cols // (self.config.chunk * self.config.window_chunks))
+                    left = op.walk.rows * op.walk.count * -(-op.x.cols // (self.config.chunk * self.config.window_chunks))
                 if isinstance(op, Multiply):
                     left += op.x.rows * -(-op.factor.cols // self.config.chunk)
                 for j in range(i + 1, min(i + 1 + NORM_BESIDE, len(ops))):
