@@ -43,6 +43,15 @@ def test_front(front):
     assert explore.text(front, best).count("*") == 1
 
 
+def test_a_larger_array_than_any_candidate_is_a_config():
+    """Also with windows, whose engine is as wide as the row reader of its array."""
+    board = boards.load("ultra96v2")
+    wanted = work.measure({"": random_window_graph(0)})
+    found = list(space.candidates(wanted, board))
+    assert max(config.window_chunks for config in found) > 2
+    assert any(points._limit(config, board) for config in found)
+
+
 def test_choice_is_near_the_best_candidate(front):
     """Against the cycle model on every candidate, not the finalists alone."""
     candidates = {*space.candidates(work.measure(GRAPHS), PYNQ)}
@@ -166,3 +175,16 @@ def test_a_window_engine_where_windows_are():
         found = list(space.shaped(space.base(PYNQ, measured), measured, PYNQ, 8, 12))
         assert found and {config.window_chunks for config in found} == {3 * wanted}
         assert space.smallest(measured, PYNQ).window_chunks == wanted
+
+
+def test_rows_share_a_windows_reads_where_it_pays():
+    """As many as make a large kernel faster; one where rows read nothing in common, or where there are no windows."""
+    measured = replace(work.measure({"": random_window_graph(1)}), products=())
+    for (kernel, run), several in {((7, 7), 14): True, ((7, 7), 1): False, ((1, 1), 1): False}.items():
+        asked = replace(measured, windows=((196, 96, kernel, run, True, 100),))
+        found = list(space.shaped(space.base(PYNQ, asked), asked, PYNQ, 8, 12))
+        assert found and all((config.window_rows > 1) == several for config in found)
+        other = found[0].window_rows - 1 if several else 2
+        assert other in {config.window_rows for config in space.neighbours(found[0], asked, PYNQ)}
+    none = work.measure(GRAPHS)
+    assert {config.window_rows for config in space.shaped(space.base(PYNQ, none), none, PYNQ, 8, 12)} == {1}
