@@ -248,6 +248,18 @@ def test_one_name_is_installed():
     assert all(name.split(".")[0] == "hwgen" for name in how["packages"])
 
 
+def test_folders_are_imported_by_the_names_that_are_installed():
+    """`import sim` works in this folder alone, and where an old editable install has it."""
+    for path in [*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "docs").rglob("*.py")]:
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+        assert not names & INSTALLED.keys(), path
+
+
 def tracked() -> list[Path]:
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
