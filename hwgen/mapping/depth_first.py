@@ -266,7 +266,7 @@ class _Blocks:
             over = max(self.limits.over([*fixed, *(height * size for size in sizes)]) for sizes in alive)
             if not over or height <= MIN_ROWS:
                 return blocks, over
-            blocks += 1
+            blocks = -(-rows // (height - 1))  # the fewest that are less high
 
     def _tokens(self, route: RouteTokens) -> int:
         """Tokens that the machine can route at once."""

@@ -11,14 +11,13 @@ from ..tensor import Node
 from .lower import Rows
 from .moves import made, value
 from .operands import kept
-from .views import Array, Place, Unsupported, View
+from .views import Array, Place, View
 
 MOST_WEIGHTS = 16  # different rows of weights
 MOST_TAPS = 16  # tokens that one is mixed of
 MOST_PRODUCTS = 4  # tokens that one is mixed of, where each is of its own weights
 MOST_PHASES = 64  # of a map made larger by a whole number
 EQUAL = 1e-6  # of the largest weight: sums of weights that an edge has in one
-MIXES = "multiplies along tokens (token mixing)"
 
 
 @dataclass(eq=False)
@@ -36,7 +35,8 @@ class Mixed:
 
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
-    """None where a linear layer reads channels of one token, or several channels of several."""
+    """None where a linear layer reads channels of one token, or several channels of several, or mixes so many tokens that it
+    is a product with the transposed value."""
     return b.once("mixed", node, lambda: _mixed(b, node))
 
 
@@ -61,6 +61,8 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     rows = np.broadcast_to(own.rows, own.shape)
     if (rows != rows[:, :, :1]).any():
         return None
+    if not _sparse(b.array(node.operands[1], "its weight")):
+        return None
     outputs = node.shape[1]
     first = each > 1 and abs(int(rows[0, 1, 0] - rows[0, 0, 0])) > abs(int(rows[1, 0, 0] - rows[0, 0, 0]))
     j, o, c = np.meshgrid(np.arange(each), np.arange(outputs), np.arange(width), indexing="ij")
@@ -68,6 +70,24 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     order = (0, 2, 1) if inner else (2, 0, 1)
     at = token.transpose(order).reshape(-1), c.transpose(order).reshape(-1)
     return Mixed(own, Place(each * outputs, width, at=at), first)
+
+
+def _spans(weight: Array) -> list[tuple[int, int]]:
+    """First and end of what has weight, of each output."""
+    used = [np.flatnonzero(row) for row in weight]
+    return [(int(u[0]), int(u[-1]) + 1) if len(u) else (0, 1) for u in used]
+
+
+def _in_windows(weight: Array) -> bool:
+    """Whether a few windows make every output."""
+    spans = _spans(weight)
+    forms = {weight[o, first:end].tobytes() for o, (first, end) in enumerate(spans)}
+    return max(end - first for first, end in spans) <= MOST_TAPS and len(forms) <= MOST_WEIGHTS
+
+
+def _sparse(weight: Array) -> bool:
+    """Whether windows, or sums of a few tokens times constants, make every output."""
+    return _phases(weight) is not None or _in_windows(weight) or bool((weight != 0).sum(axis=1).max() <= MOST_PRODUCTS)
 
 
 def resamples(b: Rows, node: Node) -> bool:
@@ -94,16 +114,13 @@ def _mix(b: Rows, node: Node) -> str:
     assert found is not None
     weight = b.array(node.operands[1], "its weight")
     each, tokens, width = found.view.shape
-    used = [np.flatnonzero(row) for row in weight]
-    spans = [(int(u[0]), int(u[-1]) + 1) if len(u) else (0, 1) for u in used]
-    if max(end - first for first, end in spans) > MOST_TAPS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
+    phases = _phases(weight)
+    if phases is None and not _in_windows(weight):
+        return _weighted(b, node, found, weight)
+    spans = _spans(weight)
     forms: dict[bytes, list[int]] = {}
     for o, (first, end) in enumerate(spans):
         forms.setdefault(weight[o, first:end].tobytes(), []).append(o)
-    phases = _phases(weight, used)
-    if phases is None and len(forms) > MOST_WEIGHTS:
-        return _weighted(b, node, found, weight, used)
 
     def table(positions: int) -> Array:
         """Row of each [position along the mixed axis, place beside it] in a map that runs as the layer's value does."""
@@ -164,15 +181,17 @@ class Phases:
     behind: int
 
 
-def _phases(weight: Array, used: list[Array]) -> Phases | None:
+def _phases(weight: Array) -> Phases | None:
     """A map made larger by a whole number, with its edges repeated; None where it is none."""
     outputs, tokens = weight.shape
     count = outputs // tokens
-    if outputs % tokens or count < 2 or count > MOST_PHASES or not all(len(u) for u in used):
+    if outputs % tokens or count < 2 or count > MOST_PHASES:
         return None
     middle = tokens // 2
-    spans = [(int(u[0]) - middle, int(u[-1]) + 1 - middle) for u in used[middle * count : (middle + 1) * count]]
+    spans = [(first - middle, end - middle) for first, end in _spans(weight[middle * count : (middle + 1) * count])]
     taps = max(end - first for first, end in spans)
+    if taps > MOST_TAPS:
+        return None
     starts = np.array([first for first, _ in spans])
     weights = np.zeros((count, taps), np.float32)
     made = np.zeros_like(weight)
@@ -189,11 +208,10 @@ def _phases(weight: Array, used: list[Array]) -> Phases | None:
     return Phases(weights, starts + before, before, behind)
 
 
-def _weighted(b: Rows, node: Node, found: Mixed, weight: Array, used: list[Array]) -> str:
+def _weighted(b: Rows, node: Node, found: Mixed, weight: Array) -> str:
     """A sum of tokens times constants, where few are mixed: resampling by any step."""
+    used = [np.flatnonzero(row) for row in weight]
     count = max(len(u) for u in used)
-    if count > MOST_PRODUCTS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
     each, _, width = found.view.shape
     total = ""
     for i in range(count):

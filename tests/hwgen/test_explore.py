@@ -173,3 +173,16 @@ def test_a_window_engine_where_windows_are():
         found = list(space.shaped(space.base(PYNQ, measured), measured, PYNQ, 8, 12))
         assert found and {config.window_chunks for config in found} == {3 * wanted}
         assert space.smallest(measured, PYNQ).window_chunks == wanted
+
+
+def test_rows_share_a_windows_reads_where_it_pays():
+    """As many as make a large kernel faster; one where rows read nothing in common, or where there are no windows."""
+    measured = replace(work.measure({"": random_window_graph(1)}), products=())
+    for (kernel, run), several in {((7, 7), 14): True, ((7, 7), 1): False, ((1, 1), 1): False}.items():
+        asked = replace(measured, windows=((196, 96, kernel, run, True, 100),))
+        found = list(space.shaped(space.base(PYNQ, asked), asked, PYNQ, 8, 12))
+        assert found and all((config.window_rows > 1) == several for config in found)
+        other = found[0].window_rows - 1 if several else 2
+        assert other in {config.window_rows for config in space.neighbours(found[0], asked, PYNQ)}
+    none = work.measure(GRAPHS)
+    assert {config.window_rows for config in space.shaped(space.base(PYNQ, none), none, PYNQ, 8, 12)} == {1}

@@ -179,7 +179,10 @@ def test_maps_in_parts(config, climb):
     climb({"": graph}, config, "", [random_images(graph, seed) for seed in range(2)])
 
 
-WINDOWED = {"16x16": replace(SQUARE, window_chunks=1, acc_rows=32), "12x20": replace(ODD, window_chunks=3)}
+WINDOWED = {
+    "16x16": replace(SQUARE, window_chunks=1, window_rows=2, acc_rows=32),
+    "12x20": replace(ODD, window_chunks=3, window_rows=3),
+}
 WINDOWS = pytest.mark.parametrize(
     "name",
     [  # the second one is compiled where there is time
