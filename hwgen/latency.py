@@ -202,3 +202,19 @@ def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: boo
     fixed = READ_SLOT + GATE_LANES + GATE_QUOTIENT_BITS + ROUTE_SETTLE + ROUTE_FIXED + min(rows, ROUTER_LANES)
     gates = rows * (DENSE + 2 * -(-experts // config.chunk)) if dense else 0
     return math.ceil(before) + last + rows * top_k + gates + fixed
+
+
+# --- selection -----------------------------------------------------------------------------------------------------
+DIGIT = 4  # bits of a score that a pass of the sort looks at
+PASSES = 16 // DIGIT
+SELECT_PASS = (1 << DIGIT) + RAM + 4  # of a pass, beside one for each score: places of the digits, the pipeline's end
+SELECT_READ = READ_SLOT + 2  # of a chunk of scores, beside one for each of them
+SELECT_ROW = RAM + 3  # of a row, beside one for each of its chunks
+SELECT_FIXED = 32  # counts cleared, the last write's way
+
+
+def select_cycles(config: Config, rows: int, columns: int, score_rows: int, score_columns: int) -> int:
+    """A Select from `start` to `done` when nothing stalls: the scores read, sorted digit by digit, rows copied."""
+    scores = score_rows * score_columns
+    read = score_rows * -(-score_columns // config.chunk) * SELECT_READ + scores
+    return read + PASSES * (scores + SELECT_PASS) + rows * (-(-columns // config.chunk) + SELECT_ROW) + SELECT_FIXED
