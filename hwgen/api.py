@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from html import escape
 from pathlib import Path
@@ -43,6 +43,7 @@ def build(
     batch: int = 1,
     explore: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    outputs: Sequence[str] = (),
     progress: Callable[[str, float, str], None] = lambda step, seconds, summary: None,
 ) -> Bundle:
     """The bundle of an ONNX model for a board.
@@ -52,8 +53,8 @@ def build(
     calibrate: images that set the scales, anything that `Bundle.run` takes; without them seeded noise does, and a warning
     says so. settings: fields of Config or Quantisation, as `--set` takes them. batch: images that share a run. explore:
     search the Config even where the board stores one that fits. shapes: of inputs whose sizes the file leaves open, with
-    the batch axis. progress: called after each step with its name, its seconds and a line on its artefact. Raises
-    UserError, before any long work where it can.
+    the batch axis. outputs: values of the model to end in, instead of its own outputs. progress: called after each step
+    with its name, its seconds and a line on its artefact. Raises UserError, before any long work where it can.
     """
     models = dict(model) if isinstance(model, Mapping) else {"": model}
     for task in models if isinstance(model, Mapping) else ():
@@ -75,6 +76,7 @@ def build(
             batch=batch,
             search=explore,
             shapes=dict(shapes or {}),
+            outputs=outputs,
             progress=progress,
         )
         for message in state.warnings:
@@ -86,10 +88,15 @@ def build(
         return bundle
 
 
-def check(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -> list[Finding]:
-    """Every node of a model that cannot be built, with level, reason and what helps; empty if all can be."""
+def check(
+    model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None, outputs: Sequence[str] = ()
+) -> list[Finding]:
+    """Every node of a model that cannot be built, with level, reason and what helps; empty if all can be.
+
+    shapes, outputs: as `build` takes them.
+    """
     with model_file(model) as path:
-        return _check(path, shapes=dict(shapes or {}))
+        return _check(path, shapes=dict(shapes or {}), outputs=outputs)
 
 
 class Bundle:
@@ -179,7 +186,7 @@ class Bundle:
         from sim import golden
 
         task, held = run.choose_task(self._held, task), images.collect(source, check_limit(limit))
-        how: dict[str, Any] = {"fixed": run.fixed_inputs(self._held, task), "like": images.shapes(held)}
+        how: dict[str, Any] = run.load_options(self._held, task) | {"like": images.shapes(held)}
         with model_file(model) as path:
             graph, integers = import_model(path, **how), run.integer_graph(self._held, task)
             run.check_origin(self._held, task, path, graph, warn)
@@ -291,7 +298,7 @@ class Bundle:
         """What the float model gives."""
         if model is not None:
             with model_file(model) as path:
-                return reference(load(path, fixed=run.fixed_inputs(self._held, task), like=images.shapes(held)), given)
+                return reference(load(path, **run.load_options(self._held, task), like=images.shapes(held)), given)
         outputs = self.outputs(task)
         if missing := [name for name in outputs if name not in images.shapes(held)]:
             what = f"the float model's output {missing[0]!r}"

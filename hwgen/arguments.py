@@ -91,6 +91,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--stop-after", metavar="STEP|LEVEL", help="end after this step; no bundle is written")
     sub.add_argument("--print", dest="show", metavar="LEVEL", help="a level of the compiler as text: T L R Q M P")
     _shape(sub)
+    _outputs(sub)
 
     sub = command("run", "run a bundle: golden model, machine model or simulated RTL")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -134,6 +135,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub = command("check", "what of a model is supported, what is not, and why")
     sub.add_argument("model", type=Path, metavar="MODEL.onnx")
     _shape(sub)
+    _outputs(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("report", "estimated cycles, images per second, resources, traffic, energy of a bundle")
@@ -186,6 +188,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--target-fps", type=float, metavar="F", help="choose the smallest Config that gives F images a second")
     sub.add_argument("--batch", default="1", metavar="N,...", help="images that share a run; of several each is tried")
     _shape(sub)
+    _outputs(sub)
     sub.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
     sub.add_argument("--cluster", metavar="tcp://HOST:PORT", help="a Dask cluster's scheduler, instead of processes")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -205,6 +208,11 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 def _shape(sub: argparse.ArgumentParser) -> None:
     what = "size of an input that the file leaves open, as image=1,3,224,224; repeat for several"
     sub.add_argument("--shape", dest="shapes", action="append", default=[], metavar="[INPUT=]N,...", help=what)
+
+
+def _outputs(sub: argparse.ArgumentParser) -> None:
+    what = "values of the file to end in, instead of its own outputs"
+    sub.add_argument("--outputs", action="append", default=[], metavar="NAME,...", help=what)
 
 
 def _selection(sub: argparse.ArgumentParser) -> None:
@@ -260,6 +268,14 @@ def parse_settings(texts: list[str]) -> dict[str, str]:
             raise UserError(f"--set {text}: written as KEY=VALUE")
         settings[key] = value
     return settings
+
+
+def parse_outputs(texts: list[str]) -> tuple[str, ...]:
+    """Names of values from `--outputs NAME,...`."""
+    names = [name for text in texts for name in text.split(",")]
+    if "" in names:
+        raise UserError(f"--outputs {','.join(texts)}: a name is missing")
+    return tuple(names)
 
 
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:

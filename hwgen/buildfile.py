@@ -8,7 +8,7 @@ from typing import Any
 from .errors import UserError
 from .files import read_toml
 
-KEYS = "model, board, output, calibrate, set, batch, explore, shape, stop_after, print"
+KEYS = "model, board, output, calibrate, set, batch, explore, shape, outputs, stop_after, print"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -43,6 +43,11 @@ def read(path: Path) -> dict[str, Any]:
         found["settings"] = [f"{name}={_setting(path, name, value)}" for name, value in take("set", dict).items()]
     if "shape" in values:
         found["shapes"] = [f"{name}={_sizes(path, name, sizes)}" for name, sizes in take("shape", dict).items()]
+    if "outputs" in values:
+        outputs = take("outputs", list)
+        if not outputs or any(not isinstance(name, str) or not name for name in outputs):
+            raise UserError(f"{path}: outputs={outputs!r}: must be a list of the names of values")
+        found["outputs"] = outputs
     for key, name, kind in (
         ("batch", "batch", int),
         ("explore", "explore", bool),
@@ -56,7 +61,7 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-_KINDS = {str: "a text", dict: "a table", int: "a whole number", bool: "true or false"}
+_KINDS = {str: "a text", dict: "a table", int: "a whole number", bool: "true or false", list: "a list"}
 
 
 def _setting(path: Path, name: str, value: Any) -> str:

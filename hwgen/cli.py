@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import doctor
-from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_settings, parse_shapes
+from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_outputs, parse_settings, parse_shapes
 from .errors import Mismatch, UserError
 from .processes import stoppable
 
@@ -95,6 +96,7 @@ def _build(options) -> int:
         search=options.explore,
         stop_after=options.stop_after,
         shapes=parse_shapes(options.shapes),
+        outputs=parse_outputs(options.outputs),
         show=options.show,
         progress=progress,
     )
@@ -174,15 +176,20 @@ def _verify(options) -> int:
 def _check(options) -> int:
     from dataclasses import asdict
 
-    from .levels import check
+    from .levels import check, proposal
 
-    findings = check(options.model, shapes=parse_shapes(options.shapes))
+    shapes, outputs = parse_shapes(options.shapes), parse_outputs(options.outputs)
+    findings = check(options.model, shapes=shapes, outputs=outputs)
+    cut = proposal(options.model, findings, shapes=shapes) if findings and not outputs else None
     if options.json:
         nodes = [{k if k != "hint" else "nearest_form": v for k, v in asdict(f).items()} for f in findings]
-        print(json.dumps({"model": str(options.model), "supported": not findings, "findings": nodes}))
+        held = {"model": str(options.model), "supported": not findings, "findings": nodes}
+        print(json.dumps(held | ({} if cut is None else {"cut": asdict(cut)})))
     else:
         for finding in findings:
             print(f"{finding.level}: {finding}")
+        if cut is not None:
+            print(f"{cut.nodes} of {cut.of} nodes build by themselves: --outputs {shlex.quote(','.join(cut.outputs))}")
     if findings:
         nodes = "1 node is" if len(findings) == 1 else f"{len(findings)} nodes are"
         raise UserError(f"{options.model}: {nodes} not supported")
@@ -318,7 +325,8 @@ def _explore(options) -> int:
         batches = tuple(check_batch(int(text)) for text in options.batch.split(","))
     except ValueError:
         raise UserError(f"--batch {options.batch}: whole numbers, with commas between them") from None
-    state = steps.build(models, Path("unused"), board=options.board, stop_after="select", shapes=parse_shapes(options.shapes))
+    how = {"shapes": parse_shapes(options.shapes), "outputs": parse_outputs(options.outputs)}
+    state = steps.build(models, Path("unused"), board=options.board, stop_after="select", **how)
     front = explore.explore(
         state.integers,
         board,
@@ -329,7 +337,9 @@ def _explore(options) -> int:
         progress=_counter("explore", True, "Config")[0],
     )
     best = explore.choose(front, options.target_fps)
-    line = explore.command(options.models, options.board, best, board)
+    given = [word for text in options.shapes for word in ("--shape", text)]
+    given += [word for text in options.outputs for word in ("--outputs", text)]
+    line = explore.command(options.models, options.board, best, board, given)
     if options.json:
         points = [p.to_dict() for p in front]
         print(json.dumps({"board": board.name, "front": points, "choice": best.to_dict(), "command": line}))

@@ -18,6 +18,7 @@ from . import tensor as ir
 from .errors import Finding, UserError
 from .importer.importer import import_program
 from .importer.load import Model, load
+from .importer.part import Cut, before
 from .proof import confirm
 from .recognise import recognise
 
@@ -109,6 +110,19 @@ def check(path: str | Path, **options: Any) -> list[Finding]:
     for one in tasks(path, **options).values():
         found |= dict.fromkeys(one.until(PASSES[-1][0]).findings)
     return list(found)
+
+
+def proposal(path: str | Path, findings: list[Finding], **options: Any) -> Cut | None:
+    """Where a file may end so that hwgen builds the rest, for `load`'s `outputs`; None where no cut helps.
+
+    findings: of `check` with the same options, without `outputs`. The cut was checked as a file of its own.
+    """
+    model = load(path, **options)
+    found = before(model.graph, {f.node for f in findings}, [*model.inputs])
+    try:
+        return found if found and not check(path, outputs=found.outputs, **options) else None
+    except UserError:  # a value of a local function, which the file does not name, or one that is no image's
+        return None
 
 
 def refusal(path: str | Path, findings: list[Finding]) -> str:

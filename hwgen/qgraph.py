@@ -253,7 +253,7 @@ class Route(Node):
 
 @dataclass(frozen=True, eq=False)
 class Experts(Node):
-    """`add` and for each token its experts' act(x @ first) @ second, times the gate scores; in order of the experts.
+    """`add` and for each token its experts' act(x @ first) @ second, times the gate scores; in `order`, or as they are numbered.
 
     `gates`: times the gate scores of all experts [T, E] (0 where not chosen): the experts' biases. None in `second`: that
     expert adds nothing. Without `route` expert e has rows e*S .. (e+1)*S of x for its own, and nothing is added.
@@ -267,6 +267,12 @@ class Experts(Node):
     act: tuple[str, int]
     hidden_scale: float
     gates: Matrix | None = None
+    order: tuple[int, ...] = ()
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Every expert, in the order in which they add their results."""
+        return self.order or tuple(range(len(self.first)))
 
 
 @dataclass(frozen=True)
@@ -328,6 +334,8 @@ def verify(graph: QGraph) -> None:
             need((taps * x.cols, value.cols) == (k, n), f"[{n}, {k}] times {taps} x {x.cols} columns gives {value.cols}")
             need(node.at + node.rows <= value.rows, f"rows {node.at}..{node.at + node.rows} of {value.rows}")
             need(node.walk is None or node.convert == Convert.STATIC, f"a walk with {node.convert.name} conversion")
+        if isinstance(node, Experts):
+            need(sorted(node.turns) == list(range(len(node.first))), f"order {node.order} of {len(node.first)} experts")
         if isinstance(node, Stack | Join):
             _check_pieces(graph, node, need)
         if isinstance(node, Window):

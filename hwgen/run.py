@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -187,9 +188,10 @@ def integer_graph(bundle: Bundle, task: str) -> IntGraph:
     return intgraph_io.load(_file(bundle, GRAPH_FILE), str(bundle.path / GRAPH_FILE))[task]
 
 
-def fixed_inputs(bundle: Bundle, task: str) -> dict[str, int]:
-    """The integer inputs of the ONNX file that select a task."""
-    return next(m.get("inputs", {}) for m in bundle.manifest["models"] if m["task"] == task)
+def load_options(bundle: Bundle, task: str) -> dict[str, Any]:
+    """How `importer.load` reads a task's ONNX file: the integer inputs that select it, the values that it was cut at."""
+    entry = next(m for m in bundle.manifest["models"] if m["task"] == task)
+    return {"fixed": entry.get("inputs", {}), "outputs": entry.get("outputs", [])}
 
 
 def check_origin(bundle: Bundle, task: str, model: Path, graph: Graph, warn: Callable[[str], None]) -> None:

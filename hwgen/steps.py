@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -67,6 +67,7 @@ class Build:
     fixed: bool = False
     search: bool = False
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, as `importer.load` takes them
+    outputs: tuple[str, ...] = ()  # values that the files are to end in, instead of their own outputs
     numbers: dict[str, dict[str, int]] = field(default_factory=dict)  # task name -> integer inputs that select it
     compiled: dict[str, levels.Compiled] = field(default_factory=dict)  # T, L and rows, until the graphs are proven
     graphs: dict[str, Graph] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class Build:
 
 def _import(build: Build) -> str:
     sizes = {} if build.calibrate is None else images.shapes(build.calibrate)
-    options = {"shapes": build.shapes, "like": sizes}
+    options = {"shapes": build.shapes, "like": sizes, "outputs": build.outputs}
     models = dict(build.models)
     build.models = {}
     for task, path in models.items():
@@ -221,7 +222,13 @@ def _bundle(build: Build) -> str:
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
     contents["report.html"] = report_html.page(build.report)
     hashes = [
-        {"task": task, "file": path.name, "sha256": fingerprint(path), "inputs": build.numbers[task]}
+        {
+            "task": task,
+            "file": path.name,
+            "sha256": fingerprint(path),
+            "inputs": build.numbers[task],
+            "outputs": list(build.outputs),
+        }
         for task, path in build.models.items()
     ]
     write_bundle(
@@ -287,6 +294,7 @@ def build(
     search: bool = False,
     stop_after: str | None = None,
     shapes: dict[str, tuple[int, ...]] | None = None,
+    outputs: Sequence[str] = (),
     show: str | None = None,
     say: Callable[[str], None] = print,
     progress: Callable[[str, float, str], None] = lambda step, seconds, summary: None,
@@ -296,8 +304,9 @@ def build(
     models: task name -> ONNX file. calibrate: an .npz, a folder of images, or arrays by input name. settings: fields of
     Config or Quantisation, as texts. batch: images that share a run. search: let `explore` choose the Config even where the
     board stores one that fits. stop_after: a step, or the level that it makes. shapes: of inputs whose sizes the file
-    leaves open. show: the level that is handed to `say` as text. progress: called after each step with its name, its
-    seconds and a line on its artefact. Raises UserError, before any long work where it can.
+    leaves open. outputs: values that the files are to end in, instead of their own outputs. show: the level that is handed
+    to `say` as text. progress: called after each step with its name, its seconds and a line on its artefact. Raises
+    UserError, before any long work where it can.
     """
     stop_after = _last_step(stop_after)
     shown = None if show is None else level(show)
@@ -315,7 +324,7 @@ def build(
         raise UserError(f"--explore chooses the Config, and --set {fixed[0]} fixes it: one of them only")
     state = Build(
         dict(models), Path(output), chosen, config, calibrate, quantisation, check_batch(batch), bool(fixed), search,
-        dict(shapes or {}),
+        dict(shapes or {}), tuple(outputs),
     )
     if stop_after in (None, "bundle"):
         check_target(state.output)

@@ -152,9 +152,9 @@ def _experts(node: qgraph.Experts, values: Values) -> Array:
         dense = np.zeros((len(x), len(node.first)), np.int64)
         np.put_along_axis(dense, experts, num.saturate(scores, num.INT16_MAX), axis=1)
         y = num.add_residual(y, _times(dense.astype(np.int16), node.gates, Convert.STATIC, values))
-    for e, second in enumerate(node.second):
+    for e in node.turns:
         tokens, slot = np.nonzero(experts == e)
-        if len(tokens) and second is not None:
+        if len(tokens) and node.second[e] is not None:
             y[tokens] = num.add_residual(y[tokens], expert(e, x[tokens], scores[tokens, slot]))
     return y
 

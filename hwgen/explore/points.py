@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from .. import cost, energy, mapping, resources, timeline
@@ -178,7 +179,8 @@ def settings(config: Config, board: Board) -> list[str]:
     return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
 
 
-def command(models: list[str], board: str, point: Point, of: Board) -> str:
-    """The line that builds a point. models: as the user gave them; board: name or file of the board `of`."""
+def command(models: list[str], board: str, point: Point, of: Board, given: Sequence[str] = ()) -> str:
+    """The line that builds a point. models: as the user gave them; board: name or file of the board `of`; given: options
+    that say how to read the models."""
     batch = ["--batch", str(point.batch)] if point.batch > 1 else []
-    return shlex.join(["hwgen", "build", *models, "--board", board, *batch, *settings(point.config, of)])
+    return shlex.join(["hwgen", "build", *models, *given, "--board", board, *batch, *settings(point.config, of)])

@@ -14,8 +14,9 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, inliner
 
 from ..errors import UserError
-from .external import LFS, bodies, everything, fetch
-from .nodes import array
+from .external import LFS, everything, fetch
+from .nodes import array, read_names
+from .part import end_at
 
 Array = np.ndarray
 Shapes = Mapping[str, Sequence[int]]  # of inputs, with the batch axis; "" is the only input
@@ -36,6 +37,7 @@ class Model:
     inputs     name -> shape with the batch axis, which is 1; `kinds`: name -> type of its elements in the file
     fixed      the inputs that became constants, as the file wants them
     numbers    the inputs that are one integer, as a task's number
+    part       whether it ends in values of the file other than its own outputs
     half       it computes in 16 bit somewhere; `quantised`: it rounds activations to a grid somewhere
     """
 
@@ -46,6 +48,7 @@ class Model:
     inputs: dict[str, tuple[int, ...]]
     kinds: dict[str, np.dtype[Any]]
     outputs: list[str]
+    part: bool = False
     half: bool = False
     quantised: bool = False
     fixed: dict[str, Array] = field(default_factory=dict)
@@ -57,17 +60,19 @@ def load(
     shapes: Shapes | None = None,
     fixed: Mapping[str, int] | None = None,
     like: Shapes | None = None,
+    outputs: Sequence[str] = (),
 ) -> Model:
     """Read and validate an ONNX file with its external data.
 
     shapes: sizes of inputs whose axes the file leaves open (an open batch axis is 1 without them). fixed: integer inputs
     that are to be constants, as a task's number. like: shapes of arrays [images, ...], the inputs' among others ("" is the
-    only input), which tell the sizes that are open then. Raises UserError naming file, initialiser, input or node.
+    only input), which tell the sizes that are open then. outputs: values that the graph is to end in, instead of its own.
+    Raises UserError naming file, initialiser, input or node.
     """
     path = Path(path)
-    proto = read(path)
+    proto = read(path, outputs)
     graph = proto.graph
-    used = {name for node in graph.node for name in _read_names(node)} | {o.name for o in graph.output}
+    used = {name for node in graph.node for name in read_names(node)} | {o.name for o in graph.output}
     constants, typed = _constants(path, graph, used)
     for tensor, what in everything(proto):
         fetch(path, tensor, what)
@@ -90,13 +95,15 @@ def load(
     half |= any(v.type.tensor_type.elem_type in HALVES for v in typed) and all(n.op_type != "Cast" for n in graph.node)
     half |= any(a.name == "to" and a.i in HALVES for n in graph.node if n.op_type == "Cast" for a in n.attribute)
     quantised = any(n.op_type in QUANTISERS for n in graph.node)
-    outputs = [o.name for o in graph.output]
+    ends = [o.name for o in graph.output]
     single = [v.name for v in infos if _is_number(v)]
-    return Model(path, graph, {**constants, **given}, opsets, inputs, kinds, outputs, half, quantised, given, single)
+    held = {**constants, **given}
+    return Model(path, graph, held, opsets, inputs, kinds, ends, bool(outputs), half, quantised, given, single)
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """The file as it is, external data not yet fetched. Raises UserError unless it is an ONNX model."""
+def read(path: Path, outputs: Sequence[str] = ()) -> onnx.ModelProto:
+    """The file as it is, or up to the values `outputs`; external data not yet fetched. Raises UserError unless it is an
+    ONNX model that has them."""
     if not path.exists():
         raise UserError(f"{path}: no such file")
     try:
@@ -111,26 +118,18 @@ def read(path: Path) -> onnx.ModelProto:
     if not proto.ir_version or not proto.graph.node or not proto.graph.output:
         raise UserError(f"{path}: not an ONNX file, or a truncated one (it holds no graph)")
     _sort(proto.graph)
+    if outputs:
+        end_at(path, proto, outputs)
     return proto
 
 
 # --- the graph -----------------------------------------------------------------------------------------------------
 
 
-def _read_names(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, its branches included."""
-    names = {name for name in node.input if name}
-    for inner in bodies(node):
-        names.update(o.name for o in inner.output)
-        for n in inner.node:
-            names |= _read_names(n)
-    return names
-
-
 def _sort(graph: onnx.GraphProto) -> None:
     """Nodes in the order of their data, which ONNX demands and some optimisers leave undone; a cycle stays for `_check`."""
     made = {name for node in graph.node for name in node.output if name}
-    reads = [_read_names(node) & made for node in graph.node]
+    reads = [read_names(node) & made for node in graph.node]
     done: set[str] = set()
     order: list[int] = []
     waiting = list(range(len(graph.node)))

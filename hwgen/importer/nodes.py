@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from .external import bodies
 from .rules import Array, Body, Op
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -20,24 +21,30 @@ def array(tensor: TensorProto) -> Array:
     return value.astype(np.float32, copy=False) if tensor.data_type in FLOATS else value
 
 
-def ops(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str], opsets: dict[str, int]) -> list[Op]:
+def ops(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], opsets: dict[str, int]) -> list[Op]:
     """The nodes that `outputs` need, in their order; of their outputs, those that nothing reads have no name."""
-    needed = set(outputs)
-    kept = []
-    for place, node in reversed(list(enumerate(nodes))):
-        read = tuple(name if name in needed else "" for name in node.output)
-        if any(read):
-            kept.append((place, node, read))
-            needed.update(node.input, *(reads(a.g) for a in node.attribute if a.type == AttributeProto.GRAPH))
-    return [_op(node, place, read, opsets) for place, node, read in reversed(kept)]
+    places, names = needed(nodes, outputs)
+    read = [tuple(name if name in names else "" for name in nodes[place].output) for place in places]
+    return [_op(nodes[place], place, own, opsets) for place, own in zip(places, read, strict=True)]
 
 
-def reads(graph: onnx.GraphProto) -> set[str]:
-    """All names that a graph inside a node reads; those from around it are among them."""
-    found = {o.name for o in graph.output}
-    for node in graph.node:
-        found.update(node.input, *(reads(a.g) for a in node.attribute if a.type == AttributeProto.GRAPH))
-    return found
+def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[int], set[str]]:
+    """The places of the nodes that `outputs` need, and every name that is read on the way, `outputs` among them."""
+    names, places = set(outputs), []
+    for place in reversed(range(len(nodes))):
+        if not names.isdisjoint(name for name in nodes[place].output if name):
+            places.append(place)
+            names |= read_names(nodes[place])
+    return places[::-1], names
+
+
+def read_names(node: onnx.NodeProto) -> set[str]:
+    """What a node reads; of the graphs inside it all that they read, names from around them among it."""
+    names = {name for name in node.input if name}
+    for inner in bodies(node):
+        names.update(o.name for o in inner.output)
+        names.update(*(read_names(n) for n in inner.node))
+    return names
 
 
 def body(graph: onnx.GraphProto, opsets: dict[str, int]) -> Body:
@@ -46,9 +53,14 @@ def body(graph: onnx.GraphProto, opsets: dict[str, int]) -> Body:
     return Body(tuple(i.name for i in graph.input), ops(graph.node, outputs, opsets), constants, outputs)
 
 
+def label(node: onnx.NodeProto, place: int) -> str:
+    """What messages call a node, the `place`th of its graph: its name, or what tells it apart where it has none."""
+    return node.name or f"{node.op_type}_{place} (-> {', '.join(node.output)})"
+
+
 def _op(node: onnx.NodeProto, place: int, outputs: tuple[str, ...], opsets: dict[str, int]) -> Op:
     domain = "" if node.domain == "ai.onnx" else node.domain
-    name = node.name or f"{node.op_type}_{place} (-> {', '.join(node.output)})"
+    name = label(node, place)
     attributes = {a.name: _attribute(a, opsets) for a in node.attribute}
     kind = f"{domain}.{node.op_type}" if domain else node.op_type
     return Op(kind, name, tuple(node.input), outputs, attributes, opsets.get(domain, 1), node)

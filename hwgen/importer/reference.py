@@ -83,8 +83,12 @@ def _onnxruntime(model: Model) -> Callable[[Feed], list[Array]] | None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # warnings about the exporter's graph are not about the user's request
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source: str | bytes = str(model.path)
+    if model.part:  # the file would not give the values that lie within it
+        source = read(model.path, model.outputs).SerializeToString()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.path.parent))
     try:
-        session = onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for every kind of failure
         try:
             _evaluator(model)  # an onnxruntime older than the model's opset must not stop a build
@@ -99,7 +103,7 @@ def _evaluator(model: Model) -> Callable[[Feed], list[Array]]:
 
     from .stand_ins import faults, operators  # which load what onnxruntime does without
 
-    proto = read(model.path)
+    proto = read(model.path, model.outputs if model.part else ())
     for tensor, what in everything(proto):
         fetch(model.path, tensor, what)
     opset = model.opsets.get("", 1)

@@ -36,7 +36,10 @@ def quantise(
         data = images
         if data is None:
             data = {name: noise(shape, graph.ranges.get(name)) for name, shape in graph.inputs.items()}
-        stats[task] = limited(graph, observe(graph, check_images(graph, data), options.calibration), images is not None)
+        seen = observe(graph, check_images(graph, data), options.calibration)
+        if images is None:  # noise does not tell which experts are popular
+            seen = replace(seen, load={})
+        stats[task] = limited(graph, seen, images is not None)
     stats = merge(graphs, stats)
     forms = {task: legal(graph, stats[task], images is not None) for task, graph in graphs.items()}
     plans = {task: plan(form.graph) for task, form in forms.items()}

@@ -12,12 +12,10 @@ import numpy as np
 
 from .. import graph as fg
 from .. import qgraph as q
-from ..errors import UserError
 from ..isa import Convert
 from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, STATIC_SHIFT, TURN_ONE, U16_MAX
 from ..qgraph import UNIT_ROW, Matrix, Ref
 from .builder import EPSILON_MAX, ROW_UNIT, TINY, Builder, Held, folded, limited, own_scale, wide_scale
-from .plan import describe
 from .scales import (
     LARGEST_FACTOR,
     int8_weights,
@@ -116,9 +114,9 @@ def _queries_and_keys(
     q_steps, k_steps = (_int8_steps(b, node, side, middle) for side, middle in ((q_side, 0.0), (k_side, centre)))
     factors = q_steps * k_steps * abs(node.scale) * np.log2(np.e) * SCORE_STEPS
     factors = factors if node.factors is None else factors * node.factors.astype(np.float64)
-    if not np.all(factors <= LARGEST_FACTOR * UNIT_ROW):
-        reach = f"{float(factors.max()):g} for an int8 product, the machine up to {LARGEST_FACTOR * UNIT_ROW:g}"
-        raise UserError(f"{describe(node)}: the scale {node.scale:g} of its scores asks for steps of {reach}")
+    # A sum one larger than all others takes all of the probability from 2^7 score steps on, so a larger factor says no more;
+    # only beside a bias, which stays as it is, does the product then count for less than the file says.
+    factors = np.minimum(factors, LARGEST_FACTOR * UNIT_ROW)
     angles: dict[bytes, Ref] = {}
     # One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad.
     sign = -1.0 if node.scale < 0 else 1.0

@@ -40,6 +40,7 @@ class Stats:
     values  Range of every input (one column) and value
     hidden  of each `Experts` and `SlotExperts`: largest |pre-activation|
     chosen  of the logits of each router: Range (one column) of those that were among a token's top k
+    load    of the logits of each router, by expert: images that used it, tokens that chose it, int64 [2, experts]
     covered of Q, K, V and the inputs: see `part`; none where all of their range is covered
     cut     of each `Clip`: mean square of what it takes away
     """
@@ -49,6 +50,7 @@ class Stats:
     chosen: dict[str, Range]
     covered: dict[str, Array] = field(default_factory=dict)
     cut: dict[str, float] = field(default_factory=dict)
+    load: dict[str, Array] = field(default_factory=dict)
 
     def part(self, name: str) -> Array | float:
         """The part of a value's range that its int8 step covers: of Q and K by head, of V by column."""
@@ -113,6 +115,7 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
     high: dict[str, Array] = {}
     hidden: dict[str, float] = {}
     chosen: dict[str, Range] = {}
+    load: dict[str, Array] = {}
     cut: dict[str, float] = {}
     count = len(next(iter(images.values())))
     routes = {node.name for node in graph.nodes if isinstance(node, fg.Route)}
@@ -126,6 +129,8 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
                 best = np.take_along_axis(values[node.logits], values[node.name][0], axis=1)
                 seen = Range(_tidy(best.min(keepdims=True)[0]), _tidy(best.max(keepdims=True)[0]))
                 chosen[node.logits] = seen.merge(chosen.get(node.logits, seen))
+                tokens = np.bincount(values[node.name][0].reshape(-1), minlength=values[node.logits].shape[1])
+                load[node.logits] = load.get(node.logits, 0) + np.stack([tokens > 0, tokens]).astype(np.int64)
         for name, value in values.items():
             if name in routes:
                 continue
@@ -138,7 +143,7 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
     for name in few - {*graph.inputs, *chosen}:
         low[name], high[name] = (np.full_like(a, f(a)) for a, f in ((low[name], np.min), (high[name], np.max)))
     values = {name: Range(_tidy(low[name]), _tidy(high[name])) for name in low}
-    stats = Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen, cut=cut)
+    stats = Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen, cut=cut, load=load)
     return stats if method == "max" else replace(stats, covered=_covered(graph, images, values, method))
 
 

@@ -39,6 +39,15 @@ def experts_need(b: Builder, node: fg.Experts) -> float:
     return need
 
 
+def _by_popularity(b: Builder, logits: str) -> tuple[int, ...]:
+    """Experts in the order in which the calibration images use them, most of them first: the weights of the first ones are
+    streamed before the router has spoken, and in vain for an image that has no token for them."""
+    if logits not in b.stats.load:
+        return ()  # no images that tell
+    images, tokens = b.stats.load[logits]
+    return tuple(int(e) for e in np.lexsort((-tokens, -images)))  # stable: equal ones as they are numbered
+
+
 def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) -> Held:
     """Emit `add` plus the experts' result, in steps of `scale`, as the float value `value`."""
     route = b.plan.nodes[node.routing]
@@ -73,6 +82,7 @@ def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) ->
         (form.table, form.shift),
         form.scale,
         None if biases is None else quantise_weights(biases.T, GATE_STEP, scale, None, UNIT_ROW),
+        order=_by_popularity(b, route.logits),
         layer=node.name,
         source=node.source,
     )

@@ -32,7 +32,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
 
     trusted: the statistics are of real images, so that a limit which none of them reaches may be left to saturation.
     """
-    done = Legal(replace(graph, nodes=[]), replace(stats, values=dict(stats.values), chosen=dict(stats.chosen)))
+    own = replace(stats, values=dict(stats.values), chosen=dict(stats.chosen), load=dict(stats.load))
+    done = Legal(replace(graph, nodes=[]), own)
     nodes: dict[str, fg.Node] = {}
 
     def put(node: fg.Node) -> str:
@@ -175,6 +176,8 @@ def _clip(node: fg.Clip, nodes: dict[str, fg.Node], done: Legal, put, trusted: b
         low = -np.inf
     if node.name in done.stats.chosen:  # logits
         done.stats.chosen[node.x] = done.stats.chosen[node.name]
+        if node.name in done.stats.load:
+            done.stats.load[node.x] = done.stats.load[node.name]
     if np.isinf(low) and np.isinf(high):
         done.aliases[node.name] = node.x
     else:

@@ -57,6 +57,7 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
     keys = {task: signatures(graph) for task, graph in graphs.items()}
     values: dict[str, Range] = {}
     chosen: dict[str, Range] = {}
+    load: dict[str, np.ndarray] = {}
     covered: dict[str, np.ndarray] = {}
     peaks: dict[str, dict[str, float]] = {"hidden": {}, "cut": {}}
     for task, s in stats.items():
@@ -64,6 +65,9 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
             for name, seen in part.items():
                 key = keys[task][name]
                 merged[key] = merged[key].merge(seen) if key in merged else seen
+        for name, part in s.load.items():
+            key = keys[task][name]
+            load[key] = part + load.get(key, 0)
         for name, part in s.covered.items():
             key = keys[task][name]
             covered[key] = np.maximum(part, covered.get(key, 0.0))
@@ -71,7 +75,7 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
             for name, peak in getattr(s, kind).items():
                 key = keys[task][name]
                 largest[key] = max(peak, largest.get(key, 0.0))
-    every = {"values": values, "chosen": chosen, "covered": covered, **peaks}
+    every = {"values": values, "chosen": chosen, "load": load, "covered": covered, **peaks}
     return {
         task: Stats(**{kind: {name: found[keys[task][name]] for name in getattr(s, kind)} for kind, found in every.items()})
         for task, s in stats.items()

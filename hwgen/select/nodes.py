@@ -280,10 +280,11 @@ class Selection:
             for n in range(min(2, count))
         ]
         row_max = RowMax.NONE if node.route else self._keep(node)
-        for e, (first, second) in enumerate(zip(node.first, node.second, strict=True)):
+        for turn, e in enumerate(node.turns):
+            first, second = node.first[e], node.second[e]
             if second is None:
                 continue
-            between, rows, place = hidden[e % 2], x, out
+            between, rows, place = hidden[turn % 2], x, out
             scatter: dict[str, Any] = {"source": node.source, "row_max": row_max}
             gather: dict[str, Any] = scatter
             if node.route is not None:

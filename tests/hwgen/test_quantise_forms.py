@@ -11,7 +11,6 @@ from host.pack import pack_input, unpack_output
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.config import Config
-from hwgen.errors import UserError
 from hwgen.intgraph import MatMul, Multiply
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
@@ -301,7 +300,7 @@ def test_scores_that_vanish_leave_the_mean(scale):
     assert snr(maker.change(maker.vit(depth=1, classes=0), "0.attn", scale=scale), "tokens") > 24
 
 
-def test_scores_beyond_the_machine_are_refused_with_the_value():
+def test_scores_of_any_scale_are_built():
     graph = maker.change(maker.vit(depth=1, classes=0), "0.attn", scale=1e7)
-    with pytest.raises(UserError, match="Attention '0.attn': the scale 1e\\+07 of its scores"):
-        integers({"": graph}, None)
+    made = integers({"": graph}, None)[""]
+    assert any(op.name.startswith("0.attn") for op in made.ops)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hwgen import numerics as num
+from hwgen.qgraph import UNIT_ROW
 from hwgen.quantise import scales
 
 
@@ -75,3 +76,11 @@ def test_smallest_out_scale_is_enough_and_needed():
     need = scales.smallest_out_scale(weight * 1e-9, 5.0, bias)
     with pytest.raises(ValueError, match="bias"):
         scales.quantise_weights(weight * 1e-9, 5.0, need.max() * 0.99, bias)
+
+
+def test_scores_of_the_largest_factor_give_all_to_the_largest_sum():
+    col, shift = scales.single(scales.LARGEST_FACTOR * UNIT_ROW)
+    sums = np.random.default_rng(5).integers(-255, 256, (200, 9))
+    steps = num.requantise(sums, col, UNIT_ROW, shift, 0)
+    expected = num.INT8_MAX * (sums == sums.max(axis=1, keepdims=True))
+    np.testing.assert_array_equal(num.probabilities(steps, steps.max(axis=1)), expected)
