@@ -207,14 +207,15 @@ def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: boo
 # --- selection -----------------------------------------------------------------------------------------------------
 DIGIT = 4  # bits of a score that a pass of the sort looks at
 PASSES = 16 // DIGIT
-SELECT_PASS = (1 << DIGIT) + RAM + 4  # of a pass, beside one for each score: places of the digits, the pipeline's end
-SELECT_READ = READ_SLOT + 2  # of a chunk of scores, beside one for each of them
-SELECT_ROW = RAM + 3  # of a row, beside one for each of its chunks
-SELECT_FIXED = 32  # counts cleared, the last write's way
+DIGIT_SWEEP = 1 << DIGIT
+SELECT_PASS = DIGIT_SWEEP + RAM + 1  # of a pass, beside one for each score
+SELECT_QUEUE = 16  # chunks between reads and scores, or writes
+SELECT_FIXED = 6  # registers and queue, control
 
 
 def select_cycles(config: Config, rows: int, columns: int, score_rows: int, score_columns: int) -> int:
-    """A Select from `start` to `done` when nothing stalls: the scores read, sorted digit by digit, rows copied."""
+    """A Select from `start` to `done` when nothing stalls, rows >= 1: the scores read, sorted digit by digit, rows copied."""
     scores = score_rows * score_columns
-    read = score_rows * -(-score_columns // config.chunk) * SELECT_READ + scores
-    return read + PASSES * (scores + SELECT_PASS) + rows * (-(-columns // config.chunk) + SELECT_ROW) + SELECT_FIXED
+    chunks = -(-columns // config.chunk)
+    copied = (rows - 1) * max(chunks, RAM + 1) + chunks
+    return DIGIT_SWEEP + scores + PASSES * (scores + SELECT_PASS) + RAM + READ_SLOT + copied + NORM_SETTLE + SELECT_FIXED
