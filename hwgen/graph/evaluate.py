@@ -32,6 +32,7 @@ from .nodes import (
     Rotate,
     Route,
     Rows,
+    Select,
     SlotExperts,
     Softmax,
     Stack,
@@ -148,6 +149,8 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return (p @ x).transpose(0, 2, 1, 3).reshape(v[0].shape[0], -1)
         case Gather(rows=rows):
             return walks.taken(v[0], rows)
+        case Select(first=first, count=count):
+            return v[0][np.argsort(-v[1].reshape(-1), kind="stable")[first : first + count]]
         case Join():
             return np.concatenate(v, axis=1)
         case Stack():

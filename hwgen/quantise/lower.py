@@ -30,7 +30,7 @@ Array = np.ndarray
 def lower(legal: Legal, plan: Plan, task: str, options: Quantisation) -> QGraph:
     """The verified level-Q graph. Raises UserError for a network that the machine cannot do."""
     graph = legal.graph
-    b = Builder(graph, plan, legal.stats, fg.shapes(graph), options, QGraph({}, [], [], task), legal.exact)
+    b = Builder(graph, plan, legal.stats, fg.shapes(graph), options, QGraph({}, [], [], task), legal.exact, legal.fine)
     for node in plan.nodes.values():
         if node.name in plan.alone:
             try:
@@ -65,6 +65,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             mean(b, node)
         case fg.Gather():
             maps.gather(b, node)
+        case fg.Select():
+            maps.select(b, node)
         case fg.Join():
             maps.join(b, node)
         case fg.Stack():

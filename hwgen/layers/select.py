@@ -1,0 +1,21 @@
+"""Rows chosen by computed scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..tensor import Builder, Layer, Ref
+
+
+@dataclass(frozen=True)
+class Select(Layer):
+    """Rows first .. first + count of x in the order of their scores, best first, ties to the lower row: x [N, C], scores [N] ->
+    [count, C]."""
+
+    first: int
+    count: int
+
+    def define(self, t: Builder, *operands: Ref) -> Ref:
+        x, scores = operands
+        best = t.topk(scores, self.first + self.count, 0)
+        return t.gather(x, t.slice(best, 0, self.first, self.count), 0)

@@ -1,0 +1,36 @@
+"""Rows chosen by computed scores: the scores become a column or a row of one value."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import graph
+from ..layers import Select
+from ..tensor import Node
+from .dense import whole_place
+from .lower import GONE, Rows
+from .moves import value
+from .views import Unsupported
+
+
+def select(b: Rows, node: Node, start: int, stop: int) -> str:
+    """Some rows are a shorter run of the order."""
+    op, (x, scores) = node.op, node.operands
+    assert isinstance(op, Select)
+    if x.constant is not None or scores.constant is not None:
+        raise Unsupported("chooses among constant rows, or by constant scores", "fold constants")
+    view, given = b.view(x), b.view(scores)
+    if b.lost(view) or b.lost(given):
+        return GONE
+    column = not np.ptp(given.columns)
+    if not column and np.ptp(given.rows):
+        raise Unsupported("chooses rows by scores that are spread over tokens and channels", "score each token by one number")
+    operand = b.kept(given.group([0], []) if column else given.group([], [0]))
+    names = value(b, node, b.kept(view)), value(b, node, operand)
+    if GONE in names:
+        return GONE
+    fields = {"x": names[0], "scores": names[1], "first": op.first + start, "count": stop - start}
+    return b.add(graph.Select, node, node.name, "select", **fields)
+
+
+KINDS = {Select: (whole_place, select)}
