@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
-from ..layers import Select
-from ..tensor import FLOAT, Builder, Gather, Node, Ref, TopK
-from .match import group, regroup
+import numpy as np
+
+from ..layers import Select, Softmax
+from ..tensor import FLOAT, Builder, Contract, Gather, Layout, Map, Node, Reduce, Ref, TopK
+from .match import constant, factor_of, group, layer, regroup
 from .names import label
 from .rewrite import relabel
+
+
+def of_query(t: Builder, node: Node) -> Ref | None:
+    """A sum over heads of what one query gives its keys: of its scores alone."""
+    if not isinstance(node.op, Reduce) or not layer(node.operands[0], Softmax) or len(node.operands[0].node.shape) < 3:
+        return None
+    (r,) = node.operands
+    queries, keys = r.node.shape[-2:]
+    at = np.unique(r.layout.positions() // keys % queries)
+    loops = [s for axis in r.layout.axes for _, s in axis]
+    if queries == 1 or len(at) > 1 or any(0 > s or keys <= s and s % (queries * keys) for s in loops):
+        return None
+    axis, first = len(r.node.shape) - 2, int(at[0])
+    y = t.node(Softmax(), one_of(t, r.node.operands[0], axis, first))
+    axes = tuple(tuple((n, s // queries if s >= keys else s) for n, s in axis) for axis in r.layout.axes)
+    heads, key = divmod(r.layout.offset, queries * keys)
+    return t.node(node.op, y.move(Layout(axes, heads * keys + key % keys)))
+
+
+def one_of(t: Builder, r: Ref, axis: int, at: int) -> Ref:
+    """Position `at` of an axis, sliced before the product and the factors that make the value."""
+    op, own = r.op, axis - len(r.shape) + len(r.node.shape)  # the axis of the value, whose first ones may be left out
+    whole = own >= 0 and Layout.dense(r.node.shape).reshape(r.shape) == r.layout and r.shape[axis:] == r.node.shape[own:]
+    shape = (*r.shape[:axis], 1, *r.shape[axis + 1 :])
+    if whole and isinstance(op, Map) and sum(o.scalar is None for o in r.node.operands) == 1:
+        parts = (t.slice(o, own, at, 1) if o.scalar is not None else one_of(t, o, own, at) for o in r.node.operands)
+        y = t.map(op.function, *parts)
+        return t.reshape(y, shape)
+    if whole and isinstance(op, Contract) and not any(constant(o) for o in r.node.operands):
+        first, second, result = op.letters
+        letter = result[own]
+        sides = (
+            t.slice(o, letters.index(letter), at, 1) if letter in letters else o
+            for o, letters in zip(r.node.operands, (first, second), strict=True)
+        )
+        return t.reshape(t.node(op, *sides), shape)
+    return t.slice(r, axis, at, 1)
 
 
 def selected(t: Builder, node: Node) -> Ref | None:
@@ -26,7 +65,8 @@ def selected(t: Builder, node: Node) -> Ref | None:
         return None  # one row several times
     scores = group(best.operands[0], range(len(best.shape)))
     rest = [i for i in range(len(x.shape)) if i != axis]
-    scores = scores if best.op.largest else t.map("neg", scores)
+    scores, factor = factor_of(t, scores)
+    scores = scores if (factor > 0) == best.op.largest else t.map("neg", scores)
     y = t.node(Select(index.layout.offset, count), group(x, [axis], rest), scores)
     relabel(y, label(t.source))
     return t.reshape(regroup(t, y, [*x.shape[:axis], count, *x.shape[axis + 1 :]], [axis, *rest]), node.shape)

@@ -6,10 +6,11 @@ import numpy as np
 
 from .. import graph
 from ..layers import Select
-from ..tensor import Node
+from ..tensor import Node, Ref
 from .dense import whole_place
 from .lower import GONE, Rows
 from .moves import value
+from .products import Standing, standing
 from .views import Unsupported
 
 
@@ -19,7 +20,7 @@ def select(b: Rows, node: Node, start: int, stop: int) -> str:
     assert isinstance(op, Select)
     if x.constant is not None or scores.constant is not None:
         raise Unsupported("chooses among constant rows, or by constant scores", "fold constants")
-    view, given = b.view(x), b.view(scores)
+    view, given = b.view(_upright(b, x)), b.view(scores)
     if b.lost(view) or b.lost(given):
         return GONE
     column = not np.ptp(given.columns)
@@ -31,6 +32,19 @@ def select(b: Rows, node: Node, start: int, stop: int) -> str:
         return GONE
     fields = {"x": names[0], "scores": names[1], "first": op.first + start, "count": stop - start}
     return b.add(graph.Select, node, node.name, "select", **fields)
+
+
+def _upright(b: Rows, x: Ref) -> Ref:
+    """What is chosen among, as rows of a value: numbers side by side, such as the scores themselves, are turned."""
+    view = b.view(x)
+    if b.lost(view) or x.shape[1] > 1 or np.ptp(view.rows) or not np.ptp(view.columns):
+        return standing(b, x)
+
+    def made() -> Ref:
+        b.t.name, b.t.source = "", x.node.source
+        return b.t.node(Standing(), x)
+
+    return b.once("standing", x, made)
 
 
 KINDS = {Select: (whole_place, select)}
