@@ -29,6 +29,7 @@ from .nodes import (
     PatchEmbed,
     Product,
     Ratio,
+    Received,
     Rotate,
     Route,
     Rows,
@@ -151,6 +152,8 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return walks.taken(v[0], rows)
         case Select(first=first, count=count):
             return v[0][np.argsort(-v[1].reshape(-1), kind="stable")[first : first + count]]
+        case Received():
+            return softmax(v[0]).sum(axis=0, keepdims=True)
         case Join():
             return np.concatenate(v, axis=1)
         case Stack():

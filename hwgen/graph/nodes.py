@@ -266,6 +266,13 @@ class Select(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Received(Node):
+    """Column sums of the softmax of every row: what each key receives of some queries' attention, [R, N] -> [1, N]."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
 class Join(Node):
     """Values of as many rows side by side: [R, sum of their columns]."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..tensor import Builder, Layer, Ref
+from .norm import Softmax
 
 
 @dataclass(frozen=True)
@@ -19,3 +20,11 @@ class Select(Layer):
         x, scores = operands
         best = t.topk(scores, self.first + self.count, 0)
         return t.gather(x, t.slice(best, 0, self.first, self.count), 0)
+
+
+@dataclass(frozen=True)
+class Received(Layer):
+    """What each key receives of the attention of some queries: sum over r of softmax(x[r]), x [R, N] -> [N]."""
+
+    def define(self, t: Builder, *operands: Ref) -> Ref:
+        return t.reduce("sum", Softmax().define(t, operands[0]), [0], keep=False)

@@ -316,8 +316,8 @@ def linear(
         if node.name in b.exact or matches(b.options.wide, value):
             ref, x = rest(b, node, x)
             parts_of = [(weight, bias)]
-            if node.name in b.fine:
-                parts_of.append((rounding(weight, 2.0**STATIC_SHIFT, scale, UNIT_ROW), None))
+            if node.name in b.fine and (low := rounding(weight, 2.0**STATIC_SHIFT, scale, UNIT_ROW)).any():
+                parts_of.append((low, None))
             for part, term in parts_of:
                 high = quantise_weights(part, 2.0**STATIC_SHIFT, scale, term, UNIT_ROW)
                 names = {"layer": f"{node.name}.high", "source": node.source}

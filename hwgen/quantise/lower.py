@@ -21,6 +21,7 @@ from .legal import Legal
 from .norm import norm
 from .options import Quantisation
 from .plan import Plan, describe, product_side
+from .received import received
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 from .soft import combine, dispatch, mean, slot_experts
 
@@ -94,6 +95,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             products.transpose(b, node)
         case fg.Ratio():
             products.ratio(b, node)
+        case fg.Received():
+            received(b, node)
         case fg.Softmax():
             products.softmax(b, node)
         case fg.Rows(x=x, start=start, stop=stop):

@@ -21,6 +21,7 @@ LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
 GRID_FIRST = 4  # columns: all rows but those of a grid fail here
 INT4_MAX = 7
 FEW_LEVELS = 8
+NOTHING = 2.0**-20  # of a weight: what its multiplier is off by
 GRID_TOLERANCE = 1e-3
 
 
@@ -135,7 +136,8 @@ def rounding(weight: Array, step_in: float, step_out: Array | float, row: int = 
     """What the int8 weights of `quantise_weights` leave of `weight`: by it another product adds 8 bits."""
     weight = np.asarray(weight, np.float64)
     step = _scaled(weight, step_in, np.broadcast_to(np.asarray(step_out, np.float64), weight.shape[:1]), row)[2]
-    return weight - int8_weights(weight, step) * step[:, None]
+    rest = weight - int8_weights(weight, step) * step[:, None]
+    return np.where(np.abs(rest) > NOTHING * np.abs(weight).max(axis=1, keepdims=True), rest, 0.0)
 
 
 def _scaled(weight: Array, step_in: float, step_out: Array, row: int) -> tuple[Array, int, Array]:

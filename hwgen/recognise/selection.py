@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..layers import Select, Softmax
+from ..layers import Received, Select, Softmax
 from ..tensor import FLOAT, Builder, Contract, Gather, Layout, Map, Node, Reduce, Ref, TopK
 from .match import constant, factor_of, group, layer, regroup
 from .names import label
 from .rewrite import relabel
 
 
-def of_query(t: Builder, node: Node) -> Ref | None:
-    """A sum over heads of what one query gives its keys: of its scores alone."""
-    if not isinstance(node.op, Reduce) or not layer(node.operands[0], Softmax) or len(node.operands[0].node.shape) < 3:
+def received(t: Builder, node: Node) -> Ref | None:
+    """A sum over heads of what one query gives its keys, of its scores alone."""
+    if not isinstance(node.op, Reduce) or node.op.function != "sum" or not layer(node.operands[0], Softmax):
         return None
     (r,) = node.operands
-    queries, keys = r.node.shape[-2:]
-    at = np.unique(r.layout.positions() // keys % queries)
-    loops = [s for axis in r.layout.axes for _, s in axis]
-    if queries == 1 or len(at) > 1 or any(0 > s or keys <= s and s % (queries * keys) for s in loops):
+    if len(r.node.shape) < 3 or (size := np.prod(r.node.shape[:-2], dtype=int)) != np.prod([r.shape[i] for i in node.op.axes]):
         return None
-    axis, first = len(r.node.shape) - 2, int(at[0])
-    y = t.node(Softmax(), one_of(t, r.node.operands[0], axis, first))
-    axes = tuple(tuple((n, s // queries if s >= keys else s) for n, s in axis) for axis in r.layout.axes)
-    heads, key = divmod(r.layout.offset, queries * keys)
-    return t.node(node.op, y.move(Layout(axes, heads * keys + key % keys)))
+    queries, keys = r.node.shape[-2:]
+    spread = r.layout.positions().reshape(r.shape)
+    query, at = spread // keys % queries, np.moveaxis(spread % keys, node.op.axes, range(len(node.op.axes)))
+    at = at.reshape(size, -1)
+    rows = np.moveaxis(spread // (keys * queries), node.op.axes, range(len(node.op.axes))).reshape(size, -1)
+    run = at[0, 0] + np.arange(at.shape[1])
+    if (query != query.flat[0]).any() or (at != run).any() or (np.sort(rows, axis=0) != np.arange(size)[:, None]).any():
+        return None
+    x = one_of(t, r.node.operands[0], len(r.node.shape) - 2, int(query.flat[0]))
+    y = t.node(Received(), t.reshape(x, (size, keys)))
+    return t.reshape(t.slice(relabel(y, label(t.source)), 0, int(run[0]), len(run)), node.shape)
 
 
 def one_of(t: Builder, r: Ref, axis: int, at: int) -> Ref:

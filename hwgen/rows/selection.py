@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from .. import graph
-from ..layers import Select
+from ..layers import Received, Select
 from ..tensor import Node, Ref
 from .dense import whole_place
 from .lower import GONE, Rows
 from .moves import value
-from .products import Standing, standing
+from .products import Standing, plain_place, standing
 from .views import Unsupported
 
 
@@ -47,4 +47,10 @@ def _upright(b: Rows, x: Ref) -> Ref:
     return b.once("standing", x, made)
 
 
-KINDS = {Select: (whole_place, select)}
+def received(b: Rows, node: Node, start: int, stop: int) -> str:
+    """One row of as many columns as there are keys."""
+    name = value(b, node, b.kept(b.view(node.operands[0])))
+    return GONE if name == GONE else b.add(graph.Received, node, node.name, "received", x=name)
+
+
+KINDS = {Select: (whole_place, select), Received: (plain_place, received)}
