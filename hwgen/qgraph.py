@@ -347,8 +347,8 @@ def verify(graph: QGraph) -> None:
         if isinstance(node, Experts):
             need(sorted(node.turns) == list(range(len(node.first))), f"order {node.order} of {len(node.first)} experts")
         if isinstance(node, Select):
-            scores = node.scores.rows, graph.values[node.scores.value].cols
-            need(min(scores) == 1 and max(scores) == node.x.rows, f"scores {scores} of {node.x.rows} rows")
+            given = node.scores.rows, graph.values[node.scores.value].cols
+            need(min(given) == 1 and max(given) == node.x.rows, f"scores {given} of {node.x.rows} rows")
             need((value.rows, value.cols) == (node.count, graph.values[node.x.value].cols), f"[{value.rows}, {value.cols}]")
             need(0 <= node.first <= node.x.rows - node.count, f"rows {node.first} to {node.first + node.count} of {node.x.rows}")
         if isinstance(node, Stack | Join):

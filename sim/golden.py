@@ -11,7 +11,19 @@ import numpy as np
 
 from hwgen import numerics as num
 from hwgen.errors import UserError
-from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, SelectRows, Transfer, View
+from hwgen.intgraph import (
+    Constant,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    ReduceWindow,
+    RouteTokens,
+    SelectRows,
+    Transfer,
+    View,
+)
 from hwgen.isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
 from hwgen.patches import pad, patchify
 from hwgen.walks import taken

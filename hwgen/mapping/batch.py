@@ -15,7 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, SelectRows, View
+from ..intgraph import (
+    Buffer,
+    Constant,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    ReduceWindow,
+    RouteTokens,
+    SelectRows,
+    View,
+)
 from ..isa import WALK_LOOPS, Indirect, RowScale
 from .runs import chains
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from ..config import Config
 from ..cost.matmul import TILE_STEPS
 from ..cost.simulation import DISPATCH
-from ..intgraph import Buffer, Constant, Fetch, Input, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, SelectRows, View
+from ..intgraph import (
+    Buffer,
+    Constant,
+    Fetch,
+    Input,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    ReduceWindow,
+    RouteTokens,
+    SelectRows,
+    View,
+)
 from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles, select_cycles, window_cycles
 from .order import Timing
 

@@ -1,8 +1,8 @@
 """What keys receive of attention, as a score of more than the 7 bits that a probability has.
 
-The array's softmax knows 127 values of a probability, and scores in steps of 1/16 octave. Here every row of scores goes through it
-DITHER times, each time moved by another part of such a step, and the probabilities are added: a number that rises with every
-16-bit score, of DITHER times as many values.
+The array's softmax knows 127 values of a probability, and scores in steps of 1/16 octave. Here every row of scores goes through
+it DITHER times, each time moved by another part of such a step, and the probabilities are added: of DITHER times as many values,
+which rise with every 16-bit score; each is off by at most half a 127th of the largest.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _moved(b: Builder, node: fg.Received, x: Held) -> q.Ref:
 
 
 def _sum(
-    b: Builder, node: fg.Received, name: str, x: q.Ref, size: tuple[int, int], kernel: tuple[int, int], ratio: float, before: int = 0
+    b: Builder, node: fg.Node, name: str, x: q.Ref, size: tuple[int, int], kernel: tuple[int, int], ratio: float, before: int = 0
 ) -> q.Window:
     """Sums of rows that lie as a map of `size`, times `ratio`; 2^-before of a sum fits WINDOW_VALUE_BITS."""
     columns, shift = b.made.values[x.value].cols, fraction(ratio)

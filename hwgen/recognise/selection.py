@@ -10,6 +10,8 @@ from .match import constant, factor_of, group, layer, regroup
 from .names import label
 from .rewrite import relabel
 
+Array = np.ndarray
+
 
 def received(t: Builder, node: Node) -> Ref | None:
     """A sum over heads of what one query gives its keys, of its scores alone."""
@@ -19,14 +21,13 @@ def received(t: Builder, node: Node) -> Ref | None:
     if len(r.node.shape) < 3 or (size := np.prod(r.node.shape[:-2], dtype=int)) != np.prod([r.shape[i] for i in node.op.axes]):
         return None
     queries, keys = r.node.shape[-2:]
-    spread = r.layout.positions().reshape(r.shape)
-    query, at = spread // keys % queries, np.moveaxis(spread % keys, node.op.axes, range(len(node.op.axes)))
-    at = at.reshape(size, -1)
-    rows = np.moveaxis(spread // (keys * queries), node.op.axes, range(len(node.op.axes))).reshape(size, -1)
+    first = range(len(node.op.axes))
+    spread: Array = np.moveaxis(r.layout.positions().reshape(r.shape), node.op.axes, first).reshape(size, -1)
+    heads, query, at = spread // (keys * queries), spread // keys % queries, spread % keys
     run = at[0, 0] + np.arange(at.shape[1])
-    if (query != query.flat[0]).any() or (at != run).any() or (np.sort(rows, axis=0) != np.arange(size)[:, None]).any():
+    if (query != query[0, 0]).any() or (at != run).any() or (np.sort(heads, axis=0) != np.arange(size)[:, None]).any():
         return None
-    x = one_of(t, r.node.operands[0], len(r.node.shape) - 2, int(query.flat[0]))
+    x = one_of(t, r.node.operands[0], len(r.node.shape) - 2, int(query[0, 0]))
     y = t.node(Received(), t.reshape(x, (size, keys)))
     return t.reshape(t.slice(relabel(y, label(t.source)), 0, int(run[0]), len(run)), node.shape)
 

@@ -75,7 +75,7 @@ class Ranking(Component):
         return m
 
     def items(self, m: Module, turn: Signal, sweeping: Signal, sweeps: Signal) -> Signal:
-        """What comes and what a pass reads: into registers, then to its place in a list. Returns a strobe: the last one is there."""
+        """What comes and what a pass reads: into registers, then to its place in a list. Returns a strobe: the last is there."""
         lists = [Ram.of(memories(self.config)["selection"]) for _ in range(2)]
         m.submodules.even, m.submodules.odd = lists
         at, end, reading = Signal(self.bits), Signal(self.bits), Signal()  # entries of a list: the next one, the last one

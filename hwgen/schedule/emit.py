@@ -251,10 +251,10 @@ class Emitter:
 
     def _select(self, i: int, op: SelectRows) -> None:
         x, y, scores = (self.spaces.region(view, i) for view in (op.x, op.out, op.scores))
-        values = {"x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch, "rows": y.rows, "first": op.first}
-        values |= {"scores": scores.start, "scores_pitch": scores.pitch, "score_rows": op.scores.rows}
+        values: dict[str, Any] = {"x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
+        values |= {"rows": y.rows, "first": op.first, "scores": scores.start, "scores_pitch": scores.pitch}
         columns = int(self.needs.layouts[op.x.buffer].columns(op.x)[-1]) + 1
-        self._emit(isa.Select, i, columns=columns, score_columns=op.scores.cols, **values)
+        self._emit(isa.Select, i, columns=columns, score_rows=op.scores.rows, score_columns=op.scores.cols, **values)
 
     def _store(self, number: int, i: int) -> None:
         region = self.spaces.region(self.graph.outputs[number].view, i)

@@ -9,7 +9,19 @@ import numpy as np
 from .. import numerics as num
 from ..config import Config
 from ..errors import Shortage, UserError
-from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, SelectRows, View
+from ..intgraph import (
+    Constant,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    ReduceWindow,
+    RouteTokens,
+    SelectRows,
+    View,
+)
 from ..isa import INDEX_BITS, ROW_BITS, WINDOW_TAPS, ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import RowLayout
 from .areas import Areas

@@ -95,6 +95,11 @@ def evit(w):
     return w.head(w.op("Reshape", w.cut(x, 1, 0, 1), [1, D]))
 
 
+def of_all(w, kept):
+    """Tokens that `kept` chooses of all of them, [1, KEPT, D], to classes of their mean."""
+    return w.head(w.op("ReduceMean", kept(w, w.tokens()), np.array([1], np.int64), keepdims=0))
+
+
 def write(path, form):
     """The network `form`, a function of a Writer, as a file."""
     w = Writer()
