@@ -142,6 +142,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.add_argument("--trace", type=Path, metavar="FILE.json", help="measured runs, from hwgen run --trace")
     sub.add_argument("--html", type=Path, metavar="FILE.html", help="write the page with timeline and roofline there")
+    what = "with --html: accuracy and more, from hwgen verify --json"
+    sub.add_argument("--checks", type=Path, metavar="FILE.json", help=what)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     for name, what in (

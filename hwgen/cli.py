@@ -199,18 +199,37 @@ def _check(options) -> int:
 
 
 def _report(options) -> int:
-    from . import api, report, report_html
+    from . import api, report
     from .files import check_writable, write_atomic
+    from .pages import report as report_page
 
+    if options.checks is not None and options.html is None:
+        raise UserError(f"--checks {options.checks}: shown on a page, with --html")
     if options.html is not None:
         check_writable(options.html)
     bundle = api.Bundle(options.bundle)
     found, trace = bundle.report(), None if options.trace is None else bundle.trace(options.trace)
     if options.html is not None:
-        write_atomic(options.html, report_html.page(found, trace).encode())
+        if found["report_version"] != report.REPORT_VERSION:
+            wanted = f"version {found['report_version']}, a page needs {report.REPORT_VERSION}: build it again"
+            raise UserError(f"{options.bundle}: its report is of {wanted}")
+        checks = None if options.checks is None else _read_checks(options.checks)
+        write_atomic(options.html, report_page.page(found, trace, checks).encode())
     measured = {} if trace is None else {"measured": trace}
     print(json.dumps(found | measured) if options.json else report.text(found, trace))
     return GOOD
+
+
+def _read_checks(path: Path) -> dict:
+    """What `hwgen verify --json` printed, from a file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        checks = [{name: check[name] for name in ("name", "passed", "found")} for check in found["checks"]]
+        return {name: found[name] for name in ("images", "engine", "task")} | {"checks": checks}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: is not what `hwgen verify --json` prints") from None
 
 
 def _synth(options) -> int:

@@ -29,7 +29,7 @@ ENGINES = ("golden", "machine", "rtl")
 Images = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 Cycles = Callable[[int, int, int], None]  # run, runs, cycles of this run so far
-TRACE_VERSION = 1
+TRACE_VERSION = 2
 
 
 @dataclass

@@ -21,6 +21,7 @@ import numpy as np
 from . import (
     boards,
     cache,
+    dataflow,
     explore,
     files,
     images,
@@ -30,7 +31,6 @@ from . import (
     listing,
     registers,
     report,
-    report_html,
     tensor,
 )
 from .config import Config
@@ -40,6 +40,7 @@ from .graph import Graph, without_range
 from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .mapping import Mapping, check_batch, choose, mapped
+from .pages import report as report_page
 from .program import Program, check_target, write_bundle
 from .qgraph import QGraph
 from .quantise.options import Quantisation
@@ -208,7 +209,10 @@ def _rtl(build: Build) -> str:
 
 
 def _report(build: Build) -> str:
-    build.report = report.make(build.program, build.board)
+    graphs = {task: build.mapping.apply(graph, build.config, build.batch) for task, graph in build.integers.items()}
+    edges = {task: dataflow.edges(graph) for task, graph in graphs.items()}
+    names = list(dict.fromkeys(path.name for path in build.models.values()))
+    build.report = report.make(build.program, build.board, names, edges)
     return f"{max(task['cycles'] for task in build.report['tasks'].values()):,} cycles estimated"
 
 
@@ -220,7 +224,7 @@ def _bundle(build: Build) -> str:
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
     contents[boards.BOARD_FILE] = boards.to_json(build.board)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
-    contents["report.html"] = report_html.page(build.report)
+    contents["report.html"] = report_page.page(build.report)
     hashes = [
         {
             "task": task,
