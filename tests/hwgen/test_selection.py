@@ -14,7 +14,7 @@ from hwgen.levels import check, import_model
 from hwgen.numerics import SCORE_STEPS, probabilities
 from hwgen.schedule import schedule
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 
 def beside(name):

@@ -8,8 +8,8 @@ from hwgen.config import Config
 from hwgen.isa import Select, encode
 from hwgen.latency import select_cycles
 from hwgen.rtl.select import Select as Selection
-from sim import vector
-from sim.machine import Machine
+from hwgen.sim import vector
+from hwgen.sim.machine import Machine
 
 SQUARE = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=1024, select_rows=64)
 PAIRS = Config(array_outputs=10, array_inputs=12, banks=2, bank_words=512, select_rows=32)  # chunks of two elements

@@ -13,10 +13,10 @@ from hwgen.errors import Shortage, UserError
 from hwgen.intgraph import Buffer, Constant, IntGraph, Output, SelectRows, View
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
-from sim import golden
-from sim.machine import MachineFault
-from sim.tb.graphs import random_images
-from sim.tb.selections import random_selection_graph, tied
+from hwgen.sim import golden
+from hwgen.sim.machine import MachineFault
+from hwgen.sim.tb.graphs import random_images
+from hwgen.sim.tb.selections import random_selection_graph, tied
 
 _spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
 machine = importlib.util.module_from_spec(_spec)

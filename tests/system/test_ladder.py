@@ -18,11 +18,11 @@ from hwgen.mapping import Mapping
 from hwgen.mapping.rematerialise import rematerialise
 from hwgen.schedule import schedule
 from hwgen.select import integers
-from sim import golden
-from sim.tb.graphs import Shape, random_graph, random_images
-from sim.tb.maps import random_map_graph
-from sim.tb.selections import random_selection_graph
-from sim.tb.windows import random_window_graph
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim.tb.maps import random_map_graph
+from hwgen.sim.tb.selections import random_selection_graph
+from hwgen.sim.tb.windows import random_window_graph
 
 SQUARE = Config(array_outputs=16, array_inputs=16)
 ODD = Config(array_outputs=12, array_inputs=20, weight_ports=1)  # divides neither 64 nor the heads of 32
