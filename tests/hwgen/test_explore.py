@@ -11,8 +11,8 @@ from hwgen.dram import of_board
 from hwgen.errors import UserError
 from hwgen.explore import points, space, work
 from hwgen.schedule import schedule
-from sim.tb.graphs import Shape, random_graph
-from sim.tb.windows import random_window_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.windows import random_window_graph
 
 GRAPHS = {"": random_graph(1, Shape(patches=(4, 4), heads=4, head=16, hidden=128))}
 PYNQ = boards.load("pynq-z2")

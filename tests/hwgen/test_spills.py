@@ -18,8 +18,8 @@ from hwgen.mapping.runs import chains
 from hwgen.program import manifest
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
-from sim import golden
-from sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 
 SHAPES = {
     "plain": Shape(),

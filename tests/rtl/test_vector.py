@@ -10,8 +10,8 @@ from hwgen.latency import multiply_cycles, norm_cycles, route_cycles, window_cyc
 from hwgen.numerics import GAMMA_SHIFT, INT16_MAX, layer_norm, route, row_max_abs, turn
 from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.vector import VectorUnit
-from sim import vector
-from sim.machine import Machine
+from hwgen.sim import vector
+from hwgen.sim.machine import Machine
 
 SQUARE = Config(array_outputs=8, array_inputs=8, max_experts=16, queue_entries=64, norm_columns=64)
 UNEVEN = Config(array_outputs=12, array_inputs=20, max_experts=9, queue_entries=64, norm_columns=32)

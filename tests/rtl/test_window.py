@@ -14,9 +14,9 @@ from hwgen.latency import window_cycles
 from hwgen.numerics import INT16_MAX, STATIC_SHIFT, WINDOW_SHIFT_MAX
 from hwgen.rtl.booth import booth
 from hwgen.rtl.window import Window
+from hwgen.sim import vector
+from hwgen.sim.machine import Machine
 from hwgen.walks import Plane, Walk, window
-from sim import vector
-from sim.machine import Machine
 
 SQUARE = Config(array_outputs=8, array_inputs=8, window_chunks=1, acc_rows=64, scale_entries=128)
 PAIRS = Config(array_outputs=10, array_inputs=12, window_chunks=4, acc_rows=64, scale_entries=128)  # chunks of two elements
