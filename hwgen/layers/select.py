@@ -24,7 +24,11 @@ class Select(Layer):
 
 @dataclass(frozen=True)
 class Received(Layer):
-    """What each key receives of the attention of some queries: sum over r of softmax(x[r]), x [R, N] -> [N]."""
+    """What each key receives of one query's attention, over all heads: sum over h of softmax(scale * k[h] q[h]), q [H, K],
+    k [H, N, K] -> [N]."""
+
+    scale: float
 
     def define(self, t: Builder, *operands: Ref) -> Ref:
-        return t.reduce("sum", Softmax().define(t, operands[0]), [0], keep=False)
+        scores = t.map("mul", t.contract("hk,hnk->hn", *operands), self.scale)
+        return t.reduce("sum", Softmax().define(t, scores), [0], keep=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..layers import Received, Select, Softmax
-from ..tensor import FLOAT, Builder, Contract, Gather, Layout, Map, Node, Reduce, Ref, TopK
-from .match import constant, factor_of, group, layer, regroup
+from ..tensor import FLOAT, Builder, Gather, Node, Reduce, Ref, TopK
+from .attention import product_of
+from .match import factor_of, group, layer, regroup
 from .names import label
 from .rewrite import relabel
 
@@ -14,7 +15,7 @@ Array = np.ndarray
 
 
 def received(t: Builder, node: Node) -> Ref | None:
-    """A sum over heads of what one query gives its keys, of its scores alone."""
+    """A sum over heads of what one query gives its keys."""
     if not isinstance(node.op, Reduce) or node.op.function != "sum" or not layer(node.operands[0], Softmax):
         return None
     (r,) = node.operands
@@ -27,29 +28,16 @@ def received(t: Builder, node: Node) -> Ref | None:
     run = at[0, 0] + np.arange(at.shape[1])
     if (query != query[0, 0]).any() or (at != run).any() or (np.sort(heads, axis=0) != np.arange(size)[:, None]).any():
         return None
-    x = one_of(t, r.node.operands[0], len(r.node.shape) - 2, int(query[0, 0]))
-    y = t.node(Received(), t.reshape(x, (size, keys)))
-    return t.reshape(t.slice(relabel(y, label(t.source)), 0, int(run[0]), len(run)), node.shape)
-
-
-def one_of(t: Builder, r: Ref, axis: int, at: int) -> Ref:
-    """Position `at` of an axis, sliced before the product and the factors that make the value."""
-    op, own = r.op, axis - len(r.shape) + len(r.node.shape)  # the axis of the value, whose first ones may be left out
-    whole = own >= 0 and Layout.dense(r.node.shape).reshape(r.shape) == r.layout and r.shape[axis:] == r.node.shape[own:]
-    shape = (*r.shape[:axis], 1, *r.shape[axis + 1 :])
-    if whole and isinstance(op, Map) and sum(o.scalar is None for o in r.node.operands) == 1:
-        parts = (t.slice(o, own, at, 1) if o.scalar is not None else one_of(t, o, own, at) for o in r.node.operands)
-        y = t.map(op.function, *parts)
-        return t.reshape(y, shape)
-    if whole and isinstance(op, Contract) and not any(constant(o) for o in r.node.operands):
-        first, second, result = op.letters
-        letter = result[own]
-        sides = (
-            t.slice(o, letters.index(letter), at, 1) if letter in letters else o
-            for o, letters in zip(r.node.operands, (first, second), strict=True)
-        )
-        return t.reshape(t.node(op, *sides), shape)
-    return t.slice(r, axis, at, 1)
+    axis = len(r.node.shape) - 2
+    found = product_of(t, r.node.operands[0], (axis,), (axis + 1,))
+    if found is None or found[3] or found[4] is not None:
+        return None
+    q, k, scale, _, _ = found
+    q = t.slice(t.slice(q, axis, int(query[0, 0]), 1), axis + 1, 0, 1)
+    depth = q.shape[-1]
+    k = t.reshape(t.slice(k, axis, 0, 1), (size, keys, depth))
+    y = relabel(t.node(Received(scale), t.reshape(q, (size, depth)), k), label(t.source))
+    return t.reshape(t.slice(y, 0, int(run[0]), len(run)), node.shape)
 
 
 def selected(t: Builder, node: Node) -> Ref | None:

@@ -48,9 +48,20 @@ def _upright(b: Rows, x: Ref) -> Ref:
 
 
 def received(b: Rows, node: Node, start: int, stop: int) -> str:
-    """One row of as many columns as there are keys."""
-    name = value(b, node, b.kept(b.view(node.operands[0])))
-    return GONE if name == GONE else b.add(graph.Received, node, node.name, "received", x=name)
+    """One row of as many columns as there are keys. The scores of all heads are one product: the query once for each head, with
+    zeros in the columns of the others."""
+    q, k = node.operands
+    heads, depth = q.shape
+    views = [b.view(r) for r in (q, k)]
+    if any(map(b.lost, views)):
+        return GONE
+    row, keys = (value(b, node, b.kept(v.group(*axes))) for v, axes in zip(views, (([], [0, 1]), ([1], [0, 2])), strict=True))
+    if GONE in (row, keys):
+        return GONE
+    once = b.add(graph.Gather, node, "", "query", x=row, rows=np.zeros(heads, np.int64))
+    own = b.times(node, once, np.kron(np.eye(heads), np.ones((1, depth))))
+    scores = b.add(graph.Product, node, "", "scores", a=own, b=keys, scale=float(node.op.scale))
+    return b.add(graph.Received, node, node.name, "received", x=scores)
 
 
 KINDS = {Select: (whole_place, select), Received: (plain_place, received)}

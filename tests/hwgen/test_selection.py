@@ -73,7 +73,7 @@ def test_class_attention(tmp_path):
     graph = imported(tmp_path, maker.evit)
     shapes = fg.shapes(graph)
     products = [n for n in graph.nodes if isinstance(n, fg.Product)]
-    assert [shapes[n.name] for n in products] == [(1, PATCHES + 1)] * maker.H
+    assert [shapes[n.name] for n in products] == [(maker.H, PATCHES + 1)]
     runs = sorted((n.first, n.count) for n in graph.nodes if isinstance(n, fg.Select))
     assert runs == [(0, KEPT), (KEPT, PATCHES - KEPT), (KEPT, PATCHES - KEPT)]
     assert sum(isinstance(n, fg.Received) for n in graph.nodes) == 1
