@@ -59,8 +59,12 @@ def received(b: Rows, node: Node, start: int, stop: int) -> str:
     if GONE in (row, keys):
         return GONE
     once = b.add(graph.Gather, node, "", "query", x=row, rows=np.zeros(heads, np.int64))
-    own = b.times(node, once, np.kron(np.eye(heads), np.ones((1, depth))))
-    scores = b.add(graph.Product, node, "", "scores", a=own, b=keys, scale=float(node.op.scale))
+    mask = b.intern(np.kron(np.eye(heads), np.ones((1, depth))))
+    if heads > 1:  # a constant as a value: of the query, times zero
+        zeros = b.intern(np.zeros((heads * depth, heads * depth)))
+        nothing = b.add(graph.Linear, node, "", "zeros", x=once, weight=zeros, bias=None)
+        once = b.add(graph.Multiply, node, "", "own", a=once, b=b.plus(node, nothing, mask))
+    scores = b.add(graph.Product, node, "", "scores", a=once, b=keys, scale=float(node.op.scale))
     return b.add(graph.Received, node, node.name, "received", x=scores)
 
 
