@@ -50,7 +50,7 @@ def timing(config: Config) -> Timing:
                 if not config.window_chunks:  # the scheduler says so
                     return 0.0
                 weighted = op.weights is not None
-                return window_cycles(config, op.walk.rows, op.x.cols, op.walk.count, weighted)
+                return window_cycles(config, op.walk.rows, op.x.cols, op.walk.kernel, op.walk.run, weighted)
             case SelectRows(x=x, scores=scores):
                 return select_cycles(config, op.out.rows, x.cols, scores.rows, scores.cols)
             case RouteTokens():

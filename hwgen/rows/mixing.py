@@ -11,12 +11,11 @@ from ..tensor import Node
 from .lower import Rows
 from .moves import made, value
 from .operands import kept
-from .views import Array, Place, Unsupported, View
+from .views import Array, Place, View
 
 MOST_WEIGHTS = 16  # different rows of weights
 MOST_TAPS = 16  # tokens that one is mixed of
 MOST_PRODUCTS = 4  # tokens that one is mixed of, where each is of its own weights
-MIXES = "multiplies along tokens (token mixing)"
 
 
 @dataclass(eq=False)
@@ -34,7 +33,8 @@ class Mixed:
 
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
-    """None where a linear layer reads channels of one token, or several channels of several."""
+    """None where a linear layer reads channels of one token, or several channels of several, or mixes so many tokens that it
+    is a product with the transposed value."""
     return b.once("mixed", node, lambda: _mixed(b, node))
 
 
@@ -59,6 +59,8 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     rows = np.broadcast_to(own.rows, own.shape)
     if (rows != rows[:, :, :1]).any():
         return None
+    if not _sparse(b.array(node.operands[1], "its weight")):
+        return None
     outputs = node.shape[1]
     first = each > 1 and abs(int(rows[0, 1, 0] - rows[0, 0, 0])) > abs(int(rows[1, 0, 0] - rows[0, 0, 0]))
     j, o, c = np.meshgrid(np.arange(each), np.arange(outputs), np.arange(width), indexing="ij")
@@ -66,6 +68,24 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     order = (0, 2, 1) if inner else (2, 0, 1)
     at = token.transpose(order).reshape(-1), c.transpose(order).reshape(-1)
     return Mixed(own, Place(each * outputs, width, at=at), first)
+
+
+def _spans(weight: Array) -> list[tuple[int, int]]:
+    """First and end of what has weight, of each output."""
+    used = [np.flatnonzero(row) for row in weight]
+    return [(int(u[0]), int(u[-1]) + 1) if len(u) else (0, 1) for u in used]
+
+
+def _in_windows(weight: Array) -> bool:
+    """Whether a few windows make every output."""
+    spans = _spans(weight)
+    forms = {weight[o, first:end].tobytes() for o, (first, end) in enumerate(spans)}
+    return max(end - first for first, end in spans) <= MOST_TAPS and len(forms) <= MOST_WEIGHTS
+
+
+def _sparse(weight: Array) -> bool:
+    """Whether windows, or sums of a few tokens times constants, make every output."""
+    return _in_windows(weight) or bool((weight != 0).sum(axis=1).max() <= MOST_PRODUCTS)
 
 
 def resamples(b: Rows, node: Node) -> bool:
@@ -92,15 +112,12 @@ def _mix(b: Rows, node: Node) -> str:
     assert found is not None
     weight = b.array(node.operands[1], "its weight")
     each, tokens, width = found.view.shape
-    used = [np.flatnonzero(row) for row in weight]
-    spans = [(int(u[0]), int(u[-1]) + 1) if len(u) else (0, 1) for u in used]
-    if max(end - first for first, end in spans) > MOST_TAPS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
+    if not _in_windows(weight):
+        return _weighted(b, node, found, weight)
+    spans = _spans(weight)
     forms: dict[bytes, list[int]] = {}
     for o, (first, end) in enumerate(spans):
         forms.setdefault(weight[o, first:end].tobytes(), []).append(o)
-    if len(forms) > MOST_WEIGHTS:
-        return _weighted(b, node, found, weight, used)
 
     def table(positions: int) -> Array:
         """Row of each [position along the mixed axis, place beside it] in a map that runs as the layer's value does."""
@@ -137,11 +154,10 @@ def _mix(b: Rows, node: Node) -> str:
     return _plus(b, node, found, y)
 
 
-def _weighted(b: Rows, node: Node, found: Mixed, weight: Array, used: list[Array]) -> str:
+def _weighted(b: Rows, node: Node, found: Mixed, weight: Array) -> str:
     """A sum of tokens times constants, where few are mixed: resampling by any step."""
+    used = [np.flatnonzero(row) for row in weight]
     count = max(len(u) for u in used)
-    if count > MOST_PRODUCTS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
     each, _, width = found.view.shape
     total = ""
     for i in range(count):

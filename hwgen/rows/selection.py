@@ -10,7 +10,8 @@ from ..tensor import Node, Ref
 from .dense import whole_place
 from .lower import GONE, Rows
 from .moves import value
-from .products import Standing, plain_place, standing
+from .products import plain_place, standing
+from .standing import Standing
 from .views import Unsupported
 
 

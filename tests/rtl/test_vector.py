@@ -216,7 +216,7 @@ def test_windows_among_others(vector_memory, stall):
                     writes = vector.reduce_window(machine, insn, held)
                     if not stall:
                         taps = 1 if held is None else 2
-                        assert memory.cycle - begin == window_cycles(config, 4, 5, taps, False) + 1
+                        assert memory.cycle - begin == window_cycles(config, 4, 5, (1, taps), 1, False) + 1
                     held = None
             for target, index, values in writes:
                 target[index] = values

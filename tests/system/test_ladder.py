@@ -181,8 +181,8 @@ def test_maps_in_parts(config, climb):
 
 
 WINDOWED = {
-    "16x16": replace(SQUARE, window_chunks=1, acc_rows=32, select_rows=64),
-    "12x20": replace(ODD, window_chunks=3, select_rows=32),
+    "16x16": replace(SQUARE, window_chunks=1, window_rows=2, acc_rows=32, select_rows=64),
+    "12x20": replace(ODD, window_chunks=3, window_rows=3, select_rows=32),
 }
 WINDOWS = pytest.mark.parametrize(
     "name",

@@ -19,7 +19,7 @@ assert _spec is not None and _spec.loader is not None
 maker = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(maker)
 # As the windows of the ladder have it, so that it is compiled once.
-CONFIG = Config(array_outputs=16, array_inputs=16, window_chunks=1, acc_rows=32, select_rows=64)
+CONFIG = Config(array_outputs=16, array_inputs=16, window_chunks=1, window_rows=2, acc_rows=32, select_rows=64)
 
 
 @pytest.mark.xdist_group("window 16x16")
