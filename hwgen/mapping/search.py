@@ -22,7 +22,7 @@ ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that de
 SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of what lies in DRAM
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
 WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits
-INTERLEAVED = ((0.95, 0.96), (0.95, 0.85), (0.8, 0.96))  # such a fraction, and that for tiles in turns
+INTERLEAVED = ((0.95, 0.92), (0.95, 0.8), (0.8, 0.92))  # such a fraction, and that for tiles in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
 MAX_BATCH = 64
 FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
