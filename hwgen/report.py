@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from . import cost, energy, isa, resources, timeline
 from .boards import Board
 from .counts import data_beats
 from .dram import of_board
 from .program import Program
+from .version import __version__
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 SHOWN = 5  # spilled values that the text names
 
 
-def make(program: Program, board: Board) -> dict:
-    """The report of a scheduled program as one JSON object (`report.json` in the bundle)."""
+def make(
+    program: Program, board: Board, models: Sequence[str] = (), edges: Mapping[str, Sequence[tuple[str, str]]] | None = None
+) -> dict:
+    """The report of a scheduled program as one JSON object (`report.json` in the bundle).
+
+    models: names of the files. edges: of each task which operation reads what which other one wrote.
+    """
     config = program.config
     memory = of_board(board, config)
     used = resources.table(config, board)
     return {
         "report_version": REPORT_VERSION,
+        "version": __version__,
+        "models": list(models),
+        "config": config.to_dict(),
         "board": {"name": board.name, "part": board.part, "description": board.description},
         "clock_mhz": config.clock_mhz,
         "batch": program.batch,
@@ -31,7 +41,10 @@ def make(program: Program, board: Board) -> dict:
             "usable_bytes_per_cycle": round(memory.bytes_per_cycle, 3),
         },
         "note": "cycles, energy and resources are estimates; `hwgen run --engine rtl` measures cycles, `hwgen synth` resources",
-        "tasks": {name: _task(task, config, memory, program.batch) for name, task in program.tasks.items()},
+        "tasks": {
+            name: _task(task, config, memory, program.batch) | {"edges": [list(e) for e in (edges or {}).get(name, ())]}
+            for name, task in program.tasks.items()
+        },
         "resources": used,
         "resources_accuracy": resources.ACCURACY,
         "over_budget": sorted(kind for kind, r in used.items() if r["fraction"] > 1),

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from host.bundle import Bundle, BundleError
-from host.pack import pack_input, unpack_output
-
 from . import boards, cache, energy, intgraph_io, isa
 from .config import Config
 from .dram import Dram, setting
 from .errors import UserError
 from .graph import Graph
+from .host.bundle import Bundle, BundleError
+from .host.pack import pack_input, unpack_output
 from .importer.external import fingerprint
 from .intgraph import IntGraph
+from .progress import work
 from .steps import GRAPH_FILE, REPORT_FILE
 from .timeline import Span, breakdown
 
@@ -29,7 +29,7 @@ ENGINES = ("golden", "machine", "rtl")
 Images = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 Cycles = Callable[[int, int, int], None]  # run, runs, cycles of this run so far
-TRACE_VERSION = 1
+TRACE_VERSION = 2
 
 
 @dataclass
@@ -263,30 +263,34 @@ def run(
 
 
 def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
-    from sim import golden
+    from .sim import golden
 
     graph, outputs = integer_graph(bundle, task), []
     weights = golden.operands(graph) if len(images) > 1 else None
-    for i, image in enumerate(images):
-        outputs.append(golden.run(graph, image, weights=weights).outputs)
-        progress(i + 1, len(images))
+    with work("golden", len(images), "images") as here:
+        for i, image in enumerate(images):
+            outputs.append(golden.run(graph, image, weights=weights).outputs)
+            here.at(i + 1)
+            progress(i + 1, len(images))
     return outputs
 
 
 def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
-    from sim.machine import Machine
+    from .sim.machine import Machine
 
     check_isa(bundle)
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
     program = entry["program"]
     outputs: list[Images] = []
-    for batch in _batches(images, bundle.batch):
-        for offset, data in _writes(entry, batch):
-            dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
-        machine = Machine(config(bundle))
-        machine.run(dram, program["offset_bytes"], program["instructions"], memory["data_base"], memory["weight_bases"])
-        outputs += _outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)], bundle.batch)
-        progress(min(len(outputs), len(images)), len(images))
+    with work("machine", len(images), "images") as here:
+        for batch in _batches(images, bundle.batch):
+            for offset, data in _writes(entry, batch):
+                dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+            machine = Machine(config(bundle))
+            machine.run(dram, program["offset_bytes"], program["instructions"], memory["data_base"], memory["weight_bases"])
+            outputs += _outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)], bundle.batch)
+            here.at(min(len(outputs), len(images)))
+            progress(min(len(outputs), len(images)), len(images))
     return outputs[: len(images)]
 
 
@@ -340,23 +344,31 @@ def _rtl(
     bundle: Bundle, task: str, images: list[Images], dram: Dram, cycles: Cycles | None
 ) -> tuple[list[Images], list[dict[str, int]], list[list[Span]]]:
     """Outputs of every image, counters and spans of every run."""
-    from sim import rtl
+    from .sim import rtl
 
     cache.check()
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
     count, reads = entry["program"]["instructions"], _reads(entry)
     runs = [rtl.Run(_writes(entry, batch), program, count, reads) for batch in _batches(images, bundle.batch)]
-    results = rtl.simulate(
-        verilog(bundle),
-        shape,
-        bundle.dram().tobytes(),
-        runs,
-        data_base=memory["data_base"],
-        weight_bases=memory["weight_bases"],
-        dram=dram,
-        progress=cycles,
-    )
+    estimate = report_of(bundle)["tasks"][task]["cycles"]
+    with work("rtl", estimate * len(runs), "cycles") as here:
+
+        def told(run: int, of: int, count: int) -> None:
+            here.at(estimate * run + min(count, estimate), note=f"run {run + 1} of {of}")
+            if cycles is not None:
+                cycles(run, of, count)
+
+        results = rtl.simulate(
+            verilog(bundle),
+            shape,
+            bundle.dram().tobytes(),
+            runs,
+            data_base=memory["data_base"],
+            weight_bases=memory["weight_bases"],
+            dram=dram,
+            progress=told,
+        )
     outputs = [image for result in results for image in _outputs(entry, result.reads, bundle.batch)]
     return outputs[: len(images)], [_counters(result) for result in results], [result.spans for result in results]
 

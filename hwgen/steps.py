@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.resources import files as resource_files
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from . import (
     boards,
     cache,
+    dataflow,
     explore,
     files,
     images,
@@ -30,7 +32,6 @@ from . import (
     listing,
     registers,
     report,
-    report_html,
     tensor,
 )
 from .config import Config
@@ -40,7 +41,9 @@ from .graph import Graph, without_range
 from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .mapping import Mapping, check_batch, choose, mapped
+from .pages import report as report_page
 from .program import Program, check_target, write_bundle
+from .progress import work
 from .qgraph import QGraph
 from .quantise.options import Quantisation
 
@@ -182,7 +185,7 @@ def verilog(config: Config) -> dict[str, str]:
     """File name -> Verilog of the machine. The longest step of a build: it is kept by Config and by what makes it."""
     here = Path(__file__).parent
     sources = [p for name in RTL_SOURCES for p in [here / name, *sorted((here / name).rglob("*.py"))] if p.is_file()]
-    sources += sorted((here.parent / "rtl_templates").glob("*.v"))
+    sources += sorted(p for p in resource_files("hwgen.rtl_templates").iterdir() if p.name.endswith(".v"))
     digest = hashlib.sha256(json.dumps([config.to_dict(), version("amaranth")], sort_keys=True).encode())
     for path in sources:
         digest.update(path.read_bytes())
@@ -208,7 +211,10 @@ def _rtl(build: Build) -> str:
 
 
 def _report(build: Build) -> str:
-    build.report = report.make(build.program, build.board)
+    graphs = {task: build.mapping.apply(graph, build.config, build.batch) for task, graph in build.integers.items()}
+    edges = {task: dataflow.edges(graph) for task, graph in graphs.items()}
+    names = list(dict.fromkeys(path.name for path in build.models.values()))
+    build.report = report.make(build.program, build.board, names, edges)
     return f"{max(task['cycles'] for task in build.report['tasks'].values()):,} cycles estimated"
 
 
@@ -220,7 +226,7 @@ def _bundle(build: Build) -> str:
     contents[GRAPH_FILE] = intgraph_io.save(build.integers)
     contents[boards.BOARD_FILE] = boards.to_json(build.board)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
-    contents["report.html"] = report_html.page(build.report)
+    contents["report.html"] = report_page.page(build.report)
     hashes = [
         {
             "task": task,
@@ -330,7 +336,8 @@ def build(
         check_target(state.output)
     for name, step in STEPS.items():
         start = time.monotonic()
-        summary = step(state)
+        with work(name):
+            summary = step(state)
         progress(name, time.monotonic() - start, summary)
         if shown and LEVELS[shown][1] == name:
             for task, text in LEVELS[shown][2](state).items():

@@ -90,28 +90,39 @@ def _grouped(program: list[isa.Insn], origins: list[str], spans: list[Span]) -> 
 def breakdown(program: list[isa.Insn], origins: list[str], spans: list[Span], cycles: float, config: Config) -> dict:
     """Where the cycles of a run went, as plain JSON: `cycles`, `busy` of each unit, `causes`, `layers`, `operations`.
 
-    `operations` lists all instructions but END with their cycles; a Matmul's with `issued` and what its wait was for.
+    `operations` lists all instructions but END with their unit and cycles, and what they moved through DRAM; a Matmul's
+    with `issued`, what its wait was for, its products of real operands, and of an expert which and the rows of its queue.
     """
     found, of = _grouped(program, origins, spans)
     walk = walks(program)
     rows = {span.index: _rows(program[span.index], span, config) for span in spans if span.unit == Unit.MATMUL}
     users: dict[tuple[str, int], list[int]] = {}  # rows of the Matmuls of each operation and expert
+    macs: dict[int, int] = {}
+    moves: dict[int, int] = {}
     for index, count in rows.items():
         insn = program[index]
         users.setdefault((origins[index], insn.expert), []).append(count)
-        of[origins[index]].macs += count * taps(walk.get(index)) * insn.inputs * insn.outputs
+        macs[index] = count * taps(walk.get(index)) * insn.inputs * insn.outputs
+        of[origins[index]].macs += macs[index]
     for span in spans:
         moved = _bytes(program[span.index], config)
         if isinstance(program[span.index], isa.Stream) and not _streamed(program, origins, span, users):
             moved = 0
         layer = of.get(origins[span.index]) or next((x for x in found if span.end <= x.end), found[-1])
         layer.dram_bytes += moved
+        moves[span.index] = moved
     listed = []
     for span in spans:
-        entry = {"index": span.index, "insn": type(program[span.index]).__name__, "of": origins[span.index]}
+        insn = program[span.index]
+        entry = {"index": span.index, "insn": type(insn).__name__, "unit": span.unit.name.lower(), "of": origins[span.index]}
         entry |= {"start": round(span.start), "end": round(span.end)}
+        if moves[span.index]:
+            entry["dram_bytes"] = moves[span.index]
         if span.causes:
             entry |= {"issued": round(span.issued)} | {cause: round(spent) for cause, spent in span.causes.items()}
+            entry["macs"] = macs[span.index]
+            if insn.expert != isa.NO_EXPERT:
+                entry |= {"expert": insn.expert, "rows": rows[span.index]}
         listed.append(entry)
     return {
         "cycles": round(cycles),

@@ -14,6 +14,7 @@ from ..boards import Board
 from ..config import Config
 from ..errors import Mismatch
 from ..files import write_atomic
+from ..progress import work
 from ..rtl.shell.shell import ShellTiming, emit_shell
 from ..synth import families, yosys
 from ..synth.partition import split
@@ -47,7 +48,7 @@ def sources(verilog: dict[str, str], config: Config, board: Board) -> dict[str, 
     found = target(board)
     clock = pll(found.oscillator_mhz, config.clock_mhz).clock_mhz(found.oscillator_mhz)
     bit_cycles(found, clock)
-    top = resources.files("rtl_templates").joinpath(f"{found.top}.v").read_text(encoding="utf-8")
+    top = resources.files("hwgen.rtl_templates").joinpath(f"{found.top}.v").read_text(encoding="utf-8")
     return {**verilog, SHELL_FILE: emit_shell(config, ShellTiming(clock, found.baud)), f"{found.top}.v": top}
 
 
@@ -84,10 +85,11 @@ def bitstream(
     with tempfile.TemporaryDirectory(prefix="hwgen-bitstream-") as name:
         folder = Path(name)
 
-        def step(name: str, work: Callable[[], None]) -> None:
+        def step(name: str, run: Callable[[], None]) -> None:
             begin = time.monotonic()
             progress(name)
-            work()
+            with work(name):
+                run()
             seconds[name] = time.monotonic() - begin
             progress(f"{name}: {seconds[name]:.0f} s")
 

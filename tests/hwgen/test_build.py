@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,13 @@ import onnx
 import pytest
 
 import hwgen as hwgen_package
-from hwgen import cost, isa, steps
+from hwgen import cost, isa, parts, steps
 from hwgen.errors import UserError
 from hwgen.example import write
 from hwgen.importer.reference import reference
+from hwgen.sim import rtl
+from hwgen.sim.machine import Machine
 from hwgen.timeline import CAUSES
-from sim import rtl
-from sim.machine import Machine
 
 pytestmark = pytest.mark.xdist_group("build")  # they share bundles
 
@@ -87,7 +88,7 @@ def test_golden_and_machine_give_the_same_numbers(hwgen, made, tmp_path):
 
 
 def on_the_machine(verilog, config, image, runs, *, data_base, weight_bases, dram, progress):
-    """What `sim.rtl.simulate` does, on the machine and the cycle model."""
+    """What `hwgen.sim.rtl.simulate` does, on the machine and the cycle model."""
     assert any("module hwgen_top" in text for text in verilog.values())
     memory, results = np.frombuffer(image, np.uint8).copy(), []
     for run in runs:
@@ -237,9 +238,13 @@ def test_report_and_disasm(hwgen, made):
     assert "MATMUL" in out and "ROUTE" in out and out.splitlines()[-1].split()[1] == "END"
     assert "; " in out
     page = (made / "micro.bundle" / "report.html").read_text()
-    bars = sum(1 + sum(entry.get(cause, 0) > 0 for cause in CAUSES) for entry in task["operations"])
-    assert page.count("<rect") == bars > len(task["operations"])
-    assert page.count("<circle") == sum(layer["macs"] > 0 for layer in task["layers"]) and "http" not in page
+    drawn = json.loads(re.search(r'id="run0-data">(.*?)</script>', page)[1])
+    waits = sum(entry.get(cause, 0) > 0 for entry in task["operations"] for cause in CAUSES)
+    assert sum(map(len, drawn["bars"])) == len(task["operations"]) and len(drawn["array"]) == waits > 0
+    listed = parts.parts(task)
+    assert page.count("<circle") == sum(row["macs"] > 0 < row["dram_bytes"] for row in listed) and "http" not in page
+    for name in ("macs", "dram_bytes"):
+        assert sum(row[name] for row in listed) == sum(layer[name] for layer in task["layers"])
     assert sum(layer["macs"] for layer in task["layers"]) == task["macs"]
     assert sum(layer["dram_bytes"] for layer in task["layers"]) == sum(task["traffic_bytes"].values())
     for cause in CAUSES:
@@ -258,9 +263,13 @@ def test_trace_of_a_run(hwgen, made, tmp_path, monkeypatch):
     assert (measured["dram"], measured["dram_bytes_per_cycle"], len(measured["runs"])) == ("unlimited", 0.0, 2)
     estimate = json.loads((bundle / "report.json").read_text())["tasks"][""]
     assert len(measured["runs"][0]["operations"]) == len(estimate["operations"])
+    viewed = tmp_path / "t.perfetto.json"
+    assert hwgen("run", bundle, *options[:-1], viewed)[0] == 0
+    slices = [event for event in json.loads(viewed.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert len(slices) == sum(len(run["operations"]) + len(run["layers"]) for run in measured["runs"])
     code, out, err = hwgen("report", bundle, "--trace", trace, "--html", page)
     assert (code, err) == (0, "") and "measured, run 1, DRAM unlimited" in out
-    assert page.read_text().count("<svg") == 6
+    assert page.read_text().count("<canvas") == 3
     code, out, _ = hwgen("report", bundle, "--trace", trace, "--json")
     assert json.loads(out)["measured"] == measured
 
@@ -282,12 +291,14 @@ def test_progress_of_a_simulation(hwgen, made, monkeypatch):
     def simulate(*arguments, progress, **more):
         for cycles in (0, 10_000):
             progress(0, 1, cycles)
+            time.sleep(0.05)
         return on_the_machine(*arguments, progress=None, **more)
 
     monkeypatch.setattr(rtl, "simulate", simulate)
+    monkeypatch.setattr("hwgen.progress.OFTEN_SECONDS", 0.01)
     options = ["--engine", "rtl", "--input", made / "micro_test.npz", "--limit", 1]
     code, _, err = hwgen("run", made / "micro.bundle", *options, "--progress")
-    assert code == 0 and re.search(r"rtl: run 1 of 1, 10,000 cycles, [\d,]+ cycles/s", err)
+    assert code == 0 and re.search(r"rtl: [1-9][\d,]* of [\d,]+ cycles, run 1 of 1, 0:0\d, [\d,]+ cycles/s", err), err
 
 
 def test_compare_tells_the_error_of_every_layer(hwgen, made, tmp_path):

@@ -1,6 +1,7 @@
 """Exploration: every point fits and schedules, no point beats another, the choice is near the best of all candidates."""
 
 import json
+import re
 import shlex
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ from hwgen.dram import of_board
 from hwgen.errors import UserError
 from hwgen.explore import points, space, work
 from hwgen.schedule import schedule
-from sim.tb.graphs import Shape, random_graph
-from sim.tb.windows import random_window_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.windows import random_window_graph
 
 GRAPHS = {"": random_graph(1, Shape(patches=(4, 4), heads=4, head=16, hidden=128))}
 PYNQ = boards.load("pynq-z2")
@@ -40,6 +41,15 @@ def test_front(front):
     assert best.cycles == pytest.approx(cycles(best.config, PYNQ), abs=0.1)
     assert best.images_per_second == pytest.approx(PYNQ.clock_mhz * 1e6 / best.cycles, rel=1e-4)
     assert explore.text(front, best).count("*") == 1
+
+
+def test_a_larger_array_than_any_candidate_is_a_config():
+    """Also with windows, whose engine is as wide as the row reader of its array."""
+    board = boards.load("ultra96v2")
+    wanted = work.measure({"": random_window_graph(0)})
+    found = list(space.candidates(wanted, board))
+    assert max(config.window_chunks for config in found) > 2
+    assert any(points._limit(config, board) for config in found)
 
 
 def test_choice_is_near_the_best_candidate(front):
@@ -128,9 +138,10 @@ def micro(tmp_path_factory):
 
 def test_printed_command_builds_the_choice(hwgen, micro, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hwgen.progress.LOG_SECONDS", 0.01)
     code, out, err = hwgen("explore", micro, "--board", "ulx3s-85f", "--json", "--workers", 1)
     found = json.loads(out)
-    assert code == 0 and found["choice"] in found["front"] and "explore: Config 2 of" in err
+    assert code == 0 and found["choice"] in found["front"] and re.search(r"explore: \d+ of \d+ Configs, 0:\d\d", err)
     code, out, _ = hwgen("explore", micro, "--board", "ulx3s-85f", "--workers", 1)
     line = shlex.split(out.splitlines()[-1])
     assert code == 0 and shlex.join(line) == found["command"] and line[:2] == ["hwgen", "build"]
@@ -164,3 +175,16 @@ def test_a_window_engine_where_windows_are():
         found = list(space.shaped(space.base(PYNQ, measured), measured, PYNQ, 8, 12))
         assert found and {config.window_chunks for config in found} == {3 * wanted}
         assert space.smallest(measured, PYNQ).window_chunks == wanted
+
+
+def test_rows_share_a_windows_reads_where_it_pays():
+    """As many as make a large kernel faster; one where rows read nothing in common, or where there are no windows."""
+    measured = replace(work.measure({"": random_window_graph(1)}), products=())
+    for (kernel, run), several in {((7, 7), 14): True, ((7, 7), 1): False, ((1, 1), 1): False}.items():
+        asked = replace(measured, windows=((196, 96, kernel, run, True, 100),))
+        found = list(space.shaped(space.base(PYNQ, asked), asked, PYNQ, 8, 12))
+        assert found and all((config.window_rows > 1) == several for config in found)
+        other = found[0].window_rows - 1 if several else 2
+        assert other in {config.window_rows for config in space.neighbours(found[0], asked, PYNQ)}
+    none = work.measure(GRAPHS)
+    assert {config.window_rows for config in space.shaped(space.base(PYNQ, none), none, PYNQ, 8, 12)} == {1}
