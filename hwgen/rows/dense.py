@@ -170,12 +170,13 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
     x, gamma, beta = node.operands
     place, view, heads = b.place(node), b.view(x), 1
     columns: Array | slice = slice(None)
-    if place.at is not None and (turned := _scattered(b, node)) is not None:
-        name, columns = value(b, node, turned[0], start, stop), turned[1]
-    elif place.at is not None:
-        groups, constants = map_groups(b, node), (b.array(gamma, "its scale"), b.array(beta, "its bias"))
-        assert groups is not None
+    if place.at is not None and (groups := map_groups(b, node)) is not None:
+        constants = b.array(gamma, "its scale"), b.array(beta, "its bias")
         return b.rows_of(node, start, stop, lambda: map_norm(b, node, groups, constants))
+    if place.at is not None:
+        turned = _scattered(b, node)
+        assert turned is not None
+        name, columns = value(b, node, turned[0], start, stop), turned[1]
     elif place.column is None:
         name = value(b, node, b.tokens(x), start, stop)
     else:

@@ -56,8 +56,15 @@ def part(w):
     return w.linear(w.as_tokens(w.op("Concat", w.op("Reshape", y, [1, D // 2, 2, 3]), rest, axis=1)))
 
 
+def large(w):
+    """A map of more elements than a row may be pieced together of."""
+    x = w.op("Resize", w.patches(), "", np.array([1, 1, 10, 10], np.float32), mode="nearest")
+    return w.linear(w.as_tokens(w.op("MaxPool", group_norm(w, x, 1, (20, 30)), kernel_shape=[10, 10], strides=[10, 10])))
+
+
 FORMS = {
     "one row is left": normed(),
+    "large map": large,
     "two levels": normed(size=(4, 6)),
     "two groups": normed(2, (4, 6)),
     "much epsilon": normed(epsilon=1.0),
