@@ -287,13 +287,17 @@ class Output:
 
 @dataclass
 class QGraph:
-    """Values and nodes of one task, in execution order. `trace`: float value (hwgen.graph name) -> the rows that hold it."""
+    """Values and nodes of one task, in execution order. `trace`: float value (hwgen.graph name) -> the rows that hold it.
+
+    `warnings`: what the integers cannot do as the file says, for people.
+    """
 
     values: dict[str, Value]
     nodes: list[Node]
     outputs: list[Output]
     task: str = ""
     trace: dict[str, Ref] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def verify(graph: QGraph) -> None:

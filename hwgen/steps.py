@@ -124,6 +124,7 @@ def _quantise(build: Build) -> str:
     from .quantise import quantise
 
     build.quantised = quantise(build.graphs, build.images, build.quantisation)
+    build.warnings += dict.fromkeys(warning for graph in build.quantised.values() for warning in graph.warnings)
     return f"{sum(len(graph.nodes) for graph in build.quantised.values())} integer operations"
 
 

@@ -27,10 +27,10 @@ from ..numerics import (
 )
 from ..qgraph import UNIT_ROW, Matrix, Piece, QGraph, Ref, Value
 from ..walks import Walk
-from .calibrate import Stats
+from .calibrate import Range, Stats
 from .options import Quantisation, matches
 from .plan import Plan, describe
-from .scales import OutOfRange, quantise_weights, smallest_out_scale
+from .scales import OutOfRange, quantise_weights, remainder, smallest_out_scale
 
 Array = np.ndarray
 
@@ -43,10 +43,11 @@ ROOM = 1.5
 LOGIT_SCALE = float(np.log(2)) / LOGIT_STEPS
 LOGIT_RANGE = LOGIT_SCALE * INT16_MAX
 ROW_UNIT = 2.0**-ROW_STEP_BITS  # a row-converted operand: real = int8 * row scale * ROW_UNIT * scale of the int16 step
-# Largest int16 number of a value that convolutions read with a fixed int8 step: room for a fifth above the calibrated peak.
+# Largest int16 number that a fixed int8 step takes. Of what convolutions read: room for a fifth above the calibrated peak.
 # (Random networks, 8 images: without room an unseen image falls to 21 dB where others have 30; with it the worst has 27,
 # the mean is 0.5 dB lower.)
-STATIC_REACH = (INT8_MAX << STATIC_SHIFT) / 1.2
+STATIC_MAX = INT8_MAX << STATIC_SHIFT
+STATIC_ROOM = 1.2
 TINY = 1e-30
 EPSILON_MAX = (1 << 48) - 1  # of numerics.layer_norm
 
@@ -79,6 +80,7 @@ class Builder:
     options: Quantisation
     made: QGraph
     exact: set[str]  # linear layers that must read all 16 bits
+    wide: set[str]  # layers whose weights have more than 8 bits too
     held: dict[str, Held] = field(default_factory=dict)
     # Values whose columns are split over several: (their columns, where they are).
     groups: dict[str, list[tuple[Array, Held]]] = field(default_factory=dict)
@@ -120,9 +122,14 @@ def folded(x: Held, weight: Array, bias: Array | None) -> tuple[Array, Array | N
     return weight * x.scale, bias
 
 
-def wide_scale(magnitude: Array | float) -> float:
-    """int16 step for values up to `magnitude`, with room."""
-    return max(float(np.max(magnitude, initial=0.0)) * WIDE_MARGIN / INT16_MAX, TINY)
+def wide_scale(magnitude: Array | float, room: float = 1.0) -> float:
+    """int16 step for values up to `magnitude`, with room, and with `room` on top."""
+    return max(float(np.max(magnitude, initial=0.0)) * (room * WIDE_MARGIN) / INT16_MAX, TINY)
+
+
+def static_scale(seen: Range) -> float:
+    """int16 step for a value that is converted to int8 by a fixed step."""
+    return max(float(seen.magnitude().max()) * max(seen.room, STATIC_ROOM) / STATIC_MAX, TINY)
 
 
 def read_static(plan: Plan, name: str) -> bool:
@@ -147,9 +154,9 @@ def own_scale(b: Builder, node: fg.Node, need: float) -> float:
     if name in b.plan.scales:
         chosen = b.plan.scales[name]
     elif read_static(b.plan, name):
-        chosen = max(float(b.stats.values[name].magnitude().max()) / STATIC_REACH, TINY)
+        chosen = static_scale(b.stats.values[name])
     else:
-        chosen = wide_scale(b.stats.values[name].magnitude())
+        chosen = wide_scale(b.stats.values[name].magnitude(), b.stats.values[name].room)
     return max(chosen, need, epsilon_need(b.plan, name))
 
 
@@ -312,10 +319,16 @@ def linear(
         fields = {"layer": node.name, "source": node.source}
         rows = x.ref.rows if add is None else add.rows
         name, groups = value if last else f"{value}.{i}", groups if add is None else b.made.values[add.value].groups
-        if node.name in b.exact or matches(b.options.wide, value):
+        fine = node.name in b.wide
+        if fine or node.name in b.exact or matches(b.options.wide, value):
             ref, x = rest(b, node, x)
             high = quantise_weights(weight, 2.0**STATIC_SHIFT, scale, bias, UNIT_ROW)
             names = {"layer": f"{node.name}.high", "source": node.source}
+            if fine:
+                left = remainder(weight, high, 2.0**STATIC_SHIFT, scale)
+                few = quantise_weights(left, 2.0**STATIC_SHIFT, scale, None, UNIT_ROW)
+                product = q.Product(b.name(f"{value}.fine"), ref, few, Convert.STATIC, add=add, at=at, **names)
+                add = b.emit(product, rows, cols, scale, groups=groups)
             product = q.Product(b.name(f"{value}.high"), ref, high, Convert.STATIC, add=add, at=at, **names)
             add, bias = b.emit(product, rows, cols, scale, groups=groups), None
         product = q.Product(b.name(name), x.ref, quantise_weights(weight, ROW_UNIT, scale, bias), add=add, at=at, **fields)
@@ -323,7 +336,7 @@ def linear(
     return Held(add, scale, offset or None, parts[0][0].first_row)
 
 
-def rest(b: Builder, node: fg.Linear, x: Held) -> tuple[Ref, Held]:
+def rest(b: Builder, node: fg.Linear | fg.Conv, x: Held) -> tuple[Ref, Held]:
     """(x, what the int8 conversion of it with a fixed step leaves): products of the two together have all 16 bits.
 
     The rest, x - 256 * int8(x), is made by the array too, by a product with the identity; rows of it are small, so their

@@ -130,3 +130,9 @@ def quantise_weights(
     if np.abs(integer_bias).max(initial=0) > num.INT16_MAX:
         raise OutOfRange(f"a bias of {np.abs(integer_bias).max():g} steps, beyond int16")
     return Matrix(int8_weights(weight, step), col, shift, integer_bias.astype(np.int16), row if row > 1 else None)
+
+
+def remainder(weight: Array, matrix: Matrix, step_in: float, step_out: float, row: int = UNIT_ROW) -> Array:
+    """What `quantise_weights` of these arguments has left of the weights [N, K]."""
+    step = np.ldexp(np.asarray(matrix.col_mult) * (step_out * row / step_in), -(num.COL_SHIFT + matrix.shift))
+    return weight - matrix.w * step[:, None]
