@@ -14,7 +14,7 @@ from hwgen.quantise.calibrate import ENOUGH, Range
 from hwgen.quantise.plan import map_height
 from hwgen.schedule import schedule
 from hwgen.select import select
-from sim import golden, quantised
+from hwgen.sim import golden, quantised
 
 
 def beside(name):
