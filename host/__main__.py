@@ -1,4 +1,4 @@
-"""`python -m host BUNDLE IN.npz`: run a bundle on a device.
+"""`python -m hwgen.host BUNDLE IN.npz`: run a bundle on a device.
 
 Exit codes: 0 good; 1 outputs differ from those expected, or the device failed; 2 the input is at fault, told in one line.
 """
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(prog="python -m host", description="Run a bundle on the board or a simulated one.")
+    top = _Parser(prog=f"python -m {__package__}", description="Run a bundle on the board or a simulated one.")
     top.add_argument("bundle", type=Path, metavar="BUNDLE")
     top.add_argument("input", type=Path, metavar="IN.npz", help="one array per ONNX input, first axis = images")
     what = f"{', '.join(NAMES)}; default: %(default)s"

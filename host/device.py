@@ -51,7 +51,7 @@ def open_device(device, bundle: Bundle, bitstream: Path | str | None = None):
     if device not in SIMULATED:
         raise DeviceError(f"unknown device {device!r}; there are {', '.join(NAMES)}")
     try:
-        simulation = importlib.import_module("sim.device")  # by name: the board does not have it
+        simulation = importlib.import_module("hwgen.sim.device")  # by name: the board does not have it
     except ImportError as error:
         raise DeviceError(f"device {device!r} needs hwgen's simulation here ({error})") from None
     try:

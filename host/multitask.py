@@ -1,4 +1,4 @@
-"""`python -m host.multitask BUNDLE IN.npz`: one stream of images, its tasks alternating, against one task at a time.
+"""`python -m hwgen.host.multitask BUNDLE IN.npz`: one stream of images, its tasks alternating, against one task at a time.
 
 M3ViT's point: tasks share all weights but their gates, so switching task moves no weight. What a switch costs is
 measured: cycles and DRAM bytes of every image in the alternating stream, less those of the same image and task in a
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m host.multitask", description="The cost of switching task.")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.multitask", description="The cost of switching task.")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("input", type=Path, metavar="IN.npz")
     parser.add_argument("--device", choices=NAMES, default="board", help="default: %(default)s")

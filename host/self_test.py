@@ -1,4 +1,4 @@
-"""`python -m host.self_test PACKAGE`: whether the board does what the simulation did.
+"""`python -m hwgen.host.self_test PACKAGE`: whether the board does what the simulation did.
 
 Checks every file against its hash, the hardware against the bundle, DRAM after loading, and the outputs of every task
 against those that golden gave when the package was made, polling and by interrupt. Exit code 0: all good; 1: not; 2:
@@ -16,18 +16,17 @@ import numpy as np
 from .accelerator import WAITS, Accelerator
 from .bundle import Bundle
 from .device import NAMES
-from .errors import DeviceError, DeviceFault, HostError
+from .errors import BundleError, DeviceError, DeviceFault, HostError
 from .files import read_npz
 from .measure import measure
 from .stop import stoppable
 
-FOLDER = "hwgen_overlay"  # of a package: bundle, images, bitstream
-BUNDLE, IMAGES = "bundle", "self_test.npz"
+BUNDLE, DRIVER, IMAGES = "bundle", "driver", "self_test.npz"  # within a package's folder, with the bitstream
 
 
 def self_test(folder: Path, device="board", say=print) -> bool:
     """Test the package in `folder`; says a line per check and returns whether all are good. Raises HostError."""
-    data = folder / FOLDER
+    data = find(folder)
     bundle = Bundle(data / BUNDLE)
     say(f"good  bundle: {len(bundle.files)} files, tasks {', '.join(map(repr, bundle.tasks))}")
     good = True
@@ -40,6 +39,20 @@ def self_test(folder: Path, device="board", say=print) -> bool:
             for task in bundle.tasks:
                 good &= _task(accelerator, task, data / IMAGES, wait, say)
     return good
+
+
+def find(folder: Path) -> Path:
+    """Where bundle and images stand in the package `folder`, which may also be that itself. Raises BundleError."""
+    found = [path for path in (folder, *sorted(folder.glob("*"))) if (path / BUNDLE).is_dir() and (path / IMAGES).is_file()]
+    if len(found) != 1:
+        raise BundleError(f"{folder}: is no package of hwgen: {len(found)} of its folders hold {BUNDLE} and {IMAGES}")
+    return found[0]
+
+
+def own() -> Path:
+    """The package that this driver is a part of; without one, this folder."""
+    package = Path(__file__).resolve().parents[1]
+    return package if (package / BUNDLE).is_dir() else Path()
 
 
 def _task(accelerator: Accelerator, task: str, images: Path, wait: str, say) -> bool:
@@ -69,8 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m host.self_test", description="Test a package on its board.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="PACKAGE", help="default: this folder")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.self_test", description="Test a package on its board.")
+    parser.add_argument("folder", type=Path, nargs="?", default=own(), metavar="PACKAGE", help="default: %(default)s")
     parser.add_argument("--device", choices=NAMES, default="board", help="default: %(default)s")
     options = parser.parse_args(arguments)
     try:

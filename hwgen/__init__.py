@@ -11,12 +11,16 @@ this package loads none of its libraries: they come with the first name that is 
 
 from typing import TYPE_CHECKING, Any
 
+from .checkout import find_folders
 from .version import __version__
 
 if TYPE_CHECKING:
     from .api import Bundle, build, check
 
 __all__ = ["Bundle", "__version__", "build", "check"]
+
+
+find_folders()
 
 
 def __getattr__(name: str) -> Any:

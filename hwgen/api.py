@@ -183,7 +183,7 @@ class Bundle:
         sensitivity: follow each layer's own error to the outputs on all images, not on one. warn: told where `model` is
         another file than was built. Raises UserError.
         """
-        from sim import golden
+        from .sim import golden
 
         task, held = run.choose_task(self._held, task), images.collect(source, check_limit(limit))
         how: dict[str, Any] = run.load_options(self._held, task) | {"like": images.shapes(held)}

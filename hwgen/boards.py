@@ -79,7 +79,7 @@ class Board:
 
 def names() -> list[str]:
     """Names of all known boards, sorted."""
-    return sorted(f.name[: -len(".toml")] for f in files("boards").iterdir() if f.name.endswith(".toml"))
+    return sorted(f.name[: -len(".toml")] for f in files("hwgen.board_files").iterdir() if f.name.endswith(".toml"))
 
 
 def load(name: str) -> Board:
@@ -91,7 +91,7 @@ def load(name: str) -> Board:
             raise UserError(f"board file {name}: {getattr(error, 'strerror', None) or error}") from None
     if name not in names():
         raise UserError(f"unknown board {name!r}; known are {', '.join(names())}")
-    return parse(name, files("boards").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    return parse(name, files("hwgen.board_files").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def parse(name: str, text: str) -> Board:

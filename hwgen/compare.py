@@ -126,7 +126,7 @@ def compare(
     spread: int = 1,
     expected: dict[str, Array] | None = None,
 ) -> Comparison:
-    """Both models on all images. `images`: ONNX input name -> [n, C, H, W]; `run_golden`: `sim.golden.run`.
+    """Both models on all images. `images`: ONNX input name -> [n, C, H, W]; `run_golden`: `hwgen.sim.golden.run`.
 
     expected: the file's own outputs [n, ...] for them, which those of golden are held against in place of the graph's.
 

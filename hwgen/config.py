@@ -13,6 +13,7 @@ from .numerics import ACC_BITS, ACC_MAX, INT8_MAX, MAX_EXPERTS
 
 MAX_NORM_COLUMNS = 1 << 15  # keeps the radicand of numerics.layer_norm below 2^62
 MAX_WINDOW_CHUNKS = 16
+MAX_WINDOW_ROWS = 4
 MAX_WEIGHT_PORTS = 4  # that the register map has room for
 MAX_ARRAY_OUTPUTS = 4096
 MAX_MACS = 1 << 17  # several times the largest part; beyond it a build would take hours to say so
@@ -37,6 +38,7 @@ class Config:
     max_experts: int = 64  # experts of a router, each with a queue of tokens
     norm_columns: int = 1024  # widest row of a LayerNorm
     window_chunks: int = 0  # chunks of a row that the window engine takes in one cycle; 0: there is none
+    window_rows: int = 1  # rows of a window's result that share what it reads, where they are neighbours
     weight_words: int = 1024  # depth of the weight buffer, words of `array_inputs` bytes
     weight_ports: int = 2  # AXI masters that stream weights; one more carries data and program
     axi_bytes: int = 16  # data width of an AXI master, in bytes
@@ -80,6 +82,7 @@ class Config:
             ("max_experts", MAX_EXPERTS),
             ("norm_columns", MAX_NORM_COLUMNS),
             ("window_chunks", MAX_WINDOW_CHUNKS),
+            ("window_rows", MAX_WINDOW_ROWS),
             ("weight_ports", MAX_WEIGHT_PORTS),
             ("weight_words", MAX_WEIGHT_WORDS),
             ("outstanding", MAX_OUTSTANDING),

@@ -31,6 +31,14 @@ def taps(walk: isa.WalkFields | None) -> int:
     return 1 if walk is None else walk.kernel_u * walk.kernel_v
 
 
+def windows(walk: isa.WalkFields | None) -> tuple[tuple[int, int], int]:
+    """Kernel of an instruction behind this walk, if any, and how many rows share what they read: `walks.Walk.run`."""
+    if walk is None:
+        return (1, 1), 1
+    together = walk.kernel_v > 1 and (walk.x0, walk.u0, walk.v0) == (walk.tap_v, 0, walk.dilation_v)
+    return (walk.kernel_u, walk.kernel_v), walk.n0 if together else 1
+
+
 def array_rows(insn: isa.Matmul, config: Config, rows: int, walk: isa.WalkFields | None = None) -> int:
     """Rows that a Matmul of `rows` tokens feeds to the array, a cycle each."""
     return taps(walk) * rows * -(-insn.outputs // config.array_outputs) * -(-insn.inputs // config.array_inputs)

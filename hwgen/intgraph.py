@@ -1,7 +1,7 @@
 """The integer graph: the network after quantisation, before any hardware shape is chosen.
 
 Operations read and write named buffers of int16 `[rows, columns]`; they run in order and may write in place. Each
-`MatMul`, `Norm`, `Multiply`, `ReduceWindow` and `RouteTokens` becomes exactly one instruction of the machine. `sim.golden`
+`MatMul`, `Norm`, `Multiply`, `ReduceWindow` and `RouteTokens` becomes exactly one instruction of the machine. `hwgen.sim.golden`
 executes the graph, `hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
 """
 

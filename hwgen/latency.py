@@ -155,11 +155,26 @@ WINDOW_TOTAL = 7  # from a row's last tap to its sums
 WINDOW_POST = 19 + GELU  # of a chunk of sums
 
 
-def window_cycles(config: Config, rows: int, columns: int, taps: int, weighted: bool) -> int:
-    """A ReduceWindow from `start` to `done` when nothing stalls, rows >= 1."""
-    chunks = -(-columns // config.chunk)
+def window_groups(config: Config, rows: int, kernel: tuple[int, int], run: int) -> list[tuple[int, int, int]]:
+    """(groups, rows of each, reads of each) that a ReduceWindow makes of its rows, of which `run` follow each other by a tap."""
+    sizes = [(rows // run * (run // config.window_rows), config.window_rows), (rows // run, run % config.window_rows)]
+    return [(count, size, kernel[0] * (kernel[1] + size - 1)) for count, size in sizes if count and size]
+
+
+def window_reads(config: Config, rows: int, kernel: tuple[int, int], run: int) -> int:
+    """Reads of a ReduceWindow's rows for each block of columns, whatever their order."""
+    return sum(count * of_group for count, _, of_group in window_groups(config, rows, kernel, run))
+
+
+def window_cycles(config: Config, rows: int, columns: int, kernel: tuple[int, int], run: int, weighted: bool) -> int:
+    """A ReduceWindow from `start` to `done` when nothing stalls, rows >= 1. run: `walks.Walk.run`."""
+    chunks, taps = -(-columns // config.chunk), kernel[0] * kernel[1]
     blocks = [min(config.window_chunks, chunks - first) for first in range(0, chunks, config.window_chunks)]
-    cycles = sum(2 * block + taps * weighted + (rows - 1) * max(taps, block) + taps for block in blocks)
+    groups = window_groups(config, rows, kernel, run)
+    last, reads = groups[-1][1:]
+    cycles = sum(2 * block + taps * weighted + reads - max(reads, last * block + last - 1) for block in blocks)
+    cycles += sum(count * max(reads, size * block + size - 1) for block in blocks for count, size, reads in groups)
+    cycles += (last - 1) * blocks[-1]
     # Between blocks the loops begin anew, unseen where rows wait for those before them to be finished.
     cycles += 1 if rows > 1 and taps < config.window_chunks else len(blocks)
     cycles += blocks[-1] - 1

@@ -47,7 +47,7 @@ def memories(config: Config) -> dict[str, Memory]:
     chunk_bits, beat_bits = 16 * c.chunk, 8 * c.axi_bytes
     burst_beats = 1 << max(1, (c.outstanding * c.burst_beats - 1).bit_length())
     norm_rows = max(LEAST_NORM_BUFFER, 1 << (2 * norm_chunks(c) - 1).bit_length())
-    factor_rows = max(LEAST_FACTORS, 1 << (3 * norm_chunks(c) - 1).bit_length())
+    factor_rows = max(LEAST_FACTORS, 1 << (4 * norm_chunks(c) - 1).bit_length())  # two rows ahead, see Norm
     found = {
         "scratchpad": Memory(c.banks * c.word_chunks, c.bank_words, chunk_bits),
         # The even words in block RAM, the odd ones where the tool finds room: in UltraRAM where there is some.

@@ -12,14 +12,14 @@ CELLS: list[tuple[str, str]] = [
     ),
     (
         "code",
-        "import numpy as np\nfrom IPython.display import SVG, display\n\nimport hwgen_overlay\n"
-        "from host.energy import Recorder\nfrom host.measure import measure\n\nDEVICE = 'board'\n"
-        "accelerator = hwgen_overlay.open(DEVICE)  # prints the clock that it really runs at\n"
+        "import numpy as np\nfrom IPython.display import SVG, display\n\nimport {overlay}\n"
+        "from {overlay}.driver.energy import Recorder\nfrom {overlay}.driver.measure import measure\n\nDEVICE = 'board'\n"
+        "accelerator = {overlay}.open(DEVICE)  # prints the clock that it really runs at\n"
         "print('tasks:', accelerator.tasks)",
     ),
     (
         "code",
-        "data = np.load(hwgen_overlay.FOLDER / 'self_test.npz')\ntask = accelerator.tasks[0]\n"
+        "data = np.load({overlay}.FOLDER / 'self_test.npz')\ntask = accelerator.tasks[0]\n"
         "images = {{name: data[f'{{task}}|in|{{name}}'] for name in accelerator.bundle.inputs(task)}}\n"
         "outputs = accelerator(images, task)\nfor name, values in outputs.items():\n"
         "    same = np.array_equal(values, data[f'{{task}}|out|{{name}}'])\n"
@@ -36,7 +36,7 @@ CELLS: list[tuple[str, str]] = [
     ("code", "display(SVG(data=recorder.plot()))"),
     (
         "code",
-        "from host.plot import histogram\n\n"
+        "from {overlay}.driver.plot import histogram\n\n"
         "display(SVG(data=histogram([1e3 * s for s in found.latencies], 'latency of a run', 'ms', accelerator.device)))",
     ),
     (
@@ -45,18 +45,18 @@ CELLS: list[tuple[str, str]] = [
     ),
     (
         "code",
-        "if len(accelerator.tasks) > 1:\n    from host.multitask import overhead\n\n"
+        "if len(accelerator.tasks) > 1:\n    from {overlay}.driver.multitask import overhead\n\n"
         "    print(overhead(accelerator, images).text())",
     ),
     ("code", "accelerator.close()"),
 ]
 
 
-def notebook(name: str, board: str) -> str:
-    """The notebook as JSON."""
+def notebook(name: str, board: str, overlay: str) -> str:
+    """The notebook as JSON. overlay: name of the package that holds bundle and driver."""
     cells = []
     for number, (kind, text) in enumerate(CELLS):
-        source = text.format(name=name, board=board).splitlines(keepends=True)
+        source = text.format(name=name, board=board, overlay=overlay).splitlines(keepends=True)
         cell = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": source}
         cells.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from host.bundle import Bundle
-from host.self_test import BUNDLE, FOLDER, IMAGES, array_name
-
 from . import run
 from .errors import UserError
 from .files import check_replaceable, replace_folder
+from .host.bundle import Bundle
+from .host.self_test import BUNDLE, DRIVER, IMAGES, array_name
 from .images import read
 from .notebook import notebook
 from .version import __version__
@@ -35,6 +34,9 @@ Everything that the board needs to run this network: bundle, driver, self-test, 
     sudo python3 -m host.self_test         # here: bit for bit against what the simulation gave
     sudo pynq get-notebooks                # puts {overlay}/notebooks into the notebook folder
     sudo python3 -m host {overlay}/bundle IN.npz --output OUT.npz{task}
+
+Installed, it is one package, `{overlay}`: others of hwgen stand beside it. The driver in it is `{overlay}.driver`, everywhere
+(`python3 -m {overlay}.driver.self_test`); `host` is its short name in this folder.
 
 {bitstream}
 """
@@ -60,7 +62,7 @@ dependencies = ["numpy"]
 {project} = "{overlay}.notebooks"
 
 [tool.setuptools]
-packages = ["host", "{overlay}", "{overlay}.notebooks"]
+packages = ["{overlay}", "{overlay}.{driver}", "{overlay}.notebooks"]
 
 [tool.setuptools.package-data]
 "*" = ["**/*"]
@@ -70,15 +72,22 @@ OVERLAY = '''\
 
 from pathlib import Path
 
-from host.accelerator import Accelerator
+from .{driver}.accelerator import Accelerator
 
 FOLDER = Path(__file__).resolve().parent
 BUNDLE = FOLDER / "bundle"
 
 
 def open(device=None, **options) -> Accelerator:
-    """The accelerator on the board, or on a simulated one; see host.accelerator.Accelerator."""
+    """The accelerator on the board, or on a simulated one; see driver/accelerator.py."""
     return Accelerator(BUNDLE, device, **options)
+'''
+HOST = '''\
+"""The driver's short name in this folder, as `python -m host`; it stands in {overlay}, and pip installs that alone."""
+
+from pathlib import Path
+
+__path__ = [str(Path(__file__).resolve().parents[1] / "{overlay}" / "{driver}")]
 '''
 
 
@@ -90,22 +99,25 @@ def package(path: Path, output: Path, bitstream: Path | None = None, images: Pat
     """
     check_replaceable(output, _is_package, "package")
     bundle = run.open_bundle(path)
-    contents = {f"{FOLDER}/{BUNDLE}/{name}": data for name, data in run.contents(bundle).items()}
-    contents |= {f"host/{name}": data for name, data in _driver().items()}
-    if bitstream is not None:
-        contents |= {f"{FOLDER}/{BITSTREAM}{part}": _read(bitstream.with_suffix(part)) for part in (".bit", ".hwh")}
-    contents[f"{FOLDER}/{IMAGES}"] = _self_test(bundle, images)
     name = ", ".join(dict.fromkeys(Path(model["file"]).stem for model in bundle.manifest["models"]))
-    project = "hwgen-" + re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+    project = "hwgen-" + (re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") or "network")
+    overlay = project.replace("-", "_")
+    contents = {f"{overlay}/{BUNDLE}/{file}": data for file, data in run.contents(bundle).items()}
+    contents |= {f"{overlay}/{DRIVER}/{file}": data for file, data in _driver().items()}
+    if bitstream is not None:
+        contents |= {f"{overlay}/{BITSTREAM}{part}": _read(bitstream.with_suffix(part)) for part in (".bit", ".hwh")}
+    contents[f"{overlay}/{IMAGES}"] = _self_test(bundle, images)
     note = WITHOUT_BITSTREAM if bitstream is None else WITH_BITSTREAM
     task = "" if bundle.tasks == [""] else f" --task {bundle.tasks[0]}"
-    values = {"name": name, "board": bundle.manifest["board"], "version": __version__, "overlay": FOLDER, "project": project}
+    values = {"name": name, "board": bundle.manifest["board"], "version": __version__, "project": project}
+    values |= {"overlay": overlay, "driver": DRIVER}
     texts = {
         "README.md": README.format(bitstream=note.format(**values), task=task, **values),
         "pyproject.toml": PYPROJECT.format(**values),
-        f"{FOLDER}/__init__.py": OVERLAY,
-        f"{FOLDER}/notebooks/__init__.py": "",
-        f"{FOLDER}/notebooks/hwgen.ipynb": notebook(name, bundle.manifest["board"]),
+        f"{overlay}/__init__.py": OVERLAY.format(**values),
+        "host/__init__.py": HOST.format(**values),
+        f"{overlay}/notebooks/__init__.py": "",
+        f"{overlay}/notebooks/{overlay}.ipynb": notebook(name, bundle.manifest["board"], overlay),
     }
     contents |= {file: text.encode() for file, text in texts.items()}
     hashes = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(contents.items())}
@@ -128,7 +140,7 @@ def _read(path: Path) -> bytes:
 
 def _driver() -> dict[str, bytes]:
     """The modules of the driver."""
-    found = {entry.name: entry.read_bytes() for entry in resource_files("host").iterdir() if entry.name.endswith(".py")}
+    found = {entry.name: entry.read_bytes() for entry in resource_files("hwgen.host").iterdir() if entry.name.endswith(".py")}
     return dict(sorted(found.items()))
 
 

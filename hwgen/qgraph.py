@@ -1,7 +1,7 @@
 """Level Q: the network in integers. Values with their scales, and nodes that make each value once; no buffer, no instruction.
 
 A value holds int16 [rows, cols]: real = int16 * scale + offset. The arithmetic of every node is in `hwgen.numerics`:
-`sim.quantised` evaluates nodes, `hwgen.select` turns them into operations of the machine, with the same integers.
+`hwgen.sim.quantised` evaluates nodes, `hwgen.select` turns them into operations of the machine, with the same integers.
 """
 
 from __future__ import annotations

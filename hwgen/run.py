@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from host.bundle import Bundle, BundleError
-from host.pack import pack_input, unpack_output
-
 from . import boards, cache, energy, intgraph_io, isa
 from .config import Config
 from .dram import Dram, setting
 from .errors import UserError
 from .graph import Graph
+from .host.bundle import Bundle, BundleError
+from .host.pack import pack_input, unpack_output
 from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .steps import GRAPH_FILE, REPORT_FILE
@@ -263,7 +262,7 @@ def run(
 
 
 def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
-    from sim import golden
+    from .sim import golden
 
     graph, outputs = integer_graph(bundle, task), []
     weights = golden.operands(graph) if len(images) > 1 else None
@@ -274,7 +273,7 @@ def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress)
 
 
 def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
-    from sim.machine import Machine
+    from .sim.machine import Machine
 
     check_isa(bundle)
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
@@ -340,7 +339,7 @@ def _rtl(
     bundle: Bundle, task: str, images: list[Images], dram: Dram, cycles: Cycles | None
 ) -> tuple[list[Images], list[dict[str, int]], list[list[Span]]]:
     """Outputs of every image, counters and spans of every run."""
-    from sim import rtl
+    from .sim import rtl
 
     cache.check()
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)

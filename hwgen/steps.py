@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.resources import files as resource_files
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +185,7 @@ def verilog(config: Config) -> dict[str, str]:
     """File name -> Verilog of the machine. The longest step of a build: it is kept by Config and by what makes it."""
     here = Path(__file__).parent
     sources = [p for name in RTL_SOURCES for p in [here / name, *sorted((here / name).rglob("*.py"))] if p.is_file()]
-    sources += sorted((here.parent / "rtl_templates").glob("*.v"))
+    sources += sorted(p for p in resource_files("hwgen.rtl_templates").iterdir() if p.name.endswith(".v"))
     digest = hashlib.sha256(json.dumps([config.to_dict(), version("amaranth")], sort_keys=True).encode())
     for path in sources:
         digest.update(path.read_bytes())

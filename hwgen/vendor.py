@@ -36,7 +36,7 @@ def scripts(config: Config, board: Board, sources: list[str]) -> dict[str, str]:
 
     sources: the Verilog files, relative to the bundle.
     """
-    folder = resources.files("boards")
+    folder = resources.files("hwgen.board_files")
     block_design = folder.joinpath(f"{board.name}.tcl")
     if not block_design.is_file():
         return {}

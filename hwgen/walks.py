@@ -65,6 +65,15 @@ class Walk:
         """Taps of a row."""
         return self.kernel[0] * self.kernel[1]
 
+    @property
+    def run(self) -> int:
+        """Rows of the innermost loop, if from each to the next is a tap's step along v, so that they share input rows; else 1."""
+        p = self.plane
+        steps = (p.u_strides[-1], p.v_strides[-1]) if p else (0, 0)
+        if len(self.loops) < 2 or self.kernel[1] == 1 or self.x[-1] != self.taps[1] or steps != (0, self.dilation[1]):
+            return 1
+        return self.loops[-1]
+
     def x_rows(self) -> Array:
         """Input row of each tap and row, ZERO_ROW beyond the border: int64 [taps, rows]."""
         a, b = (i.reshape(-1, 1) for i in np.divmod(np.arange(self.count), self.kernel[1]))

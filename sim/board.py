@@ -1,4 +1,4 @@
-"""An ECP5 board in simulation: its pins, the SDRAM beside it, and the serial line as a port for `host.serial_link`."""
+"""An ECP5 board in simulation: its pins, the SDRAM beside it, and the serial line as a port for `hwgen.host.serial_link`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SimulatedBoard:
     def __init__(self, verilog: dict[str, str], clock_mhz: float, bit_cycles: int):
         self.clock_mhz = clock_mhz
         period = 2 * round(5e5 / clock_mhz)  # picoseconds, even
-        self._child = Child("sim.board", {"verilog": verilog, "period": period, "bit_cycles": bit_cycles})
+        self._child = Child("hwgen.sim.board", {"verilog": verilog, "period": period, "bit_cycles": bit_cycles})
 
     def write(self, data: bytes) -> None:
         """Bytes to the board."""
@@ -63,7 +63,7 @@ class SimulatedBoard:
 
 def serve(folder: Path, job: dict) -> None:
     """The child: compile the design where no build is cached, and run it until the commands end."""
-    bench = resources.files("sim").joinpath("tb")
+    bench = resources.files("hwgen.sim").joinpath("tb")
     sources = dict(job["verilog"])
     for name in ("ecp5.v", "sdram.v", "board_tb.v"):
         sources[name] = bench.joinpath(name).read_text()
@@ -72,7 +72,7 @@ def serve(folder: Path, job: dict) -> None:
         "HWGEN_PERIOD_PS": str(job["period"]),
         "HWGEN_BIT_CYCLES": str(job["bit_cycles"]),
     }
-    simulators.run_bench(sources, "board_tb", "sim.tb.board", folder, environment=environment)
+    simulators.run_bench(sources, "board_tb", "hwgen.sim.tb.board", folder, environment=environment)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The Verilog in a simulator that runs beside this process and does what it is told, register by register.
 
-The simulator is a child process (`python -m sim.cosim FOLDER`), whose cocotb side (`sim.tb.server`) takes commands from
-a socket; between commands simulated time stands still. The memory model is Verilog, so Python is at work at register
-accesses only.
+The simulator is a child process (`python -m hwgen.sim.cosim FOLDER`), whose cocotb side (`tb/server.py`) takes commands from a
+socket; between commands simulated time stands still. The memory model is Verilog, so Python is at work at register accesses
+only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POKE_BYTES = 4096  # what is longer goes through a file
 
 
 class Cosimulation:
-    """An engine for `sim.device` over the simulated Verilog; see there for what it offers.
+    """An engine for `hwgen.sim.device` over the simulated Verilog; see there for what it offers.
 
     Raises RuntimeError where the simulator is missing, does not compile the design, or dies.
     """
@@ -45,13 +45,13 @@ class Cosimulation:
         self.config, self.bytes, self.cycles = config, size, 0
         self._total, self._offsets = Activity(), {name: r.offset for name, r in registers.BY_NAME.items()}
         job = {"verilog": verilog, "config": config.to_dict(), "size": size, "dram": asdict(dram), "simulator": simulator}
-        self._child = Child("sim.cosim", job)
+        self._child = Child("hwgen.sim.cosim", job)
 
     def _ask(self, *command):
         self.cycles, answer = self._child.ask(*command)
         return answer
 
-    # --- what sim.device asks for -------------------------------------------------------------------------------
+    # --- what hwgen.sim.device asks for -------------------------------------------------------------------------
 
     def read(self, offset: int) -> int:
         """Value of the register at a byte offset."""
@@ -135,7 +135,7 @@ def serve(folder: Path, job: dict) -> None:
         job["verilog"],
         Config.from_dict(job["config"]),
         job["size"],
-        "sim.tb.server",
+        "hwgen.sim.tb.server",
         folder,
         simulator=job["simulator"],
         plusargs=arguments,

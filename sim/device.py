@@ -1,6 +1,6 @@
 """A simulated board for the driver: registers, buffers, interrupt, clock and power rails over an engine.
 
-The engine is the machine model (`sim.register_file`, fast) or the Verilog in a simulator (`sim.cosim`, exact). Time is
+The engine is the machine model (`register_file`, fast) or the Verilog in a simulator (`cosim`, exact). Time is
 simulated: it passes while the driver sleeps, waits or reads registers. CPU caches are modelled the hard way: what the
 driver does not flush the accelerator never sees, what it does not invalidate it never sees itself.
 """
@@ -42,7 +42,7 @@ class Buffer:
 
 
 class SimulatedBoard:
-    """What `host.device` asks of a device, over `engine`.
+    """What `hwgen.host.device` asks of a device, over `engine`.
 
     engine: read(offset), write(offset, value), advance(cycles), wait(cycles) -> interrupt, poke(address, data),
     peek(address, size), cycles, bytes, fault(error, hold), reset(), close(). lock_path: a lock file that processes share.
@@ -156,7 +156,7 @@ class SimulatedBoard:
 
 
 def open_device(bundle, engine: str, lock_path: Path | str | None = None) -> SimulatedBoard:
-    """A simulated board that carries the hardware of `bundle` (a host.bundle.Bundle), with room for its memory.
+    """A simulated board that carries the hardware of `bundle` (a hwgen.host.bundle.Bundle), with room for its memory.
 
     engine: "machine" or "rtl". Raises RuntimeError where the bundle is of another hwgen or the simulator is missing.
     """

@@ -1,4 +1,4 @@
-"""The simulated board as a pynq.Device: `pynq.MMIO` and `pynq.allocate`, and so `host.board`, run on it unchanged."""
+"""The simulated board as a pynq.Device: `pynq.MMIO` and `pynq.allocate`, and so `hwgen.host.board`, run on it unchanged."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def simulate(
             verilog,
             config,
             len(image),
-            "sim.tb.bench",
+            "hwgen.sim.tb.bench",
             workdir,
             simulator=simulator,
             plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
@@ -165,7 +165,7 @@ def run_bench(
     """The design beside at least `size` bytes of memory, driven by cocotb's test `module`, which finds `workdir` in
     $HWGEN_BENCH. Raises as `simulators.run_bench`."""
     beat, ports = config.axi_bytes, config.weight_ports
-    bench = resources.files("sim").joinpath("tb")
+    bench = resources.files("hwgen.sim").joinpath("tb")
     sources = dict(verilog)
     for name in ("dram.v", "trace.v", "tb.v"):
         sources[name] = bench.joinpath(name).read_text()

@@ -16,7 +16,7 @@ Write = tuple[Array, Array, Array]  # memory, indices, values
 
 
 class Memories(Protocol):
-    """Scratchpad and scale memory of a machine, and where rows lie in them: see `sim.machine.Machine`."""
+    """Scratchpad and scale memory of a machine, and where rows lie in them: see `hwgen.sim.machine.Machine`."""
 
     config: Config
     scratch: Array

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from hwgen import checkout
+from hwgen.files import read_toml
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("hwgen", "sim", "host", "boards", "rtl_templates")
 TOP_LEVEL = {
     *(*PACKAGES, "tests", "docs", "findings", ".ci", ".gitignore", "pyproject.toml", "README.md", "CONTRIBUTING.md"),
     *("CHANGELOG.md", "LICENSE"),
 }
-TESTS = {"boards", "hwgen", "rtl", "sim", "host", "system", "bench"}
+TESTS = {"boards", "fuzz", "hwgen", "rtl", "sim", "host", "system", "bench"}
+INSTALLED = {folder: name for name, folder in checkout.FOLDERS.items()}  # `sim` is hwgen.sim
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TEXT = {".py", ".v", ".vh", ".toml", ".md", ".cpp", ".h", ".tcl", ".html", ""}
 MAX_LINES = 500
@@ -22,6 +26,7 @@ MAX_LINES = 500
 # What each module or package of hwgen may read of the others, lowest first. The commands at the end may read everything.
 HWGEN = {
     "version": "",
+    "checkout": "",
     "errors": "",
     "cache": "errors",
     "processes": "errors",
@@ -101,15 +106,16 @@ LIBRARIES = {
     "hwgen.arguments": set(),
     "hwgen.doctor": {"find_libpython"},
     "hwgen": NUMPY,
-    "sim": {"numpy", "cocotb", "cocotb_tools", "pynq"},
-    "host": {"numpy", "pynq"},
-    "boards": set(),
-    "rtl_templates": set(),
+    "hwgen.sim": {"numpy", "cocotb", "cocotb_tools", "pynq"},
+    "hwgen.host": {"numpy", "pynq"},
+    "hwgen.board_files": set(),
+    "hwgen.rtl_templates": set(),
 }
 
 
 def name_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    parts = (INSTALLED.get(folder, folder), *rest)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -144,12 +150,17 @@ def tops(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(path)}
 
 
+def folders(path: Path) -> set[str]:
+    """What stands beside hwgen here of which a module imports something: `sim`, `host`, ..."""
+    return {folder for folder, known in INSTALLED.items() for name in imported(path) if f"{name}.".startswith(f"{known}.")}
+
+
 def identify(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
 def modules(package: str) -> list[Path]:
-    return [path for path in MODULES if name_of(path).split(".")[0] == package]
+    return [path for path in MODULES if path.relative_to(ROOT).parts[0] == package]
 
 
 @pytest.mark.parametrize("path", modules("hwgen"), ids=identify)
@@ -159,7 +170,7 @@ def test_hwgen_imports_go_one_way(path):
         return
     assert part in HWGEN, f"say in HWGEN what {part} may import"
     assert hwgen_parts(path) <= {part, *HWGEN[part].split()}
-    assert not tops(path) & {"sim", "host"}, "only the commands see sim and host"
+    assert not folders(path) & {"sim", "host"}, "only the commands see sim and host"
 
 
 def test_layers_have_no_cycle():
@@ -186,20 +197,23 @@ def test_files_have_no_circle():
 def test_sim_reads_contracts_and_no_hardware(path):
     """The Verilog that it simulates is text to it; it neither compiles networks nor talks to boards."""
     assert hwgen_parts(path) <= SIM
-    assert "host" not in tops(path)
+    assert "host" not in folders(path)
 
 
 @pytest.mark.parametrize("path", modules("host"), ids=identify)
 def test_host_runs_without_the_compiler(path):
-    """The board has numpy and pynq, nothing else. `--device rtl` and `sim` load their device by name."""
-    assert not tops(path) & {"hwgen", "sim"}
+    """The board has numpy and pynq, nothing else. `--device rtl` and `sim` load their device by name. It names itself by
+    relative imports alone: hwgen.host here, part of a package there, `host` in a folder for the board."""
+    assert all(f"{name}.".startswith("hwgen.host.") for name in imported(path) if name.split(".")[0] == "hwgen")
+    absolute = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom) and not n.level]
+    assert not {node.module.split(".")[0] for node in absolute} & {"hwgen", *PACKAGES}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=identify)
 def test_libraries(path):
     name = name_of(path)
-    allowed = next(LIBRARIES[key] for key in (".".join(name.split(".")[:2]), name.split(".")[0]) if key in LIBRARIES)
-    assert tops(path) - {*sys.stdlib_module_names, *PACKAGES} <= allowed
+    allowed = next(LIBRARIES[key] for key in (".".join(name.split(".")[:2]), "hwgen") if key in LIBRARIES)
+    assert tops(path) - {*sys.stdlib_module_names, "hwgen"} <= allowed
 
 
 def test_the_command_line_starts_without_any_library():
@@ -221,6 +235,14 @@ def test_module_says_what_it_is(path):
     text = path.read_text(encoding="utf-8")
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "no docstring"
+
+
+def test_one_name_is_installed():
+    """setuptools does not look for packages that it renames: all are listed, and stand where the checkout finds them."""
+    how = read_toml(ROOT / "pyproject.toml")["tool"]["setuptools"]
+    assert how["package-dir"] == checkout.FOLDERS
+    assert sorted(how["packages"]) == sorted(name_of(path) for path in MODULES if path.name == "__init__.py")
+    assert all(name.split(".")[0] == "hwgen" for name in how["packages"])
 
 
 def tracked() -> list[Path]:

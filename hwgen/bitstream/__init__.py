@@ -47,7 +47,7 @@ def sources(verilog: dict[str, str], config: Config, board: Board) -> dict[str, 
     found = target(board)
     clock = pll(found.oscillator_mhz, config.clock_mhz).clock_mhz(found.oscillator_mhz)
     bit_cycles(found, clock)
-    top = resources.files("rtl_templates").joinpath(f"{found.top}.v").read_text(encoding="utf-8")
+    top = resources.files("hwgen.rtl_templates").joinpath(f"{found.top}.v").read_text(encoding="utf-8")
     return {**verilog, SHELL_FILE: emit_shell(config, ShellTiming(clock, found.baud)), f"{found.top}.v": top}
 
 

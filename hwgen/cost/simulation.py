@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from .. import isa
 from ..config import Config
-from ..counts import data_beats, taps, walks
+from ..counts import data_beats, taps, walks, windows
 from ..dram import Dram
 from ..isa import Unit
-from ..latency import FETCH_BATCH, MOST_BEATS
+from ..latency import FETCH_BATCH, MOST_BEATS, window_reads
 from ..memories import FETCH_QUEUE
 from ..timeline import Span
 from .events import Clock
@@ -247,7 +247,7 @@ class _Simulation:
                 reads += [[rows * chunks, x_banks], [rows * insn.period, factor_banks]]
         elif isinstance(insn, isa.ReduceWindow):
             weights, blocks = taps(walk) * (insn.reduce == isa.Reduce.WEIGHTED), -(-chunks // self.config.window_chunks)
-            reads[0][0] = insn.rows * taps(walk) * blocks
+            reads[0][0] = window_reads(self.config, insn.rows, *windows(walk)) * blocks
             reads.appendleft([2 * chunks + weights * blocks, banks(self.config, insn.params, (2 + weights) * chunks, 1)])
         elif isinstance(insn, isa.Norm):
             reads.appendleft([2 * chunks, banks(self.config, insn.params, 2 * chunks, 1)])  # gamma and beta come first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import isa
 from ..config import Config
-from ..counts import data_beats, taps
+from ..counts import data_beats, windows
 from ..latency import multiply_cycles, norm_cycles, route_cycles, window_cycles
 
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
@@ -26,5 +26,5 @@ def vector_cycles(insn: isa.Insn, config: Config, walk: isa.WalkFields | None = 
         return VECTOR_STEPS + multiply_cycles(config, insn.rows, insn.columns, insn.period)
     if isinstance(insn, isa.ReduceWindow):
         weighted = insn.reduce == isa.Reduce.WEIGHTED
-        return VECTOR_STEPS + window_cycles(config, insn.rows, insn.columns, taps(walk), weighted)
+        return VECTOR_STEPS + window_cycles(config, insn.rows, insn.columns, *windows(walk), weighted)
     return VECTOR_STEPS + route_cycles(config, insn.rows, insn.experts, insn.top_k, bool(insn.dense))

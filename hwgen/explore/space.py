@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .. import resources
 from ..boards import Board
-from ..config import MAX_WEIGHT_PORTS, MAX_WINDOW_CHUNKS, Config
+from ..config import MAX_WEIGHT_PORTS, MAX_WINDOW_CHUNKS, MAX_WINDOW_ROWS, Config
 from ..dram import of_board
 from ..errors import UserError
 from .work import Work, bound, capacity, power
@@ -45,7 +45,7 @@ def share(config: Config, board: Board) -> float:
 
 def base(board: Board, work: Work) -> Config:
     """The board's clock and bus with memories for the network; array and scratchpad are still to be chosen."""
-    return replace(board.make_config(), window_chunks=0, **work.fields())
+    return replace(board.make_config(), window_chunks=0, window_rows=1, **work.fields())
 
 
 def candidates(work: Work, board: Board) -> Iterator[Config]:
@@ -67,10 +67,7 @@ def smallest(work: Work, board: Board) -> Config:
 
 def shaped(start: Config, work: Work, board: Board, outputs: int, inputs: int) -> Iterator[Config]:
     """Configs of one array shape: memories for a whole image where they fit, else a choice of smaller ones."""
-    shape = {"array_outputs": outputs, "array_inputs": inputs}
-    if work.windows:  # as wide as the row reader
-        whole = inputs // math.gcd(outputs, inputs)
-        shape["window_chunks"] = min(whole, MAX_WINDOW_CHUNKS)
+    shape = arrays(outputs, inputs, bool(work.windows))
     words = power(2 * outputs + 2 * start.burst_beats)
     least = {"acc_rows": LEAST_ACC_ROWS, "bank_words": BANK_WORDS[-1], "banks": 2, "weight_words": words, "weight_ports": 1}
     if not fits(replace(start, **shape, **least), board):
@@ -78,9 +75,19 @@ def shaped(start: Config, work: Work, board: Board, outputs: int, inputs: int) -
     for acc_rows in (work.acc_rows >> n for n in range(4) if work.acc_rows >> n >= min(LEAST_ACC_ROWS, work.acc_rows)):
         config = _deepest(start, work, board, shape | {"acc_rows": acc_rows})
         if config is not None:
-            yield _with_ports(config, work, board)
+            yield _with_rows(_with_ports(config, work, board), work, board)
             if capacity(config) >= work.elements:
                 return
+
+
+def arrays(outputs: int, inputs: int, windows: bool) -> dict[str, int]:
+    """The fields of an array shape; a window engine is as wide as the row reader."""
+    whole = inputs // math.gcd(outputs, inputs)
+    return {
+        "array_outputs": outputs,
+        "array_inputs": inputs,
+        "window_chunks": min(whole, MAX_WINDOW_CHUNKS) if windows else 0,
+    }
 
 
 def _deepest(start: Config, work: Work, board: Board, shape: dict[str, int]) -> Config | None:
@@ -102,10 +109,22 @@ def _deepest(start: Config, work: Work, board: Board, shape: dict[str, int]) -> 
 
 def _with_ports(config: Config, work: Work, board: Board) -> Config:
     """The fewest weight ports with which the weights come nearly as fast as with any number; `config` if they do not fit."""
-    choices = [replace(config, weight_ports=n) for n in range(1, min(MAX_WEIGHT_PORTS, board.port_count - 1) + 1)]
+    most = min(MAX_WEIGHT_PORTS, board.port_count - 1)
+    return _fewest([replace(config, weight_ports=n) for n in range(1, most + 1)], work, board)
+
+
+def _with_rows(config: Config, work: Work, board: Board) -> Config:
+    """The fewest rows that share a window's reads with which it is nearly as fast as with any number that fits."""
+    if not config.window_chunks:
+        return config
+    return _fewest([replace(config, window_rows=n) for n in range(1, MAX_WINDOW_ROWS + 1)], work, board)
+
+
+def _fewest(choices: list[Config], work: Work, board: Board) -> Config:
+    """Of choices that take more and more, the first that is nearly as fast as the fastest of those that fit."""
+    choices = [choices[0], *(choice for choice in choices[1:] if fits(choice, board))]
     cycles = [bound(work, choice, of_board(board, choice)) for choice in choices]
-    choice = next(choice for choice, n in zip(choices, cycles, strict=True) if n <= 1.01 * min(cycles))
-    return choice if choice == config or fits(choice, board) else config
+    return next(choice for choice, n in zip(choices, cycles, strict=True) if n <= 1.01 * min(cycles))
 
 
 def neighbours(config: Config, work: Work, board: Board) -> list[Config]:
@@ -122,6 +141,9 @@ def neighbours(config: Config, work: Work, board: Board) -> list[Config]:
 
     if config.window_chunks > 1:
         add(window_chunks=config.window_chunks // 2)
+    if config.window_chunks:
+        add(window_rows=config.window_rows - 1)
+        add(window_rows=config.window_rows + 1)
     for field in ("array_outputs", "array_inputs"):
         value = getattr(config, field)
         other = "array_inputs" if field == "array_outputs" else "array_outputs"

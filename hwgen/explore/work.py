@@ -42,7 +42,7 @@ class Work:
     products: tuple[tuple[Product, int], ...]  # with how often they occur
     norms: tuple[tuple[int, int, int], ...]  # rows, columns, how often
     row_products: tuple[tuple[int, int, int, int], ...]  # rows, columns, columns of the factor, how often
-    windows: tuple[tuple[int, int, int, bool, int], ...]  # rows, columns, taps, whether with weights, how often
+    windows: tuple[tuple[int, int, tuple[int, int], int, bool, int], ...]  # `latency.window_cycles`' arguments, how often
     acc_rows: int
     scale_entries: int
     queue_entries: int
@@ -61,7 +61,7 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
     products: Counter[Product] = Counter()
     norms: Counter[tuple[int, int]] = Counter()
     row_products: Counter[tuple[int, int, int]] = Counter()
-    windows: Counter[tuple[int, int, int, bool]] = Counter()
+    windows: Counter[tuple[int, int, tuple[int, int], int, bool]] = Counter()
     rows, entries, columns, experts = 1, 2, 2, 1
     for graph in graphs.values():
         share = 1.0
@@ -78,7 +78,7 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
                     columns = max(columns, op.x.cols)
                     row_products[op.x.rows, op.x.cols, op.factor.cols] += batch
                 case ReduceWindow():
-                    windows[op.walk.rows, op.x.cols, op.walk.count, op.weights is not None] += batch
+                    windows[op.walk.rows, op.x.cols, op.walk.kernel, op.walk.run, op.weights is not None] += batch
                 case MatMul():
                     streamed = not isinstance(op.w, View)
                     rows = max(rows, op.rows * (batch if op.expert else 1))

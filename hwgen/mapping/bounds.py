@@ -37,7 +37,7 @@ def timing(config: Config) -> Timing:
                 if not config.window_chunks:  # the scheduler says so
                     return 0.0
                 weighted = op.weights is not None
-                return window_cycles(config, op.walk.rows, op.x.cols, op.walk.count, weighted)
+                return window_cycles(config, op.walk.rows, op.x.cols, op.walk.kernel, op.walk.run, weighted)
             case RouteTokens():
                 return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
         return 0.0

@@ -43,8 +43,8 @@ def terms(config: Config) -> dict[str, tuple[float, ...]]:
         "core.vector": (1, 16 * chunk),
         "mac_pair": (outputs // 2, outputs // 2 * inputs),
         "core.vector.norm": (1, 16 * chunk),
-        "core.vector.window": (float(wide > 0), wide, chunk * (wide > 0)),
-        "window_lane": (wide,),
+        "core.vector.window": (float(wide > 0), wide, wide * (c.window_rows - 1), chunk * (wide > 0)),
+        "window_lane": (wide * c.window_rows,),
         "window_post": (chunk * (wide > 0),),
         "core.vector.router": (1, 16 * chunk, 1 << (c.max_experts - 1).bit_length()),
     }

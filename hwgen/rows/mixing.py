@@ -11,12 +11,11 @@ from ..tensor import Node
 from .lower import Rows
 from .moves import made, value
 from .operands import kept
-from .views import Array, Place, Unsupported, View
+from .views import Array, Place, View
 
 MOST_WEIGHTS = 16  # different rows of weights
 MOST_TAPS = 16  # tokens that one is mixed of
 MOST_PRODUCTS = 4  # tokens that one is mixed of, where each is of its own weights
-MIXES = "multiplies along tokens (token mixing)"
 
 
 @dataclass(eq=False)
@@ -34,7 +33,8 @@ class Mixed:
 
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
-    """None where a linear layer reads channels of one token, or several channels of several."""
+    """None where a linear layer reads channels of one token, or several channels of several, or mixes so many tokens that it
+    is a product with the transposed value."""
     return b.once("mixed", node, lambda: _mixed(b, node))
 
 
@@ -59,6 +59,8 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     rows = np.broadcast_to(own.rows, own.shape)
     if (rows != rows[:, :, :1]).any():
         return None
+    if not _sparse(b.array(node.operands[1], "its weight")):
+        return None
     outputs = node.shape[1]
     first = each > 1 and abs(int(rows[0, 1, 0] - rows[0, 0, 0])) > abs(int(rows[1, 0, 0] - rows[0, 0, 0]))
     j, o, c = np.meshgrid(np.arange(each), np.arange(outputs), np.arange(width), indexing="ij")
@@ -66,6 +68,33 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     order = (0, 2, 1) if inner else (2, 0, 1)
     at = token.transpose(order).reshape(-1), c.transpose(order).reshape(-1)
     return Mixed(own, Place(each * outputs, width, at=at), first)
+
+
+def _spans(weight: Array) -> list[tuple[int, int]]:
+    """First and end of what has weight, of each output."""
+    used = [np.flatnonzero(row) for row in weight]
+    return [(int(u[0]), int(u[-1]) + 1) if len(u) else (0, 1) for u in used]
+
+
+def _in_windows(weight: Array) -> bool:
+    """Whether a few windows make every output."""
+    spans = _spans(weight)
+    forms = {weight[o, first:end].tobytes() for o, (first, end) in enumerate(spans)}
+    return max(end - first for first, end in spans) <= MOST_TAPS and len(forms) <= MOST_WEIGHTS
+
+
+def _sparse(weight: Array) -> bool:
+    """Whether windows, or sums of a few tokens times constants, make every output."""
+    return _in_windows(weight) or bool((weight != 0).sum(axis=1).max() <= MOST_PRODUCTS)
+
+
+def resamples(b: Rows, node: Node) -> bool:
+    """Whether tokens are mixed of few others each, such as the rows of a map that is resized."""
+    weight = node.operands[1]
+    if mixed(b, node) is None or weight.constant is None:
+        return False
+    numbers = b.array(weight)
+    return bool((numbers != 0).sum(axis=1).max(initial=0) <= min(MOST_TAPS, numbers.shape[1] // 2))
 
 
 def _split(view: View, shape: tuple[int, ...]) -> tuple[Array, Array, Array | None]:
@@ -78,50 +107,57 @@ def mix(b: Rows, node: Node, start: int, stop: int) -> str:
 
 
 def _mix(b: Rows, node: Node) -> str:
-    """One window for each form that the weights of an output have: resampling by a whole number has few."""
+    """One window for each form that the weights of an output have, over the map: resampling by a whole number has few."""
     found = mixed(b, node)
     assert found is not None
     weight = b.array(node.operands[1], "its weight")
-    each, _, width = found.view.shape
-    outputs = len(weight)
-    used = [np.flatnonzero(row) for row in weight]
-    if max(len(u) for u in used) > MOST_TAPS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
+    each, tokens, width = found.view.shape
+    if not _in_windows(weight):
+        return _weighted(b, node, found, weight)
+    spans = _spans(weight)
     forms: dict[bytes, list[int]] = {}
-    for o, taps in enumerate(used):
-        forms.setdefault(weight[o, taps].tobytes(), []).append(o)
-    if len(forms) > MOST_WEIGHTS:
-        return _weighted(b, node, found, weight, used)
-    rows, columns, which = _split(found.view, found.view.shape)
+    for o, (first, end) in enumerate(spans):
+        forms.setdefault(weight[o, first:end].tobytes(), []).append(o)
+
+    def table(positions: int) -> Array:
+        """Row of each [position along the mixed axis, place beside it] in a map that runs as the layer's value does."""
+        rows = np.arange(positions * each)
+        return rows.reshape(positions, each) if found.outputs_first else rows.reshape(each, positions).T
+
+    def tall(positions: int) -> tuple[int, int]:
+        return (positions, each) if found.outputs_first else (each, positions)
+
     names: list[str] = []
-    order, total = np.zeros((outputs, each), np.int64), 0
+    order, total = np.zeros((len(weight), each), np.int64), 0
     for own in forms.values():
-        taps = np.array([used[o] for o in own])  # [outputs, taps]
-        count, numbers = len(taps[0]), weight[own[0], used[own[0]]]
-        if not count:
-            raise Unsupported(MIXES, "let layers work on tokens by channels")
-        turned = [None if a is None else a[:, taps].transpose(1, 0, 2, 3) for a in (rows, columns, which)]
-        assert turned[0] is not None and turned[1] is not None
-        part = View(found.view.sources, (len(own), each, count, width), turned[0], turned[1], turned[2])
-        x = value(b, node, kept(part.group([0, 1, 2], [3])))
+        starts = np.array([spans[o][0] for o in own])
+        first, end = spans[own[0]]
+        count, numbers = end - first, weight[own[0], first:end]
+        step = int(np.gcd.reduce(np.diff(starts), initial=0)) or 1
+        begin = int(starts.min()) % step if count > 1 else 0
+        last = int(starts.max()) + count if begin else tokens  # a map that need not be cut is read where it is
+        part = found.view.map(lambda a, cut=slice(begin, last): a[:, cut])  # type: ignore[misc]
+        x = value(b, node, kept(part.group([1, 0] if found.outputs_first else [0, 1], [2])))
+        positions = last - begin
         if count > 1 or numbers[0] != 1:
-            kernel = b.intern(np.broadcast_to(numbers[None, :, None], (1, count, width)))
-            fields = {"size": (len(own) * each, count), "kernel": (1, count), "stride": (1, count), "weight": kernel}
+            kernel, stride = ((n, 1) if found.outputs_first else (1, n) for n in (count, step))
+            taps = b.intern(np.broadcast_to(numbers.reshape(*kernel, 1), (*kernel, width)))
+            fields = {"size": tall(positions), "kernel": kernel, "stride": stride, "weight": taps}
             x = b.add(graph.Window, node, "", "mix", x=x, form="weighted", **fields)
+            starts, positions = (starts - begin) // step, (positions - count) // step + 1
         names.append(x)
-        order[own] = total + np.arange(len(own) * each).reshape(len(own), each)
-        total += len(own) * each
+        order[own] = total + table(positions)[starts]
+        total += positions * each
     y: str = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
     place = (order if found.outputs_first else order.T).reshape(-1)
     y = y if np.array_equal(place, np.arange(total)) else made(b, graph.Gather, node, "gather", x=y, rows=place)
     return _plus(b, node, found, y)
 
 
-def _weighted(b: Rows, node: Node, found: Mixed, weight: Array, used: list[Array]) -> str:
+def _weighted(b: Rows, node: Node, found: Mixed, weight: Array) -> str:
     """A sum of tokens times constants, where few are mixed: resampling by any step."""
+    used = [np.flatnonzero(row) for row in weight]
     count = max(len(u) for u in used)
-    if count > MOST_PRODUCTS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
     each, _, width = found.view.shape
     total = ""
     for i in range(count):

@@ -31,8 +31,8 @@ class Norm(Component):
     statistics are known the buffer is replayed through the normalisation. Both halves work on different rows at the same
     time. Credits count what is on its way, so nothing ever stalls between a read and a FIFO with room.
 
-    A product reads each row's factors behind the row into both RAMs, at the addresses of the row's first chunks in the
-    ring (modulo the RAMs' depth); when they are there the row is replayed.
+    A product reads each row's factors behind the row into both RAMs, at the address of the row's first chunk: one count of
+    chunks addresses both, modulo the depth of each. When they are there the row is replayed.
 
     Parameters: config. Ports: start (strobe), insn (instruction word, held until done), done (strobe: all writes visible);
     rd, wr (scratchpad), scale (row maxima). Precondition: 1 <= columns <= norm_columns.
@@ -45,7 +45,6 @@ class Norm(Component):
         self.config = config
         self.max_chunks = norm_chunks(config)
         self.buffer = memories(config)["norm rows"].depth
-        # Factors lie where their row begins: room for a row less keeps the next one's off those that are still in use.
         self.factors = memories(config)["norm parameters"].depth
         super().__init__(
             {
@@ -129,8 +128,10 @@ class Norm(Component):
             statistics.i_data.eq(x),
         ]
         m.submodules.rows = rows = Ram.of(memories(self.config)["norm rows"])
-        write_at, row_at = Signal(range(self.buffer)), Signal(range(self.factors))
-        m.d.comb += [rows.write_addr.eq(write_at), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
+        # Both depths are powers of two: the deeper one's count, cut short, is the other's.
+        counts = range(max(self.buffer, self.factors))
+        write_at, row_at = Signal(counts), Signal(range(self.factors))
+        m.d.comb += [rows.write_addr.eq(write_at[: len(rows.write_addr)]), rows.write_data.eq(x), rows.write_enable.eq(x_valid)]
         m.d.sync += write_at.eq(write_at + x_valid)
         with m.If(~product):
             m.d.sync += row_at.eq(0)
@@ -158,7 +159,7 @@ class Norm(Component):
             known.push.eq(Mux(product, factors_there, statistics.o_valid)),
             known.push_data.eq(Mux(product, shift, row_bits)),
         ]
-        read_at, replay_row = Signal(range(self.buffer)), Signal(range(self.factors))
+        read_at, replay_row = Signal(counts), Signal(range(self.factors))
         replay_column, factor_column = Signal(range(max(self.max_chunks, 2))), Signal(range(max(self.max_chunks, 2)))
         replay, replay_last = Signal(), Signal()
         out_free = Signal()
@@ -166,7 +167,7 @@ class Norm(Component):
             replay.eq(known.o.valid & out_free),
             replay_last.eq(replay_column == last_chunk),
             known.o.ready.eq(replay & replay_last),
-            rows.read_addr.eq(read_at),
+            rows.read_addr.eq(read_at[: len(rows.read_addr)]),
         ]
         with m.If(replay):
             factors_end = replay_last | (product & (factor_column == multiply.period - 1))
@@ -236,7 +237,10 @@ class Norm(Component):
         some_rows, no_rows = credit(ROWS, row_begins, scale_written, "rows_credit")
         row_chunk = accepted & reading_rows
         some_buffer, _ = credit(self.buffer, row_chunk, replay, "buffer_credit")
-        some_factors, _ = credit(self.factors - self.max_chunks, row_chunk & product, replay & product, "factors_credit")
+        # A row's factors are in use until its last chunk is replayed, and a later row's may reach a row's length behind its
+        # first chunk: with two rows' room kept free they never meet.
+        factors_ahead = self.factors - 2 * self.max_chunks
+        some_factors, _ = credit(factors_ahead, row_chunk & product, replay & product, "factors_credit")
         some_out, none_out = credit(CHUNKS, replay, written, "out_credit")
         m.d.comb += [rows_free.eq(some_rows), buffer_free.eq(some_buffer & some_factors), out_free.eq(some_out)]
 

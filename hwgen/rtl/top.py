@@ -191,7 +191,7 @@ def emit(config: Config) -> dict[str, str]:
     with _rare_collection():
         files = {f"{TOP_MODULE}.v": _convert(Top(config), TOP_MODULE, platform)}
         files |= {f"{module}.v": emit_shared(*found) for module, found in platform.shared.items()}
-    for template in sorted(resources.files("rtl_templates").iterdir(), key=lambda path: path.name):
+    for template in sorted(resources.files("hwgen.rtl_templates").iterdir(), key=lambda path: path.name):
         module, _, suffix = template.name.rpartition(".")
         if suffix == "v" and any(re.search(rf"\b{module}\b", text) for text in files.values()):
             files[template.name] = template.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Window engine: executes `isa.ReduceWindow`, a tap of window_chunks chunks of columns a cycle."""
+"""Window engine: executes `isa.ReduceWindow`, window_chunks chunks of columns of a tap of window_rows rows a cycle."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa
@@ -14,15 +14,16 @@ from .insn import insn_view
 from .read_slot import ReadSlot
 from .window_finish import WindowFinish
 from .window_lanes import WindowLanes
-from .window_reads import WindowReads, read_tag, ring_slot_bits
+from .window_reads import TAP, WindowReads, read_tag, ring_slot_bits
 
 
 class Window(Component):
     """y row y(r) = numerics.gelu(window_post(reduce_window(x rows x(r, taps)))); row maxima into the scale memory.
 
-    Block of columns by block, row by row, tap by tap (`window_reads`); sums (`window_lanes`) are held while the next row's
-    grow, and finished a chunk a cycle (`window_finish`), so that a row takes as many cycles as it has taps, or as the block
-    has chunks. Rows and their results are counted before they are read, so nothing stalls between a read and a FIFO with room.
+    Block of columns by block, group of rows by group, tap by tap (`window_reads`); sums (`window_lanes`) are held while the
+    next group's grow, and finished a chunk a cycle (`window_finish`), so that a group takes as many cycles as it reads, or as
+    its rows have chunks. Rows and their results are counted before they are read, so nothing stalls between a read and a FIFO
+    with room.
 
     Parameters: config, with window_chunks. Ports: start (strobe), insn, walk (words of ReduceWindow and WindowWalk, held
     until done), done (strobe: all writes visible); rd (window_chunks chunks), wr, scale.
@@ -61,6 +62,7 @@ class Window(Component):
             lanes.i_valid.eq(slot.arrived),
             lanes.i_tag.eq(slot.o_tag),
             lanes.i_data.eq(slot.o_data),
+            lanes.row.eq(finish.group_row),
             lanes.chunk.eq(finish.chunk),
             finish.insn.eq(self.insn),
             finish.start.eq(self.start),
@@ -103,24 +105,27 @@ class Window(Component):
         return m
 
     def _read(self, m: Module, reads: WindowReads) -> ReadSlot:
-        """Reads to the scratchpad. Rows' last taps are granted as many cycles apart as finishing a row takes."""
+        """Reads to the scratchpad. The last tap of a group's first row waits until the group before it is finished, or will
+        be when that tap has come through."""
         m.submodules.slot = slot = ReadSlot(self.config, read_tag(self.config), self.config.window_chunks)
         connect(m, slot.rd, flipped(self.rd))
-        last, more = reads.payload.tag.last, reads.payload.tag.more
-        granted = slot.rd.valid & slot.rd.ready & slot.asked.last & (slot.asked.more != 0)
-        # Since a row of several chunks has asked: until its last tap is granted, then until its sums are through.
-        waiting, apart = Signal(), Signal(range(max(self.config.window_chunks, 2)))
-        allowed = ~last | (~waiting & (apart == 0))
+        tag, asked = reads.payload.tag, slot.asked
+        several = (tag.more != 0) | (tag.rows != 0)
+        granted = slot.rd.valid & slot.rd.ready & asked.last & ((asked.more != 0) | (asked.rows != 0))
+        # Since a group of several chunks has asked: until its last tap is granted, then until its sums are through.
+        held, apart = Signal(), Signal(range(max(self.config.window_chunks * self.config.window_rows, 2)))
+        allowed = ~(held & tag.row_last & (tag.kind == TAP))
+        chunks = (asked.more + 1) * Array(range(1, self.config.window_rows + 1))[asked.rows]
         with m.If(granted):
-            m.d.sync += [waiting.eq(0), apart.eq(slot.asked.more - 1)]
+            m.d.sync += [held.eq(chunks != 2), apart.eq(chunks - 2)]
         with m.Elif(apart != 0):
-            m.d.sync += apart.eq(apart - 1)
+            m.d.sync += [held.eq(apart != 1), apart.eq(apart - 1)]
         m.d.comb += [
             slot.valid.eq(reads.valid & allowed),
             slot.addr.eq(reads.payload.addr),
             slot.tag.eq(reads.payload.tag),
             reads.ready.eq(slot.ready & allowed),
         ]
-        with m.If(slot.valid & slot.ready & last & (more != 0)):
-            m.d.sync += waiting.eq(1)
+        with m.If(slot.valid & slot.ready & tag.last & several):
+            m.d.sync += held.eq(1)
         return slot

@@ -30,8 +30,8 @@ class WindowFinish(Component):
 
     Parameters: config. Ports: insn (word, held), start (strobe), tail (elements of a row's last chunk); param_valid,
     param_tag, param_data (multipliers and biases); target_valid, target (a row's place, ahead of it); i_valid, i_tag (strobe:
-    a row's sums are there from the next cycle on), chunk, i_data (chunk of the sums, combinational); wr, scale; strobes
-    written (a chunk), stored (a row of a block, with its maximum), block_done (the ring's chunks of a block are free).
+    a group's sums are there from the next cycle on), group_row, chunk, i_data (chunk of the sums, combinational); wr, scale;
+    strobes written (a chunk), stored (a row of a block, with its maximum), block_done (the ring's chunks of a block are free).
     """
 
     def __init__(self, config: Config):
@@ -48,6 +48,7 @@ class WindowFinish(Component):
                 "target": In(TARGET),
                 "i_valid": In(1),
                 "i_tag": In(read_tag(config)),
+                "group_row": Out(range(max(config.window_rows, 2))),
                 "chunk": Out(range(max(config.window_chunks, 2))),
                 "i_data": In(data.ArrayLayout(signed(WINDOW_SUM_BITS), config.chunk)),
                 "wr": Out(ports.write_port(config, 1)),
@@ -68,19 +69,22 @@ class WindowFinish(Component):
         m.d.comb += [
             targets.push.eq(self.target_valid),
             targets.push_data.eq(self.target),
-            targets.o.ready.eq(self.i_valid),
         ]
         busy, about = Signal(), Signal(read_tag(config), reset_less=True)
         place = Signal(TARGET, reset_less=True)
         slot, row, first_block = Signal(ring_slot_bits(config)), Signal(ports.ROW_BITS), Signal()
-        first, last = self.chunk == 0, self.chunk == about.more
+        first, last, last_row = self.chunk == 0, self.chunk == about.more, self.group_row == about.rows
+        block_end = about.block_end & last_row
+        m.d.comb += targets.o.ready.eq(self.i_valid | (busy & last & ~last_row))
         with m.If(busy):
-            m.d.sync += [self.chunk.eq(self.chunk + 1), place.addr.eq(place.addr + 1), busy.eq(~last)]
+            m.d.sync += [self.chunk.eq(self.chunk + 1), place.addr.eq(place.addr + 1), busy.eq(~last | ~last_row)]
             with m.If(last):
-                m.d.sync += [row.eq(Mux(about.block_end, 0, row + 1)), slot.eq(slot + about.block_end)]
-                m.d.sync += first_block.eq(first_block & ~about.block_end)
+                m.d.sync += [row.eq(Mux(block_end, 0, row + 1)), slot.eq(slot + block_end)]
+                m.d.sync += [first_block.eq(first_block & ~block_end), self.group_row.eq(self.group_row + 1)]
         with m.If(self.i_valid):
-            m.d.sync += [busy.eq(1), self.chunk.eq(0), about.eq(self.i_tag), place.eq(targets.o.payload)]
+            m.d.sync += [busy.eq(1), self.group_row.eq(0), about.eq(self.i_tag)]
+        with m.If(targets.o.ready):
+            m.d.sync += [self.chunk.eq(0), place.eq(targets.o.payload)]
         with m.If(self.start):
             m.d.sync += [row.eq(0), first_block.eq(1)]
         tail = register(m, lanes_mask(self.tail, config.chunk), "tail_mask")
@@ -89,7 +93,7 @@ class WindowFinish(Component):
             post.i_data.eq(self.i_data),
             post.i_keep.eq(tail | ~(about.final & last).replicate(config.chunk)),
             *(getattr(post, name).eq(insn[name]) for name in ("before", "shift", "gelu", "gelu_shift")),
-            self.block_done.eq(delay_valid(m, busy & last & about.block_end, post.BIAS_AT + 1, "block")),
+            self.block_done.eq(delay_valid(m, busy & last & block_end, post.BIAS_AT + 1, "block")),
         ]
         self._parameters(m, post, Cat(self.chunk[: WINDOW_RING.bit_length() - 1 - len(slot)], slot))
 

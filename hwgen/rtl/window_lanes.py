@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, Signature
 
@@ -67,12 +67,16 @@ class WindowLane(Shared):
 
 
 class WindowLanes(Component):
-    """numerics.reduce_window on the taps of a row in the order in which they come, window_chunks chunks side by side.
+    """numerics.reduce_window on the taps of a group of rows as they come, window_chunks chunks side by side.
+
+    Each row of a group has lanes of its own. What is a tap of one row is the tap before it of the next: weights and what they
+    do wait in a chain, a step a read, which is empty where a line of the kernel begins. Rows that a group does not have add up
+    what is never asked for.
 
     Ports: reduce (held); i_valid, i_tag, i_data (what the scratchpad brings; parameters of other kinds than weights are
-    ignored); o_valid (strobe, TOTAL_LATENCY after a row's last tap: its sums are there from the next cycle on, until the
-    next strobe), chunk (of the sums), o_data (that chunk's, combinational).
-    Cost: about 135 LUTs and 300 flip-flops an element of a read, WINDOW_TAPS x 8 bits of LUT RAM.
+    ignored); o_valid (strobe, TOTAL_LATENCY after a group's last tap: its sums are there from the next cycle on, a row's
+    until that row of the next group has its last tap), row, chunk (of the sums), o_data (that chunk's, combinational).
+    Cost: about 135 LUTs and 300 flip-flops an element of a read and row of a group, WINDOW_TAPS x 8 bits of LUT RAM.
     """
 
     TOTAL_LATENCY = latency.WINDOW_TOTAL
@@ -86,6 +90,7 @@ class WindowLanes(Component):
                 "i_tag": In(read_tag(config)),
                 "i_data": In(ports.elements(config, config.window_chunks)),
                 "o_valid": Out(1),
+                "row": In(range(max(config.window_rows, 2))),
                 "chunk": In(range(max(config.window_chunks, 2))),
                 "o_data": Out(data.ArrayLayout(signed(WINDOW_SUM_BITS), config.chunk)),
             }
@@ -106,27 +111,49 @@ class WindowLanes(Component):
         ]
         weights = ram.read(tag.number)
 
+        # --- a row of the group after another ---------------------------------------------------------------------------
+        came = arrived & (tag.kind == TAP)
+        flags = {"first": tag.first, "last": tag.row_last, "own": tag.own}
+        held = []
+        for row in range(self.config.window_rows):
+            held.append(self._row(m, platform, row, came, tag.inside, flags, weighted, largest, x, weights))
+            following = {name: Signal(name=f"{name}_{row}") for name in flags}
+            behind = Signal(len(weights), name=f"weights_{row}", reset_less=True)
+            with m.If(came):
+                m.d.sync += [behind.eq(weights), *(following[name].eq(flags[name] & ~tag.line_end) for name in flags)]
+            flags, weights = following, behind
+        m.d.comb += self.o_valid.eq(delay_valid(m, came & tag.last, WindowLane.PRODUCT + 1, "group"))
+        chunk = self.config.chunk
+        for i in range(chunk):
+            m.d.comb += self.o_data[i].eq(Array(Array(row[i::chunk])[self.chunk] for row in held)[self.row])
+        return m
+
+    def _row(
+        self, m: Module, platform, row: int, came: Value, inside: Value, flags: dict[str, Value], weighted: Value, largest: Value,
+        x: list[Value], weights: Value,
+    ) -> list[Value]:  # fmt: skip
+        """Lanes of the group's row of that number: its sums."""
         # --- beside the products: what a tap does to the sums ----------------------------------------------------------
-        valid = delay_valid(m, arrived & (tag.kind == TAP), WindowLane.PRODUCT - 1, "tap")
-        first, last, inside = (
-            delay(m, tag[name], WindowLane.PRODUCT - 1, f"tap_{name}") for name in ("first", "last", "inside")
+        valid = delay_valid(m, came & flags["own"], WindowLane.PRODUCT - 1, f"tap_{row}")
+        first, last, within = (
+            delay(m, value, WindowLane.PRODUCT - 1, f"tap_{row}_{name}")
+            for name, value in (("first", flags["first"]), ("last", flags["last"]), ("inside", inside))
         )
-        none = Signal()  # no tap of the row was inside
+        none = Signal(name=f"none_{row}")  # no tap of the row was inside
         with m.If(valid):
-            m.d.sync += none.eq((first | none) & ~inside)
-        take = register(m, valid & (~largest | (inside & (first | none))), "take", WIDE)
-        compare = register(m, valid & largest & inside & ~(first | none), "compare", WIDE)
-        fresh = register(m, first | largest, "fresh", WIDE)
-        done = delay_valid(m, valid & last, 2, "total")
-        m.d.comb += self.o_valid.eq(done)
+            m.d.sync += none.eq((first | none) & ~within)
+        take = register(m, valid & (~largest | (within & (first | none))), f"take_{row}", WIDE)
+        compare = register(m, valid & largest & within & ~(first | none), f"compare_{row}", WIDE)
+        fresh = register(m, first | largest, f"fresh_{row}", WIDE)
+        done = delay_valid(m, valid & last, 2, f"total_{row}")
 
         # --- lanes ---------------------------------------------------------------------------------------------------
         held = []
-        for i in range(lanes):
-            lane = place(m, f"lane_{i}", WindowLane, self.config, platform)
+        for i in range(self.config.window_chunks * self.config.chunk):
+            lane = place(m, f"lane_{row}_{i}", WindowLane, self.config, platform)
             m.d.comb += [
                 lane.x.eq(x[i]),
-                lane.inside.eq(tag.inside),
+                lane.inside.eq(inside),
                 lane.weight.eq(weights.word_select(i, WEIGHT_BITS)),
                 lane.weighted.eq(weighted),
                 lane.take.eq(take),
@@ -135,7 +162,4 @@ class WindowLanes(Component):
                 lane.done.eq(done),
             ]
             held.append(lane.hold)
-        chunk = self.config.chunk
-        for i in range(chunk):
-            m.d.comb += self.o_data[i].eq(Array(held[i::chunk])[self.chunk])
-        return m
+        return held

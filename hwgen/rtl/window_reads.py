@@ -41,8 +41,12 @@ def read_tag(config: Config) -> data.StructLayout:
             "kind": 2,
             "number": number_bits(),
             "inside": 1,  # of a tap: within the border
-            "first": 1,  # of its row
-            "last": 1,  # of its row; the fields below count with it
+            "own": 1,  # it is a tap of its group's first row
+            "first": 1,  # of its group's first row
+            "row_last": 1,  # of its group's first row
+            "line_end": 1,  # the last that its group reads of a line of the kernel
+            "last": 1,  # of its group; the fields below count with it
+            "rows": max((config.window_rows - 1).bit_length(), 1),  # of the group, less one
             "more": max(block_bits(config), 1),  # chunks of the block less one
             "block_end": 1,  # the block's last row
             "final": 1,  # the last block
@@ -52,16 +56,19 @@ def read_tag(config: Config) -> data.StructLayout:
 
 class WindowReads(Component):
     """For each block of window_chunks chunks of columns: multipliers and biases chunk by chunk, weights tap by tap, then for
-    every row of the walk every tap: a read each.
+    every group of rows of the walk every row of x that is a tap of one of them: a read each.
 
-    A loop of the walk is a counter, an index the sum of its steps; one adder each makes an index a cycle. Then the border,
-    then base + index * pitch. What is on its way to the FIFO is counted, so a stage never waits.
+    A group are up to window_rows rows of the innermost loop, where from each to the next is a tap's step along v: a line of the
+    kernel reads one row of x more for each row more (two rows of a kernel three wide: x rows 0 to 3, not 0 to 2 and 1 to 3).
+    Elsewhere each row is its own group. A loop of the walk is a counter, an index the sum of its steps; one adder each makes
+    an index a cycle. Then the border, then base + index * pitch. What is on its way to the FIFO is counted, so a stage never
+    waits.
 
     Parameters: config. Ports: insn, walk (words, held); start (strobe), finished (all reads are in the FIFO, or there are
     none); block_free, row_free (a block's parameters, a row's results have room); begins (strobe: a row takes its room, of
     `chunks` chunks), block_begins (strobe); tail (elements of a row's last chunk); valid, payload, ready (a read); target
     (strobe `target_valid`: a row's place, ahead of its last tap).
-    Cost: two 16x16 multipliers, about 500 LUTs.
+    Cost: two 16x16 multipliers, about 600 LUTs.
     """
 
     def __init__(self, config: Config):
@@ -89,20 +96,25 @@ class WindowReads(Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, side = self.config, self.config.window_chunks
+        config, side, most = self.config, self.config.window_chunks, max(self.config.window_rows, 2)
         insn, walk = insn_view(isa.ReduceWindow, self.insn), insn_view(isa.WindowWalk, self.walk)
         weighted = insn.reduce == Reduce.WEIGHTED
 
         # --- loops ----------------------------------------------------------------------------------------------------
+        reading_params, reading_tap, kind = Signal(), Signal(), Signal(2)
         go, load = Signal(), Signal()  # a tap (or its weights) goes on its way; the loops begin anew
-        last_v, last_u = Signal(), Signal()
+        last_own, last_v, last_u = Signal(), Signal(), Signal()  # of the line: the last of the group's first row, of all
         left_v, left_u = Signal(isa.TAP_BITS), Signal(isa.TAP_BITS)
+        behind, extra, joining = Signal(), Signal(range(most)), Signal(range(most))
+        left_behind = Signal(range(most))
         single_v, single_u = walk.kernel_v == 1, walk.kernel_u == 1
         last_tap = last_v & last_u
-        line, row = go & last_v, go & last_tap  # with this tap a line of the kernel, a row ends
+        line, group = go & last_v, go & last_tap  # with this tap a line of the kernel, a group ends
+        joins = reading_tap & (joining != 0)  # with the next tap a row begins within the group
+        row = joins | group  # the walk goes on to its next row
         for step, again, left, last, count, single in (
-            (go, line, left_v, last_v, walk.kernel_v, single_v),
-            (line, row, left_u, last_u, walk.kernel_u, single_u),
+            (go, line, left_v, last_own, walk.kernel_v, single_v),
+            (line, group, left_u, last_u, walk.kernel_u, single_u),
         ):
             with m.If(load | again):
                 m.d.sync += [left.eq(count), last.eq(single)]
@@ -110,12 +122,23 @@ class WindowReads(Component):
                 m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
         advance: Value = row
         ends: list[Value] = []
+        together = register(
+            m,
+            (walk.kernel_v != 1)
+            & (walk.x0 == walk.tap_v)
+            & (walk.u0 == 0)
+            & (walk.v0.as_signed() == walk.dilation_v),
+            "together",
+        )
         for k in range(WALK_LOOPS - 1):
             left, end = Signal(12, name=f"left_{k}"), Signal(name=f"end_{k}")
+            count = walk[f"n{k}"]
             with m.If(load | (advance & end)):
-                m.d.sync += [left.eq(walk[f"n{k}"]), end.eq(walk[f"n{k}"] == 1)]
+                m.d.sync += [left.eq(count), end.eq(count == 1)]
             with m.Elif(advance):
                 m.d.sync += [left.eq(left - 1), end.eq(left == 2)]
+            if k == 0:
+                self._group(m, load, group & end, group, together, count, left, extra, joining)
             advance = advance & end
             ends.append(end)
         loop = Mux(~ends[0], 0, Mux(~ends[1], 1, Mux(~ends[2], 2, 3)))  # that a row's end advances
@@ -124,11 +147,21 @@ class WindowReads(Component):
             m.d.sync += [rows.eq(insn.rows), last_row.eq(insn.rows == 1)]
         with m.Elif(row):
             m.d.sync += [rows.eq(rows - 1), last_row.eq(rows == 2)]
-        first, number = Signal(), Signal(number_bits())
-        with m.If(load | row):
-            m.d.sync += [first.eq(1), number.eq(0)]
+        with m.If(joins):
+            m.d.sync += joining.eq(joining - 1)
+        # Behind the first row's last tap of a line come those that only the others have; weights have none.
+        with m.If(load | line):
+            m.d.sync += [behind.eq(0), last_v.eq(single_v)]
+        with m.Elif(go & last_own):
+            m.d.sync += [behind.eq(1), left_behind.eq(extra), last_v.eq(extra == 1)]
         with m.Elif(go):
-            m.d.sync += [first.eq(0), number.eq(number + 1)]
+            ends_own = (left_v == 2) & ((extra == 0) | (kind == WEIGHT))
+            m.d.sync += [left_behind.eq(left_behind - 1), last_v.eq(Mux(behind, left_behind == 2, ends_own))]
+        first, new_row, number = Signal(), Signal(), Signal(number_bits())
+        with m.If(load | group):
+            m.d.sync += [first.eq(1), new_row.eq(1), number.eq(0)]
+        with m.Elif(go):
+            m.d.sync += [first.eq(0), new_row.eq(joins), number.eq(number + ~behind)]
 
         def steps(name: str) -> Value:
             return Array(walk[f"{name}{k}"] for k in range(WALK_LOOPS))[loop]
@@ -136,23 +169,31 @@ class WindowReads(Component):
         def index(name: str, of_line: Value, of_tap: Value | int, start: Value) -> Signal:
             """An index of the tap; a line of the kernel adds `of_line` to where the line before began, a tap `of_tap`."""
             bits = len(start)
-            here, line_start, row_start = (
-                Signal(bits, name=f"{name}_{of}", reset_less=True) for of in ("", "line", "row")
-            )
-            before = Mux(last_tap, row_start, Mux(last_v, line_start, here))
-            following = (before + Mux(last_tap, steps(name), Mux(last_v, of_line, of_tap)))[:bits]
+            here, line_start = (Signal(bits, name=f"{name}_{of}", reset_less=True) for of in ("", "line"))
+            following = (Mux(last_v, line_start, here) + Mux(last_v, of_line, of_tap))[:bits]
+            next_row = of_row(name, start)[1]
             with m.If(load):
-                m.d.sync += [here.eq(start), line_start.eq(start), row_start.eq(start)]
+                m.d.sync += [here.eq(start), line_start.eq(start)]
+            with m.Elif(group):
+                m.d.sync += [here.eq(next_row), line_start.eq(next_row)]
             with m.Elif(go):
                 m.d.sync += here.eq(following)
                 with m.If(line):
                     m.d.sync += line_start.eq(following)
-                with m.If(row):
-                    m.d.sync += row_start.eq(following)
             return here
 
+        def of_row(name: str, start: Value) -> tuple[Signal, Value]:
+            """An index of the row's first tap, and of the next row's."""
+            here = Signal(len(start), name=f"{name}_row", reset_less=True)
+            following = (here + steps(name))[: len(start)]
+            with m.If(load):
+                m.d.sync += here.eq(start)
+            with m.Elif(row):
+                m.d.sync += here.eq(following)
+            return here, following
+
         x = index("x", walk.tap_u, walk.tap_v, walk.x_start)
-        y = index("y", Value.cast(0), 0, walk.y_start)
+        y, _ = of_row("y", walk.y_start)
         u, v = index("u", walk.dilation_u, 0, walk.u), index("v", Value.cast(0), walk.dilation_v, walk.v)
 
         # Chunks of a row; those from this block on.
@@ -163,16 +204,19 @@ class WindowReads(Component):
         # --- border, addresses ------------------------------------------------------------------------------------------
         bases = {name: Signal(ports.ADDRESS_BITS, name=f"{name}_base", reset_less=True) for name in "xy"}
         param, param_row = (Signal(ports.ADDRESS_BITS, name=name, reset_less=True) for name in ("param", "param_row"))
-        reading_params, reading_tap = Signal(), Signal()
-        kind, place = Signal(2), Signal(number_bits())
+        place = Signal(number_bits())
         going = Signal()
         m.d.comb += [going.eq(reading_tap | reading_params), go.eq(reading_tap | (reading_params & (kind == WEIGHT)))]
         tag = Signal(read_tag(config))
         m.d.comb += [
             tag.kind.eq(kind),
             tag.number.eq(Mux(reading_params & (kind != WEIGHT), place, number)),
+            tag.own.eq(~behind),
             tag.first.eq(first),
+            tag.row_last.eq(last_own & last_u & ~behind),
+            tag.line_end.eq(last_v),
             tag.last.eq(reading_tap & last_tap),
+            tag.rows.eq(extra),
             tag.more.eq(in_block - 1),
             tag.block_end.eq(last_row),
             tag.final.eq(left <= side),
@@ -198,7 +242,7 @@ class WindowReads(Component):
             addresses[name] = register(m, base + product, f"{name}_addr")[: ports.ADDRESS_BITS], here
         scale = delay(m, addresses["y"][1], 2, "row_index")
         m.d.comb += [
-            self.target_valid.eq(delay_valid(m, reading_tap & first, WINDOW_READ, "target")),
+            self.target_valid.eq(delay_valid(m, reading_tap & new_row, WINDOW_READ, "target")),
             self.target.addr.eq(addresses["y"][0]),
             self.target.scale.eq(register(m, scale + insn.y_scale, "row_scale")),
         ]
@@ -273,8 +317,8 @@ class WindowReads(Component):
                         m.d.comb += load.eq(1)
                         m.next = "ROWS"
             with m.State("ROWS"):
-                m.d.comb += [reading_tap.eq(some & (~first | self.row_free)), self.begins.eq(reading_tap & first)]
-                with m.If(row & last_row):
+                m.d.comb += [reading_tap.eq(some & (~new_row | self.row_free)), self.begins.eq(reading_tap & new_row)]
+                with m.If(group & last_row):
                     m.d.sync += [left.eq(left - side), param_row.eq(param_row + side), slot.eq(slot + 1)]
                     m.d.sync += [bases[name].eq(bases[name] + side) for name in "xy"]
                     m.next = "BLOCK"
@@ -284,3 +328,22 @@ class WindowReads(Component):
                 with m.If(all_passed):
                     m.next = "IDLE"
         return m
+
+    def _group(
+        self, m: Module, load: Value, again: Value, group: Value, together: Value, count: Value, left: Value,
+        extra: Signal, joining: Signal,
+    ) -> None:  # fmt: skip
+        """Rows of the next group less one, of the `left` (with this) or, where the innermost loop begins `again`, `count`."""
+        most = self.config.window_rows
+
+        def less_one(rows: Value, taken: int) -> Value:
+            found: Value = Value.cast(most - 1)
+            for n in reversed(range(1, most)):
+                found = Mux(rows == n + taken, n - 1, found)
+            return Mux(together, found, 0)
+
+        for target in (extra, joining):
+            with m.If(load | again):
+                m.d.sync += target.eq(less_one(count, 0))
+            with m.Elif(group):
+                m.d.sync += target.eq(less_one(left, 1))

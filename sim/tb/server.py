@@ -1,4 +1,4 @@
-"""The cocotb side of `sim.cosim`: takes commands from the socket in $HWGEN_BENCH until its other end closes.
+"""The cocotb side of `hwgen.sim.cosim`: takes commands from the socket in $HWGEN_BENCH until its other end closes.
 
 Every answer is (clocks since the start, value).
 """

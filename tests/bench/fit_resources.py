@@ -31,7 +31,7 @@ Synthesised by {tool}:
 '''
 INSTANCES: dict[str, Callable[[Config], int]] = {
     "mac_pair": lambda config: config.array_outputs // 2,
-    "window_lane": lambda config: config.window_chunks * config.chunk,
+    "window_lane": lambda config: config.window_chunks * config.chunk * config.window_rows,
     "window_post": lambda config: config.chunk,
 }
 KINDS = {"lut": "LUTS", "ff": "FLIP_FLOPS"}

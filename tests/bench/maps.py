@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from host.pack import pack_input, unpack_output
 from hwgen import boards, cost, explore, isa
 from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.dram import of_board
 from hwgen.errors import UserError
+from hwgen.host.pack import pack_input, unpack_output
 from hwgen.intgraph import Constant, IntGraph
 from hwgen.levels import import_model
 from hwgen.mapping import choose, mapped
@@ -32,9 +32,9 @@ from hwgen.program import Program, TaskProgram
 from hwgen.quantise import quantise
 from hwgen.quantise.calibrate import noise
 from hwgen.select import select
+from hwgen.sim import golden, rtl
+from hwgen.sim.machine import Machine
 from hwgen.steps import verilog
-from sim import golden, rtl
-from sim.machine import Machine
 
 Values = dict[str, np.ndarray]
 SMALL = (  # arrays small enough to compile in a minute; the second divides no width. Memories hold networks of test size

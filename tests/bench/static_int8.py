@@ -26,7 +26,7 @@ from hwgen.levels import import_model
 from hwgen.quantise import Quantisation, quantise
 from hwgen.quantise.calibrate import noise
 from hwgen.select import select
-from sim import golden
+from hwgen.sim import golden
 
 Array = np.ndarray
 Values = dict[str, Array]  # [n, ...]

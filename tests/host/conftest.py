@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host.bundle import Bundle
 from hwgen import run, steps
 from hwgen.config import Config
-from sim.device import open_device
+from hwgen.host.bundle import Bundle
+from hwgen.sim.device import open_device
 
 CONFIG = Config(array_outputs=16, array_inputs=16)  # as tests/system: the compiled simulation is shared
 ASSETS = Path(str(resources.files("hwgen.example"))) / "assets"
@@ -87,7 +87,7 @@ def opened(request, digits) -> Iterator[Bench]:
     if name == "board":
         if "HWGEN_BOARD_BUNDLE" not in os.environ:
             pytest.skip("no board: $HWGEN_BOARD_BUNDLE names no bundle")
-        from host.board import Board
+        from hwgen.host.board import Board
 
         board = device = Board(digits[0])
         engine = None
@@ -97,8 +97,8 @@ def opened(request, digits) -> Iterator[Bench]:
         board = device = open_device(digits[0], "rtl" if name == "rtl" else "machine")
         engine = board.engine
         if name == "pynq":
-            from host.board import Board
-            from sim.pynq_device import PynqDevice
+            from hwgen.host.board import Board
+            from hwgen.sim.pynq_device import PynqDevice
 
             device = Board(digits[0], device=PynqDevice(board))
     yield Bench(name, device, engine, *digits)

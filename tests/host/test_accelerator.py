@@ -7,9 +7,9 @@ from itertools import cycle
 import numpy as np
 import pytest
 
-from host.accelerator import Accelerator
-from host.errors import Cancelled, DeviceError, InputError, WrongHardware
-from host.memory import SLOTS
+from hwgen.host.accelerator import Accelerator
+from hwgen.host.errors import Cancelled, DeviceError, InputError, WrongHardware
+from hwgen.host.memory import SLOTS
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
-from host.energy import MEASURED, SIMULATED, Recorder
-from host.errors import DeviceError
+from hwgen.host.energy import MEASURED, SIMULATED, Recorder
+from hwgen.host.errors import DeviceError
 
 
 class Plant:

@@ -9,8 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from host.accelerator import Accelerator
-from host.errors import (
+from hwgen import isa, registers
+from hwgen.host.accelerator import Accelerator
+from hwgen.host.errors import (
     BusError,
     Cancelled,
     DeviceBusy,
@@ -20,8 +21,7 @@ from host.errors import (
     RunLost,
     RunTimeout,
 )
-from host.lock import DeviceLock
-from hwgen import isa, registers
+from hwgen.host.lock import DeviceLock
 
 BOUND = 60.0  # seconds of this machine that a fault may take to be told, simulator included
 
@@ -161,7 +161,10 @@ def test_every_fault_tells_the_machine_state(faulty, accelerator):
 def test_two_processes(faulty, tmp_path, monkeypatch):
     lock = tmp_path / "device.lock"
     monkeypatch.setattr(faulty.device, "lock_path", lock)
-    code = "import sys; from host.lock import DeviceLock; DeviceLock(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    code = (
+        "import sys; from hwgen.host.lock import DeviceLock; "
+        "DeviceLock(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -10,18 +10,18 @@ from itertools import cycle
 import numpy as np
 import pytest
 
-from host.accelerator import Accelerator
-from host.bundle import Bundle
-from host.errors import InputError
 from hwgen import boards, registers
 from hwgen.config import Config
 from hwgen.dram import UNLIMITED
+from hwgen.host.accelerator import Accelerator
+from hwgen.host.bundle import Bundle
+from hwgen.host.errors import InputError
 from hwgen.intgraph import IntGraph
 from hwgen.mapping import choose, mapped
 from hwgen.program import write_bundle
-from sim import golden
-from sim.device import open_device
-from sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim import golden
+from hwgen.sim.device import open_device
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 
 CONFIG = Config(
     array_outputs=8, array_inputs=8, banks=2, acc_rows=32, bank_words=512, scale_entries=512, queue_entries=64,

@@ -1,4 +1,4 @@
-"""`python -m host`: what it prints and writes, what it compares, and how it fails."""
+"""`python -m hwgen.host`: what it prints and writes, what it compares, and how it fails."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import warnings
 import numpy as np
 import pytest
 
-from host.__main__ import main
-from sim.register_file import MachineEngine
+from hwgen.host.__main__ import main
+from hwgen.sim.register_file import MachineEngine
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def images(digits, tmp_path):
 
 @pytest.fixture
 def host(command_line):
-    """`python -m host` in this process, see `command_line`."""
+    """`python -m hwgen.host` in this process, see `command_line`."""
     return command_line(main)
 
 
@@ -105,6 +105,6 @@ def test_no_board_here(host, digits_bundle, images):
 
 
 def test_as_a_program(digits_bundle, images):
-    command = [sys.executable, "-m", "host", str(digits_bundle), str(images), "--device", "sim", "--task", "digit"]
+    command = [sys.executable, "-m", "hwgen.host", str(digits_bundle), str(images), "--device", "sim", "--task", "digit"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "images/s" in done.stdout, done.stderr

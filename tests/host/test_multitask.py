@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from host.multitask import main
+from hwgen.host.multitask import main
 
 
 def test_switching_moves_no_byte(digits, digits_bundle, tmp_path, capsys):

@@ -5,15 +5,15 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from host.pack import pack_input, pack_rows, pack_run, unpack_output, unpack_rows, unpack_run
 from hwgen.config import Config
+from hwgen.host.pack import pack_input, pack_rows, pack_run, unpack_output, unpack_rows, unpack_run
 from hwgen.intgraph import Buffer, Input, View
 from hwgen.patches import grid, patchify
 from hwgen.program import InputSlot, OutputSlot, RowLayout
 from hwgen.schedule.layout import layout_of
 from hwgen.schedule.layout import pack_rows as pack_constant
 from hwgen.schedule.prepare import row_layout
-from sim import golden
+from hwgen.sim import golden
 
 CONFIGS = [Config(), Config(array_outputs=12, array_inputs=20), Config(array_outputs=8, array_inputs=8, axi_bytes=64)]
 

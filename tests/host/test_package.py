@@ -8,13 +8,20 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from host.self_test import FOLDER, IMAGES, self_test
+import hwgen
+from hwgen import files
+from hwgen.host.self_test import IMAGES, main, self_test
 from hwgen.package import MARK
-from sim.register_file import MachineEngine
+from hwgen.sim.register_file import MachineEngine
+
+FOLDER = "hwgen_m3vit_digits_digit_m3vit_digits_parity"  # by the names of the two models
+
+ROOT = Path(hwgen.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +38,42 @@ def package(digits_bundle, tmp_path_factory):
 
 def test_self_test_uses_the_packages_own_driver(package):
     code = "import host.self_test as s; print(s.__file__); raise SystemExit(s.main(['.', '--device', 'sim']))"
+    path = f"{package}{os.pathsep}{ROOT}"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=package, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(package)}
+        [sys.executable, "-c", code], cwd=package, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == str(package / "host" / "self_test.py")
+    assert lines[0] == str(package / FOLDER / "driver" / "self_test.py")
     assert all(line.startswith("good") for line in lines[1:])
     assert sum("bit for bit as golden" in line for line in lines) == 4  # two tasks, two ways to wait
+
+
+@pytest.mark.parametrize("module", ["host", f"{FOLDER}.driver"])
+def test_the_driver_runs_by_its_name_and_here_by_a_short_one(package, module, tmp_path):
+    bundle, images = package / FOLDER / "bundle", tmp_path / "in.npz"
+    np.savez(images, image=np.zeros((1, 1, 8, 8), np.float32))
+    command = [sys.executable, "-m", module, str(bundle), str(images), "--device", "sim", "--task", "digit"]
+    how = {"cwd": package, "capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    done = subprocess.run(command, **how)
+    assert done.returncode == 0 and "1 images in" in done.stdout, done.stderr
+    usage = subprocess.run([sys.executable, "-m", module, "-h"], **how).stdout
+    assert usage.split()[:4] == ["usage:", "python", "-m", module]
+
+
+def test_two_packages_installed_beside_each_other(package):
+    """Nothing that pip installs of a package has a name that another network's has."""
+    project = files.read_toml(package / "pyproject.toml")
+    names = project["tool"]["setuptools"]["packages"]
+    assert names == [FOLDER, f"{FOLDER}.driver", f"{FOLDER}.notebooks"]
+    assert all((package / name.replace(".", "/") / "__init__.py").is_file() for name in names)
+    assert project["project"]["name"] == FOLDER.replace("_", "-")
+
+
+def test_a_folder_that_is_no_package(tmp_path, capsys):
+    assert main([str(tmp_path), "--device", "sim"]) == 2
+    said = f"host: error: {tmp_path}: is no package of hwgen: 0 of its folders hold bundle and self_test.npz\n"
+    assert capsys.readouterr().err == said
 
 
 def test_self_test_finds_what_is_wrong(package, monkeypatch, tmp_path):
@@ -65,13 +100,14 @@ def test_notebook_runs(package, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.syspath_prepend(str(package))
-    notebook = json.loads((package / FOLDER / "notebooks" / "hwgen.ipynb").read_text())
+    notebook = json.loads((package / FOLDER / "notebooks" / f"{FOLDER}.ipynb").read_text())
     assert notebook["nbformat"] == 4
     names: dict = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]).replace("DEVICE = 'board'", "DEVICE = 'sim'"), names)
-    monkeypatch.delitem(sys.modules, "hwgen_overlay")
+    for module in [name for name in sys.modules if name.split(".")[0] == FOLDER]:
+        monkeypatch.delitem(sys.modules, module)
     said = capsys.readouterr().out
     assert "digit (4, 10) bit for bit as simulated" in said and "(simulated sensors)" in said
     assert "+0 bytes" in said and "outputs equal" in said

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from host import serial_device, serial_link
-from host.device import open_device
-from host.errors import DeviceError
-from host.serial_link import SerialLink, crc
+from hwgen.host import serial_device, serial_link
+from hwgen.host.device import open_device
+from hwgen.host.errors import DeviceError
+from hwgen.host.serial_link import SerialLink, crc
 
 
 class FakeBoard:

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import host.__main__
-import host.multitask
-import host.self_test
-from sim.child import Child
+from hwgen.host import __main__, multitask, self_test
+from hwgen.sim.child import Child
 
 
-@pytest.mark.parametrize("module", [host.__main__, host.self_test, host.multitask], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [__main__, self_test, multitask], ids=lambda m: m.__name__)
 @pytest.mark.parametrize(
     "number, code, said", [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "host: interrupted\n")], ids=["TERM", "INT"]
 )
@@ -33,7 +31,7 @@ def test_a_simulator_that_still_compiles_ends_with_its_compilers(tmp_path, monke
     (tmp_path / "slow_bench.py").write_text(
         "import os, sys\n"
         "from hwgen import processes\n"
-        "from sim.child import main\n\n\n"
+        "from hwgen.sim.child import main\n\n\n"
         "def bench(folder, job):\n"
         "    processes.run(['sh', '-c', 'sleep 300 & echo $! $$ ' + str(os.getpid()) + ' > ' + job['pids'] + '; wait'])\n\n\n"
         "sys.exit(main(bench))\n"
@@ -49,7 +47,7 @@ def test_a_simulator_that_still_compiles_ends_with_its_compilers(tmp_path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Child, "_said", interrupt)
-    monkeypatch.setattr("sim.child.COMPILE_SECONDS", 0)
+    monkeypatch.setattr("hwgen.sim.child.COMPILE_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         Child("slow_bench", {"pids": str(written)})
     for pid in written.read_text().split():

@@ -10,7 +10,7 @@ from hwgen.dram import of_board
 from hwgen.errors import Shortage, UserError
 from hwgen.example import write
 from hwgen.explore import advice, space
-from sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
 
 GRAPHS = {"": random_graph(1, Shape(patches=(4, 4), heads=4, head=16, hidden=128))}
 PYNQ = boards.load("pynq-z2")

@@ -66,7 +66,7 @@ def test_table_has_every_board():
 
 def test_a_new_board_is_a_file(hwgen, tmp_path):
     """A copy with a new part and Config builds like the boards that come with hwgen."""
-    text = (resources.files("boards") / "ulx3s-85f.toml").read_text(encoding="utf-8")
+    text = (resources.files("hwgen.board_files") / "ulx3s-85f.toml").read_text(encoding="utf-8")
     mine = tmp_path / "mine.toml"
     mine.write_text(text.replace("LFE5U-85F-6BG381C", "LFE5U-45F"), encoding="utf-8")
     board = boards.load(str(mine))

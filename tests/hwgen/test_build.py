@@ -17,9 +17,9 @@ from hwgen import cost, isa, parts, steps
 from hwgen.errors import UserError
 from hwgen.example import write
 from hwgen.importer.reference import reference
+from hwgen.sim import rtl
+from hwgen.sim.machine import Machine
 from hwgen.timeline import CAUSES
-from sim import rtl
-from sim.machine import Machine
 
 pytestmark = pytest.mark.xdist_group("build")  # they share bundles
 
@@ -87,7 +87,7 @@ def test_golden_and_machine_give_the_same_numbers(hwgen, made, tmp_path):
 
 
 def on_the_machine(verilog, config, image, runs, *, data_base, weight_bases, dram, progress):
-    """What `sim.rtl.simulate` does, on the machine and the cycle model."""
+    """What `hwgen.sim.rtl.simulate` does, on the machine and the cycle model."""
     assert any("module hwgen_top" in text for text in verilog.values())
     memory, results = np.frombuffer(image, np.uint8).copy(), []
     for run in runs:

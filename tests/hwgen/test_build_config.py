@@ -11,7 +11,7 @@ import pytest
 from hwgen import boards, explore, steps
 from hwgen.example import write
 
-TEXT = (resources.files("boards") / "ulx3s-85f.toml").read_text(encoding="utf-8")
+TEXT = (resources.files("hwgen.board_files") / "ulx3s-85f.toml").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

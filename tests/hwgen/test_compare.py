@@ -11,7 +11,7 @@ from hwgen import compare
 from hwgen import graph as fg
 from hwgen.intgraph import Buffer, IntGraph, Output, View
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 maker = importlib.util.module_from_spec(_spec)

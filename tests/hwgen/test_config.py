@@ -34,6 +34,8 @@ def test_derived_shapes():
     ("norm_columns", 1 << 16, "at most 32768"),
     ("window_chunks", -1, "must not be negative"),
     ("window_chunks", 2, "more than the 1 of array_inputs"),
+    ("window_rows", 0, "must be positive"),
+    ("window_rows", 5, "at most 4"),
     ("weight_words", 32, "holds no two tiles"),
     ("weight_words", 1 << 30, "at most 262144"),
     ("weight_ports", 5, "at most 4"),

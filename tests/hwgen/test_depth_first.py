@@ -20,8 +20,8 @@ from hwgen.mapping.rematerialise import rematerialise
 from hwgen.mapping.runs import units
 from hwgen.schedule import schedule
 from hwgen.select import integers
-from sim import golden
-from sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 
 SHAPES = {
     "plain": Shape(),

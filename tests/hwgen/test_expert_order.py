@@ -11,7 +11,7 @@ from hwgen import qgraph as q
 from hwgen.intgraph import MatMul, RouteTokens
 from hwgen.quantise import quantise
 from hwgen.select import select
-from sim import golden, quantised
+from hwgen.sim import golden, quantised
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 graph_maker = importlib.util.module_from_spec(_spec)

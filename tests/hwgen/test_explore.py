@@ -11,8 +11,8 @@ from hwgen.dram import of_board
 from hwgen.errors import UserError
 from hwgen.explore import points, space, work
 from hwgen.schedule import schedule
-from sim.tb.graphs import Shape, random_graph
-from sim.tb.windows import random_window_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.windows import random_window_graph
 
 GRAPHS = {"": random_graph(1, Shape(patches=(4, 4), heads=4, head=16, hidden=128))}
 PYNQ = boards.load("pynq-z2")
@@ -40,6 +40,15 @@ def test_front(front):
     assert best.cycles == pytest.approx(cycles(best.config, PYNQ), abs=0.1)
     assert best.images_per_second == pytest.approx(PYNQ.clock_mhz * 1e6 / best.cycles, rel=1e-4)
     assert explore.text(front, best).count("*") == 1
+
+
+def test_a_larger_array_than_any_candidate_is_a_config():
+    """Also with windows, whose engine is as wide as the row reader of its array."""
+    board = boards.load("ultra96v2")
+    wanted = work.measure({"": random_window_graph(0)})
+    found = list(space.candidates(wanted, board))
+    assert max(config.window_chunks for config in found) > 2
+    assert any(points._limit(config, board) for config in found)
 
 
 def test_choice_is_near_the_best_candidate(front):
@@ -164,3 +173,16 @@ def test_a_window_engine_where_windows_are():
         found = list(space.shaped(space.base(PYNQ, measured), measured, PYNQ, 8, 12))
         assert found and {config.window_chunks for config in found} == {3 * wanted}
         assert space.smallest(measured, PYNQ).window_chunks == wanted
+
+
+def test_rows_share_a_windows_reads_where_it_pays():
+    """As many as make a large kernel faster; one where rows read nothing in common, or where there are no windows."""
+    measured = replace(work.measure({"": random_window_graph(1)}), products=())
+    for (kernel, run), several in {((7, 7), 14): True, ((7, 7), 1): False, ((1, 1), 1): False}.items():
+        asked = replace(measured, windows=((196, 96, kernel, run, True, 100),))
+        found = list(space.shaped(space.base(PYNQ, asked), asked, PYNQ, 8, 12))
+        assert found and all((config.window_rows > 1) == several for config in found)
+        other = found[0].window_rows - 1 if several else 2
+        assert other in {config.window_rows for config in space.neighbours(found[0], asked, PYNQ)}
+    none = work.measure(GRAPHS)
+    assert {config.window_rows for config in space.shaped(space.base(PYNQ, none), none, PYNQ, 8, 12)} == {1}

@@ -7,7 +7,7 @@ import pytest
 
 from hwgen import boards, explore
 from hwgen.errors import UserError
-from sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
 
 PYNQ = boards.load("pynq-z2")
 

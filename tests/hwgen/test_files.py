@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from host import files as host_files
 from hwgen import files
 from hwgen.errors import UserError
+from hwgen.host import files as host_files
 
 IMAGES = np.arange(24, dtype=np.float32).reshape(3, 1, 2, 4)
 

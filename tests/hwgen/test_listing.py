@@ -5,7 +5,7 @@ import pytest
 from hwgen import isa, listing
 from hwgen.config import Config
 from hwgen.schedule import schedule
-from sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
 
 CONFIG = Config(bank_words=512)
 

@@ -13,7 +13,7 @@ from hwgen.levels import import_model
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from hwgen.select import select
-from sim import golden
+from hwgen.sim import golden
 
 
 def beside(name):

@@ -18,8 +18,8 @@ from hwgen.mapping.order import reorder
 from hwgen.mapping.row_tiling import row_tiling
 from hwgen.mapping.runs import chains
 from hwgen.schedule import schedule
-from sim import golden
-from sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 
 SHAPES = {
     "plain": Shape(),

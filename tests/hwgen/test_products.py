@@ -15,7 +15,7 @@ from hwgen.qgraph import QGraph
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from hwgen.select import select
-from sim import golden, quantised
+from hwgen.sim import golden, quantised
 
 
 def beside(name):

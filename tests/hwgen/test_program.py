@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host.bundle import Bundle, BundleError
 from hwgen import program as module
 from hwgen.config import Config
 from hwgen.errors import UserError
+from hwgen.host.bundle import Bundle, BundleError
 from hwgen.program import write_bundle
 from hwgen.schedule import schedule
-from sim.tb.graphs import random_graph
+from hwgen.sim.tb.graphs import random_graph
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hwgen.config import Config
 from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
-from sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
 
 CONFIG = Config(bank_words=512)
 GRAPH = random_graph(3, Shape())

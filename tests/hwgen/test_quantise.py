@@ -15,7 +15,7 @@ from hwgen.isa import Indirect
 from hwgen.quantise.calibrate import observe
 from hwgen.quantise.shared import signatures
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 maker = importlib.util.module_from_spec(_spec)

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from hwgen.compare import compare
 from hwgen.levels import import_model
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 pytestmark = pytest.mark.slow
 onnxruntime = pytest.importorskip("onnxruntime")

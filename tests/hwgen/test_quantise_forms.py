@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host.pack import pack_input, unpack_output
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.config import Config
+from hwgen.host.pack import pack_input, unpack_output
 from hwgen.intgraph import MatMul, Multiply
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from hwgen.select import integers, select
-from sim import golden, quantised
-from sim.machine import Machine
+from hwgen.sim import golden, quantised
+from hwgen.sim.machine import Machine
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 maker = importlib.util.module_from_spec(_spec)

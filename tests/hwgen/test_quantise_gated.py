@@ -12,7 +12,7 @@ from hwgen.compare import compare
 from hwgen.errors import UserError
 from hwgen.intgraph import Norm
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 _spec = importlib.util.spec_from_file_location("gated_maker", Path(__file__).with_name("gated_maker.py"))
 maker = importlib.util.module_from_spec(_spec)

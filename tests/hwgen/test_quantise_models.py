@@ -10,7 +10,7 @@ from hwgen.compare import compare
 from hwgen.intgraph import MatMul
 from hwgen.levels import import_model
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 LABELS = {"logits": "label_digit", "digit": "label_digit", "parity": "label_parity"}
 QUICK = 60

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host.pack import pack_input, unpack_output
 from hwgen import compare
 from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.errors import UserError
+from hwgen.host.pack import pack_input, unpack_output
 from hwgen.intgraph import MatMul, Norm
 from hwgen.program import manifest
 from hwgen.quantise import Quantisation, clipping
 from hwgen.schedule import schedule
 from hwgen.select import integers
-from sim import golden
-from sim.machine import Machine
+from hwgen.sim import golden
+from hwgen.sim.machine import Machine
 
 _spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
 maker = importlib.util.module_from_spec(_spec)

@@ -13,7 +13,7 @@ from hwgen.importer.reference import reference
 from hwgen.intgraph import Constant, Input, MatMul
 from hwgen.levels import import_model
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 quantization = pytest.importorskip("onnxruntime.quantization")
 

@@ -89,7 +89,7 @@ def test_unit_against_yosys(board, component, name, memory):
     board = boards.load(board)
     config = Config(array_outputs=12, array_inputs=24, axi_bytes=8, scale_entries=16384, norm_columns=64)
     verilog = {"top.v": top._convert(component(config), "hwgen_top", top.VerilogPlatform())}
-    verilog["ram_sdp.v"] = resource_files("rtl_templates").joinpath("ram_sdp.v").read_text()
+    verilog["ram_sdp.v"] = resource_files("hwgen.rtl_templates").joinpath("ram_sdp.v").read_text()
     used = synth.synthesise(verilog, board).total
     expected = primitives(memories(config)[memory], board) if memory else {}
     assert (used["bram"], used["uram"]) == (expected.get("bram", 0), expected.get("uram", 0))

@@ -62,7 +62,7 @@ def test_memories_against_yosys(board, tmp_path):
         limits = {"auto": 1 << 21, "block": 1 << 20, "distributed": 1 << 13}
         if 1 << 11 <= memory.depth * memory.width <= limits[memory.style]:
             shapes.append(memory)
-    design = resource_files("rtl_templates").joinpath("ram_sdp.v").read_text()
+    design = resource_files("hwgen.rtl_templates").joinpath("ram_sdp.v").read_text()
     for i, memory in enumerate(shapes):
         address = (memory.depth - 1).bit_length() - 1
         design += f"""module ram_{i}(input clk, input [{address}:0] wa, ra, input [{memory.width - 1}:0] wd, input we,

@@ -85,6 +85,25 @@ def smoothly_upsampled(w):
     return w.as_tokens(w.op("Resize", w.patches(), "", np.array([1, 1, 2, 2], np.float32), mode="linear"))
 
 
+def resized(height, width, mode, **attributes):
+    """A map [2, 3] to another size, by any ratios."""
+
+    def form(w):
+        return w.as_tokens(w.op("Resize", w.patches(), "", "", np.array([1, D, height, width]), mode=mode, **attributes))
+
+    return form
+
+
+def large_map_resized(to):
+    """A map of 96 rows, more than a kernel is tall, to so many."""
+
+    def form(w):
+        x = w.op("Resize", w.patches(), "", "", np.array([1, D, 96, 3]), mode="nearest")
+        return w.as_tokens(w.op("Resize", x, "", "", np.array([1, D, to, 3]), mode="linear"))
+
+    return form
+
+
 def reduced_keys(w):
     """Keys and values of a map that a convolution has made smaller."""
     x = w.patches()
@@ -145,3 +164,22 @@ def test_border_counts_as_the_file_says(tmp_path):
         found, _ = imported(tmp_path, pooled("AveragePool", count_include_pad=count), (1, "t", D))
         (node,) = (n for n in found.nodes if isinstance(n, graph.Window))
         assert (node.form, node.count_pads, node.kernel, node.pads) == ("mean", bool(count), (2, 3), (1, 1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("form", "rows", "taps"),
+    [
+        (resized(16, 24, "linear"), 384, 2),  # by eight
+        (resized(4, 9, "linear", coordinate_transformation_mode="align_corners"), 36, 2),
+        (resized(2, 2, "linear"), 4, 2),  # smaller
+        (resized(1, 1, "linear", antialias=1), 1, 3),
+        (resized(4, 6, "cubic"), 24, 3),
+        (large_map_resized(192), 576, 2),
+        (large_map_resized(144), 432, 2),
+    ],
+)
+def test_resizing_reads_only_what_has_weight(tmp_path, form, rows, taps):
+    found, kinds = imported(tmp_path, form, (1, rows, D))
+    kernels = [n.kernel for n in found.nodes if isinstance(n, graph.Window)]
+    assert kernels and max(a * b for a, b in kernels) <= taps
+    assert "Multiply" not in kinds

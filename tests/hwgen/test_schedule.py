@@ -16,7 +16,7 @@ from hwgen.schedule.emit import Emitter
 from hwgen.schedule.layout import DataStore, WeightStore, fits_narrow, layout_of, pack_rows, pack_stream
 from hwgen.schedule.liveness import Access, spans
 from hwgen.schedule.prepare import prepare
-from sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.graphs import Shape, random_graph
 
 CONFIGS = [
     Config(),

@@ -15,9 +15,9 @@ from hwgen.config import Config
 from hwgen.counts import walks
 from hwgen.isa import Convert, Indirect, RowMax, RowScale, Unit
 from hwgen.schedule import schedule
+from hwgen.sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.maps import random_map_graph
 from hwgen.walks import ZERO_ROW, Walk
-from sim.tb.graphs import Shape, random_graph
-from sim.tb.maps import random_map_graph
 
 
 def area(start, rows, pitch, width):

@@ -194,7 +194,7 @@ def test_ending_a_compilation_leaves_no_process_and_no_folder(script, tmp_path, 
         import os, sys, tempfile
         from pathlib import Path
         from hwgen import boards, cli
-        from sim import simulators
+        from hwgen.sim import simulators
 
         def compile():
             with tempfile.TemporaryDirectory() as folder:

@@ -19,8 +19,8 @@ from hwgen.mapping.windows import window_tiling
 from hwgen.quantise import quantise
 from hwgen.schedule import attempt, schedule
 from hwgen.select import select
-from sim import golden
-from sim.tb.graphs import Shape, random_graph
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import Shape, random_graph
 
 
 def beside(name):

@@ -12,9 +12,9 @@ from hwgen.config import Config
 from hwgen.isa import Border, ColScale, Convert, Indirect, RowMax, RowScale
 from hwgen.rtl.core import Core
 from hwgen.rtl.ports import READ_LATENCY
+from hwgen.sim import vector
+from hwgen.sim.machine import Machine
 from hwgen.walks import Plane, Walk
-from sim import vector
-from sim.machine import Machine
 
 CONFIG = Config(
     array_outputs=8, array_inputs=8, banks=2, bank_words=256, acc_rows=8, scale_entries=256, queue_entries=32,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwgen import doctor
-from sim.simulators import verilator_environment
+from hwgen.sim.simulators import verilator_environment
 
 HERE = Path(__file__).parent
 CYCLES = 20_000
@@ -54,7 +54,7 @@ def tools():
 def test_mapped_rams(tools, tmp_path):
     from hwgen.synth import yosys
 
-    source = resources.files("rtl_templates").joinpath("ram_sdp.v").read_text()
+    source = resources.files("hwgen.rtl_templates").joinpath("ram_sdp.v").read_text()
     text, bench, mapped = source, BENCH, ""
     (tmp_path / "ram.v").write_text(source)
     for n, ((depth, width), count) in enumerate(SHAPES.items()):

@@ -10,8 +10,8 @@ from hwgen import doctor
 from hwgen.config import Config
 from hwgen.rtl.array import MacArray, MacPair
 from hwgen.rtl.top import emit_shared
+from hwgen.sim.simulators import verilator_environment
 from hwgen.synth.partition import split
-from sim.simulators import verilator_environment
 
 HERE = Path(__file__).parent
 PORTS = "input clk, rst, input [7:0] write0, write1, swap, input [8*I-1:0] x, w0, w1, output [26:0] a0, a1, b0, b1"

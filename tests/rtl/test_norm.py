@@ -6,6 +6,7 @@ from hwgen.config import Config
 from hwgen.isa import Multiply, encode
 from hwgen.isa import Norm as NormInsn
 from hwgen.latency import multiply_cycles, norm_cycles
+from hwgen.memories import memories
 from hwgen.numerics import GAMMA_SHIFT, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, layer_norm, multiply, row_max_abs, turn
 from hwgen.rtl.norm import Norm
 
@@ -187,6 +188,15 @@ def test_products_around_the_ring(vector_memory):
     """Factors of a row lie where it begins; rows that fill the buffer several times never take each other's."""
     deep = Config(array_outputs=8, array_inputs=9, norm_columns=128)
     run_multiply(vector_memory, deep, [(9, 119, 119, "normal", "x"), (9, 128, 3, "normal", "x")], 0.2, 9)
+
+
+def test_products_that_begin_where_the_ring_does(vector_memory):
+    """The memories of rows and factors differ in depth: a row may begin at the first chunk of one and not of the other."""
+    config = Config(array_outputs=8, array_inputs=9, norm_columns=256)
+    depth = memories(config)
+    assert depth["norm rows"].depth < depth["norm parameters"].depth
+    cases = [(4, 256, 256, "normal", "x"), (9, 100, 99, "extreme", "apart")]
+    run_multiply(vector_memory, config, cases, 0.1, 10)
 
 
 @pytest.mark.parametrize("config,columns,period", [(SQUARE, 64, 8), (SQUARE, 30, 1), (UNEVEN, 45, 12), (SQUARE, 8, 1)])

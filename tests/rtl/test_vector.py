@@ -10,8 +10,8 @@ from hwgen.latency import multiply_cycles, norm_cycles, route_cycles, window_cyc
 from hwgen.numerics import GAMMA_SHIFT, INT16_MAX, layer_norm, route, row_max_abs, turn
 from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.vector import VectorUnit
-from sim import vector
-from sim.machine import Machine
+from hwgen.sim import vector
+from hwgen.sim.machine import Machine
 
 SQUARE = Config(array_outputs=8, array_inputs=8, max_experts=16, queue_entries=64, norm_columns=64)
 UNEVEN = Config(array_outputs=12, array_inputs=20, max_experts=9, queue_entries=64, norm_columns=32)
@@ -216,7 +216,7 @@ def test_windows_among_others(vector_memory, stall):
                     writes = vector.reduce_window(machine, insn, held)
                     if not stall:
                         taps = 1 if held is None else 2
-                        assert memory.cycle - begin == window_cycles(config, 4, 5, taps, False) + 1
+                        assert memory.cycle - begin == window_cycles(config, 4, 5, (1, taps), 1, False) + 1
                     held = None
             for target, index, values in writes:
                 target[index] = values

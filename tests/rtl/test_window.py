@@ -9,21 +9,27 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
 
 from hwgen.config import Config
+from hwgen.counts import windows
 from hwgen.isa import Border, Gelu, Reduce, ReduceWindow, WindowWalk, encode
 from hwgen.latency import window_cycles
 from hwgen.numerics import INT16_MAX, STATIC_SHIFT, WINDOW_SHIFT_MAX
 from hwgen.rtl.booth import booth
 from hwgen.rtl.window import Window
+from hwgen.sim import vector
+from hwgen.sim.machine import Machine
 from hwgen.walks import Plane, Walk, window
-from sim import vector
-from sim.machine import Machine
 
 SQUARE = Config(array_outputs=8, array_inputs=8, window_chunks=1, acc_rows=64, scale_entries=128)
 PAIRS = Config(array_outputs=10, array_inputs=12, window_chunks=4, acc_rows=64, scale_entries=128)  # chunks of two elements
+GROUPS = replace(PAIRS, array_outputs=10, array_inputs=11, window_chunks=2, window_rows=3)  # of neighbouring rows
 THIN = Config(array_outputs=8, array_inputs=9, window_chunks=3, acc_rows=64, scale_entries=128)  # of one
 X, Y, PARAMS, SCALE = 0, 1000, 2000, 7
 ROWS = Walk((1,), (1,), (1,))
 WIDE = pytest.param(SQUARE, id="1", marks=pytest.mark.slow)  # lanes of eight elements: minutes in this simulator
+
+SHAPES = pytest.mark.parametrize(
+    "config", [WIDE, pytest.param(PAIRS, id="4"), pytest.param(THIN, id="3"), pytest.param(GROUPS, id="2x3")]
+)
 
 
 @pytest.mark.parametrize("a_bits, b_bits", [(16, 8), (17, 18), (5, 2), (7, 6)])
@@ -120,12 +126,14 @@ def walks():
         Walk((3, 2, 4, 2), (4, 0, 1, 0), (16, 8, 2, 1)),
         Walk((9,), (-2,), (-1,), 20, 11),
         window((5, 5), (5, 5)),
+        window((2, 5), (2, 7), pads=(1, 3, 0, 3)),
+        window((2, 9), (1, 2)),
         Walk((1,), (1,), (1,), 3, 4),
     ]
 
 
 @pytest.mark.parametrize("reduce", Reduce)
-@pytest.mark.parametrize("config", [WIDE, pytest.param(PAIRS, id="4"), pytest.param(THIN, id="3")])
+@SHAPES
 def test_walks(vector_memory, config, reduce):
     rng = np.random.default_rng(1)
     cases = [case(config, rng, walk=walk, reduce=reduce) for walk in walks()]
@@ -133,7 +141,7 @@ def test_walks(vector_memory, config, reduce):
 
 
 @pytest.mark.parametrize("stall", [0.3, 0.8])
-@pytest.mark.parametrize("config", [WIDE, pytest.param(PAIRS, id="4"), pytest.param(THIN, id="3")])
+@SHAPES
 def test_stalls(vector_memory, config, stall):
     rng = np.random.default_rng(2)
     few = [walks()[i] for i in (0, 1, 4, 9)]
@@ -169,7 +177,7 @@ def test_no_rows(vector_memory):
     memory.run(bench)
 
 
-@pytest.mark.parametrize("config", [SQUARE, PAIRS, THIN], ids=["1", "4", "3"])
+@pytest.mark.parametrize("config", [SQUARE, PAIRS, THIN, GROUPS], ids=["1", "4", "3", "2x3"])
 def test_throughput(vector_memory, config):
     """Without stalls a row costs its taps, or the chunks of its block."""
     rng = np.random.default_rng(6)
@@ -178,6 +186,6 @@ def test_throughput(vector_memory, config):
     shapes.append((Walk((64,), (1,), (1,)), block))
     cases = [case(config, rng, walk=walk, columns=columns, reduce=Reduce(k % 2)) for k, (walk, columns) in enumerate(shapes)]
     expected = [
-        window_cycles(config, i.rows, i.columns, w.kernel_u * w.kernel_v, i.reduce == Reduce.WEIGHTED) for i, w in cases
+        window_cycles(config, i.rows, i.columns, *windows(w), i.reduce == Reduce.WEIGHTED) for i, w in cases
     ]
     assert run_windows(vector_memory, config, cases, 0.0, 6) == expected

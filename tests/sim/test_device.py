@@ -10,8 +10,8 @@ import pytest
 from hwgen import boards, isa, registers
 from hwgen.config import Config
 from hwgen.registers import Control, State, Status, offset
-from sim.device import PAGE, SimulatedBoard
-from sim.register_file import DEFAULT_CYCLES, MachineEngine
+from hwgen.sim.device import PAGE, SimulatedBoard
+from hwgen.sim.register_file import DEFAULT_CYCLES, MachineEngine
 
 CONFIG = Config(array_outputs=8, array_inputs=8, weight_ports=1)
 COPY = [

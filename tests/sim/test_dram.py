@@ -1,7 +1,7 @@
 """The settings that the simulated DRAM takes."""
 
 from hwgen.dram import UNLIMITED, Dram
-from sim.dram import plusargs
+from hwgen.sim.dram import plusargs
 
 
 def test_settings_of_the_simulation():

@@ -7,7 +7,7 @@ from hwgen import numerics as num
 from hwgen.errors import UserError
 from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Norm, Output, RouteTokens, View, verify
 from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
-from sim import golden
+from hwgen.sim import golden
 
 
 def build(buffers, ops, outputs=(), trace=None):

@@ -5,15 +5,15 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from host.pack import pack_input, unpack_output
 from hwgen import isa, mapping
 from hwgen.config import Config
+from hwgen.host.pack import pack_input, unpack_output
 from hwgen.intgraph import Constant, Input, RouteTokens
 from hwgen.isa import Indirect
 from hwgen.schedule import schedule
-from sim import golden
-from sim.machine import Machine, MachineFault, Segment
-from sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim import golden
+from hwgen.sim.machine import Machine, MachineFault, Segment
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 
 CONFIGS = {
     "16x16": Config(),

@@ -10,10 +10,10 @@ import pytest
 from hwgen import intgraph, intgraph_io, isa, mapping
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import random_images
+from hwgen.sim.tb.maps import random_map_graph
 from hwgen.walks import Walk
-from sim import golden
-from sim.tb.graphs import random_images
-from sim.tb.maps import random_map_graph
 
 _spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
 machine = importlib.util.module_from_spec(_spec)

@@ -14,11 +14,11 @@ from hwgen.intgraph import Buffer, Constant, IntGraph, Output, ReduceWindow, Vie
 from hwgen.isa import Reduce
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
+from hwgen.sim import golden
+from hwgen.sim.machine import MachineFault
+from hwgen.sim.tb.graphs import random_images
+from hwgen.sim.tb.windows import random_window_graph
 from hwgen.walks import window
-from sim import golden
-from sim.machine import MachineFault
-from sim.tb.graphs import random_images
-from sim.tb.windows import random_window_graph
 
 _spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
 machine = importlib.util.module_from_spec(_spec)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from hwgen.errors import UserError
-from sim import simulators
+from hwgen.sim import simulators
 
 SOURCES = {"tiny.v": "module tiny(input a, output b); assign b = !a; endmodule\n"}
 BENCH = """

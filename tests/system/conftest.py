@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pytest
 
-from host.pack import pack_input, unpack_output
 from hwgen import boards, cost, isa, steps, timeline
 from hwgen.config import Config
 from hwgen.counts import data_beats
 from hwgen.dram import Dram, setting
+from hwgen.host.pack import pack_input, unpack_output
 from hwgen.intgraph import IntGraph
 from hwgen.mapping import Mapping
 from hwgen.program import Program, TaskProgram
 from hwgen.schedule import schedule
-from sim import golden, rtl
-from sim.machine import Machine
+from hwgen.sim import golden, rtl
+from hwgen.sim.machine import Machine
 
 Images = dict[str, np.ndarray]
 

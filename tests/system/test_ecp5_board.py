@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host import serial_link
-from host.errors import DeviceError
-from host.pack import pack_input, unpack_output
-from host.serial_link import SerialLink
 from hwgen import bitstream, boards, registers, steps
 from hwgen.config import Config
+from hwgen.host import serial_link
+from hwgen.host.errors import DeviceError
+from hwgen.host.pack import pack_input, unpack_output
+from hwgen.host.serial_link import SerialLink
 from hwgen.registers import Control, Status
 from hwgen.rtl.shell.shell import ShellTiming, emit_shell
 from hwgen.schedule import schedule
-from sim import golden
-from sim.board import SimulatedBoard
-from sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim import golden
+from hwgen.sim.board import SimulatedBoard
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 
 RTL_MODELS = Path(__file__).parents[1] / "rtl"
 CLOCK_MHZ, BIT_CYCLES, TIMEOUT_MS = 62.5, 8, 0.02

@@ -9,7 +9,7 @@ from hwgen.example import write
 from hwgen.importer.reference import reference
 from hwgen.levels import import_model
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 
 @pytest.mark.parametrize("name, least", [("swin-digits", 0.98), ("hybrid-digits", 0.99)])

@@ -12,7 +12,7 @@ from hwgen.intgraph import Multiply
 from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 _spec = importlib.util.spec_from_file_location("gated_maker", Path(__file__).parents[1] / "hwgen" / "gated_maker.py")
 maker = importlib.util.module_from_spec(_spec)

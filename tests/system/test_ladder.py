@@ -18,10 +18,10 @@ from hwgen.mapping import Mapping
 from hwgen.mapping.rematerialise import rematerialise
 from hwgen.schedule import schedule
 from hwgen.select import integers
-from sim import golden
-from sim.tb.graphs import Shape, random_graph, random_images
-from sim.tb.maps import random_map_graph
-from sim.tb.windows import random_window_graph
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim.tb.maps import random_map_graph
+from hwgen.sim.tb.windows import random_window_graph
 
 SQUARE = Config(array_outputs=16, array_inputs=16)
 ODD = Config(array_outputs=12, array_inputs=20, weight_ports=1)  # divides neither 64 nor the heads of 32
@@ -179,7 +179,10 @@ def test_maps_in_parts(config, climb):
     climb({"": graph}, config, "", [random_images(graph, seed) for seed in range(2)])
 
 
-WINDOWED = {"16x16": replace(SQUARE, window_chunks=1, acc_rows=32), "12x20": replace(ODD, window_chunks=3)}
+WINDOWED = {
+    "16x16": replace(SQUARE, window_chunks=1, window_rows=2, acc_rows=32),
+    "12x20": replace(ODD, window_chunks=3, window_rows=3),
+}
 WINDOWS = pytest.mark.parametrize(
     "name",
     [  # the second one is compiled where there is time

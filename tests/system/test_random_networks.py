@@ -18,7 +18,7 @@ from hwgen.levels import import_model
 from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 _spec = importlib.util.spec_from_file_location(
     "network_maker", Path(__file__).parents[1] / "hwgen" / "network_maker.py"

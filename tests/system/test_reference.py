@@ -13,7 +13,7 @@ import hwgen
 from hwgen import doctor, run
 from hwgen.example import write
 from hwgen.files import read_npz
-from sim.simulators import verilator_environment
+from hwgen.sim.simulators import verilator_environment
 
 TOP = Path(hwgen.__file__).parents[1]
 GIGABYTE = 1 << 20  # in the kilobytes that the system counts

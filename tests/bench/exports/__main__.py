@@ -31,7 +31,7 @@ from hwgen.errors import UserError
 from hwgen.importer.reference import reference
 from hwgen.levels import check, import_model, refusal
 from hwgen.select import integers
-from sim import golden
+from hwgen.sim import golden
 
 try:
     import torch
