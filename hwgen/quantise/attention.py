@@ -15,7 +15,19 @@ from .. import qgraph as q
 from ..isa import Convert
 from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, STATIC_SHIFT, TURN_ONE, U16_MAX
 from ..qgraph import UNIT_ROW, Matrix, Ref
-from .builder import EPSILON_MAX, ROW_UNIT, TINY, Builder, Held, folded, limited, own_scale, wide_scale
+from .builder import (
+    EPSILON_MAX,
+    LOW_STEPS,
+    ROW_UNIT,
+    TINY,
+    Builder,
+    Held,
+    folded,
+    limited,
+    low_part,
+    own_scale,
+    wide_scale,
+)
 from .calibrate import SCORES_MAX, centre
 from .plan import describe
 from .scales import (
@@ -67,7 +79,14 @@ def attention(b: Builder, node: fg.Attention) -> None:
     across = transposed(b, v.name, x, v_weight, v_step, v.source, node.windows)
     matrix = Matrix(across, col_mult, shift, np.rint((v_constant - offset) / scale).astype(np.int16))
     biases = _biases(b, node, shares)
-    made = q.Attention(b.name(node.name), queries, keys, matrix, factors, biases, node.windows, source=node.source)
+    low, finer = (), ()
+    if node.name in b.wide:
+        low = tuple(low_part(b, node, Held(side, b.made.values[side.value].scale)).ref for side in (queries, keys))
+        finer = tuple(single(factor / LOW_STEPS) for factor in factors)
+    coarse = tuple(single(factor) for factor in factors)
+    made = q.Attention(
+        b.name(node.name), queries, keys, matrix, coarse, biases, node.windows, low, finer, source=node.source
+    )
     less = offset if fold else limit and limit[1] or None
     ref = b.emit(made, rows, columns, scale, less, node.heads, node.name)
     b.held[node.name] = Held(ref, scale, less, b.held[q_side.linear.x].first_row)
@@ -106,8 +125,8 @@ def side_of(b: Builder, name: str, node: fg.Attention | fg.Rotate) -> Side:
 
 def _queries_and_keys(
     b: Builder, node: fg.Attention, q_side: Side, k_side: Side
-) -> tuple[Ref, Ref, tuple[tuple[int, int], ...], Array]:
-    """Emit Q and K; their rows, and each head's factor from an int8 sum to score steps as (column multiplier, shift).
+) -> tuple[Ref, Ref, list[float], Array]:
+    """Emit Q and K; their rows, and each head's factor from an int8 sum to score steps.
 
     Last the share of the file's scores [heads] that this is: less than 1 where they would leave the range of scores. The
     sign of a negative scale goes into Q.
@@ -131,7 +150,7 @@ def _queries_and_keys(
     keys = project(b, node, k_side, f"{node.name}.k", k_steps, middle, angles)
     if k_side.rotate:
         b.made.trace[k_side.name] = keys
-    return queries, keys, tuple(single(float(factor)) for factor in factors), shares
+    return queries, keys, [float(factor) for factor in factors], shares
 
 
 def parameters(b: Builder, side: Side, less: Array | float) -> tuple[Array, Array]:

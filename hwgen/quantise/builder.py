@@ -49,6 +49,7 @@ ROW_UNIT = 2.0**-ROW_STEP_BITS  # a row-converted operand: real = int8 * row sca
 STATIC_MAX = INT8_MAX << STATIC_SHIFT
 STATIC_ROOM = 1.2
 TINY = 1e-30
+LOW_STEPS = 254  # by which half an int8 step, the most that int8 leaves of a number, becomes the largest int8 number
 EPSILON_MAX = (1 << 48) - 1  # of numerics.layer_norm
 
 
@@ -335,7 +336,15 @@ def linear(
     return Held(add, scale, offset or None, parts[0][0].first_row)
 
 
-def rest(b: Builder, node: fg.Linear | fg.Conv, x: Held) -> tuple[Ref, Held]:
+def low_part(b: Builder, node: fg.Conv | fg.Attention, x: Held) -> Held:
+    """What the int8 conversion of x with a fixed step leaves, in steps LOW_STEPS times finer: an operand of its own."""
+    _, low = rest(b, node, x)
+    made = q.Stack(b.name(f"{node.name}.low"), (piece(b, low, low.scale / LOW_STEPS),), source=node.source)
+    scale = low.scale / LOW_STEPS
+    return Held(b.emit(made, low.ref.rows, b.cols(low), scale, None, b.groups_of(low)), scale, None, x.first_row)
+
+
+def rest(b: Builder, node: fg.Linear | fg.Conv | fg.Attention, x: Held) -> tuple[Ref, Held]:
     """(x, what the int8 conversion of it with a fixed step leaves): products of the two together have all 16 bits.
 
     The rest, x - 256 * int8(x), is made by the array too, by a product with the identity; rows of it are small, so their

@@ -28,9 +28,12 @@ MOST, FEW = 8, 2  # images that are tried: with many layers rounded, with one
 
 
 def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: set[str]) -> set[str]:
-    """Layers of the graph that are to have both operands in 16 bits; `fused`: linear layers that only int8 can be."""
+    """Layers of the graph that are to have both operands in 16 bits, and attentions whose queries and keys are to.
+
+    `fused`: layers that only int8 can be.
+    """
     network = _Network(graph, stats, images)
-    free = [n.name for n in graph.nodes if isinstance(n, Layer) and n.name not in fused and not is_identity(n)]
+    free = [n.name for n in graph.nodes if isinstance(n, Layer | fg.Attention) and n.name not in fused and not is_identity(n)]
     every = {n.name for n in graph.nodes}
     if not free or network.kept(every, FEW) >= LEAST + SURE or (now := network.kept(every)) >= LEAST:
         return set()

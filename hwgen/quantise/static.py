@@ -12,13 +12,12 @@ from ..isa import Convert
 from ..numerics import INT8_MAX, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Ref
 from ..walks import Walk, window
-from .builder import STATIC_MAX, STATIC_ROOM, Builder, Held, chosen, fitting, piece, rest
+from .builder import LOW_STEPS, STATIC_MAX, STATIC_ROOM, Builder, Held, chosen, fitting, low_part, piece
 from .hidden import Form, activated_alone, activation_form
 from .norm import LEAST_SHARE, PEAK_TO_RMS
 from .scales import quantise_weights, remainder, smallest_out_scale
 
 Array = np.ndarray
-LOW_STEPS = 254  # by which half an int8 step, the most that int8 leaves of a number, becomes the largest int8 number
 WORTH = 2.0  # least reduction of the estimated noise power for which a value is copied to steps that suit a convolution
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the columns' ranges that may go into the weights, as in SmoothQuant
 
@@ -96,10 +95,7 @@ def static(b: Builder, node: fg.PatchEmbed | fg.Conv) -> Static:
     walk = fitting(node, window(node.size, (kernel[0], kernel[1]), node.stride, node.pads, node.dilation))
     fine, more = node.name in b.wide, ()
     if fine:
-        _, low = rest(b, node, held)
-        copied = q.Stack(b.name(f"{node.name}.low"), (piece(b, low, low.scale / LOW_STEPS),), source=node.source)
-        ref = b.emit(copied, low.ref.rows, b.cols(low), low.scale / LOW_STEPS, None, b.groups_of(low))
-        more = ((ref, 1 / LOW_STEPS),)
+        more = ((low_part(b, node, held).ref, 1 / LOW_STEPS),)
     return Static(node, held.ref, weight.reshape(count, -1), node.bias, 1.0, walk, fine, more)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 import hwgen.quantise
 from hwgen import graph as fg
+from hwgen import qgraph
+from hwgen.leveltext import parse, text
 from hwgen.quantise import quantise
 from hwgen.quantise.calibrate import ENOUGH, Range
 from hwgen.quantise.plan import map_height
@@ -52,7 +54,12 @@ def residual(m):
     m.linear(m.act(m.conv(x, (1, 1), pads=(0, 0, 0, 0)), "hardswish"))
 
 
-NETWORKS = {"convolutions": convolutions, "residual": residual}
+def attention(m):
+    """Windows with a bias each; scores of several nats, so that what int8 leaves of queries and keys is heard."""
+    m.attention(m.norm("patches"), masks=True)
+
+
+NETWORKS = {"convolutions": convolutions, "residual": residual, "attention": attention}
 
 
 def decibels(graph, level_q, count=3):
@@ -84,7 +91,11 @@ def test_layers_whose_rounding_outputs_hear_have_sixteen_bits(network, monkeypat
     monkeypatch.setattr(hwgen.quantise.sensitive, "LEAST", 0.0)
     narrow = quantise({"": graph}, calibration)[""]
     assert len(wide.nodes) > len(narrow.nodes) + 4
+    assert any(isinstance(n, qgraph.Attention) and n.low for n in wide.nodes) == (network == "attention")
     assert decibels(graph, wide) > decibels(graph, narrow) + 6
+    arrays = []
+    again = parse(text(wide, arrays), qgraph.QGraph, arrays)
+    assert text(again, []) == text(wide, [])
     image = {name: data[0] for name, data in maker_images(graph, 1).items()}
     level_m = select(wide)
     config = replace(machine.CONFIGS["12x20"], bank_words=8192, scale_entries=4096, acc_rows=64, window_chunks=1)
