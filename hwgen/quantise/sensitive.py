@@ -23,6 +23,7 @@ LEAST = 24.0  # dB of the worst output, below which layers are made wide
 WANTED = 28.0  # dB that wide layers are to reach
 CLOSE = 0.25  # of the noise that no wide layer helps against, which int8 layers may add beyond that
 WORTH = 3.0  # dB
+TRIED = 100_000  # layers times nodes of the network, beyond which trying each by itself takes minutes: all stay in int8
 SURE = 3.0  # dB more, with which FEW images tell that it is enough
 MOST, FEW = 8, 2  # images that are tried: with many layers rounded, with one
 
@@ -35,7 +36,7 @@ def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: 
     network = _Network(graph, stats, images)
     free = [n.name for n in graph.nodes if isinstance(n, Layer | fg.Attention) and n.name not in fused and not is_identity(n)]
     every = {n.name for n in graph.nodes}
-    if not free or network.kept(every, FEW) >= LEAST + SURE or (now := network.kept(every)) >= LEAST:
+    if not free or len(free) * len(every) > TRIED or network.kept(every, FEW) >= LEAST + SURE or (now := network.kept(every)) >= LEAST:
         return set()
     best = network.kept(every - set(free))
     if best < now + WORTH:
