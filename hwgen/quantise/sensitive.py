@@ -36,7 +36,9 @@ def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: 
     network = _Network(graph, stats, images)
     free = [n.name for n in graph.nodes if isinstance(n, Layer | fg.Attention) and n.name not in fused and not is_identity(n)]
     every = {n.name for n in graph.nodes}
-    if not free or len(free) * len(every) > TRIED or network.kept(every, FEW) >= LEAST + SURE or (now := network.kept(every)) >= LEAST:
+    if not free or len(free) * len(every) > TRIED or network.kept(every, FEW) >= LEAST + SURE:
+        return set()
+    if (now := network.kept(every)) >= LEAST:
         return set()
     best = network.kept(every - set(free))
     if best < now + WORTH:
