@@ -98,17 +98,19 @@ def search(
     groups: Iterable[list[Mapping]] = itertools.chain(first, small_candidates(), windows, last)
     if quick:
         groups = ([mapping] for group in groups for mapping in group)
-    hopeless = False
+    hopeless = blocked = False
     for group in groups:
         best: Choice | None = None
         for mapping in group:
-            if hopeless and mapping.spill is None and not mapping.windows:
+            if (blocked if mapping.windows else hopeless) and mapping.spill is None:
                 continue
+            before = failure
             program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
             if isinstance(program, UserError):
                 failure = program
                 if isinstance(failure, Shortage) and failure.short and mapping == FIRST_SMALL:
                     hopeless = True  # tiles that found no room are as small as they get: less room does not help
+                blocked = mapping.windows and str(failure) == str(before)  # smaller blocks leave the same without room
                 continue
             runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
             choice = Choice(mapping, runs)
