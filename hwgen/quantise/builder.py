@@ -30,7 +30,7 @@ from ..walks import Walk
 from .calibrate import Range, Stats
 from .options import Quantisation, matches
 from .plan import Plan, describe
-from .scales import OutOfRange, quantise_weights, remainder, smallest_out_scale
+from .scales import OutOfRange, quantise_weights, rounding, smallest_out_scale
 
 Array = np.ndarray
 
@@ -81,7 +81,8 @@ class Builder:
     options: Quantisation
     made: QGraph
     exact: set[str]  # linear layers that must read all 16 bits
-    wide: set[str]  # layers whose weights have more than 8 bits too
+    fine: set[str]  # of these the ones whose weights have more than 8 bits
+    wide: set[str]  # layers and attentions, both of whose operands have 16 bits
     held: dict[str, Held] = field(default_factory=dict)
     # Values whose columns are split over several: (their columns, where they are).
     groups: dict[str, list[tuple[Array, Held]]] = field(default_factory=dict)
@@ -319,18 +320,16 @@ def linear(
         fields = {"layer": node.name, "source": node.source}
         rows = x.ref.rows if add is None else add.rows
         name, groups = value if last else f"{value}.{i}", groups if add is None else b.made.values[add.value].groups
-        fine = node.name in b.wide
-        if fine or node.name in b.exact or matches(b.options.wide, value):
+        if node.name in b.exact or matches(b.options.wide, value):
             ref, x = rest(b, node, x)
-            high = quantise_weights(weight, 2.0**STATIC_SHIFT, scale, bias, UNIT_ROW)
-            names = {"layer": f"{node.name}.high", "source": node.source}
-            if fine:
-                left = remainder(weight, high, 2.0**STATIC_SHIFT, scale)
-                few = quantise_weights(left, 2.0**STATIC_SHIFT, scale, None, UNIT_ROW)
-                product = q.Product(b.name(f"{value}.fine"), ref, few, Convert.STATIC, add=add, at=at, **names)
-                add = b.emit(product, rows, cols, scale, groups=groups)
-            product = q.Product(b.name(f"{value}.high"), ref, high, Convert.STATIC, add=add, at=at, **names)
-            add, bias = b.emit(product, rows, cols, scale, groups=groups), None
+            parts_of = [(weight, bias)]
+            if node.name in b.fine and (low := rounding(weight, 2.0**STATIC_SHIFT, scale, UNIT_ROW)).any():
+                parts_of.append((low, None))
+            for part, term in parts_of:
+                high = quantise_weights(part, 2.0**STATIC_SHIFT, scale, term, UNIT_ROW)
+                names = {"layer": f"{node.name}.high", "source": node.source}
+                product = q.Product(b.name(f"{value}.high"), ref, high, Convert.STATIC, add=add, at=at, **names)
+                add, bias = b.emit(product, rows, cols, scale, groups=groups), None
         product = q.Product(b.name(name), x.ref, quantise_weights(weight, ROW_UNIT, scale, bias), add=add, at=at, **fields)
         add = b.emit(product, rows, cols, scale, offset or None, groups, value if last else None)
     return Held(add, scale, offset or None, parts[0][0].first_row)

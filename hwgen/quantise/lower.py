@@ -21,6 +21,7 @@ from .legal import Legal
 from .norm import norm
 from .options import Quantisation
 from .plan import Plan, describe, product_side
+from .received import received
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 from .soft import combine, dispatch, mean, slot_experts
 
@@ -30,7 +31,8 @@ Array = np.ndarray
 def lower(legal: Legal, plan: Plan, task: str, options: Quantisation, wide: set[str]) -> QGraph:
     """The verified level-Q graph; `wide`: see `sensitive`. Raises UserError for a network that the machine cannot do."""
     graph = legal.graph
-    b = Builder(graph, plan, legal.stats, fg.shapes(graph), options, QGraph({}, [], [], task), legal.exact, wide)
+    exact, fine = legal.exact | wide, legal.fine | wide
+    b = Builder(graph, plan, legal.stats, fg.shapes(graph), options, QGraph({}, [], [], task), exact, fine, wide)
     for node in plan.nodes.values():
         if node.name in plan.alone:
             try:
@@ -65,6 +67,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             mean(b, node)
         case fg.Gather():
             maps.gather(b, node)
+        case fg.Select():
+            maps.select(b, node)
         case fg.Join():
             maps.join(b, node)
         case fg.Stack():
@@ -92,6 +96,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             products.transpose(b, node)
         case fg.Ratio():
             products.ratio(b, node)
+        case fg.Received():
+            received(b, node)
         case fg.Softmax():
             products.softmax(b, node)
         case fg.Rows(x=x, start=start, stop=stop):

@@ -15,7 +15,7 @@ from ..walks import Walk, window
 from .builder import LOW_STEPS, STATIC_MAX, STATIC_ROOM, Builder, Held, chosen, fitting, low_part, piece
 from .hidden import Form, activated_alone, activation_form
 from .norm import LEAST_SHARE, PEAK_TO_RMS
-from .scales import quantise_weights, remainder, smallest_out_scale
+from .scales import quantise_weights, rounding, smallest_out_scale
 
 Array = np.ndarray
 WORTH = 2.0  # least reduction of the estimated noise power for which a value is copied to steps that suit a convolution
@@ -63,7 +63,7 @@ class Static:
         weight, bias = self.weight * factor, self._bias(offset, factor)
         parts = [("", self.x, quantise_weights(weight, self.step, step, bias, UNIT_ROW))]
         if self.fine:
-            left = remainder(weight, parts[0][2], self.step, step)
+            left = rounding(weight, self.step, step, UNIT_ROW)
             parts.append((".fine", self.x, quantise_weights(left, self.step, step, None, UNIT_ROW)))
         parts += [(".low", x, quantise_weights(weight, unit, step, None, UNIT_ROW)) for x, unit in self.more]
         ref, groups = (None, 1) if add is None else (add.ref, b.groups_of(add))
