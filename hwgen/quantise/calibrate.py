@@ -147,6 +147,20 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
     return stats if method == "max" else replace(stats, covered=_covered(graph, images, values, method))
 
 
+def unseen(graph: fg.Graph, images: dict[str, Array]) -> float:
+    """Share of the values of one half of the images that lie beyond what the other half shows; at least two images."""
+    half = len(next(iter(images.values()))) // 2
+    seen = observe(graph, {name: data[half:] for name, data in images.items()}).values
+    beyond = total = 0
+    for i in range(half):
+        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64)
+        for name in seen:
+            low, high = seen[name].low.min(), seen[name].high.max()
+            beyond += int(((values[name] < low) | (values[name] > high)).sum())
+            total += values[name].size
+    return beyond / total
+
+
 def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range], method: str) -> dict[str, Array]:
     """What the method makes of every value that has a fixed int8 step: Q and K by head, V by column, the inputs."""
     groups = dict.fromkeys(graph.inputs, 1)
