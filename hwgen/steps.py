@@ -48,7 +48,7 @@ from .quantise.options import Quantisation
 
 GRAPH_FILE = "graph.bin"
 REPORT_FILE = "report.json"
-FEW_IMAGES = 8  # fewer do not show the ranges of values
+FEW_IMAGES = 4  # fewer do not show the ranges of values
 NOISE_WARNING = "no --calibrate data: calibrated with seeded noise, do not trust the accuracy"
 
 
