@@ -44,6 +44,8 @@ class Limits:
 
     def over(self, sizes: list[int]) -> int:
         """Chunks that are short where buffers of these sizes live at one time, each in one bank (first fit, decreasing)."""
+        if sum(sizes) <= self.bank_chunks:
+            return 0
         free, short = [self.bank_chunks] * self.banks, 0
         for size in sorted(sizes, reverse=True):
             bank = next((b for b, left in enumerate(free) if left >= size), None)

@@ -42,6 +42,15 @@ def test_front(front):
     assert explore.text(front, best).count("*") == 1
 
 
+def test_a_larger_array_than_any_candidate_is_a_config():
+    """Also with windows, whose engine is as wide as the row reader of its array."""
+    board = boards.load("ultra96v2")
+    wanted = work.measure({"": random_window_graph(0)})
+    found = list(space.candidates(wanted, board))
+    assert max(config.window_chunks for config in found) > 2
+    assert any(points._limit(config, board) for config in found)
+
+
 def test_choice_is_near_the_best_candidate(front):
     """Against the cycle model on every candidate, not the finalists alone."""
     candidates = {*space.candidates(work.measure(GRAPHS), PYNQ)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,11 @@ from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim.tb.windows import random_window_graph
+
+_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parents[1] / "sim/test_machine.py")
+machine = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(machine)
 
 SHAPES = {
     "plain": Shape(),
@@ -29,6 +36,7 @@ SHAPES = {
 }
 CONFIG = Config(array_outputs=8, array_inputs=8, bank_words=1024)
 TIGHT = Config(array_outputs=8, array_inputs=8, bank_words=64, weight_words=64, scale_entries=256)
+WINDOWS = replace(CONFIG, window_chunks=1, norm_columns=128, scale_entries=2048)
 MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
 
 
@@ -52,6 +60,33 @@ def test_no_bit_changes(shape):
                 buffer.dram for view, _ in spilled.trace.values() for buffer in [spilled.buffers[view.buffer]]
             )
             assert_equal(graph, spilled, seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_maps_go_through_in_bands(seed):
+    """Windows of any kernel, stride and dilation, shifted maps, rows beside each other: a band of rows at a time."""
+    graph = random_window_graph(seed, size=(8, 6), groups=1 + seed % 2)
+    walks = sum(op.walk is not None for op in graph.ops)
+    for room in (1.0, 0.02):
+        spilled = Mapping(spill=room).apply(graph, WINDOWS, 1)
+        verify(spilled)
+        assert_equal(graph, spilled, seed)
+    assert sum(op.walk is not None for op in spilled.ops) > 2 * walks
+
+
+@pytest.mark.parametrize(("room", "copies"), [(0.8, 1), (0.4, 2)])
+def test_bands_on_the_machine(room, copies):
+    """A map of which no bank holds a third; the program equals golden in any order of the units."""
+    graph = random_window_graph(3, size=(24, 12))
+    config = replace(WINDOWS, bank_words=1024)
+    largest = max(-(-b.cols // config.chunk) * b.rows for b in graph.buffers.values())
+    assert largest > 3 * config.bank_chunks
+    spilled = Mapping(spill=room, copies=copies).apply(graph, config, 1)
+    program = schedule({"": spilled}, config)
+    images = random_images(graph, 3)
+    wanted = golden.run(graph, images).outputs
+    for order in ("program", "lazy", 3):
+        machine.assert_equal(machine.run(program, images, order), wanted)
 
 
 def test_less_room_makes_more_blocks():
