@@ -141,3 +141,17 @@ def test_more_tokens_than_a_kernel_is_wide(tmp_path, kind):
                if isinstance(n, graph.Window | graph.Conv)]  # fmt: skip
     assert all(max(k) <= 63 for k in kernels)
     agrees(made, image=(2, 8, 10))
+
+
+@pytest.mark.parametrize("first", ["stream", "branch"])
+def test_sums_of_maps_that_were_normalised_as_one_row(tmp_path, first):
+    """GroupNorm of one group, as PyTorch's exporter writes it, before a stream of tokens."""
+
+    def form(w):
+        x = w.op("InstanceNormalization", w.op("Reshape", w.patches(), [1, 1, -1]), np.ones(1), np.zeros(1))
+        x = w.op("Mul", w.op("Reshape", x, [1, D, 2, 3]), 1 + w.normal(D, 1, 1, scale=0.2))
+        x = w.as_tokens(w.op("Add", x, w.normal(D, 1, 1)))
+        y = w.linear(w.norm(x))
+        return w.linear(w.op("Add", x, y) if first == "stream" else w.op("Add", y, x))
+
+    agrees(imported(tmp_path, form))
