@@ -16,7 +16,7 @@ import numpy as np
 from ..intgraph import MatMul, Op, ReduceWindow, View
 from ..isa import RowScale
 from ..walks import Walk
-from .parts import ROWS, WHOLE
+from .parts import ROWS, WHOLE, part_name
 
 BAND = "band"  # axis of a view: of what a block of the operation's walk reaches
 
@@ -45,11 +45,44 @@ def reach(walk: Walk) -> Reach:
 
 @lru_cache(maxsize=65536)
 def tallest(walk: Walk, side: str, height: int) -> int:
-    """Rows of the tallest band of blocks of `height` rows of a walk. side: "x" or "out"."""
+    """Rows of the tallest band of blocks of `height` rows of a walk, of all its lanes together. side: "x" or "out"."""
+    steps = -(-height // reach(walk).step)
+    if side == "out":
+        return _tall(walk, side, steps)
+    return sum(_tall(lane, side, steps) for lane in lanes(walk))
+
+
+def _tall(walk: Walk, side: str, steps: int) -> int:
+    """Rows of the tallest band of so many steps."""
     of = reach(walk)
-    steps = min(len(of.low[side]), -(-height // of.step))
+    steps = min(len(of.low[side]), steps)
     low, high = (np.lib.stride_tricks.sliding_window_view(a[side], steps) for a in (of.low, of.high))
     return max(1, int((high.max(axis=1) - low.min(axis=1)).max()))
+
+
+@lru_cache(maxsize=4096)
+def lanes(walk: Walk) -> tuple[Walk, ...]:
+    """Walks that make the same rows in as many steps, where each reads a narrow band and all together a wide one: one after
+    another the rows of several maps below each other, such as the phases of a map that is made larger. Else the walk itself."""
+    found: tuple[Walk, ...] = (walk,)
+    least = _tall(walk, "x", 1)
+    if walk.plane is not None or walk.count > 1:
+        return found
+    outer = next(k for k, n in enumerate(walk.loops) if n > 1)
+    for k in range(outer + 1, len(walk.loops)):
+
+        def left(values: tuple[int, ...], k: int = k) -> tuple[int, ...]:
+            return values[:k] + values[k + 1 :]
+
+        inner = tuple(
+            replace(walk, loops=left(walk.loops), x=left(walk.x), y=left(walk.y), x_start=walk.x_start + i * walk.x[k],
+                    y_start=walk.y_start + i * walk.y[k])
+            for i in range(walk.loops[k])
+        )  # fmt: skip
+        wide = sum(_tall(lane, "x", 1) for lane in inner)
+        if 2 * wide <= least:
+            found, least = inner, wide
+    return found
 
 
 def rows_of(walk: Walk, first: int, end: int) -> Walk:
@@ -88,23 +121,32 @@ def _stationary(op: Op) -> tuple[str, ...]:
     return () if view is None else (view.buffer,)
 
 
-def cut_walk(op: Op, axes: dict[str, str], first: int, end: int, name: str, place: Callable[[str, View], View]) -> Op:
-    """`op` called `name` on rows first..end-1 of its walk; place(field, view) may put what it then works on elsewhere."""
+def cut_walk(
+    op: Op, axes: dict[str, str], first: int, end: int, name: str, place: Callable[[str, View], View]
+) -> list[Op]:
+    """`op` on rows first..end-1 of its walk, lane by lane, the last one called `name`; place(field, view) may put what they
+    then work on elsewhere."""
     assert isinstance(op, MatMul | ReduceWindow) and op.walk is not None
-    walk = rows_of(op.walk, first, end)
-    spans = {"x": walk.x_rows(), "out": walk.y_rows()}
-    spans["residual"] = spans["out"]
-    changes: dict[str, Any] = {}
-    starts = {"x": walk.x_start, "out": walk.y_start}
-    for field, view in op.views().items():
-        if axes[field] == WHOLE:
-            changes[field] = place(field, view)
-            continue
-        low, high = first, end
-        if axes[field] == BAND:
-            rows = spans[field][spans[field] >= 0]
-            low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
-        changes[field] = place(field, replace(view, row=view.row + low, rows=high - low))
-        if field in starts:
-            starts[field] -= low
-    return replace(op, name=name, walk=replace(walk, x_start=starts["x"], y_start=starts["out"]), **changes)
+    step, found = reach(op.walk).step, lanes(op.walk)
+    written = rows_of(op.walk, first, end).y_rows()
+    pieces: list[Op] = []
+    for n, lane in enumerate(found):
+        own = reach(lane).step
+        walk = rows_of(lane, first // step * own, end // step * own)
+        spans = {"x": walk.x_rows(), "out": written, "residual": written}
+        changes: dict[str, Any] = {}
+        starts = {"x": walk.x_start, "out": walk.y_start}
+        for field, view in op.views().items():
+            if axes[field] == WHOLE:
+                changes[field] = place(field, view)
+                continue
+            low, high = first, end
+            if axes[field] == BAND:
+                rows = spans[field][spans[field] >= 0]
+                low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
+            changes[field] = place(field, replace(view, row=view.row + low, rows=high - low))
+            if field in starts:
+                starts[field] -= low
+        moved = replace(walk, x_start=starts["x"], y_start=starts["out"])
+        pieces.append(replace(op, name=part_name(name, n, n == len(found) - 1, "lane"), walk=moved, **changes))
+    return pieces

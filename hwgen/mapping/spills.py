@@ -112,6 +112,7 @@ class _Spills:
         self.ops: list[Op] = []  # of the block that is being made
         self.blocks: list[tuple[int, list[Op]]] = []  # number of the run, operations
         self.lasting: set[str] = set()  # loads of what stays for a run
+        self.partial: set[str] = set()  # operations that leave some rows of what they write as they were
         self.counts: dict[tuple[str, type], int] = {}
 
     def graph(self) -> IntGraph:
@@ -177,12 +178,17 @@ class _Spills:
             pieces: list[Op] = []
             whole: set[View] = set()
             for op, shape in entries:
-                piece = cut(op, shape, first, end, part_name(op.name, k, last, "block"), place) if run.tokens else op
-                if isinstance(piece, MatMul) and piece.expert is not None:
-                    route, expert = piece.expert
-                    piece = replace(piece, expert=(part_name(route, k, last, "block"), expert))
-                pieces.append(piece)
-                whole |= {view for name, view in piece.views().items() if shape.axes[name] == WHOLE}
+                name = part_name(op.name, k, last, "block")
+                cuts = cut(op, shape, first, end, name, place) if run.tokens else [op]
+                rows = sum(piece.walk.rows for piece in cuts if piece.walk is not None)  # that they write, each once
+                if op.walk is not None and rows < cuts[0].writes()["out"].rows:
+                    self.partial |= {piece.name for piece in cuts}
+                for piece in cuts:
+                    if isinstance(piece, MatMul) and piece.expert is not None:
+                        route, expert = piece.expert
+                        piece = replace(piece, expert=(part_name(route, k, last, "block"), expert))
+                    pieces.append(piece)
+                    whole |= {view for field, view in piece.views().items() if shape.axes[field] == WHOLE}
             held = self._held(pieces, names)
             for n, h in enumerate(held):
                 if h.view in whole and h.last < 0:  # read as a whole in every block
@@ -213,7 +219,7 @@ class _Spills:
         for piece in pieces:
             read = [self._complete(v) for v in piece.reads().values() if v.buffer in self.source.buffers]
             write = [_written(piece, v) for v in piece.writes().values() if v.buffer in self.source.buffers]
-            if piece.expert is not None or (piece.walk is not None and any(v.rows > piece.walk.rows for v in write)):
+            if piece.expert is not None or piece.name in self.partial:
                 read += write  # rows that it does not write stay as they were
             reads.append(read)
             writes.append(write)

@@ -311,8 +311,9 @@ def _with_maxima(found: list[list[Op]], graph: IntGraph) -> list[list[Op]]:
     return result
 
 
-def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[str, View], View]) -> Op:
-    """`op` called `name` on tokens first..end-1; place(field, view) may put what it then works on elsewhere."""
+def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[str, View], View]) -> list[Op]:
+    """`op` called `name` on tokens first..end-1, in the order of these; place(field, view) may put what it then works on
+    elsewhere. Several where a walk has `lanes`."""
     if op.walk is not None:
         return cut_walk(op, shape.axes, first, end, name, place)
     if COLUMNS not in shape.axes.values():
@@ -321,7 +322,7 @@ def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[
             field: place(field, views[field] if shape.axes[field] == WHOLE else view)
             for field, view in piece.views().items()
         }
-        return replace(piece, **placed)
+        return [replace(piece, **placed)]
     assert isinstance(op, MatMul) and isinstance(op.w, View)
     changes = {"w": replace(op.w, row=op.w.row + first, rows=end - first), "x": op.x}
     changes["out"] = replace(op.out, col=op.out.col + first, cols=end - first)
@@ -330,7 +331,7 @@ def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[
     if op.col_scale == ColScale.PARAMETERS:
         params["col_mult"] = np.broadcast_to(np.asarray(op.col_mult), op.out.cols)[first:end]
         params["bias"] = None if op.bias is None else np.asarray(op.bias)[first:end]
-    return replace(op, name=name, **values, **params)
+    return [replace(op, name=name, **values, **params)]
 
 
 def _rows(op: Op) -> int:

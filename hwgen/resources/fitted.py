@@ -1,6 +1,7 @@
 """Coefficients of `logic.terms`, by family and unit: written by tests/bench/fit_resources.py, do not edit.
 
 Synthesised by pyosys 0.70:
+zcu104 48 x 64, 16 x 16, pynq-z2 8 x 8, ulx3s-85f 8 x 8: core.vector.select, by what grows with its chunks;
 zcu104 48 x 64: all units;
 zcu104 16 x 16: all units;
 ultra96v2 24 x 32: all units;
@@ -29,6 +30,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (0.0, 0.0, 0.93302, 2.634),
         "core.vector": (61.0, 1.0),
         "core.vector.norm": (1248.0, 27.453),
+        "core.vector.select": (420.0, 1.12),
         "core.vector.router": (0.0, 6.2813, 44.75),
         "core.vector.window": (1200.0, 11.0, 8.0, 230.0),
         "hwgen_top": (2.0,),
@@ -57,6 +59,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (0.0, 0.0, 0.72485, 2.0463),
         "core.vector": (0.0, 1.4766),
         "core.vector.norm": (0.0, 35.781),
+        "core.vector.select": (396.0, 1.12),
         "core.vector.router": (0.0, 6.2779, 44.726),
         "core.vector.window": (1200.0, 11.0, 8.0, 230.0),
         "hwgen_top": (2.0,),
@@ -85,6 +88,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (0.0, 0.0, 1.3911, 3.9272),
         "core.vector": (0.0, 1.5391),
         "core.vector.norm": (0.0, 67.671),
+        "core.vector.select": (986.0, 2.79),
         "core.vector.router": (0.0, 12.846, 91.52),
         "core.vector.window": (1200.0, 11.0, 8.0, 230.0),
         "hwgen_top": (5.0,),
@@ -115,6 +119,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (1134.4, 3.8455, 0.0, 0.0),
         "core.vector": (293.0, 1.6942e-16),
         "core.vector.norm": (1374.0, 40.336),
+        "core.vector.select": (443.0, 1.03),
         "core.vector.router": (0.0, 9.0234, 50.469),
         "core.vector.window": (1500.0, 30.0, 10.0, 200.0),
         "hwgen_top": (1.0,),
@@ -143,6 +148,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (891.49, 3.0221, 0.0, 0.0),
         "core.vector": (0.0, 2.2891),
         "core.vector.norm": (0.0, 35.141),
+        "core.vector.select": (432.0, 1.03),
         "core.vector.router": (0.0, 9.0234, 50.469),
         "core.vector.window": (1500.0, 30.0, 10.0, 200.0),
         "hwgen_top": (1.0,),
@@ -171,6 +177,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (1169.8, 3.9654, 0.0, 0.0),
         "core.vector": (0.0, 2.2891),
         "core.vector.norm": (0.0, 68.532),
+        "core.vector.select": (506.0, 1.21),
         "core.vector.router": (0.0, 12.362, 69.143),
         "core.vector.window": (1500.0, 30.0, 10.0, 200.0),
         "hwgen_top": (1.0,),

@@ -334,7 +334,7 @@ def _reduced(b: Rows, node: Node) -> Reduced:
         raise Unsupported(f"takes the {op.function} over elements", "only sums and the largest are taken")
     view = b.view(x)
     if b.lost(view):
-        return Reduced(Place(1, 1), None, None)
+        return Reduced(Place(node.size // node.shape[-1], node.shape[-1]), None, None)
     _, order, split = as_tokens(view)
     down, across = order[:split], order[split:]
     over = [i for i in op.axes if x.shape[i] > 1]

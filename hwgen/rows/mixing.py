@@ -16,6 +16,8 @@ from .views import Array, Place, View
 MOST_WEIGHTS = 16  # different rows of weights
 MOST_TAPS = 16  # tokens that one is mixed of
 MOST_PRODUCTS = 4  # tokens that one is mixed of, where each is of its own weights
+MOST_PHASES = 64  # of a map made larger by a whole number
+EQUAL = 1e-6  # of the largest weight: sums of weights that an edge has in one
 
 
 @dataclass(eq=False)
@@ -85,7 +87,7 @@ def _in_windows(weight: Array) -> bool:
 
 def _sparse(weight: Array) -> bool:
     """Whether windows, or sums of a few tokens times constants, make every output."""
-    return _in_windows(weight) or bool((weight != 0).sum(axis=1).max() <= MOST_PRODUCTS)
+    return _phases(weight) is not None or _in_windows(weight) or bool((weight != 0).sum(axis=1).max() <= MOST_PRODUCTS)
 
 
 def resamples(b: Rows, node: Node) -> bool:
@@ -112,7 +114,8 @@ def _mix(b: Rows, node: Node) -> str:
     assert found is not None
     weight = b.array(node.operands[1], "its weight")
     each, tokens, width = found.view.shape
-    if not _in_windows(weight):
+    phases = _phases(weight)
+    if phases is None and not _in_windows(weight):
         return _weighted(b, node, found, weight)
     spans = _spans(weight)
     forms: dict[bytes, list[int]] = {}
@@ -129,29 +132,80 @@ def _mix(b: Rows, node: Node) -> str:
 
     names: list[str] = []
     order, total = np.zeros((len(weight), each), np.int64), 0
-    for own in forms.values():
-        starts = np.array([spans[o][0] for o in own])
-        first, end = spans[own[0]]
-        count, numbers = end - first, weight[own[0], first:end]
+
+    def windowed(outputs: list[int] | slice, starts: Array, numbers: Array, tokens: Array) -> None:
+        """Outputs of the same weights, from the first token of each among those `tokens` of the mixed axis."""
+        nonlocal total
+        count = len(numbers)
         step = int(np.gcd.reduce(np.diff(starts), initial=0)) or 1
-        begin = int(starts.min()) % step if count > 1 else 0
-        last = int(starts.max()) + count if begin else tokens  # a map that need not be cut is read where it is
-        part = found.view.map(lambda a, cut=slice(begin, last): a[:, cut])  # type: ignore[misc]
+        if begin := int(starts.min()) % step if count > 1 else 0:  # a map that need not be cut is read where it is
+            tokens, starts = tokens[begin : int(starts.max()) + count], starts - begin
+        part = found.view.map(lambda a: a[:, tokens])
         x = value(b, node, kept(part.group([1, 0] if found.outputs_first else [0, 1], [2])))
-        positions = last - begin
+        positions = len(tokens)
         if count > 1 or numbers[0] != 1:
             kernel, stride = ((n, 1) if found.outputs_first else (1, n) for n in (count, step))
             taps = b.intern(np.broadcast_to(numbers.reshape(*kernel, 1), (*kernel, width)))
             fields = {"size": tall(positions), "kernel": kernel, "stride": stride, "weight": taps}
             x = b.add(graph.Window, node, "", "mix", x=x, form="weighted", **fields)
-            starts, positions = (starts - begin) // step, (positions - count) // step + 1
+            starts, positions = starts // step, (positions - count) // step + 1
         names.append(x)
-        order[own] = total + table(positions)[starts]
+        order[outputs] = total + table(positions)[starts]
         total += positions * each
+
+    if phases is not None:
+        place = np.clip(np.arange(-phases.before, tokens + phases.behind), 0, tokens - 1)
+        for p, (numbers, start) in enumerate(zip(phases.weights, phases.starts, strict=True)):
+            windowed(slice(p, None, len(phases.weights)), start + np.arange(tokens), numbers, place)
+    else:
+        for own in forms.values():
+            first, end = spans[own[0]]
+            windowed(own, np.array([spans[o][0] for o in own]), weight[own[0], first:end], np.arange(tokens))
     y: str = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
-    place = (order if found.outputs_first else order.T).reshape(-1)
-    y = y if np.array_equal(place, np.arange(total)) else made(b, graph.Gather, node, "gather", x=y, rows=place)
+    rows = (order if found.outputs_first else order.T).reshape(-1)
+    y = y if np.array_equal(rows, np.arange(total)) else made(b, graph.Gather, node, "gather", x=y, rows=rows)
     return _plus(b, node, found, y)
+
+
+@dataclass(eq=False)
+class Phases:
+    """Outputs p, p + n, p + 2 n.. of which each reads the same weights, one token further on, of tokens with the first one
+    `before` times more in front and the last one `behind` times more after them.
+
+    weights  [n, taps]; starts: token that the first output of each reads first, of these
+    """
+
+    weights: Array
+    starts: Array
+    before: int
+    behind: int
+
+
+def _phases(weight: Array) -> Phases | None:
+    """A map made larger by a whole number, with its edges repeated; None where it is none."""
+    outputs, tokens = weight.shape
+    count = outputs // tokens
+    if outputs % tokens or count < 2 or count > MOST_PHASES:
+        return None
+    middle = tokens // 2
+    spans = [(first - middle, end - middle) for first, end in _spans(weight[middle * count : (middle + 1) * count])]
+    taps = max(end - first for first, end in spans)
+    if taps > MOST_TAPS:
+        return None
+    starts = np.array([first for first, _ in spans])
+    weights = np.zeros((count, taps), np.float32)
+    made = np.zeros_like(weight)
+    for p, start in enumerate(starts):
+        own = np.arange(taps) + middle + start
+        inside = (own >= 0) & (own < tokens)
+        weights[p, inside] = weight[middle * count + p, own[inside]]
+        at = np.clip(np.arange(tokens)[:, None] + start + np.arange(taps), 0, tokens - 1)
+        np.add.at(made, (p + count * np.arange(tokens)[:, None], at), weights[p])
+    if np.abs(made - weight).max() > EQUAL * np.abs(weight).max():
+        return None
+    before = max(0, -int(starts.min()))
+    behind = max(0, int(starts.max()) + taps - 1)
+    return Phases(weights, starts + before, before, behind)
 
 
 def _weighted(b: Rows, node: Node, found: Mixed, weight: Array) -> str:

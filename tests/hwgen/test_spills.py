@@ -13,7 +13,7 @@ from hwgen import mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import Shortage, UserError
-from hwgen.intgraph import Fetch, IntGraph, MatMul, RouteTokens, Spill, verify
+from hwgen.intgraph import Buffer, Fetch, IntGraph, MatMul, Output, ReduceWindow, RouteTokens, Spill, View, verify
 from hwgen.mapping import Mapping
 from hwgen.mapping.apart import constants_apart, heads_apart
 from hwgen.mapping.runs import chains
@@ -23,6 +23,7 @@ from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 from hwgen.sim.tb.windows import random_window_graph
+from hwgen.walks import Walk
 
 _spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parents[1] / "sim/test_machine.py")
 machine = importlib.util.module_from_spec(_spec)
@@ -72,6 +73,24 @@ def test_maps_go_through_in_bands(seed):
         verify(spilled)
         assert_equal(graph, spilled, seed)
     assert sum(op.walk is not None for op in spilled.ops) > 2 * walks
+
+
+def test_phases_of_a_larger_map_are_read_side_by_side():
+    """Rows of four maps below each other in turns: of each map a band is fetched, and what is written is not fetched first."""
+    graph = random_window_graph(0, size=(8, 4))
+    parts = next(op for op in graph.ops if op.name == "larger").out
+    phases = Walk((8, 4, 4), (4, 32, 1), (16, 4, 1))
+    turned = graph.buffers["turned"] = Buffer("turned", parts.rows, parts.cols)
+    view = View("turned", 0, parts.rows, 0, parts.cols)
+    copy = next(op for op in graph.ops if op.name == "parts")
+    graph.ops.append(replace(copy, name="turn", out=view, x=parts, walk=phases))
+    graph.outputs.append(Output("turned", view, 1 / 1024, (turned.rows, turned.cols)))
+    spilled = Mapping(spill=0.02).apply(graph, WINDOWS, 1)
+    verify(spilled)
+    assert_equal(graph, spilled, 0)
+    turns = [op for op in spilled.ops if op.name.startswith("turn") and isinstance(op, ReduceWindow)]
+    assert len(turns) > 4 and max(op.x.rows for op in turns) < 32
+    assert not any(isinstance(op, Fetch) and op.x.buffer == "turned" for op in spilled.ops)
 
 
 @pytest.mark.parametrize(("room", "copies"), [(0.8, 1), (0.4, 2)])
