@@ -214,7 +214,7 @@ def test_trained_backbone(model, name, trained, digits, climb):
 def test_windows_of_a_larger_map(name, climb):
     """Without stalls: the cycle model counts the taps."""
     graph = random_window_graph(3, size=(8, 10), width=60)
-    climb({"": graph}, replace(WINDOWED[name], acc_rows=256, scale_entries=8192), "", [random_images(graph, 3)])
+    climb({"": graph}, replace(WINDOWED[name], acc_rows=256, bank_words=2048, scale_entries=8192), "", [random_images(graph, 3)])
 
 
 def test_smallest_config_on_icarus(climb):
