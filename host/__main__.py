@@ -9,7 +9,7 @@ import argparse
 import importlib
 import json
 import sys
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +86,18 @@ def run(options) -> int:
     names = bundle.outputs(task)
     expected = read_npz(options.expect, names) if options.expect else None
     device, bitstream = options.device, options.bitstream
-    with Accelerator(bundle, device, task=task, bitstream=bitstream, wait=options.wait, say=None) as accelerator:
-        clock, exact = accelerator.describe(), accelerator.device.cycles_exact
-        recorder = Recorder(accelerator.device) if options.energy else None
-        work = partial(measure, accelerator, images, task)
-        found = work() if recorder is None else recorder.record(work)
-    if options.check:
-        expected = golden(bundle, task, images)
+    count = len(next(iter(images.values())))
+    with shown(f"device {device}", count) as told:
+        with Accelerator(bundle, device, task=task, bitstream=bitstream, wait=options.wait, say=None) as accelerator:
+            clock, exact = accelerator.describe(), accelerator.device.cycles_exact
+            recorder = Recorder(accelerator.device) if options.energy else None
+
+            def work():
+                return measure(accelerator, images, task, told)
+
+            found = work() if recorder is None else recorder.record(work)
+        if options.check:
+            expected = golden(bundle, task, images)
     outputs, summary = found.outputs[task], found.summary() | {"device": options.device, "task": task}
     summary["cycles_exact"] = exact
     if options.output is not None:
@@ -119,6 +124,18 @@ def choose_task(bundle: Bundle, task: str | None) -> str:
         known = ", ".join(map(repr, bundle.tasks)) if bundle.tasks != [""] else "one task, which has no name"
         raise InputError(f"{bundle.path}: unknown task {task!r}; it holds {known}")
     return bundle.tasks[0] if task is None else task
+
+
+@contextmanager
+def shown(what: str, images: int):
+    """Meanwhile show on stderr how far it is: where hwgen is installed, as it is for the slow, simulated devices."""
+    try:
+        progress = importlib.import_module("hwgen.progress")  # by name: a board does not have it
+    except ImportError:
+        yield lambda done: None
+        return
+    with progress.shown(), progress.work(what, images, "images") as here:
+        yield here.at
 
 
 def equal(found: np.ndarray, expected: np.ndarray) -> bool:

@@ -1,4 +1,7 @@
-"""One process at a time: a lock file that the kernel frees when its holder ends, however it ends."""
+"""One process at a time: a lock file that the kernel frees when its holder ends, however it ends.
+
+By hand, not with filelock: a board has no more than NumPy and PYNQ.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,13 +41,16 @@ class Measurement:
         }
 
 
-def measure(accelerator: Accelerator, images, task: str | Iterable[str] | None = None) -> Measurement:
-    """Stream all images, see `Accelerator.stream`, and note what every run took."""
+def measure(
+    accelerator: Accelerator, images, task: str | Iterable[str] | None = None, told: Callable[[int], object] = lambda done: None
+) -> Measurement:
+    """Stream all images, see `Accelerator.stream`, and note what every run took. told: hears of images done."""
     found = Measurement(accelerator.device.clock_mhz, accelerator.bundle.batch)
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
     start = accelerator.device.now()
     for job in accelerator.stream(images, task):
         _note(found, job)
+        told(found.images)
         for name, values in job.outputs.items():
             parts.setdefault(job.task, {}).setdefault(name, []).append(values)
     found.seconds = accelerator.device.now() - start

@@ -1,4 +1,7 @@
-"""A board without a processor, reached over its serial line: `--device serial:PATH`, PATH such as the one of its USB adapter."""
+"""A board without a processor, reached over its serial line: `--device serial:PATH`, PATH such as the one of its USB adapter.
+
+By hand, not with pyserial: two dozen lines of termios do, and the driver needs nothing but NumPy.
+"""
 
 from __future__ import annotations
 

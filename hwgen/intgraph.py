@@ -326,6 +326,8 @@ class IntGraph:
     # float value -> what it holds [columns] beyond the integers in its view times their scale
     offsets: dict[str, Array] = field(default_factory=dict)
     batch: int = 1
+    # buffer -> the operation until which its place had better stay free: its last reader will still be at work
+    held: dict[str, str] = field(default_factory=dict)
 
 
 def verify(graph: IntGraph) -> None:

@@ -21,6 +21,7 @@ from .host.bundle import Bundle, BundleError
 from .host.pack import pack_input, unpack_output
 from .importer.external import fingerprint
 from .intgraph import IntGraph
+from .progress import work
 from .steps import GRAPH_FILE, REPORT_FILE
 from .timeline import Span, breakdown
 
@@ -266,9 +267,11 @@ def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress)
 
     graph, outputs = integer_graph(bundle, task), []
     weights = golden.operands(graph) if len(images) > 1 else None
-    for i, image in enumerate(images):
-        outputs.append(golden.run(graph, image, weights=weights).outputs)
-        progress(i + 1, len(images))
+    with work("golden", len(images), "images") as here:
+        for i, image in enumerate(images):
+            outputs.append(golden.run(graph, image, weights=weights).outputs)
+            here.at(i + 1)
+            progress(i + 1, len(images))
     return outputs
 
 
@@ -279,13 +282,15 @@ def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
     program = entry["program"]
     outputs: list[Images] = []
-    for batch in _batches(images, bundle.batch):
-        for offset, data in _writes(entry, batch):
-            dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
-        machine = Machine(config(bundle))
-        machine.run(dram, program["offset_bytes"], program["instructions"], memory["data_base"], memory["weight_bases"])
-        outputs += _outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)], bundle.batch)
-        progress(min(len(outputs), len(images)), len(images))
+    with work("machine", len(images), "images") as here:
+        for batch in _batches(images, bundle.batch):
+            for offset, data in _writes(entry, batch):
+                dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+            machine = Machine(config(bundle))
+            machine.run(dram, program["offset_bytes"], program["instructions"], memory["data_base"], memory["weight_bases"])
+            outputs += _outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)], bundle.batch)
+            here.at(min(len(outputs), len(images)))
+            progress(min(len(outputs), len(images)), len(images))
     return outputs[: len(images)]
 
 
@@ -346,16 +351,24 @@ def _rtl(
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
     count, reads = entry["program"]["instructions"], _reads(entry)
     runs = [rtl.Run(_writes(entry, batch), program, count, reads) for batch in _batches(images, bundle.batch)]
-    results = rtl.simulate(
-        verilog(bundle),
-        shape,
-        bundle.dram().tobytes(),
-        runs,
-        data_base=memory["data_base"],
-        weight_bases=memory["weight_bases"],
-        dram=dram,
-        progress=cycles,
-    )
+    estimate = report_of(bundle)["tasks"][task]["cycles"]
+    with work("rtl", estimate * len(runs), "cycles") as here:
+
+        def told(run: int, of: int, count: int) -> None:
+            here.at(estimate * run + min(count, estimate), note=f"run {run + 1} of {of}")
+            if cycles is not None:
+                cycles(run, of, count)
+
+        results = rtl.simulate(
+            verilog(bundle),
+            shape,
+            bundle.dram().tobytes(),
+            runs,
+            data_base=memory["data_base"],
+            weight_bases=memory["weight_bases"],
+            dram=dram,
+            progress=told,
+        )
     outputs = [image for result in results for image in _outputs(entry, result.reads, bundle.batch)]
     return outputs[: len(images)], [_counters(result) for result in results], [result.spans for result in results]
 

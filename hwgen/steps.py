@@ -43,6 +43,7 @@ from .intgraph import IntGraph
 from .mapping import Mapping, check_batch, choose, mapped
 from .pages import report as report_page
 from .program import Program, check_target, write_bundle
+from .progress import work
 from .qgraph import QGraph
 from .quantise.options import Quantisation
 
@@ -335,7 +336,8 @@ def build(
         check_target(state.output)
     for name, step in STEPS.items():
         start = time.monotonic()
-        summary = step(state)
+        with work(name):
+            summary = step(state)
         progress(name, time.monotonic() - start, summary)
         if shown and LEVELS[shown][1] == name:
             for task, text in LEVELS[shown][2](state).items():

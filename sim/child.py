@@ -13,6 +13,7 @@ from threading import Thread
 
 from hwgen import processes
 from hwgen.errors import UserError
+from hwgen.progress import work
 
 SOCKET, JOB, LOG = "socket", "job.json", "child.log"
 COMPILE_SECONDS = 1800  # that a simulator may take to compile a large design
@@ -34,7 +35,7 @@ class Child:
             self._process = processes.start(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._connection: Connection | None = None
         try:
-            with listener:  # its socket goes before the folder that holds it
+            with listener, work("starting the simulator"):  # its socket goes before the folder that holds it
                 self._connection = self._accept(listener)
         except BaseException:
             self.close()

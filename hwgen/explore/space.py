@@ -67,10 +67,7 @@ def smallest(work: Work, board: Board) -> Config:
 
 def shaped(start: Config, work: Work, board: Board, outputs: int, inputs: int) -> Iterator[Config]:
     """Configs of one array shape: memories for a whole image where they fit, else a choice of smaller ones."""
-    shape = {"array_outputs": outputs, "array_inputs": inputs}
-    if work.windows:  # as wide as the row reader
-        whole = inputs // math.gcd(outputs, inputs)
-        shape["window_chunks"] = min(whole, MAX_WINDOW_CHUNKS)
+    shape = arrays(outputs, inputs, bool(work.windows))
     words = power(2 * outputs + 2 * start.burst_beats)
     least = {"acc_rows": LEAST_ACC_ROWS, "bank_words": BANK_WORDS[-1], "banks": 2, "weight_words": words, "weight_ports": 1}
     if not fits(replace(start, **shape, **least), board):
@@ -81,6 +78,16 @@ def shaped(start: Config, work: Work, board: Board, outputs: int, inputs: int) -
             yield _with_rows(_with_ports(config, work, board), work, board)
             if capacity(config) >= work.elements:
                 return
+
+
+def arrays(outputs: int, inputs: int, windows: bool) -> dict[str, int]:
+    """The fields of an array shape; a window engine is as wide as the row reader."""
+    whole = inputs // math.gcd(outputs, inputs)
+    return {
+        "array_outputs": outputs,
+        "array_inputs": inputs,
+        "window_chunks": min(whole, MAX_WINDOW_CHUNKS) if windows else 0,
+    }
 
 
 def _deepest(start: Config, work: Work, board: Board, shape: dict[str, int]) -> Config | None:

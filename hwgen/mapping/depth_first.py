@@ -44,6 +44,8 @@ class Limits:
 
     def over(self, sizes: list[int]) -> int:
         """Chunks that are short where buffers of these sizes live at one time, each in one bank (first fit, decreasing)."""
+        if sum(sizes) <= self.bank_chunks:
+            return 0
         free, short = [self.bank_chunks] * self.banks, 0
         for size in sorted(sizes, reverse=True):
             bank = next((b for b, left in enumerate(free) if left >= size), None)
@@ -264,7 +266,7 @@ class _Blocks:
             over = max(self.limits.over([*fixed, *(height * size for size in sizes)]) for sizes in alive)
             if not over or height <= MIN_ROWS:
                 return blocks, over
-            blocks += 1
+            blocks = -(-rows // (height - 1))  # the fewest that are less high
 
     def _tokens(self, route: RouteTokens) -> int:
         """Tokens that the machine can route at once."""

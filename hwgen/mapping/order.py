@@ -38,7 +38,7 @@ class _Node:
 
 def reorder(graph: IntGraph, timing: Timing) -> IntGraph:
     """`graph` with its operations in an order in which the array waits less; every dependency is kept."""
-    nodes = _dependencies(graph)
+    nodes = dependencies(graph)
     cycles = [timing.duration(op, node.tokens) for op, node in zip(graph.ops, nodes, strict=True)]
     height = list(cycles)  # longest path to the end
     for i in reversed(range(len(nodes))):
@@ -82,7 +82,7 @@ def reorder(graph: IntGraph, timing: Timing) -> IntGraph:
     return replace(graph, ops=[graph.ops[i] for i in order]) if array else graph
 
 
-def _dependencies(graph: IntGraph) -> list[_Node]:
+def dependencies(graph: IntGraph) -> list[_Node]:
     """What every operation must follow, by the rows that are read and written and by the state between MatMuls."""
     nodes = [_Node() for _ in graph.ops]
     writes: dict[Resource, list[tuple[int, View]]] = defaultdict(list)

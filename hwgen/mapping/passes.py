@@ -9,8 +9,9 @@ from functools import partial
 from ..config import Config
 from ..intgraph import IntGraph
 from .batch import batched
-from .bounds import bound, timing
+from .bounds import aside, bound, timing
 from .depth_first import Limits, depth_first
+from .interleave import interleaved
 from .order import reorder
 from .row_tiling import row_tiling
 from .spills import spilled
@@ -25,6 +26,7 @@ class Mapping:
     row_tiles: int = 1  # of linear layers and LayerNorms
     shared_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
     ordered: bool = True  # operations reordered so that the array waits less
+    interleave: float | None = None  # tiles in turns, so that what lives at one time takes this fraction of the scratchpad
     windows: bool = False  # attention of a few windows at a time, for the same fraction of the scratchpad as `room` or `spill`
     room: float | None = None  # depth-first tiles, so that what lives at one time takes this fraction of the scratchpad
     spill: float | None = None  # values in DRAM instead, so that what lives at one time takes this fraction of the scratchpad
@@ -41,6 +43,7 @@ class Mapping:
         parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
         parts += [f"{self.row_tiles} row tiles"] if self.row_tiles > 1 else []
         parts += ["blocks of windows"] if self.windows else []
+        parts += ["blocks in turns"] if self.interleave is not None else []
         parts += [f"depth-first tiles for {self.room:.0%} of the scratchpad"] if self.room is not None else []
         parts += [f"values spilled to DRAM, tiles for {self.spill:.0%} of the scratchpad"] if self.spill is not None else []
         return ", ".join(parts)
@@ -80,7 +83,12 @@ def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
 
 
 def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    return reorder(graph, timing(config)) if mapping.ordered and mapping.spill is None else graph
+    if mapping.spill is not None:
+        return graph
+    if mapping.interleave is not None:
+        limits = _limits(mapping.interleave, mapping, config)
+        return interleaved(graph, timing(config), partial(aside, config=config), limits)
+    return reorder(graph, timing(config)) if mapping.ordered else graph
 
 
 PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import cost
 from ..config import Config
@@ -22,6 +22,7 @@ ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that de
 SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of what lies in DRAM
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
 WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits
+INTERLEAVED = ((0.95, 0.92), (0.95, 0.8), (0.8, 0.92))  # such a fraction, and that for tiles in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
 MAX_BATCH = 64
 FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
@@ -54,9 +55,12 @@ def small_candidates() -> Iterator[list[Mapping]]:
 
 
 def window_candidates() -> Iterator[list[Mapping]]:
-    """Those for maps that none of these fits: one after the other, as attention by windows has thousands of operations."""
+    """Those for maps that none of these fits: few, as attention by windows has thousands of operations."""
+    base = Mapping(shared_hidden=True, ordered=False, windows=True)
+    turns = [replace(base, room=room, interleave=share) for room, share in INTERLEAVED]
     for room in WINDOWS:
-        yield [Mapping(shared_hidden=True, ordered=False, windows=True, room=room)]
+        yield [replace(base, room=room), *turns]
+        turns = []
 
 
 def spill_candidates() -> Iterator[list[Mapping]]:
@@ -98,17 +102,19 @@ def search(
     groups: Iterable[list[Mapping]] = itertools.chain(first, small_candidates(), windows, last)
     if quick:
         groups = ([mapping] for group in groups for mapping in group)
-    hopeless = False
+    hopeless = blocked = False
     for group in groups:
         best: Choice | None = None
         for mapping in group:
-            if hopeless and mapping.spill is None and not mapping.windows:
+            if (blocked if mapping.windows else hopeless) and mapping.spill is None:
                 continue
+            before = failure
             program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
             if isinstance(program, UserError):
                 failure = program
                 if isinstance(failure, Shortage) and failure.short and mapping == FIRST_SMALL:
                     hopeless = True  # tiles that found no room are as small as they get: less room does not help
+                blocked = mapping.windows and str(failure) == str(before)  # smaller blocks leave the same without room
                 continue
             runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
             choice = Choice(mapping, runs)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ..config import Config
 from ..intgraph import (
     Buffer,
@@ -110,22 +112,47 @@ class _Spills:
         self.ops: list[Op] = []  # of the block that is being made
         self.blocks: list[tuple[int, list[Op]]] = []  # number of the run, operations
         self.lasting: set[str] = set()  # loads of what stays for a run
+        self.partial: set[str] = set()  # operations that leave some rows of what they write as they were
         self.counts: dict[tuple[str, type], int] = {}
 
     def graph(self) -> IntGraph:
         for number, run in enumerate(self.plan.runs):
             self._run(number, run)
+        outputs = [replace(o, view=self._whole_rows(o.view, len(self.plan.runs))) for o in self.source.outputs]
         ops = [op for _, block in self.blocks for op in block]
         moved = {op.out.buffer if isinstance(op, Spill) else op.x.buffer for op in ops if isinstance(op, Transfer)}
         for name in sorted(moved):
-            self.buffers[name] = replace(self.source.buffers[name], dram=True)
+            self.buffers[name] = replace(self.source.buffers.get(name) or self.buffers[name], dram=True)
         kept = {op.name for op in ops}
         trace = {
             value: (view, op)
             for value, (view, op) in self.source.trace.items()
             if view.buffer in self.buffers and view.buffer not in moved and op in kept
         }
-        return replace(self.source, ops=ops, buffers=self.buffers, trace=trace)
+        return replace(self.source, ops=ops, outputs=outputs, buffers=self.buffers, trace=trace)
+
+    def _whole_rows(self, view: View, number: int) -> View:
+        """Where an output's rows lie one behind the other: as blocks of run `number` a copy, where columns were spilled apart."""
+        transfers = [op for _, block in self.blocks for op in block if isinstance(op, Transfer)]
+        outside = [op.out if isinstance(op, Spill) else op.x for op in transfers]
+        if all((v.col, v.cols) == (view.col, view.cols) for v in outside if v.buffer == view.buffer):
+            return view
+        source = self.source.buffers[view.buffer]
+        width = source.cols // source.groups
+        groups = view.cols // width if source.groups > 1 else 1
+        scale = source.scale if np.ndim(source.scale) == 0 else 1.0
+        name = f"{view.buffer}.{view.col}.whole"
+        self.buffers[name] = Buffer(name, view.rows, view.cols, groups, scale)
+        most = max(1, self.plan.limits.bank_chunks // TILES // self.plan.limits.size(self.buffers[name], 1))
+        for first in range(0, view.rows, most):
+            rows = min(most, view.rows - first)
+            block = self._name(f"{name}.block", Fetch)
+            self.buffers[block] = replace(self.buffers[name], name=block, rows=rows)
+            inside = View(block, 0, rows, 0, view.cols)
+            fetch = Fetch(f"{block}.fetch", inside, replace(view, row=view.row + first, rows=rows))
+            spill = Spill(f"{block}.spill", View(name, first, rows, 0, view.cols), inside)
+            self.blocks.append((number, [fetch, spill]))
+        return View(name, 0, view.rows, 0, view.cols)
 
     def _run(self, number: int, run: Run) -> None:
         """All blocks of a run."""
@@ -151,12 +178,17 @@ class _Spills:
             pieces: list[Op] = []
             whole: set[View] = set()
             for op, shape in entries:
-                piece = cut(op, shape, first, end, part_name(op.name, k, last, "block"), place) if run.tokens else op
-                if isinstance(piece, MatMul) and piece.expert is not None:
-                    route, expert = piece.expert
-                    piece = replace(piece, expert=(part_name(route, k, last, "block"), expert))
-                pieces.append(piece)
-                whole |= {view for name, view in piece.views().items() if shape.axes[name] == WHOLE}
+                name = part_name(op.name, k, last, "block")
+                cuts = cut(op, shape, first, end, name, place) if run.tokens else [op]
+                rows = sum(piece.walk.rows for piece in cuts if piece.walk is not None)  # that they write, each once
+                if op.walk is not None and rows < cuts[0].writes()["out"].rows:
+                    self.partial |= {piece.name for piece in cuts}
+                for piece in cuts:
+                    if isinstance(piece, MatMul) and piece.expert is not None:
+                        route, expert = piece.expert
+                        piece = replace(piece, expert=(part_name(route, k, last, "block"), expert))
+                    pieces.append(piece)
+                    whole |= {view for field, view in piece.views().items() if shape.axes[field] == WHOLE}
             held = self._held(pieces, names)
             for n, h in enumerate(held):
                 if h.view in whole and h.last < 0:  # read as a whole in every block
@@ -187,7 +219,7 @@ class _Spills:
         for piece in pieces:
             read = [self._complete(v) for v in piece.reads().values() if v.buffer in self.source.buffers]
             write = [_written(piece, v) for v in piece.writes().values() if v.buffer in self.source.buffers]
-            if piece.expert is not None or piece.walk is not None:
+            if piece.expert is not None or piece.name in self.partial:
                 read += write  # rows that it does not write stay as they were
             reads.append(read)
             writes.append(write)

@@ -2,7 +2,8 @@
 
 As in depth-first tiling some tokens at a time go through a run, but what enters and leaves a run lies in DRAM: only a block of
 it and the next one that is fetched meanwhile are in the scratchpad. An operand that is read as a whole (keys and values of
-a head) is fetched once for the run. Runs and their numbers of blocks are chosen by dynamic programming over all cuts.
+a head) is fetched once for the run; of a map that a convolution reads it is the band that a block reaches. Runs and their
+numbers of blocks are chosen by dynamic programming over all cuts.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Op, RouteTokens, View
+from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
 from ..isa import ColScale, RowMax
+from ..walks import Walk
+from .bands import BAND, banded, cut_walk, reach, tallest
 from .depth_first import MIN_ROWS, Bound, Cost, Limits
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
 from .runs import units
+
+PATIENCE = 16  # runs from a unit on, each longer than the one before, that find no room in any blocks: then none will
 
 
 @dataclass
@@ -46,10 +51,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Shape:
-    """How an operation goes through in blocks: its number of tokens (0: not at all), and the axis of each view by field."""
+    """How an operation goes through in blocks: its number of tokens (0: not at all), the axis of each view by field, and what
+    the borders of blocks are multiples of."""
 
     tokens: int
     axes: dict[str, str]
+    step: int = 1
+
+
+Scale = str | tuple[Walk, str]  # what a view's size grows with: an axis, or the band of one side of a walk
+Sizes = tuple[tuple[int, int, Scale], ...]  # (chunks of a row, a granule's columns, all; copies; what this grows with)
 
 
 @dataclass
@@ -59,7 +70,8 @@ class _Together:
     tokens: int = -1
     keys: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
-    whole: set[str] = field(default_factory=set)
+    whole: dict[str, set[str]] = field(default_factory=dict)  # with the operations that take them so
+    banded: set[str] = field(default_factory=set)  # written in bands
 
     def add(self, ops: list[tuple[Op, Shape]]) -> bool:
         """Add a unit; False where the run must end before it."""
@@ -70,13 +82,16 @@ class _Together:
                 return False
             for name, view in op.views().items():
                 axis = shape.axes[name]
-                if axis == WHOLE:
-                    self.whole.add(view.buffer)
+                if axis in (WHOLE, BAND):
+                    self.whole.setdefault(view.buffer, set()).add(op.name)
+                    if name in op.WRITES:
+                        self.banded.add(view.buffer)
                     continue
                 self.keys.setdefault(view.buffer, set()).add((axis, view.row if axis == ROWS else view.col))
                 if name in op.WRITES:
                     self.written.add(view.buffer)
-        return not self.written & self.whole and all(len(self.keys[name]) == 1 for name in self.written)
+        alone = all(len(self.whole[name]) == 1 and name not in self.keys for name in self.banded)
+        return alone and not self.written & self.whole.keys() and all(len(self.keys[n]) == 1 for n in self.written)
 
 
 class Streamed:
@@ -121,6 +136,10 @@ class Streamed:
         if is_token_wise(op):
             rows = next(iter(op.row_views().values())).rows
             return Shape(rows, {name: WHOLE if name == "w" else ROWS for name in op.views()})
+        if isinstance(op, Multiply) and op.factor.rows == 1 and op.factor.buffer != op.out.buffer:
+            return Shape(op.x.rows, {"x": ROWS, "factor": WHOLE, "out": ROWS})
+        if op.walk is not None and (axes := banded(op)) is not None:
+            return Shape(op.walk.rows, axes, reach(op.walk).step)
         return Shape(0, dict.fromkeys(op.views(), WHOLE))
 
     def _by_columns(self, op: MatMul) -> bool:
@@ -155,20 +174,25 @@ class Streamed:
 
     def _choices(self, first: int) -> Iterator[Run]:
         """Runs that begin at a unit, longer and longer ones."""
-        together, streams = _Together(), True
+        together, streams, misses = _Together(), True, 0
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
                 streams = False
                 break
-            yield self._run(first, end, together.tokens)
+            run = self._run(first, end, together.tokens)
+            yield run
+            misses = misses + 1 if run.cost[0] else 0
+            if misses == PATIENCE:
+                return
         if not streams and end == first + 1:
             yield self._run(first, end, 0)
 
     def _run(self, first: int, end: int, tokens: int) -> Run:
         """The run with the fewest blocks that fit."""
-        step = 1
-        if any(COLUMNS in shape.axes.values() for unit in self.units[first:end] for _, shape in unit):
-            step = self.granule if tokens >= 4 * self.granule else self.limits.chunk
+        shapes = [shape for unit in self.units[first:end] for _, shape in unit]
+        step = math.lcm(*(shape.step for shape in shapes))
+        if any(COLUMNS in shape.axes.values() for shape in shapes):
+            step = math.lcm(step, self.granule if tokens >= 4 * self.granule else self.limits.chunk)
         most = tokens
         for op, _ in (entry for unit in self.units[first:end] for entry in unit):
             if isinstance(op, RouteTokens):
@@ -188,55 +212,62 @@ class Streamed:
         blocks = -(-tokens // tall)
         return Run(first, end, blocks, tokens, step, (over, blocks * self._cycles(first, end, tall, blocks)))
 
-    def _alive(self, first: int, end: int) -> list[tuple[tuple[int, int, str], ...]]:
-        """For each unit of a run what lives while it works: (chunks, copies, axis); chunks of a row, a granule's columns, all."""
+    def _alive(self, first: int, end: int) -> list[Sizes]:
+        """For each unit of a run what lives while it works."""
         local = self.local(first, end)
-        spans: dict[tuple[str, str, int, int, int], list[int]] = {}
+        spans: dict[tuple[str, Scale, int, int, int], list[int]] = {}
         for u in range(first, end):
             for op, shape in self.units[u]:
                 for name, view in op.views().items():
-                    axis = ROWS if view.buffer in local else shape.axes[name]
-                    column = (0, 0) if view.buffer in local or axis == COLUMNS else (view.col, view.cols)
-                    key = (view.buffer, axis, *column, view.rows)
-                    if axis == WHOLE:
+                    scale = ROWS if view.buffer in local else _scale(op, shape, name)
+                    column = (0, 0) if view.buffer in local or scale == COLUMNS else (view.col, view.cols)
+                    key = (view.buffer, scale, *column, view.rows)
+                    if scale == WHOLE:
                         spans.setdefault(key, [first, end - 1])
                     spills = name in op.WRITES and view.buffer not in local
                     span = spans.setdefault(key, [u, u])
-                    span[1] = end - 1 if axis == WHOLE or spills else max(span[1], u)
+                    span[1] = end - 1 if scale == WHOLE or spills else max(span[1], u)
         found = []
         for u in range(first, end):
             sizes = []
-            for (name, axis, _, columns, rows), (begin, last) in spans.items():
+            for (name, scale, _, columns, rows), (begin, last) in spans.items():
                 if begin <= u <= last:
                     buffer = self.graph.buffers[name]
-                    copies = 1 if name in local or (name in self.fixed and axis == WHOLE) else self.limits.copies
-                    sizes.append((self._size(buffer, axis, columns, rows), copies, axis))
-            found.append(tuple(sorted(sizes, reverse=True)))
+                    copies = 1 if name in local or (name in self.fixed and scale == WHOLE) else self.limits.copies
+                    sizes.append((self._size(buffer, scale, columns, rows), copies, scale))
+            found.append(tuple(sorted(sizes, key=lambda s: s[:2], reverse=True)))
         return list(dict.fromkeys(found))
 
-    def _size(self, buffer: Buffer, axis: str, columns: int, rows: int) -> int:
+    def _size(self, buffer: Buffer, scale: Scale, columns: int, rows: int) -> int:
         """Chunks of a row of so many columns (0: all), of so many rows of them, of one chunk of columns of these rows."""
-        if axis == COLUMNS:
+        if scale == COLUMNS:
             return rows
         width, groups = buffer.cols // buffer.groups, buffer.groups
         row = -(-columns // self.limits.chunk)
         if groups > 1 or not columns:
             row = max(1, (columns or buffer.cols) // width) * -(-width // self.limits.chunk)
-        return row if axis == ROWS else row * rows
+        return row * rows if scale == WHOLE else row
 
-    def _over(self, alive: list[tuple[tuple[int, int, str], ...]], height: int) -> int:
+    def _times(self, scale: Scale, height: int) -> int:
+        """What a size is multiplied by in blocks of so many tokens."""
+        if scale == ROWS:
+            return height
+        if scale == WHOLE:
+            return 1
+        return tallest(*scale, height) if isinstance(scale, tuple) else -(-height // self.limits.chunk)
+
+    def _over(self, alive: list[Sizes], height: int) -> int:
         """Chunks that are short where most are, in blocks of so many tokens."""
-        scale = {ROWS: height, COLUMNS: -(-height // self.limits.chunk), WHOLE: 1}
+        times = {scale: self._times(scale, height) for sizes in alive for _, _, scale in sizes}
         return max(
-            self.limits.over([size * scale[axis] for size, copies, axis in sizes for _ in range(copies)])
+            self.limits.over([size * times[scale] for size, copies, scale in sizes for _ in range(copies)])
             for sizes in alive
         )
 
     def _cycles(self, first: int, end: int, height: int, blocks: int = 1) -> float:
         """Of a block: those of the array or of the transfers, whichever take longer."""
         local, array, share = self.local(first, end), 0.0, 1.0
-        moved: dict[tuple[str, str, int, bool], float] = {}
-        scale = {ROWS: height, COLUMNS: -(-height // self.limits.chunk), WHOLE: 1 / blocks}
+        moved: dict[tuple[str, Scale, int, bool], float] = {}
         for op, shape in (entry for unit in self.units[first:end] for entry in unit):
             if isinstance(op, RouteTokens):
                 share = op.top_k / op.logits.cols
@@ -249,9 +280,10 @@ class Streamed:
                 array += self.bound(op, math.ceil(rows * share) if expert else rows)
             for name, view in op.views().items():
                 if view.buffer not in local:
-                    axis = shape.axes[name]
-                    size = self._size(self.graph.buffers[view.buffer], axis, view.cols, view.rows) * scale[axis]
-                    moved[view.buffer, axis, view.col, name in op.WRITES] = size * self.beats
+                    scale = _scale(op, shape, name)
+                    size = self._size(self.graph.buffers[view.buffer], scale, view.cols, view.rows)
+                    times = 1 / blocks if scale == WHOLE else self._times(scale, height)
+                    moved[view.buffer, scale, view.col, name in op.WRITES] = size * times * self.beats
         read, written = (sum(c for (*_, kind), c in moved.items() if kind == write) for write in (False, True))
         return max(array, read, written)
 
@@ -279,12 +311,18 @@ def _with_maxima(found: list[list[Op]], graph: IntGraph) -> list[list[Op]]:
     return result
 
 
-def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[str, View], View]) -> Op:
-    """`op` called `name` on tokens first..end-1; place(field, view) may put what it then works on elsewhere."""
+def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[str, View], View]) -> list[Op]:
+    """`op` called `name` on tokens first..end-1, in the order of these; place(field, view) may put what it then works on
+    elsewhere. Several where a walk has `lanes`."""
+    if op.walk is not None:
+        return cut_walk(op, shape.axes, first, end, name, place)
     if COLUMNS not in shape.axes.values():
-        piece = part(op, first, end, name, lambda view: view)
-        placed: dict[str, Any] = {field: place(field, view) for field, view in piece.views().items()}
-        return replace(piece, **placed)
+        piece, views = part(op, first, end, name, lambda view: view), op.views()
+        placed: dict[str, Any] = {
+            field: place(field, views[field] if shape.axes[field] == WHOLE else view)
+            for field, view in piece.views().items()
+        }
+        return [replace(piece, **placed)]
     assert isinstance(op, MatMul) and isinstance(op.w, View)
     changes = {"w": replace(op.w, row=op.w.row + first, rows=end - first), "x": op.x}
     changes["out"] = replace(op.out, col=op.out.col + first, cols=end - first)
@@ -293,10 +331,18 @@ def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[
     if op.col_scale == ColScale.PARAMETERS:
         params["col_mult"] = np.broadcast_to(np.asarray(op.col_mult), op.out.cols)[first:end]
         params["bias"] = None if op.bias is None else np.asarray(op.bias)[first:end]
-    return replace(op, name=name, **values, **params)
+    return [replace(op, name=name, **values, **params)]
 
 
 def _rows(op: Op) -> int:
     """Rows that go through an operation."""
     views = op.row_views()
     return next(views[name].rows for name in ("x", "logits", "out") if name in views)
+
+
+def _scale(op: Op, shape: Shape, name: str) -> Scale:
+    """What the size of one of an operation's views grows with."""
+    if shape.axes[name] != BAND:
+        return shape.axes[name]
+    assert op.walk is not None
+    return op.walk, "x" if name == "x" else "out"

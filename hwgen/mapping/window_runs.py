@@ -9,10 +9,9 @@ import numpy as np
 
 from ..intgraph import Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
+from .bands import BAND
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise
 from .runs import units
-
-BAND = "band"  # axis of a view: of what the taps of a block reach
 
 
 @dataclass(frozen=True)

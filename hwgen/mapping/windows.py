@@ -17,9 +17,10 @@ from typing import Any
 
 from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
+from .bands import BAND, rows_of
 from .depth_first import Limits
 from .parts import COLUMNS, ROWS, WHOLE, edges, part, part_name
-from .window_runs import BAND, Run, Shape, window_runs
+from .window_runs import Run, Shape, window_runs
 
 
 def window_tiling(graph: IntGraph, limits: Limits) -> IntGraph:
@@ -110,7 +111,7 @@ class _Windows:
     @staticmethod
     def _reached(walk: Walk, borders: dict[int, int], first: int, end: int) -> tuple[int, int]:
         """(first row, row behind the last) that the taps of tokens first..end-1 reach."""
-        rows = _rows_of(walk, borders[first], borders[end]).x_rows()
+        rows = rows_of(walk, borders[first], borders[end]).x_rows()
         rows = rows[rows >= 0]
         return (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
 
@@ -204,7 +205,7 @@ class _Windows:
             moved |= {field: place(view, shape.axes[field]) for field, view in piece.views().items()}
             return replace(piece, **moved)
         assert shape.borders is not None
-        walk = _rows_of(op.walk, shape.borders[first], shape.borders[end])
+        walk = rows_of(op.walk, shape.borders[first], shape.borders[end])
         for field, view in op.views().items():
             moved[field] = view
             if shape.axes[field] == BAND:
@@ -238,15 +239,6 @@ def _overlapped(parts: list[list[Op]], head: int) -> list[Op]:
     for before, block in zip([[], *parts], [*parts, []], strict=True):
         result += block[:head] + before[head:]
     return result
-
-
-def _rows_of(walk: Walk, first: int, end: int) -> Walk:
-    """Rows first..end-1 of a walk, which are some steps of its outermost loop of more than one."""
-    outer = next(k for k, n in enumerate(walk.loops) if n > 1)
-    step = walk.rows // walk.loops[outer]
-    at, count = first // step, (end - first) // step
-    zeros = (0,) * outer
-    return walk.part((*zeros, at), (count, *walk.loops[outer + 1 :]))
 
 
 def _weights_apart(graph: IntGraph, limits: Limits) -> IntGraph:

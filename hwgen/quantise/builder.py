@@ -165,8 +165,7 @@ def limited(b: Builder, node: fg.Node) -> tuple[float, float] | None:
     low, high = (limit if np.isfinite(limit) else np.sign(limit) * max(reach, TINY) for limit in (clip.low, clip.high))
     if b.plan.only_multiplied(clip.name) and low < high:
         return (high - low) / 2 / INT16_MAX, (high + low) / 2
-    farthest = max(abs(limit) for limit in (clip.low, clip.high) if np.isfinite(limit))
-    return farthest / INT16_MAX, 0.0
+    return max(abs(low), abs(high), TINY) / INT16_MAX, 0.0
 
 
 def chosen(b: Builder, node: fg.Node, need: Callable[[float], float]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import Finding
 from ..tensor import Map, Program
-from .activations import clip, curved, plain
+from .activations import clip, curved, leaky, plain
 from .attention import attention
 from .convolution import convolution
 from .limits import dynamic, joined, limit
@@ -18,7 +18,7 @@ from .tokens import channels_last, ordered, padded, pool, positions, tokens
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (joined, convolution, linear, attention, softmax, norm, curved, bias, gain),
+    (joined, convolution, linear, attention, softmax, norm, curved, leaky, bias, gain),
     (turned,),  # what is left outside attention
     (
         joined,

@@ -87,6 +87,14 @@ def curved(t: Builder, node: Node) -> Ref | None:
     return _match(t, node, CURVED)
 
 
+def leaky(t: Builder, node: Node) -> Ref | None:
+    """ReLU with a slope below zero, before a number that multiplies is part of a linear layer."""
+    if not is_map(node, "where", "max", "add", "sub", "mul", "div"):
+        return None
+    found = _match(t, node, ("relu",))
+    return found if found is not None and layer(found, Activation) and found.node.op.slope else None
+
+
 def plain(t: Builder, node: Node) -> Ref | None:
     """ReLU and what is left of elementwise functions of one value."""
     return _match(t, node, PLAIN)

@@ -42,7 +42,7 @@ class Ratio(Layer):
 
 def split(program: Program) -> Program:
     """The same outputs with attention over channels by its definition, and with products of two values head by head."""
-    for patterns in ((_over_channels, _normalised, _ratio, _padded), (_scaled,), (_by_heads,)):
+    for patterns in ((_over_channels, _normalised, _ratio, _by_total, _padded), (_scaled,), (_by_heads,)):
         program = rewrite(program, patterns, past=False)
     return program
 
@@ -120,6 +120,33 @@ def _ratio(t: Builder, node: Node) -> Ref | None:
     heads = x.node.shape[0] if len(x.node.shape) > 2 and x.node.shape[0] <= MOST_HEADS else 1
     whole = t.reshape(x.node.ref, (heads, rows // heads, columns))
     parts = [t.reshape(t.slice(whole, 0, h, 1), (rows // heads, columns)) for h in range(heads)]
+    return t.reshape(t.concat([t.node(Ratio(epsilon), part) for part in parts], 0), node.shape)
+
+
+def _by_total(t: Builder, node: Node) -> Ref | None:
+    """Rows divided by a number for each, which another product or sum makes."""
+    if not is_map(node, "mul", "div"):
+        return None
+    x, total = node.operands
+    if is_map(node, "mul"):  # by a reciprocal
+        x, total = (total, x) if is_map(x, "div") and x.node.operands[0].scalar == 1 else (x, total)
+        if not is_map(total, "div") or total.node.operands[0].scalar != 1 or not total.node.operands[1].whole:
+            return None
+        total = t.through(total.layout, total.node.operands[1])
+    if x.constant is not None or total.constant is not None or node.dtype != "f" or len(node.shape) < 2:
+        return None
+    epsilon = 0.0
+    if (found := scalar_of(total, "add")) is not None:
+        total, epsilon = found
+    if x.shape != node.shape or x.shape[-1] < 2 or epsilon < 0 or any(s for _, s in total.layout.axes[-1]):
+        return None
+    *lead, count, columns = node.shape
+    heads = int(np.prod(lead))
+    if heads > MOST_HEADS:
+        return None
+    one = t.slice(total, len(node.shape) - 1, 0, 1)
+    whole = t.reshape(t.concat([x, one], len(node.shape) - 1), (heads, count, columns + 1))
+    parts = [t.reshape(t.slice(whole, 0, h, 1), (count, columns + 1)) for h in range(heads)]
     return t.reshape(t.concat([t.node(Ratio(epsilon), part) for part in parts], 0), node.shape)
 
 

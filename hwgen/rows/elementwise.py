@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import graph
-from ..layers import Activation, Clip, Linear, Norm, Scale
+from ..layers import Activation, Clip, Conv, Linear, Norm, Scale
 from ..recognise.limits import is_limit
 from ..recognise.names import label, parent
 from ..tensor import Const, Map, Node, Ref
@@ -47,7 +47,7 @@ class Arranged:
             self.place = Place(node.size // max(node.shape[-1:] or (1,)), max(node.shape[-1:] or (1,)))
             self.operands = [Operand.missing((1, 1)) for _ in views]
             return
-        lead = max(range(len(views)), key=lambda i: (_spread(views[i]), -i))
+        lead = max(range(len(views)), key=lambda i: (_natural(views[i]), _spread(views[i]), -i))
         try:
             _, order, split = as_tokens(views[lead])
             self.groups = order[:split], order[split:]
@@ -82,6 +82,17 @@ class Arranged:
         return table[:, :1] if (table == table[:, :1]).all() else table
 
 
+def _natural(view: View) -> bool:
+    """Whether columns change along the axis that holds channels: the last one of tokens, any single one of maps."""
+    rank = len(view.shape)
+    try:
+        _, order, split = as_tokens(view)
+    except Unsupported:
+        return False
+    across = [i for i in order[split:] if view.shape[i] > 1]
+    return len(across) == 1 and (rank > 3 or across[0] == rank - 1)
+
+
 def _spread(view: View) -> int:
     return int(np.ptp(view.rows)) + (0 if view.which is None else int(np.ptp(view.which)) + 1)
 
@@ -109,6 +120,8 @@ def _taken(node: Node) -> bool:
 def activation(b: Rows, node: Node, start: int, stop: int) -> str:
     op = node.op
     (operand,) = arranged(b, node).operands
+    if op.form == "relu" and 0 < op.slope < 1:
+        return _leaky(b, node, operand, start, stop)
     source = operand.plain
     if source is not None and not is_limit(source[0]):
         inner, columns, first = source
@@ -122,6 +135,14 @@ def activation(b: Rows, node: Node, start: int, stop: int) -> str:
         low, high = FORMS[op.form]
         return b.add(graph.Clip, node, node.name, op.form, x=x, low=low, high=high)
     return b.add(graph.Activation, node, node.name, op.form, x=x, **form_of(op))
+
+
+def _leaky(b: Rows, node: Node, operand: Operand, start: int, stop: int) -> str:
+    """LeakyReLU: slope * x + relu((1 - slope) * x), of a layer with weights by these."""
+    slope = node.op.slope
+    bent = b.add(graph.Activation, node, "", "relu", x=_times(b, node, operand, 1 - slope, start, stop), form="relu", slope=1.0)
+    straight = _times(b, node, operand, slope, start, stop)
+    return b.add(graph.Add, node, node.name, "leaky_relu", a=bent, b=straight)
 
 
 def scale(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -164,7 +185,7 @@ def both(b: Rows, node: Node, start: int, stop: int) -> str:
         name = name or acted
         return b.add(graph.Multiply, node, f"{name}.gated" if name else "", "multiply", a=one, b=other)
     one = value(b, node, first)
-    other = _negated(b, node, second) if f == "sub" else value(b, node, second)
+    other = _times(b, node, second, -1.0) if f == "sub" else value(b, node, second)
     return b.add(graph.Add, node, f"{name}.add" if name else "", "add", a=one, b=other)
 
 
@@ -172,16 +193,17 @@ def _one_row(operand: Operand) -> bool:
     return operand.rows > 1 and all((k.picks == k.picks[0]).all() and (k.rows == k.rows[0]).all() for k in operand.blocks)
 
 
-def _negated(b: Rows, node: Node, operand: Operand) -> str:
-    """The negative of an operand: of a layer with weights by those."""
+def _times(b: Rows, node: Node, operand: Operand, factor: float, start: int = 0, stop: int | None = None) -> str:
+    """Rows of an operand times a number: of a layer with weights by those."""
+    stop = operand.rows if stop is None else stop
     source = operand.plain
-    if source is not None and isinstance(source[0].op, Linear | Norm):
+    if source is not None and isinstance(source[0].op, Linear | Norm | Conv):
         inner, columns, first = source
         x, *parts = inner.operands
         b.t.name, b.t.source = "", inner.source
-        flipped = b.t.node(inner.op, x, *(b.t.map("mul", p, -1.0) for p in parts)).node
-        return b.part(flipped, columns, first, first + operand.rows)
-    return b.diagonal(node, value(b, node, operand), np.full(operand.width, -1.0))
+        turned = b.t.node(inner.op, x, *(b.t.map("mul", p, factor) for p in parts)).node
+        return b.part(turned, columns, first + start, first + stop)
+    return b.diagonal(node, value(b, node, operand, start, stop), np.full(operand.width, factor))
 
 
 def _with_constant(b: Rows, node: Node, found: Arranged, start: int, stop: int) -> str:
@@ -195,7 +217,7 @@ def _with_constant(b: Rows, node: Node, found: Arranged, start: int, stop: int) 
     if not np.isfinite(table).all():
         raise Unsupported("its constant holds infinity or NaN, which only an attention mask may")
     if f == "sub" and isinstance(node.operands[0].op, Const):
-        x = _negated(b, node, operand)
+        x = _times(b, node, operand, -1.0)
         f = "add"
     else:
         x = value(b, node, operand, start, stop)

@@ -18,6 +18,7 @@ from ..layers import Activation, Clip, Conv, Linear
 from ..tensor import Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref
 from .operands import Operand, kept, settled
 from .reasons import reason
+from .standing import Standing, upright
 from .views import LOWEST, ZERO, Array, Place, Unsupported, View, shown
 
 Make = Callable[["Rows", Node, int, int], str]  # name of rows start..stop of the value of a layer
@@ -202,11 +203,22 @@ class Rows:
         """`operands.settled`, of which what a finding explains is gone."""
         if any(self.lost(v) for v in views):
             return [Operand.missing(v.shape) for v in views]
-        return settled(views)
+        return settled([self.upright(v) for v in views])
 
     def kept(self, view: View) -> Operand:
         """`operands.kept`, or gone."""
-        return Operand.missing(view.shape) if self.lost(view) else kept(view)
+        return Operand.missing(view.shape) if self.lost(view) else kept(self.upright(view))
+
+    def upright(self, view: View, split: int = 1) -> View:
+        """`standing.upright`."""
+        return upright(view, split, lambda source: self.once("transposed", source, lambda: self._transposed(source)))
+
+    def _transposed(self, source: Node) -> Node:
+        place = self.place(source)
+        alike = place.row is None and place.column is None and place.at is None and source.shape == (place.rows, place.width)
+        r = source.ref if alike else self.standing(source)
+        self.t.name, self.t.source = "", source.source
+        return self.t.node(Standing(), self.t.transpose(r, (1, 0))).node
 
     def part(self, node: Node, columns: Array, start: int, stop: int) -> str:
         """Name of columns of rows start..stop of a layer's value."""
@@ -287,6 +299,8 @@ class Rows:
             if not self.nodes:
                 raise Unsupported("does not depend on the image")
             first = self.nodes[0]
+            if GONE in first.inputs:
+                return GONE
             row = self.add(graph.Rows, node, "", "rows", x=first.name, start=0, stop=1)
             width = graph.shapes(graph.Graph(self.shapes, self.nodes[:1], []))[first.name][1]
             none = self.intern(np.zeros((table.shape[1], width), np.float32))

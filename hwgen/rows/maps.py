@@ -299,6 +299,7 @@ def pool(b: Rows, node: Node, start: int, stop: int) -> str:
     view = b.view(node.operands[0])
     if b.lost(view):
         return GONE
+    view = b.upright(view, 2)
     return _windows(b, node, _pooled(view, node.op.form), node.op.form, start, stop)
 
 
@@ -332,13 +333,17 @@ def _reduced(b: Rows, node: Node) -> Reduced:
     _, order, split = as_tokens(view)
     down, across = order[:split], order[split:]
     over = [i for i in op.axes if x.shape[i] > 1]
+    sums = op.function == "sum" and set(across) == set(over) | {i for i in across if x.shape[i] == 1}
+    if over and not sums and all(i in across for i in over):  # rows are channels: of the transposed value
+        down, across = across, down
     rows_left = [i for i in down if i not in over]
     where: list[Array]
     if all(i in down for i in over):
-        pooled = _pooled(view.group(rows_left, [i for i in down if i in over], across), "max" if op.function == "max" else "sum")
+        standing = b.upright(view.group(rows_left, [i for i in down if i in over], across), 2)
+        pooled = _pooled(standing, "max" if op.function == "max" else "sum")
         count, width = pooled.view.shape[0], pooled.view.shape[2]
         operand, axes = None, rows_left + across
-    elif op.function == "sum" and set(across) == set(over) | {i for i in across if x.shape[i] == 1}:
+    elif sums:
         pooled, operand = None, b.kept(view.group(down, across))
         count, width, axes = operand.rows, 1, down
     else:

@@ -11,12 +11,13 @@ from ..tensor import Node
 from .lower import Rows
 from .moves import made, value
 from .operands import kept
-from .views import Array, Place, Unsupported, View
+from .views import Array, Place, View
 
 MOST_WEIGHTS = 16  # different rows of weights
 MOST_TAPS = 16  # tokens that one is mixed of
 MOST_PRODUCTS = 4  # tokens that one is mixed of, where each is of its own weights
-MIXES = "multiplies along tokens (token mixing)"
+MOST_PHASES = 64  # of a map made larger by a whole number
+EQUAL = 1e-6  # of the largest weight: sums of weights that an edge has in one
 
 
 @dataclass(eq=False)
@@ -34,7 +35,8 @@ class Mixed:
 
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
-    """None where a linear layer reads channels of one token, or several channels of several."""
+    """None where a linear layer reads channels of one token, or several channels of several, or mixes so many tokens that it
+    is a product with the transposed value."""
     return b.once("mixed", node, lambda: _mixed(b, node))
 
 
@@ -59,6 +61,8 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     rows = np.broadcast_to(own.rows, own.shape)
     if (rows != rows[:, :, :1]).any():
         return None
+    if not _sparse(b.array(node.operands[1], "its weight")):
+        return None
     outputs = node.shape[1]
     first = each > 1 and abs(int(rows[0, 1, 0] - rows[0, 0, 0])) > abs(int(rows[1, 0, 0] - rows[0, 0, 0]))
     j, o, c = np.meshgrid(np.arange(each), np.arange(outputs), np.arange(width), indexing="ij")
@@ -66,6 +70,24 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     order = (0, 2, 1) if inner else (2, 0, 1)
     at = token.transpose(order).reshape(-1), c.transpose(order).reshape(-1)
     return Mixed(own, Place(each * outputs, width, at=at), first)
+
+
+def _spans(weight: Array) -> list[tuple[int, int]]:
+    """First and end of what has weight, of each output."""
+    used = [np.flatnonzero(row) for row in weight]
+    return [(int(u[0]), int(u[-1]) + 1) if len(u) else (0, 1) for u in used]
+
+
+def _in_windows(weight: Array) -> bool:
+    """Whether a few windows make every output."""
+    spans = _spans(weight)
+    forms = {weight[o, first:end].tobytes() for o, (first, end) in enumerate(spans)}
+    return max(end - first for first, end in spans) <= MOST_TAPS and len(forms) <= MOST_WEIGHTS
+
+
+def _sparse(weight: Array) -> bool:
+    """Whether windows, or sums of a few tokens times constants, make every output."""
+    return _phases(weight) is not None or _in_windows(weight) or bool((weight != 0).sum(axis=1).max() <= MOST_PRODUCTS)
 
 
 def resamples(b: Rows, node: Node) -> bool:
@@ -92,15 +114,13 @@ def _mix(b: Rows, node: Node) -> str:
     assert found is not None
     weight = b.array(node.operands[1], "its weight")
     each, tokens, width = found.view.shape
-    used = [np.flatnonzero(row) for row in weight]
-    spans = [(int(u[0]), int(u[-1]) + 1) if len(u) else (0, 1) for u in used]
-    if max(end - first for first, end in spans) > MOST_TAPS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
+    phases = _phases(weight)
+    if phases is None and not _in_windows(weight):
+        return _weighted(b, node, found, weight)
+    spans = _spans(weight)
     forms: dict[bytes, list[int]] = {}
     for o, (first, end) in enumerate(spans):
         forms.setdefault(weight[o, first:end].tobytes(), []).append(o)
-    if len(forms) > MOST_WEIGHTS:
-        return _weighted(b, node, found, weight, used)
 
     def table(positions: int) -> Array:
         """Row of each [position along the mixed axis, place beside it] in a map that runs as the layer's value does."""
@@ -112,36 +132,86 @@ def _mix(b: Rows, node: Node) -> str:
 
     names: list[str] = []
     order, total = np.zeros((len(weight), each), np.int64), 0
-    for own in forms.values():
-        starts = np.array([spans[o][0] for o in own])
-        first, end = spans[own[0]]
-        count, numbers = end - first, weight[own[0], first:end]
+
+    def windowed(outputs: list[int] | slice, starts: Array, numbers: Array, tokens: Array) -> None:
+        """Outputs of the same weights, from the first token of each among those `tokens` of the mixed axis."""
+        nonlocal total
+        count = len(numbers)
         step = int(np.gcd.reduce(np.diff(starts), initial=0)) or 1
-        begin = int(starts.min()) % step if count > 1 else 0
-        last = int(starts.max()) + count if begin else tokens  # a map that need not be cut is read where it is
-        part = found.view.map(lambda a, cut=slice(begin, last): a[:, cut])  # type: ignore[misc]
+        if begin := int(starts.min()) % step if count > 1 else 0:  # a map that need not be cut is read where it is
+            tokens, starts = tokens[begin : int(starts.max()) + count], starts - begin
+        part = found.view.map(lambda a: a[:, tokens])
         x = value(b, node, kept(part.group([1, 0] if found.outputs_first else [0, 1], [2])))
-        positions = last - begin
+        positions = len(tokens)
         if count > 1 or numbers[0] != 1:
             kernel, stride = ((n, 1) if found.outputs_first else (1, n) for n in (count, step))
             taps = b.intern(np.broadcast_to(numbers.reshape(*kernel, 1), (*kernel, width)))
             fields = {"size": tall(positions), "kernel": kernel, "stride": stride, "weight": taps}
             x = b.add(graph.Window, node, "", "mix", x=x, form="weighted", **fields)
-            starts, positions = (starts - begin) // step, (positions - count) // step + 1
+            starts, positions = starts // step, (positions - count) // step + 1
         names.append(x)
-        order[own] = total + table(positions)[starts]
+        order[outputs] = total + table(positions)[starts]
         total += positions * each
+
+    if phases is not None:
+        place = np.clip(np.arange(-phases.before, tokens + phases.behind), 0, tokens - 1)
+        for p, (numbers, start) in enumerate(zip(phases.weights, phases.starts, strict=True)):
+            windowed(slice(p, None, len(phases.weights)), start + np.arange(tokens), numbers, place)
+    else:
+        for own in forms.values():
+            first, end = spans[own[0]]
+            windowed(own, np.array([spans[o][0] for o in own]), weight[own[0], first:end], np.arange(tokens))
     y: str = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
-    place = (order if found.outputs_first else order.T).reshape(-1)
-    y = y if np.array_equal(place, np.arange(total)) else made(b, graph.Gather, node, "gather", x=y, rows=place)
+    rows = (order if found.outputs_first else order.T).reshape(-1)
+    y = y if np.array_equal(rows, np.arange(total)) else made(b, graph.Gather, node, "gather", x=y, rows=rows)
     return _plus(b, node, found, y)
 
 
-def _weighted(b: Rows, node: Node, found: Mixed, weight: Array, used: list[Array]) -> str:
+@dataclass(eq=False)
+class Phases:
+    """Outputs p, p + n, p + 2 n.. of which each reads the same weights, one token further on, of tokens with the first one
+    `before` times more in front and the last one `behind` times more after them.
+
+    weights  [n, taps]; starts: token that the first output of each reads first, of these
+    """
+
+    weights: Array
+    starts: Array
+    before: int
+    behind: int
+
+
+def _phases(weight: Array) -> Phases | None:
+    """A map made larger by a whole number, with its edges repeated; None where it is none."""
+    outputs, tokens = weight.shape
+    count = outputs // tokens
+    if outputs % tokens or count < 2 or count > MOST_PHASES:
+        return None
+    middle = tokens // 2
+    spans = [(first - middle, end - middle) for first, end in _spans(weight[middle * count : (middle + 1) * count])]
+    taps = max(end - first for first, end in spans)
+    if taps > MOST_TAPS:
+        return None
+    starts = np.array([first for first, _ in spans])
+    weights = np.zeros((count, taps), np.float32)
+    made = np.zeros_like(weight)
+    for p, start in enumerate(starts):
+        own = np.arange(taps) + middle + start
+        inside = (own >= 0) & (own < tokens)
+        weights[p, inside] = weight[middle * count + p, own[inside]]
+        at = np.clip(np.arange(tokens)[:, None] + start + np.arange(taps), 0, tokens - 1)
+        np.add.at(made, (p + count * np.arange(tokens)[:, None], at), weights[p])
+    if np.abs(made - weight).max() > EQUAL * np.abs(weight).max():
+        return None
+    before = max(0, -int(starts.min()))
+    behind = max(0, int(starts.max()) + taps - 1)
+    return Phases(weights, starts + before, before, behind)
+
+
+def _weighted(b: Rows, node: Node, found: Mixed, weight: Array) -> str:
     """A sum of tokens times constants, where few are mixed: resampling by any step."""
+    used = [np.flatnonzero(row) for row in weight]
     count = max(len(u) for u in used)
-    if count > MOST_PRODUCTS:
-        raise Unsupported(MIXES, "let layers work on tokens by channels")
     each, _, width = found.view.shape
     total = ""
     for i in range(count):

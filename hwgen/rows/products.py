@@ -13,22 +13,14 @@ import numpy as np
 from .. import graph
 from ..layers import Embed, Linear, Norm, Softmax
 from ..recognise.match import is_map
-from ..tensor import Builder, Layer, Node, Ref
+from ..tensor import Node, Ref
 from . import dense
 from .apart import Ratio, Scaled
 from .lower import GONE, Make, Rows, Where
 from .mixing import mixed, resamples
 from .moves import value
+from .standing import Standing
 from .views import Array, Place, View, shown
-
-
-@dataclass(frozen=True)
-class Standing(Layer):
-    """x [R, C] as it is, as a value of these rows: its operand shows the columns of another."""
-
-    def define(self, t: Builder, *operands: Ref) -> Ref:
-        return t.copy(operands[0])
-
 
 # --- operands ---
 

@@ -20,6 +20,7 @@ Array = np.ndarray
 # Loads that may be waiting for their use, as many as there is room for; fewer than the sequencer's instruction FIFO holds.
 LOAD_LEADS = (6, 3, 1)
 SHOWN = 5  # items that an error names
+RELAXED = 12  # attempts with less and less time for those that are in the way
 PASSES = 4  # over all items, to move those apart that clash
 ORDERS: tuple[Callable[[Item], tuple[float, ...]], ...] = (
     lambda item: (-item.size, item.first),
@@ -32,7 +33,8 @@ ORDERS: tuple[Callable[[Item], tuple[float, ...]], ...] = (
 @dataclass
 class Item:
     """`size` addresses needed in steps first..last (both included); `early`, rising, <= `first`: welcome from there on, from
-    the first of them if there is room. `load`: not loaded before this step, so that nothing that lay there holds the load up."""
+    the first of them if there is room. `load`: not loaded before this step, so that nothing that lay there holds the load up.
+    `held` >= last: better not given to another before this step, for then its last reader is still at work."""
 
     name: str
     size: int
@@ -41,9 +43,15 @@ class Item:
     early: tuple[int, ...] = ()
     address: int = -1
     load: int = 0
+    held: int = -1
 
     def __post_init__(self) -> None:
         self.early = self.early or (self.first,)
+
+    def wishes(self) -> list[tuple[int, int]]:
+        """(first, last) that it would like, best ones first; at the end what it must have."""
+        late = max(self.last, self.held)
+        return list(dict.fromkeys([*((min(e, self.first), late) for e in self.early), (self.first, self.last)]))
 
 
 def set_lead(loads: list[Item]) -> None:
@@ -90,21 +98,39 @@ def place(
 
 
 def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int]) -> Item | None:
-    """Place all items, as early as there is room; the first one that finds none in the last order that is tried."""
-    must = [item.first for item in items]
-    for k in range(max((len(item.early) for item in items), default=0)):
-        for item in items:
-            item.first = item.early[min(k, len(item.early) - 1)]
-        if _fill(items, banks, bank_size, clashes, ORDERS[0]) is None:
+    """Place all items, for as long as they like where there is room; the first one that finds none in the last order that is
+    tried. Where one finds none, those that could do with less of its time get less."""
+    wishes = [item.wishes() for item in items]
+    level = [0] * len(items)
+    must = [choices[-1] for choices in wishes]
+    for _ in range(RELAXED):
+        for item, choices, k in zip(items, wishes, level, strict=True):
+            item.first, item.last = choices[k]
+        failed = _fill(items, banks, bank_size, clashes, ORDERS[0])
+        if failed is None:
+            _bring_forward(items)
+            for item, (_, last) in zip(items, must, strict=True):
+                item.last = last
             return None
-    for item, first in zip(items, must, strict=True):
-        item.first = first
+        less = [i for i in range(len(items)) if level[i] + 1 < len(wishes[i]) and _in_the_way(items[i], must[i], failed)]
+        for i in less:
+            level[i] += 1
+        if not less:
+            break
+    for item, (first, last) in zip(items, must, strict=True):
+        item.first, item.last = first, last
     for order in ORDERS:
         failed = _fill(items, banks, bank_size, clashes, order)
         if failed is None:
             _bring_forward(items)
             return None
     return failed
+
+
+def _in_the_way(item: Item, must: tuple[int, int], failed: Item) -> bool:
+    """Whether an item lives beside one that found no place, in time that it would like and need not have."""
+    before = item.first <= failed.last and failed.first < must[0]
+    return before or (item.last >= failed.first and failed.last > must[1])
 
 
 def peak(items: list[Item]) -> list[Item]:

@@ -36,6 +36,8 @@ class Spaces:
         self.tables: dict[int, Item] = {}
         self.spills = any(buffer.dram for buffer in graph.buffers.values())
         self.array = [i for i, op in enumerate(graph.ops) if isinstance(op, MatMul)]
+        index = {op.name: i for i, op in enumerate(graph.ops)}
+        self.held = {name: index[op] for name, op in graph.held.items()}
         for linger in LINGER if self.spills else LINGER[-1:]:
             self._collect(linger)
             try:
@@ -61,6 +63,8 @@ class Spaces:
                 item = Item(f"buffer {name!r}", size, self.step_of[first], self.step_of[span.last])
                 if linger and isinstance(graph.ops[span.last], Spill):
                     item.last = max(item.last, self._near(span.last, linger))
+                if name in self.held:
+                    item.held = self.step_of[self.held[name]]
                 self.spans.setdefault(name, []).append((span, item))
         for name, accesses in maximum_accesses(graph).items():
             for span in self._merged(spans(name, accesses, set())):

@@ -318,7 +318,7 @@ def _read_by_walks(graph: q.QGraph) -> dict[str, tuple[q.Ref, Walk]]:
             continue
         (piece,) = node.pieces
         by_rows = all(
-            isinstance(n, q.Product) and n.x is ref and ref.rows == piece.count and n.walk is None
+            isinstance(n, q.Product) and n.x is ref and ref.rows == piece.count and n.walk is None and n.add is not ref
             for n, ref in readers.get(node.name, [])
         )
         if piece.rows is not None and by_rows and (walk := nests.walk(piece.rows, piece.x.rows)) is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from .. import processes
 from ..boards import Board
 from ..errors import UserError
+from ..progress import work
 from . import yosys
 from .families import Family, family, resources
 from .netlist import Netlist, paths, read
@@ -123,10 +124,11 @@ def netlists(
         begin = time.monotonic()
         netlist = _synthesise(unit, kind, cache)
         done += 1
+        here.at(done)
         tell(f"{done}/{len(wanted)} {unit.name} {time.monotonic() - begin:.1f} s")
         return netlist
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with work("synthesis", len(wanted), "units") as here, ThreadPoolExecutor(jobs) as pool:
         try:
             return list(zip(wanted, pool.map(one, wanted), strict=True))
         except BaseException:  # the other units would go on, and leaving the pool waits for them

@@ -18,6 +18,7 @@ from typing import Any
 from .. import synth
 from ..boards import Board
 from ..files import write_atomic
+from ..progress import work
 from ..synth.netlist import Flat, Netlist
 from ..synth.partition import unit_name
 from .arrival import Arrivals, TimingPath, arrivals, wires, worst_paths
@@ -91,7 +92,8 @@ def estimate(
     if cache is not None and (kept := cached(verilog, board, cache, only)) is not None:
         return kept
     found = synth.netlists(verilog, board, only=only, inside=True, cache=cache, jobs=jobs, progress=progress)
-    result = analyse({unit.module: net for unit, net in found}, found[0][0].module, board, table, progress)
+    with work("timing"):
+        result = analyse({unit.module: net for unit, net in found}, found[0][0].module, board, table, progress)
     result.unit = only or ""
     if cache is not None:
         target = _target(verilog, board, cache, only)

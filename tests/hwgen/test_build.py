@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,10 @@ def test_trace_of_a_run(hwgen, made, tmp_path, monkeypatch):
     assert (measured["dram"], measured["dram_bytes_per_cycle"], len(measured["runs"])) == ("unlimited", 0.0, 2)
     estimate = json.loads((bundle / "report.json").read_text())["tasks"][""]
     assert len(measured["runs"][0]["operations"]) == len(estimate["operations"])
+    viewed = tmp_path / "t.perfetto.json"
+    assert hwgen("run", bundle, *options[:-1], viewed)[0] == 0
+    slices = [event for event in json.loads(viewed.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert len(slices) == sum(len(run["operations"]) + len(run["layers"]) for run in measured["runs"])
     code, out, err = hwgen("report", bundle, "--trace", trace, "--html", page)
     assert (code, err) == (0, "") and "measured, run 1, DRAM unlimited" in out
     assert page.read_text().count("<canvas") == 3
@@ -286,12 +291,14 @@ def test_progress_of_a_simulation(hwgen, made, monkeypatch):
     def simulate(*arguments, progress, **more):
         for cycles in (0, 10_000):
             progress(0, 1, cycles)
+            time.sleep(0.05)
         return on_the_machine(*arguments, progress=None, **more)
 
     monkeypatch.setattr(rtl, "simulate", simulate)
+    monkeypatch.setattr("hwgen.progress.OFTEN_SECONDS", 0.01)
     options = ["--engine", "rtl", "--input", made / "micro_test.npz", "--limit", 1]
     code, _, err = hwgen("run", made / "micro.bundle", *options, "--progress")
-    assert code == 0 and re.search(r"rtl: run 1 of 1, 10,000 cycles, [\d,]+ cycles/s", err)
+    assert code == 0 and re.search(r"rtl: [1-9][\d,]* of [\d,]+ cycles, run 1 of 1, 0:0\d, [\d,]+ cycles/s", err), err
 
 
 def test_compare_tells_the_error_of_every_layer(hwgen, made, tmp_path):

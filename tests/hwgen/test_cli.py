@@ -309,3 +309,9 @@ def test_every_command_is_listed(hwgen):
     code, out, _ = hwgen("--help")
     assert code == 0 and re.findall(r"^    (\w+)(?: |$)", out, re.M) == list(arguments.EXAMPLES)
     assert set(arguments.EXAMPLES) == set(COMMANDS)
+
+
+def test_a_system_without_posix_is_told_what_is_not_there(hwgen, monkeypatch):
+    monkeypatch.setattr("hwgen.cli.POSIX", False)
+    code, out, err = hwgen("boards")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "no file locks and process groups" in err and "WSL" in err

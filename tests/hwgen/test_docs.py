@@ -1,7 +1,10 @@
 """The documents say what is so: their command lines parse, their test passes, their build file is read."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -57,3 +60,14 @@ def test_the_build_file_is_read(tmp_path):
     (tmp_path / "build.toml").write_text(block("python.md", 'model = "digits.onnx"'))
     found = buildfile.read(tmp_path / "build.toml")
     assert found["settings"] == ["array_outputs=16", "equalise=0.5"] and found["shapes"] == ["image=1,1,8,8"]
+
+
+def test_the_script_with_timm_runs_as_it_stands(tmp_path):
+    for name in ("timm", "torch"):
+        pytest.importorskip(name, reason="a gigabyte that only this script wants: pip install timm")
+    environment = os.environ | {"PYTHONPATH": str(TOP)}
+    command = [sys.executable, str(TOP / "docs" / "timm_vit.py")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "logits as golden  equal bit for bit" in done.stdout and "ok      logits SNR" in done.stdout
+    assert "most of the error enters at" in done.stdout and "<svg" in (tmp_path / "vit.html").read_text()

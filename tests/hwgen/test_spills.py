@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hwgen import mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import Shortage, UserError
-from hwgen.intgraph import Fetch, IntGraph, MatMul, RouteTokens, Spill, verify
+from hwgen.intgraph import Buffer, Fetch, IntGraph, MatMul, Output, ReduceWindow, RouteTokens, Spill, View, verify
 from hwgen.mapping import Mapping
 from hwgen.mapping.apart import constants_apart, heads_apart
 from hwgen.mapping.runs import chains
@@ -20,6 +22,12 @@ from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
+from hwgen.sim.tb.windows import random_window_graph
+from hwgen.walks import Walk
+
+_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parents[1] / "sim/test_machine.py")
+machine = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(machine)
 
 SHAPES = {
     "plain": Shape(),
@@ -29,6 +37,7 @@ SHAPES = {
 }
 CONFIG = Config(array_outputs=8, array_inputs=8, bank_words=1024)
 TIGHT = Config(array_outputs=8, array_inputs=8, bank_words=64, weight_words=64, scale_entries=256)
+WINDOWS = replace(CONFIG, window_chunks=1, norm_columns=128, scale_entries=2048)
 MEMORY = Dram(latency=64, bytes_per_cycle=16.0)
 
 
@@ -52,6 +61,51 @@ def test_no_bit_changes(shape):
                 buffer.dram for view, _ in spilled.trace.values() for buffer in [spilled.buffers[view.buffer]]
             )
             assert_equal(graph, spilled, seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_maps_go_through_in_bands(seed):
+    """Windows of any kernel, stride and dilation, shifted maps, rows beside each other: a band of rows at a time."""
+    graph = random_window_graph(seed, size=(8, 6), groups=1 + seed % 2)
+    walks = sum(op.walk is not None for op in graph.ops)
+    for room in (1.0, 0.02):
+        spilled = Mapping(spill=room).apply(graph, WINDOWS, 1)
+        verify(spilled)
+        assert_equal(graph, spilled, seed)
+    assert sum(op.walk is not None for op in spilled.ops) > 2 * walks
+
+
+def test_phases_of_a_larger_map_are_read_side_by_side():
+    """Rows of four maps below each other in turns: of each map a band is fetched, and what is written is not fetched first."""
+    graph = random_window_graph(0, size=(8, 4))
+    parts = next(op for op in graph.ops if op.name == "larger").out
+    phases = Walk((8, 4, 4), (4, 32, 1), (16, 4, 1))
+    turned = graph.buffers["turned"] = Buffer("turned", parts.rows, parts.cols)
+    view = View("turned", 0, parts.rows, 0, parts.cols)
+    copy = next(op for op in graph.ops if op.name == "parts")
+    graph.ops.append(replace(copy, name="turn", out=view, x=parts, walk=phases))
+    graph.outputs.append(Output("turned", view, 1 / 1024, (turned.rows, turned.cols)))
+    spilled = Mapping(spill=0.02).apply(graph, WINDOWS, 1)
+    verify(spilled)
+    assert_equal(graph, spilled, 0)
+    turns = [op for op in spilled.ops if op.name.startswith("turn") and isinstance(op, ReduceWindow)]
+    assert len(turns) > 4 and max(op.x.rows for op in turns) < 32
+    assert not any(isinstance(op, Fetch) and op.x.buffer == "turned" for op in spilled.ops)
+
+
+@pytest.mark.parametrize(("room", "copies"), [(0.8, 1), (0.4, 2)])
+def test_bands_on_the_machine(room, copies):
+    """A map of which no bank holds a third; the program equals golden in any order of the units."""
+    graph = random_window_graph(3, size=(24, 12))
+    config = replace(WINDOWS, bank_words=1024)
+    largest = max(-(-b.cols // config.chunk) * b.rows for b in graph.buffers.values())
+    assert largest > 3 * config.bank_chunks
+    spilled = Mapping(spill=room, copies=copies).apply(graph, config, 1)
+    program = schedule({"": spilled}, config)
+    images = random_images(graph, 3)
+    wanted = golden.run(graph, images).outputs
+    for order in ("program", "lazy", 3):
+        machine.assert_equal(machine.run(program, images, order), wanted)
 
 
 def test_less_room_makes_more_blocks():

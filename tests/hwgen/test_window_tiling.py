@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen import mapping
+from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import Shortage
@@ -152,6 +152,19 @@ def test_finds_room_where_all_windows_do_not():
     assert choice.mapping.windows and choice.mapping.spill is None and "windows" in choice.mapping.text(1)
     program = schedule({"": choice.mapping.apply(graph, CONFIG, 1)}, CONFIG)
     machine.assert_equal(machine.run(program, image), golden.run(graph, image).outputs)
+
+
+@pytest.mark.parametrize(("network", "words", "room"), [(swin, 512, 0.65), (inverted, 1024, 0.35)])
+def test_tiles_in_turns_change_no_bit_and_run_faster(network, words, room):
+    graph, image = network((12, 16))
+    config = replace(CONFIG, bank_words=words)
+    one_by_one = Mapping(shared_hidden=True, ordered=False, windows=True, room=room)
+    cycles = []
+    for turns in (None, 0.8):
+        program = mapping.mapped({"": graph}, config, replace(one_by_one, interleave=turns))
+        machine.assert_equal(machine.run(program, image), golden.run(graph, image).outputs)
+        cycles.append(cost.estimate(program.tasks[""].instructions, config, MEMORY).cycles)
+    assert cycles[1] < cycles[0]
 
 
 def test_rows_in_blocks_for_columns_that_chunks_do_not_divide():

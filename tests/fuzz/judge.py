@@ -1,0 +1,122 @@
+"""What hwgen makes of a random network: right, refused, a fault of hwgen's, or silently wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from networks import Network, network
+from writer import rounded, save
+
+from hwgen import steps
+from hwgen.compare import snr_db
+from hwgen.errors import UserError
+from hwgen.sim import golden
+
+_spec = importlib.util.spec_from_file_location("system", Path(__file__).parents[1] / "system" / "conftest.py")
+system = importlib.util.module_from_spec(_spec)
+sys.modules["system"] = system  # its dataclasses look there
+_spec.loader.exec_module(system)
+
+CALIBRATION, TEST = 16, 3  # images
+LEAST_DB = 15.0  # of golden against the file: below it an answer is wrong ...
+ROUNDED_DB = 20.0  # ... where the file with its weights rounded to int8 keeps so much
+BOARDS = (
+    {"array_outputs": 8, "array_inputs": 8, "banks": 4, "bank_words": 8192, "window_chunks": 1, "weight_words": 256},
+    {"array_outputs": 16, "array_inputs": 16, "banks": 4, "bank_words": 4096, "window_chunks": 1, "weight_words": 512},
+    {"array_outputs": 12, "array_inputs": 20, "banks": 2, "bank_words": 4096, "window_chunks": 3, "weight_words": 512},
+)  # the last divides neither tokens nor widths
+
+
+SECONDS = 60  # of CPU, for one network
+
+
+class TooLong(BaseException):
+    """A network that did not end in time; no library takes it for its own."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """kind: "right", "refused", "fault" (an exception that is no UserError), "wrong", "machine" (differs from golden),
+    "slow"."""
+
+    seed: int
+    kind: str
+    text: str
+    parts: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        return self.kind in ("right", "refused")
+
+
+def timed(seed: int, folder: Path, seconds: int = SECONDS) -> Verdict:
+    """`judge`, given up after so many seconds of CPU."""
+
+    def over(signum, frame):
+        raise TooLong
+
+    before = signal.signal(signal.SIGPROF, over)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        return judge(seed, folder)
+    except TooLong:
+        return Verdict(seed, "slow", f"over {seconds} s")
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def judge(seed: int, folder: Path) -> Verdict:
+    """The verdict on the network of a seed; files go to `folder`."""
+    net = network(seed)
+    path = save(net.model, folder / f"{seed}.onnx")
+    try:
+        kind, text = _judged(net, path, seed)
+    except UserError as error:
+        kind, text = "refused", str(error).replace(str(path), "")
+    except Exception:
+        kind, text = "fault", traceback.format_exc()
+    return Verdict(seed, kind, text, tuple(net.parts))
+
+
+def _judged(net: Network, path: Path, seed: int) -> tuple[str, str]:
+    settings = {name: str(value) for name, value in BOARDS[seed % len(BOARDS)].items()}
+    calibrate, test = net.images(CALIBRATION, seed), net.images(TEST, seed + 1)
+    state = steps.build(
+        {"": path}, path.with_suffix(".bundle"), calibrate=calibrate, settings=settings, stop_after="schedule"
+    )
+    if len(state.program.tasks) != 1:
+        return "fault", f"tasks {list(state.program.tasks)}"
+    graph = state.integers[""]
+    images = [{name: array[i] for name, array in test.items()} for i in range(TEST)]
+    found = [golden.run(graph, image).outputs for image in images]
+    machine = system.run_machine(state.program, "", images[0]).outputs
+    for name, values in found[0].items():
+        if not np.array_equal(machine[name], values):
+            return "machine", f"output {name!r}: {int((machine[name] != values).sum())} of {values.size} values differ"
+    wanted, best = _run(net.model, test), _run(rounded(net.model), test)
+    texts, wrong = [], False
+    for name in wanted:
+        got = np.stack([f[name] for f in found]).reshape(wanted[name].shape)
+        db, limit = snr_db(wanted[name], got), snr_db(wanted[name], best[name])
+        wrong |= not db >= LEAST_DB and limit >= ROUNDED_DB
+        texts.append(f"{name} {db:.1f} dB, {limit:.1f} with the weights alone rounded")
+    return "wrong" if wrong else "right", "; ".join(texts)
+
+
+def _run(model: onnx.ModelProto, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of the file, [images, ...]."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    rows = [session.run(names, {n: a[i : i + 1] for n, a in images.items()}) for i in range(TEST)]
+    return {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}

@@ -1,0 +1,122 @@
+"""Forms that users bring and that need more than one node: each is proven against its file by the import itself."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen import graph
+from hwgen.levels import import_model
+from hwgen.select import integers
+from hwgen.sim import golden
+
+_spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
+maker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maker)
+D, T, IMAGE = maker.D, maker.T, maker.IMAGE
+
+
+def imported(tmp_path, form, shape=(1, T, D)) -> graph.Graph:
+    w = maker.Writer()
+    return import_model(w.write(tmp_path / "m.onnx", IMAGE, form(w), list(shape)))
+
+
+def agrees(graph_: graph.Graph, least=20.0) -> None:
+    """Golden of the graph within `least` dB of it."""
+    data = np.random.default_rng(0).normal(0, 1, (8, *IMAGE)).astype(np.float32)
+    integer = integers({"": graph_}, {"image": data})[""]
+    got = [golden.run(integer, {"image": image}).outputs for image in data]
+    for name in got[0]:
+        wanted = [graph.outputs(graph_, graph.evaluate(graph_, {"image": image}))[name] for image in data]
+        error = np.sum(np.square(np.stack(wanted) - np.stack([g[name] for g in got])))
+        assert 10 * np.log10(np.sum(np.square(wanted)) / error) > least
+
+
+def by_total(form):
+    """Linear attention whose sum of weights is a product of its own."""
+
+    def write(w):
+        x = w.tokens()
+        q, k, v = (w.linear(x) for _ in range(3))
+        q, k = w.op("Relu", q), w.op("Relu", k)
+        total = w.op("MatMul", q, w.op("Transpose", w.op("ReduceSum", k, [1]), perm=[0, 2, 1]))
+        y = w.op("MatMul", q, w.op("MatMul", w.op("Transpose", k, perm=[0, 2, 1]), v))
+        total = w.op("Add", total, np.float32(1e-3))
+        return w.op("Div", y, total) if form == "Div" else w.op("Mul", y, w.op("Reciprocal", total))
+
+    return write
+
+
+@pytest.mark.parametrize("form", ["Div", "Mul"])
+def test_rows_divided_by_a_total(tmp_path, form):
+    made = imported(tmp_path, by_total(form))
+    assert sum(isinstance(n, graph.Ratio) for n in made.nodes) == 1
+    agrees(made)
+
+
+@pytest.mark.parametrize("first", ["stream", "branch"])
+def test_tokens_mixed_beside_a_stream(tmp_path, first):
+    """A branch whose value has channels as rows joins a stream of tokens: one of the two is transposed."""
+
+    def form(w):
+        x = w.tokens()
+        y = w.op("Relu", w.op("MatMul", w.normal(40, T), x))
+        y = w.op("Add", w.op("MatMul", w.normal(T, 40, scale=0.2), y), w.normal(T, 1))
+        return w.linear(w.op("Add", x, y) if first == "stream" else w.op("Add", y, x))
+
+    agrees(imported(tmp_path, form))
+
+
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"])
+def test_pools_of_a_map_whose_rows_are_channels(tmp_path, pool):
+    """Behind an InstanceNormalization."""
+
+    def form(w):
+        x = w.op("InstanceNormalization", w.patches(), np.abs(w.normal(D)) + 0.5, w.normal(D))
+        options = {} if pool.startswith("Global") else {"kernel_shape": [2, 2], "strides": [1, 1]}
+        return w.op(pool, x, **options)
+
+    agrees(imported(tmp_path, form, (1, D, 1, 1) if pool.startswith("Global") else (1, D, 1, 2)))
+
+
+@pytest.mark.parametrize("before", ["linear", "conv", "sum"])
+def test_leaky_relu(tmp_path, before):
+    def form(w):
+        x = w.tokens() if before == "conv" else w.linear(w.tokens())
+        x = w.op("Add", x, w.linear(x)) if before == "sum" else x
+        return w.linear(w.op("LeakyRelu", x, alpha=0.1))
+
+    made = imported(tmp_path, form)
+    assert sum(isinstance(n, graph.Activation) for n in made.nodes) == 1
+    agrees(made)
+
+
+@pytest.mark.parametrize("low, high", [(-0.5, None), (0.0, None), (None, 0.25), (-2.0, 0.5)])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_limits_on_one_side(tmp_path, low, high, depthwise):
+    """What has no limit on one side keeps its reach there."""
+
+    def form(w):
+        x = w.patches()
+        if depthwise:
+            x = w.op("Conv", x, w.normal(D, 1, 3, 3), group=D, pads=[1] * 4, kernel_shape=[3, 3])
+        limits = [np.float32(low) if low is not None else "", np.float32(high) if high is not None else ""]
+        return w.as_tokens(w.op("Clip", x, *(limits if high is not None else limits[:1])))
+
+    agrees(imported(tmp_path, form), 25.0)
+
+
+def test_gathered_rows_that_are_added_to_their_own_product(tmp_path):
+    """They are read where they lie, and are a value of their own all the same."""
+
+    def form(w):
+        x = w.linear(w.tokens())
+        y = w.op("Gather", x, np.array([0, 0, 2, 2, 4, 4]), axis=1)
+        return w.op("Add", y, w.linear(y))
+
+    made = imported(tmp_path, form)
+    assert any(isinstance(n, graph.Gather) for n in made.nodes)
+    agrees(made)
