@@ -19,6 +19,7 @@ MAX_ARRAY_OUTPUTS = 4096
 MAX_MACS = 1 << 17  # several times the largest part; beyond it a build would take hours to say so
 MAX_WEIGHT_WORDS = 1 << 18
 MAX_OUTSTANDING = 256
+OPTIONAL = ("window_chunks", "select_rows")  # units that a machine may be without: zero
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Config:
     norm_columns: int = 1024  # widest row of a LayerNorm
     window_chunks: int = 0  # chunks of a row that the window engine takes in one cycle; 0: there is none
     window_rows: int = 1  # rows of a window's result that share what it reads, where they are neighbours
+    select_rows: int = 0  # scores that rows are chosen by, at most; 0: there is no selection
     weight_words: int = 1024  # depth of the weight buffer, words of `array_inputs` bytes
     weight_ports: int = 2  # AXI masters that stream weights; one more carries data and program
     axi_bytes: int = 16  # data width of an AXI master, in bytes
@@ -54,9 +56,9 @@ class Config:
                     raise UserError(f"Config clock_mhz={value!r} is not a finite number")
             elif not isinstance(value, int) or isinstance(value, bool):
                 raise UserError(f"Config {f.name}={value!r} is not a whole number")
-            if f.name == "window_chunks" and value < 0:
+            if f.name in OPTIONAL and value < 0:
                 raise UserError(f"Config {f.name}={value!r} must not be negative")
-            if value <= 0 and f.name != "window_chunks":
+            if value <= 0 and f.name not in OPTIONAL:
                 raise UserError(f"Config {f.name}={value!r} must be positive")
 
         def need(condition: bool, name: str, why: str) -> None:
@@ -71,6 +73,8 @@ class Config:
         for name in ("banks", "bank_words", "acc_rows", "scale_entries", "queue_entries", "norm_columns", "weight_words"):
             value = getattr(self, name)
             need(value & (value - 1) == 0 and value >= 2, name, "must be a power of two, at least 2")
+        fits = self.select_rows & (self.select_rows - 1) == 0 and self.select_rows != 1
+        need(fits, "select_rows", "must be 0 or a power of two, at least 2")
         need(self.axi_bytes in (4, 8, 16, 32, 64), "axi_bytes", "must be 4, 8, 16, 32 or 64")
         need(self.burst_beats in (1, 2, 4, 8, 16), "burst_beats", "must be 1, 2, 4, 8 or 16")
         need(self.window_chunks <= self.input_chunks, "window_chunks", f"more than the {self.input_chunks} of array_inputs")
@@ -83,6 +87,7 @@ class Config:
             ("norm_columns", MAX_NORM_COLUMNS),
             ("window_chunks", MAX_WINDOW_CHUNKS),
             ("window_rows", MAX_WINDOW_ROWS),
+            ("select_rows", 1 << ROW_BITS),
             ("weight_ports", MAX_WEIGHT_PORTS),
             ("weight_words", MAX_WEIGHT_WORDS),
             ("outstanding", MAX_OUTSTANDING),

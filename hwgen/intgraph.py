@@ -1,8 +1,8 @@
 """The integer graph: the network after quantisation, before any hardware shape is chosen.
 
-Operations read and write named buffers of int16 `[rows, columns]`; they run in order and may write in place. Each
-`MatMul`, `Norm`, `Multiply`, `ReduceWindow` and `RouteTokens` becomes exactly one instruction of the machine. `hwgen.sim.golden`
-executes the graph, `hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
+Operations read and write named buffers of int16 `[rows, columns]`; they run in order and may write in place. Each `MatMul`,
+`Norm`, `Multiply`, `ReduceWindow`, `RouteTokens` and `SelectRows` becomes exactly one instruction of the machine.
+`hwgen.sim.golden` executes the graph, `hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
 """
 
 from __future__ import annotations
@@ -275,6 +275,23 @@ class RouteTokens(Operation):
 
 
 @dataclass(frozen=True, eq=False)
+class SelectRows(Operation):
+    """out[r] = x[order[first + r]], order = numerics.ranked(scores), best first: a run of rows in the order of their scores.
+
+    `scores`: a column or a row of as many scores as x has rows.
+    """
+
+    READS = ("x", "scores")
+
+    name: str
+    out: View
+    x: View
+    scores: View
+    first: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Transfer(Operation):
     """Copies rows of x to out, of which one lies in DRAM: see its two kinds."""
 
@@ -307,7 +324,7 @@ class Output:
     index: int = 0  # of which image of a batch
 
 
-Op = Constant | Input | MatMul | Norm | Multiply | ReduceWindow | RouteTokens | Spill | Fetch
+Op = Constant | Input | MatMul | Norm | Multiply | ReduceWindow | RouteTokens | SelectRows | Spill | Fetch
 
 
 @dataclass
@@ -373,6 +390,13 @@ def verify(graph: IntGraph) -> None:
             case RouteTokens():
                 need(1 <= op.top_k <= op.logits.cols, op, f"top {op.top_k} of {op.logits.cols}")
                 routes[op.name] = op.logits.cols
+            case SelectRows(x=x, scores=scores):
+                need(min(scores.rows, scores.cols) == 1, op, f"scores {scores} are no column and no row")
+                need(graph.buffers[scores.buffer].groups == 1 or scores.cols == 1, op, "scores in groups")
+                need(scores.rows * scores.cols == x.rows, op, f"{scores.rows * scores.cols} scores of {x.rows} rows")
+                need(0 <= op.first and op.first + op.out.rows <= x.rows, op, f"rows {op.first}.. of {x.rows}")
+                need(op.out.cols == x.cols, op, "columns")
+                need(not x.overlaps(op.out) and not scores.overlaps(op.out), op, "out overlaps what is read")
             case Transfer():
                 need((op.out.rows, op.out.cols) == (op.x.rows, op.x.cols), op, "out shape")
             case Norm():

@@ -217,3 +217,20 @@ def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: boo
     fixed = READ_SLOT + GATE_LANES + GATE_QUOTIENT_BITS + ROUTE_SETTLE + ROUTE_FIXED + min(rows, ROUTER_LANES)
     gates = rows * (DENSE + 2 * -(-experts // config.chunk)) if dense else 0
     return math.ceil(before) + last + rows * top_k + gates + fixed
+
+
+# --- selection -----------------------------------------------------------------------------------------------------
+DIGIT = 4  # bits of a score that a pass of the sort looks at
+PASSES = 16 // DIGIT
+DIGIT_SWEEP = 1 << DIGIT
+SELECT_PASS = DIGIT_SWEEP + RAM + 1  # of a pass, beside one for each score
+SELECT_QUEUE = 16  # chunks between reads and scores, or writes
+SELECT_FIXED = 6  # registers and queue, control
+
+
+def select_cycles(config: Config, rows: int, columns: int, score_rows: int, score_columns: int) -> int:
+    """A Select from `start` to `done` when nothing stalls, rows >= 1: the scores read, sorted digit by digit, rows copied."""
+    scores = score_rows * score_columns
+    chunks = -(-columns // config.chunk)
+    copied = (rows - 1) * max(chunks, RAM + 1) + chunks
+    return DIGIT_SWEEP + scores + PASSES * (scores + SELECT_PASS) + RAM + READ_SLOT + copied + NORM_SETTLE + SELECT_FIXED

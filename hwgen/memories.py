@@ -41,6 +41,11 @@ def norm_chunks(config: Config) -> int:
     return -(-config.norm_columns // config.chunk)
 
 
+def selected_bits(config: Config) -> int:
+    """Bits of a row that a selection ranks: its chunk's address in the scratchpad."""
+    return (config.scratch_chunks - 1).bit_length()
+
+
 def memories(config: Config) -> dict[str, Memory]:
     """The memories of the design of `config` by name."""
     c = config
@@ -62,6 +67,7 @@ def memories(config: Config) -> dict[str, Memory]:
         "norm rows": Memory(1, norm_rows, chunk_bits),
         "norm parameters": Memory(2, factor_rows, chunk_bits),
         **({"window maxima": Memory(1, c.acc_rows, 16)} if c.window_chunks else {}),
+        **({"selection": Memory(2, c.select_rows, 16 + selected_bits(c))} if c.select_rows else {}),
         "program": Memory(1, FETCH_QUEUE * WORD_BYTES // c.axi_bytes, beat_bits),
         "data beats": Memory(1, burst_beats, beat_bits),
     }

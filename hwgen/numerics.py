@@ -370,3 +370,8 @@ def route(logits: Array, top_k: int, renormalise: bool) -> tuple[Array, Array]:
     chosen = np.take_along_axis(weights, experts, axis=1)
     total = (chosen if renormalise else weights).sum(axis=1, keepdims=True)
     return experts, (chosen << GATE_BITS) // total
+
+
+def ranked(scores: Array) -> Array:
+    """Indices [N] of int16 scores [N], the largest first, ties to the lower index."""
+    return np.argsort(-np.asarray(scores, np.int64), kind="stable")

@@ -158,6 +158,16 @@ class Stack(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Select(Node):
+    """Rows first .. first + count of x in the order numerics.ranked of their scores, a column or a row of as many."""
+
+    x: Ref
+    scores: Ref
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
 class Join(Node):
     """Pieces of as many rows side by side."""
 
@@ -336,6 +346,11 @@ def verify(graph: QGraph) -> None:
             need(node.walk is None or node.convert == Convert.STATIC, f"a walk with {node.convert.name} conversion")
         if isinstance(node, Experts):
             need(sorted(node.turns) == list(range(len(node.first))), f"order {node.order} of {len(node.first)} experts")
+        if isinstance(node, Select):
+            given = node.scores.rows, graph.values[node.scores.value].cols
+            need(min(given) == 1 and max(given) == node.x.rows, f"scores {given} of {node.x.rows} rows")
+            need((value.rows, value.cols) == (node.count, graph.values[node.x.value].cols), f"[{value.rows}, {value.cols}]")
+            need(0 <= node.first <= node.x.rows - node.count, f"rows {node.first} to {node.first + node.count} of {node.x.rows}")
         if isinstance(node, Stack | Join):
             _check_pieces(graph, node, need)
         if isinstance(node, Window):

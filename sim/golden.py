@@ -11,7 +11,19 @@ import numpy as np
 
 from hwgen import numerics as num
 from hwgen.errors import UserError
-from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, Transfer, View
+from hwgen.intgraph import (
+    Constant,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    ReduceWindow,
+    RouteTokens,
+    SelectRows,
+    Transfer,
+    View,
+)
 from hwgen.isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
 from hwgen.patches import pad, patchify
 from hwgen.walks import taken
@@ -110,6 +122,9 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
                 _reduce_window(state, op)
             case RouteTokens():
                 _route(state, op)
+            case SelectRows():
+                order = num.ranked(state.read(op.scores).reshape(-1))[op.first : op.first + op.out.rows]
+                state.write(op.out, state.read(op.x, order))
             case Transfer():
                 state.write(op.out, state.read(op.x))
         if trace:

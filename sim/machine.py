@@ -387,6 +387,8 @@ class _Run:
                 entry.writes = vector.multiply(machine, insn)
             case isa.ReduceWindow():
                 entry.writes = vector.reduce_window(machine, insn, walk)
+            case isa.Select():
+                entry.writes = vector.select(machine, insn)
             case isa.Route():
                 entry.writes, entry.queues = vector.route(machine, insn)
             case isa.Store():

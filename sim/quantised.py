@@ -97,6 +97,11 @@ def _window(node: qgraph.Window, values: Values) -> Array:
     return y if node.act is None else num.gelu(y, *node.act)
 
 
+def _select(node: qgraph.Select, values: Values) -> Array:
+    order = num.ranked(_rows(node.scores, values).reshape(-1))
+    return _rows(node.x, values)[order[node.first : node.first + node.count]]
+
+
 def _norm(node: qgraph.Norm, values: Values) -> Array:
     heads = zip(*(np.split(a, node.heads, axis=-1) for a in (_rows(node.x, values), node.gamma, node.beta)), strict=True)
     return np.concatenate([num.layer_norm(*head, node.epsilon, node.centred) for head in heads], axis=1)
@@ -165,6 +170,7 @@ NODES: dict[type, Callable] = {
     qgraph.Product: _product,
     qgraph.Stack: lambda node, values: np.concatenate([_piece(piece, values) for piece in node.pieces]),
     qgraph.Join: lambda node, values: np.concatenate([_piece(piece, values) for piece in node.pieces], axis=1),
+    qgraph.Select: _select,
     qgraph.Window: _window,
     qgraph.Shift: lambda node, values: num.add_residual(_rows(node.x, values), node.bias),
     qgraph.Norm: _norm,

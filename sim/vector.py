@@ -1,4 +1,4 @@
-"""The vector unit's instructions: LayerNorm, products of rows, windows, routing. Each returns what it will write."""
+"""The vector unit's instructions: LayerNorm, products of rows, windows, routing, selection. Each returns what it will write."""
 
 from __future__ import annotations
 
@@ -82,3 +82,15 @@ def reduce_window(machine: Memories, insn: isa.ReduceWindow, fields: isa.WindowW
     if insn.gelu != isa.Gelu.OFF:
         y = num.gelu(y, insn.gelu.name.lower(), insn.gelu_shift)
     return _made_rows(machine, insn, y, y_rows)
+
+
+def select(machine: Memories, insn: isa.Select) -> list[Write]:
+    """Rows in the order of their scores."""
+    config, count = machine.config, insn.score_rows * insn.score_columns
+    if count > config.select_rows or insn.first + insn.rows > count:
+        raise MachineFault(f"rows {insn.first}..{insn.first + insn.rows} of {count} scores, {config.select_rows} at most")
+    width = -(-insn.columns // config.chunk) * config.chunk
+    scores = machine.scratch[machine.rows(insn.scores, insn.scores_pitch, np.arange(insn.score_rows), insn.score_columns)]
+    order = num.ranked(scores.reshape(-1))[insn.first : insn.first + insn.rows]
+    x = machine.scratch[machine.rows(insn.x, insn.x_pitch, order, width)]
+    return [(machine.scratch, machine.rows(insn.y, insn.y_pitch, np.arange(insn.rows), width), x)]

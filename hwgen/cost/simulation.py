@@ -230,7 +230,7 @@ class _Simulation:
 
         self.traffic.move(beats, sent)
 
-    def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.ReduceWindow | isa.Route) -> None:
+    def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.ReduceWindow | isa.Select | isa.Route) -> None:
         """Its reads come last at a scratchpad bank: while rows stream from there it stands still."""
         walk = self.walks.get(index)
         start, cycles = self.clock.now, vector_cycles(insn, self.config, walk)

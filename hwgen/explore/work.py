@@ -9,7 +9,7 @@ from ..config import MAX_NORM_COLUMNS, Config
 from ..cost.traffic import port_rate
 from ..dram import Dram
 from ..errors import Shortage, UserError
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, SelectRows, View
 from ..isa import QUEUE_BITS, ROW_BITS, SCALE_BITS
 from ..latency import load_cycles, multiply_cycles, norm_cycles, window_cycles
 from ..mapping import candidates
@@ -48,11 +48,12 @@ class Work:
     queue_entries: int
     norm_columns: int
     max_experts: int
+    select_rows: int
     elements: int
 
     def fields(self) -> dict[str, int]:
         """Fields of Config."""
-        names = ("acc_rows", "scale_entries", "queue_entries", "norm_columns", "max_experts")
+        names = ("acc_rows", "scale_entries", "queue_entries", "norm_columns", "max_experts", "select_rows")
         return {name: getattr(self, name) for name in names}
 
 
@@ -62,7 +63,7 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
     norms: Counter[tuple[int, int]] = Counter()
     row_products: Counter[tuple[int, int, int]] = Counter()
     windows: Counter[tuple[int, int, tuple[int, int], int, bool]] = Counter()
-    rows, entries, columns, experts = 1, 2, 2, 1
+    rows, entries, columns, experts, selected = 1, 2, 2, 1, 0
     for graph in graphs.values():
         share = 1.0
         for op in graph.ops:
@@ -71,6 +72,8 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
                     share = op.top_k / op.logits.cols
                     entries = max(entries, op.logits.rows * op.top_k * batch)
                     experts = max(experts, op.logits.cols)
+                case SelectRows():
+                    selected = max(selected, power(max(op.x.rows, 2)))
                 case Norm():
                     columns = max(columns, op.x.cols)
                     norms[op.x.rows, op.x.cols] += batch
@@ -91,6 +94,7 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
         "queue_entries": min(1 << QUEUE_BITS, power(entries)),
         "norm_columns": min(MAX_NORM_COLUMNS, max(64, power(columns))),
         "max_experts": experts,
+        "select_rows": min(1 << ROW_BITS, selected),
     }
     scale_entries, elements = _memories(graphs, fields, batch)
     counts = [tuple((*key, n) for key, n in counted.items()) for counted in (norms, row_products, windows)]

@@ -29,9 +29,11 @@ from .nodes import (
     PatchEmbed,
     Product,
     Ratio,
+    Received,
     Rotate,
     Route,
     Rows,
+    Select,
     SlotExperts,
     Softmax,
     Stack,
@@ -148,6 +150,10 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return (p @ x).transpose(0, 2, 1, 3).reshape(v[0].shape[0], -1)
         case Gather(rows=rows):
             return walks.taken(v[0], rows)
+        case Select(first=first, count=count):
+            return v[0][np.argsort(-v[1].reshape(-1), kind="stable")[first : first + count]]
+        case Received():
+            return softmax(v[0]).sum(axis=0, keepdims=True)
         case Join():
             return np.concatenate(v, axis=1)
         case Stack():

@@ -255,6 +255,24 @@ class Gather(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Select(Node):
+    """Rows first .. first + count of x [N, C] in the order of their scores, best first, ties to the lower row. `scores` [N, 1]
+    or [1, N]."""
+
+    x: str = value()
+    scores: str = value()
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Received(Node):
+    """Column sums of the softmax of every row: what each key receives of some queries' attention, [R, N] -> [1, N]."""
+
+    x: str = value()
+
+
+@dataclass(frozen=True, eq=False)
 class Join(Node):
     """Values of as many rows side by side: [R, sum of their columns]."""
 

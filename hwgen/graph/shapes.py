@@ -29,9 +29,11 @@ from .nodes import (
     PatchEmbed,
     Product,
     Ratio,
+    Received,
     Rotate,
     Route,
     Rows,
+    Select,
     SlotExperts,
     Softmax,
     Stack,
@@ -128,6 +130,12 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             fits = rows.ndim == 1 and rows.size > 0 and rows.dtype.kind == "i" and -1 <= rows.min() and rows.max() < s[0][0]
             _need(fits, f"rows {rows.dtype}{rows.shape} of x {s[0]}")
             return len(rows), s[0][1]
+        case Select(first=first, count=count):
+            _need(1 in s[1] and s[1][0] * s[1][1] == s[0][0], f"scores {s[1]} of x {s[0]}")
+            _need(count > 0 and 0 <= first <= s[0][0] - count, f"rows {first}..{first + count} of {s[0][0]}")
+            return count, s[0][1]
+        case Received():
+            return 1, s[0][1]
         case Join():
             _need(len(s) > 1 and len({rows for rows, _ in s}) == 1, f"side by side {s}")
             return s[0][0], sum(columns for _, columns in s)

@@ -325,6 +325,31 @@ class Route(Insn):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Select(Insn):
+    """for r < rows: y row r = x row order[first + r]; order = numerics.ranked of the scores, best first, ties to the lower row
+
+    The scores are int16: `score_columns` elements of each of `score_rows` rows, one after another, one for each row of x:
+    a column of scores (score_columns 1) or a row of them (score_rows 1). Rows are copied in whole chunks, `columns` elements
+    and what stands behind them. y has no row in common with x or the scores. first + rows is at most the number of scores.
+    """
+
+    op = Op.SELECT
+    unit = Unit.VECTOR
+
+    rows: int = bits(16)
+    columns: int = bits(16)
+    x: int = bits(ADDRESS_BITS)
+    x_pitch: int = bits(16)
+    y: int = bits(ADDRESS_BITS)
+    y_pitch: int = bits(16)
+    first: int = bits(16, default=0)
+    scores: int = bits(ADDRESS_BITS)
+    scores_pitch: int = bits(16, default=0)
+    score_rows: int = bits(16)
+    score_columns: int = bits(16)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Store(Insn):
     """for r < rows: for c < chunks: next chunk of data[dram...] = scratch[src + r*pitch + c]; chunks padded to beats."""
 
@@ -338,7 +363,7 @@ class Store(Insn):
     pitch: int = bits(16)
 
 
-_CLASSES = (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply, MatmulWalk, WindowWalk, ReduceWindow)
+_CLASSES = (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply, MatmulWalk, WindowWalk, ReduceWindow, Select)
 INSNS: dict[Op, type[Insn]] = {c.op: c for c in _CLASSES}
 WALKS: dict[type[Insn], type[WalkFields]] = {Matmul: MatmulWalk, ReduceWindow: WindowWalk}  # what may stand before which
 OP_BITS = 8

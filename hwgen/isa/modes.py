@@ -45,6 +45,7 @@ class Op(IntEnum):
     MATMUL_WALK = 9
     WINDOW_WALK = 10
     REDUCE_WINDOW = 11
+    SELECT = 12
 
 
 class WeightSource(IntEnum):

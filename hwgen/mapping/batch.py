@@ -15,11 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..intgraph import (
+    Buffer,
+    Constant,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    ReduceWindow,
+    RouteTokens,
+    SelectRows,
+    View,
+)
 from ..isa import WALK_LOOPS, Indirect, RowScale
 from .runs import chains
 
-BESIDE = (Norm, Multiply, ReduceWindow)  # what the vector unit does while the array works
+BESIDE = (Norm, Multiply, ReduceWindow, SelectRows)  # what the vector unit does while the array works
 
 
 def batched(graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False) -> IntGraph:

@@ -5,8 +5,21 @@ from __future__ import annotations
 from ..config import Config
 from ..cost.matmul import TILE_STEPS
 from ..cost.simulation import DISPATCH
-from ..intgraph import Buffer, Constant, Fetch, Input, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
-from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles, window_cycles
+from ..intgraph import (
+    Buffer,
+    Constant,
+    Fetch,
+    Input,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    ReduceWindow,
+    RouteTokens,
+    SelectRows,
+    View,
+)
+from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles, select_cycles, window_cycles
 from .order import Timing
 
 
@@ -38,6 +51,8 @@ def timing(config: Config) -> Timing:
                     return 0.0
                 weighted = op.weights is not None
                 return window_cycles(config, op.walk.rows, op.x.cols, op.walk.kernel, op.walk.run, weighted)
+            case SelectRows(x=x, scores=scores):
+                return select_cycles(config, op.out.rows, x.cols, scores.rows, scores.cols)
             case RouteTokens():
                 return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
         return 0.0

@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, SelectRows, View
 
-VECTOR = (Norm, Multiply, ReduceWindow, RouteTokens)
+VECTOR = (Norm, Multiply, ReduceWindow, RouteTokens, SelectRows)
 Resource = tuple[str, ...]  # a buffer's elements, or its row maxima
 WINDOW = 6  # MatMuls in original order among which the next one is chosen
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..intgraph import Constant, Input, MatMul, Op, View
+from ..intgraph import Constant, Input, MatMul, Op, SelectRows, View
 from ..isa import RowScale
 
 ROWS, COLUMNS, WHOLE = "rows", "columns", "whole"  # along which axis of a view the tokens lie, or that all of it is needed
@@ -54,5 +54,6 @@ def part_name(name: str, number: int, last: bool, kind: str = "rows") -> str:
 
 
 def is_token_wise(op: Op) -> bool:
-    """Whether an operation gives row r of its result from rows r of what it reads: it has no walk, and equal numbers of rows."""
-    return op.walk is None and len({view.rows for view in op.row_views().values()}) == 1
+    """Whether an operation gives row r of its result from rows r of what it reads: it has no walk, chooses no rows, and
+    has equal numbers of rows."""
+    return op.walk is None and not isinstance(op, SelectRows) and len({view.rows for view in op.row_views().values()}) == 1

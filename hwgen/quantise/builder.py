@@ -30,7 +30,7 @@ from ..walks import Walk
 from .calibrate import Stats
 from .options import Quantisation, matches
 from .plan import Plan, describe
-from .scales import OutOfRange, quantise_weights, smallest_out_scale
+from .scales import OutOfRange, quantise_weights, rounding, smallest_out_scale
 
 Array = np.ndarray
 
@@ -79,6 +79,7 @@ class Builder:
     options: Quantisation
     made: QGraph
     exact: set[str]  # linear layers that must read all 16 bits
+    fine: set[str]  # of these the ones whose weights have more than 8 bits
     held: dict[str, Held] = field(default_factory=dict)
     # Values whose columns are split over several: (their columns, where they are).
     groups: dict[str, list[tuple[Array, Held]]] = field(default_factory=dict)
@@ -313,10 +314,14 @@ def linear(
         name, groups = value if last else f"{value}.{i}", groups if add is None else b.made.values[add.value].groups
         if node.name in b.exact or matches(b.options.wide, value):
             ref, x = rest(b, node, x)
-            high = quantise_weights(weight, 2.0**STATIC_SHIFT, scale, bias, UNIT_ROW)
-            names = {"layer": f"{node.name}.high", "source": node.source}
-            product = q.Product(b.name(f"{value}.high"), ref, high, Convert.STATIC, add=add, at=at, **names)
-            add, bias = b.emit(product, rows, cols, scale, groups=groups), None
+            parts_of = [(weight, bias)]
+            if node.name in b.fine and (low := rounding(weight, 2.0**STATIC_SHIFT, scale, UNIT_ROW)).any():
+                parts_of.append((low, None))
+            for part, term in parts_of:
+                high = quantise_weights(part, 2.0**STATIC_SHIFT, scale, term, UNIT_ROW)
+                names = {"layer": f"{node.name}.high", "source": node.source}
+                product = q.Product(b.name(f"{value}.high"), ref, high, Convert.STATIC, add=add, at=at, **names)
+                add, bias = b.emit(product, rows, cols, scale, groups=groups), None
         product = q.Product(b.name(name), x.ref, quantise_weights(weight, ROW_UNIT, scale, bias), add=add, at=at, **fields)
         add = b.emit(product, rows, cols, scale, offset or None, groups, value if last else None)
     return Held(add, scale, offset or None, parts[0][0].first_row)

@@ -17,13 +17,15 @@ INT8_STEPS = 255  # of the range of a quantised file: half a step more or less i
 @dataclass
 class Legal:
     """
-    exact    identities that must keep all 16 bits
+    exact    identities that must keep all 16 bits, and linear layers that must read as many
+    fine     of these the ones whose weights have more than 8 bits: scores of rows
     aliases  values of the graph before -> equal ones of `graph`
     """
 
     graph: fg.Graph
     stats: Stats
     exact: set[str] = field(default_factory=set)
+    fine: set[str] = field(default_factory=set)
     aliases: dict[str, str] = field(default_factory=dict)
 
 
@@ -70,6 +72,13 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             case fg.Gather() if _is_before(node, made["x"], graph):
                 put(_gathered_before(node, made["x"], nodes, done, put, graph))
                 continue
+            case fg.Select():
+                wanted, scored = {}, node.scores
+                while isinstance(nodes.get(scored), fg.Rows):
+                    scored = nodes[scored].x
+                if isinstance(nodes.get(scored), fg.Linear):
+                    done.exact.add(scored)
+                    done.fine.add(scored)
             case fg.Rotate():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.LayerNorm)}
             case fg.LayerNorm(heads=heads) if heads > 1:

@@ -21,6 +21,7 @@ from .legal import Legal
 from .norm import norm
 from .options import Quantisation
 from .plan import Plan, describe, product_side
+from .received import received
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 from .soft import combine, dispatch, mean, slot_experts
 
@@ -30,7 +31,7 @@ Array = np.ndarray
 def lower(legal: Legal, plan: Plan, task: str, options: Quantisation) -> QGraph:
     """The verified level-Q graph. Raises UserError for a network that the machine cannot do."""
     graph = legal.graph
-    b = Builder(graph, plan, legal.stats, fg.shapes(graph), options, QGraph({}, [], [], task), legal.exact)
+    b = Builder(graph, plan, legal.stats, fg.shapes(graph), options, QGraph({}, [], [], task), legal.exact, legal.fine)
     for node in plan.nodes.values():
         if node.name in plan.alone:
             try:
@@ -65,6 +66,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             mean(b, node)
         case fg.Gather():
             maps.gather(b, node)
+        case fg.Select():
+            maps.select(b, node)
         case fg.Join():
             maps.join(b, node)
         case fg.Stack():
@@ -92,6 +95,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             products.transpose(b, node)
         case fg.Ratio():
             products.ratio(b, node)
+        case fg.Received():
+            received(b, node)
         case fg.Softmax():
             products.softmax(b, node)
         case fg.Rows(x=x, start=start, stop=stop):

@@ -34,6 +34,14 @@ def gather(b: Builder, node: fg.Gather) -> None:
     b.held[node.name] = Held(ref, x.scale, x.offset)
 
 
+def select(b: Builder, node: fg.Select) -> None:
+    """Emit the rows in the steps of their source, by scores of which all have one step."""
+    x, scores = b.held[node.x], plain(b, node.scores)
+    made = q.Select(b.name(node.name), x.ref, scores.ref, node.first, node.count, source=node.source)
+    ref = b.emit(made, node.count, b.cols(x), x.scale, x.offset, b.groups_of(x), node.name)
+    b.held[node.name] = Held(ref, x.scale, x.offset)
+
+
 def _without_offset(b: Builder, name: str) -> Held:
     return b.held[name] if b.held[name].offset is None else plain(b, name)
 

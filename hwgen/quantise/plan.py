@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 
 from .. import graph as fg
 
+MOVES = fg.Rows | fg.Gather | fg.Select  # whose values are rows of `x` as they are
+
 
 @dataclass(frozen=True)
 class Plan:
     """
     nodes    live nodes by name, in execution order
     users    value -> live nodes that read it
-    roots    value -> the value whose rows it is (through `Rows` and `Gather`), itself for all others
+    roots    value -> the value whose rows it is (through what is in MOVES), itself for all others
     alone    values that are computed by themselves, not only inside the node that uses them
     outputs  roots that are read at the end
     logits   roots that a router reads
@@ -39,7 +41,7 @@ class Plan:
         """Live nodes that read a value, directly or some rows of it."""
         found = []
         for user in self.users.get(name, []):
-            found += self.readers(user.name) if isinstance(user, fg.Rows | fg.Gather) else [user]
+            found += self.readers(user.name) if isinstance(user, MOVES) and user.x == name else [user]
         return found
 
     def only_multiplied(self, name: str) -> bool:
@@ -100,7 +102,7 @@ def plan(graph: fg.Graph) -> Plan:
             users.setdefault(name, []).append(node)
     roots = {name: name for name in graph.inputs}
     for node in nodes.values():
-        roots[node.name] = roots[node.x] if isinstance(node, fg.Rows | fg.Gather) else node.name
+        roots[node.name] = roots[node.x] if isinstance(node, MOVES) else node.name
     alone = {o.value for o in graph.outputs}
     for node in reversed(nodes.values()):
         alone.update(set(node.inputs) - set(fused_values(nodes, node)))

@@ -21,6 +21,7 @@ LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
 GRID_FIRST = 4  # columns: all rows but those of a grid fail here
 INT4_MAX = 7
 FEW_LEVELS = 8
+NOTHING = 2.0**-20  # of a weight: what its multiplier is off by
 GRID_TOLERANCE = 1e-3
 
 
@@ -124,9 +125,22 @@ def quantise_weights(
     """
     weight = np.asarray(weight, np.float64)
     step_out = np.broadcast_to(np.asarray(step_out, np.float64), weight.shape[:1])
-    col, shift = multipliers(weight_steps(weight) * step_in / (step_out * row))
-    step = np.ldexp(col * step_out * row / step_in, -(num.COL_SHIFT + shift))
+    col, shift, step = _scaled(weight, step_in, step_out, row)
     integer_bias = np.zeros(weight.shape[0]) if bias is None else np.rint(np.asarray(bias, np.float64) / step_out)
     if np.abs(integer_bias).max(initial=0) > num.INT16_MAX:
         raise OutOfRange(f"a bias of {np.abs(integer_bias).max():g} steps, beyond int16")
     return Matrix(int8_weights(weight, step), col, shift, integer_bias.astype(np.int16), row if row > 1 else None)
+
+
+def rounding(weight: Array, step_in: float, step_out: Array | float, row: int = 1) -> Array:
+    """What the int8 weights of `quantise_weights` leave of `weight`: by it another product adds 8 bits."""
+    weight = np.asarray(weight, np.float64)
+    step = _scaled(weight, step_in, np.broadcast_to(np.asarray(step_out, np.float64), weight.shape[:1]), row)[2]
+    rest = weight - int8_weights(weight, step) * step[:, None]
+    return np.where(np.abs(rest) > NOTHING * np.abs(weight).max(axis=1, keepdims=True), rest, 0.0)
+
+
+def _scaled(weight: Array, step_in: float, step_out: Array, row: int) -> tuple[Array, int, Array]:
+    """(column multipliers, shift, the weights' step for which these are exact)."""
+    col, shift = multipliers(weight_steps(weight) * step_in / (step_out * row))
+    return col, shift, np.ldexp(col * step_out * row / step_in, -(num.COL_SHIFT + shift))

@@ -32,7 +32,8 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     wide = [c for c in lv if c not in lp and c in result]
     if len(batch + queries + keys) < len(lp) or len(batch + keys + wide) < len(lv) or not keys:
         return None
-    found = _product(t, t.through(p.layout, p.node.operands[0]), *(tuple(lp.index(c) for c in part) for part in (queries, keys)))
+    places = (tuple(lp.index(c) for c in part) for part in (queries, keys))
+    found = product_of(t, t.through(p.layout, p.node.operands[0]), *places)
     if found is None:
         return None
     q, k, scale, gains, bias = found
@@ -90,7 +91,7 @@ def _along_columns(r: Ref, axis: int) -> bool:
     return any(_column(r, s) for _, s in r.layout.axes[axis])
 
 
-def _product(
+def product_of(
     t: Builder, r: Ref, queries: tuple[int, ...], keys: tuple[int, ...]
 ) -> tuple[Ref, Ref, float, list[Ref], Ref | None] | None:
     """What scores r are: (q, k, scale, factors of q, bias), all over the axes of r, q and k with one more for the depth."""

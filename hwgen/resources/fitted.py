@@ -1,6 +1,7 @@
 """Coefficients of `logic.terms`, by family and unit: written by tests/bench/fit_resources.py, do not edit.
 
 Synthesised by pyosys 0.70:
+zcu104 48 x 64, 16 x 16, pynq-z2 8 x 8, ulx3s-85f 8 x 8: core.vector.select, by what grows with its chunks;
 zcu104 48 x 64: all units;
 zcu104 16 x 16: all units;
 ultra96v2 24 x 32: all units;
@@ -30,6 +31,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (0.0, 0.0, 0.93302, 2.634),
         "core.vector": (61.0, 1.0),
         "core.vector.norm": (1248.0, 27.453),
+        "core.vector.select": (420.0, 1.12),
         "core.vector.router": (0.0, 6.2813, 44.75),
         "core.vector.window": (1534.2, 0.0, 7.9691, 311.47),
         "hwgen_top": (2.0,),
@@ -58,6 +60,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (0.0, 0.0, 0.72485, 2.0463),
         "core.vector": (0.0, 1.4766),
         "core.vector.norm": (0.0, 35.781),
+        "core.vector.select": (396.0, 1.12),
         "core.vector.router": (0.0, 6.2779, 44.726),
         "core.vector.window": (1534.2, 0.0, 7.9691, 311.47),
         "hwgen_top": (2.0,),
@@ -86,6 +89,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (0.0, 0.0, 1.3911, 3.9272),
         "core.vector": (0.0, 1.5391),
         "core.vector.norm": (0.0, 67.671),
+        "core.vector.select": (986.0, 2.79),
         "core.vector.router": (0.0, 12.846, 91.52),
         "core.vector.window": (1534.2, 0.0, 7.9691, 311.47),
         "hwgen_top": (5.0,),
@@ -116,6 +120,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (1134.4, 3.8455, 0.0, 0.0),
         "core.vector": (293.0, 1.6942e-16),
         "core.vector.norm": (1374.0, 40.336),
+        "core.vector.select": (443.0, 1.03),
         "core.vector.router": (0.0, 9.0234, 50.469),
         "core.vector.window": (1215.0, 15.656, 8.3281, 163.06),
         "hwgen_top": (1.0,),
@@ -144,6 +149,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (891.49, 3.0221, 0.0, 0.0),
         "core.vector": (0.0, 2.2891),
         "core.vector.norm": (0.0, 35.141),
+        "core.vector.select": (432.0, 1.03),
         "core.vector.router": (0.0, 9.0234, 50.469),
         "core.vector.window": (1215.0, 15.656, 8.3281, 163.06),
         "hwgen_top": (1.0,),
@@ -172,6 +178,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.scratchpad": (1169.8, 3.9654, 0.0, 0.0),
         "core.vector": (0.0, 2.2891),
         "core.vector.norm": (0.0, 68.532),
+        "core.vector.select": (506.0, 1.21),
         "core.vector.router": (0.0, 12.362, 69.143),
         "core.vector.window": (1215.0, 15.656, 8.3281, 163.06),
         "hwgen_top": (1.0,),

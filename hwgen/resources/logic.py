@@ -46,6 +46,7 @@ def terms(config: Config) -> dict[str, tuple[float, ...]]:
         "core.vector.window": (float(wide > 0), wide, wide * (c.window_rows - 1), chunk * (wide > 0)),
         "window_lane": (wide * c.window_rows,),
         "window_post": (chunk * (wide > 0),),
+        "core.vector.select": (float(c.select_rows > 0), 16 * chunk * (c.select_rows > 0)),
         "core.vector.router": (1, 16 * chunk, 1 << (c.max_experts - 1).bit_length()),
     }
 
@@ -55,6 +56,7 @@ MEMORIES_OF = {
     "sequencer": ("program",),
     "core.vector.norm": ("norm parameters", "norm rows"),
     "core.vector.window": ("window maxima",),
+    "core.vector.select": ("selection",),
     "core.post": ("row maxima",),
     "core.reader": ("softmax sums",),
     "core.scales": ("row scales",),

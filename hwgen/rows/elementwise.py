@@ -49,7 +49,7 @@ class Arranged:
             return
         lead = max(range(len(views)), key=lambda i: (_natural(views[i]), _spread(views[i]), -i))
         try:
-            _, order, split = as_tokens(views[lead])
+            _, order, split = as_tokens(views[lead], *views[:lead], *views[lead + 1 :])
             self.groups = order[:split], order[split:]
         except Unsupported:
             if rank != 2:

@@ -16,19 +16,21 @@ from .insn import insn_view
 from .ports import insn_layout, insn_stream
 
 UNITS = len(isa.Unit)
-WINDOW = (isa.Op.WINDOW_WALK, isa.Op.REDUCE_WINDOW)  # of the window engine, which a Config need not have
+# Operations of units that a Config need not have, and its field that says whether it has.
+OPTIONAL = {isa.Op.WINDOW_WALK: "window_chunks", isa.Op.REDUCE_WINDOW: "window_chunks", isa.Op.SELECT: "select_rows"}
 
 
 def insns_of(unit: isa.Unit, config: Config) -> dict[isa.Op, type[isa.Insn]]:
     """The instructions of a unit that the hardware of a Config knows."""
-    return {op: c for op, c in isa.INSNS.items() if c.unit == unit and (config.window_chunks or op not in WINDOW)}
+    there = {op for op in isa.INSNS if op not in OPTIONAL or getattr(config, OPTIONAL[op])}
+    return {op: c for op, c in isa.INSNS.items() if c.unit == unit and op in there}
 
 
 class Sequencer(Component):
     """Program order into one queue per unit; the head of a queue is offered once done[u] >= wait_u for every unit u.
 
     END, which must be the program's last instruction, waits at dispatch for its counts, then the run is over. An
-    unknown operation (of the window engine where the Config has none, too), an END elsewhere or a program without END end
+    unknown operation (of a unit that the Config does not have, too), an END elsewhere or a program without END end
     it at once as `illegal`; `fault` ends it too. After these the queues hold leftovers: reset before the next start.
     A walk waits for nothing and gets no `done`.
     Dispatch is in program order, so a full queue holds up all instructions behind it: a program must not need, to free

@@ -1,4 +1,4 @@
-"""Vector unit: LayerNorm, products of rows, windows and routing, one instruction after another."""
+"""Vector unit: LayerNorm, products of rows, windows, selection and routing, one instruction after another."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from ..config import Config
 from . import ports
 from .norm import Norm
 from .router import Router
+from .select import Select
 from .window import Window
 
 
 class VectorUnit(Component):
-    """Executes NORM, MULTIPLY, REDUCE_WINDOW and ROUTE in order, on one scratchpad port each for reads and writes.
+    """Executes NORM, MULTIPLY, REDUCE_WINDOW, SELECT and ROUTE in order, on one scratchpad port each for reads and writes.
 
-    A WINDOW_WALK is kept for the next instruction and is not `done`. Without window_chunks there are no windows.
+    A WINDOW_WALK is kept for the next instruction and is not `done`. Without window_chunks there are no windows, without
+    select_rows no selection.
 
     Parameters: config.
     Ports: insn (stream of instruction words); rd (scratchpad, window_chunks chunks a cycle, at least one), wr (a chunk a
@@ -27,8 +29,8 @@ class VectorUnit(Component):
     queues: lookup (combinational), queue (entry READ_LATENCY cycles after its address), nonempty (per expert). The queues
     change only while a ROUTE runs; experts that the last ROUTE did not have are empty, and `start` counts only where
     `count` is not zero.
-    Cycles from an instruction's acceptance to the next: 2 and `latency.norm_cycles`, `multiply_cycles`, `window_cycles` or
-    `route_cycles`.
+    Cycles from an instruction's acceptance to the next: 2 and `latency.norm_cycles`, `multiply_cycles`, `window_cycles`,
+    `select_cycles` or `route_cycles`.
     """
 
     def __init__(self, config: Config):
@@ -66,6 +68,10 @@ class VectorUnit(Component):
                 m.d.sync += walk.eq(walk.init)
             with m.Elif(self.insn.valid & self.insn.ready & walks):
                 m.d.sync += walk.eq(self.insn.payload)
+        writers = [unit for unit, _ in units if unit is not router]  # of row maxima: the others ask for none meanwhile
+        if self.config.select_rows:
+            m.submodules.select = select = Select(self.config)
+            units.append((select, (isa.Op.SELECT,)))
         chosen, start = Signal(len(units)), Signal()
         connect(m, flipped(self.lookup), router.lookup)
         connect(m, flipped(self.queue), router.queue)
@@ -84,7 +90,6 @@ class VectorUnit(Component):
             self.wr.mask.eq(1),
             self.wr.data.eq(of(lambda unit: unit[0].wr.data.as_value())),
         ]
-        writers = [unit for unit, _ in units if unit is not router]  # of row maxima: the others ask for none meanwhile
         for unit in writers:
             with m.If(unit.scale.valid):
                 m.d.comb += [self.scale.addr.eq(unit.scale.addr), self.scale.data.eq(unit.scale.data), self.scale.valid.eq(1)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import isa
 from ..config import Config
-from ..intgraph import IntGraph, MatMul, Op, Transfer, View
+from ..intgraph import IntGraph, MatMul, Op, SelectRows, Transfer, View
 from ..isa import ColScale, Indirect, Unit, WeightSource
 from ..program import TaskProgram
 from ..walks import Walk
@@ -72,6 +72,8 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config, spills: int 
         if aside and isinstance(insn, isa.Load):  # one may come in several
             first = params_loaded[name]
             params_loaded[name] += insn.rows
+        if isinstance(insn, isa.Select) and not (isinstance(op, SelectRows) and insn.first == op.first):
+            raise Faulty(f"instruction {number} ({name}): rows from {insn.first} of the order are not its own")
         if isinstance(insn, isa.Matmul) and insn.expert == isa.NO_EXPERT:
             rows_done[name] += insn.rows
         reads, writes = footprint(insn, op, config, walk, spills // config.axi_bytes)

@@ -23,6 +23,7 @@ from ..intgraph import (
     Norm,
     ReduceWindow,
     RouteTokens,
+    SelectRows,
     Spill,
     Transfer,
 )
@@ -248,6 +249,13 @@ class Emitter:
         self.route_position = len(self.emitted) - 1
         self.early_words = 0
 
+    def _select(self, i: int, op: SelectRows) -> None:
+        x, y, scores = (self.spaces.region(view, i) for view in (op.x, op.out, op.scores))
+        values: dict[str, Any] = {"x": x.start, "x_pitch": x.pitch, "y": y.start, "y_pitch": y.pitch}
+        values |= {"rows": y.rows, "first": op.first, "scores": scores.start, "scores_pitch": scores.pitch}
+        columns = int(self.needs.layouts[op.x.buffer].columns(op.x)[-1]) + 1
+        self._emit(isa.Select, i, columns=columns, score_rows=op.scores.rows, score_columns=op.scores.cols, **values)
+
     def _store(self, number: int, i: int) -> None:
         region = self.spaces.region(self.graph.outputs[number].view, i)
         dram = self.outputs[number] // self.config.axi_bytes
@@ -285,6 +293,8 @@ class Emitter:
                 self._multiply(i, op)
             case ReduceWindow():
                 self._window(i, op)
+            case SelectRows():
+                self._select(i, op)
             case RouteTokens():
                 self._route(i, op)
             case MatMul():

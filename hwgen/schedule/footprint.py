@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import isa
 from ..config import Config
-from ..intgraph import Fetch, MatMul, Op, Spill
+from ..intgraph import Fetch, MatMul, Op, SelectRows, Spill
 from ..isa import Convert, Indirect, Reduce, RowMax, RowScale, WeightSource
 from ..walks import ZERO_ROW, Walk
 from .hazards import Region
@@ -73,6 +73,10 @@ def footprint(
             if insn.dense:
                 written.append(("dense", area(insn.y, insn.rows, insn.y_pitch, insn.experts)))
             return [("logits", area(insn.x, insn.rows, insn.x_pitch, insn.experts))], written
+        case isa.Select() if isinstance(op, SelectRows):
+            read = [("x", area(insn.x, op.x.rows, insn.x_pitch, insn.columns))]
+            read.append(("scores", area(insn.scores, insn.score_rows, insn.scores_pitch, insn.score_columns)))
+            return read, [("out", area(insn.y, insn.rows, insn.y_pitch, insn.columns))]
         case isa.Norm() | isa.Multiply():
             read = [("x", area(insn.x, insn.rows, insn.x_pitch, insn.columns))]
             if isinstance(insn, isa.Norm):

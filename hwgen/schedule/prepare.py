@@ -9,7 +9,19 @@ import numpy as np
 from .. import numerics as num
 from ..config import Config
 from ..errors import Shortage, UserError
-from ..intgraph import Constant, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..intgraph import (
+    Constant,
+    Input,
+    IntGraph,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    ReduceWindow,
+    RouteTokens,
+    SelectRows,
+    View,
+)
 from ..isa import INDEX_BITS, ROW_BITS, WINDOW_TAPS, ColScale, Convert, Indirect, RowMax, RowScale
 from ..program import RowLayout
 from .areas import Areas
@@ -82,6 +94,8 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
                 needs.sizes[i] = _multiply_columns(needs, op, config)
             case ReduceWindow():
                 _prepare_window(needs, i, op, config, constants)
+            case SelectRows():
+                _check_select(needs, op, config)
             case RouteTokens():
                 _check_route(needs, op, config)
                 routes[op.name], last_route = op, op.name
@@ -240,6 +254,15 @@ def _check_route(needs: Needs, op: RouteTokens, config: Config) -> None:
         raise UserError(f"{op.name}: {op.logits.rows} tokens, a router takes at most {1 << ROW_BITS}")
     what = f"{op.logits.rows} tokens times {op.top_k} experts"
     needs.ask(op, config, "queue_entries", op.logits.rows * op.top_k, what)
+
+
+def _check_select(needs: Needs, op: SelectRows, config: Config) -> None:
+    needs.ask(op, config, "select_rows", op.x.rows, f"choices among {op.x.rows} rows")
+    if not np.array_equal(_layout(needs, op.x).columns(op.x), _layout(needs, op.out).columns(op.out)):
+        raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.out.buffer!r} are padded differently")
+    scores = _layout(needs, op.scores)
+    if op.scores.cols > 1 and scores.columns(op.scores)[-1] + 1 != op.scores.cols:
+        raise UserError(f"{op.name}: the scores in {op.scores.buffer!r} have padding between them")
 
 
 def row_layout(layout: Layout, view: View, rows: int, config: Config, narrow: bool = False) -> RowLayout:

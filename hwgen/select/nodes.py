@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import qgraph as q
-from ..intgraph import Buffer, Constant, Input, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, View
+from ..intgraph import Buffer, Constant, Input, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, SelectRows, View
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..numerics import GATE_BITS, SHIFT_MIN
 from ..walks import Walk
@@ -202,6 +202,9 @@ class Selection:
         for walk, mult, bias in [*((w, *nothing) for w in zeros), *((w, piece.mult, piece.bias) for w in held)]:
             fields: dict[str, Any] = {"shift": piece.shift, "row_max": row_max, "source": source}
             self._emit(ReduceWindow, name, out, x, walk, mult, bias, **fields)
+
+    def _select(self, node: q.Select, i: int) -> None:
+        self._emit(SelectRows, node.name, self._new(node), self.view(node.x), self.view(node.scores), node.first, node.source)
 
     def _window(self, node: q.Window, i: int) -> None:
         x, out, row_max = self.view(node.x), self._new(node), self._keep(node)

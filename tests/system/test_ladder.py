@@ -25,6 +25,7 @@ from hwgen.select import integers
 from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 from hwgen.sim.tb.maps import random_map_graph
+from hwgen.sim.tb.selections import random_selection_graph
 from hwgen.sim.tb.windows import random_window_graph
 
 SQUARE = Config(array_outputs=16, array_inputs=16)
@@ -184,8 +185,8 @@ def test_maps_in_parts(config, climb):
 
 
 WINDOWED = {
-    "16x16": replace(SQUARE, window_chunks=1, window_rows=2, acc_rows=32),
-    "12x20": replace(ODD, window_chunks=3, window_rows=3),
+    "16x16": replace(SQUARE, window_chunks=1, window_rows=2, acc_rows=32, select_rows=64),
+    "12x20": replace(ODD, window_chunks=3, window_rows=3, select_rows=32),
 }
 WINDOWS = pytest.mark.parametrize(
     "name",
@@ -202,6 +203,15 @@ def test_random_windows_with_stalls(seed, name, climb):
     """Depthwise convolution, pooling, shifted windows, resizing and merging; in parts where the row maxima are fewer."""
     groups = {"width": 24, "groups": 3} if seed else {}
     graph = random_window_graph(seed, **groups)
+    climb({"": graph}, WINDOWED[name], "", [random_images(graph, seed)], stall=100, seed=seed + 1)
+
+
+@WINDOWS
+@pytest.mark.parametrize("seed", range(2))
+def test_random_selections_with_stalls(seed, name, climb):
+    """Rows chosen by scores that tie, by columns and rows of them: some, all, one, the rest."""
+    groups = {"width": 48, "groups": 3} if seed else {}
+    graph = random_selection_graph(seed, **groups)
     climb({"": graph}, WINDOWED[name], "", [random_images(graph, seed)], stall=100, seed=seed + 1)
 
 

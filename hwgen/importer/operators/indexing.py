@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from ...tensor import BOOL, INT, Ref
+from ...tensor import BOOL, INT, Ref, TopK
 from ...tensor.build import wrapped
 from ..rules import Array, Context, Op, Unsupported, rule
 
@@ -19,6 +19,8 @@ def positive(c: Context, index: Ref, length: int) -> Ref:
     known = index.constant
     if known is not None:
         return c.t.const(np.where(known < 0, known + length, known).astype(np.int64))
+    if isinstance(index.op, TopK):  # never negative
+        return index
     return c.t.map("where", c.t.map("lt", index, 0), c.t.map("add", index, length), index)
 
 

@@ -1,0 +1,31 @@
+"""Networks that keep tokens by scores of their own, on every rung: golden, machine and RTL."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.config import Config
+from hwgen.levels import import_model
+from hwgen.select import integers
+
+_spec = importlib.util.spec_from_file_location(
+    "selection_maker", Path(__file__).parent.parent / "hwgen" / "selection_maker.py"
+)
+assert _spec is not None and _spec.loader is not None
+maker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maker)
+# As the windows of the ladder have it, so that it is compiled once.
+CONFIG = Config(array_outputs=16, array_inputs=16, window_chunks=1, window_rows=2, acc_rows=32, select_rows=64)
+
+
+@pytest.mark.xdist_group("window 16x16")
+@pytest.mark.parametrize("form", [maker.scored, maker.evit], ids=["linear score", "class attention"])
+def test_token_dropping(form, tmp_path, climb):
+    graph = import_model(maker.write(tmp_path / "m.onnx", form))
+    images = np.random.default_rng(1).standard_normal((18, *maker.IMAGE)).astype(np.float32)
+    integer = integers({"": graph}, {"image": images[2:]})
+    climb(integer, CONFIG, "", [{"image": image} for image in images[:2]], stall=60)
