@@ -140,8 +140,10 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
             low[name] = np.minimum(low.get(name, np.inf), columns.min(axis=0))
             high[name] = np.maximum(high.get(name, -np.inf), columns.max(axis=0))
     few = {name for name, value in values.items() if name not in routes and len(value) * count < FEW}
+    divided = {node.x for node in graph.nodes if isinstance(node, fg.Ratio)}  # their last column is another thing than the others
     for name in few - {*graph.inputs, *chosen}:
-        low[name], high[name] = (np.full_like(a, f(a)) for a, f in ((low[name], np.min), (high[name], np.max)))
+        alike = slice(-1) if name in divided else slice(None)
+        low[name][alike], high[name][alike] = low[name][alike].min(), high[name][alike].max()
     values = {name: Range(_tidy(low[name]), _tidy(high[name])) for name in low}
     stats = Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen, cut=cut, load=load)
     return stats if method == "max" else replace(stats, covered=_covered(graph, images, values, method))

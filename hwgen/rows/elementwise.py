@@ -53,7 +53,7 @@ class Arranged:
             self.shape = whole
             views = [_reshaped(v, whole) for v in views]
         try:
-            _, order, split = as_tokens(views[lead])
+            _, order, split = as_tokens(views[lead], *views[:lead], *views[lead + 1 :])
             self.groups = order[:split], order[split:]
         except Unsupported:
             if len(self.shape) != 2:

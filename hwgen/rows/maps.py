@@ -13,6 +13,7 @@ from .. import graph, walks
 from ..layers import Conv, Pool
 from ..recognise.match import is_map
 from ..tensor import Node, Reduce
+from .depthwise import depthwise
 from .lower import GONE, Rows
 from .moves import made, value
 from .operands import Operand, kept
@@ -171,18 +172,7 @@ def _conv(b: Rows, node: Node) -> str:
             view = view.group([0], [1]).map(lambda a: a[:, columns])
         taps = b.intern(weight[:, 0].transpose(1, 2, 0))
         name = value(b, node, b.kept(view))
-        return b.add(
-            graph.Window,
-            node,
-            node.name,
-            "window",
-            x=name,
-            form="weighted",
-            kernel=kernel,
-            weight=taps,
-            bias=constant,
-            **fields,
-        )
+        return depthwise(b, node, name, taps, constant, fields)
     taps = np.ascontiguousarray(weight.transpose(0, 2, 3, 1))
     if op.groups == 1:
         name = value(b, node, b.kept(view))
