@@ -20,6 +20,8 @@ from .parts import ROWS, WHOLE, part_name
 
 BAND = "band"  # axis of a view: of what a block of the operation's walk reaches
 
+MOST_LANES = 16  # operations instead of one
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -69,7 +71,7 @@ def lanes(walk: Walk) -> tuple[Walk, ...]:
     if walk.plane is not None or walk.count > 1:
         return found
     outer = next(k for k, n in enumerate(walk.loops) if n > 1)
-    for k in range(outer + 1, len(walk.loops)):
+    for k in (k for k in range(outer + 1, len(walk.loops)) if 1 < walk.loops[k] <= MOST_LANES):
 
         def left(values: tuple[int, ...], k: int = k) -> tuple[int, ...]:
             return values[:k] + values[k + 1 :]
@@ -79,9 +81,10 @@ def lanes(walk: Walk) -> tuple[Walk, ...]:
                     y_start=walk.y_start + i * walk.y[k])
             for i in range(walk.loops[k])
         )  # fmt: skip
-        wide = sum(_tall(lane, "x", 1) for lane in inner)
-        if 2 * wide <= least:
-            found, least = inner, wide
+        narrow = tuple(lane for wider in inner for lane in lanes(wider))
+        wide = sum(_tall(lane, "x", 1) for lane in narrow)
+        if len(narrow) <= MOST_LANES and 2 * wide <= least:
+            found, least = narrow, wide
     return found
 
 
@@ -114,6 +117,21 @@ def banded(op: Op) -> dict[str, str] | None:
     if "residual" in axes:
         axes["residual"] = axes["out"]
     return axes | ({"w": WHOLE} if "w" in axes else {})
+
+
+def tight(op: Op) -> Op:
+    """`op`, where its walk has one row, with views of the rows that this one reaches, and no others."""
+    if not isinstance(op, MatMul | ReduceWindow) or op.walk is None or op.walk.rows > 1:
+        return op
+    x = op.walk.x_rows()
+    if not (x >= 0).any():
+        return op
+    low, high, y = int(x[x >= 0].min()), int(x.max()) + 1, int(op.walk.y_rows()[0])
+    changes: dict[str, Any] = {"x": replace(op.x, row=op.x.row + low, rows=high - low)}
+    for name in ("out", "residual"):
+        if isinstance(view := op.views().get(name), View):
+            changes[name] = replace(view, row=view.row + y, rows=1)
+    return replace(op, walk=replace(op.walk, x_start=op.walk.x_start - low, y_start=op.walk.y_start - y), **changes)
 
 
 def _stationary(op: Op) -> tuple[str, ...]:

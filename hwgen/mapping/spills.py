@@ -27,6 +27,7 @@ from ..intgraph import (
 )
 from .ahead import ahead
 from .apart import constants_apart, heads_apart, measure, weights_apart
+from .bands import tight
 from .bounds import aside, bound
 from .depth_first import Limits
 from .parts import WHOLE, part_name
@@ -43,7 +44,7 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
     `trace` loses what is no longer there as a whole.
     """
     whole = weights_apart(constants_apart(graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
-    apart = heads_apart(whole, config.chunk)
+    apart = heads_apart(replace(whole, ops=[tight(op) for op in whole.ops]), config.chunk)
     cycles = partial(bound, config=config)
     found = _Spills(Streamed(apart, limits, cycles, config.chunk_beats, config.array_outputs))
     result = found.graph()

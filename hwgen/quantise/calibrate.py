@@ -161,8 +161,10 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
             low[name] = np.minimum(low.get(name, np.inf), columns.min(axis=0))
             high[name] = np.maximum(high.get(name, -np.inf), columns.max(axis=0))
     rows = {name: len(value) * count for name, value in values.items() if name in low}
+    divided = {node.x for node in graph.nodes if isinstance(node, fg.Ratio)}  # their last column is another thing than the others
     for name in {name for name in rows if rows[name] < FEW} - {*graph.inputs, *chosen}:
-        low[name], high[name] = (np.full_like(a, f(a)) for a, f in ((low[name], np.min), (high[name], np.max)))
+        alike = slice(-1) if name in divided else slice(None)
+        low[name][alike], high[name][alike] = low[name][alike].min(), high[name][alike].max()
     values = {name: Range(_tidy(low[name]), _tidy(high[name]), rows[name]) for name in low}
     peaks = {name: float(_tidy(peak)) for name, peak in hidden.items()}
     stats = Stats(values, peaks, chosen, cut=cut, load=load, scores=_scores(graph, images, values))
@@ -194,6 +196,20 @@ def _scores(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range])
             peak = (q @ k.swapaxes(2, 3) * factor[:, None, None]).max(axis=(0, 2, 3))
             found[name] = np.maximum(found.get(name, 0.0), peak)
     return {name: _tidy(peak) for name, peak in found.items()}
+
+
+def unseen(graph: fg.Graph, images: dict[str, Array]) -> float:
+    """Share of the values of one half of the images that lie beyond what the other half shows; at least two images."""
+    half = len(next(iter(images.values()))) // 2
+    seen = observe(graph, {name: data[half:] for name, data in images.items()}).values
+    beyond = total = 0
+    for i in range(half):
+        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64)
+        for name in seen:
+            low, high = seen[name].low.min(), seen[name].high.max()
+            beyond += int(((values[name] < low) | (values[name] > high)).sum())
+            total += values[name].size
+    return beyond / total
 
 
 def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range], method: str) -> dict[str, Array]:

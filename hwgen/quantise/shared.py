@@ -19,14 +19,14 @@ def signatures(graph: fg.Graph) -> dict[str, str]:
     """For each node a text that is equal for the same layer wherever it stands, and hardly ever for another.
 
     A layer is told by its constants, a LayerNorm also by the layers that read it (untrained ones all look alike), a
-    node without constants by the nodes it reads. Routers are left out: a task's own gate must not part
-    what tasks share.
+    node without constants by the nodes it reads, as is one that only copies, scales or resamples: those are all alike.
+    Routers are left out: a task's own gate must not part what tasks share.
     """
     found: dict[str, str] = {name: name for name in graph.inputs}
     routers = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
     for node in graph.nodes:
         operands = [found[name] for name in node.inputs]
-        if isinstance(node, fg.PatchEmbed | fg.Linear | fg.Embed | fg.Experts | fg.Conv):
+        if isinstance(node, fg.PatchEmbed | fg.Linear | fg.Embed | fg.Experts | fg.Conv) and not _moves(node):
             operands = []
         found[node.name] = _digest(type(node).__name__, *operands, *_constants(node))
     for node in graph.nodes:
@@ -34,6 +34,13 @@ def signatures(graph: fg.Graph) -> dict[str, str]:
             readers = {found[user.name] for user in graph.users(node.name) if user.name not in routers}
             found[node.name] = _digest("LayerNorm", *_constants(node), *sorted(readers))
     return found
+
+
+def _moves(node: fg.Node) -> bool:
+    """Whether a linear layer has weights that nobody trained: few for each output, as copies and gains have."""
+    if not isinstance(node, fg.Linear):
+        return False
+    return int(np.count_nonzero(node.weight, axis=1).max(initial=0)) <= max(1, node.weight.shape[1] // 4)
 
 
 def _constants(node: fg.Node) -> list[str]:

@@ -8,7 +8,7 @@ from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
 from ..isa import Convert
-from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, SCORE_STEPS, STATIC_SHIFT
+from ..numerics import ACC_MAX, COL_SHIFT, INT8_MAX, INT16_MAX, SCORE_STEPS, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Matrix, Ref
 from .attention import INT16_PER_INT8, PROBABILITY_ONE, smallest_transposed_step, transposed
 from .builder import ROOM, ROW_UNIT, TINY, WIDE_MARGIN, Builder, Held, folded, own_scale
@@ -17,6 +17,7 @@ from .plan import describe
 from .scales import LARGEST_FACTOR, multipliers, quantise_weights, smallest_out_scale
 
 Array = np.ndarray
+MOST_SUMMED = ACC_MAX // INT8_MAX**2  # products of int8 in one sum
 SCORES = float(np.log2(np.e)) * SCORE_STEPS  # score steps in a logit of 1
 
 
@@ -90,21 +91,32 @@ def slot_experts(b: Builder, node: fg.SlotExperts) -> None:
 
 
 def mean(b: Builder, node: fg.Mean) -> None:
-    """x is brought to channels by tokens, as values of attention are, and multiplied by a row of ones."""
+    """x is brought to channels by tokens, as values of attention are, and multiplied by a row of ones; of more tokens than
+    the accumulators hold, part by part."""
     x = b.held[node.x]
     rows, columns = node.stop - node.start, b.shapes[node.name][1]
-    part = Held(x.ref.part(node.start - x.first_row, rows), x.scale, x.offset)
     offset = np.zeros(columns) if x.offset is None else np.broadcast_to(np.float64(x.offset), columns)
     peak = np.maximum(b.stats.values[node.x].magnitude(offset), TINY)
     weight = np.eye(columns) * x.scale
     step = np.maximum(peak * ROOM / INT8_MAX, smallest_transposed_step(weight))
     step = np.maximum(step, step.max() * 2.0**-12)
-    across = transposed(b, f"{node.name}.transposed", part, weight, step, node.source)
-    ones = b.table(f"{node.name}.ones", np.full((1, rows), INT8_MAX << STATIC_SHIFT), source=node.source)
+    parts = np.array_split(np.arange(rows), -(-rows // MOST_SUMMED))
     factor = step / (INT8_MAX * rows)  # a sum of products of int8 ones and int8 steps
     need = max(float(factor.max()) / (LARGEST_FACTOR * UNIT_ROW), float(np.abs(offset).max()) / INT16_MAX)
+    if len(parts) > 1:
+        need = max(need, float(peak.max()) * ROOM / INT16_MAX)  # a part may be larger than the whole
     scale = own_scale(b, node, need)
     col_mult, shift = multipliers(factor / (scale * UNIT_ROW))
-    matrix = Matrix(across, col_mult, shift, np.rint(offset / scale).astype(np.int16), UNIT_ROW)
-    made = q.Product(b.name(node.name), ones, matrix, Convert.STATIC, source=node.source)
-    b.held[node.name] = Held(b.emit(made, 1, columns, scale, value=node.name), scale)
+    total: Ref | None = None
+    for i, part in enumerate(parts):
+        end = "" if len(parts) == 1 else f".{i}"
+        held = Held(x.ref.part(node.start + int(part[0]) - x.first_row, len(part)), x.scale, x.offset)
+        across = transposed(b, f"{node.name}.transposed{end}", held, weight, step, node.source)
+        ones = b.table(f"{node.name}.ones{end}", np.full((1, len(part)), INT8_MAX << STATIC_SHIFT), source=node.source)
+        bias = np.rint(offset / scale).astype(np.int16) if total is None else None
+        last = i == len(parts) - 1
+        matrix = Matrix(across, col_mult, shift, bias, UNIT_ROW)
+        name = b.name(node.name if last else f"{node.name}.part{end}")
+        made = q.Product(name, ones, matrix, Convert.STATIC, add=total, source=node.source)
+        total = b.emit(made, 1, columns, scale, value=node.name if last else None)
+    b.held[node.name] = Held(total, scale)

@@ -13,7 +13,7 @@ from .lower import Rows
 from .map_norms import map_groups, map_norm
 from .maps import taps_of
 from .mixing import mix, mixed
-from .moves import value
+from .moves import MOST_NARROW, value
 from .operands import Operand
 from .patches import ELSEWHERE, patch_embedding
 from .views import Array, Place, Unsupported
@@ -84,9 +84,24 @@ def norm_place(b: Rows, node: Node) -> Place:
             return groups.place
         if several and node.shape[0] == 1:
             raise Unsupported("normalises parts of tokens together", "use LayerNorm or GroupNorm")
+        if (turned := _scattered(b, node)) is not None:
+            operand, columns = turned
+            rows = np.arange(node.shape[0]) if operand.order is None else operand.order
+            at = np.repeat(rows, node.shape[1]), np.tile(np.argsort(columns), node.shape[0])
+            return Place(operand.rows, node.shape[1], at=at)
         return like_input(b, node)
     tokens, which, heads = found
     return Place(int(np.ptp(tokens)) + 1, heads.size, tokens - tokens.min(), which * node.shape[1])
+
+
+def _scattered(b: Rows, node: Node) -> tuple[Operand, Array] | None:
+    """As `_sorted` what a norm reads whose row mixes single channels of tokens, as patches merged channel by channel do; None
+    where it is made of few pieces as it stands."""
+    blocks = b.tokens(node.operands[0]).blocks
+    if len(blocks) <= MOST_NARROW or any(block.width > 1 for block in blocks):
+        return None
+    operand, columns = _sorted(b, node)
+    return None if columns is None else (operand, columns)
 
 
 def _head_rows(b: Rows, node: Node) -> tuple[Array, Array, Array] | None:
@@ -154,11 +169,14 @@ def linear(b: Rows, node: Node, start: int, stop: int) -> str:
 def norm(b: Rows, node: Node, start: int, stop: int) -> str:
     x, gamma, beta = node.operands
     place, view, heads = b.place(node), b.view(x), 1
-    if place.at is not None:
+    columns: Array | slice = slice(None)
+    if place.at is not None and (turned := _scattered(b, node)) is not None:
+        name, columns = value(b, node, turned[0], start, stop), turned[1]
+    elif place.at is not None:
         groups, constants = map_groups(b, node), (b.array(gamma, "its scale"), b.array(beta, "its bias"))
         assert groups is not None
         return b.rows_of(node, start, stop, lambda: map_norm(b, node, groups, constants))
-    if place.column is None:
+    elif place.column is None:
         name = value(b, node, b.tokens(x), start, stop)
     else:
         found = _head_rows(b, node)
@@ -169,7 +187,7 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
     for r in (gamma, beta):
         if r.constant is None:
             raise Unsupported("its scale or bias is not constant")
-        table = np.broadcast_to(r.constant, node.shape)
+        table = np.broadcast_to(r.constant, node.shape)[:, columns]
         if heads > 1 and r.shape[0] != 1 and (table != table[:1]).any():
             raise Unsupported("normalises the heads with a scale or bias of their own", "share them between the heads")
         tables.append(table[:1] if heads > 1 else table[_first(b.tokens(x))[start:stop]])

@@ -269,7 +269,9 @@ class Rows:
     # --- nodes ---
 
     def add(self, kind: type[graph.Node], node: Node, name: str, fallback: str, **parameters: Any) -> str:
-        """Append a node of a unique readable name and return that name."""
+        """Append a node of a unique readable name and return that name; gone where one of its operands is."""
+        if any(v == GONE or (isinstance(v, tuple) and GONE in v) for v in parameters.values() if isinstance(v, str | tuple)):
+            return GONE
         unique, n = name, 0
         while not unique or unique in self.names:
             unique, n = f"{name or fallback}_{n if not name else n + 1}", n + 1
@@ -296,6 +298,8 @@ class Rows:
         table = self.intern(table)
         key = "table", id(table)
         if key not in self._made:
+            if not self.nodes and self.findings:
+                return GONE
             if not self.nodes:
                 raise Unsupported("does not depend on the image")
             first = self.nodes[0]

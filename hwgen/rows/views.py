@@ -118,9 +118,10 @@ def _sums(layout: Layout, width: int, down: bool) -> Array:
     return total.reshape([1] * rank) if total.ndim == 0 else total
 
 
-def as_tokens(view: View) -> tuple[View, list[int], int]:
+def as_tokens(view: View, *others: View) -> tuple[View, list[int], int]:
     """(the same elements [R, C], the axes in the order in which they stand there, how many of these make the rows): the axes
-    along which rows change first, then those along which columns do."""
+    along which rows change first, then those along which columns do. What does not change along an axis goes as the first of
+    `others` does that has columns change along it."""
     rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
     which = None if view.which is None else np.broadcast_to(view.which, view.shape)
     down: list[int] = []
@@ -132,8 +133,16 @@ def as_tokens(view: View) -> tuple[View, list[int], int]:
         if all(moves):
             raise Unsupported("its input is not tokens by channels")
         last = n == 1 and i == len(view.shape) - 1 and not across
-        (across if moves[1] or last else down).append(i)
+        wide = not any(moves) and any(_columns_along(other, i) for other in others)
+        (across if moves[1] or last or wide else down).append(i)
     return view.group(down, across), down + across, len(down)
+
+
+def _columns_along(view: View, axis: int) -> bool:
+    """Whether columns, and no rows, change along an axis."""
+    ahead, behind = (tuple(part if j == axis else slice(None) for j in range(len(view.shape))) for part in CUTS)
+    rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
+    return bool((columns[ahead] != columns[behind]).any()) and bool((rows[ahead] == rows[behind]).all())
 
 
 CUTS = slice(1, None), slice(None, -1)

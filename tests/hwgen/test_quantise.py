@@ -244,6 +244,41 @@ def test_signatures_tell_layers_apart():
     assert signatures(maker.vit(depth=4, experts=4)) == keys
 
 
+def test_copies_of_unlike_values_have_steps_of_their_own():
+    """The two sums differ a thousandfold; what copies them for the activations behind is the same matrix."""
+    rng = np.random.default_rng(0)
+    graph = maker.vit(depth=1)
+    first = next(i for i, n in enumerate(graph.nodes) if isinstance(n, fg.LayerNorm))
+    x, width = graph.nodes[first].name, len(graph.nodes[first].gamma)
+    nodes, outputs = graph.nodes[: first + 1], []
+    for i, gain in enumerate((1e-3, 1.0)):
+        weight, one_like_another = rng.standard_normal((width, width)) * gain, np.eye(width, dtype=np.float32)
+        nodes += [
+            fg.Linear(f"linear{i}", x, weight.astype(np.float32), None),
+            fg.Linear(f"copy{i}", f"linear{i}", one_like_another, None),
+            fg.Activation(f"relu{i}", f"copy{i}", "relu"),
+        ]
+        outputs.append(fg.Output(f"y{i}", f"relu{i}", (7, width)))
+    graph = replace(graph, nodes=nodes, outputs=outputs)
+    keys = signatures(graph)
+    assert keys["copy0"] != keys["copy1"]
+    assert snr(graph)[0] > 30
+
+
+def test_sums_of_weights_keep_their_own_range():
+    """Of a value with few rows all columns count as one, but not the last one where it is what the others are divided by."""
+    graph = maker.vit(depth=1)
+    first = next(i for i, n in enumerate(graph.nodes) if isinstance(n, fg.LayerNorm))
+    x, width = graph.nodes[first].name, len(graph.nodes[first].gamma)
+    weight = np.random.default_rng(1).standard_normal((width, width)).astype(np.float32)
+    weight[-1], bias = 0, np.full(width, 3, np.float32)
+    nodes = [*graph.nodes[: first + 1], fg.Linear("sums", x, weight, bias), fg.Ratio("ratio", "sums")]
+    graph = replace(graph, nodes=nodes, outputs=[])
+    seen = observe(graph, {"image": maker.images(graph, 1)["image"]}).values["sums"]
+    assert (seen.low[-1], seen.high[-1]) == (3, 3)
+    assert len(set(seen.low[:-1])) == 1 and seen.low[0] < 0
+
+
 @pytest.mark.parametrize(
     "images, message",
     (

@@ -195,6 +195,21 @@ def test_what_the_machine_cannot_do_is_named(network, message):
         made(network, 0)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (72, 80)])
+def test_mean_of_more_tokens_than_the_accumulators_hold(size):
+    """Two thirds of one sign, one of the other: a part may be larger than the whole."""
+    m = maker.Maker(size, columns=8)
+    y = m.put(fg.Mean, m.act(m.norm("patches")), 0, size[0] * size[1])
+    graph = m.graph(m.linear(y))
+    images = maker.images(graph, 3)["image"]
+    images[:, :, : size[0]] = 1.5 - images[:, :, : size[0]]
+    level_m = select(quantise({"": graph}, {"image": images[:2]})[""])
+    found = golden.run(level_m, {"image": images[2]}).outputs
+    wanted = fg.outputs(graph, fg.evaluate(graph, {"image": images[2]}))
+    for name, rows in wanted.items():
+        assert 10 * np.log10(np.square(rows).sum() / np.square(rows - found[name]).sum()) > 30
+
+
 def test_gathered_rows_are_read_by_the_product_behind():
     """Of Swin's blocks one copy each is left, in front of attention; what goes back rides on the projection."""
     level_m = select(made(windows, 0)[1])

@@ -29,6 +29,14 @@ def merged_patches(w):
     return w.linear(w.norm(x, 2 * D), 2 * D, D)
 
 
+def patches_merged_by_channel(w):
+    """Channels of merged patches as `Rearrange("b c (h p) (w q) -> b (c p q) h w")` leaves them: those of one pixel apart."""
+    x = w.op("Resize", w.patches(), "", np.array([1, 1, 2, 2], np.float32), mode="nearest")
+    x = w.op("Reshape", x, [1, D, 2, 2, 3, 2])
+    x = w.op("Reshape", w.op("Transpose", x, perm=[0, 2, 4, 1, 3, 5]), [1, T, 4 * D])
+    return w.linear(w.norm(x, 4 * D), 4 * D, D)
+
+
 def joined_tokens(w):
     x = w.tokens()
     return w.op("Concat", w.linear(x), w.norm(x), axis=1)
@@ -75,6 +83,24 @@ def squeeze_and_excite(w):
     x = w.patches()
     row = w.op("Conv", w.op("GlobalAveragePool", x), w.normal(D, D, 1, 1), kernel_shape=[1, 1])
     return w.as_tokens(w.op("Mul", x, row))
+
+
+def outer_product(w):
+    """A row for all tokens times a number for each, as focal modulation has it (Yang et al. 2022)."""
+    x = w.patches()
+    row = w.op("Relu", w.op("GlobalAveragePool", x))
+    number = w.op("Conv", x, w.normal(1, D, 1, 1), kernel_shape=[1, 1])
+    return w.as_tokens(w.op("Add", w.op("Mul", row, number), x))
+
+
+def large_kernel(**slide):
+    """Kernels of more taps than the machine takes at once, here nine rows of nine, over a map of four rows of six."""
+
+    def written(w):
+        x = w.op("Resize", w.patches(), "", np.array([1, 1, 2, 2], np.float32), mode="nearest")
+        return w.as_tokens(w.op("Conv", x, w.normal(D, 1, 9, 9), w.normal(D), group=D, kernel_shape=[9, 9], **slide))
+
+    return written
 
 
 def upsampled(w):
@@ -138,6 +164,11 @@ TAKEN = {
     "mean within border": (pooled("AveragePool", count_include_pad=0), (1, "t", D), {"Window": 1, "Multiply": 0}),
     "largest": (pooled("MaxPool", strides=[1, 2]), (1, "t", D), {"Window": 1, "Gather": 0}),
     "squeeze and excite": (squeeze_and_excite, (1, T, D), {"Mean": 1, "Multiply": 1, "Gather": 0}),
+    "merged by channel": (patches_merged_by_channel, (1, T, D), {"LayerNorm": 1, "Linear": 1}),
+    "outer product": (outer_product, (1, T, D), {"Mean": 1, "Multiply": 1}),
+    "large kernel": (large_kernel(pads=[4, 4, 4, 4]), (1, 4 * T, D), {"Window": 2, "Add": 1}),
+    "large kernel, strides": (large_kernel(pads=[4, 4, 3, 5], strides=[2, 1]), (1, "t", D), {"Window": 2, "Add": 1}),
+    "kernel mostly beyond the map": (large_kernel(pads=[8] * 4, dilations=[2, 2]), (1, 4 * T, D), {"Window": 1, "Add": 0}),
     "nearest": (upsampled, (1, 4 * T, D), {"Gather": 1}),
     "linear": (smoothly_upsampled, (1, 4 * T, D), {"Multiply": 0}),
     "reduced keys": (reduced_keys, (1, T, D), {"Conv": 1, "Attention": 1, "Gather": 0}),

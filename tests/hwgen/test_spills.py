@@ -75,6 +75,19 @@ def test_maps_go_through_in_bands(seed):
     assert sum(op.walk is not None for op in spilled.ops) > 2 * walks
 
 
+def test_a_row_by_itself_fetches_no_map():
+    graph = random_window_graph(0, size=(8, 4))
+    view = View("single", 0, 1, 0, 20)
+    graph.buffers["single"] = Buffer("single", 1, 20)
+    copy = next(op for op in graph.ops if op.name == "parts")
+    graph.ops.append(replace(copy, name="one", out=view, x=View("x", 0, 32, 0, 20), walk=Walk((1,), (1,), (1,), 17)))
+    graph.outputs.append(Output("single", view, 1 / 1024, (1, 20)))
+    spilled = Mapping(spill=0.02).apply(graph, WINDOWS, 1)
+    verify(spilled)
+    assert_equal(graph, spilled, 0)
+    assert next(op for op in spilled.ops if op.name == "one").x.rows == 1
+
+
 def test_phases_of_a_larger_map_are_read_side_by_side():
     """Rows of four maps below each other in turns: of each map a band is fetched, and what is written is not fetched first."""
     graph = random_window_graph(0, size=(8, 4))
