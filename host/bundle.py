@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import BundleError
+from .manifest import check
 
 FORMAT = "hwgen-bundle"
 FORMAT_VERSION = 3
@@ -32,12 +33,18 @@ class Bundle:
             self.files[name] = self._read(name)
             if hashlib.sha256(self.files[name]).hexdigest() != digest:
                 raise BundleError(f"{self.path / name}: damaged (its hash is not that of the manifest)")
+        try:
+            check(self.manifest, {name: len(data) for name, data in self.files.items()})
+        except ValueError as error:
+            raise BundleError(f"{self.path / 'manifest.json'}: {error}") from None
 
     def _read(self, name: str) -> bytes:
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
             raise BundleError(f"{self.path / name}: cannot be read ({error.strerror})") from None
+        except (ValueError, TypeError):  # a NUL in it, or no text
+            raise BundleError(f"{self.path}: lists {name!r}, which is no file name") from None
 
     def _parse(self, text: bytes) -> dict:
         path = self.path / "manifest.json"

@@ -155,17 +155,21 @@ class Bundle:
         dram: str = "board",
         progress: Progress = lambda done, total: None,
         cycles: Cycles | None = None,
+        warn: Tell = warnings.warn,
     ) -> Run:
         """All images through an engine: golden, machine or rtl. `outputs` of the result: name -> float32 [images, ...].
 
         source: an .npz with an array [images, ...] for each input, a folder of images, a dict of such arrays, one array for
         a network of one input, or an iterable of dicts or arrays. limit: only the first so many images. dram: the memory
         beside the RTL, board or unlimited. progress: told images done and in all; cycles: run, runs and cycles of the RTL.
+        warn: told where images lie outside the range that the bundle was calibrated for.
         Raises UserError.
         """
         run.check_engine(engine)
         task = run.choose_task(self._held, task)
         given = images.read(source, run.inputs(self._held, task), check_limit(limit))
+        for message in run.outside(self._held, task, given):
+            warn(message)
         return run.run(self._held, engine, given, task, progress, dram, cycles)
 
     def compare(

@@ -50,6 +50,8 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options of a command line; those of a file named by --config are defaults for the others."""
+    if held := next((a for a in arguments or () if "\0" in a), None):
+        raise UserError(f"{held!r}: holds a NUL, which no name does")
     top, commands = parsers()
     options = top.parse_args(arguments)
     if getattr(options, "config", None) is not None:

@@ -20,7 +20,7 @@ from .processes import stoppable
 GOOD, FAILED, BUG, INTERRUPTED = 0, 1, 3, 130
 POSIX = os.name == "posix"
 # A full or closed disk, wherever it shows: no fault of hwgen.
-REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +58,9 @@ def _main(arguments: list[str] | None) -> int:
             _drop_output()
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"hwgen: error: {where}{error.strerror}", file=sys.stderr)
+        return USER_FAULT
+    except MemoryError as error:
+        print(f"hwgen: error: not enough memory ({str(error) or 'of this machine'})", file=sys.stderr)
         return USER_FAULT
     except SystemExit as exit:  # argparse: --help, --version or an error already told
         return exit.code if isinstance(exit.code, int) else USER_FAULT
@@ -118,7 +121,7 @@ def _run(options) -> int:
         if path is not None:
             check_writable(path)
     bundle = api.Bundle(options.bundle)
-    how = {"task": options.task, "limit": options.limit, "dram": options.dram}
+    how = {"task": options.task, "limit": options.limit, "dram": options.dram, "warn": _warn}
     result = bundle.run(options.input, options.engine, **how)
     if options.output is not None:
         write_npz(options.output, result.outputs)

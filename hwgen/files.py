@@ -129,8 +129,10 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     write_atomic(path, write)
 
 
-def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+def read_npz(path: Path, wanted: Iterable[str] | None = None, limit: int | None = None) -> dict[str, np.ndarray]:
     """The arrays of an .npz, all or the `wanted` ones; the others are not even looked at.
+
+    limit: of each array only so many along its first axis, and of the file no more than that is read.
 
     Raises UserError if the file is missing or damaged, lacks a wanted array or has pickled objects in it.
     """
@@ -142,7 +144,8 @@ def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.nd
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             held = file.files
-            arrays = {name: file[name] for name in (held if wanted is None else wanted) if name in held}
+            names = [name for name in (held if wanted is None else wanted) if name in held]
+            arrays = {name: file[name] if limit is None else _leading(file, name, limit) for name in names}
     except Exception as error:  # damage shows as any of a dozen types, from zipfile.BadZipFile to MemoryError
         raise UserError(f"{path}: not a readable .npz file ({error})") from None
     for name in wanted or ():
@@ -150,6 +153,28 @@ def read_npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.nd
             names = ", ".join(sorted(held)) or "no array"
             raise UserError(f"{path}: has no array {name!r} for the input of that name; it holds {names}")
     return arrays
+
+
+def _leading(file: Any, name: str, limit: int) -> np.ndarray:
+    """The first `limit` entries of an array of an open .npz."""
+    member = name if name in file.zip.namelist() else f"{name}.npy"
+    with file.zip.open(member) as entry:
+        shape, fortran, dtype = _header(entry)
+        if fortran or not shape or dtype.hasobject:
+            return np.asarray(file[name])[:limit] if shape else np.asarray(file[name])
+        count = min(limit, shape[0])
+        size = count * int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        data = entry.read(size)
+        if len(data) < size:
+            raise ValueError(f"{name} is truncated")
+        return np.frombuffer(data, dtype).reshape((count, *shape[1:]))
+
+
+def _header(entry: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, whether columns come first, type) at the beginning of an .npy."""
+    first = np.lib.format.read_magic(entry) == (1, 0)
+    shape, fortran, dtype = (np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0)(entry)
+    return tuple(shape), fortran, dtype
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -168,9 +193,7 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 with archive.open(name) as entry:
-                    first = np.lib.format.read_magic(entry) == (1, 0)
-                    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                    shapes[name.removesuffix(".npy")] = read(entry)[0]
+                    shapes[name.removesuffix(".npy")] = _header(entry)[0]
     except Exception:  # whoever reads the arrays says what is wrong
         return {}
     return shapes

@@ -86,7 +86,7 @@ def read(source: Any, inputs: Mapping[str, tuple[int, ...]], limit: int | None =
     """
     held, where = collect(source, limit), GIVEN
     if isinstance(held, Path):
-        arrays, where = _folder(held, inputs, limit) if held.is_dir() else read_npz(held, inputs), str(held)
+        arrays, where = _folder(held, inputs, limit) if held.is_dir() else read_npz(held, inputs, limit), str(held)
     else:
         arrays = held
         if ONLY in arrays and len(inputs) == 1:
@@ -97,7 +97,7 @@ def read(source: Any, inputs: Mapping[str, tuple[int, ...]], limit: int | None =
                     f"{GIVEN}: no array for input {name!r}: give a dict of arrays by the names {', '.join(inputs)}"
                 )
     images: Arrays = {}
-    count = None
+    count, whole = None, shapes(held) if limit is not None and len(inputs) > 1 else {}
     for name, shape in inputs.items():
         array = arrays[name]
         expected = ", ".join(str(n) for n in ("images", *shape))
@@ -107,9 +107,10 @@ def read(source: Any, inputs: Mapping[str, tuple[int, ...]], limit: int | None =
             raise UserError(f"{where}: array {name!r} has type {array.dtype}, expected numbers")
         if len(array) == 0:
             raise UserError(f"{where}: array {name!r} holds no image")
-        if count not in (None, len(array)):
-            raise UserError(f"{where}: array {name!r} holds {len(array)} images, another input {count}")
-        count = len(array)
+        there = whole.get(name, (len(array),))[0]
+        if count not in (None, there):
+            raise UserError(f"{where}: array {name!r} holds {there} images, another input {count}")
+        count = there
         with np.errstate(over="ignore"):
             single = array[:limit].astype(np.float32)
         bad = ~np.isfinite(single.reshape(len(single), -1)).all(axis=1)

@@ -48,7 +48,10 @@ class Compiled:
         value: Any = self.model
         for name, step in PASSES:
             if name not in self.levels:
-                value, findings = step(value)
+                try:
+                    value, findings = step(value)
+                except ir.TooLarge as error:
+                    raise UserError(f"{self.model.path}: level {name}: {error}, too many") from None
                 known = {f.node for f in self.findings}
                 self.findings += [f for f in findings if f.node not in known]
                 if value is None:

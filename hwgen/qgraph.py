@@ -230,6 +230,9 @@ class Attention(Node):
     `factors`: (column multiplier, shift) of each head's scores; `matrix.w` is v. With several `windows` the tokens of q, of k
     and of v are those of one window after another, each by itself. `biases`: none, or int16 [Tq, Tk] of each head, or of
     each head of the first window, then of the next.
+
+    `low`: none, or what int8 leaves of q and of k, whose products with the other one are added to the scores by `low_factors`:
+    first those of q's, then those of k's.
     """
 
     q: Ref
@@ -238,10 +241,20 @@ class Attention(Node):
     factors: tuple[tuple[int, int], ...]
     biases: tuple[Ref, ...] = ()
     windows: int = 1
+    low: tuple[Ref, ...] = ()
+    low_factors: tuple[tuple[int, int], ...] = ()
 
     def bias(self, window: int, h: int) -> Ref | None:
         """What is added to the scores of a head."""
         return self.biases[(window * len(self.factors) + h) % len(self.biases)] if self.biases else None
+
+    def scores(self, h: int) -> list[tuple[Ref, Ref, tuple[int, int]]]:
+        """The products that make the scores of a head, in order: (queries, keys, factor)."""
+        made = [(self.q, self.k, self.factors[h])]
+        if self.low:
+            q_low, k_low = self.low
+            made += [(q_low, self.k, self.low_factors[h]), (self.q, k_low, self.low_factors[h])]
+        return made
 
     def head(self, h: int) -> Matrix:
         """The matrix of one head."""
@@ -297,13 +310,17 @@ class Output:
 
 @dataclass
 class QGraph:
-    """Values and nodes of one task, in execution order. `trace`: float value (hwgen.graph name) -> the rows that hold it."""
+    """Values and nodes of one task, in execution order. `trace`: float value (hwgen.graph name) -> the rows that hold it.
+
+    `warnings`: what the integers cannot do as the file says, for people.
+    """
 
     values: dict[str, Value]
     nodes: list[Node]
     outputs: list[Output]
     task: str = ""
     trace: dict[str, Ref] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def verify(graph: QGraph) -> None:

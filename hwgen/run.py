@@ -18,7 +18,7 @@ from .dram import Dram, setting
 from .errors import UserError
 from .graph import Graph
 from .host.bundle import Bundle, BundleError
-from .host.pack import pack_input, unpack_output
+from .host.pack import INT8_MAX, pack_input, unpack_output
 from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .progress import work
@@ -30,6 +30,7 @@ Images = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 Cycles = Callable[[int, int, int], None]  # run, runs, cycles of this run so far
 TRACE_VERSION = 2
+MOST_OUTSIDE = 0.05  # share of an input's values beyond its calibrated range
 
 
 @dataclass
@@ -147,7 +148,10 @@ def instructions(bundle: Bundle, task: str) -> list[isa.Insn]:
     check_isa(bundle)
     program = bundle.task(task)["program"]
     start = program["offset_bytes"] - bundle.memory["regions"]["programs"]["offset"]
-    return isa.disassemble(bundle.files["program.bin"][start : start + program["instructions"] * isa.WORD_BYTES])
+    try:
+        return isa.disassemble(bundle.files["program.bin"][start : start + program["instructions"] * isa.WORD_BYTES])
+    except ValueError as error:
+        raise UserError(f"{bundle.path / 'program.bin'}: {error}") from None
 
 
 def check_isa(bundle: Bundle) -> None:
@@ -262,6 +266,21 @@ def run(
     return Run(engine, task, stacked, time.monotonic() - start, counters, bundle.batch, trace)
 
 
+def outside(bundle: Bundle, task: str, images: Images) -> list[str]:
+    """Of each input of which more than `MOST_OUTSIDE` of the values lie beyond what it was calibrated for: what to tell."""
+    found = []
+    for slot in {slot["name"]: slot for slot in bundle.task(task)["inputs"]}.values():
+        reach = INT8_MAX * slot["step"]
+        share = float((np.abs(images[slot["name"]] - slot["offset"]) > 1.01 * reach).mean())
+        if share > MOST_OUTSIDE:
+            low, high = slot["offset"] - reach, slot["offset"] + reach
+            found.append(
+                f"input {slot['name']!r}: {share:.0%} of the values lie outside {low:.4g} to {high:.4g}, for which the bundle "
+                "was calibrated, and are cut: is it preprocessed as the calibration images were?"
+            )
+    return found
+
+
 def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
     from .sim import golden
 
@@ -278,7 +297,7 @@ def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress)
 def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
     from .sim.machine import Machine
 
-    check_isa(bundle)
+    instructions(bundle, task)
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
     program = entry["program"]
     outputs: list[Images] = []

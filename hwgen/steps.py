@@ -49,6 +49,7 @@ from .quantise.options import Quantisation
 
 GRAPH_FILE = "graph.bin"
 REPORT_FILE = "report.json"
+FEW_IMAGES = 4  # fewer do not show the ranges of values
 NOISE_WARNING = "no --calibrate data: calibrated with seeded noise, do not trust the accuracy"
 
 
@@ -119,13 +120,28 @@ def _calibrate(build: Build) -> str:
         build.warnings.append((partly[0] if quantised else "") + NOISE_WARNING)
         return "seeded noise"
     build.images = images.read(build.calibrate, common_inputs(build.graphs))
-    return f"{len(next(iter(build.images.values())))} images of {images.called(build.calibrate)}"
+    count = len(next(iter(build.images.values())))
+    if count < FEW_IMAGES:
+        build.warnings.append(_few(build, count))
+    return f"{count} images of {images.called(build.calibrate)}"
+
+
+def _few(build: Build, count: int) -> str:
+    """What calibration on so few images is likely to miss."""
+    from .quantise.calibrate import check_images, unseen
+
+    what = "what others hold beyond it is cut"
+    if count > 1:
+        share = max(unseen(graph, check_images(graph, build.images)) for graph in build.graphs.values())
+        what = f"{share:.2%} of the values of one half of them lie beyond what the other half holds, and such are cut"
+    return f"calibrated on {count} image{'s' if count > 1 else ''}: {what}; take some dozens"
 
 
 def _quantise(build: Build) -> str:
     from .quantise import quantise
 
     build.quantised = quantise(build.graphs, build.images, build.quantisation)
+    build.warnings += dict.fromkeys(warning for graph in build.quantised.values() for warning in graph.warnings)
     return f"{sum(len(graph.nodes) for graph in build.quantised.values())} integer operations"
 
 

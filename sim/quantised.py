@@ -114,16 +114,18 @@ def _multiply(node: qgraph.Multiply, values: Values) -> Array:
 
 def _attention(node: qgraph.Attention, values: Values) -> Array:
     heads = len(node.factors)
-    queries, keys = (np.split(num.quantise_static(_rows(r, values)), heads, axis=1) for r in (node.q, node.k))
+    sides = {r: np.split(num.quantise_static(_rows(r, values)), heads, axis=1) for r in (node.q, node.k, *node.low)}
     across = [np.split(_rows(_stationary(node, h), values), node.windows, axis=1) for h in range(heads)]
     found = []
     for w in range(node.windows):
         parts = []
-        for h, (col, shift) in enumerate(node.factors):
-            a, b = (np.split(side[h], node.windows)[w] for side in (queries, keys))
-            scores = num.requantise(num.product(a, b), col, UNIT_ROW, shift, 0)
+        for h in range(heads):
             bias = node.bias(w, h)
-            scores = scores if bias is None else num.add_residual(_rows(bias, values), scores)
+            scores = None if bias is None else _rows(bias, values)
+            for q, k, (col, shift) in node.scores(h):
+                a, b = (np.split(sides[r][h], node.windows)[w] for r in (q, k))
+                more = num.requantise(num.product(a, b), col, UNIT_ROW, shift, 0)
+                scores = more if scores is None else num.add_residual(scores, more)
             parts.append(_weighted(scores, node.head(h), across[h][w]))
         found.append(np.concatenate(parts, axis=1))
     return np.concatenate(found)

@@ -88,9 +88,12 @@ def place(path: Path, location: str, said: str) -> Path:
     """
     folders = dict.fromkeys((path.parent, path.resolve().parent))
     roots = [folder.resolve() for folder in folders]
-    if not location or Path(location).is_absolute() or ".." in Path(location).parts:
+    if not location or "\0" in location or len(location) > 4096 or Path(location).is_absolute() or ".." in Path(location).parts:
         raise UserError(f"{said}: location {location!r} is no file beside the model")
-    found = next((folder / location for folder in folders if (folder / location).is_file()), None)
+    try:
+        found = next((folder / location for folder in folders if (folder / location).is_file()), None)
+    except OSError as error:  # a name that is too long for the file system
+        raise UserError(f"{said}: {location[:80]!r}: {error.strerror}") from None
     if found is None:
         raise UserError(f"{said}: no such file {path.parent / location}")
     if not any(found.resolve().is_relative_to(root) for root in roots):

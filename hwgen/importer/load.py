@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, inliner
 
 from ..errors import UserError
+from ..tensor import LARGEST
 from .external import LFS, everything, fetch
 from .nodes import array, read_names
 from .part import end_at
@@ -104,9 +106,9 @@ def load(
 def read(path: Path, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """The file as it is, or up to the values `outputs`; external data not yet fetched. Raises UserError unless it is an
     ONNX model that has them."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
     try:
+        if not path.exists():
+            raise UserError(f"{path}: no such file")
         with open(path, "rb") as file:
             if file.read(len(LFS)) == LFS:
                 raise UserError(f"{path}: is a git-lfs pointer, not the model (git lfs pull fetches it)")
@@ -117,10 +119,28 @@ def read(path: Path, outputs: Sequence[str] = ()) -> onnx.ModelProto:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not proto.ir_version or not proto.graph.node or not proto.graph.output:
         raise UserError(f"{path}: not an ONNX file, or a truncated one (it holds no graph)")
+    if (name := _unreadable(proto)) is not None:
+        raise UserError(f"{path}: holds the name {name!r}, which is no UTF-8")
     _sort(proto.graph)
     if outputs:
         end_at(path, proto, outputs)
     return proto
+
+
+def _unreadable(message: Any) -> bytes | None:
+    """A text in it or below that is no UTF-8, which protobuf hands out as bytes."""
+    for field_ in message.DESCRIPTOR.fields:
+        if field_.type not in (field_.TYPE_STRING, field_.TYPE_MESSAGE):
+            continue
+        held = getattr(message, field_.name)
+        if not isinstance(held, str | bytes) and not hasattr(held, "__len__"):  # one message, which may be missing
+            held = [held] if message.HasField(field_.name) else []
+        for item in [held] if isinstance(held, str | bytes) else held:
+            if isinstance(item, bytes):
+                return item
+            if field_.message_type and (found := _unreadable(item)) is not None:
+                return found
+    return None
 
 
 # --- the graph -----------------------------------------------------------------------------------------------------
@@ -200,6 +220,8 @@ def _constants(path: Path, graph: onnx.GraphProto, used: set[str]) -> tuple[dict
 
 
 def _array(path: Path, tensor: TensorProto, what: str) -> Array:
+    if min(tensor.dims, default=0) < 0:
+        raise UserError(f"{path}: {what} has shape {tuple(tensor.dims)}")
     try:
         with np.errstate(over="ignore"):
             return array(tensor)
@@ -214,6 +236,8 @@ def _dense(path: Path, sparse: onnx.SparseTensorProto, what: str) -> Array:
     fetch(path, sparse.values, what)
     fetch(path, sparse.indices, what)
     values, indices = _array(path, sparse.values, what), _array(path, sparse.indices, what)
+    if prod(sparse.dims) > LARGEST or min(sparse.dims, default=0) < 0:
+        raise UserError(f"{path}: {what} has shape {tuple(sparse.dims)}, too large to be written out")
     dense = np.zeros(tuple(sparse.dims), values.dtype)
     try:
         if indices.ndim == 2:
@@ -321,6 +345,8 @@ def _known(path: Path, info: onnx.ValueInfoProto, sizes: list[int | None]) -> tu
         )
     if 0 in known:
         raise UserError(f"{said}, which holds nothing")
+    if prod(known) > LARGEST:
+        raise UserError(f"{said}: {prod(known):,} elements, at most {LARGEST:,}")
     if known and known[0] != 1:
         raise UserError(f"{said}; export with batch 1 or a dynamic batch axis")
     return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import Finding
-from ..tensor import BOOL, FLOAT, INT, Ref, TooLarge
+from ..tensor import BOOL, FLOAT, INT, LARGEST, Ref, TooLarge
 from . import ragged
 from .nodes import ops
 from .rules import ANY_VALUE, RULES, Context, Op, Unsupported
@@ -36,7 +37,9 @@ def walk(c: Context, nodes: list[Op], source: str = "") -> None:
         except Unsupported as no:
             refuse(c, op, no.reason, no.hint)
         except TooLarge as error:
-            refuse(c, op, f"makes {error}, too many to compute while importing")
+            refuse(c, op, f"makes {error}, too many to import")
+        except MemoryError:
+            refuse(c, op, "takes more memory to compute while importing than there is")
         except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
             refuse(c, op, f"its operands do not fit: {error}")
         else:
@@ -55,7 +58,7 @@ def refuse(c: Context, op: Op, reason: str, hint: str = "", outputs: list[str] |
     """A finding, and stand-ins of the shapes that ONNX's inference gives, so that nodes behind are judged too."""
     c.findings.append(Finding(op.name, op.type, "import", reason, hint))
     for name, (shape, dtype) in _shapes(c, op).items():
-        if outputs is None or name in outputs:
+        if (outputs is None or name in outputs) and prod(shape) <= LARGEST:
             c.values[name] = c.t.input(f"?{name}", shape, dtype)
 
 

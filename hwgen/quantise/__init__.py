@@ -7,17 +7,20 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import UserError
-from ..graph import Add, Experts, Graph, Linear
+from ..graph import Add, Experts, Graph, Linear, shapes
 from ..qgraph import QGraph
-from .calibrate import check_images, limited, noise, observe
+from .calibrate import Stats, check_images, limited, noise, observe
 from .legal import legal
 from .lower import lower
 from .options import Quantisation, unmatched
-from .plan import Plan, plan, product_side
-from .shared import merge
+from .plan import Plan, int8_only, plan, product_side
+from .sensitive import wide_layers
+from .shared import merge, signatures
 from .streams import shared_scales
 
 __all__ = ["Quantisation", "quantise"]
+
+UNSEEN = 7, 8  # seeds of the noise by which layers are found that need more than int8
 
 
 def quantise(
@@ -46,7 +49,22 @@ def quantise(
     check_names(plans, options)
     graphs, stats = ({task: getattr(form, part) for task, form in forms.items()} for part in ("graph", "stats"))
     chosen = shared_scales(graphs, plans, stats)
-    return {task: lower(forms[task], replace(plans[task], scales=chosen[task]), task, options) for task in graphs}
+    keys = {task: signatures(graph) for task, graph in graphs.items()}
+    found = [(task, name) for task in graphs for name in _wide(graphs[task], plans[task], stats[task], images)]
+    wide = {keys[task][name] for task, name in found}
+    lowered = {}
+    for task in graphs:
+        names = {name for name, key in keys[task].items() if key in wide}
+        lowered[task] = lower(forms[task], replace(plans[task], scales=chosen[task]), task, options, names)
+    return lowered
+
+
+def _wide(graph: Graph, known: Plan, stats: Stats, images: dict[str, np.ndarray] | None) -> set[str]:
+    """`wide_layers` by images, or by noise other than that which ranges were seen on."""
+    if images is None:
+        drawn = ({n: noise(shape, graph.ranges.get(n), seed) for n, shape in graph.inputs.items()} for seed in UNSEEN)
+        images = {n: np.concatenate(parts) for n, *parts in zip(graph.inputs, *(d.values() for d in drawn), strict=True)}
+    return wide_layers(graph, stats, images, int8_only(known, shapes(graph)))
 
 
 def check_names(plans: dict[str, Plan], options: Quantisation) -> None:

@@ -15,7 +15,21 @@ from .. import qgraph as q
 from ..isa import Convert
 from ..numerics import COL_SHIFT, INT8_MAX, INT16_MAX, ROW_STEP_BITS, SCORE_STEPS, STATIC_SHIFT, TURN_ONE, U16_MAX
 from ..qgraph import UNIT_ROW, Matrix, Ref
-from .builder import EPSILON_MAX, ROW_UNIT, TINY, Builder, Held, folded, limited, own_scale, wide_scale
+from .builder import (
+    EPSILON_MAX,
+    LOW_STEPS,
+    ROW_UNIT,
+    TINY,
+    Builder,
+    Held,
+    folded,
+    limited,
+    low_part,
+    own_scale,
+    wide_scale,
+)
+from .calibrate import SCORES_MAX, centre
+from .plan import describe
 from .scales import (
     LARGEST_FACTOR,
     int8_weights,
@@ -29,6 +43,7 @@ from .scales import (
 Array = np.ndarray
 INT16_PER_INT8 = 1 << STATIC_SHIFT
 SCORE_LOWEST = -INT16_MAX // 2  # with any score added, still far below those that have a probability
+SCORES_ROOM = 1.25  # beyond the largest score that was seen
 TURN_GAIN = 2.0
 # Of V: round(sum * row scale / 2^16) counts in so many weight steps times int16 steps of x.
 _TABLE_UNIT = 2.0 ** (COL_SHIFT - ROW_STEP_BITS)
@@ -37,7 +52,7 @@ PROBABILITY_ONE = INT8_MAX * U16_MAX  # probability times reciprocal of a row: t
 
 def attention(b: Builder, node: fg.Attention) -> None:
     q_side, k_side, v = side_of(b, node.q, node), side_of(b, node.k, node), b.plan.linear(node.v)
-    queries, keys, factors = _queries_and_keys(b, node, q_side, k_side)
+    queries, keys, factors, shares = _queries_and_keys(b, node, q_side, k_side)
 
     rows, columns = b.shapes[node.name]
     x = b.held[v.x]
@@ -46,7 +61,7 @@ def attention(b: Builder, node: fg.Attention) -> None:
     limit = limited(b, node)
     fold = limit is None and b.plan.only_multiplied(node.name)
     held = b.stats.values[node.name]
-    v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) / INT8_MAX * b.stats.part(v.name), TINY)
+    v_step = np.maximum(b.stats.values[v.name].magnitude(v_constant) * b.stats.reach(v.name) / INT8_MAX, TINY)
     v_step = np.maximum(np.maximum(v_step, smallest_transposed_step(v_weight)), v_step.max() * 2.0**-12)
     offset = v_constant if fold else np.full(columns, 0.0 if limit is None else limit[1])
     need = max(
@@ -58,23 +73,30 @@ def attention(b: Builder, node: fg.Attention) -> None:
         limit, offset = None, np.zeros(columns)
         scale = own_scale(b, node, max(need, float(np.abs(v_constant).max()) / INT16_MAX))
     else:
-        scale = max(wide_scale(held.magnitude(offset)), need)
+        scale = max(wide_scale(held.magnitude(offset), held.room), need)
     col_mult, shift = multipliers(v_step / (PROBABILITY_ONE * scale))
     v_step = np.ldexp(col_mult * (PROBABILITY_ONE * scale), -(COL_SHIFT + shift))  # exactly what the multiplier means
     across = transposed(b, v.name, x, v_weight, v_step, v.source, node.windows)
     matrix = Matrix(across, col_mult, shift, np.rint((v_constant - offset) / scale).astype(np.int16))
-    biases = _biases(b, node)
-    made = q.Attention(b.name(node.name), queries, keys, matrix, factors, biases, node.windows, source=node.source)
+    biases = _biases(b, node, shares)
+    low, finer = (), ()
+    if node.name in b.wide:
+        low = tuple(low_part(b, node, Held(side, b.made.values[side.value].scale)).ref for side in (queries, keys))
+        finer = tuple(single(factor / LOW_STEPS) for factor in factors)
+    coarse = tuple(single(factor) for factor in factors)
+    made = q.Attention(
+        b.name(node.name), queries, keys, matrix, coarse, biases, node.windows, low, finer, source=node.source
+    )
     less = offset if fold else limit and limit[1] or None
     ref = b.emit(made, rows, columns, scale, less, node.heads, node.name)
     b.held[node.name] = Held(ref, scale, less, b.held[q_side.linear.x].first_row)
 
 
-def _biases(b: Builder, node: fg.Attention) -> tuple[Ref, ...]:
-    """Emit the bias of each head (of each window), in score steps, to be added to the scores; equal ones are shared."""
+def _biases(b: Builder, node: fg.Attention, shares: Array) -> tuple[Ref, ...]:
+    """Emit the bias of each head (of each window), times its share, in score steps; equal ones are shared."""
     if node.bias is None:
         return ()
-    steps = np.rint(node.bias.astype(np.float64) * np.log2(np.e) * SCORE_STEPS)
+    steps = np.rint(node.bias.astype(np.float64) * (shares[:, None, None] * np.log2(np.e) * SCORE_STEPS))
     steps = np.maximum(steps, SCORE_LOWEST).astype(np.int16).reshape(-1, *steps.shape[-2:])
     heads = [(data.tobytes(), data) for data in steps]
     made: dict[bytes, Ref] = {}
@@ -103,49 +125,53 @@ def side_of(b: Builder, name: str, node: fg.Attention | fg.Rotate) -> Side:
 
 def _queries_and_keys(
     b: Builder, node: fg.Attention, q_side: Side, k_side: Side
-) -> tuple[Ref, Ref, tuple[tuple[int, int], ...]]:
-    """Emit Q and K; their rows, and each head's factor from an int8 sum to score steps as (column multiplier, shift).
+) -> tuple[Ref, Ref, list[float], Array]:
+    """Emit Q and K; their rows, and each head's factor from an int8 sum to score steps.
 
-    The sign of a negative scale goes into Q.
+    Last the share of the file's scores [heads] that this is: less than 1 where they would leave the range of scores. The
+    sign of a negative scale goes into Q.
     """
-    k_range = b.stats.values[k_side.name]
-    # A constant that is added to all keys would turn with their positions.
-    centre = 0.0 if k_side.rotate else (k_range.low + k_range.high) / 2
-    q_steps, k_steps = (_int8_steps(b, node, side, middle) for side, middle in ((q_side, 0.0), (k_side, centre)))
-    factors = q_steps * k_steps * abs(node.scale) * np.log2(np.e) * SCORE_STEPS
-    factors = factors if node.factors is None else factors * node.factors.astype(np.float64)
-    # A sum one larger than all others takes all of the probability from 2^7 score steps on, so a larger factor says no more;
-    # only beside a bias, which stays as it is, does the product then count for less than the file says.
-    factors = np.minimum(factors, LARGEST_FACTOR * UNIT_ROW)
+    middle = centre(b.stats.values[k_side.name], k_side.rotate is not None)
+    q_steps, k_steps = (_int8_steps(b, node, side, less) for side, less in ((q_side, 0.0), (k_side, middle)))
+    wanted = q_steps * k_steps * abs(node.scale) * np.log2(np.e) * SCORE_STEPS
+    wanted = wanted if node.factors is None else wanted * node.factors.astype(np.float64)
+    # The largest score must not saturate, or all keys near it would count alike; and a sum one larger than all others takes
+    # all of the probability from 2^7 score steps on. What scores lose by that, the biases lose too: a softer softmax.
+    largest = np.maximum(b.stats.scores.get(node.name, np.zeros(node.heads)) * SCORES_ROOM, SCORES_MAX)
+    factors = np.minimum(wanted * (SCORES_MAX / largest), LARGEST_FACTOR * UNIT_ROW)
+    shares = factors / wanted
+    if (softest := float(shares.min())) < 1:
+        times = f"{1 / softest:.3g} times softer than the file says"
+        b.made.warnings.append(f"{describe(node)}: scores are too large for int16, so its softmax is {times}")
     angles: dict[bytes, Ref] = {}
     # One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad.
     sign = -1.0 if node.scale < 0 else 1.0
     queries = b.made.trace[q_side.name] = project(b, node, q_side, f"{node.name}.q", q_steps, 0.0, angles, sign)
-    keys = project(b, node, k_side, f"{node.name}.k", k_steps, centre, angles)
+    keys = project(b, node, k_side, f"{node.name}.k", k_steps, middle, angles)
     if k_side.rotate:
         b.made.trace[k_side.name] = keys
-    return queries, keys, tuple(single(float(factor)) for factor in factors)
+    return queries, keys, [float(factor) for factor in factors], shares
 
 
-def parameters(b: Builder, side: Side, centre: Array | float) -> tuple[Array, Array]:
+def parameters(b: Builder, side: Side, less: Array | float) -> tuple[Array, Array]:
     """(factor, term) whose sizes an int16 step must leave room for: of the norm by column, else of the linear layer."""
     if side.norm is not None:
         gamma, beta = (np.tile(np.asarray(a, np.float64), side.norm.heads) for a in (side.norm.gamma, side.norm.beta))
-        return gamma, beta - centre
+        return gamma, beta - less
     weight, bias = folded(b.held[side.linear.x], side.linear.weight, side.linear.bias)
-    return weight, (np.zeros(len(weight)) if bias is None else bias) - centre
+    return weight, (np.zeros(len(weight)) if bias is None else bias) - less
 
 
-def _int8_steps(b: Builder, node: fg.Attention, side: Side, centre: Array | float) -> Array:
+def _int8_steps(b: Builder, node: fg.Attention, side: Side, less: Array | float) -> Array:
     """Real value of an int8 step of every head [heads]."""
-    peak = np.maximum(b.stats.values[side.name].magnitude(centre), TINY).reshape(node.heads, -1)
-    factor, term = parameters(b, side, centre)
+    peak = np.maximum(b.stats.values[side.name].magnitude(less), TINY).reshape(node.heads, -1)
+    factor, term = parameters(b, side, less)
     if side.norm is not None:
         need = np.maximum(np.abs(factor), np.abs(term)) / INT16_MAX
     else:
         need = smallest_out_scale(factor, ROW_UNIT, term)
     need = need.reshape(node.heads, -1).max(axis=1) * INT16_PER_INT8 / _turn_gain(side)
-    return np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.part(side.name), need)
+    return np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.reach(side.name), need)
 
 
 def _turn_gain(side: Side) -> float:
@@ -154,15 +180,15 @@ def _turn_gain(side: Side) -> float:
 
 
 def project(
-    b: Builder, node: fg.Attention | fg.Rotate, side: Side, name: str, steps: Array, centre, angles, sign: float = 1.0
+    b: Builder, node: fg.Attention | fg.Rotate, side: Side, name: str, steps: Array, less, angles, sign: float = 1.0
 ) -> Ref:
-    """Emit `sign` times one side in int8 steps of `steps` [heads], less `centre`; `angles`: tables of positions so far."""
+    """Emit `sign` times one side in int8 steps of `steps` [heads], less `less`; `angles`: tables of positions so far."""
     layer = side.linear
     x = b.held[layer.x]
     columns, rows = len(layer.weight), x.ref.rows
     width = columns // node.heads
     steps = np.repeat(steps / INT16_PER_INT8, width)
-    before, (factor, term) = steps * _turn_gain(side), parameters(b, side, centre)
+    before, (factor, term) = steps * _turn_gain(side), parameters(b, side, less)
     factor, term = factor * sign, term * sign
     if side.norm is None:
         made = q.Product(b.name(name), x.ref, quantise_weights(factor, ROW_UNIT, before, term), source=layer.source)

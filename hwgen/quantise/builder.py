@@ -27,7 +27,7 @@ from ..numerics import (
 )
 from ..qgraph import UNIT_ROW, Matrix, Piece, QGraph, Ref, Value
 from ..walks import Walk
-from .calibrate import Stats
+from .calibrate import Range, Stats
 from .options import Quantisation, matches
 from .plan import Plan, describe
 from .scales import OutOfRange, quantise_weights, rounding, smallest_out_scale
@@ -43,11 +43,13 @@ ROOM = 1.5
 LOGIT_SCALE = float(np.log(2)) / LOGIT_STEPS
 LOGIT_RANGE = LOGIT_SCALE * INT16_MAX
 ROW_UNIT = 2.0**-ROW_STEP_BITS  # a row-converted operand: real = int8 * row scale * ROW_UNIT * scale of the int16 step
-# Largest int16 number of a value that convolutions read with a fixed int8 step: room for a fifth above the calibrated peak.
+# Largest int16 number that a fixed int8 step takes. Of what convolutions read: room for a fifth above the calibrated peak.
 # (Random networks, 8 images: without room an unseen image falls to 21 dB where others have 30; with it the worst has 27,
 # the mean is 0.5 dB lower.)
-STATIC_REACH = (INT8_MAX << STATIC_SHIFT) / 1.2
+STATIC_MAX = INT8_MAX << STATIC_SHIFT
+STATIC_ROOM = 1.2
 TINY = 1e-30
+LOW_STEPS = 254  # by which half an int8 step, the most that int8 leaves of a number, becomes the largest int8 number
 EPSILON_MAX = (1 << 48) - 1  # of numerics.layer_norm
 
 
@@ -80,6 +82,7 @@ class Builder:
     made: QGraph
     exact: set[str]  # linear layers that must read all 16 bits
     fine: set[str]  # of these the ones whose weights have more than 8 bits
+    wide: set[str]  # layers and attentions, both of whose operands have 16 bits
     held: dict[str, Held] = field(default_factory=dict)
     # Values whose columns are split over several: (their columns, where they are).
     groups: dict[str, list[tuple[Array, Held]]] = field(default_factory=dict)
@@ -121,9 +124,14 @@ def folded(x: Held, weight: Array, bias: Array | None) -> tuple[Array, Array | N
     return weight * x.scale, bias
 
 
-def wide_scale(magnitude: Array | float) -> float:
-    """int16 step for values up to `magnitude`, with room."""
-    return max(float(np.max(magnitude, initial=0.0)) * WIDE_MARGIN / INT16_MAX, TINY)
+def wide_scale(magnitude: Array | float, room: float = 1.0) -> float:
+    """int16 step for values up to `magnitude`, with room, and with `room` on top."""
+    return max(float(np.max(magnitude, initial=0.0)) * (room * WIDE_MARGIN) / INT16_MAX, TINY)
+
+
+def static_scale(seen: Range) -> float:
+    """int16 step for a value that is converted to int8 by a fixed step."""
+    return max(float(seen.magnitude().max()) * max(seen.room, STATIC_ROOM) / STATIC_MAX, TINY)
 
 
 def read_static(plan: Plan, name: str) -> bool:
@@ -148,9 +156,9 @@ def own_scale(b: Builder, node: fg.Node, need: float) -> float:
     if name in b.plan.scales:
         chosen = b.plan.scales[name]
     elif read_static(b.plan, name):
-        chosen = max(float(b.stats.values[name].magnitude().max()) / STATIC_REACH, TINY)
+        chosen = static_scale(b.stats.values[name])
     else:
-        chosen = wide_scale(b.stats.values[name].magnitude())
+        chosen = wide_scale(b.stats.values[name].magnitude(), b.stats.values[name].room)
     return max(chosen, need, epsilon_need(b.plan, name))
 
 
@@ -327,7 +335,15 @@ def linear(
     return Held(add, scale, offset or None, parts[0][0].first_row)
 
 
-def rest(b: Builder, node: fg.Linear, x: Held) -> tuple[Ref, Held]:
+def low_part(b: Builder, node: fg.Conv | fg.Attention, x: Held) -> Held:
+    """What the int8 conversion of x with a fixed step leaves, in steps LOW_STEPS times finer: an operand of its own."""
+    _, low = rest(b, node, x)
+    made = q.Stack(b.name(f"{node.name}.low"), (piece(b, low, low.scale / LOW_STEPS),), source=node.source)
+    scale = low.scale / LOW_STEPS
+    return Held(b.emit(made, low.ref.rows, b.cols(low), scale, None, b.groups_of(low)), scale, None, x.first_row)
+
+
+def rest(b: Builder, node: fg.Linear | fg.Conv | fg.Attention, x: Held) -> tuple[Ref, Held]:
     """(x, what the int8 conversion of it with a fixed step leaves): products of the two together have all 16 bits.
 
     The rest, x - 256 * int8(x), is made by the array too, by a product with the identity; rows of it are small, so their

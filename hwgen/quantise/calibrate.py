@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import graph as fg
 from ..errors import UserError
+from ..numerics import INT16_MAX, SCORE_STEPS
 from .clipping import covered, histogram
 
 Array = np.ndarray
@@ -16,22 +17,36 @@ NOISE_LIMIT = 2.5  # standard deviations; about the range of a normalised photog
 NOISE_MARGIN = 4.0  # of what a quantised model does not limit and noise has to show
 HIDDEN_MAX = 100.0  # room is given to the hidden layers of experts up to here: the machine holds 128
 MANTISSA_BITS = 12
+SCORES_MAX = float(np.log(2)) * INT16_MAX / SCORE_STEPS  # scores that int16 holds, in nats
+ENOUGH = 4096  # numbers, the largest of which few others exceed, and by little
 FEW = 32  # rows of a value in all images, fewer of which do not tell what a column holds: then it is what all columns hold
 
 
 @dataclass(frozen=True, eq=False)
 class Range:
-    """What the columns of a value were seen to hold, over all images and rows: smallest and largest, [columns]."""
+    """What the columns of a value were seen to hold, over all images and rows: smallest and largest, [columns].
+
+    seen  how many numbers of a column that was; 0 where the range is known, as that of a quantised file
+    """
 
     low: Array
     high: Array
+    seen: int = 0
+
+    @property
+    def room(self) -> float:
+        """What an int8 step has to leave beyond the range, as a factor: the largest of few numbers says little of others.
+
+        The largest of n normal numbers is near sqrt(2 ln n) deviations; room is left up to that of ENOUGH.
+        """
+        return float(max(np.log(ENOUGH) / np.log(max(self.seen, 2)), 1.0) ** 0.5) if self.seen else 1.0
 
     def magnitude(self, offset: Array | float = 0.0) -> Array:
         """Largest |value - offset| of each column, [columns]."""
         return np.maximum(np.abs(self.high - offset), np.abs(self.low - offset))
 
     def merge(self, other: Range) -> Range:
-        return Range(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+        return Range(np.minimum(self.low, other.low), np.maximum(self.high, other.high), max(self.seen, other.seen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +58,7 @@ class Stats:
     load    of the logits of each router, by expert: images that used it, tokens that chose it, int64 [2, experts]
     covered of Q, K, V and the inputs: see `part`; none where all of their range is covered
     cut     of each `Clip`: mean square of what it takes away
+    scores  of each `Attention` that may leave the range of scores: the largest of each head over centred keys, without bias
     """
 
     values: dict[str, Range]
@@ -50,11 +66,16 @@ class Stats:
     chosen: dict[str, Range]
     covered: dict[str, Array] = field(default_factory=dict)
     cut: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, Array] = field(default_factory=dict)
     load: dict[str, Array] = field(default_factory=dict)
 
     def part(self, name: str) -> Array | float:
         """The part of a value's range that its int8 step covers: of Q and K by head, of V by column."""
         return self.covered.get(name, 1.0)
+
+    def reach(self, name: str) -> Array | float:
+        """The same with room for what was not seen."""
+        return self.part(name) * self.values[name].room
 
 
 def noise(shape: tuple[int, ...], limits: tuple[Array, Array] | None = None, seed: int = 0) -> Array:
@@ -77,7 +98,7 @@ def limited(graph: fg.Graph, stats: Stats, trusted: bool) -> Stats:
     for name, seen in stats.values.items():
         low, high = graph.ranges.get(name, (-np.inf, np.inf))
         if trusted:
-            values[name] = Range(np.clip(seen.low, low, high), np.clip(seen.high, low, high))
+            values[name] = replace(seen, low=np.clip(seen.low, low, high), high=np.clip(seen.high, low, high))
         else:
             known = np.isfinite(low) & np.isfinite(high)
             low, high = np.where(known, low, seen.low * NOISE_MARGIN), np.where(known, high, seen.high * NOISE_MARGIN)
@@ -139,14 +160,56 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
                 raise UserError(f"{name}: the float model computes NaN or infinity on the calibration data")
             low[name] = np.minimum(low.get(name, np.inf), columns.min(axis=0))
             high[name] = np.maximum(high.get(name, -np.inf), columns.max(axis=0))
-    few = {name for name, value in values.items() if name not in routes and len(value) * count < FEW}
+    rows = {name: len(value) * count for name, value in values.items() if name in low}
     divided = {node.x for node in graph.nodes if isinstance(node, fg.Ratio)}  # their last column is another thing than the others
-    for name in few - {*graph.inputs, *chosen}:
+    for name in {name for name in rows if rows[name] < FEW} - {*graph.inputs, *chosen}:
         alike = slice(-1) if name in divided else slice(None)
         low[name][alike], high[name][alike] = low[name][alike].min(), high[name][alike].max()
-    values = {name: Range(_tidy(low[name]), _tidy(high[name])) for name in low}
-    stats = Stats(values, {name: float(_tidy(peak)) for name, peak in hidden.items()}, chosen, cut=cut, load=load)
+    values = {name: Range(_tidy(low[name]), _tidy(high[name]), rows[name]) for name in low}
+    peaks = {name: float(_tidy(peak)) for name, peak in hidden.items()}
+    stats = Stats(values, peaks, chosen, cut=cut, load=load, scores=_scores(graph, images, values))
     return stats if method == "max" else replace(stats, covered=_covered(graph, images, values, method))
+
+
+def centre(keys: Range, turned: bool) -> Array:
+    """What is taken from all keys [columns], which softmax does not see; nothing where it would turn with their positions."""
+    return np.zeros_like(keys.low) if turned else (keys.low + keys.high) / 2
+
+
+def _scores(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range]) -> dict[str, Array]:
+    """The largest score of each head, where the ranges of queries and keys allow more than SCORES_MAX."""
+    turned = {node.name for node in graph.nodes if isinstance(node, fg.Rotate)}
+    large: dict[str, tuple[fg.Attention, Array, Array]] = {}
+    for node in graph.nodes:
+        if isinstance(node, fg.Attention):
+            middle = centre(ranges[node.k], node.k in turned)
+            factor = node.scale * (np.ones(node.heads) if node.factors is None else node.factors.astype(np.float64))
+            bound = (ranges[node.q].magnitude() * ranges[node.k].magnitude(middle)).reshape(node.heads, -1).sum(axis=1)
+            if (bound * np.abs(factor) > SCORES_MAX).any():
+                large[node.name] = node, middle, factor
+    found: dict[str, Array] = {}
+    for i in range(len(next(iter(images.values()))) if large else 0):
+        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64)
+        for name, (node, middle, factor) in large.items():
+            sides = values[node.q], values[node.k] - middle
+            q, k = (x.reshape(node.windows, -1, node.heads, x.shape[1] // node.heads).swapaxes(1, 2) for x in sides)
+            peak = (q @ k.swapaxes(2, 3) * factor[:, None, None]).max(axis=(0, 2, 3))
+            found[name] = np.maximum(found.get(name, 0.0), peak)
+    return {name: _tidy(peak) for name, peak in found.items()}
+
+
+def unseen(graph: fg.Graph, images: dict[str, Array]) -> float:
+    """Share of the values of one half of the images that lie beyond what the other half shows; at least two images."""
+    half = len(next(iter(images.values()))) // 2
+    seen = observe(graph, {name: data[half:] for name, data in images.items()}).values
+    beyond = total = 0
+    for i in range(half):
+        values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64)
+        for name in seen:
+            low, high = seen[name].low.min(), seen[name].high.max()
+            beyond += int(((values[name] < low) | (values[name] > high)).sum())
+            total += values[name].size
+    return beyond / total
 
 
 def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range], method: str) -> dict[str, Array]:

@@ -7,28 +7,33 @@ images: three layers are split, the final tokens go from 20.5 to 21.8 dB; nearly
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
-from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, TANH_ONE
-from ..qgraph import Matrix
+from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, TANH_ONE, WINDOW_ONE
+from ..qgraph import Matrix, Ref
+from ..walks import window as sliding
 from .builder import (
     ROW_UNIT,
-    STATIC_REACH,
+    STATIC_MAX,
+    STATIC_ROOM,
     WIDE_MARGIN,
     Builder,
     Held,
+    fitting,
     limited,
+    linear,
+    linear_need,
     operands,
     own_scale,
     plain,
     read_static,
 )
-from .plan import describe
+from .plan import describe, map_height
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
 Array = np.ndarray
@@ -39,6 +44,15 @@ WORTH = 4.0  # least reduction of the estimated noise power
 def activation(b: Builder, node: fg.Activation) -> None:
     """Emit the linear layer in front of `node` together with it."""
     source = b.plan.linear(node.x)
+    if source.name in b.wide:
+        need = linear_need(b, source)
+        form = activation_form(b, node, float(b.stats.values[source.name].magnitude().max()), need)
+        w, bias = source.weight * form.factor, None if source.bias is None else source.bias * form.factor
+        sums = linear(b, replace(source, weight=w, bias=bias), form.step, f"{node.name}.sum")
+        act = (form.table, form.shift)
+        ref = activated_alone(b, sums.ref, act, form.scale, form.offset, node.name, source)
+        b.held[node.name] = Held(ref, form.scale, form.offset, sums.first_row)
+        return
     groups = _outliers(b, node)
     if groups is None:
         groups = [np.arange(len(source.weight))]
@@ -65,7 +79,8 @@ def activation_form(b: Builder, node: fg.Activation, peak: float, need: float) -
     limit = limited(b, node)
     if node.form == "relu" and limit is not None and need <= limit[0] and not limit[1]:
         return Form(1.0, "gelu", 0, limit[0])
-    margin = INT16_MAX / STATIC_REACH if read_static(b.plan, node.name) else WIDE_MARGIN
+    room = b.stats.values[node.name].room
+    margin = max(room, STATIC_ROOM) * INT16_MAX / STATIC_MAX if read_static(b.plan, node.name) else room * WIDE_MARGIN
     return form_of(node.form, node.slope, peak * margin, need)
 
 
@@ -109,6 +124,19 @@ class Form:
         if self.table == "tanh":
             return (1 if self.offset is None else self.offset) / TANH_ONE
         return self.step / self.factor
+
+
+def activated_alone(
+    b: Builder, x: Ref, act: tuple[str, int], scale: float, offset: float | None, value: str, node: fg.Node
+) -> Ref:
+    """Emit the activation of a stored value as the float value `value`: a window of one tap."""
+    cols = b.made.values[x.value].cols
+    height = map_height(x.rows)
+    assert height is not None, node.name
+    walk = fitting(node, sliding((height, x.rows // height), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)))
+    mult, bias = np.full(cols, WINDOW_ONE), np.zeros(cols, np.int16)
+    made = q.Window(b.name(value), x, (walk,), (mult,), bias, act=act, layer=f"{node.name}.act", source=node.source)
+    return b.emit(made, x.rows, cols, scale, offset, value=value)
 
 
 def form_of(kind: str, slope: float, peak: float, need: float) -> Form:

@@ -180,7 +180,7 @@ def _clip(node: fg.Clip, nodes: dict[str, fg.Node], done: Legal, put, trusted: b
             values[node.x] = values[node.name]
     if abs(low) <= half and isinstance(source, fg.Linear):
         seen = values[node.x]
-        values[f"{node.name}.relu"] = Range(np.maximum(seen.low, 0), np.maximum(seen.high, 0))
+        values[f"{node.name}.relu"] = Range(np.maximum(seen.low, 0), np.maximum(seen.high, 0), seen.seen)
         node = replace(node, x=put(fg.Activation(f"{node.name}.relu", node.x, "relu", source=node.source)))
         low = -np.inf
     if node.name in done.stats.chosen:  # logits

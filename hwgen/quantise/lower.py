@@ -28,10 +28,11 @@ from .soft import combine, dispatch, mean, slot_experts
 Array = np.ndarray
 
 
-def lower(legal: Legal, plan: Plan, task: str, options: Quantisation) -> QGraph:
-    """The verified level-Q graph. Raises UserError for a network that the machine cannot do."""
+def lower(legal: Legal, plan: Plan, task: str, options: Quantisation, wide: set[str]) -> QGraph:
+    """The verified level-Q graph; `wide`: see `sensitive`. Raises UserError for a network that the machine cannot do."""
     graph = legal.graph
-    b = Builder(graph, plan, legal.stats, fg.shapes(graph), options, QGraph({}, [], [], task), legal.exact, legal.fine)
+    exact, fine = legal.exact | wide, legal.fine | wide
+    b = Builder(graph, plan, legal.stats, fg.shapes(graph), options, QGraph({}, [], [], task), exact, fine, wide)
     for node in plan.nodes.values():
         if node.name in plan.alone:
             try:

@@ -114,3 +114,27 @@ def plan(graph: fg.Graph) -> Plan:
         if isinstance(node, fg.Clip) and users[node.x] == [node] and node.x not in outputs
     }
     return Plan(nodes, users, roots, alone, outputs, logits, limits)
+
+
+MAP_SIDE = 4095  # the longest side of a map that a window's walk holds
+
+
+def map_height(rows: int) -> int | None:
+    """The height of a map of so many rows that a window's walk holds, if there is one."""
+    return next((n for n in range(min(rows, MAP_SIDE), 0, -1) if rows % n == 0 and rows // n <= MAP_SIDE), None)
+
+
+def int8_only(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> set[str]:
+    """Layers whose result goes as int8 into a product of its own, in which more bits would be lost again.
+
+    And those whose activation no window can compute by itself, for the number of its rows.
+    """
+    found: set[str] = set()
+    for node in plan.nodes.values():
+        if isinstance(node, fg.Attention | fg.Rotate | fg.Transpose | fg.Embed):
+            found.update(node.inputs)
+        if isinstance(node, fg.LayerNorm) and node.heads > 1:
+            found.add(node.x)
+        if isinstance(node, fg.Activation) and map_height(shapes[node.name][0]) is None:
+            found.add(node.x)
+    return found

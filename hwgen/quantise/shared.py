@@ -66,6 +66,7 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
     chosen: dict[str, Range] = {}
     load: dict[str, np.ndarray] = {}
     covered: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
     peaks: dict[str, dict[str, float]] = {"hidden": {}, "cut": {}}
     for task, s in stats.items():
         for merged, part in ((values, s.values), (chosen, s.chosen)):
@@ -75,14 +76,15 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
         for name, part in s.load.items():
             key = keys[task][name]
             load[key] = part + load.get(key, 0)
-        for name, part in s.covered.items():
-            key = keys[task][name]
-            covered[key] = np.maximum(part, covered.get(key, 0.0))
+        for most, arrays in ((covered, s.covered), (scores, s.scores)):
+            for name, part in arrays.items():
+                key = keys[task][name]
+                most[key] = np.maximum(part, most.get(key, 0.0))
         for kind, largest in peaks.items():
             for name, peak in getattr(s, kind).items():
                 key = keys[task][name]
                 largest[key] = max(peak, largest.get(key, 0.0))
-    every = {"values": values, "chosen": chosen, "load": load, "covered": covered, **peaks}
+    every = {"values": values, "chosen": chosen, "load": load, "covered": covered, "scores": scores, **peaks}
     return {
         task: Stats(**{kind: {name: found[keys[task][name]] for name in getattr(s, kind)} for kind, found in every.items()})
         for task, s in stats.items()

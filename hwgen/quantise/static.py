@@ -12,10 +12,10 @@ from ..isa import Convert
 from ..numerics import INT8_MAX, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Ref
 from ..walks import Walk, window
-from .builder import STATIC_REACH, Builder, Held, chosen, fitting, piece
-from .hidden import Form, activation_form
+from .builder import LOW_STEPS, STATIC_MAX, STATIC_ROOM, Builder, Held, chosen, fitting, low_part, piece
+from .hidden import Form, activated_alone, activation_form
 from .norm import LEAST_SHARE, PEAK_TO_RMS
-from .scales import quantise_weights, smallest_out_scale
+from .scales import quantise_weights, rounding, smallest_out_scale
 
 Array = np.ndarray
 WORTH = 2.0  # least reduction of the estimated noise power for which a value is copied to steps that suit a convolution
@@ -24,7 +24,11 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the columns' ranges that may go into 
 
 @dataclass(frozen=True, eq=False)
 class Static:
-    """weight [N, K] times rows of x, plus bias: a sum of int8 products counts in units of `step` times the weight's step."""
+    """weight [N, K] times rows of x, plus bias: a sum of int8 products counts in units of `step` times the weight's step.
+
+    `more`: further operands in units of their own, whose products with the same weight are added: what int8 leaves of x.
+    `fine`: what int8 leaves of the weight is a product of its own too. Each costs as much as the first.
+    """
 
     node: fg.PatchEmbed | fg.Conv
     x: Ref
@@ -32,6 +36,8 @@ class Static:
     bias: Array | None
     step: float
     walk: Walk | None = None
+    fine: bool = False
+    more: tuple[tuple[Ref, float], ...] = ()
 
     def need(self, offset: float = 0.0, factor: float = 1.0) -> float:
         """Smallest step of `factor` times the result, less `offset`."""
@@ -54,21 +60,27 @@ class Static:
     ) -> Held:
         """Emit it in steps of `scale`, or with the activation `form`, or added to `add`, as the float value `value`."""
         factor, step = (1.0, scale) if form is None else (form.factor, form.step)
-        matrix = quantise_weights(self.weight * factor, self.step, step, self._bias(offset, factor), UNIT_ROW)
-        made = q.Product(
-            b.name(value),
-            self.x,
-            matrix,
-            Convert.STATIC,
-            None if form is None else (form.table, form.shift),
-            None if add is None else add.ref,
-            walk=self.walk,
-            layer=self.node.name,
-            source=self.node.source,
-        )
-        scale, offset = (scale, offset or None) if form is None else (form.scale, form.offset)
-        groups = 1 if add is None else b.groups_of(add)
-        ref = b.emit(made, made.rows, len(self.weight), scale, offset, groups, value)
+        weight, bias = self.weight * factor, self._bias(offset, factor)
+        parts = [("", self.x, quantise_weights(weight, self.step, step, bias, UNIT_ROW))]
+        if self.fine:
+            left = rounding(weight, self.step, step, UNIT_ROW)
+            parts.append((".fine", self.x, quantise_weights(left, self.step, step, None, UNIT_ROW)))
+        parts += [(".low", x, quantise_weights(weight, unit, step, None, UNIT_ROW)) for x, unit in self.more]
+        ref, groups = (None, 1) if add is None else (add.ref, b.groups_of(add))
+        act = None if form is None else (form.table, form.shift)
+        held, offset = (scale, offset or None) if form is None else (form.scale, form.offset)
+        for n, (what, x, matrix) in enumerate(reversed(parts)):
+            last, whole = n == len(parts) - 1, len(parts) == 1
+            fields = {"walk": self.walk, "layer": f"{self.node.name}{what}", "source": self.node.source}
+            name = value if last and (whole or act is None) else f"{value}.sum"
+            made = q.Product(b.name(name), x, matrix, Convert.STATIC, act if whole else None, ref, **fields)
+            done = last and (whole or act is None)
+            units = (held, offset) if done else (step, None)
+            ref = b.emit(made, made.rows, len(weight), *units, groups, value if done else None)
+        assert ref is not None
+        if act is not None and len(parts) > 1:
+            ref = activated_alone(b, ref, act, held, offset, value, self.node)
+        scale = held
         return Held(ref, scale, offset)
 
 
@@ -76,12 +88,15 @@ def static(b: Builder, node: fg.PatchEmbed | fg.Conv) -> Static:
     """The product that a node stands for; emits its operand."""
     if isinstance(node, fg.PatchEmbed):
         x, step, offset = image(b, node)
-        return Static(node, x, *patch_weights(node, offset), step)
+        return Static(node, x, *patch_weights(node, offset), step, fine=node.name in b.wide)
     held = _operand(b, node)
     count, *kernel, _ = node.weight.shape
     weight = node.weight.astype(np.float64) * (np.asarray(held.scale) * (1 << STATIC_SHIFT))
     walk = fitting(node, window(node.size, (kernel[0], kernel[1]), node.stride, node.pads, node.dilation))
-    return Static(node, held.ref, weight.reshape(count, -1), node.bias, 1.0, walk)
+    fine, more = node.name in b.wide, ()
+    if fine:
+        more = ((low_part(b, node, held).ref, 1 / LOW_STEPS),)
+    return Static(node, held.ref, weight.reshape(count, -1), node.bias, 1.0, walk, fine, more)
 
 
 def alone(b: Builder, node: fg.PatchEmbed | fg.Conv) -> None:
@@ -128,12 +143,15 @@ def patch_weights(node: fg.PatchEmbed, offset: float) -> tuple[Array, Array]:
 def _operand(b: Builder, node: fg.Conv) -> Held:
     """The map without an offset; copied to other steps, column by column, where that leaves far less noise."""
     held = b.held[node.x]
+    if node.name in b.wide and held.offset is None:
+        return held
     magnitude = np.maximum(b.stats.values[node.x].magnitude(), 1e-30)
     magnitude = np.maximum(magnitude, magnitude.max() * LEAST_SHARE)
     weight = np.abs(node.weight.astype(np.float64)).reshape(-1, node.weight.shape[3])
     largest = np.maximum(weight.max(axis=0), weight.max() * LEAST_SHARE) if weight.any() else np.ones(len(magnitude))
     evened = [magnitude**share / largest ** (1 - share) if share else np.ones(len(magnitude)) for share in SHARES]
-    columns = [even * ((magnitude / even).max() / STATIC_REACH) for even in evened]
+    reach = STATIC_MAX / max(b.stats.values[node.x].room, STATIC_ROOM)
+    columns = [even * ((magnitude / even).max() / reach) for even in evened]
     best = min(columns, key=lambda scale: _noise(node.weight, magnitude, scale))
     now = np.broadcast_to(held.scale, len(magnitude))
     if held.offset is None and _noise(node.weight, magnitude, now) <= WORTH * _noise(node.weight, magnitude, best):

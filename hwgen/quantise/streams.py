@@ -59,7 +59,7 @@ def shared_scales(graphs: dict[str, fg.Graph], plans: dict[str, Plan], stats: di
             stretch.need = max(stretch.need, epsilon_need(known, name))
 
         def peak(name: str, seen=stats[task].values) -> float:
-            return float(seen[name].magnitude().max())
+            return float(seen[name].magnitude().max()) * seen[name].room
 
         for node in known.nodes.values():
             if isinstance(node, fg.Embed):

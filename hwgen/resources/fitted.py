@@ -9,7 +9,8 @@ pynq-z2 8 x 8: all units;
 pynq-z2 16 x 8: all units;
 ulx3s-85f 8 x 8: all units;
 ulx3s-85f 8 x 8: all units;
-zcu104 48 x 64: window_lane, window_post (core.vector.window is counted by hand, not synthesised).
+zcu104 48 x 64: window_lane, window_post;
+zcu104 48 x 64 with window_rows 1 and 3, 8 x 32 with 2, 8 x 9 with 3: core.vector.window.
 With the registers and counters of walks: core.issuer of a zcu104 48 x 64, and what they add there (core.loader: the registers
 alone) in every family.
 """
@@ -32,7 +33,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector.norm": (1248.0, 27.453),
         "core.vector.select": (420.0, 1.12),
         "core.vector.router": (0.0, 6.2813, 44.75),
-        "core.vector.window": (1200.0, 11.0, 8.0, 230.0),
+        "core.vector.window": (1534.2, 0.0, 7.9691, 311.47),
         "hwgen_top": (2.0,),
         "load": (260.0, 1.1563),
         "mac_pair": (0.0, 3.0772),
@@ -61,7 +62,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector.norm": (0.0, 35.781),
         "core.vector.select": (396.0, 1.12),
         "core.vector.router": (0.0, 6.2779, 44.726),
-        "core.vector.window": (1200.0, 11.0, 8.0, 230.0),
+        "core.vector.window": (1534.2, 0.0, 7.9691, 311.47),
         "hwgen_top": (2.0,),
         "load": (0.0, 3.3021),
         "mac_pair": (0.0, 39.5),
@@ -90,7 +91,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector.norm": (0.0, 67.671),
         "core.vector.select": (986.0, 2.79),
         "core.vector.router": (0.0, 12.846, 91.52),
-        "core.vector.window": (1200.0, 11.0, 8.0, 230.0),
+        "core.vector.window": (1534.2, 0.0, 7.9691, 311.47),
         "hwgen_top": (5.0,),
         "load": (0.0, 6.0562),
         "mac_pair": (0.0, 61.75),
@@ -121,7 +122,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector.norm": (1374.0, 40.336),
         "core.vector.select": (443.0, 1.03),
         "core.vector.router": (0.0, 9.0234, 50.469),
-        "core.vector.window": (1500.0, 30.0, 10.0, 200.0),
+        "core.vector.window": (1215.0, 15.656, 8.3281, 163.06),
         "hwgen_top": (1.0,),
         "load": (0.0, 2.6887),
         "mac_pair": (13.557, 5.8014),
@@ -150,7 +151,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector.norm": (0.0, 35.141),
         "core.vector.select": (432.0, 1.03),
         "core.vector.router": (0.0, 9.0234, 50.469),
-        "core.vector.window": (1500.0, 30.0, 10.0, 200.0),
+        "core.vector.window": (1215.0, 15.656, 8.3281, 163.06),
         "hwgen_top": (1.0,),
         "load": (0.0, 3.7187),
         "mac_pair": (0.0, 73.375),
@@ -179,7 +180,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "core.vector.norm": (0.0, 68.532),
         "core.vector.select": (506.0, 1.21),
         "core.vector.router": (0.0, 12.362, 69.143),
-        "core.vector.window": (1500.0, 30.0, 10.0, 200.0),
+        "core.vector.window": (1215.0, 15.656, 8.3281, 163.06),
         "hwgen_top": (1.0,),
         "load": (0.0, 4.7562),
         "mac_pair": (0.0, 108.38),

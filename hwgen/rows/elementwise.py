@@ -35,51 +35,73 @@ def form_of(act: Activation, what: str = "is") -> dict[str, Any]:
 class Arranged:
     """The computed operands of an elementwise node as operands of one order, and where its value stands.
 
-    groups   axes of the node that make rows, and those that make columns
+    shape    of the node; of one row that is a whole map, the map's
+    groups   axes of the shape that make rows, and those that make columns
     first    an element row of the node for each row of the value
     """
 
     def __init__(self, b: Rows, node: Node):
         views = [b.view(r) for r in node.operands if not isinstance(r.op, Const)]
-        rank = len(node.shape)
+        self.shape = node.shape
         self.gone = any(b.lost(v) for v in views)
         if self.gone:
             self.place = Place(node.size // max(node.shape[-1:] or (1,)), max(node.shape[-1:] or (1,)))
             self.operands = [Operand.missing((1, 1)) for _ in views]
             return
         lead = max(range(len(views)), key=lambda i: (_natural(views[i]), _spread(views[i]), -i))
+        if len(node.shape) == 2 and node.shape[0] == 1 and (whole := _map_in_a_row(views[lead])) is not None:
+            self.shape = whole
+            views = [_reshaped(v, whole) for v in views]
         try:
             _, order, split = as_tokens(views[lead], *views[:lead], *views[lead + 1 :])
             self.groups = order[:split], order[split:]
         except Unsupported:
-            if rank != 2:
+            if len(self.shape) != 2:
                 raise
             self.groups = [0], [1]
         settled = b.settled([v.group(*self.groups) for v in (views[lead], *views[:lead], *views[lead + 1 :])])
         order_of = settled[0].order
         self.operands = [*settled[1 : lead + 1], settled[0], *settled[lead + 1 :]]
         rows, width = settled[0].rows, settled[0].width
-        if self.groups == ([0], [1]):
+        if self.groups == ([0], [1]) and self.shape == node.shape:
             self.place = Place(rows, width, order_of)
         else:
             axes = self.groups[0] + self.groups[1]
-            count = int(np.prod([node.shape[i] for i in self.groups[0]]))
+            count = int(np.prod([self.shape[i] for i in self.groups[0]]))
             own = np.arange(count) if order_of is None else order_of
             back = np.argsort(axes)
             where = [np.broadcast_to(a, (count, width)) for a in (own[:, None], np.arange(width)[None])]
             self.place = Place(
                 rows,
                 width,
-                at=tuple(a.reshape([node.shape[i] for i in axes]).transpose(back).reshape(-1) for a in where),
+                at=tuple(a.reshape([self.shape[i] for i in axes]).transpose(back).reshape(-1) for a in where),
             )
         self.first = np.arange(rows) if order_of is None else np.unique(order_of, return_index=True)[1]
 
     def constant(self, r: Ref) -> Array:
         """A constant operand as it meets the value [rows, width], of length 1 along what does not change it."""
-        numbers = np.asarray(r.constant, np.float32).transpose(self.groups[0] + self.groups[1])
+        numbers = np.asarray(r.constant, np.float32).reshape(self.shape).transpose(self.groups[0] + self.groups[1])
         table: Array = numbers.reshape(-1, self.place.width)[self.first]
         table = table[:1] if (table == table[:1]).all() else table
         return table[:, :1] if (table == table[:, :1]).all() else table
+
+
+def _reshaped(view: View, shape: tuple[int, ...]) -> View:
+    return view.map(lambda a: a.reshape(shape))
+
+
+def _map_in_a_row(view: View) -> tuple[int, ...] | None:
+    """The two lengths of tokens and channels, in their order, that a row [1, n] runs through; None where it is no such map."""
+    count = view.shape[1]
+    rows, columns = (np.broadcast_to(a, view.shape)[0] for a in (view.rows, view.columns))
+    for inner in range(2, count // 2 + 1):
+        if count % inner:
+            continue
+        r, c = (a.reshape(-1, inner) for a in (rows, columns))
+        for down, across in ((r, c), (c, r)):
+            if (down == down[:, :1]).all() and (across == across[:1]).all() and np.ptp(down) and np.ptp(across):
+                return 1, count // inner, inner
+    return None
 
 
 def _natural(view: View) -> bool:

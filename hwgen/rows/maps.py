@@ -33,6 +33,8 @@ def sliding(rows: Array, total: int) -> tuple[int, dict[str, Any]] | None:
     before = start - corner  # rows from the first position's first tap to the map
     wanted = np.where(known, rows - start, -1)
     for across, dx in _runs(taps):
+        if across > MOST_KERNEL or len(taps) > across * MOST_KERNEL:
+            continue
         for wide, sx in _runs(base):
             down, up = taps[::across], base[::wide]
             for width in _widths(down, up, wanted):
@@ -104,6 +106,7 @@ def _widths(down: Array, up: Array, wanted: Array) -> list[int]:
     return [n for n in range(step, 0, -1) if step % n == 0] if step > 0 else [int(wanted.max()) + 1]
 
 
+MOST_KERNEL = 63  # taps along an axis that a walk holds
 MOST_DILATION = 63  # tokens from one tap of a window to the next
 
 
@@ -264,7 +267,9 @@ def _window(b: Rows, node: Node, pooled: Pooled, form: str, count_pads: bool = T
         if (pooled.rows < 0).any() and (form == "max" or not count_pads):
             raise Unsupported("pools windows that leave the map in another way than by a border", "pool a map row by row")
         x = value(b, node, pooled.read)
-        fields = {"size": (positions, taps), "kernel": (1, taps), "stride": (1, taps)}
+        wide = max(n for n in range(1, taps + 1) if taps % n == 0 and n <= MOST_KERNEL)
+        high = taps // wide  # the taps of a position are a map of their own
+        fields = {"size": (positions * high, wide), "kernel": (high, wide), "stride": (high, wide)}
     if form == "weighted":
         fields["weight"] = b.intern(np.ones((*fields["kernel"], width), np.float32))
     else:

@@ -68,7 +68,7 @@ class WindowReads(Component):
     none); block_free, row_free (a block's parameters, a row's results have room); begins (strobe: a row takes its room, of
     `chunks` chunks), block_begins (strobe); tail (elements of a row's last chunk); valid, payload, ready (a read); target
     (strobe `target_valid`: a row's place, ahead of its last tap).
-    Cost: two 16x16 multipliers, about 600 LUTs.
+    Cost: two 16x16 multipliers, about 1,000 LUTs.
     """
 
     def __init__(self, config: Config):

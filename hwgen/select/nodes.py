@@ -240,14 +240,19 @@ class Selection:
         scores = [self._buffer(f"{node.name}.scores{n}", asking, asked) for n in range(turns)]
         row_max, width, depth = self._keep(node), out.cols // heads, queries.cols // heads
         for w, h in np.ndindex(node.windows, heads):
-            place, (col, shift), head = scores[(w * heads + h) % turns], node.factors[h], slice(h * depth, (h + 1) * depth)
-            bias, rows = node.bias(w, h), replace(queries, row=queries.row + w * asking, rows=asking)
-            more: dict[str, Any] = {"row_max": RowMax.SIGNED, "source": node.source}
-            more["w"] = _columns(replace(keys, row=keys.row + w * asked, rows=asked), head)
-            more["residual"] = None if bias is None else self.view(bias)
-            factor = q.Matrix(node.k, col, shift, None, q.UNIT_ROW)
-            name = f"{h}" if node.windows == 1 else f"{w}.{h}"
-            self._matmul(f"{node.name}.scores.{name}", place, _columns(rows, head), factor, Convert.STATIC, **more)
+            place, head = scores[(w * heads + h) % turns], slice(h * depth, (h + 1) * depth)
+            bias, name = node.bias(w, h), f"{h}" if node.windows == 1 else f"{w}.{h}"
+            residual, products = None if bias is None else self.view(bias), node.scores(h)
+            for n, (one, other, (col, shift)) in enumerate(products):
+                last, x, k = n == len(products) - 1, self.view(one), self.view(other)
+                more: dict[str, Any] = {"row_max": RowMax.SIGNED if last else RowMax.NONE, "source": node.source}
+                more["w"] = _columns(replace(k, row=k.row + w * asked, rows=asked), head)
+                more["residual"] = residual
+                factor = q.Matrix(other, col, shift, None, q.UNIT_ROW)
+                called = f"{node.name}.scores.{name}" if not n else f"{node.name}.scores.{name}.low{n - 1}"
+                rows = replace(x, row=x.row + w * asking, rows=asking)
+                self._matmul(called, place, _columns(rows, head), factor, Convert.STATIC, **more)
+                residual = place
             more = {"row_max": row_max, "continue_max": h > 0 and row_max != RowMax.NONE, "source": node.source}
             matrix = node.head(h)
             assert isinstance(matrix.w, q.Ref)

@@ -32,9 +32,10 @@ from .ir import (
     Scatter,
     TopK,
 )
-from .layout import Layout
+from .layout import Layout, TooLarge, check_size
 
 FOLD_LIMIT = 1 << 27  # elements of a constant that folding may make
+FOLD_WORK = 1 << 35  # products that folding may compute: about a minute
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -43,10 +44,6 @@ def wrapped(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"axis {axis} of {rank}")
     return axis % rank
-
-
-class TooLarge(ValueError):
-    """A constant expression with more elements than folding may make."""
 
 
 class Builder:
@@ -93,8 +90,10 @@ class Builder:
     # --- nodes ---
 
     def node(self, op: Op, *operands: Ref, name: str = "") -> Ref:
-        """The value of `op`: a node made before where there is an equal one. Raises ValueError where operands misfit."""
+        """The value of `op`: a node made before where there is an equal one. Raises ValueError where operands misfit,
+        TooLarge where it has too many elements."""
         shape, dtype = op.infer(*operands)
+        check_size(shape)
         constant = operands and all(isinstance(r.op, Const) for r in operands)
         if self.fold and constant and op.folds:
             return self._folded(op, operands, shape)
@@ -107,8 +106,13 @@ class Builder:
         if isinstance(op, Map) and all(r.layout.uniform() for r in operands):
             one = [r.numbers.reshape(()) if r.layout.size else np.zeros(()) for r in map(_single, operands)]
             return self.full(shape, _tidy(apply(op, one), op, operands))
-        if prod(shape) > FOLD_LIMIT or any(r.layout.size > FOLD_LIMIT for r in operands):
-            raise TooLarge(f"a constant of {' x '.join(map(str, shape))} elements")
+        for size in (shape, *(r.shape for r in operands)):
+            check_size(size, FOLD_LIMIT, "a constant")
+        if isinstance(op, Contract):
+            first, second, _ = op.letters
+            sizes = dict(zip(first + second, operands[0].shape + operands[1].shape, strict=True))
+            if prod(sizes.values()) > FOLD_WORK:
+                raise TooLarge(f"a product of constants of {' x '.join(map(str, sizes.values()))} terms")
         name = next((r.node.name for r in operands if r.node.name), "")
         return self.const(_tidy(apply(op, [r.numbers for r in operands]), op, operands), name)
 

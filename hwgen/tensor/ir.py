@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .layout import Layout
+from .layout import Layout, check_size
 
 Array = np.ndarray
 FLOAT, INT, BOOL = "f", "i", "b"  # element kinds: floating point, 64-bit integer, truth value
@@ -104,8 +104,11 @@ class Ref:
 
     @property
     def constant(self) -> Array | None:
-        """The numbers, where the node is a constant."""
-        return self.layout.apply(self.node.op.flat) if isinstance(self.node.op, Const) else None
+        """The numbers, where the node is a constant. Raises TooLarge."""
+        if not isinstance(self.node.op, Const):
+            return None
+        check_size(self.shape)
+        return self.layout.apply(self.node.op.flat)
 
     @property
     def numbers(self) -> Array:

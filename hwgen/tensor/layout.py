@@ -13,8 +13,19 @@ from math import prod
 import numpy as np
 
 Array = np.ndarray
+LARGEST = 1 << 28  # elements of a tensor: what is larger, no machine of today holds several of in float64
 Factor = tuple[int, int]  # (size, stride in elements)
 Axis = tuple[Factor, ...]  # outer factor first; () for an axis of length 1
+
+
+class TooLarge(ValueError):
+    """A tensor, or the work on a constant, beyond what a build can hold or wait for."""
+
+
+def check_size(shape: tuple[int, ...], most: int = LARGEST, what: str = "a tensor") -> None:
+    """Raise TooLarge for more elements than `most`."""
+    if prod(shape) > most:
+        raise TooLarge(f"{what} of {' x '.join(map(str, shape))} elements")
 
 
 def _axis(size: int, stride: int) -> Axis:
@@ -255,7 +266,8 @@ class Layout:
         return view.reshape(self.shape)
 
     def positions(self) -> Array:
-        """Where each element stands, int64 in the shape of the tensor."""
+        """Where each element stands, int64 in the shape of the tensor. Raises TooLarge."""
+        check_size(self.shape)
         grid = np.asarray(self.offset, np.int64)
         for size, stride in (f for axis in self.axes for f in axis):
             grid = grid[..., None] + np.arange(size, dtype=np.int64) * stride

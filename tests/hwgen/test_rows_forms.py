@@ -24,13 +24,13 @@ def imported(tmp_path, form, shape=(1, T, D)) -> graph.Graph:
     return import_model(w.write(tmp_path / "m.onnx", IMAGE, form(w), list(shape)))
 
 
-def agrees(graph_: graph.Graph, least=20.0) -> None:
+def agrees(graph_: graph.Graph, least=20.0, image=IMAGE) -> None:
     """Golden of the graph within `least` dB of it."""
-    data = np.random.default_rng(0).normal(0, 1, (8, *IMAGE)).astype(np.float32)
+    data = np.random.default_rng(0).normal(0, 1, (8, *image)).astype(np.float32)
     integer = integers({"": graph_}, {"image": data})[""]
-    got = [golden.run(integer, {"image": image}).outputs for image in data]
+    got = [golden.run(integer, {"image": one}).outputs for one in data]
     for name in got[0]:
-        wanted = [graph.outputs(graph_, graph.evaluate(graph_, {"image": image}))[name] for image in data]
+        wanted = [graph.outputs(graph_, graph.evaluate(graph_, {"image": one}))[name] for one in data]
         error = np.sum(np.square(np.stack(wanted) - np.stack([g[name] for g in got])))
         assert 10 * np.log10(np.sum(np.square(wanted)) / error) > least
 
@@ -120,3 +120,38 @@ def test_gathered_rows_that_are_added_to_their_own_product(tmp_path):
     made = imported(tmp_path, form)
     assert any(isinstance(n, graph.Gather) for n in made.nodes)
     agrees(made)
+
+@pytest.mark.parametrize("kind", ["flat", "pool", "joined pool"])
+def test_more_tokens_than_a_kernel_is_wide(tmp_path, kind):
+    """A layer of all tokens of a large map, the largest of them, and of two values side by side: in walks of two axes."""
+
+    def form(w):
+        x = w.op("Conv", "image", w.normal(D, 2, 1, 1), kernel_shape=[1, 1])
+        if kind == "flat":
+            y = w.op("Reshape", w.op("Transpose", x, perm=[0, 2, 3, 1]), [1, 80 * D])
+            return w.op("MatMul", y, w.normal(80 * D, 5, scale=0.05))
+        if kind == "joined pool":
+            x = w.op("Concat", x, w.op("Relu", x), axis=1)
+        y = w.op("Squeeze", w.op("GlobalMaxPool", x), [2, 3])
+        return w.op("MatMul", y, w.normal(2 * D if kind == "joined pool" else D, 5))
+
+    w = maker.Writer()
+    made = import_model(w.write(tmp_path / "m.onnx", (2, 8, 10), form(w), [1, 5]))
+    kernels = [n.kernel if isinstance(n, graph.Window) else n.weight.shape[1:3] for n in made.nodes
+               if isinstance(n, graph.Window | graph.Conv)]  # fmt: skip
+    assert all(max(k) <= 63 for k in kernels)
+    agrees(made, image=(2, 8, 10))
+
+
+@pytest.mark.parametrize("first", ["stream", "branch"])
+def test_sums_of_maps_that_were_normalised_as_one_row(tmp_path, first):
+    """GroupNorm of one group, as PyTorch's exporter writes it, before a stream of tokens."""
+
+    def form(w):
+        x = w.op("InstanceNormalization", w.op("Reshape", w.patches(), [1, 1, -1]), np.ones(1), np.zeros(1))
+        x = w.op("Mul", w.op("Reshape", x, [1, D, 2, 3]), 1 + w.normal(D, 1, 1, scale=0.2))
+        x = w.as_tokens(w.op("Add", x, w.normal(D, 1, 1)))
+        y = w.linear(w.norm(x))
+        return w.linear(w.op("Add", x, y) if first == "stream" else w.op("Add", y, x))
+
+    agrees(imported(tmp_path, form))

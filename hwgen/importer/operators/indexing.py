@@ -9,6 +9,7 @@ import numpy as np
 
 from ...tensor import BOOL, INT, Ref, TopK
 from ...tensor.build import wrapped
+from ...tensor.layout import check_size
 from ..rules import Array, Context, Op, Unsupported, rule
 
 PIECES = 16  # runs of constant positions that become a concatenation instead of a gather
@@ -154,6 +155,7 @@ def arg_max(c: Context, op: Op, x: Ref) -> Ref:
 
 def along(c: Context, rank: int, axis: int, length: int) -> Ref:
     """0 .. length - 1 along an axis of `rank` axes."""
+    check_size((length,))
     return c.t.reshape(c.t.const(np.arange(length)), [length if i == axis else 1 for i in range(rank)])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...tensor import Ref
 from ...tensor.build import wrapped
+from ...tensor.layout import check_size
 from ..rules import Context, Op, Unsupported, rule
 from .ragged import computed_slice
 
@@ -49,6 +50,7 @@ def constant_of_shape(c: Context, op: Op, sizes: Ref) -> Ref:
 @rule("Range")
 def steps(c: Context, op: Op, *x: Ref) -> Ref:
     start, limit, delta = (c.array(r, "range").reshape(-1)[0] for r in x)
+    check_size((max(0, int((float(limit) - float(start)) / float(delta))),))
     return c.t.const(np.arange(start, limit, delta).astype(start.dtype))
 
 
@@ -160,6 +162,7 @@ def pad(c: Context, op: Op, *x: Ref) -> Ref:
     y = padded(c, y, [min(n, 0) for n in before], [min(n, 0) for n in after])
     for axis in range(rank):
         if before[axis] > 0 or after[axis] > 0:
+            check_size((y.shape[axis] + max(before[axis], 0) + max(after[axis], 0),))
             index = np.pad(np.arange(y.shape[axis]), (max(before[axis], 0), max(after[axis], 0)), mode=mode)
             y = c.t.gather(y, c.t.const(index), axis)
     return y

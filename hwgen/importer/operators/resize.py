@@ -8,6 +8,7 @@ import numpy as np
 
 from ...tensor import INT, Ref
 from ...tensor.build import wrapped
+from ...tensor.layout import check_size
 from ..rules import Array, Context, Op, Unsupported, rule
 
 POLICIES = {"not_larger": min, "not_smaller": max}
@@ -43,6 +44,7 @@ def resize(c: Context, op: Op, x: Ref, *rest: Ref | None) -> Ref:
         raise Unsupported("interpolates integers by cubics")
     if wanted == lengths:
         return x
+    check_size(tuple(dict(zip(axes, wanted, strict=True)).get(a, n) for a, n in enumerate(x.shape)))
     if x.dtype == INT and mode == "linear":
         return c.t.map("int", resize(c, op, c.t.map("float", x), *rest))
     bounds = c.array(roi, "roi").reshape(2, -1) if transform == "tf_crop_and_resize" and roi is not None else None

@@ -1,0 +1,121 @@
+"""Which layers read and weigh with more than int8: those whose rounding the outputs hear too much of, by calibration images.
+
+An estimate in float: what a layer multiplies is rounded as lowering will round it, everything else is exact. A network
+whose outputs keep LEAST is left as it is, and so is one to which wide layers do not bring WORTH: where softmax has to tell
+nearly equal scores of some hundreds apart, noise of a thousandth of an image is enough to change the outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .. import graph as fg
+from ..numerics import INT8_MAX
+from .builder import STATIC_ROOM
+from .calibrate import Stats, centre
+from .legal import is_identity
+
+Array = np.ndarray
+Layer = fg.Conv | fg.PatchEmbed | fg.Linear
+LEAST = 24.0  # dB of the worst output, below which layers are made wide
+WANTED = 28.0  # dB that wide layers are to reach
+CLOSE = 0.25  # of the noise that no wide layer helps against, which int8 layers may add beyond that
+WORTH = 3.0  # dB
+TRIED = 100_000  # layers times nodes of the network, beyond which trying each by itself takes minutes: all stay in int8
+SURE = 3.0  # dB more, with which FEW images tell that it is enough
+MOST, FEW = 8, 2  # images that are tried: with many layers rounded, with one
+
+
+def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: set[str]) -> set[str]:
+    """Layers of the graph that are to have both operands in 16 bits, and attentions whose queries and keys are to.
+
+    `fused`: layers that only int8 can be.
+    """
+    network = _Network(graph, stats, images)
+    free = [n.name for n in graph.nodes if isinstance(n, Layer | fg.Attention) and n.name not in fused and not is_identity(n)]
+    every = {n.name for n in graph.nodes}
+    if not free or len(free) * len(every) > TRIED or network.kept(every, FEW) >= LEAST + SURE:
+        return set()
+    if (now := network.kept(every)) >= LEAST:
+        return set()
+    best = network.kept(every - set(free))
+    if best < now + WORTH:
+        return set()
+    # Noise powers add up, nearly: the layers that stay in int8 are those of the least, as many as leave WANTED, or else
+    # nearly what the best leaves.
+    left, least = (10 ** (-db / 10) for db in (WANTED, best))
+    room = max(left - least, least * CLOSE)
+    loss = {name: 10 ** (-network.kept({name}, FEW) / 10) for name in free}
+    order = sorted(free, key=lambda name: loss[name])
+    return set(order[int(np.searchsorted(np.cumsum([loss[name] for name in order]), room)) :])
+
+
+class _Network:
+    """A float graph whose layers round what they multiply, or not."""
+
+    def __init__(self, graph: fg.Graph, stats: Stats, images: dict[str, Array]):
+        self.graph, self.stats, self.rounded = graph, stats, {}
+        count = min(MOST, len(next(iter(images.values()))))
+        self.images = [{name: images[name][i] for name in graph.inputs} for i in range(count)]
+        self.values: list[dict[str, Array]] = []
+
+    def kept(self, names: set[str], images: int = MOST) -> float:
+        """Signal to noise of the worst output, in dB, if the nodes of these names round what they multiply."""
+        signal: dict[str, float] = {}
+        noise: dict[str, float] = {}
+        for image in self.images[len(self.values) : images]:
+            self.values.append(fg.evaluate(self.graph, image))
+        for exact in self.values[:images]:
+            wanted = fg.outputs(self.graph, exact)
+            values, changed = dict(exact), set()
+            for node in self.graph.nodes:
+                if node.name in names and isinstance(node, Layer | fg.Attention | fg.Window) or changed & set(node.inputs):
+                    node, operands = self._rounding(node, values) if node.name in names else (node, {})
+                    values[node.name] = fg.evaluate_node(node, values | operands)
+                    changed.add(node.name)
+            for name, found in fg.outputs(self.graph, values).items():
+                signal[name] = signal.get(name, 0.0) + float(np.square(wanted[name], dtype=np.float64).sum())
+                noise[name] = noise.get(name, 0.0) + float(np.square(wanted[name] - found, dtype=np.float64).sum())
+        return min(10 * float(np.log10(max(signal[name], 1e-30) / max(noise[name], 1e-30))) for name in signal)
+
+    def _rounding(self, node: fg.Node, values: dict[str, Array]) -> tuple[fg.Node, dict[str, Array]]:
+        """The node with rounded weights, and its rounded operands."""
+        ranges = self.stats.values
+        match node:
+            case fg.Linear() if not is_identity(node):
+                x = values[node.x]
+                return self._weights(node), {node.x: _rounded(x, np.abs(x).max(axis=1, keepdims=True) / INT8_MAX)}
+            case fg.Conv():
+                reach = max(STATIC_ROOM, ranges[node.x].room) * ranges[node.x].magnitude().max()
+                return self._weights(node), {node.x: _rounded(values[node.x], reach / INT8_MAX)}
+            case fg.PatchEmbed():
+                pixels = ranges[node.image]
+                step, middle = float(pixels.high[0] - pixels.low[0]) / 2 / INT8_MAX, float(pixels.low[0] + pixels.high[0]) / 2
+                return self._weights(node), {node.image: _rounded(values[node.image] - middle, step) + middle}
+            case fg.Attention():
+                operands = {}
+                for name, groups in ((node.q, node.heads), (node.k, node.heads), (node.v, values[node.v].shape[1])):
+                    middle = centre(ranges[name], name != node.k)
+                    peak = ranges[name].magnitude(middle).reshape(groups, -1).max(axis=1) * self.stats.reach(name)
+                    step = np.repeat(peak / INT8_MAX, len(middle) // groups)
+                    operands[name] = _rounded(values[name] - middle, step) + middle
+                return node, operands
+            case fg.Window(weight=weight) if weight is not None:
+                return replace(node, weight=_rounded(weight, np.abs(weight).max(axis=(0, 1)) / INT8_MAX)), {}
+        return node, {}
+
+    def _weights(self, node: fg.Conv | fg.PatchEmbed | fg.Linear) -> fg.Node:
+        """The layer with weights in int8 steps of each output channel."""
+        if node.name not in self.rounded:
+            flat = node.weight.reshape(len(node.weight), -1)
+            rounded = _rounded(flat, np.abs(flat).max(axis=1, keepdims=True) / INT8_MAX)
+            self.rounded[node.name] = replace(node, weight=rounded.reshape(node.weight.shape))
+        return self.rounded[node.name]
+
+
+def _rounded(x: Array, step: Array | float) -> Array:
+    """Whole int8 steps; nothing where the step is zero."""
+    step = np.maximum(step, 1e-30)
+    return (np.clip(np.rint(x / step), -INT8_MAX, INT8_MAX) * step).astype(x.dtype)
