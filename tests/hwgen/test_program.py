@@ -22,7 +22,8 @@ def program():
 
 
 def write(path, program, **changes):
-    options = {"models": [{"task": "a", "file": "a.onnx", "sha256": "0" * 64}], "board": "zcu104", "registers": {"ID": 0}}
+    model = {"task": "a", "file": "a.onnx", "sha256": "0" * 64, "inputs": {}, "outputs": []}
+    options = {"models": [model], "board": "zcu104", "registers": {"ID": 0}}
     files = {"rtl/hwgen_top.v": "module hwgen_top; endmodule\n", "report.json": b"{}\n"}
     write_bundle(path, program, files=files, **options | changes)
 

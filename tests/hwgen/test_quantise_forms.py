@@ -238,7 +238,7 @@ def test_golden_follows_float_and_level_q_and_machine_golden(name, calibrated):
     values = quantised.outputs(made, quantised.evaluate(made, image))
     for key, wanted in golden.run(integer, image).outputs.items():
         np.testing.assert_array_equal(values[key], wanted)
-    config = Config(array_outputs=12, array_inputs=20)
+    config = Config(array_outputs=12, array_inputs=20, window_chunks=1)
     program = schedule({"": integer}, config)
     task, dram = program.tasks[""], program.dram()
     for slot in task.inputs:

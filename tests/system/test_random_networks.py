@@ -28,9 +28,12 @@ _spec.loader.exec_module(maker)
 Network, Layer = maker.Network, maker.Layer
 
 CONFIGS = (
-    Config(array_outputs=16, array_inputs=16, bank_words=4096),
-    Config(array_outputs=12, array_inputs=20, weight_ports=1, bank_words=4096),  # divides neither tokens nor widths
-    Config(array_outputs=8, array_inputs=8, banks=2, bank_words=16384, acc_rows=128, weight_words=64, weight_ports=1),
+    Config(array_outputs=16, array_inputs=16, bank_words=4096, window_chunks=1),
+    Config(array_outputs=12, array_inputs=20, weight_ports=1, bank_words=4096, window_chunks=1),  # divides no width
+    Config(
+        array_outputs=8, array_inputs=8, banks=2, bank_words=16384, acc_rows=128, weight_words=64, weight_ports=1,
+        window_chunks=1,
+    ),  # fmt: skip
 )
 MAPPINGS = (
     Mapping(row_tiles=2),
