@@ -108,7 +108,7 @@ def _deepest(start: Config, work: Work, board: Board, shape: dict[str, int]) -> 
 
 
 def _with_ports(config: Config, work: Work, board: Board) -> Config:
-    """The fewest weight ports with which the weights come nearly as fast as with any number; `config` if they do not fit."""
+    """The fewest weight ports with which the weights come nearly as fast as with any number that fits."""
     most = min(MAX_WEIGHT_PORTS, board.port_count - 1)
     return _fewest([replace(config, weight_ports=n) for n in range(1, most + 1)], work, board)
 

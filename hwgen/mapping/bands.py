@@ -33,10 +33,21 @@ class Reach:
     high: dict[str, np.ndarray]
 
 
+def span(rows: np.ndarray) -> tuple[int, int]:
+    """(first row, row behind the last) among those that lie within a map; of none its first one."""
+    rows = rows[rows >= 0]
+    return (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
+
+
+def _outermost(walk: Walk) -> int:
+    """The outermost loop of more than one."""
+    return next(k for k, n in enumerate(walk.loops) if n > 1)
+
+
 @lru_cache(maxsize=4096)
 def reach(walk: Walk) -> Reach:
     """What the steps of a walk reach."""
-    step = walk.rows // next(n for n in walk.loops if n > 1)
+    step = walk.rows // walk.loops[_outermost(walk)]
     low, high = {}, {}
     for side, rows in (("x", walk.x_rows()), ("out", walk.y_rows()[None])):
         steps = rows.reshape(len(rows), -1, step)
@@ -70,7 +81,7 @@ def lanes(walk: Walk) -> tuple[Walk, ...]:
     least = _tall(walk, "x", 1)
     if walk.plane is not None or walk.count > 1:
         return found
-    outer = next(k for k, n in enumerate(walk.loops) if n > 1)
+    outer = _outermost(walk)
     for k in (k for k in range(outer + 1, len(walk.loops)) if 1 < walk.loops[k] <= MOST_LANES):
 
         def left(values: tuple[int, ...], k: int = k) -> tuple[int, ...]:
@@ -90,7 +101,7 @@ def lanes(walk: Walk) -> tuple[Walk, ...]:
 
 def rows_of(walk: Walk, first: int, end: int) -> Walk:
     """Rows first..end-1 of a walk, which are some steps of its outermost loop of more than one."""
-    outer = next(k for k, n in enumerate(walk.loops) if n > 1)
+    outer = _outermost(walk)
     step = walk.rows // walk.loops[outer]
     at, count = first // step, (end - first) // step
     zeros = (0,) * outer
@@ -126,7 +137,7 @@ def tight(op: Op) -> Op:
     x = op.walk.x_rows()
     if not (x >= 0).any():
         return op
-    low, high, y = int(x[x >= 0].min()), int(x.max()) + 1, int(op.walk.y_rows()[0])
+    (low, high), y = span(x), int(op.walk.y_rows()[0])
     changes: dict[str, Any] = {"x": replace(op.x, row=op.x.row + low, rows=high - low)}
     for name in ("out", "residual"):
         if isinstance(view := op.views().get(name), View):
@@ -151,7 +162,7 @@ def cut_walk(
     for n, lane in enumerate(found):
         own = reach(lane).step
         walk = rows_of(lane, first // step * own, end // step * own)
-        spans = {"x": walk.x_rows(), "out": written, "residual": written}
+        reached = {"x": walk.x_rows(), "out": written, "residual": written}
         changes: dict[str, Any] = {}
         starts = {"x": walk.x_start, "out": walk.y_start}
         for field, view in op.views().items():
@@ -160,8 +171,7 @@ def cut_walk(
                 continue
             low, high = first, end
             if axes[field] == BAND:
-                rows = spans[field][spans[field] >= 0]
-                low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
+                low, high = span(reached[field])
             changes[field] = place(field, replace(view, row=view.row + low, rows=high - low))
             if field in starts:
                 starts[field] -= low

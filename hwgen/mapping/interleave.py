@@ -145,12 +145,12 @@ class _Schedule:
 
     def _free_from(self, size: int) -> float:
         """When so much room is free, as those that used it have finished."""
-        used, time = self.used + size, 0.0
+        used = self.used + size
         for at, left, _ in reversed(self.releases):
             if used + left > self.most:
                 return at
             used += left
-        return time
+        return 0.0
 
     def _emit(self, i: int, start: float, head: int) -> None:
         """Operation i begins at `start`, `head` being the first in the old order that is left."""

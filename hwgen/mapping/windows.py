@@ -17,7 +17,7 @@ from typing import Any
 
 from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
-from .bands import BAND, rows_of
+from .bands import BAND, rows_of, span
 from .depth_first import Limits
 from .parts import COLUMNS, ROWS, WHOLE, edges, part, part_name
 from .window_runs import Run, Shape, window_runs
@@ -111,9 +111,7 @@ class _Windows:
     @staticmethod
     def _reached(walk: Walk, borders: dict[int, int], first: int, end: int) -> tuple[int, int]:
         """(first row, row behind the last) that the taps of tokens first..end-1 reach."""
-        rows = rows_of(walk, borders[first], borders[end]).x_rows()
-        rows = rows[rows >= 0]
-        return (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
+        return span(rows_of(walk, borders[first], borders[end]).x_rows())
 
     def _blocks(self, run: Run, local: dict[str, str]) -> tuple[list[tuple[int, int]], int]:
         """The tallest blocks that fit with what lives beside them, the smallest ones if none do; and how many live at one time:

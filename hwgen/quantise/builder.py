@@ -129,9 +129,14 @@ def wide_scale(magnitude: Array | float, room: float = 1.0) -> float:
     return max(float(np.max(magnitude, initial=0.0)) * (room * WIDE_MARGIN) / INT16_MAX, TINY)
 
 
+def static_room(seen: Range) -> float:
+    """What a fixed int8 step leaves beyond the calibrated range, as a factor."""
+    return max(seen.room, STATIC_ROOM)
+
+
 def static_scale(seen: Range) -> float:
     """int16 step for a value that is converted to int8 by a fixed step."""
-    return max(float(seen.magnitude().max()) * max(seen.room, STATIC_ROOM) / STATIC_MAX, TINY)
+    return max(float(seen.magnitude().max()) * static_room(seen) / STATIC_MAX, TINY)
 
 
 def read_static(plan: Plan, name: str) -> bool:

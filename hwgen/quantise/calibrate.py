@@ -224,9 +224,9 @@ def _covered(graph: fg.Graph, images: dict[str, Array], ranges: dict[str, Range]
         values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64)
         for name, count in groups.items():
             columns = values[name].reshape(-1, 1) if name in graph.inputs else values[name]
-            centre = 0.0 if name in fixed else (ranges[name].low + ranges[name].high) / 2
-            peak = ranges[name].magnitude(centre).reshape(count, -1).max(axis=1)
-            magnitudes = np.abs(columns - centre).T.reshape(count, -1)
+            middle = centre(ranges[name], name in fixed)
+            peak = ranges[name].magnitude(middle).reshape(count, -1).max(axis=1)
+            magnitudes = np.abs(columns - middle).T.reshape(count, -1)
             counts[name] = counts.get(name, 0) + histogram(magnitudes, peak)
     return {name: covered(count, method) for name, count in counts.items()}
 

@@ -20,7 +20,6 @@ from ..walks import window as sliding
 from .builder import (
     ROW_UNIT,
     STATIC_MAX,
-    STATIC_ROOM,
     WIDE_MARGIN,
     Builder,
     Held,
@@ -32,6 +31,7 @@ from .builder import (
     own_scale,
     plain,
     read_static,
+    static_room,
 )
 from .plan import describe, map_height
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
@@ -79,8 +79,8 @@ def activation_form(b: Builder, node: fg.Activation, peak: float, need: float) -
     limit = limited(b, node)
     if node.form == "relu" and limit is not None and need <= limit[0] and not limit[1]:
         return Form(1.0, "gelu", 0, limit[0])
-    room = b.stats.values[node.name].room
-    margin = max(room, STATIC_ROOM) * INT16_MAX / STATIC_MAX if read_static(b.plan, node.name) else room * WIDE_MARGIN
+    seen = b.stats.values[node.name]
+    margin = static_room(seen) * INT16_MAX / STATIC_MAX if read_static(b.plan, node.name) else seen.room * WIDE_MARGIN
     return form_of(node.form, node.slope, peak * margin, need)
 
 

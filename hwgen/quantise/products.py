@@ -114,13 +114,18 @@ def ratio(b: Builder, node: fg.Ratio) -> None:
     b.held[node.name] = Held(b.emit(made, rows, columns, scale, value=node.name), scale)
 
 
+def check_logits(b: Builder, node: fg.Softmax | fg.Received, x: Held) -> None:
+    """Raise OutOfRange unless the steps of x tell logits apart."""
+    if float(np.max(x.scale)) > COARSE * SCORE:
+        reach = float(b.stats.values[node.x].magnitude().max())
+        raise OutOfRange(f"logits up to {reach:g} leave no bits for differences of 1")
+
+
 def softmax(b: Builder, node: fg.Softmax) -> None:
     """Probabilities of score steps, times the identity."""
     x = b.held[node.x]
     columns = b.cols(x)
-    if float(np.max(x.scale)) > COARSE * SCORE:
-        reach = float(b.stats.values[node.x].magnitude().max())
-        raise OutOfRange(f"logits up to {reach:g} leave no bits for differences of 1")
+    check_logits(b, node, x)
     identity = np.eye(columns)
     scale = own_scale(b, node, float(smallest_out_scale(identity, 1 / PROBABILITY_ONE, None).max()))
     weights = quantise_weights(identity, 1 / PROBABILITY_ONE, scale, None)

@@ -16,8 +16,8 @@ from ..numerics import INT16_MAX, WINDOW_VALUE_BITS
 from ..walks import window
 from .attention import PROBABILITY_ONE
 from .builder import Builder, Held, fitting, fraction, own_scale, piece, plain
-from .products import COARSE, SCORE
-from .scales import OutOfRange, quantise_weights
+from .products import SCORE, check_logits
+from .scales import quantise_weights
 
 DITHER = 16
 ONE = 2.0**-14  # step of a probability: 1 keeps a bit of room
@@ -27,9 +27,7 @@ def received(b: Builder, node: fg.Received) -> None:
     """Softmax of each row of x, all rows added."""
     x = plain(b, node.x)
     rows, columns = b.shapes[node.x]
-    if float(x.scale) > COARSE * SCORE:
-        reach = float(b.stats.values[node.x].magnitude().max())
-        raise OutOfRange(f"logits up to {reach:g} leave no bits for differences of 1")
+    check_logits(b, node, x)
     weights = quantise_weights(np.eye(columns), 1 / PROBABILITY_ONE, ONE, None)
     fields = {"layer": node.name, "source": node.source}
     made = q.Product(b.name(f"{node.name}.softmax"), _moved(b, node, x), weights, Convert.PROBABILITY, **fields)

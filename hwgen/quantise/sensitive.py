@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import graph as fg
 from ..numerics import INT8_MAX
-from .builder import STATIC_ROOM
+from .builder import static_room
 from .calibrate import Stats, centre
 from .legal import is_identity
 
@@ -88,7 +88,7 @@ class _Network:
                 x = values[node.x]
                 return self._weights(node), {node.x: _rounded(x, np.abs(x).max(axis=1, keepdims=True) / INT8_MAX)}
             case fg.Conv():
-                reach = max(STATIC_ROOM, ranges[node.x].room) * ranges[node.x].magnitude().max()
+                reach = static_room(ranges[node.x]) * ranges[node.x].magnitude().max()
                 return self._weights(node), {node.x: _rounded(values[node.x], reach / INT8_MAX)}
             case fg.PatchEmbed():
                 pixels = ranges[node.image]
@@ -106,7 +106,7 @@ class _Network:
                 return replace(node, weight=_rounded(weight, np.abs(weight).max(axis=(0, 1)) / INT8_MAX)), {}
         return node, {}
 
-    def _weights(self, node: fg.Conv | fg.PatchEmbed | fg.Linear) -> fg.Node:
+    def _weights(self, node: Layer) -> fg.Node:
         """The layer with weights in int8 steps of each output channel."""
         if node.name not in self.rounded:
             flat = node.weight.reshape(len(node.weight), -1)

@@ -12,7 +12,7 @@ from ..isa import Convert
 from ..numerics import INT8_MAX, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Ref
 from ..walks import Walk, window
-from .builder import LOW_STEPS, STATIC_MAX, STATIC_ROOM, Builder, Held, chosen, fitting, low_part, piece
+from .builder import LOW_STEPS, STATIC_MAX, Builder, Held, chosen, fitting, low_part, piece, static_room
 from .hidden import Form, activated_alone, activation_form
 from .norm import LEAST_SHARE, PEAK_TO_RMS
 from .scales import quantise_weights, rounding, smallest_out_scale
@@ -69,19 +69,18 @@ class Static:
         ref, groups = (None, 1) if add is None else (add.ref, b.groups_of(add))
         act = None if form is None else (form.table, form.shift)
         held, offset = (scale, offset or None) if form is None else (form.scale, form.offset)
-        for n, (what, x, matrix) in enumerate(reversed(parts)):
-            last, whole = n == len(parts) - 1, len(parts) == 1
-            fields = {"walk": self.walk, "layer": f"{self.node.name}{what}", "source": self.node.source}
-            name = value if last and (whole or act is None) else f"{value}.sum"
-            made = q.Product(b.name(name), x, matrix, Convert.STATIC, act if whole else None, ref, **fields)
-            done = last and (whole or act is None)
+        apart = act is not None and len(parts) > 1  # the activation is of the sum of all parts
+        for what, x, matrix in reversed(parts):
+            done = not what and not apart
             units = (held, offset) if done else (step, None)
+            fields = {"walk": self.walk, "layer": f"{self.node.name}{what}", "source": self.node.source}
+            name, own = (value, act) if done else (f"{value}.sum", None)
+            made = q.Product(b.name(name), x, matrix, Convert.STATIC, own, ref, **fields)
             ref = b.emit(made, made.rows, len(weight), *units, groups, value if done else None)
         assert ref is not None
-        if act is not None and len(parts) > 1:
+        if apart:
             ref = activated_alone(b, ref, act, held, offset, value, self.node)
-        scale = held
-        return Held(ref, scale, offset)
+        return Held(ref, held, offset)
 
 
 def static(b: Builder, node: fg.PatchEmbed | fg.Conv) -> Static:
@@ -150,7 +149,7 @@ def _operand(b: Builder, node: fg.Conv) -> Held:
     weight = np.abs(node.weight.astype(np.float64)).reshape(-1, node.weight.shape[3])
     largest = np.maximum(weight.max(axis=0), weight.max() * LEAST_SHARE) if weight.any() else np.ones(len(magnitude))
     evened = [magnitude**share / largest ** (1 - share) if share else np.ones(len(magnitude)) for share in SHARES]
-    reach = STATIC_MAX / max(b.stats.values[node.x].room, STATIC_ROOM)
+    reach = STATIC_MAX / static_room(b.stats.values[node.x])
     columns = [even * ((magnitude / even).max() / reach) for even in evened]
     best = min(columns, key=lambda scale: _noise(node.weight, magnitude, scale))
     now = np.broadcast_to(held.scale, len(magnitude))

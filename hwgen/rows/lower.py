@@ -214,9 +214,7 @@ class Rows:
         return upright(view, split, lambda source: self.once("transposed", source, lambda: self._transposed(source)))
 
     def _transposed(self, source: Node) -> Node:
-        place = self.place(source)
-        alike = place.row is None and place.column is None and place.at is None and source.shape == (place.rows, place.width)
-        r = source.ref if alike else self.standing(source)
+        r = self.standing(source)
         self.t.name, self.t.source = "", source.source
         return self.t.node(Standing(), self.t.transpose(r, (1, 0))).node
 
@@ -251,13 +249,13 @@ class Rows:
         eye = np.eye(place.width, dtype=np.float32)
         weight = self.t.const(eye if columns is None else eye[columns])
         self.t.source, self.t.name = node.source, ""
-        if place.column is None and place.row is None and place.at is None and node.shape == (place.rows, place.width):
-            return self.t.node(Linear(), node.ref, weight).node
         return self.t.node(Linear(), self.standing(node), weight).node
 
     def standing(self, node: Node) -> Ref:
-        """The value of a layer as it stands in the row graph, [rows, width], where its own order is another."""
+        """The value of a layer as it stands in the row graph, [rows, width]: itself, or moved where its own order is another."""
         place = self.place(node)
+        if place.column is None and place.row is None and place.at is None and node.shape == (place.rows, place.width):
+            return node.ref
         where = np.full(place.rows * place.width, -1)
         rows, columns = shown(Layout.dense(node.shape), node, place)
         where[np.broadcast_to(rows * place.width + columns, node.shape).reshape(-1)] = np.arange(node.size)

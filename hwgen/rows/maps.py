@@ -170,9 +170,8 @@ def _conv(b: Rows, node: Node) -> str:
         if times > 1:
             columns = np.repeat(np.arange(channels), times)
             view = view.group([0], [1]).map(lambda a: a[:, columns])
-        taps = b.intern(weight[:, 0].transpose(1, 2, 0))
         name = value(b, node, b.kept(view))
-        return depthwise(b, node, name, taps, constant, fields)
+        return depthwise(b, node, name, weight[:, 0].transpose(1, 2, 0), constant, fields)
     taps = np.ascontiguousarray(weight.transpose(0, 2, 3, 1))
     if op.groups == 1:
         name = value(b, node, b.kept(view))

@@ -27,11 +27,13 @@ class Mixed:
     view    [tokens of the result without the mixed axis, mixed axis, channels] of what is read
     place   of the layer's value [rows, outputs]
     outputs_first   tokens of the value run over the outputs first, then over the others
+    phases  of a map that is made larger by a whole number; None for others
     """
 
     view: View
     place: Place
     outputs_first: bool
+    phases: Phases | None
 
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
@@ -61,7 +63,9 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     rows = np.broadcast_to(own.rows, own.shape)
     if (rows != rows[:, :, :1]).any():
         return None
-    if not _sparse(b.array(node.operands[1], "its weight")):
+    weight = b.array(node.operands[1], "its weight")
+    phases = _phases(weight)
+    if phases is None and not _in_windows(weight) and (weight != 0).sum(axis=1).max() > MOST_PRODUCTS:
         return None
     outputs = node.shape[1]
     first = each > 1 and abs(int(rows[0, 1, 0] - rows[0, 0, 0])) > abs(int(rows[1, 0, 0] - rows[0, 0, 0]))
@@ -69,7 +73,7 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     token = o * each + j if first else j * outputs + o
     order = (0, 2, 1) if inner else (2, 0, 1)
     at = token.transpose(order).reshape(-1), c.transpose(order).reshape(-1)
-    return Mixed(own, Place(each * outputs, width, at=at), first)
+    return Mixed(own, Place(each * outputs, width, at=at), first, phases)
 
 
 def _spans(weight: Array) -> list[tuple[int, int]]:
@@ -83,11 +87,6 @@ def _in_windows(weight: Array) -> bool:
     spans = _spans(weight)
     forms = {weight[o, first:end].tobytes() for o, (first, end) in enumerate(spans)}
     return max(end - first for first, end in spans) <= MOST_TAPS and len(forms) <= MOST_WEIGHTS
-
-
-def _sparse(weight: Array) -> bool:
-    """Whether windows, or sums of a few tokens times constants, make every output."""
-    return _phases(weight) is not None or _in_windows(weight) or bool((weight != 0).sum(axis=1).max() <= MOST_PRODUCTS)
 
 
 def resamples(b: Rows, node: Node) -> bool:
@@ -114,7 +113,7 @@ def _mix(b: Rows, node: Node) -> str:
     assert found is not None
     weight = b.array(node.operands[1], "its weight")
     each, tokens, width = found.view.shape
-    phases = _phases(weight)
+    phases = found.phases
     if phases is None and not _in_windows(weight):
         return _weighted(b, node, found, weight)
     spans = _spans(weight)
