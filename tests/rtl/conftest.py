@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from hwgen.rtl.ports import READ_LATENCY, WRITE_LATENCY
@@ -70,6 +71,19 @@ class VectorMemory:
             self.accepted["wr"] += write & write_ready
             self.cycle += 1
             assert self.cycle < 20000, "the unit hangs"
+
+    async def execute(self, ctx, **words) -> int:
+        """One instruction from start to done, its words by the ports that take them; its cycles."""
+        for name, word in words.items():
+            port = Value.cast(getattr(self.dut, name))
+            ctx.set(port, word & (1 << len(port)) - 1)
+        ctx.set(self.dut.start, 1)
+        await ctx.tick()
+        begin = self.cycle
+        ctx.set(self.dut.start, 0)
+        await ctx.tick().until(self.dut.done)
+        assert self.cycle - 1 >= self.visible_at
+        return self.cycle - begin
 
     def run(self, bench) -> None:
         """Simulate until the testbench `bench` returns."""

@@ -49,14 +49,7 @@ def run_norm(vector_memory, config, cases, stall, seed):
             memory.put_rows(x, insn.x_pitch, values)
             memory.put_rows(params, n, [gamma, beta])
             before, scales = memory.data.copy(), memory.scales.copy()
-            ctx.set(dut.insn, encode(insn) & (1 << len(dut.insn)) - 1)
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            begin = memory.cycle
-            ctx.set(dut.start, 0)
-            await ctx.tick().until(dut.done)
-            cycles.append(memory.cycle - begin)
-            assert memory.cycle - 1 >= memory.visible_at
+            cycles.append(await memory.execute(ctx, insn=encode(insn)))
             expected = before
             y_rows = layer_norm(values, gamma, beta, epsilon, bool(insn.centred))
             for r in range(rows):
@@ -137,14 +130,7 @@ def run_multiply(vector_memory, config, cases, stall, seed):
             memory.put_rows(x, x_pitch, values)
             memory.put_rows(factor, factor_pitch, by)
             expected, scales = memory.data.copy(), memory.scales.copy()
-            ctx.set(dut.insn, encode(insn) & (1 << len(dut.insn)) - 1)
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            begin = memory.cycle
-            ctx.set(dut.start, 0)
-            await ctx.tick().until(dut.done)
-            cycles.append(memory.cycle - begin)
-            assert memory.cycle - 1 >= memory.visible_at
+            cycles.append(await memory.execute(ctx, insn=encode(insn)))
             values[:, columns:] = 0
             by = np.tile(by, (1, -(-n // period)))[:, : values.shape[1]]
             y_rows = turn(values, by) if pairs else multiply(values, by, insn.shift)

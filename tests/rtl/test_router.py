@@ -74,13 +74,7 @@ def run_route(vector_memory, config, cases, stall, seed):
             expected = memory.data.copy()
             for name in NAMES:
                 ctx.set(getattr(dut.insn, name), getattr(insn, name))
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            begin = memory.cycle
-            ctx.set(dut.start, 0)
-            await ctx.tick().until(dut.done)
-            cycles.append(memory.cycle - begin)
-            assert memory.cycle - 1 >= memory.visible_at
+            cycles.append(await memory.execute(ctx))
             if rows:
                 chosen, gates = route(logits, top_k, bool(renormalise))
             else:

@@ -59,14 +59,7 @@ def run_selections(vector_memory, config, cases, stall, seed):
             machine.scratch[:] = memory.data.reshape(-1)
             for target, index, values in vector.select(machine, insn):
                 target[index] = values
-            ctx.set(dut.insn.as_value(), encode(insn) & (1 << len(dut.insn.as_value())) - 1)
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            begin = memory.cycle
-            ctx.set(dut.start, 0)
-            await ctx.tick().until(dut.done)
-            cycles.append(memory.cycle - begin)
-            assert memory.cycle - 1 >= memory.visible_at
+            cycles.append(await memory.execute(ctx, insn=encode(insn)))
             np.testing.assert_array_equal(memory.data.reshape(-1), machine.scratch)
 
     memory.run(bench)

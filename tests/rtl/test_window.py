@@ -96,15 +96,7 @@ def run_windows(vector_memory, config, cases, stall, seed):
             machine.scale[:] = scales
             for target, index, values in vector.reduce_window(machine, insn, walk):
                 target[index] = values
-            ctx.set(dut.insn, encode(insn) & (1 << len(dut.insn)) - 1)
-            ctx.set(dut.walk, encode(walk) & (1 << len(dut.walk)) - 1)
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            begin = memory.cycle
-            ctx.set(dut.start, 0)
-            await ctx.tick().until(dut.done)
-            cycles.append(memory.cycle - begin)
-            assert memory.cycle - 1 >= memory.visible_at
+            cycles.append(await memory.execute(ctx, insn=encode(insn), walk=encode(walk)))
             np.testing.assert_array_equal(memory.data.reshape(-1), machine.scratch)
             np.testing.assert_array_equal(memory.scales[: config.scale_entries], machine.scale)
 
@@ -167,11 +159,7 @@ def test_no_rows(vector_memory):
     memory = vector_memory(dut, 64, 0.0, 0)
 
     async def bench(ctx):
-        ctx.set(dut.insn, encode(replace(none[0], rows=0)) & (1 << len(dut.insn)) - 1)
-        ctx.set(dut.start, 1)
-        await ctx.tick()
-        ctx.set(dut.start, 0)
-        await ctx.tick().until(dut.done)
+        await memory.execute(ctx, insn=encode(replace(none[0], rows=0)))
         assert memory.accepted == {"rd": 0, "wr": 0, "scale": 0}
 
     memory.run(bench)

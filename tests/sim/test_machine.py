@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from hwgen import isa, mapping
+from hwgen import intgraph_io, isa, mapping
 from hwgen.config import Config
 from hwgen.host.pack import pack_input, unpack_output
 from hwgen.intgraph import Constant, Input, RouteTokens
 from hwgen.isa import Indirect
 from hwgen.schedule import schedule
+from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
 from hwgen.sim.machine import Machine, MachineFault, Segment
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
@@ -63,6 +64,28 @@ def assert_keeps(graph, mapped, config, batch):
     program = schedule({"": mapped}, config)
     for order in ORDERS:
         assert_equal(run(program, images if batch > 1 else sets[0], order), stacked if batch > 1 else wanted[0])
+
+
+def assert_saved(graph):
+    """The graph written and read again computes the same."""
+    again = intgraph_io.load(intgraph_io.save({"": graph}))[""]
+    images = random_images(graph, 1)
+    assert_equal(golden.run(again, images).outputs, golden.run(graph, images).outputs)
+
+
+def assert_checked(graph, config, kind, fields, wait):
+    """An instruction with a field one more than it must be, or without the wait for a unit, is no program of the graph."""
+    task = schedule({"": graph}, config).tasks[""]
+    verify_task(graph, task, config)
+    at = next(i for i, insn in enumerate(task.instructions) if isinstance(insn, kind))
+    good = task.instructions[at]
+    for field in fields:
+        task.instructions[at] = replace(good, **{field: getattr(good, field) + 1})
+        with pytest.raises(Faulty):
+            verify_task(graph, task, config)
+    task.instructions[at] = replace(good, **{f"wait_{wait.lower()}": 0})
+    with pytest.raises(Faulty, match=f"does not wait for {wait}"):
+        verify_task(graph, task, config)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen import intgraph, intgraph_io, isa, mapping
+from hwgen import intgraph, isa, mapping
 from hwgen.config import Config
 from hwgen.errors import Shortage, UserError
 from hwgen.intgraph import Buffer, Constant, IntGraph, Output, SelectRows, View
 from hwgen.schedule import schedule
-from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
 from hwgen.sim.machine import MachineFault
 from hwgen.sim.tb.graphs import random_images
@@ -21,9 +20,8 @@ from hwgen.sim.tb.selections import random_selection_graph, tied
 _spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
 machine = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(machine)
-CONFIGS, assert_equal, assert_keeps, run, execute = (
-    getattr(machine, name) for name in ("CONFIGS", "assert_equal", "assert_keeps", "run", "execute")
-)
+NAMES = ("CONFIGS", "assert_equal", "assert_keeps", "run", "execute", "assert_saved", "assert_checked")
+CONFIGS, assert_equal, assert_keeps, run, execute, assert_saved, assert_checked = (getattr(machine, name) for name in NAMES)
 SHAPES = {"plain": {}, "grouped": {"groups": 3}, "wide": {"width": 70, "tokens": (2, 4)}}
 
 
@@ -65,25 +63,11 @@ def test_mappings_keep_selections(chosen):
 
 
 def test_saved_and_read_again():
-    graph = random_selection_graph(1)
-    again = intgraph_io.load(intgraph_io.save({"": graph}))[""]
-    images = random_images(graph, 1)
-    assert_equal(golden.run(again, images).outputs, golden.run(graph, images).outputs)
+    assert_saved(random_selection_graph(1))
 
 
 def test_a_wrong_place_shows():
-    graph, config = random_selection_graph(2), roomy("16x16")
-    task = schedule({"": graph}, config).tasks[""]
-    verify_task(graph, task, config)
-    at = next(i for i, insn in enumerate(task.instructions) if isinstance(insn, isa.Select))
-    good = task.instructions[at]
-    for field in ("x", "y", "scores", "first"):
-        task.instructions[at] = replace(good, **{field: getattr(good, field) + 1})
-        with pytest.raises(Faulty):
-            verify_task(graph, task, config)
-    task.instructions[at] = replace(good, wait_matmul=0)
-    with pytest.raises(Faulty, match="does not wait for MATMUL"):
-        verify_task(graph, task, config)
+    assert_checked(random_selection_graph(2), roomy("16x16"), isa.Select, ("x", "y", "scores", "first"), "MATMUL")
 
 
 def small(config=None, scores=(16, 1), out_groups=1, score_groups=1, rows=4, first=0, scores_of="s"):

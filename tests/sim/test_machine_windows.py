@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen import intgraph, intgraph_io, isa, mapping
+from hwgen import intgraph, isa, mapping
 from hwgen.config import Config
 from hwgen.errors import Shortage, UserError
 from hwgen.intgraph import Buffer, Constant, IntGraph, Output, ReduceWindow, View
 from hwgen.isa import Reduce
 from hwgen.schedule import schedule
-from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
 from hwgen.sim.machine import MachineFault
 from hwgen.sim.tb.graphs import random_images
@@ -23,9 +22,8 @@ from hwgen.walks import window
 _spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
 machine = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(machine)
-CONFIGS, assert_equal, assert_keeps, run, execute = (
-    getattr(machine, name) for name in ("CONFIGS", "assert_equal", "assert_keeps", "run", "execute")
-)
+NAMES = ("CONFIGS", "assert_equal", "assert_keeps", "run", "execute", "assert_saved", "assert_checked")
+CONFIGS, assert_equal, assert_keeps, run, execute, assert_saved, assert_checked = (getattr(machine, name) for name in NAMES)
 
 SHAPES = {
     "plain": {},
@@ -75,10 +73,7 @@ def test_mappings_keep_windows(chosen):
 
 
 def test_saved_and_read_again():
-    graph = random_window_graph(1)
-    again = intgraph_io.load(intgraph_io.save({"": graph}))[""]
-    images = random_images(graph, 1)
-    assert_equal(golden.run(again, images).outputs, golden.run(graph, images).outputs)
+    assert_saved(random_window_graph(1))
 
 
 def test_weights_are_loaded_as_bytes():
@@ -94,18 +89,7 @@ def test_weights_are_loaded_as_bytes():
 
 
 def test_a_wrong_place_shows():
-    graph, config = random_window_graph(2), roomy("16x16")
-    task = schedule({"": graph}, config).tasks[""]
-    verify_task(graph, task, config)
-    at = next(i for i, insn in enumerate(task.instructions) if isinstance(insn, isa.ReduceWindow))
-    good = task.instructions[at]
-    for field in ("params", "x", "y"):
-        task.instructions[at] = replace(good, **{field: getattr(good, field) + 1})
-        with pytest.raises(Faulty):
-            verify_task(graph, task, config)
-    task.instructions[at] = replace(good, wait_load=0)
-    with pytest.raises(Faulty, match="does not wait for LOAD"):
-        verify_task(graph, task, config)
+    assert_checked(random_window_graph(2), roomy("16x16"), isa.ReduceWindow, ("params", "x", "y"), "LOAD")
 
 
 def small(x_rows=16, config=None, out_groups=1, **options):
