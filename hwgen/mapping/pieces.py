@@ -17,7 +17,7 @@ from .order import VECTOR, Timing, dependencies
 from .parts import edges, is_token_wise, part, part_name, read, written
 from .runs import chains
 
-MIN_ROWS = 96  # of a piece of a product: its weights come from DRAM within the cycles that its rows take
+MIN_ROWS = 64  # of a piece of a product: its weights come from DRAM in about the cycles that its rows take
 
 
 def norms_in_place(graph: IntGraph) -> IntGraph:

@@ -26,9 +26,9 @@ INTERLEAVED = ((0.95, 0.92), (0.95, 0.8), (0.8, 0.92))  # such a fraction, and t
 PIECED = (  # blocks of windows, such a fraction, cycles of a piece
     (False, 0.8, 4000),
     (False, 0.65, 4000),
-    (True, 0.8, 4000),
     (True, 0.8, 2500),
-    (True, 0.65, 4000),
+    (True, 0.95, 2500),
+    (True, 0.95, 4000),
 )
 PIECES_ROOM = 0.92  # the fraction for pieces in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
