@@ -18,12 +18,15 @@ EXAMPLES = {
         "hwgen build vit.onnx --board zcu104 --calibrate images.npz -o vit.bundle",
         "hwgen build digit=d.onnx parity=p.onnx --set array_outputs=16 --set array_inputs=16",
     ),
-    "run": ("hwgen run vit.bundle --engine rtl --input images.npz --output answers.npz --limit 2",),
+    "run": (
+        "hwgen run vit.bundle --engine rtl --input images.npz --output answers.npz --limit 2",
+        "hwgen run vit.bundle --engine rtl --input images.npz --limit 1 --waves x.fst --cycles 1000:2000",
+    ),
     "compare": ("hwgen compare vit.onnx vit.bundle --input images.npz --limit 8",),
     "verify": (
         "hwgen verify vit.bundle --input images.npz --engine machine --labels label --min-accuracy 0.8 --junit hwgen.xml",
     ),
-    "check": ("hwgen check vit.onnx --shape image=1,3,224,224",),
+    "check": ("hwgen check vit.onnx --shape image=1,3,224,224", "hwgen check vit.onnx --html nodes.html --board kv260"),
     "report": ("hwgen report vit.bundle --html report.html",),
     "synth": ("hwgen synth vit.bundle --jobs 2",),
     "timing": ("hwgen timing vit.bundle --jobs 2",),
@@ -104,6 +107,10 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
     what = "rtl: when each instruction ran, where the cycles went; FILE.perfetto.json is for ui.perfetto.dev"
     sub.add_argument("--trace", type=Path, metavar="FILE.json", help=what)
+    what = "rtl: every signal of the design, for GTKWave or Surfer; compiles a slower simulation once"
+    sub.add_argument("--waves", type=Path, metavar="FILE.fst", help=what)
+    what = "with --waves: only these cycles of every run, from A on, before B; either may be left out"
+    sub.add_argument("--cycles", metavar="A:B", help=what)
     sub.add_argument("--progress", action="store_true", help="a line a second where stderr is no terminal, not one in 30")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -137,6 +144,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     sub = command("check", "what of a model is supported, what is not, and why")
     sub.add_argument("model", type=Path, metavar="MODEL.onnx")
+    what = "write a page there: every node, where it goes, what it costs on the board, whether the whole fits"
+    sub.add_argument("--html", type=Path, metavar="FILE.html", help=what)
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="with --html: whose Config; default: %(default)s")
     _shape(sub)
     _outputs(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -281,6 +291,16 @@ def parse_outputs(texts: list[str]) -> tuple[str, ...]:
     if "" in names:
         raise UserError(f"--outputs {','.join(texts)}: a name is missing")
     return tuple(names)
+
+
+def parse_window(text: str | None) -> tuple[int, int | None] | None:
+    """First and last cycle from `--cycles A:B`; A is 0 and B None where they are left out."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d*):(\d*)", text)
+    if found is None or text == ":":
+        raise UserError(f"--cycles {text}: written as A:B, whole numbers; either may be left out")
+    return int(found[1] or 0), int(found[2]) if found[2] else None
 
 
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:

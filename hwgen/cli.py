@@ -13,7 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import doctor, progress
-from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_outputs, parse_settings, parse_shapes
+from .arguments import (
+    USER_FAULT,
+    parse,
+    parse_labels,
+    parse_models,
+    parse_outputs,
+    parse_settings,
+    parse_shapes,
+    parse_window,
+)
 from .errors import Mismatch, UserError
 from .processes import stoppable
 
@@ -122,6 +131,7 @@ def _run(options) -> int:
             check_writable(path)
     bundle = api.Bundle(options.bundle)
     how = {"task": options.task, "limit": options.limit, "dram": options.dram, "warn": _warn}
+    how |= {"waves": options.waves, "window": parse_window(options.cycles)}
     result = bundle.run(options.input, options.engine, **how)
     if options.output is not None:
         write_npz(options.output, result.outputs)
@@ -180,6 +190,13 @@ def _check(options) -> int:
     from .levels import check, proposal
 
     shapes, outputs = parse_shapes(options.shapes), parse_outputs(options.outputs)
+    if options.html is not None:
+        from . import api
+        from .files import check_writable, write_atomic
+
+        check_writable(options.html)
+        with progress.work("check"):
+            write_atomic(options.html, api.inspect(options.model, options.board, shapes=shapes, outputs=outputs).encode())
     with progress.work("check"):
         findings = check(options.model, shapes=shapes, outputs=outputs)
     cut = proposal(options.model, findings, shapes=shapes) if findings and not outputs else None
