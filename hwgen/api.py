@@ -19,6 +19,7 @@ import numpy as np
 from . import boards, compare, files, images, levels, origins, program, report, run, steps, verify
 from .arguments import check_task
 from .config import Config
+from .distributions import Watch
 from .errors import Finding, UserError
 from .importer.external import everything
 from .importer.load import load, read
@@ -232,11 +233,13 @@ class Bundle:
         task: str | None = None,
         limit: int | None = None,
         sensitivity: bool = False,
+        distributions: bool = False,
         warn: Tell = warnings.warn,
     ) -> compare.Comparison:
         """The error of every layer against the float model that it was built from, on images as `run` takes them.
 
-        sensitivity: follow each layer's own error to the outputs on all images, not on one. warn: told where `model` is
+        sensitivity: follow each layer's own error to the outputs on all images, not on one. distributions: how the values of
+        each layer lie on the grid that the array reads them on, too. warn: told where `model` is
         another file than was built. Raises UserError.
         """
         from .sim import golden
@@ -249,7 +252,8 @@ class Bundle:
             given = images.read(held, run.inputs(self._held, task), limit)
             expected = reference(load(path, **how), given)
         count = len(next(iter(given.values())))
-        return compare.compare(graph, integers, given, golden.run, count if sensitivity else 1, expected)
+        watch = Watch(integers) if distributions else None
+        return compare.compare(graph, integers, given, golden.run, count if sensitivity else 1, expected, watch)
 
     def verify(
         self,

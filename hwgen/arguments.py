@@ -22,7 +22,7 @@ EXAMPLES = {
         "hwgen run vit.bundle --engine rtl --input images.npz --output answers.npz --limit 2",
         "hwgen run vit.bundle --engine rtl --input images.npz --limit 1 --waves x.fst --cycles 1000:2000",
     ),
-    "compare": ("hwgen compare vit.onnx vit.bundle --input images.npz --limit 8",),
+    "compare": ("hwgen compare vit.onnx vit.bundle --input images.npz --limit 8 --html errors.html",),
     "verify": (
         "hwgen verify vit.bundle --input images.npz --engine machine --labels label --min-accuracy 0.8 --junit hwgen.xml",
     ),
@@ -122,6 +122,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
     )
     _selection(sub)
+    what = "write a page there: the errors of each layer, and its values against the 8-bit grid that the array reads"
+    sub.add_argument("--html", type=Path, metavar="FILE.html", help=what)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("verify", "check what a bundle gives: equal to golden, cycles, SNR, accuracy; exit code 1 if it does not")

@@ -147,10 +147,16 @@ def _compare(options) -> int:
     from dataclasses import asdict
 
     from . import api, compare
+    from .files import check_writable, write_atomic
+    from .pages import compare as compare_page
 
+    if options.html is not None:
+        check_writable(options.html)
     how = {"task": options.task, "limit": options.limit, "sensitivity": options.sensitivity, "warn": _warn}
     with progress.work("compare"):
-        found = api.Bundle(options.bundle).compare(options.model, options.input, **how)
+        found = api.Bundle(options.bundle).compare(options.model, options.input, distributions=options.html is not None, **how)
+    if options.html is not None:
+        write_atomic(options.html, compare_page.page(found, options.model.name, options.bundle.name).encode())
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
 

@@ -68,7 +68,7 @@ def waves(tmp_path):
 
 def values(file, name: str) -> dict[int, int]:
     """Time -> value, where it changes."""
-    (signal,) = [var for var in file.all_vars if var.full_name == name]
+    (signal,) = [var for var in file.all_vars() if var.full_name == name]
     return dict(signal.tv)
 
 
@@ -77,7 +77,7 @@ def test_window_and_names(waves):
     file = waves((10, 13))
     assert list(dict.fromkeys(values(file, "tiny.at").values())) == [11, 12, 13]
     assert list(values(file, "tiny.at").values()) == [11, 12, 13] * 2  # of both runs
-    names = {var.full_name for var in file.all_vars}
+    names = {var.full_name for var in file.all_vars()}
     assert {"tiny.next", "tiny.timing.running"} <= names and not any("12" in name for name in names)
 
     whole = values(waves(None), "tiny.at")
