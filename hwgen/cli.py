@@ -395,6 +395,13 @@ def _explore(options) -> int:
     return GOOD
 
 
+def _completion(options) -> int:
+    from . import completion
+
+    print(completion.script(options.shell))
+    return GOOD
+
+
 def _doctor(options) -> int:
     text, good = doctor.examine()
     print(text)
@@ -427,7 +434,7 @@ COMMANDS = {
     function.__name__.strip("_"): function
     for function in (
         _build, _run, _compare, _verify, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _config, _cache,
-        _boards, _explore, _doctor, _example, _demo,
+        _boards, _explore, _completion, _doctor, _example, _demo,
     )
 }
 
