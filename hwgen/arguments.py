@@ -160,7 +160,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("model", type=Path, metavar="MODEL.onnx", help="the float model")
     what = "write a page there: every node, where it goes, what it costs on the board, whether the whole fits"
     sub.add_argument("--html", type=Path, metavar="FILE.html", help=what)
-    sub.add_argument("--board", default="zcu104", metavar="NAME", help="with --html: whose Config; default: %(default)s")
+    sub.add_argument("--board", metavar="NAME", help="with --html: whose Config; default: zcu104")
     _shape(sub)
     _outputs(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
