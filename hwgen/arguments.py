@@ -39,10 +39,7 @@ EXAMPLES = {
     "cache": ("hwgen cache --prune --older 30",),
     "boards": ("hwgen boards --json",),
     "explore": ("hwgen explore vit.onnx --board zcu104 --target-fps 500 --batch 1,4",),
-    "completion": (
-        'eval "$(hwgen completion bash)"     # in ~/.bashrc',
-        "hwgen completion zsh                # into a file _hwgen in a folder of $fpath",
-    ),
+    "completion": ("hwgen completion zsh",),
     "doctor": ("hwgen doctor",),
     "example": ("hwgen example m3vit-digits -o digits.onnx",),
     "demo": ("hwgen demo --images 2 --keep demo",),
@@ -160,7 +157,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("model", type=Path, metavar="MODEL.onnx", help="the float model")
     what = "write a page there: every node, where it goes, what it costs on the board, whether the whole fits"
     sub.add_argument("--html", type=Path, metavar="FILE.html", help=what)
-    sub.add_argument("--board", default="zcu104", metavar="NAME", help="with --html: whose Config; default: %(default)s")
+    sub.add_argument("--board", metavar="NAME", help="with --html: whose Config; default: zcu104")
     _shape(sub)
     _outputs(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -222,8 +219,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
     sub.add_argument("--cluster", metavar="tcp://HOST:PORT", help="a Dask cluster's scheduler, instead of processes")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    sub = command("completion", "completion of commands, options and files for a shell: what its start file reads")
-    sub.add_argument("shell", metavar="bash|zsh|fish")
+    sub = command("completion", "completion of commands, options and files, as a shell reads it")
+    what = "in ~/.bashrc: eval \"$(hwgen completion bash)\"; of zsh a file _hwgen in a folder of $fpath"
+    sub.add_argument("shell", metavar="bash|zsh|fish", help=what)
 
     command("doctor", "what this machine lacks, and the command that installs it")
 

@@ -123,7 +123,7 @@ def _run(options) -> int:
     from . import api, perfetto, run
     from .files import check_writable, write_atomic, write_npz
 
-    run.check_engine(options.engine)
+    _check_engine(options)
     if options.trace is not None and options.engine != "rtl":
         raise UserError(f"--trace: the engine {options.engine} has no cycles; rtl has")
     for path in (options.output, options.trace):
@@ -141,6 +141,15 @@ def _run(options) -> int:
     summary = result.summary(bundle.config)
     print(json.dumps(summary) if options.json else run.text(summary))
     return GOOD
+
+
+def _check_engine(options) -> None:
+    """Raise UserError for an unknown engine, and for DRAM's limits with one that has none."""
+    from . import run
+
+    run.check_engine(options.engine)
+    if options.dram == "unlimited" and options.engine != "rtl":
+        raise UserError(f"--dram unlimited: the engine {options.engine} has no DRAM; rtl has")
 
 
 def _compare(options) -> int:
@@ -162,10 +171,12 @@ def _compare(options) -> int:
 
 
 def _verify(options) -> int:
-    from . import api, run
+    from . import api
     from .files import check_writable, write_atomic
 
-    run.check_engine(options.engine)
+    _check_engine(options)
+    if options.model is not None and options.min_snr is None:
+        raise UserError(f"--model {options.model}: the float model for --min-snr DB")
     if options.junit is not None:
         check_writable(options.junit)
     labels = parse_labels(options.labels)
@@ -196,13 +207,16 @@ def _check(options) -> int:
     from .levels import check, proposal
 
     shapes, outputs = parse_shapes(options.shapes), parse_outputs(options.outputs)
+    if options.board is not None and options.html is None:
+        raise UserError(f"--board {options.board}: whose Config --html FILE.html shows; what is supported is so on every board")
     if options.html is not None:
         from . import api
         from .files import check_writable, write_atomic
 
         check_writable(options.html)
+        board = {} if options.board is None else {"board": options.board}
         with progress.work("check"):
-            write_atomic(options.html, api.inspect(options.model, options.board, shapes=shapes, outputs=outputs).encode())
+            write_atomic(options.html, api.inspect(options.model, **board, shapes=shapes, outputs=outputs).encode())
     with progress.work("check"):
         findings = check(options.model, shapes=shapes, outputs=outputs)
     cut = proposal(options.model, findings, shapes=shapes) if findings and not outputs else None
@@ -362,6 +376,8 @@ def _explore(options) -> int:
     from .mapping import check_batch
 
     models, board = parse_models(options.models), boards.load(options.board)
+    if options.workers is not None and options.cluster is not None:
+        raise UserError("--workers: processes of this machine, which --cluster takes the place of")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: must be at least 1")
     if options.target_fps is not None and not (math.isfinite(options.target_fps) and options.target_fps > 0):

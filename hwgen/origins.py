@@ -20,6 +20,7 @@ MOVES = {
     *("Cast", "DepthToSpace", "SpaceToDepth", "Dropout", "Tile", "Pad"),
 }
 WHOLE = {"Route", "Experts", "Select"}  # layers of many nodes, which stand at one in the middle
+SIZES = {"Shape", "Size"}  # known before there is an image
 SCALES = {"Add", "Sub", "Mul", "Div", "BatchNormalization"}  # with a constant: bias and scale of the layer before
 HOW = {
     "layer": "a layer of its own",
@@ -93,7 +94,7 @@ class _Flow:
         for i, node in enumerate(nodes):
             for name in read_names(node):
                 self.readers[name].append(i)
-            if not self.live.isdisjoint(read_names(node)):
+            if node.op_type not in SIZES and not self.live.isdisjoint(read_names(node)):
                 self.live.update(node.output)
                 self._live_nodes.add(i)
         self.behind: dict[int, frozenset[int]] = {}

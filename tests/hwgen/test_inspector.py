@@ -46,6 +46,17 @@ def test_where_the_nodes_of_a_mixture_go(places):
     assert shapes["/head/Gemm"] == (1, 5)
 
 
+def test_what_follows_from_sizes_is_constant(tmp_path):
+    """The attention of an exported Swin reads its scale and its windows off the shape of its input."""
+    done = levels.compiled(write("swin-digits", tmp_path / "swin.onnx")[0]).until("rows")
+    found = {p.node: p for p in origins.places(done.model, done.levels["tensor"], done.levels["rows"], [])}
+    block = "/stage1/stage1.0/attention"
+    assert {found[f"{block}/{name}"].how for name in ("Shape", "Div", "Pow")} == {"constant"}
+    softmax = found[f"{block}/Softmax"]
+    assert softmax.how == "part" and ("Attention", "stage1.stage1.0.attention") in softmax.layers
+    assert found["/stage1/stage1.0/mlp/mlp.1/Erf"].layers == (("Activation", "stage1.stage1.0.mlp.mlp.1"),)
+
+
 def test_every_layer_stands_at_a_node_and_every_operation_is_counted_once(compiled, state, places):
     held = [name for place in places if place.how == "layer" for _, name in place.layers]
     assert sorted(held) == sorted(node.name for node in compiled.levels["rows"].nodes)
