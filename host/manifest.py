@@ -63,6 +63,9 @@ def check(manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
         _within(f"memory.weight_bases.{i}", base, 0, memory["bytes"])
     programs = memory["regions"].get("programs", {"offset": 0, "bytes": 0})
     for name, task in manifest["tasks"].items():
+        _like(task.get("together", []), [TEXT], f"tasks.{name}.together")
+        if unknown := [other for other in task.get("together", []) if other not in manifest["tasks"] or other == name]:
+            raise ValueError(f"tasks.{name}.together: {unknown[0]!r} is no task")
         first, size = task["program"]["offset_bytes"], task["program"]["instructions"] * 64
         _within(f"tasks.{name}.program", first - programs["offset"], size, min(programs["bytes"], sizes["program.bin"]))
         for side in ("inputs", "outputs"):

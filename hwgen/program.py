@@ -105,6 +105,7 @@ class TaskProgram:
     outputs: list[OutputSlot]
     places: dict[str, list[Place]]  # by buffer, for tracing
     offset: int = 0  # bytes from the start of the DRAM buffer
+    together: tuple[str, ...] = ()  # the tasks that it is a run of, where these are several
 
     def place(self, buffer: str, op: int) -> Place:
         """Where `buffer` lies right after operation number `op`. Raises KeyError if it holds nothing then."""
@@ -248,6 +249,7 @@ def _task_entry(task: TaskProgram) -> dict:
         "program": {"offset_bytes": task.offset, "instructions": len(task.instructions)},
         "inputs": [_slot_entry(slot) for slot in task.inputs],
         "outputs": [_slot_entry(slot) for slot in task.outputs],
+        **({"together": list(task.together)} if task.together else {}),
     }
 
 
