@@ -81,12 +81,12 @@ class Bundle:
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks; one "" where the network has one."""
-        return [name for name, entry in self.manifest["tasks"].items() if not entry.get("together")]
+        return list(self.manifest["tasks"])
 
     @property
     def together(self) -> dict[str, list[str]]:
         """Runs of several tasks of the same images, by name: the tasks of each."""
-        return {name: entry["together"] for name, entry in self.manifest["tasks"].items() if entry.get("together")}
+        return {name: entry["tasks"] for name, entry in self.manifest.get("together", {}).items()}
 
     def choose(self, task: str | None) -> str:
         """The task of that name, the only one without a name, or of several with commas between the run of all of them.
@@ -109,9 +109,10 @@ class Bundle:
 
     def task(self, name: str) -> dict:
         """Manifest entry of a task, or of a run of several: program, inputs, outputs."""
-        if name not in self.manifest["tasks"]:
+        runs = self.manifest["tasks"] | self.manifest.get("together", {})
+        if name not in runs:
             raise BundleError(f"{self.path}: no task {name!r}; there is {', '.join(map(repr, self.tasks))}")
-        return self.manifest["tasks"][name]
+        return runs[name]
 
     def dram(self) -> np.ndarray:
         """The DRAM buffer before the first run, programs included: uint8 [memory bytes]."""

@@ -239,7 +239,10 @@ def manifest(
             "regions": {name: {"offset": r.offset, "bytes": r.size} for name, r in program.regions.items()},
             "segments": segments,
         },
-        "tasks": {name: _task_entry(task) for name, task in program.tasks.items()},
+        "tasks": {name: _task_entry(task) for name, task in program.tasks.items() if not task.together},
+        "together": {
+            name: _task_entry(task) | {"tasks": list(task.together)} for name, task in program.tasks.items() if task.together
+        },
         "files": files,
     }
 
@@ -249,7 +252,6 @@ def _task_entry(task: TaskProgram) -> dict:
         "program": {"offset_bytes": task.offset, "instructions": len(task.instructions)},
         "inputs": [_slot_entry(slot) for slot in task.inputs],
         "outputs": [_slot_entry(slot) for slot in task.outputs],
-        **({"together": list(task.together)} if task.together else {}),
     }
 
 

@@ -5,7 +5,8 @@ computed once. Behind it the tasks are like the images of a batch (see `batch`),
 such: tokens of all tasks are routed by one instruction, and every expert sees one queue. Where the tasks' operations are no
 longer alike, they follow task by task.
 
-An expert's turn is the same in all tasks here, between those that it has in each of them.
+An expert's turn is the same in all tasks here, between those that it has in each of them. Only where what experts add to
+reaches the ends of int16 can that change a sum.
 """
 
 from __future__ import annotations

@@ -56,6 +56,11 @@ def renamed(graph, prefix):
 
 def assert_as_alone(graphs, seeds=(0, 1)):
     joint = together(graphs)
+    assert_equal(joint, graphs, seeds)
+    return joint
+
+
+def assert_equal(joint, graphs, seeds):
     verify(joint)
     assert len({op.name for op in joint.ops}) == len(joint.ops)
     for seed in seeds:
@@ -65,7 +70,6 @@ def assert_as_alone(graphs, seeds=(0, 1)):
             for name, values in golden.run(graph, image).outputs.items():
                 assert np.ptp(values) > 0
                 np.testing.assert_array_equal(found[f"{task}.{name}"], values, f"{task} {name}")
-    return joint
 
 
 def count(graph, kind):
@@ -99,9 +103,12 @@ def test_tasks_of_other_ends_follow_task_by_task(seed):
     other = changed(first, gates(first), seed)
     wider = random_graph(seed + 50, Shape(layers=3, classes=7))
     ends = [i for i, op in enumerate(first.ops) if op.name == "final"]
-    assert [type(op) for op in wider.ops[-2:]] == [type(op) for op in first.ops[-2:]]
+    assert [op.name for op in wider.ops[-2:]] == [op.name for op in first.ops[-2:]] == ["final", "head"]
     buffers = other.buffers | {"logits": wider.buffers["logits"]}
-    outputs = [replace(wider.outputs[0], name="more"), *other.outputs[1:]]
+    (logits,) = (o for o in wider.outputs if o.name == "logits")
+    tokens = [o for o in first.outputs if o.name == "tokens"]
+    first = replace(first, outputs=[o for o in first.outputs if o.name == "logits"] + tokens)
+    outputs = [replace(logits, name="more"), *tokens]
     ended = replace(other, buffers=buffers, ops=other.ops[: ends[0]] + wider.ops[-2:], outputs=outputs)
     graphs = {"a": first, "b": ended}
     joint = together(graphs)
@@ -134,10 +141,11 @@ def in_order(graph, order):
 def test_experts_in_another_order_have_one_turn():
     first = random_graph(5, Shape(experts=4))
     second = changed(first, gates(first), 5)
-    graphs = {"a": in_order(first, (2, 0, 1, 3)), "b": in_order(second, (2, 3, 0, 1))}
-    joint = assert_as_alone(graphs)
+    joint = together({"a": in_order(first, (2, 0, 1, 3)), "b": in_order(second, (2, 3, 0, 1))})
     turns = list(dict.fromkeys(op.expert[1] for op in joint.ops if op.expert is not None))
     assert turns == [2, 0, 3, 1]
+    # What they add to is cut at int16's ends, here often: another order gives other sums.
+    assert_equal(joint, {task: in_order(graph, turns) for task, graph in (("a", first), ("b", second))}, (0, 1))
     assert sum(op.expert is not None for op in joint.ops) == sum(op.expert is not None for op in first.ops)
 
 
@@ -164,5 +172,6 @@ def test_mapped_and_in_a_batch():
 def test_names():
     assert name_of(["a", "b"]) == "a,b"
     graph = random_graph(0, Shape())
+    names = [o.name for o in graph.outputs]
     other = replace(graph, outputs=[Output("y", o.view, o.scale, o.shape) for o in graph.outputs[:1]])
-    assert [o.name for o in together({"a": graph, "b": other}).outputs] == ["logits", "tokens", "y"]
+    assert [o.name for o in together({"a": graph, "b": other}).outputs] == [*names, "y"]
