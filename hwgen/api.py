@@ -173,7 +173,7 @@ class Bundle:
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks; one "" where the model has one."""
+        """Names of the tasks; one "" where the model has one. Several with commas between name a run of all of them."""
         return self._held.tasks
 
     def inputs(self, task: str | None = None) -> dict[str, tuple[int, ...]]:
@@ -245,6 +245,8 @@ class Bundle:
         from .sim import golden
 
         task, held = run.choose_task(self._held, task), images.collect(source, check_limit(limit))
+        if task not in self.tasks:
+            raise UserError(f"{self.path}: {task!r} is a run of several tasks: compare one with its model")
         how: dict[str, Any] = run.load_options(self._held, task) | {"like": images.shapes(held)}
         with model_file(model) as path:
             graph, integers = levels.import_model(path, **how), run.integer_graph(self._held, task)
@@ -357,6 +359,8 @@ class Bundle:
     def _expected(self, task: str, model: Model | None, given: dict[str, Array], held: images.Held) -> dict[str, Array]:
         """What the float model gives."""
         if model is not None:
+            if task not in self.tasks:
+                raise UserError(f"{self.path}: {task!r} is a run of several tasks: no model has all of their outputs")
             with model_file(model) as path:
                 return reference(load(path, **run.load_options(self._held, task), like=images.shapes(held)), given)
         outputs = self.outputs(task)

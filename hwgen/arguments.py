@@ -248,7 +248,7 @@ def _outputs(sub: argparse.ArgumentParser) -> None:
 
 
 def _selection(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--task", metavar="T", help="needed where the bundle holds several")
+    sub.add_argument("--task", metavar="T", help="needed where the bundle holds several; T,U: both of each image")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N images")
 
 

@@ -314,7 +314,8 @@ def _disasm(options) -> int:
     from . import listing, run
 
     bundle = run.open_bundle(options.bundle)
-    for name in bundle.tasks if options.task is None else [run.choose_task(bundle, options.task)]:
+    every = [*bundle.tasks, *bundle.together]
+    for name in every if options.task is None else [run.choose_task(bundle, options.task)]:
         if name:
             print(f"task {name}")
         print(listing.instructions(run.instructions(bundle, name), run.origins(bundle, name)))

@@ -130,15 +130,14 @@ def config(bundle: Bundle) -> Config:
 
 
 def choose_task(bundle: Bundle, task: str | None) -> str:
-    """The task to run. Raises UserError where the bundle has no such task, or several and none is named."""
-    if task is None:
-        if len(bundle.tasks) > 1:
-            raise UserError(f"{bundle.path}: holds the tasks {', '.join(bundle.tasks)}: name one with --task")
-        return bundle.tasks[0]
-    if task not in bundle.tasks:
-        known = ", ".join(map(repr, bundle.tasks)) if bundle.tasks != [""] else "one task, which has no name"
-        raise UserError(f"{bundle.path}: unknown task {task!r}; it holds {known}")
-    return task
+    """The task to run, or of several with commas between the run of all of them.
+
+    Raises UserError where the bundle has no such task or run, or several tasks and none is named.
+    """
+    try:
+        return bundle.choose(task)
+    except BundleError as error:
+        raise UserError(str(error)) from None
 
 
 def inputs(bundle: Bundle, task: str) -> dict[str, tuple[int, ...]]:

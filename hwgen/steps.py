@@ -40,12 +40,13 @@ from .errors import UserError
 from .graph import Graph, without_range
 from .importer.external import fingerprint
 from .intgraph import IntGraph
-from .mapping import Mapping, check_batch, choose, mapped
+from .mapping import Mapping, check_batch, choose, name_of, search, together
 from .pages import report as report_page
 from .program import Program, check_target, write_bundle
 from .progress import work
 from .qgraph import QGraph
 from .quantise.options import Quantisation
+from .schedule import schedule
 
 GRAPH_FILE = "graph.bin"
 REPORT_FILE = "report.json"
@@ -79,6 +80,8 @@ class Build:
     quantised: dict[str, QGraph] = field(default_factory=dict)
     integers: dict[str, IntGraph] = field(default_factory=dict)
     mapping: Mapping | None = None
+    joint: dict[str, IntGraph] = field(default_factory=dict)  # all tasks of one image as one run, where they fit the Config
+    joint_mapping: Mapping | None = None
     program: Program | None = None
     verilog: dict[str, str] = field(default_factory=dict)
     report: dict = field(default_factory=dict)
@@ -187,10 +190,34 @@ def _map(build: Build) -> None:
     build.mapping = choose(build.integers, build.config, memory, build.batch).mapping
 
 
+def _map_together(build: Build) -> None:
+    """The run of all tasks; none where only each of them by itself fits the Config."""
+    if len(build.integers) < 2:
+        return
+    joint = {name_of(list(build.integers)): together(build.integers)}
+    found = search(joint, build.config, of_board(build.board, build.config), build.batch)
+    if not isinstance(found, UserError):
+        build.joint, build.joint_mapping = joint, found.mapping
+
+
+def _mapped(build: Build) -> dict[str, IntGraph]:
+    """The graphs of all runs, as they are scheduled."""
+    assert build.mapping is not None
+    graphs = {task: build.mapping.apply(graph, build.config, build.batch) for task, graph in build.integers.items()}
+    if build.joint_mapping is not None:
+        graphs |= {task: build.joint_mapping.apply(graph, build.config, build.batch) for task, graph in build.joint.items()}
+    return graphs
+
+
 def _schedule(build: Build) -> str:
-    build.program = mapped(build.integers, build.config, build.mapping, build.batch)
+    assert build.mapping is not None
+    _map_together(build)
+    build.program = schedule(_mapped(build), build.config)
+    for name in build.joint:
+        build.program.tasks[name].together = tuple(build.integers)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
-    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.mapping.text(build.batch)}"
+    said = [build.mapping.text(build.batch)] + [f"tasks {name} in one run, too" for name in build.joint]
+    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {', '.join(said)}"
 
 
 RTL_SOURCES = ("rtl", "config.py", "isa", "latency.py", "memories.py", "numerics.py", "registers.py")
@@ -227,11 +254,10 @@ def _rtl(build: Build) -> str:
 
 
 def _report(build: Build) -> str:
-    graphs = {task: build.mapping.apply(graph, build.config, build.batch) for task, graph in build.integers.items()}
-    edges = {task: dataflow.edges(graph) for task, graph in graphs.items()}
+    edges = {task: dataflow.edges(graph) for task, graph in _mapped(build).items()}
     names = list(dict.fromkeys(path.name for path in build.models.values()))
     build.report = report.make(build.program, build.board, names, edges)
-    return f"{max(task['cycles'] for task in build.report['tasks'].values()):,} cycles estimated"
+    return f"{max(build.report['tasks'][task]['cycles'] for task in build.integers):,} cycles estimated"
 
 
 def _bundle(build: Build) -> str:
@@ -239,7 +265,7 @@ def _bundle(build: Build) -> str:
 
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
     contents |= vendor.scripts(build.config, build.board, list(contents))
-    contents[GRAPH_FILE] = intgraph_io.save(build.integers)
+    contents[GRAPH_FILE] = intgraph_io.save(build.integers | build.joint)
     contents[boards.BOARD_FILE] = boards.to_json(build.board)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
     contents["report.html"] = report_page.page(build.report)

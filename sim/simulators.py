@@ -23,6 +23,8 @@ from hwgen.errors import Terminated, UserError
 from hwgen.progress import work
 
 SIMULATORS = ("verilator", "icarus")
+# Without moving statements so that equal conditions meet, Verilator takes half the time, for 3 % more C++.
+VERILATOR_OPTIONS = ("-Wno-lint", "-Wno-style", "-O3", "-fno-merge-cond-motion")
 SPACE = re.compile(r"\s")
 WAVES_MAIN = "waves.cpp"  # in `tb`
 
@@ -227,7 +229,7 @@ def _compile(
             sources=[folder / name for name in sources],
             hdl_toplevel=top,
             build_dir=folder,
-            build_args=["-Wno-lint", "-Wno-style", "-O3"] if simulator == "verilator" else [],
+            build_args=list(VERILATOR_OPTIONS) if simulator == "verilator" else [],
             parameters=parameters,
             defines=defines,
             always=True,

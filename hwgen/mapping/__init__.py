@@ -1,6 +1,7 @@
 """Level M onto a machine: passes over machine graphs that change no result, only how fast the machine gives it and how
 much room it takes. `passes` lists them in order, `search` chooses what each of them is to do.
 
+    tasks together        several tasks of one image in one run; before the passes      together
     batches               several images in one run, layer by layer          batch
     row tiling            linear layers and LayerNorms in tiles of rows      row_tiling
     depth-first tiling    some tokens through a run of layers at a time      depth_first
@@ -12,5 +13,18 @@ much room it takes. `passes` lists them in order, `search` chooses what each of 
 
 from .passes import PASSES, Mapping
 from .search import MAX_BATCH, Choice, candidates, check_batch, choose, mapped, search
+from .together import name_of, together
 
-__all__ = ["MAX_BATCH", "PASSES", "Choice", "Mapping", "candidates", "check_batch", "choose", "mapped", "search"]
+__all__ = [
+    "MAX_BATCH",
+    "PASSES",
+    "Choice",
+    "Mapping",
+    "candidates",
+    "check_batch",
+    "choose",
+    "mapped",
+    "name_of",
+    "search",
+    "together",
+]
