@@ -28,11 +28,12 @@ from ..intgraph import (
 from .ahead import ahead
 from .apart import constants_apart, heads_apart, measure, weights_apart
 from .bands import tight
-from .bounds import aside, bound
+from .bounds import aside, bound, vector
 from .depth_first import Limits
+from .halos import Rows
 from .parts import WHOLE, part_name
 from .row_tiling import row_tiling
-from .streamed import Run, Streamed, cut
+from .streamed import Run, Shape, Streamed, cut
 
 TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
 WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
@@ -46,7 +47,7 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
     whole = weights_apart(constants_apart(graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
     apart = heads_apart(replace(whole, ops=[tight(op) for op in whole.ops]), config.chunk)
     cycles = partial(bound, config=config)
-    found = _Spills(Streamed(apart, limits, cycles, config.chunk_beats, config.array_outputs))
+    found = _Spills(Streamed(apart, limits, cycles, partial(vector, config=config), config.chunk_beats, config.array_outputs))
     result = found.graph()
     tokens = 0
 
@@ -160,26 +161,28 @@ class _Spills:
         entries = [entry for unit in self.plan.units[run.first : run.end] for entry in unit]
         local = self.plan.local(run.first, run.end) if run.tokens else set()
         lasting: dict[View, _Held] = {}
-        blocks = run.edges() if run.tokens else [(0, 0)]
-        for k, (first, end) in enumerate(blocks):
-            last = k == len(blocks) - 1
+        edges = run.edges() if run.tokens else [(0, 0)]
+        made, kept = self._made(run, entries, local, edges)
+        for k in range(len(edges)):
+            last = k == len(edges) - 1
             names = f"{number}.{k}"
 
-            def place(
-                field: str, view: View, first: int = first, height: int = end - first, names: str = names
-            ) -> View:
+            def place(field: str, view: View, k: int = k, names: str = names) -> View:
                 if view.buffer not in local:
                     return view
-                name = f"{view.buffer}.{height}rows.{names}"
+                first, end = (int(rows[k]) for rows in kept[view.buffer])
+                name = f"{view.buffer}.{end - first}rows.{names}"
                 self.buffers.setdefault(
-                    name, replace(self.source.buffers[view.buffer], name=name, rows=height, scale=1.0)
+                    name, replace(self.source.buffers[view.buffer], name=name, rows=end - first, scale=1.0)
                 )
                 return replace(view, buffer=name, row=view.row - first)
 
             pieces: list[Op] = []
             whole: set[View] = set()
-            for op, shape in entries:
-                name = part_name(op.name, k, last, "block")
+            for (op, shape), (firsts, ends) in zip(entries, made, strict=True):
+                name, first, end = part_name(op.name, k, last, "block"), int(firsts[k]), int(ends[k])
+                if run.tokens and first == end:
+                    continue
                 cuts = cut(op, shape, first, end, name, place) if run.tokens else [op]
                 rows = sum(piece.walk.rows for piece in cuts if piece.walk is not None)  # that they write, each once
                 if op.walk is not None and rows < cuts[0].writes()["out"].rows:
@@ -198,6 +201,16 @@ class _Spills:
             self.ops = []
             self._block(pieces, held, run)
             self.blocks.append((number, self.ops))
+
+    def _made(
+        self, run: Run, entries: list[tuple[Op, Shape]], local: set[str], edges: list[tuple[int, int]]
+    ) -> tuple[list[Rows], dict[str, Rows]]:
+        """Tokens of each operation in every block of a run, and rows of what is local."""
+        found = self.plan.blocks(run) if run.tokens and not self.plan.plain(run) else None
+        if found is not None:
+            return found.made, found.kept
+        first, end = np.array(edges).T
+        return [(first, end)] * len(entries), dict.fromkeys(local, (first, end))
 
     def _block(self, pieces: list[Op], held: list[_Held], run: Run) -> None:
         """The operations of a block with the transfers around them."""
