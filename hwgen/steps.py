@@ -40,12 +40,13 @@ from .errors import UserError
 from .graph import Graph, without_range
 from .importer.external import fingerprint
 from .intgraph import IntGraph
-from .mapping import Mapping, check_batch, choose, mapped
+from .mapping import Mapping, check_batch, choose
 from .pages import report as report_page
 from .program import Program, check_target, write_bundle
 from .progress import work
 from .qgraph import QGraph
 from .quantise.options import Quantisation
+from .schedule import schedule
 
 GRAPH_FILE = "graph.bin"
 REPORT_FILE = "report.json"
@@ -79,6 +80,7 @@ class Build:
     quantised: dict[str, QGraph] = field(default_factory=dict)
     integers: dict[str, IntGraph] = field(default_factory=dict)
     mapping: Mapping | None = None
+    mapped: dict[str, IntGraph] = field(default_factory=dict)
     program: Program | None = None
     verilog: dict[str, str] = field(default_factory=dict)
     report: dict = field(default_factory=dict)
@@ -184,11 +186,12 @@ def _configure(build: Build) -> str:
 
 def _map(build: Build) -> None:
     memory = of_board(build.board, build.config)
-    build.mapping = choose(build.integers, build.config, memory, build.batch).mapping
+    found = choose(build.integers, build.config, memory, build.batch)
+    build.mapping, build.mapped = found.mapping, found.graphs
 
 
 def _schedule(build: Build) -> str:
-    build.program = mapped(build.integers, build.config, build.mapping, build.batch)
+    build.program = schedule(build.mapped, build.config)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
     return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.mapping.text(build.batch)}"
 
@@ -227,8 +230,7 @@ def _rtl(build: Build) -> str:
 
 
 def _report(build: Build) -> str:
-    graphs = {task: build.mapping.apply(graph, build.config, build.batch) for task, graph in build.integers.items()}
-    edges = {task: dataflow.edges(graph) for task, graph in graphs.items()}
+    edges = {task: dataflow.edges(graph) for task, graph in build.mapped.items()}
     names = list(dict.fromkeys(path.name for path in build.models.values()))
     build.report = report.make(build.program, build.board, names, edges)
     return f"{max(task['cycles'] for task in build.report['tasks'].values()):,} cycles estimated"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Rows = tuple[Array, Array]  # first row, and row behind the last, of every block
+NONE = 1 << 40  # first row of none
 Area = tuple[str, int, int]  # buffer, first column, columns: what is brought for several operations together
 
 
@@ -63,17 +64,17 @@ def area(op: Op, shape: Shape, name: str, view: View) -> Area | None:
 
 def blocks(
     units: list[list[tuple[Op, Shape]]], edges: Array, local: Collection[str], written: Collection[str]
-) -> Blocks | None:
-    """What the operations of a run make in its blocks, whose borders are `edges`; None where that would not be right.
+) -> Blocks:
+    """What the operations of a run make in its blocks, whose borders are `edges`.
 
-    local: buffers of which only a block is there. written: others that the run writes. Those are right where each row is made
-    once, or where one operation makes a row from what it has not written, and again from the same.
+    local: buffers of which only a block is there. written: others that the run writes.
     """
     of = units[-1][-1][1].tokens
     steps: dict[int, int] = {}
     for _, shape in (entry for unit in units for entry in unit):
         steps[shape.tokens] = math.lcm(steps.get(shape.tokens, 1), shape.step)
-    shares = {t: edges if t == of else np.append(edges[:-1] * t // (of * step) * step, t) for t, step in steps.items()}
+    borders = {t: edges if t == of else np.append(edges[:-1] * t // (of * step) * step, t) for t, step in steps.items()}
+    shares: dict[int, Rows] = {t: (cuts[:-1], cuts[1:]) for t, cuts in borders.items()}
     need: dict[str, Rows] = {}
     made: list[Rows] = []
     taken: dict[Area, Rows] = {}
@@ -88,48 +89,56 @@ def blocks(
             for name, view in op.reads().items():
                 if view.buffer not in local and view.buffer not in written:
                     continue
-                if shape.axes[name] == BAND and len(unit) > 1:
-                    return None
                 need[view.buffer] = _hull(need.get(view.buffer), _needed(op, shape, name, view, rows))
             for view in op.writes().values():
                 if view.buffer in local:  # rounded to whole steps it may be more than is needed
                     need[view.buffer] = _hull(need.get(view.buffer), rows)
     made.reverse()
+    kept = {name: (np.minimum(*need[name]), need[name][1]) for name in local}
+    return Blocks(made, kept, {place: (np.minimum(*rows), rows[1]) for place, rows in taken.items()})
+
+
+def sound(units: list[list[tuple[Op, Shape]]], blocks: Blocks, written: Collection[str]) -> bool:
+    """Whether what a run writes is right behind it, but for its own buffers: where each row is made once, or where one
+    operation makes a row from what it has not written, and again from the same."""
     entries = [entry for unit in units for entry in unit]
-    sound = all(_sound(name, entries, made) for name in written)
-    return Blocks(made, {name: need[name] for name in local}, taken) if sound else None
+    return all(_sound(name, entries, blocks.made) for name in written)
 
 
 def _of_unit(
-    unit: list[tuple[Op, Shape]], shares: dict[int, Array], need: dict[str, Rows], local: Collection[str]
+    unit: list[tuple[Op, Shape]], shares: dict[int, Rows], need: dict[str, Rows], local: Collection[str]
 ) -> Rows:
     """Tokens that the operations of a unit make: what is needed of what they write, and their share of what stays."""
     found: Rows | None = None
     _, shape = unit[0]
-    share = shares[shape.tokens]
     for op, _ in unit:
         for view in op.writes().values():
             if view.buffer not in local or view.buffer not in need:
-                found = _hull(found, (share[:-1], share[1:]))
+                found = _hull(found, shares[shape.tokens])
             if view.buffer in need:
                 found = _hull(found, need[view.buffer])
-    first, end = found or (share[:-1], share[1:])
-    step = math.lcm(*(s.step for _, s in unit))
-    return first // step * step, np.minimum(-(-end // step) * step, shape.tokens)
+    first, end = found or shares[shape.tokens]
+    step = shape.step if len(unit) == 1 else math.lcm(*(s.step for _, s in unit))
+    if step > 1:
+        first, end = first // step * step, np.minimum(-(-end // step) * step, shape.tokens)
+    return np.minimum(first, end), end
 
 
 def _needed(op: Op, shape: Shape, name: str, view: View, rows: Rows) -> Rows:
     """Rows of a view's buffer that an operation reads for these tokens."""
     first, end = rows
+    whole = bool((end > first).all())
+    empty = end <= first
     if shape.axes[name] == BAND:
         assert op.walk is not None
         found = _reached(op.walk)
         assert found is not None
         step = reach(op.walk).step
-        low, high = found[0][np.minimum(first // step, len(found[0]) - 1)], found[1][np.maximum(end // step - 1, 0)]
-        empty = end <= first
-        first, end = np.where(empty, 0, low), np.where(empty, 0, high)
-    return first + view.row, end + view.row
+        low, high = found
+        first, end = low[np.minimum(first // step, len(low) - 1)], high[np.maximum(end // step - 1, 0)]
+    if view.row:
+        first, end = first + view.row, end + view.row
+    return (first, end) if whole else (np.where(empty, NONE, first), np.where(empty, 0, end))
 
 
 def _sound(name: str, entries: list[tuple[Op, Shape]], made: list[Rows]) -> bool:
@@ -152,13 +161,5 @@ def _sound(name: str, entries: list[tuple[Op, Shape]], made: list[Rows]) -> bool
 
 
 def _hull(a: Rows | None, b: Rows) -> Rows:
-    """Rows that hold both; of no row in a block the other's."""
-    if a is None:
-        return b
-    first, end = np.minimum(a[0], b[0]), np.maximum(a[1], b[1])
-    for one, other in ((a, b), (b, a)):
-        empty = one[1] <= one[0]
-        first, end = np.where(empty, other[0], first), np.where(empty, other[1], end)
-    return first, end
-
-
+    """Rows that hold both."""
+    return b if a is None else (np.minimum(a[0], b[0]), np.maximum(a[1], b[1]))

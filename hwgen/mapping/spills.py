@@ -39,24 +39,16 @@ TILES = 2  # of the rows of a block: the vector unit works on one while the arra
 WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
 
 
-def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
+def spilled(graph: IntGraph, limits: Limits, config: Config, turns: bool = False) -> IntGraph:
     """`graph` with all that lives longer than a run of operations in DRAM, in blocks that fit the limits if any do.
 
-    `trace` loses what is no longer there as a whole.
+    turns: another pass orders the operations of several blocks. `trace` loses what is no longer there as a whole.
     """
     whole = weights_apart(constants_apart(graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
     apart = heads_apart(replace(whole, ops=[tight(op) for op in whole.ops]), config.chunk)
-    cycles = partial(bound, config=config)
-    found = _Spills(Streamed(apart, limits, cycles, partial(vector, config=config), config.chunk_beats, config.array_outputs))
+    cycles = partial(bound, config=config), partial(vector, config=config)
+    found = _Spills(Streamed(apart, limits, *cycles, config.chunk_beats, config.array_outputs))
     result = found.graph()
-    tokens = 0
-
-    def work(op: Op) -> float:
-        nonlocal tokens
-        if isinstance(op, RouteTokens):
-            tokens = -(-op.logits.rows * op.top_k // op.logits.cols)
-        return cycles(op, tokens if op.expert is not None else op.x.rows) if isinstance(op, MatMul) else 0.0
-
     ops: list[Op] = []
     floors: list[int] = []
     runs: dict[int, int] = {}  # where each begins
@@ -67,9 +59,25 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
         floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
         begin = len(ops)
         ops += tiled
-    if limits.copies == 1:  # no room for what comes next
-        return replace(result, ops=ops)
-    return replace(result, ops=ahead(ops, floors, lambda op: aside(op, result.buffers, config), work))
+    result = replace(result, ops=ops)
+    if turns or limits.copies == 1:  # no room for what comes next
+        return result
+    return loads_ahead(result, config, floors)
+
+
+def loads_ahead(graph: IntGraph, config: Config, floors: list[int] | None = None) -> IntGraph:
+    """`graph` with loads, and what the vector unit makes of them, ahead of their use; floors: see `ahead`."""
+    tokens = 0
+
+    def work(op: Op) -> float:
+        nonlocal tokens
+        if isinstance(op, RouteTokens):
+            tokens = -(-op.logits.rows * op.top_k // op.logits.cols)
+        rows = tokens if op.expert is not None else op.rows if isinstance(op, MatMul) else 0
+        return bound(op, rows, config) if isinstance(op, MatMul) else 0.0
+
+    floors = [0] * len(graph.ops) if floors is None else floors
+    return replace(graph, ops=ahead(graph.ops, floors, lambda op: aside(op, graph.buffers, config), work))
 
 
 def _waiting(block: list[Op]) -> set[str]:
@@ -135,6 +143,8 @@ class _Spills:
 
     def _whole_rows(self, view: View, number: int) -> View:
         """Where an output's rows lie one behind the other: as blocks of run `number` a copy, where columns were spilled apart."""
+        if view.buffer in self.plan.resident:
+            return view
         transfers = [op for _, block in self.blocks for op in block if isinstance(op, Transfer)]
         outside = [op.out if isinstance(op, Spill) else op.x for op in transfers]
         if all((v.col, v.cols) == (view.col, view.cols) for v in outside if v.buffer == view.buffer):
@@ -206,8 +216,8 @@ class _Spills:
         self, run: Run, entries: list[tuple[Op, Shape]], local: set[str], edges: list[tuple[int, int]]
     ) -> tuple[list[Rows], dict[str, Rows]]:
         """Tokens of each operation in every block of a run, and rows of what is local."""
-        found = self.plan.blocks(run) if run.tokens and not self.plan.plain(run) else None
-        if found is not None:
+        if run.tokens and not self.plan.plain(run):
+            found = self.plan.blocks(run)
             return found.made, found.kept
         first, end = np.array(edges).T
         return [(first, end)] * len(entries), dict.fromkeys(local, (first, end))
@@ -231,8 +241,8 @@ class _Spills:
         reads: list[list[View]] = []
         writes: list[list[View]] = []
         for piece in pieces:
-            read = [self._complete(v) for v in piece.reads().values() if v.buffer in self.source.buffers]
-            write = [_written(piece, v) for v in piece.writes().values() if v.buffer in self.source.buffers]
+            read = [self._complete(v) for v in piece.reads().values() if self._moves(v)]
+            write = [_written(piece, v) for v in piece.writes().values() if self._moves(v)]
             if piece.expert is not None or piece.name in self.partial:
                 read += write  # rows that it does not write stay as they were
             reads.append(read)
@@ -262,6 +272,10 @@ class _Spills:
         self.buffers.setdefault(name, Buffer(name, area.rows, area.cols, groups))
         return _Held(area, name, first, wrote[-1] if wrote else -1, fetched, maxima)
 
+    def _moves(self, view: View) -> bool:
+        """Whether a view is of what lies in DRAM: neither of a block's own buffers nor of one that stays."""
+        return view.buffer in self.source.buffers and view.buffer not in self.plan.resident
+
     def _complete(self, view: View) -> View:
         """What is brought for a view: all columns of an image's rows."""
         whole = isinstance(self.plan.fixed.get(view.buffer), Input)
@@ -269,7 +283,9 @@ class _Spills:
 
     def _moved(self, view: View, held: list[_Held]) -> View:
         """A view in the scratchpad."""
-        if view.buffer not in self.source.buffers:
+        if not self._moves(view):
+            if view.buffer in self.plan.resident:
+                self.buffers.setdefault(view.buffer, self.source.buffers[view.buffer])
             return view
         exact = [h for h in held if h.view == view] or [h for h in held if h.view.covers(view)]
         h = exact[0]

@@ -20,10 +20,12 @@ from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, 
 from ..isa import ColScale, RowMax
 from .bands import BAND, banded, cut_walk, reach, tallest
 from .depth_first import MIN_ROWS, Bound, Cost, Limits
-from .halos import Blocks, Rows, area, blocks, taken_by_band
+from .halos import Blocks, Rows, area, blocks, sound, taken_by_band
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
 from .runs import units
 
+AGAIN = 2  # times at most that what stays in the scratchpad is chosen from what a cut moves
+KEPT = 0.5  # of the room, for what stays
 LONGEST = 64  # units of a run whose operations make some rows again
 PATIENCE = 16  # runs from a unit on, each longer than the one before, that find no room in any blocks: then none will
 
@@ -66,13 +68,14 @@ Key = Any  # what a place's size grows with: an axis, the band of one side of a 
 @dataclass
 class _Place:
     """What lies in the scratchpad while units begin..last of a run work: `copies` of `size` chunks for each of what `key` tells,
-    fetched or spilled or neither."""
+    with row maxima or not, fetched or spilled or neither."""
 
     begin: int
     last: int
     size: int
     copies: int
     key: Key
+    maxima: bool = False
     fetched: bool = False
     spilled: bool = False
 
@@ -110,7 +113,7 @@ class _Together:
             self.strict |= op.expert is not None or isinstance(op, RouteTokens) or COLUMNS in shape.axes.values()
             for name, view in op.views().items():
                 axis, rows = shape.axes[name], self.buffers[view.buffer].rows
-                if axis == BAND and name == "x" and taken_by_band(view, rows, op.walk):
+                if axis == BAND and name == "x" and len(ops) == 1 and taken_by_band(view, rows, op.walk):
                     self.by_band.add(view.buffer)
                     self.keys.setdefault(view.buffer, set()).add((ROWS, 0))
                     continue
@@ -165,10 +168,11 @@ class Streamed:
                         shared.add(view.buffer)
         for name in outputs:
             self.spans[name][1] = len(self.units)
-        self.resident: set[str] = set()
-        self.stays: list[list[int]] = [[] for _ in self.units]  # chunks of what is there as a whole, by unit
-        self.begins: list[bool] = [False] * len(self.units)  # where more of that is there than before
         self.shared = shared
+        self.maxima = {view.buffer for op in rest for view in op.reads_maxima()}  # buffers of which row maxima are read
+        self.resident: set[str] = set()
+        self.stays: list[list[str]] = [[] for _ in self.units]  # those of them that live while a unit works
+        self.full = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}
 
     def shape(self, op: Op) -> Shape:
         """How an operation goes through in blocks."""
@@ -193,25 +197,85 @@ class Streamed:
         """Buffers that live only inside units first..end-1, block by block."""
         names = {view.buffer for unit in self.units[first:end] for op, _ in unit for view in op.views().values()}
         inside = {n for n in names if n not in self.fixed and self.spans[n][0] >= first and self.spans[n][1] < end}
-        return inside - self.shared
+        return inside - self.shared - self.resident
 
     def plain(self, run: Run) -> bool:
         """Whether every operation of a run makes the run's tokens, each of them once."""
         together = _Together(self.graph.buffers)
         return all(together.add(unit) for unit in self.units[run.first : run.end]) and together.plain
 
-    def blocks(self, run: Run) -> Blocks | None:
-        """What the operations of a run make in its blocks, where it may go through in these."""
+    def blocks(self, run: Run) -> Blocks:
+        """What the operations of a run make in its blocks."""
         units = self.units[run.first : run.end]
-        local = self.local(run.first, run.end)
-        written = {view.buffer for unit in units for op, _ in unit for view in op.writes().values()} - local
-        return blocks(units, np.array([0, *(end for _, end in run.edges())]), local, written)
+        edges = np.array([0, *(end for _, end in run.edges())])
+        return blocks(units, edges, self.local(run.first, run.end), self._written(run))
+
+    def _written(self, run: Run) -> set[str]:
+        """Buffers that a run writes, but for its own."""
+        units = self.units[run.first : run.end]
+        written = {view.buffer for unit in units for op, _ in unit for view in op.writes().values()}
+        return written - self.local(run.first, run.end)
 
     # --- choice -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The cheapest cut into runs of those that need the least beyond the room there is."""
+        """The cheapest cut into runs of those that need the least beyond the room there is. What lies between runs stays in the
+        scratchpad where it is small, and the cut is chosen again beside it."""
+        found = self._cut()
+        for _ in range(AGAIN):
+            before = self.resident
+            if found[-1].cost[0] or not self._keep(found):
+                break
+            again = self._cut()
+            if again[-1].cost >= found[-1].cost:
+                self._stay(before)
+                break
+            found = again
+        return found
+
+    def _keep(self, runs: list[Run]) -> bool:
+        """Let what is moved between runs stay where it takes little room for the traffic that it saves; whether something did."""
+        local = {name for run in runs if run.tokens for name in self.local(run.first, run.end)}
+        uses: dict[str, int] = {}
+        for unit in self.units:
+            for op, _ in unit:
+                for view in op.views().values():
+                    uses[view.buffer] = uses.get(view.buffer, 0) + 1
+        found = [name for name in self.spans if name not in self.fixed and name not in local | self.resident]
+        found.sort(key=lambda name: (self.spans[name][1] - self.spans[name][0] + 1) / uses[name])
+        room = [sum(self.full[name] for name in names) for names in self.stays]
+        rows = [sum(self._entries(name) for name in names) for names in self.stays]
+        most = KEPT * self.limits.banks * self.limits.bank_chunks
+        chosen = set(self.resident)
+        for name in found:
+            first, last = self.spans[name][0], min(self.spans[name][1], len(self.units) - 1)
+            size, entries = self.full[name], self._entries(name)
+            if max(room[first : last + 1]) + size > most:
+                continue
+            if entries and max(rows[first : last + 1]) + entries > KEPT * self.limits.scales:
+                continue
+            chosen.add(name)
+            for u in range(first, last + 1):
+                room[u] += size
+                rows[u] += entries
+        before = self.resident
+        self._stay(chosen)
+        return chosen != before
+
+    def _stay(self, names: set[str]) -> None:
+        """These are resident: in the scratchpad as a whole for as long as they live."""
+        self.resident = names
+        self.stays = [
+            [name for name in sorted(names) if self.spans[name][0] <= u <= self.spans[name][1]] for u in range(len(self.units))
+        ]
+
+    def _entries(self, name: str) -> int:
+        """Row maxima of a buffer."""
+        return self.graph.buffers[name].rows if name in self.maxima else 0
+
+    def _cut(self) -> list[Run]:
+        """The cheapest cut for what is resident."""
         best: dict[int, Run] = {0: Run(0, 0, 1, 0, 1, (0, 0.0))}
         for first in range(len(self.units)):
             short, cycles = best[first].cost
@@ -227,16 +291,17 @@ class Streamed:
 
     def _choices(self, first: int) -> Iterator[Run]:
         """Runs that begin at a unit, longer and longer ones."""
-        together, streams, misses = _Together(self.graph.buffers), True, 0
+        together, streams, misses, guess = _Together(self.graph.buffers), True, 0, 1
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
                 streams = False
                 break
             if not together.plain and end - first > LONGEST:
                 return
-            run = self._run(first, end, together.tokens, together.plain)
+            run = self._run(first, end, together.tokens, together.plain, guess)
             if run is None:
                 continue
+            guess = run.blocks
             yield run
             misses = misses + 1 if run.cost[0] else 0
             if misses == PATIENCE:
@@ -252,8 +317,8 @@ class Streamed:
         over = self._over(first, first + 1, places, sizes)
         return Run(first, first + 1, 1, 0, 1, (over, self._cycles(first, first + 1, places, sizes, 1)))
 
-    def _run(self, first: int, end: int, tokens: int, plain: bool) -> Run | None:
-        """The run with the fewest blocks that fit; None where blocks would not be right."""
+    def _run(self, first: int, end: int, tokens: int, plain: bool, guess: int) -> Run | None:
+        """The run with the fewest blocks that fit; None where blocks would not be right. guess: their number, about."""
         entries = [entry for unit in self.units[first:end] for entry in unit]
         step = math.lcm(*(shape.step for _, shape in entries if shape.tokens == tokens))
         if any(COLUMNS in shape.axes.values() for _, shape in entries):
@@ -269,21 +334,34 @@ class Streamed:
 
         places = self._places(first, end, self.local(first, end), plain)
         few, many = -(-tokens // most), max(1, -(-tokens // most), -(-tokens // max(MIN_ROWS, step)))
+        known: dict[int, tuple[int, _Sizes]] = {}
+
+        def over(blocks: int) -> int:
+            if blocks not in known:
+                sizes = self._sizes(tried(blocks), plain)
+                known[blocks] = self._over(first, end, places, sizes), sizes
+            return known[blocks][0]
+
+        guess = min(max(few, guess), many)
+        if over(guess):
+            few = guess + 1 if guess < many else guess
+        else:  # a run one unit longer mostly takes as many blocks
+            many, few = guess, few if guess == few or not over(guess - 1) else guess
         while few < many:  # the fewest blocks that fit lie between
             middle = (few + many) // 2
-            sizes = self._sizes(tried(middle), plain)
-            if sizes is None:
-                return None
-            few, many = (middle + 1, many) if self._over(first, end, places, sizes) else (few, middle)
-        run = tried(few)
-        sizes = self._sizes(run, plain)
-        if sizes is None:
+            few, many = (middle + 1, many) if over(middle) else (few, middle)
+        run, short = tried(few), over(few)
+        if not plain and not self._sound(run):
             return None
-        cycles = self._cycles(first, end, places, sizes, run.blocks)
-        return replace(run, cost=(self._over(first, end, places, sizes), run.blocks * cycles))
+        cycles = self._cycles(first, end, places, known[few][1], run.blocks)
+        return replace(run, cost=(short, run.blocks * cycles))
 
-    def _sizes(self, run: Run, plain: bool) -> _Sizes | None:
-        """How tall the blocks of a run are; None where these would not be right."""
+    def _sound(self, run: Run) -> bool:
+        """Whether blocks leave right what a run writes."""
+        return sound(self.units[run.first : run.end], self.blocks(run), self._written(run))
+
+    def _sizes(self, run: Run, plain: bool) -> _Sizes:
+        """How tall the blocks of a run are."""
         if plain:
             height = run.edges()[0][1]
 
@@ -292,8 +370,6 @@ class Streamed:
 
             return _Sizes(times, times, lambda _: height)
         found = self.blocks(run)
-        if found is None:
-            return None
         of: dict[Key, Rows] = {}
         of.update(found.kept)
         of.update(found.taken)
@@ -332,7 +408,8 @@ class Streamed:
                     if known not in places:
                         size = self._size(self.graph.buffers[view.buffer], key, column[1], view.rows)
                         copies = 1 if inside or (view.buffer in self.fixed and axis == WHOLE) else self.limits.copies
-                        places[known] = _Place(u, u, size, copies, key, not inside and name not in op.WRITES)
+                        measured = view.buffer in self.maxima
+                        places[known] = _Place(u, u, size, copies, key, measured, not inside and name not in op.WRITES)
                     place = places[known]
                     place.spilled |= name in op.WRITES and not inside
                     place.begin = first if axis == WHOLE else place.begin
@@ -359,17 +436,18 @@ class Streamed:
         return tallest(*key, height) if isinstance(key, tuple) else -(-height // self.limits.chunk)
 
     def _over(self, first: int, end: int, places: list[_Place], sizes: _Sizes) -> int:
-        """Chunks that are short where most are."""
-        rooms = [place.size * sizes.most(place.key) for place in places]
+        """Chunks, and row maxima, that are short where most are."""
+        rows = [sizes.most(place.key) for place in places]
         most = 0
-        for u in sorted({place.begin for place in places} | {u for u in range(first, end) if self.begins[u]} | {first}):
-            live = [
-                room
-                for place, room in zip(places, rooms, strict=True)
-                if place.begin <= u <= place.last
-                for _ in range(place.copies)
-            ]
-            most = max(most, self.limits.over([*self.stays[u], *live]))
+        starts = {u for u in range(first + 1, end) if self.stays[u] != self.stays[u - 1]}
+        for u in sorted({first} | starts | {place.begin for place in places}):
+            live = [self.full[name] for name in self.stays[u]]
+            maxima = sum(self._entries(name) for name in self.stays[u])
+            for place, n in zip(places, rows, strict=True):
+                if place.begin <= u <= place.last:
+                    live += [place.size * n] * place.copies
+                    maxima += n * place.copies * (place.maxima and place.key not in (COLUMNS, WHOLE))
+            most = max(most, self.limits.over(live), maxima - self.limits.scales)
         return most
 
     def _cycles(self, first: int, end: int, places: list[_Place], sizes: _Sizes, blocks: int) -> float:
