@@ -87,7 +87,7 @@ def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> Int
     if mapping.interleave is not None:
         limits = _limits(mapping.interleave, mapping, config)
         graph = interleaved(graph, timing(config), partial(aside, config=config), limits)
-        return graph if mapping.spill is None else loads_ahead(graph, config)
+        return graph if mapping.spill is None else loads_ahead(graph, config, limits)
     if mapping.spill is not None:
         return graph
     return reorder(graph, timing(config)) if mapping.ordered else graph

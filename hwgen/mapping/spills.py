@@ -62,11 +62,12 @@ def spilled(graph: IntGraph, limits: Limits, config: Config, turns: bool = False
     result = replace(result, ops=ops)
     if turns or limits.copies == 1:  # no room for what comes next
         return result
-    return loads_ahead(result, config, floors)
+    return loads_ahead(result, config, limits, floors)
 
 
-def loads_ahead(graph: IntGraph, config: Config, floors: list[int] | None = None) -> IntGraph:
-    """`graph` with loads, and what the vector unit makes of them, ahead of their use; floors: see `ahead`."""
+def loads_ahead(graph: IntGraph, config: Config, limits: Limits, floors: list[int] | None = None) -> IntGraph:
+    """`graph` with loads, and what the vector unit makes of them, ahead of their use. floors: see `ahead`; without them what
+    lives at one time keeps within the limits."""
     tokens = 0
 
     def work(op: Op) -> float:
@@ -76,8 +77,13 @@ def loads_ahead(graph: IntGraph, config: Config, floors: list[int] | None = None
         rows = tokens if op.expert is not None else op.rows if isinstance(op, MatMul) else 0
         return bound(op, rows, config) if isinstance(op, MatMul) else 0.0
 
-    floors = [0] * len(graph.ops) if floors is None else floors
-    return replace(graph, ops=ahead(graph.ops, floors, lambda op: aside(op, graph.buffers, config), work))
+    def size(name: str) -> int:
+        buffer = graph.buffers[name]
+        return 0 if buffer.dram else limits.size(buffer, buffer.rows)
+
+    most = limits.banks * limits.bank_chunks if floors is None else 1 << 40
+    floors = floors or [0] * len(graph.ops)
+    return replace(graph, ops=ahead(graph.ops, floors, lambda op: aside(op, graph.buffers, config), work, size, most))
 
 
 def _waiting(block: list[Op]) -> set[str]:
