@@ -8,6 +8,7 @@ Operations read and write named buffers of int16 `[rows, columns]`; they run in 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -72,15 +73,28 @@ class Operation:
 
     def reads(self) -> dict[str, View]:
         """Views that are read, by field."""
-        return {name: view for name in self.READS if isinstance(view := getattr(self, name), View)}
+        return self._reads
 
     def writes(self) -> dict[str, View]:
         """Views that are written, by field."""
-        return {name: view for name in self.WRITES if isinstance(view := getattr(self, name), View)}
+        return self._writes
 
     def views(self) -> dict[str, View]:
         """All views, by field."""
-        return self.writes() | self.reads()
+        return self._views
+
+    # The passes that map a graph ask for these far more often than operations are made.
+    @cached_property
+    def _reads(self) -> dict[str, View]:
+        return {name: view for name in self.READS if isinstance(view := getattr(self, name), View)}
+
+    @cached_property
+    def _writes(self) -> dict[str, View]:
+        return {name: view for name in self.WRITES if isinstance(view := getattr(self, name), View)}
+
+    @cached_property
+    def _views(self) -> dict[str, View]:
+        return self._writes | self._reads
 
     def row_views(self) -> dict[str, View]:
         """Those whose rows go through the operation one by one: all but a stationary operand."""

@@ -15,7 +15,7 @@ from .interleave import interleaved
 from .order import reorder
 from .pieces import norms_in_place, pieces, when_wanted
 from .row_tiling import row_tiling
-from .spills import spilled
+from .spills import loads_ahead, spilled
 from .windows import window_tiling
 
 
@@ -80,13 +80,14 @@ def _spills(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> In
     if mapping.spill is None:
         return graph
     limits = _limits(mapping.spill, mapping, config)
-    return spilled(graph, limits, config)
+    return spilled(graph, limits, config, mapping.interleave is not None)
 
 
 def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
     """What tiles for a fraction of the scratchpad must fit."""
     bank = int(room * config.bank_chunks)
-    return Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, mapping.copies)
+    scales = int(room * config.scale_entries)
+    return Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, mapping.copies, scales)
 
 
 def _pieces(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
@@ -94,11 +95,12 @@ def _pieces(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> In
 
 
 def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    if mapping.spill is not None:
-        return graph
     if mapping.interleave is not None:
         limits = _limits(mapping.interleave, mapping, config)
-        return interleaved(graph, timing(config), partial(aside, config=config), limits)
+        graph = interleaved(graph, timing(config), partial(aside, config=config), limits)
+        return graph if mapping.spill is None else loads_ahead(graph, config, limits)
+    if mapping.spill is not None:
+        return graph
     return reorder(graph, timing(config)) if mapping.ordered else graph
 
 

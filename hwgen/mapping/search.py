@@ -14,6 +14,7 @@ from ..intgraph import IntGraph
 from ..program import Program
 from ..schedule import attempt, schedule, shortages
 from ..schedule.layout import layout_of
+from ..schedule.liveness import buffer_accesses, final_reads, maximum_accesses, spans
 from .passes import Mapping
 from .window_runs import has_windows
 
@@ -32,6 +33,9 @@ PIECED = (  # blocks of windows, such a fraction, cycles of a piece
 )
 PIECES_ROOM = 0.92  # the fraction for pieces in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
+MAP_SPILLS = (0.5, 0.35, 0.2)  # fractions that are tried in turn where maps go through in bands
+TURNS = 0.9  # and that for their blocks in turns
+SMALLEST = Mapping(shared_hidden=True, ordered=False, windows=True, room=WINDOWS[-1])
 MAX_BATCH = 64
 FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
 
@@ -78,18 +82,23 @@ def piece_candidates() -> Iterator[Mapping]:
         yield replace(base, windows=windows, room=room, piece=piece)
 
 
-def spill_candidates() -> Iterator[list[Mapping]]:
-    """Those that keep in DRAM what does not fit, for networks that no other fits."""
+def spill_candidates(maps: bool) -> Iterator[list[Mapping]]:
+    """Those that keep in DRAM what does not fit, for networks that no other fits; of maps few, as such graphs are long."""
+    if maps:
+        for room in MAP_SPILLS:
+            yield [Mapping(spill=room, interleave=TURNS)]
+            yield [Mapping(spill=room)]
     for rooms in SPILLS:
         yield [Mapping(spill=room, copies=copies) for room, copies in itertools.product(rooms, (2, 1))]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A mapping that fits, and the estimate of every task with it."""
+    """A mapping that fits, the estimate of every task with it, and the tasks' graphs so mapped."""
 
     mapping: Mapping
     estimates: dict[str, cost.Estimate]
+    graphs: dict[str, IntGraph]
 
     @property
     def cycles(self) -> float:
@@ -110,11 +119,31 @@ def search(
         for short in shortages(graph, config):
             if short.field in FIXED:
                 return short
-    failure: UserError | None = None
-    last = spill_candidates() if spills else iter(())
-    first = [] if batch == 1 and _too_large(graphs, config) else [list(candidates(batch))]
-    windows = window_candidates() if any(has_windows(graph) for graph in graphs.values()) else iter(())
-    groups: Iterable[list[Mapping]] = itertools.chain(first, small_candidates(), windows, last)
+    maps = any(has_windows(graph) for graph in graphs.values())
+    large = batch == 1 and _too_large(graphs, config)
+    hopeless = maps and large and any(no_room(SMALLEST.apply(graph, config, 1), config) for graph in graphs.values())
+    groups: list[list[Mapping]] = [] if large else [list(candidates(batch))]
+    if not hopeless:
+        groups += [*small_candidates(), *(window_candidates() if maps else ())]
+    found = _first(groups, graphs, config, memory, batch, quick)
+    if not spills or (isinstance(found, Choice) and not (maps and large)):
+        return found
+    other = _first(spill_candidates(maps), graphs, config, memory, batch, quick)
+    if isinstance(found, Choice) and isinstance(other, Choice):
+        return min(found, other, key=lambda choice: choice.cycles)
+    return found if isinstance(found, Choice) else other
+
+
+def _first(
+    groups: Iterable[list[Mapping]],
+    graphs: dict[str, IntGraph],
+    config: Config,
+    memory: Dram,
+    batch: int,
+    quick: bool,
+) -> Choice | UserError:
+    """The fastest of the first group of which one fits, or what the last one is short of."""
+    failure = UserError("no mapping is left to be tried")
     if quick:
         groups = ([mapping] for group in groups for mapping in group)
     hopeless = blocked = False
@@ -139,18 +168,39 @@ def search(
         pieced = [m for m in piece_candidates() if walked and not (hopeless and not m.windows)]
         tried = (_tried(mapping, graphs, config, memory, batch) for mapping in pieced)
         return min([best, *(choice for choice in tried if isinstance(choice, Choice))], key=lambda choice: choice.cycles)
-    assert failure is not None
     return failure
 
 
-def _tried(
-    mapping: Mapping, graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int
-) -> Choice | UserError:
+def _tried(mapping: Mapping, graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int) -> Choice | UserError:
     """A mapping with its estimates, or what it is short of."""
-    program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
+    made = {task: mapping.apply(g, config, batch) for task, g in graphs.items()}
+    program = attempt(made, config)
     if isinstance(program, UserError):
         return program
-    return Choice(mapping, {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()})
+    runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
+    return Choice(mapping, runs, made)
+
+
+def no_room(graph: IntGraph, config: Config) -> bool:
+    """Whether no order of placing what a mapped graph's operations work on, one at a time, finds room for it."""
+    size = {b.name: layout_of(b, config).pitch * b.rows for b in graph.buffers.values() if not b.dram}
+    live = [0] * (len(graph.ops) + 1)
+    rows = list(live)
+    final = final_reads(graph)
+    for accesses, needs, ends in (
+        (buffer_accesses(graph), live, final),
+        (maximum_accesses(graph), rows, {}),
+    ):
+        for name, found in accesses.items():
+            if name not in size:
+                continue
+            for span in spans(name, found, ends.get(name, set())):
+                need = size[name] if needs is live else graph.buffers[name].rows
+                needs[span.use] += need
+                needs[span.last + 1] -= need
+    most, entries = (max(itertools.accumulate(needs)) for needs in (live, rows))
+    largest = max(size.values(), default=0)
+    return largest >= config.bank_chunks or most > config.scratch_chunks or entries > config.scale_entries
 
 
 def _too_large(graphs: dict[str, IntGraph], config: Config) -> bool:
