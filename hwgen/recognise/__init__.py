@@ -7,6 +7,7 @@ from ..tensor import Map, Program
 from .activations import clip, curved, leaky, plain
 from .attention import attention
 from .convolution import convolution
+from .grouped import grouped
 from .limits import dynamic, joined, limit
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
@@ -19,7 +20,7 @@ from .tokens import channels_last, ordered, padded, pool, positions, tokens
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (joined, convolution, linear, attention, softmax, norm, curved, leaky, bias, gain, received, selected),
+    (joined, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain, received, selected),
     (turned,),  # what is left outside attention
     (
         joined,
