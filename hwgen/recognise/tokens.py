@@ -6,10 +6,10 @@ from math import prod
 
 import numpy as np
 
-from ..layers import Activation, Clip, Embed, Pool
+from ..layers import Activation, Clip, Embed, Linear, Pool
 from ..tensor import Builder, Concat, Layout, Node, Pad, Reduce, Ref
 from .linear import with_constant
-from .match import at_columns, by_element, constant, group, is_map, layer, loops
+from .match import at_columns, by_element, constant, group, is_map, layer, loops, reduction, regroup
 from .names import label, parent
 from .rewrite import relabel
 
@@ -130,6 +130,22 @@ def pool(t: Builder, node: Node) -> Ref | None:
     y = t.transpose(y, [parts.index(f) for f in flat if f in parts]) if parts else y
     y = t.reshape(y, node.shape)
     return y if form == "max" else t.map("mul", y, float(prod(n for _, n, _ in over)))
+
+
+def total(t: Builder, node: Node) -> Ref | None:
+    """A sum over the channels of each row: a layer of equal weights."""
+    found = reduction(node, "sum") if isinstance(node.op, Reduce) and node.dtype == "f" else None
+    if found is None or len(found[0].node.shape) != 2 or constant(found[0]):
+        return None
+    x, axes, factor = found
+    width = x.node.shape[1]
+    kept = [i for i in range(len(x.shape)) if i not in axes]
+    if any(abs(s) >= width for i in axes for _, s in x.layout.axes[i]) or not any(s for i in axes for _, s in x.layout.axes[i]):
+        return None
+    rows = group(x, kept, axes)
+    y = relabel(t.node(Linear(), rows, t.full((1, rows.shape[1]), factor)), label(t.source))
+    y = regroup(t, y, [1 if i in axes else n for i, n in enumerate(x.shape)], [*kept, *axes])
+    return t.reshape(y, node.shape)
 
 
 def ordered(t: Builder, node: Node) -> Ref | None:

@@ -9,7 +9,7 @@ from ..errors import Finding
 from ..layers import Activation
 from ..recognise.match import is_map
 from ..tensor import Map, Program, Ref
-from . import attention, dense, elementwise, maps, moe, products, selection
+from . import attention, dense, elementwise, lengths, maps, moe, products, selection
 from .apart import split
 from .lower import GONE, Rows
 from .moves import value
@@ -18,6 +18,7 @@ from .views import Unsupported, View
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
 KINDS = {**dense.KINDS, **elementwise.KINDS, **maps.KINDS, **attention.KINDS, **moe.KINDS, **products.KINDS, **selection.KINDS}
+KINDS |= lengths.KINDS
 
 __all__ = ["KINDS", "lower"]
 

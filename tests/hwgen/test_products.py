@@ -156,6 +156,15 @@ def additive_attention(w):
     return w.linear(w.op("Mul", w.op("Relu", w.linear(x)), context))
 
 
+def response_norm(w):
+    """As in ConvNeXtV2 (Woo et al. 2023): channels by their lengths over all tokens, by the mean of these."""
+    x = w.op("Gelu", w.linear(w.tokens(), D, 12))
+    lengths = w.op("ReduceL2", x, np.array([1]), keepdims=1)
+    y = w.op("Div", lengths, w.op("Add", w.op("ReduceMean", lengths, np.array([-1]), keepdims=1), 1e-6))
+    y = w.op("Add", w.op("Mul", w.op("Mul", x, y), w.normal(12)), w.normal(12))
+    return w.linear(w.op("Add", x, y), 12)
+
+
 def norm_of_channels(w):
     """Each row of what is normalised holds a channel of all tokens."""
     x = w.op("Transpose", w.op("Concat", *[w.linear(w.tokens()) for _ in range(6)], axis=1), perm=[0, 2, 1])
@@ -198,7 +207,7 @@ PRODUCTS = [
     retention,
     re_attention,
 ]
-FORMS = [*PRODUCTS, norm_of_channels, additive_attention]
+FORMS = [*PRODUCTS, norm_of_channels, additive_attention, response_norm]
 
 
 def made(tmp_path, form):
