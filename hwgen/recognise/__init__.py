@@ -15,12 +15,12 @@ from .norms import length, norm, softmax
 from .rewrite import Pattern, rewrite
 from .rotary import turned
 from .selection import received, selected
-from .tokens import channels_last, ordered, padded, pool, positions, tokens, total
+from .tokens import channels_last, ordered, padded, pool, positions, shifted, tokens, total
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (joined, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain, received, selected),
+    (joined, shifted, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain, received, selected),
     (turned, length),  # what is left outside attention and norms
     (
         joined,
