@@ -21,7 +21,7 @@ from .bands import BAND, lanes, reach
 from .parts import ROWS
 
 if TYPE_CHECKING:
-    from .streamed import Shape
+    from .together import Shape
 
 Array = np.ndarray
 Rows = tuple[Array, Array]  # first row, and row behind the last, of every block
