@@ -18,12 +18,12 @@ import numpy as np
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
 from ..isa import ColScale, RowMax
-from .bands import BAND, banded, cut_walk, reach, tallest
+from .bands import BAND, Shape, banded, cut_walk, reach, tallest
 from .depth_first import MIN_ROWS, Bound, Cost, Limits
 from .halos import Blocks, Rows, area, blocks, sound, taken_by_band
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
 from .runs import units
-from .together import Shape, Together, with_maxima
+from .together import Together, with_maxima
 
 AGAIN = 2  # times at most that what stays in the scratchpad is chosen from what a cut moves
 KEPT = 0.5  # of the room, for what stays

@@ -7,19 +7,9 @@ from dataclasses import dataclass, field
 
 from ..intgraph import Buffer, IntGraph, Op, RouteTokens
 from ..isa import RowMax
-from .bands import BAND
+from .bands import BAND, Shape
 from .halos import taken_by_band
 from .parts import COLUMNS, ROWS, WHOLE
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How an operation goes through in blocks: its number of tokens (0: not at all), the axis of each view by field, and what
-    the borders of blocks are multiples of."""
-
-    tokens: int
-    axes: dict[str, str]
-    step: int = 1
 
 
 @dataclass
