@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--device", type=_device, default="board", metavar="DEVICE", help=what)
     top.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="default: hwgen.bit in the bundle or beside it")
     top.add_argument("--output", type=Path, metavar="OUT.npz", help="one float32 array per ONNX output")
-    top.add_argument("--task", metavar="T", help="needed where the bundle holds several")
+    top.add_argument("--task", metavar="T", help="needed where the bundle holds several; T,U: both of each image")
     top.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     top.add_argument("--wait", choices=WAITS, default="polling", help="default: %(default)s")
     top.add_argument("--expect", type=Path, metavar="OUT.npz", help="outputs that must come out, bit for bit")
@@ -81,7 +81,7 @@ def run(options) -> int:
         if path is not None:
             check_writable(path)
     bundle = Bundle(options.bundle)
-    task = choose_task(bundle, options.task)
+    task = bundle.choose(options.task)
     images = {name: array[: options.limit] for name, array in read_npz(options.input, list(bundle.inputs(task))).items()}
     names = bundle.outputs(task)
     expected = read_npz(options.expect, names) if options.expect else None
@@ -114,16 +114,6 @@ def run(options) -> int:
         print(f"host: mismatch: {', '.join(differing)} not as expected", file=sys.stderr)
         return FAILED
     return GOOD
-
-
-def choose_task(bundle: Bundle, task: str | None) -> str:
-    """The task to run. Raises InputError where there is no such task, or several and none is named."""
-    if task is None and len(bundle.tasks) > 1:
-        raise InputError(f"{bundle.path}: holds the tasks {', '.join(bundle.tasks)}: name one with --task")
-    if task is not None and task not in bundle.tasks:
-        known = ", ".join(map(repr, bundle.tasks)) if bundle.tasks != [""] else "one task, which has no name"
-        raise InputError(f"{bundle.path}: unknown task {task!r}; it holds {known}")
-    return bundle.tasks[0] if task is None else task
 
 
 @contextmanager

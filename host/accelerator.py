@@ -12,7 +12,7 @@ import numpy as np
 
 from .bundle import Bundle
 from .device import open_device
-from .errors import Cancelled, DeviceError, HostError, InputError
+from .errors import BundleError, Cancelled, DeviceError, HostError, InputError
 from .job import Job
 from .lock import DeviceLock
 from .memory import SLOTS, Memory
@@ -88,7 +88,7 @@ class Accelerator:
 
     @property
     def task(self) -> str:
-        """The task of coming runs. Another one is chosen by assigning its name: no weight moves."""
+        """The task of coming runs, or several with commas between. Another is chosen by assigning its name: no weight moves."""
         return self._task
 
     @task.setter
@@ -202,10 +202,10 @@ class Accelerator:
         return self
 
     def _known(self, task: str) -> str:
-        if task not in self.bundle.tasks:
-            known = ", ".join(map(repr, self.bundle.tasks)) if self.bundle.tasks != [""] else "one task without a name"
-            raise InputError(f"unknown task {task!r}; the bundle holds {known}")
-        return task
+        try:
+            return self.bundle.choose(task)
+        except BundleError as error:
+            raise InputError(str(error)) from None
 
     def _checked(self, images: Images | np.ndarray, task: str) -> dict[str, np.ndarray]:
         """float32 arrays by input name, all of one length. Raises InputError naming the array."""

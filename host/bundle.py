@@ -80,13 +80,39 @@ class Bundle:
 
     @property
     def tasks(self) -> list[str]:
+        """Names of the tasks; one "" where the network has one."""
         return list(self.manifest["tasks"])
 
+    @property
+    def together(self) -> dict[str, list[str]]:
+        """Runs of several tasks of the same images, by name: the tasks of each."""
+        return {name: entry["tasks"] for name, entry in self.manifest.get("together", {}).items()}
+
+    def choose(self, task: str | None) -> str:
+        """The task of that name, the only one without a name, or of several with commas between the run of all of them.
+
+        Raises BundleError.
+        """
+        if task is None and len(self.tasks) > 1:
+            raise BundleError(f"{self.path}: holds the tasks {', '.join(self.tasks)}: name one with --task")
+        if task is None or task in self.tasks:
+            return self.tasks[0] if task is None else task
+        wanted = task.split(",")
+        for name, tasks in self.together.items():
+            if sorted(tasks) == sorted(wanted):
+                return name
+        if len(wanted) > 1 and set(wanted) <= set(self.tasks):
+            known = ", ".join(map(repr, self.together)) or "none"
+            raise BundleError(f"{self.path}: holds no run of the tasks {task}; of its tasks it runs together: {known}")
+        known = ", ".join(map(repr, self.tasks)) if self.tasks != [""] else "one task, which has no name"
+        raise BundleError(f"{self.path}: unknown task {task!r}; it holds {known}")
+
     def task(self, name: str) -> dict:
-        """Manifest entry of a task: program, inputs, outputs."""
-        if name not in self.manifest["tasks"]:
+        """Manifest entry of a task, or of a run of several: program, inputs, outputs."""
+        runs = self.manifest["tasks"] | self.manifest.get("together", {})
+        if name not in runs:
             raise BundleError(f"{self.path}: no task {name!r}; there is {', '.join(map(repr, self.tasks))}")
-        return self.manifest["tasks"][name]
+        return runs[name]
 
     def dram(self) -> np.ndarray:
         """The DRAM buffer before the first run, programs included: uint8 [memory bytes]."""

@@ -25,6 +25,8 @@ LAYOUT = {**dict.fromkeys(("chunk", "chunk_bytes", "groups", "rows", "width"), w
 SLOT = {"bytes": BYTES, "dram": BYTES, "index": whole(0), "layout": LAYOUT, "name": TEXT, "shape": [whole(1)]}
 INPUT = SLOT | {"offset": NUMBER, "step": NUMBER, "pads": [whole(-MOST)], "patch": [whole(1)], "stride": ANY}
 OUTPUT = SLOT | {"scale": NUMBER, "transposed": ANY}
+RUN = {"inputs": [INPUT], "outputs": [OUTPUT], "program": {"instructions": whole(1), "offset_bytes": BYTES}}
+TOGETHER = Each(any=RUN | {"tasks": [TEXT]})  # there where the bundle has several tasks that fit together
 SCHEMA = {
     "batch": whole(1),
     "isa": TEXT,
@@ -36,9 +38,7 @@ SCHEMA = {
         "weight_bases": [BYTES],
     },
     "models": [{"file": TEXT, "sha256": TEXT, "task": TEXT, "inputs": Each(any=whole(-MOST)), "outputs": [TEXT]}],
-    "tasks": Each(
-        any={"inputs": [INPUT], "outputs": [OUTPUT], "program": {"instructions": whole(1), "offset_bytes": BYTES}}
-    ),
+    "tasks": Each(any=RUN),
 }
 
 
@@ -61,18 +61,31 @@ def check(manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
             raise ValueError(f"memory.segments: two of them lie at {first}")
     for i, base in enumerate(memory["weight_bases"]):
         _within(f"memory.weight_bases.{i}", base, 0, memory["bytes"])
+    together = manifest.get("together", {})
+    _like(together, TOGETHER, "together")
+    for name, run in together.items():
+        if unknown := [task for task in run["tasks"] if task not in manifest["tasks"]]:
+            raise ValueError(f"together.{name}.tasks: {unknown[0]!r} is no task")
+        if name in manifest["tasks"]:
+            raise ValueError(f"together.{name}: is a task, too")
+    for group, runs in (("tasks", manifest["tasks"]), ("together", together)):
+        for name, run in runs.items():
+            _run(f"{group}.{name}", run, manifest, sizes)
+
+
+def _run(where: str, run: Mapping[str, Any], manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    memory = manifest["memory"]
     programs = memory["regions"].get("programs", {"offset": 0, "bytes": 0})
-    for name, task in manifest["tasks"].items():
-        first, size = task["program"]["offset_bytes"], task["program"]["instructions"] * 64
-        _within(f"tasks.{name}.program", first - programs["offset"], size, min(programs["bytes"], sizes["program.bin"]))
-        for side in ("inputs", "outputs"):
-            if not task[side]:
-                raise ValueError(f"tasks.{name}.{side}: is empty")
-            for i, slot in enumerate(task[side]):
-                _slot(f"tasks.{name}.{side}.{i}", slot, memory, manifest["batch"])
-                region = memory["regions"].get(side)
-                if region is not None:
-                    _within(f"tasks.{name}.{side}.{i}.dram", slot["dram"] - region["offset"], slot["bytes"], region["bytes"])
+    first, size = run["program"]["offset_bytes"], run["program"]["instructions"] * 64
+    _within(f"{where}.program", first - programs["offset"], size, min(programs["bytes"], sizes["program.bin"]))
+    for side in ("inputs", "outputs"):
+        if not run[side]:
+            raise ValueError(f"{where}.{side}: is empty")
+        for i, slot in enumerate(run[side]):
+            _slot(f"{where}.{side}.{i}", slot, memory, manifest["batch"])
+            region = memory["regions"].get(side)
+            if region is not None:
+                _within(f"{where}.{side}.{i}.dram", slot["dram"] - region["offset"], slot["bytes"], region["bytes"])
 
 
 def _slot(where: str, slot: Mapping[str, Any], memory: Mapping[str, Any], batch: int) -> None:

@@ -105,6 +105,7 @@ class TaskProgram:
     outputs: list[OutputSlot]
     places: dict[str, list[Place]]  # by buffer, for tracing
     offset: int = 0  # bytes from the start of the DRAM buffer
+    together: tuple[str, ...] = ()  # the tasks that it is a run of, where these are several
 
     def place(self, buffer: str, op: int) -> Place:
         """Where `buffer` lies right after operation number `op`. Raises KeyError if it holds nothing then."""
@@ -238,7 +239,10 @@ def manifest(
             "regions": {name: {"offset": r.offset, "bytes": r.size} for name, r in program.regions.items()},
             "segments": segments,
         },
-        "tasks": {name: _task_entry(task) for name, task in program.tasks.items()},
+        "tasks": {name: _task_entry(task) for name, task in program.tasks.items() if not task.together},
+        "together": {
+            name: _task_entry(task) | {"tasks": list(task.together)} for name, task in program.tasks.items() if task.together
+        },
         "files": files,
     }
 

@@ -150,7 +150,7 @@ def text(report: dict, trace: dict | None = None) -> str:
     for name, task in report["tasks"].items():
         moved = sum(task["traffic_bytes"].values()) / 1e6
         lines.append(
-            f"{'task ' + name if name else 'the network':20} {task['cycles']:>12,} {task['milliseconds']:>9.3f} "
+            f"{_called(name):20} {task['cycles']:>12,} {task['milliseconds']:>9.3f} "
             f"{task['images_per_second']:>10,.1f} {task['utilisation']:>7.1%} {task['macs'] / 1e6:>9,.1f} {moved:>9.2f} "
             f"{task['energy_estimate']['millijoule_per_image']:>8.2f}"
         )
@@ -175,6 +175,11 @@ def text(report: dict, trace: dict | None = None) -> str:
     if trace is not None:
         lines += _measured(report, trace)
     return "\n".join(lines)
+
+
+def _called(task: str) -> str:
+    """A run of several tasks is named by all of them, with commas between."""
+    return f"task{'s' * (',' in task)} {task}" if task else "the network"
 
 
 def _measured(report: dict, trace: dict) -> list[str]:

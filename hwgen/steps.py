@@ -40,7 +40,7 @@ from .errors import UserError
 from .graph import Graph, without_range
 from .importer.external import fingerprint
 from .intgraph import IntGraph
-from .mapping import Mapping, check_batch, choose
+from .mapping import Mapping, check_batch, choose, name_of, search, together
 from .pages import report as report_page
 from .program import Program, check_target, write_bundle
 from .progress import work
@@ -80,6 +80,7 @@ class Build:
     quantised: dict[str, QGraph] = field(default_factory=dict)
     integers: dict[str, IntGraph] = field(default_factory=dict)
     mapping: Mapping | None = None
+    joint: dict[str, IntGraph] = field(default_factory=dict)  # all tasks of one image as one run, where they fit the Config
     mapped: dict[str, IntGraph] = field(default_factory=dict)
     program: Program | None = None
     verilog: dict[str, str] = field(default_factory=dict)
@@ -190,10 +191,26 @@ def _map(build: Build) -> None:
     build.mapping, build.mapped = found.mapping, found.graphs
 
 
+def _map_together(build: Build) -> None:
+    """The run of all tasks; none where only each of them by itself fits the Config."""
+    if len(build.integers) < 2:
+        return
+    joint = {name_of(list(build.integers)): together(build.integers)}
+    found = search(joint, build.config, of_board(build.board, build.config), build.batch)
+    if not isinstance(found, UserError):
+        build.joint = joint
+        build.mapped = build.mapped | found.graphs
+
+
 def _schedule(build: Build) -> str:
+    assert build.mapping is not None
+    _map_together(build)
     build.program = schedule(build.mapped, build.config)
+    for name in build.joint:
+        build.program.tasks[name].together = tuple(build.integers)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
-    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {build.mapping.text(build.batch)}"
+    said = [build.mapping.text(build.batch)] + [f"tasks {name} in one run, too" for name in build.joint]
+    return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {', '.join(said)}"
 
 
 RTL_SOURCES = ("rtl", "config.py", "isa", "latency.py", "memories.py", "numerics.py", "registers.py")
@@ -233,7 +250,7 @@ def _report(build: Build) -> str:
     edges = {task: dataflow.edges(graph) for task, graph in build.mapped.items()}
     names = list(dict.fromkeys(path.name for path in build.models.values()))
     build.report = report.make(build.program, build.board, names, edges)
-    return f"{max(task['cycles'] for task in build.report['tasks'].values()):,} cycles estimated"
+    return f"{max(build.report['tasks'][task]['cycles'] for task in build.integers):,} cycles estimated"
 
 
 def _bundle(build: Build) -> str:
@@ -241,7 +258,7 @@ def _bundle(build: Build) -> str:
 
     contents = {f"rtl/{name}": text for name, text in build.verilog.items()}
     contents |= vendor.scripts(build.config, build.board, list(contents))
-    contents[GRAPH_FILE] = intgraph_io.save(build.integers)
+    contents[GRAPH_FILE] = intgraph_io.save(build.integers | build.joint)
     contents[boards.BOARD_FILE] = boards.to_json(build.board)
     contents[REPORT_FILE] = json.dumps(build.report, indent=1, allow_nan=False) + "\n"
     contents["report.html"] = report_page.page(build.report)

@@ -171,7 +171,8 @@ def open_device(bundle, engine: str, lock_path: Path | str | None = None) -> Sim
         else:
             from .register_file import DEFAULT_CYCLES, MachineEngine
 
-            programs = {bundle.program(task): bundle.estimated_cycles(task) or DEFAULT_CYCLES for task in bundle.tasks}
+            runs = [*bundle.tasks, *bundle.together]
+            programs = {bundle.program(task): bundle.estimated_cycles(task) or DEFAULT_CYCLES for task in runs}
             running = MachineEngine(config, size, programs)
     except UserError as error:
         raise RuntimeError(str(error)) from None

@@ -9,8 +9,8 @@ the vector unit normalises an image, the array works on another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,14 @@ from ..intgraph import (
     Op,
     ReduceWindow,
     RouteTokens,
+    ScanRows,
     SelectRows,
     View,
 )
 from ..isa import WALK_LOOPS, Indirect, RowScale
 from .runs import chains
 
-BESIDE = (Norm, Multiply, ReduceWindow, SelectRows)  # what the vector unit does while the array works
+BESIDE = (Norm, Multiply, ReduceWindow, SelectRows, ScanRows)  # what the vector unit does while the array works
 
 
 def batched(graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False) -> IntGraph:
@@ -45,7 +46,7 @@ def batched(graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = 
         raise ValueError(f"groups of {group} do not divide a batch of {images}")
     if shared_hidden:
         graph = _share_hidden(graph)
-    return graph if images == 1 else _Batch(graph, images, group).graph()
+    return graph if images == 1 else Batch(graph, images, group).graph()
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,27 @@ class _Scope:
         return f"[{self.first}]" if self.count == 1 else f"[{self.first}-{last}]"
 
 
-class _Batch:
+class Batch:
     """State of one transformation.
 
     `shared`: buffers with one copy for all images, constants that nothing else writes. `tall`: those with the rows of all
     images, which routers and experts touch. Every other buffer has a copy for each group.
+
+    own: operations of each image in place of the graph's, where images are of several tasks (`together`): other constants on
+    equal views, and equal routers and experts. common: buffers that all of them only read. apart: that cannot be shared.
     """
 
-    def __init__(self, graph: IntGraph, images: int, group: int):
+    def __init__(
+        self,
+        graph: IntGraph,
+        images: int,
+        group: int,
+        own: Sequence[Sequence[Op]] = (),
+        common: Set[str] = frozenset(),
+        apart: Set[str] = frozenset(),
+    ):
         self.source, self.images, self.group = graph, images, group
+        self.own = {id(op): ops for op, *ops in zip(graph.ops, *own, strict=True)} if own else {}
         writers: dict[str, list[Op]] = {}
         for op in graph.ops:
             for view in op.writes().values():
@@ -78,25 +91,26 @@ class _Batch:
         self.shared = {
             name
             for name, ops in writers.items()
-            if len(ops) == 1 and isinstance(ops[0], Constant) and name not in outputs
-        }
+            if len(ops) == 1 and isinstance(ops[0], Constant) and name not in outputs | apart and self._alike(ops[0])
+        } | common
         self.tall: set[str] = set()
         for op in graph.ops:
-            if _for_all(op):
+            if for_all(op):
                 self.tall |= {view.buffer for view in op.views().values()}
 
     def graph(self) -> IntGraph:
-        ops = list(self._ops())
+        ops = list(self.ops())
         outputs = [
-            replace(o, view=self._view(o.view, _Scope(image, 1)), index=image)
+            replace(o, view=self.view(o.view, image), index=image)
             for image in range(self.images)
             for o in self.source.outputs
         ]
         used = {view.buffer for op in ops for view in op.views().values()} | {output.view.buffer for output in outputs}
-        buffers = {b.name: b for b in self._buffers() if b.name in used}
+        buffers = {b.name: b for b in self.buffers() if b.name in used}
         return IntGraph(buffers, ops, outputs, self.source.task, batch=self.images)
 
-    def _buffers(self) -> Iterator[Buffer]:
+    def buffers(self) -> Iterator[Buffer]:
+        """Every buffer of the batch."""
         for buffer in self.source.buffers.values():
             if buffer.name in self.shared:
                 yield buffer
@@ -112,9 +126,10 @@ class _Batch:
 
     # --- operations ---------------------------------------------------------------------------------------------
 
-    def _ops(self) -> Iterator[Op]:
+    def ops(self) -> Iterator[Op]:
+        """The operations of the batch, in order."""
         for stage in _stages(self.source):
-            if _for_all(stage[0]):
+            if for_all(stage[0]):
                 for op in stage:
                     yield self._op(op, _Scope(0, self.images), "")
                 continue
@@ -138,9 +153,13 @@ class _Batch:
     def _is_shared(self, op: Op) -> bool:
         return isinstance(op, Constant) and op.out.buffer in self.shared
 
+    def _alike(self, op: Op) -> bool:
+        """Whether all images have the same operation there."""
+        return all(same(op, other) for other in self.own.get(id(op), ()))
+
     def _merges(self, op: Op) -> bool:
         """Whether one operation can do the rows of a whole group: they must lie without a gap in all its buffers."""
-        if not isinstance(op, (MatMul, ReduceWindow)) or op.stationary() is not None:
+        if not isinstance(op, (MatMul, ReduceWindow)) or op.stationary() is not None or not self._alike(op):
             return False
         if op.walk is not None and len(op.walk.loops) == WALK_LOOPS:  # it takes one more
             return False
@@ -150,15 +169,21 @@ class _Batch:
         )
 
     def _op(self, op: Op, scope: _Scope, suffix: str) -> Op:
+        if scope.count == 1 and self.own:
+            op = self.own[id(op)][scope.first]
         changes: dict[str, Any] = {name: self._view(view, scope) for name, view in op.views().items()}
         if isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
             table = np.broadcast_to(np.asarray(op.row_mult), op.x.rows)
             changes["row_mult"] = np.tile(table, changes["x"].rows // op.x.rows)
         if isinstance(op, (MatMul, ReduceWindow)) and op.walk is not None and scope.count > 1:
             changes["walk"] = op.walk.repeated(scope.count, op.x.rows, op.out.rows)
-        if isinstance(op, Input):
+        if isinstance(op, Input) and not self.own:
             changes["index"] = scope.first
         return replace(op, name=op.name + suffix, **changes)
+
+    def view(self, view: View, image: int) -> View:
+        """Where the rows of an image lie."""
+        return self._view(view, _Scope(image, 1))
 
     def _view(self, view: View, scope: _Scope) -> View:
         """The rows of these images; views of whole buffers only where there are several."""
@@ -181,7 +206,19 @@ def _stacked(buffer: Buffer, name: str, copies: int) -> Buffer:
     return replace(buffer, name=name, rows=copies * buffer.rows, scale=scale)
 
 
-def _for_all(op: Op) -> bool:
+def same(a: Op, b: Op) -> bool:
+    """Whether two operations are equal but for their names."""
+    if a is b:
+        return True
+    return type(a) is type(b) and all(
+        np.array_equal(x, y) if isinstance(x := getattr(a, f.name), np.ndarray) else x == y
+        for f in fields(a)
+        if f.name not in ("name", "source")
+        for y in (getattr(b, f.name),)
+    )
+
+
+def for_all(op: Op) -> bool:
     """Routers and experts work on the tokens of all images at once."""
     return isinstance(op, RouteTokens) or (isinstance(op, MatMul) and op.expert is not None)
 
@@ -192,7 +229,7 @@ def _stages(graph: IntGraph) -> Iterator[list[Op]]:
     stage: list[Op] = []
     for op in graph.ops:
         beside = stage and isinstance(stage[-1], BESIDE) and not isinstance(op, BESIDE)
-        if stage and (beside or _for_all(op) != _for_all(stage[-1])):
+        if stage and (beside or for_all(op) != for_all(stage[-1])):
             yield stage
             stage = []
         stage.append(op)

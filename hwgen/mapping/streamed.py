@@ -23,7 +23,7 @@ from .depth_first import MIN_ROWS, Bound, Cost, Limits
 from .halos import Blocks, Rows, area, blocks, sound, taken_by_band
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
 from .runs import units
-from .together import Together, with_maxima
+from .sharing import Together, with_maxima
 
 AGAIN = 2  # times at most that what stays in the scratchpad is chosen from what a cut moves
 KEPT = 0.5  # of the room, for what stays

@@ -50,7 +50,7 @@ def quantise(
     graphs, stats = ({task: getattr(form, part) for task, form in forms.items()} for part in ("graph", "stats"))
     chosen = shared_scales(graphs, plans, stats)
     keys = {task: signatures(graph) for task, graph in graphs.items()}
-    found = [(task, name) for task in graphs for name in _wide(graphs[task], plans[task], stats[task], images)]
+    found = [(task, name) for task in graphs for name in _wide(graphs[task], plans[task], stats[task], images, options.min_snr)]
     wide = {keys[task][name] for task, name in found}
     lowered = {}
     for task in graphs:
@@ -59,12 +59,12 @@ def quantise(
     return lowered
 
 
-def _wide(graph: Graph, known: Plan, stats: Stats, images: dict[str, np.ndarray] | None) -> set[str]:
+def _wide(graph: Graph, known: Plan, stats: Stats, images: dict[str, np.ndarray] | None, least: float) -> set[str]:
     """`wide_layers` by images, or by noise other than that which ranges were seen on."""
     if images is None:
         drawn = ({n: noise(shape, graph.ranges.get(n), seed) for n, shape in graph.inputs.items()} for seed in UNSEEN)
         images = {n: np.concatenate(parts) for n, *parts in zip(graph.inputs, *(d.values() for d in drawn), strict=True)}
-    return wide_layers(graph, stats, images, int8_only(known, shapes(graph)))
+    return wide_layers(graph, stats, images, int8_only(known, shapes(graph)), least)
 
 
 def check_names(plans: dict[str, Plan], options: Quantisation) -> None:

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from ..errors import UserError
 
 METHODS = ("max", "mse", "entropy")
+NUMBERS = {"equalise", "min_snr"}
+MOST_SNR = 100.0  # dB; 16 bits do not give more
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Quantisation:
     # 0..1: how much of the differences between the channels of a LayerNorm goes into the weights of the layers that read it
     # (SmoothQuant's alpha); 0 moves nothing
     equalise: float = 0.5
+    # dB that the worst output must keep of the float model where every layer has int8, by an estimate on the calibration images;
+    # below it the layers whose rounding the outputs hear most of have 16 bits, which costs cycles, and never with 0
+    min_snr: float = 20.0
     # linear layers, stored or added, that read their activations with 16 bits, as high byte and rest: names or patterns
     wide: str = ""
     # expert layers whose weights take 15 values, as 4-bit weights would: names or patterns. They are stored as int8: this
@@ -35,6 +40,8 @@ class Quantisation:
             raise UserError(f"calibration={self.calibration!r}: must be {', '.join(METHODS[:-1])} or {METHODS[-1]}")
         if not isinstance(self.equalise, float) or not math.isfinite(self.equalise) or not 0 <= self.equalise <= 1:
             raise UserError(f"equalise={self.equalise!r}: must be a number from 0 to 1")
+        if not isinstance(self.min_snr, float) or not 0 <= self.min_snr <= MOST_SNR:
+            raise UserError(f"min_snr={self.min_snr!r}: must be a number of dB from 0 to {MOST_SNR:g}")
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -48,11 +55,11 @@ class Quantisation:
     def from_texts(cls, settings: dict[str, str]) -> Quantisation:
         """From `--set KEY=VALUE` texts, all of them fields of this class."""
         values: dict[str, str | float] = dict(settings)
-        if "equalise" in settings:
+        for name in NUMBERS & settings.keys():
             try:
-                values["equalise"] = float(settings["equalise"])
+                values[name] = float(settings[name])
             except ValueError:
-                raise UserError(f"--set equalise={settings['equalise']}: not a number") from None
+                raise UserError(f"--set {name}={settings[name]}: not a number") from None
         return cls(**values)
 
 

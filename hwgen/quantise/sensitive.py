@@ -1,8 +1,9 @@
 """Which layers read and weigh with more than int8: those whose rounding the outputs hear too much of, by calibration images.
 
 An estimate in float: what a layer multiplies is rounded as lowering will round it, everything else is exact. A network
-whose outputs keep LEAST is left as it is, and so is one to which wide layers do not bring WORTH: where softmax has to tell
-nearly equal scores of some hundreds apart, noise of a thousandth of an image is enough to change the outputs.
+whose outputs keep enough (`min_snr` of the options) is left as it is, and so is one to which wide layers do not bring WORTH:
+where softmax has to tell nearly equal scores of some hundreds apart, noise of a thousandth of an image is enough to change
+the outputs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from .legal import is_identity
 
 Array = np.ndarray
 Layer = fg.Conv | fg.PatchEmbed | fg.Linear
-LEAST = 24.0  # dB of the worst output, below which layers are made wide
-WANTED = 28.0  # dB that wide layers are to reach
+MORE = 8.0  # dB that wide layers are to reach beyond what is the least
 CLOSE = 0.25  # of the noise that no wide layer helps against, which int8 layers may add beyond that
 WORTH = 3.0  # dB
 TRIED = 100_000  # layers times nodes of the network, beyond which trying each by itself takes minutes: all stay in int8
@@ -28,25 +28,27 @@ SURE = 3.0  # dB more, with which FEW images tell that it is enough
 MOST, FEW = 8, 2  # images that are tried: with many layers rounded, with one
 
 
-def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: set[str]) -> set[str]:
+def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: set[str], least: float) -> set[str]:
     """Layers of the graph that are to have both operands in 16 bits, and attentions whose queries and keys are to.
 
-    `fused`: layers that only int8 can be.
+    `fused`: layers that only int8 can be. `least`: dB of the worst output, below which layers are made wide; never with 0.
     """
+    if not least:
+        return set()
     network = _Network(graph, stats, images)
     free = [n.name for n in graph.nodes if isinstance(n, Layer | fg.Attention) and n.name not in fused and not is_identity(n)]
     every = {n.name for n in graph.nodes}
-    if not free or len(free) * len(every) > TRIED or network.kept(every, FEW) >= LEAST + SURE:
+    if not free or len(free) * len(every) > TRIED or network.kept(every, FEW) >= least + SURE:
         return set()
-    if (now := network.kept(every)) >= LEAST:
+    if (now := network.kept(every)) >= least:
         return set()
     best = network.kept(every - set(free))
     if best < now + WORTH:
         return set()
-    # Noise powers add up, nearly: the layers that stay in int8 are those of the least, as many as leave WANTED, or else
-    # nearly what the best leaves.
-    left, least = (10 ** (-db / 10) for db in (WANTED, best))
-    room = max(left - least, least * CLOSE)
+    # Noise powers add up, nearly: the layers that stay in int8 are those of the least, as many as leave what is
+    # wanted, or else nearly what the best leaves.
+    left, lowest = (10 ** (-db / 10) for db in (least + MORE, best))
+    room = max(left - lowest, lowest * CLOSE)
     loss = {name: 10 ** (-network.kept({name}, FEW) / 10) for name in free}
     order = sorted(free, key=lambda name: loss[name])
     return set(order[int(np.searchsorted(np.cumsum([loss[name] for name in order]), room)) :])

@@ -6,7 +6,6 @@ import numpy as np
 
 from .. import graph
 from ..layers import Embed, Linear, Norm
-from ..recognise.limits import beneath
 from ..recognise.match import is_map
 from ..tensor import Input, Node, Pad
 from .lower import Rows
@@ -58,10 +57,10 @@ def _sorted(b: Rows, node: Node) -> tuple[Operand, Array | None]:
 
 def reads_image(b: Rows, node: Node) -> bool:
     """Whether a linear layer makes tokens of patches of the image."""
-    source, x = beneath(b.t, node.operands[0]).node, node.operands[0]
+    source, x = node.operands[0].node, node.operands[0]
     border = isinstance(source.op, Pad)
     if border:
-        source = beneath(b.t, source.operands[0]).node
+        source = source.operands[0].node
         if is_map(source, "add", "sub"):  # refused as a patch embedding, by its reason
             source = next((r.node for r in source.operands if isinstance(r.op, Input)), source)
     if not isinstance(source.op, Input) or b.missing(source) or len(x.shape) != 2:

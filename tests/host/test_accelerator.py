@@ -101,7 +101,7 @@ def test_bad_inputs(bench, accelerator):
         with pytest.raises(InputError, match=said):
             accelerator(bad)
     for name in ("", "Digit"):
-        with pytest.raises(InputError, match=f"unknown task '{name}'; the bundle holds 'digit', 'parity'"):
+        with pytest.raises(InputError, match=f"unknown task '{name}'; it holds 'digit', 'parity'"):
             accelerator.task = name
     with pytest.raises(InputError, match="wait='sleeping'"):
         Accelerator(bench.bundle, bench.device, wait="sleeping")

@@ -63,6 +63,14 @@ def test_energy_files(host, digits_bundle, images, tmp_path):
     assert "simulated sensors" in table.with_suffix(".svg").read_text()
 
 
+def test_both_tasks_of_an_image(host, digits_bundle, images, tmp_path):
+    options = ("--device", "sim", "--task", "parity,digit", "--output", tmp_path / "o.npz", "--check", "--json")
+    code, out, _ = host(digits_bundle, images, *options)
+    assert code == 0 and json.loads(out)["task"] == "digit,parity" and json.loads(out)["equal"]
+    with np.load(tmp_path / "o.npz") as found:
+        assert sorted(found.files) == ["digit", "parity"]
+
+
 def test_user_faults(host, digits_bundle, images, tmp_path):
     np.savez(tmp_path / "nan.npz", image=np.full((1, 1, 8, 8), np.nan))
     np.savez(tmp_path / "other.npz", picture=np.zeros(1))

@@ -341,12 +341,36 @@ def test_tasks_are_named_where_there_are_several(hwgen, made, two_tasks, tmp_pat
     code, out, _ = hwgen("disasm", two_tasks, "--task", "a")
     assert code == 0 and "MATMUL" in out
     code, out, _ = hwgen("disasm", two_tasks)
-    assert "task a" in out and "task b" in out
+    assert "task a" in out and "task b" in out and "task a,b" in out
+
+
+def test_tasks_of_one_image_run_together(hwgen, made, two_tasks, tmp_path):
+    data, files = made / "micro_test.npz", {}
+    for engine, task in (("golden", "a"), ("golden", "a,b"), ("machine", "b,a")):
+        files[task] = tmp_path / f"{task}.npz"
+        options = ("--engine", engine, "--input", data, "--task", task, "--limit", 1, "--output", files[task])
+        code, out, _ = hwgen("run", two_tasks, *options, "--json")
+        assert code == 0 and json.loads(out)["task"] == ("a" if task == "a" else "a,b")
+    alone, golden, machine = (np.load(path) for path in files.values())
+    assert sorted(golden.files) == sorted(f"{task}.{name}" for task in "ab" for name in alone.files)
+    for name in golden.files:
+        np.testing.assert_array_equal(golden[name], machine[name])
+        np.testing.assert_array_equal(golden[name], alone[name[2:]])
+    code, out, _ = hwgen("report", two_tasks)
+    assert code == 0 and "tasks a,b" in out
+    assert hwgen("verify", two_tasks, "--input", data, "--engine", "machine", "--task", "a,b", "--limit", 1)[0] == 0
+    code, _, err = hwgen("compare", made / "micro.onnx", two_tasks, "--input", data, "--task", "a,b")
+    assert code == 2 and "'a,b' is a run of several tasks" in err
+    code, _, err = hwgen("run", two_tasks, "--engine", "golden", "--input", data, "--task", "a,c")
+    assert code == 2 and "unknown task 'a,c'; it holds 'a', 'b'" in err
+    code, _, err = hwgen("run", two_tasks, "--engine", "golden", "--input", data, "--task", "a,a")
+    assert code == 2 and "holds no run of the tasks a,a; of its tasks it runs together: 'a,b'" in err
 
 
 def test_tasks_share_their_weights(made, two_tasks):
     assert (two_tasks / "dram.bin").read_bytes() == (made / "micro.bundle" / "dram.bin").read_bytes()
-    assert (two_tasks / "program.bin").stat().st_size == 2 * (made / "micro.bundle" / "program.bin").stat().st_size
+    # A program for each of them, and one for both together, which is no longer, as they are the same network here.
+    assert (two_tasks / "program.bin").stat().st_size == 3 * (made / "micro.bundle" / "program.bin").stat().st_size
 
 
 def test_a_directory_that_is_no_bundle_is_left_alone(hwgen, made, tmp_path):

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hwgen.quantise
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.errors import UserError
 from hwgen.intgraph import Constant, MatMul, Norm, RouteTokens
 from hwgen.isa import Indirect
+from hwgen.quantise import Quantisation
 from hwgen.quantise.calibrate import observe
 from hwgen.quantise.shared import signatures
 from hwgen.select import integers
@@ -23,8 +23,8 @@ maker = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(maker)
 
 
-def one(graph, images=None):
-    return integers({"": graph}, images or maker.images(graph, 12))[""]
+def one(graph, images=None, **options):
+    return integers({"": graph}, images or maker.images(graph, 12), Quantisation(**options))[""]
 
 
 def snr(graph, integer=None, count=3):
@@ -76,14 +76,13 @@ def test_keys_are_centred_and_biases_are_folded():
     assert snr(graph)[0] > 20
 
 
-def test_outliers_of_the_hidden_layer_are_kept_apart(monkeypatch):
-    monkeypatch.setattr(hwgen.quantise.sensitive, "LEAST", 0.0)
+def test_outliers_of_the_hidden_layer_are_kept_apart():
     graph = maker.vit(depth=1, hidden=256, classes=0)
     bias = np.zeros(256, np.float32)
     bias[[5, 100, 200]] = (20, 30, 40)
     weight = graph.node("0.fc2").weight * 0.3
     graph = maker.change(maker.change(graph, "0.fc1", bias=bias), "0.fc2", weight=weight)
-    integer = one(graph)
+    integer = one(graph, min_snr=0.0)
     parts = [integer.buffers[name] for name in integer.buffers if name.startswith("0.gelu")]
     assert sorted(b.cols for b in parts) == [32, 224]
     assert snr(graph, integer)[0] > 20
@@ -92,7 +91,7 @@ def test_outliers_of_the_hidden_layer_are_kept_apart(monkeypatch):
     # Not where the outliers alone would leave the range of the stream they are added to.
     weight = weight.copy()
     weight[:, [100, 200]] = (1.0, -0.75)
-    integer = one(maker.change(graph, "0.fc2", weight=weight))
+    integer = one(maker.change(graph, "0.fc2", weight=weight), min_snr=0.0)
     assert len([op for op in integer.ops if op.name.startswith("0.fc2")]) == 1
 
 

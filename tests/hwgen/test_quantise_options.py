@@ -37,6 +37,16 @@ def snr(graph, integer):
     return compared(graph, integer).outputs[0].snr_db
 
 
+# --- bits ---
+
+
+@pytest.mark.parametrize("wrong", ("-1", "nan", "inf", "101", "much"))
+def test_min_snr_is_a_number_of_decibels(wrong):
+    with pytest.raises(UserError, match="min_snr"):
+        Quantisation.from_texts({"min_snr": wrong})
+    assert Quantisation.from_texts({"min_snr": "24"}).min_snr == 24.0
+
+
 # --- calibration -----------------------------------------------------------------------------------------------------
 
 

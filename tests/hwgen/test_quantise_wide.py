@@ -11,7 +11,7 @@ import hwgen.quantise
 from hwgen import graph as fg
 from hwgen import qgraph
 from hwgen.leveltext import parse, text
-from hwgen.quantise import quantise
+from hwgen.quantise import Quantisation, quantise
 from hwgen.quantise.calibrate import ENOUGH, Range
 from hwgen.quantise.plan import map_height
 from hwgen.schedule import schedule
@@ -85,11 +85,9 @@ def maker_images(graph, count, seed=5):
 def test_layers_whose_rounding_outputs_hear_have_sixteen_bits(network, monkeypatch):
     graph = differences(NETWORKS[network])
     calibration = maker_images(graph, 8, 1)
-    monkeypatch.setattr(hwgen.quantise.sensitive, "LEAST", 60.0)
-    monkeypatch.setattr(hwgen.quantise.sensitive, "WANTED", 90.0)
-    wide = quantise({"": graph}, calibration)[""]
-    monkeypatch.setattr(hwgen.quantise.sensitive, "LEAST", 0.0)
-    narrow = quantise({"": graph}, calibration)[""]
+    monkeypatch.setattr(hwgen.quantise.sensitive, "MORE", 30.0)
+    wide = quantise({"": graph}, calibration, Quantisation(min_snr=60.0))[""]
+    narrow = quantise({"": graph}, calibration, Quantisation(min_snr=0.0))[""]
     assert len(wide.nodes) > len(narrow.nodes) + 4
     assert any(isinstance(n, qgraph.Attention) and n.low for n in wide.nodes) == (network == "attention")
     assert decibels(graph, wide) > decibels(graph, narrow) + 6

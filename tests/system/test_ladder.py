@@ -18,7 +18,7 @@ from hwgen.graph import Graph
 from hwgen.intgraph import Transfer
 from hwgen.isa import ReduceWindow
 from hwgen.levels import import_model
-from hwgen.mapping import Mapping
+from hwgen.mapping import Mapping, together
 from hwgen.mapping.rematerialise import rematerialise
 from hwgen.schedule import schedule
 from hwgen.select import integers
@@ -83,6 +83,25 @@ def test_two_tasks_in_one_bundle(config, trained, digits, climb):
     moe = [climb(graphs, config, task, images) for task in names]
     # The trained router leaves experts without a token on some of these images.
     assert any(0 in queue for ladder in moe for run in ladder.machine for queue in run.queues)
+
+
+@SHAPES
+def test_two_tasks_as_one_run(config, trained, digits, climb):
+    """Both tasks of an image: the answers of each alone, in fewer cycles, with the weights of an expert read once."""
+    names = {"digit": "m3vit_digits_digit", "parity": "m3vit_digits_parity"}
+    graphs = integers(
+        {task: trained(name) for task, name in names.items()},
+        {"image": digits["calib"][:CALIBRATION]},
+    )
+    joint = together(graphs)
+    images = [{"image": image} for image in digits["test"][:2]]
+    ladder = climb({joint.task: joint}, config, joint.task, images)
+    alone = {task: climb({task: graph}, config, task, images) for task, graph in graphs.items()}
+    for i, both in enumerate(ladder.machine):
+        for task in names:
+            np.testing.assert_array_equal(both.outputs[task], alone[task].machine[i].outputs[task])
+        assert ladder.rtl[i].cycles < 0.85 * sum(one.rtl[i].cycles for one in alone.values())
+        assert both.weight_beats < 0.75 * sum(one.machine[i].weight_beats for one in alone.values())
 
 
 @SHAPES
