@@ -11,17 +11,13 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..intgraph import Op, View
 from ..walks import Walk
-from .bands import BAND, lanes, reach
+from .bands import BAND, Shape, lanes, reach
 from .parts import ROWS
-
-if TYPE_CHECKING:
-    from .streamed import Shape
 
 Array = np.ndarray
 Rows = tuple[Array, Array]  # first row, and row behind the last, of every block

@@ -27,13 +27,13 @@ from ..intgraph import (
 )
 from .ahead import ahead
 from .apart import constants_apart, heads_apart, measure, weights_apart
-from .bands import tight
+from .bands import Shape, tight
 from .bounds import aside, bound, vector
 from .depth_first import Limits
 from .halos import Rows
 from .parts import WHOLE, part_name
 from .row_tiling import row_tiling
-from .streamed import Run, Shape, Streamed, cut
+from .streamed import Run, Streamed, cut
 
 TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
 WEIGHTS = 2  # what streams from a constant takes at most this part of a bank

@@ -2,15 +2,15 @@
 
 As in depth-first tiling some tokens at a time go through a run, but what enters and leaves a run lies in DRAM: only a block of
 it and the next one that is fetched meanwhile are in the scratchpad. An operand that is read as a whole (keys and values of
-a head) is fetched once for the run; of a map that a convolution reads it is the band that a block reaches. Runs and their
-numbers of blocks are chosen by dynamic programming over all cuts.
+a head) is fetched once for the run; of a map that a convolution reads it is the band that a block reaches. What is small stays
+in the scratchpad between runs. Runs and their numbers of blocks are chosen by dynamic programming over all cuts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +18,12 @@ import numpy as np
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
 from ..isa import ColScale, RowMax
-from .bands import BAND, banded, cut_walk, reach, tallest
+from .bands import BAND, Shape, banded, cut_walk, reach, tallest
 from .depth_first import MIN_ROWS, Bound, Cost, Limits
 from .halos import Blocks, Rows, area, blocks, sound, taken_by_band
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
 from .runs import units
+from .sharing import Together, with_maxima
 
 AGAIN = 2  # times at most that what stays in the scratchpad is chosen from what a cut moves
 KEPT = 0.5  # of the room, for what stays
@@ -52,16 +53,6 @@ class Run:
         return list(zip(ordered, ordered[1:], strict=False))
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How an operation goes through in blocks: its number of tokens (0: not at all), the axis of each view by field, and what
-    the borders of blocks are multiples of."""
-
-    tokens: int
-    axes: dict[str, str]
-    step: int = 1
-
-
 Key = Any  # what a place's size grows with: an axis, the band of one side of a walk, or rows that `halos` finds
 
 
@@ -89,48 +80,6 @@ class _Sizes:
     rows: Callable[[int], int]
 
 
-@dataclass
-class _Together:
-    """Units that may share a run: what one of them writes is of its blocks' tokens alone."""
-
-    buffers: dict[str, Buffer]
-    tokens: int = -1
-    plain: bool = True  # equal numbers of tokens, and every one depends on those of its block only
-    keys: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
-    written: set[str] = field(default_factory=set)
-    whole: dict[str, set[str]] = field(default_factory=dict)  # with the operations that take them so
-    by_band: set[str] = field(default_factory=set)  # of which a walk takes bands
-    banded: set[str] = field(default_factory=set)  # written in bands
-    strict: bool = False  # some operation takes its tokens only as they are
-
-    def add(self, ops: list[tuple[Op, Shape]]) -> bool:
-        """Add a unit; False where the run must end before it."""
-        for op, shape in ops:
-            if not shape.tokens:
-                return False
-            self.plain &= self.tokens in (-1, shape.tokens)
-            self.tokens = shape.tokens
-            self.strict |= op.expert is not None or isinstance(op, RouteTokens) or COLUMNS in shape.axes.values()
-            for name, view in op.views().items():
-                axis, rows = shape.axes[name], self.buffers[view.buffer].rows
-                if axis == BAND and name == "x" and len(ops) == 1 and taken_by_band(view, rows, op.walk):
-                    self.by_band.add(view.buffer)
-                    self.keys.setdefault(view.buffer, set()).add((ROWS, 0))
-                    continue
-                if axis in (WHOLE, BAND):
-                    self.whole.setdefault(view.buffer, set()).add(op.name)
-                    if name in op.WRITES:
-                        self.banded.add(view.buffer)
-                    continue
-                self.keys.setdefault(view.buffer, set()).add((axis, view.row if axis == ROWS else view.col))
-                if name in op.WRITES:
-                    self.written.add(view.buffer)
-        self.plain &= not self.by_band & self.written
-        alone = all(len(self.whole[name]) == 1 and name not in self.keys for name in self.banded)
-        apart = not self.written & self.whole.keys() and all(len(self.keys[n]) == 1 for n in self.written)
-        return alone and apart and (self.plain or not self.strict)
-
-
 class Streamed:
     """The runs of a graph. array(op, rows), vector(op, rows): cycles of an operation there; beats: of a chunk on its way from
     or to DRAM.
@@ -155,7 +104,7 @@ class Streamed:
                     self.fixed[name] = only
         loads = list(self.fixed.values())
         rest = [op for op in graph.ops if not any(op is load for load in loads)]
-        self.units = [[(op, self.shape(op)) for op in unit] for unit in _with_maxima(units(rest), graph)]
+        self.units = [[(op, self.shape(op)) for op in unit] for unit in with_maxima(units(rest), graph)]
         self.spans: dict[str, list[int]] = {}
         shared = set(outputs)  # cannot be as tall as a block
         for u, unit in enumerate(self.units):
@@ -201,7 +150,7 @@ class Streamed:
 
     def plain(self, run: Run) -> bool:
         """Whether every operation of a run makes the run's tokens, each of them once."""
-        together = _Together(self.graph.buffers)
+        together = Together(self.graph.buffers)
         return all(together.add(unit) for unit in self.units[run.first : run.end]) and together.plain
 
     def blocks(self, run: Run) -> Blocks:
@@ -291,7 +240,7 @@ class Streamed:
 
     def _choices(self, first: int) -> Iterator[Run]:
         """Runs that begin at a unit, longer and longer ones."""
-        together, streams, misses, guess = _Together(self.graph.buffers), True, 0, 1
+        together, streams, misses, guess = Together(self.graph.buffers), True, 0, 1
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
                 streams = False
@@ -465,29 +414,6 @@ class Streamed:
         moved = [(p, p.size * sizes.mean(p.key) * self.beats / (blocks if p.key == WHOLE else 1)) for p in places]
         read, written = sum(c for p, c in moved if p.fetched), sum(c for p, c in moved if p.spilled)
         return max(array, vector, read, written)
-
-
-def _with_maxima(found: list[list[Op]], graph: IntGraph) -> list[list[Op]]:
-    """Units joined where one reads row maxima of another that `apart.measure` could not take again from spilled rows: those
-    of signed values, or of some columns."""
-    first = list(range(len(found)))  # of each unit, where what it must stay with begins
-    writers: dict[str, tuple[int, RowMax]] = {}
-    for u, unit in enumerate(found):
-        for op in unit:
-            for view in op.reads_maxima():
-                writer, kind = writers.get(view.buffer, (u, RowMax.ABS))
-                if kind != RowMax.ABS or view.cols != graph.buffers[view.buffer].cols:
-                    first[writer : u + 1] = [min(first[writer : u + 1])] * (u + 1 - writer)
-            if (kept := op.writes_maxima()) is not None:
-                before = writers.get(kept.buffer, (u, op.row_max))
-                partial = kept.cols != graph.buffers[kept.buffer].cols
-                writers[kept.buffer] = before if partial and before[1] == op.row_max else (u, op.row_max)
-    result: list[list[Op]] = []
-    for u, unit in enumerate(found):
-        if first[u] == u:
-            result.append([])
-        result[-1] += unit
-    return result
 
 
 def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[str, View], View]) -> list[Op]:
