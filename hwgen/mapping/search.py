@@ -24,7 +24,7 @@ COPIES = (2, 3)  # that are tried of what depth-first tiles load
 WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits
 INTERLEAVED = ((0.95, 0.92), (0.95, 0.8), (0.8, 0.92))  # such a fraction, and that for tiles in turns
 PIECED = (  # blocks of windows, such a fraction, cycles of a piece
-    (False, 0.8, 4000),
+    (False, 0.75, 2500),
     (False, 0.65, 4000),
     (True, 0.8, 2500),
     (True, 0.95, 2500),

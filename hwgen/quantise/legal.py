@@ -79,6 +79,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 if isinstance(nodes.get(scored), fg.Linear):
                     done.exact.add(scored)
                     done.fine.add(scored)
+            case fg.Scan():
+                wanted = {"steps": isinstance(made["steps"], fg.Linear)}
             case fg.Rotate():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.LayerNorm)}
             case fg.LayerNorm(heads=heads) if heads > 1:
