@@ -25,6 +25,8 @@ FETCH_STEPS = 12  # of a fetch, beside DRAM
 WORD_STEPS = 1  # of the sequencer for an instruction, beside its beats
 VECTOR_STEP = 16  # cycles of the vector unit from one look at its scratchpad bank to the next
 STORE_STEP = 16  # the same of the store unit
+STORE_SHARE = 0.5  # of the cycles that the vector unit leaves a bank: a store that waits does not meet each of them
+WRITE_GAP = 2  # of a written burst, for its address
 LEAST = 1e-6  # of a chunk: less is the rounding of floats
 STREAM_STEPS = 4  # of the weight stream, from an instruction's start to its end if it has nothing to wait for
 
@@ -230,6 +232,8 @@ class _Simulation:
         self.result.write_bytes += beats * self.config.axi_bytes
         source = banks(self.config, insn.src, insn.pitch, insn.rows)
         left = float(insn.rows * insn.chunks)
+        burst = self.config.burst_beats
+        most = burst / (burst + WRITE_GAP) / self.config.chunk_beats  # chunks a cycle
         going = [1]  # its beats and its reads
 
         def done() -> None:
@@ -244,12 +248,12 @@ class _Simulation:
                 self.clock.at(blocked + 1, read)
                 return
             taken = self.vector_share if self.clock.now < self.vector_until and overlap(source, self.vector_banks) else 0.0
-            rate = min(1 / self.config.chunk_beats, 1 - taken)
+            rate = min(most, STORE_SHARE * (1 - taken) if taken else 1.0)
             step = min(float(STORE_STEP), left / rate) if rate > 0 else float(STORE_STEP)
             left -= step * rate
             self.clock.at(self.clock.now + step, read if left > LEAST else done)
 
-        self.traffic.move(beats, done)
+        self.traffic.move(beats + WRITE_GAP * (-(-beats // burst) - 1), done)
         read()
 
     def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.ReduceWindow | isa.Select | isa.Route) -> None:
