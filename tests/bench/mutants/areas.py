@@ -8,7 +8,7 @@ from pathlib import Path
 # Tests of a file of hwgen/rtl that is not named as its test is.
 RTL = {
     "arbiter": ("tests/rtl/test_axi.py", "tests/proofs/test_axi.py"),
-    "axi": ("tests/rtl/test_axi.py", "tests/proofs/test_axi.py"),
+    "axi": ("tests/rtl/test_axi.py", "tests/proofs/test_axi.py", "tests/rtl/test_top.py"),
     "fifo": ("tests/rtl/test_axi.py", "tests/proofs/test_streams.py"),
     "common": ("tests/proofs/test_streams.py", "tests/rtl/test_post.py", "tests/rtl/test_norm.py"),
     "register_slice": ("tests/rtl/test_register_slice.py", "tests/proofs/test_streams.py"),
