@@ -73,14 +73,15 @@ FAULTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [0, *FAULTS])
-def test_rules(tmp_path, fault):
+def test_rules(tmp_path, monkeypatch, fault):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "axi_driver.py").write_text(DRIVER)
     rules = resources.files("hwgen.sim").joinpath("tb", "axi_rules.v").read_text()
 
     def run():
         simulators.run_bench(
             {"axi_rules.v": rules, "bench.v": MASTER}, "bench", "axi_driver", tmp_path, plusargs=(f"+fault={fault}",),
-            environment={"PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore"},
+            environment={"PYTHONWARNINGS": "ignore"},
         )  # fmt: skip
 
     if not fault:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,7 +33,7 @@ READS, WRITES = 0, 1  # kinds of fault; behind them the weight ports
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_equal_to_golden_on_a_foreign_bus(tmp_path, kind, in_memory):
+def test_equal_to_golden_on_a_foreign_bus(tmp_path, kind, in_memory, monkeypatch):
     config = CONFIGS[kind]
     graph = random_graph(3, Shape())
     program = schedule({"": graph}, config)
@@ -60,10 +59,10 @@ def test_equal_to_golden_on_a_foreign_bus(tmp_path, kind, in_memory):
     }
     (tmp_path / "job.json").write_text(json.dumps(job))
     (tmp_path / "dram.bin").write_bytes(program.dram().tobytes())
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # cocotb looks for the bench there
     simulators.run_bench(
         steps.verilog(config), "hwgen_top", "foreign_bus_bench", tmp_path,
-        environment={"HWGEN_BENCH": str(tmp_path), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+        environment={"HWGEN_BENCH": str(tmp_path), "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     results = json.loads((tmp_path / "result.json").read_text())
     assert len(results) >= len(BASES) * len(PAUSES) + 2 * 2 * (2 + config.weight_ports)
