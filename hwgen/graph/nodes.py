@@ -266,6 +266,20 @@ class Select(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Scan(Node):
+    """A selective scan over the rows, `layers.Scan`: x, steps [T, C], mix [T, 2 N] with what is fed and what is read to [T, C].
+
+    `backwards`: from the last row to the first."""
+
+    x: str = value()
+    steps: str = value()
+    mix: str = value()
+    rates: Array  # [C, N], at most zero: a state decays by exp(softplus(steps) * rate)
+    skip: Array  # [C]
+    backwards: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Received(Node):
     """Column sums of the softmax of every row: what each key receives of some queries' attention, [R, N] -> [1, N]."""
 

@@ -79,6 +79,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 if isinstance(nodes.get(scored), fg.Linear):
                     done.exact.add(scored)
                     done.fine.add(scored)
+            case fg.Scan():
+                wanted = {"steps": isinstance(made["steps"], fg.Linear)}
             case fg.Rotate(heads=heads):
                 normed = isinstance(made["x"], fg.LayerNorm) and made["x"].heads == heads > 1
                 wanted = {"x": normed or isinstance(made["x"], fg.Linear)}

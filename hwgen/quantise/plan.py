@@ -72,6 +72,8 @@ def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
             return (x,)  # of queries or keys
         case fg.Transpose(x=x) if isinstance(nodes.get(x), fg.Linear):
             return (x,)
+        case fg.Scan(steps=steps):
+            return (steps,)
         case fg.Attention(q=q, k=k, v=v):
             return q, k, v
         case fg.Embed(x=x) if isinstance(nodes.get(x), fg.PatchEmbed | fg.Linear):

@@ -13,13 +13,14 @@ from .moe import mixtures
 from .norms import norm, softmax
 from .rewrite import Pattern, rewrite
 from .rotary import turned
+from .scans import scan, skipped
 from .selection import received, selected
 from .tokens import channels_last, ordered, padded, pool, positions, tokens
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (joined, convolution, linear, attention, softmax, norm, curved, leaky, bias, gain, received, selected),
+    (joined, scan, skipped, convolution, linear, attention, softmax, norm, curved, leaky, bias, gain, received, selected),
     (turned,),  # what is left outside attention
     (
         joined,

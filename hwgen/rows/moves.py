@@ -12,6 +12,8 @@ from .views import ZERO, Unsupported
 
 MOST_PARTS = 64  # values that one is made of
 MOST_NARROW = 8  # of which each is one channel
+MOST_TURNED = 1024  # sets of tokens that are transposed for one value
+MOST_SPARE = 4  # rows made for each that is read, where tokens are transposed
 
 
 def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | None = None) -> str:
@@ -19,14 +21,52 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     stop = operand.rows if stop is None else stop
     if operand.gone:
         return GONE
-    most = MOST_NARROW if all(block.width == 1 for block in operand.blocks) else MOST_PARTS
-    if len(operand.blocks) > most or any(len(block.parts) > most for block in operand.blocks):
-        raise Unsupported(APART, TOKENS)
+    narrow = all(block.width == 1 for block in operand.blocks)
+    most = MOST_NARROW if narrow else MOST_PARTS
     part = operand.at(np.arange(start, stop)) if (start, stop) != (0, operand.rows) else operand
+    if len(operand.blocks) > most or any(len(block.parts) > most for block in operand.blocks):
+        if not narrow:
+            raise Unsupported(APART, TOKENS)
+        return _across(b, node, part)
     names = [_value(b, node, block, stop - start) for block in part.blocks]
     if GONE in names:
         return GONE
     return names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
+
+
+def _across(b: Rows, node: Node, operand: Operand) -> str:
+    """Rows of which each is one channel of several tokens: those tokens transposed, once for all rows that read them."""
+    parts = {(source, int(columns[0])) for block in operand.blocks for source, columns in block.parts}
+    sources = list(dict.fromkeys(source for block in operand.blocks for source, _ in block.parts))
+    used = np.unique([column for _, column in parts])
+    place = np.full((2, operand.rows, len(operand.blocks)), ZERO, np.int64)
+    column = np.full((operand.rows, len(operand.blocks)), ZERO, np.int64)
+    for k, block in enumerate(operand.blocks):
+        known = np.flatnonzero(block.picks >= 0)
+        picks = block.picks[known]
+        place[0, known, k] = np.array([sources.index(source) for source, _ in block.parts])[picks]
+        place[1, known, k] = block.rows[known]
+        column[known, k] = np.searchsorted(used, [columns[0] for _, columns in block.parts])[picks]
+    most = column.max(axis=1)
+    alike = ((column == most[:, None]) | (column < 0)).all() and (most >= 0).all()
+    sets, which = np.unique(np.moveaxis(place, 0, 1), axis=0, return_inverse=True)
+    if not alike or len(sets) > MOST_TURNED or len(sets) * len(used) > MOST_SPARE * operand.rows:
+        raise Unsupported(APART, TOKENS)
+    spans = [(int(place[1][here].min()), int(place[1][here].max()) + 1) for here in (place[0] == i for i in range(len(sources)))]
+    names = [b.part(source, used, *span) for source, span in zip(sources, spans, strict=True)]
+    if GONE in names:
+        return GONE
+    x = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
+    offsets = np.cumsum([0, *(high - low for low, high in spans)])[:-1] - [low for low, _ in spans]
+    turned = []
+    for of, rows in sets:
+        rows = np.where(of < 0, ZERO, rows + offsets[of])
+        whole = np.array_equal(rows, np.arange(sum(high - low for low, high in spans)))
+        tokens = x if whole else made(b, graph.Gather, node, "gather", x=x, rows=rows)
+        turned.append(made(b, graph.Transpose, node, "transpose", x=tokens))
+    y = turned[0] if len(turned) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(turned))
+    rows = which.reshape(-1) * len(used) + most
+    return y if np.array_equal(rows, np.arange(len(sets) * len(used))) else made(b, graph.Gather, node, "gather", x=y, rows=rows)
 
 
 def _value(b: Rows, node: Node, block: Block, count: int) -> str:

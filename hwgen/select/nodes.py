@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 
 from .. import qgraph as q
-from ..intgraph import Buffer, Constant, Input, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, SelectRows, View
+from ..intgraph import (
+    Buffer,
+    Constant,
+    Input,
+    MatMul,
+    Multiply,
+    Norm,
+    Op,
+    ReduceWindow,
+    RouteTokens,
+    ScanRows,
+    SelectRows,
+    View,
+)
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
 from ..numerics import GATE_BITS, SHIFT_MIN
 from ..walks import Walk
@@ -205,6 +218,11 @@ class Selection:
 
     def _select(self, node: q.Select, i: int) -> None:
         self._emit(SelectRows, node.name, self._new(node), self.view(node.x), self.view(node.scores), node.first, node.source)
+
+    def _scan(self, node: q.Scan, i: int) -> None:
+        read = [self.view(r) for r in (node.x, node.steps, node.mix, node.params)]
+        fields = node.shifts, node.backwards, node.source
+        self._emit(ScanRows, node.layer or node.name, self._new(node), *read, *fields)
 
     def _window(self, node: q.Window, i: int) -> None:
         x, out, row_max = self.view(node.x), self._new(node), self._keep(node)

@@ -133,6 +133,29 @@ def retention(w):
     return merged(w, w.op("LayerNormalization", y, np.ones(D // H), axis=-1))
 
 
+def re_attention(w):
+    """As in DeepViT: heads mixed after the softmax, and then a norm over the heads of each pair of tokens."""
+    heads, depth = 10, 2
+    x = w.norm(w.tokens())
+    q, k, v = (
+        w.op("Transpose", w.op("Reshape", w.linear(x, D, heads * depth), [1, T, heads, depth]), perm=[0, 2, 1, 3])
+        for _ in range(3)
+    )
+    y = w.op("Transpose", w.op("Softmax", scores(w, q, k), axis=-1), perm=[0, 2, 3, 1])
+    y = w.op("MatMul", y, w.normal(heads, heads))
+    y = w.op("LayerNormalization", y, 1 + w.normal(heads, scale=0.2), w.normal(heads, scale=0.2), axis=-1)
+    y = w.op("MatMul", w.op("Transpose", y, perm=[0, 3, 1, 2]), v)
+    return w.linear(w.op("Reshape", w.op("Transpose", y, perm=[0, 2, 1, 3]), [1, T, heads * depth]), heads * depth)
+
+
+def additive_attention(w):
+    """As in MobileViTv2 (Mehta and Rastegari 2022): one score a token, softmax over all tokens, a sum of keys by these."""
+    x = w.op("Concat", *[w.norm(w.linear(w.tokens())) for _ in range(2)], axis=1)
+    weights = w.op("Softmax", w.linear(x, D, 1), axis=1)
+    context = w.op("ReduceSum", w.op("Mul", w.linear(x), weights), np.array([1]), keepdims=1)
+    return w.linear(w.op("Mul", w.op("Relu", w.linear(x)), context))
+
+
 def norm_of_channels(w):
     """Each row of what is normalised holds a channel of all tokens."""
     x = w.op("Transpose", w.op("Concat", *[w.linear(w.tokens()) for _ in range(6)], axis=1), perm=[0, 2, 1])
@@ -151,8 +174,9 @@ PRODUCTS = [
     linear_attention,
     relu_linear_attention,
     retention,
+    re_attention,
 ]
-FORMS = [*PRODUCTS, norm_of_channels]
+FORMS = [*PRODUCTS, norm_of_channels, additive_attention]
 
 
 def made(tmp_path, form):
