@@ -37,20 +37,32 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
 
 
 def _beside(b: Rows, node: Node, operand: Operand) -> str | None:
-    """Channels of the same rows in another order, such as pairs that were taken apart: a layer that sorts them."""
-    first = operand.blocks[0]
-    if any(
-        len(k.parts) != 1 or (k.picks < 0).any() or isinstance(k.parts[0][0].op, Const) or not np.array_equal(k.rows, first.rows)
-        for k in operand.blocks
-    ):
+    """Channels of the same rows in another order, such as pairs that were taken apart: a layer that sorts them, or one for
+    each of several heads below each other."""
+    if any((k.picks < 0).any() or not np.array_equal(k.rows, operand.blocks[0].rows) for k in operand.blocks):
         return None
-    parts = [k.parts[0] for k in operand.blocks]
+    groups, which = np.unique(np.stack([k.picks for k in operand.blocks], axis=1), axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    parts = [[k.parts[p] for k, p in zip(operand.blocks, group, strict=True)] for group in groups]
+    if len(groups) > MOST_PARTS or any(isinstance(source.op, Const) for group in parts for source, _ in group):
+        return None
+    names = [_sorted(b, node, operand.blocks[0].rows[which == i], group) for i, group in enumerate(parts)]
+    if GONE in names:
+        return GONE
+    y = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
+    order = np.argsort(np.argsort(which, kind="stable"), kind="stable")
+    return y if np.array_equal(order, np.arange(operand.rows)) else made(b, graph.Gather, node, "gather", x=y, rows=order)
+
+
+def _sorted(b: Rows, node: Node, rows: Array, parts: list[tuple[Node, Array]]) -> str:
+    """Columns of the same rows side by side."""
     used: dict[Node, Array] = {}
     for source, columns in parts:
         used[source] = np.union1d(used.get(source, columns), columns)
     starts = dict(zip(used, np.cumsum([0, *map(len, used.values())]).tolist(), strict=False))
+    none = np.zeros(len(rows), np.int64)
     names = [
-        value(b, node, Operand([Block([(source, columns)], first.picks, first.rows, len(columns))], operand.rows, len(columns)))
+        value(b, node, Operand([Block([(source, columns)], none, rows, len(columns))], len(rows), len(columns)))
         for source, columns in used.items()
     ]
     if GONE in names:
