@@ -11,6 +11,7 @@ from ..tensor import Builder, Contract, Layout, Node, Ref
 from .match import constant, is_map
 
 MOST_HEADS = 64  # products of two values that are as many products of matrices
+LARGE = 1e4  # what is filled in beyond it is a mask
 MOST_TERMS = 16  # elements that each of more of them sums
 
 
@@ -41,13 +42,14 @@ def outer(t: Builder, node: Node) -> Ref | None:
 
 
 def chosen(t: Builder, node: Node) -> Ref | None:
-    """One of two computed values by a constant condition, as interpolation by constants is written (torch.lerp)."""
+    """One of two values by a constant condition: interpolation by constants (torch.lerp), places filled with a number."""
     if not is_map(node, "where") or node.dtype != "f" or not constant(node.operands[0]):
         return None
     condition, one, other = node.operands
-    if constant(one) or constant(other):
+    if any(constant(r) and not (np.abs(np.asarray(r.constant)) < LARGE).all() for r in (one, other)):
         return None
     numbers = np.asarray(condition.constant, np.float32)
     if numbers.min() == numbers.max():
         return one if numbers.max() else other
-    return t.map("add", t.map("mul", one, t.const(numbers)), t.map("mul", other, t.const(1 - numbers)))
+    mask = t.through(condition.layout, t.const(np.asarray(condition.op.array, np.float32)))
+    return t.map("add", t.map("mul", one, mask), t.map("mul", other, t.map("sub", 1.0, mask)))

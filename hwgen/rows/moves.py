@@ -25,6 +25,8 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     most = MOST_NARROW if narrow else MOST_PARTS
     part = operand.at(np.arange(start, stop)) if (start, stop) != (0, operand.rows) else operand
     if len(operand.blocks) > most or any(len(block.parts) > most for block in operand.blocks):
+        if len(part.blocks) == 1 and all((columns == columns[0]).all() for _, columns in part.blocks[0].parts) and not narrow:
+            return _repeated(b, node, part)
         if (sorted_ := _beside(b, node, part)) is not None:
             return sorted_
         if not narrow:
@@ -34,6 +36,17 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     if GONE in names:
         return GONE
     return names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
+
+
+def _repeated(b: Rows, node: Node, operand: Operand) -> str:
+    """One channel of each row for all columns."""
+    (block,) = operand.blocks
+    one = Block([(source, columns[:1]) for source, columns in block.parts], block.picks, block.rows, 1)
+    x = value(b, node, Operand([one], operand.rows, 1))
+    if x == GONE:
+        return GONE
+    weight = b.intern(np.ones((operand.width, 1)))
+    return made(b, graph.Linear, node, "repeated", x=x, weight=weight, bias=None)
 
 
 def _beside(b: Rows, node: Node, operand: Operand) -> str | None:

@@ -219,7 +219,15 @@ def constants_of_repeated_rows(w):
 
 def chosen_by_constants(w):
     a, b = w.linear(w.tokens()), w.op("Relu", w.linear(w.tokens()))
-    return w.op("Where", np.arange(D) % 3 > 0, a, b)
+    return w.op("Where", (np.arange(T) == 2)[:, None], np.float32(0.5), w.op("Where", np.arange(D) % 3 > 0, a, b))
+
+
+def scores_over_all_tokens(w):
+    """As in SwiftFormer (Shaker et al. 2023): a number for each of many tokens, of length one over all, times the tokens."""
+    x = w.linear(w.op("Concat", *[w.tokens()] * 11, axis=1))
+    scores = w.linear(x, D, 1)
+    scores = w.op("Div", scores, w.op("ReduceL2", scores, np.array([1]), keepdims=1))
+    return w.linear(w.op("Add", w.op("ReduceSum", w.op("Mul", x, scores), np.array([1]), keepdims=1), x))
 
 
 def pairs_turned_unevenly(w):
@@ -240,6 +248,7 @@ def pairs_turned_unevenly(w):
         (small_products, (1, 66, 4)),
         (constants_of_repeated_rows, (1, 2 * T, D)),
         (chosen_by_constants, (1, T, D)),
+        (scores_over_all_tokens, (1, 66, D)),
         (pairs_turned_unevenly, (1, T, 3 * D)),
         (masks_of_queries, (1, 2, 2, 3)),
         (largest_of_values_and_zeros, (1, 2, D)),
