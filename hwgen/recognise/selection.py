@@ -30,7 +30,7 @@ def received(t: Builder, node: Node) -> Ref | None:
         return None
     axis = len(r.node.shape) - 2
     found = product_of(t, r.node.operands[0], (axis,), (axis + 1,))
-    if found is None or found[3] or found[4] is not None:
+    if found is None or found[3] or found[4]:
         return None
     q, k, scale, _, _ = found
     q = t.slice(t.slice(q, axis, int(query[0, 0]), 1), axis + 1, 0, 1)
