@@ -57,7 +57,7 @@ def test_terminated_while_a_tool_runs(hwgen, tmp_path, monkeypatch, step):
             time.sleep(1)
 
     monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(simulators, "_runner", lambda simulator: Runner())
+    monkeypatch.setattr(simulators, "_runner", lambda *_: Runner())
     monkeypatch.setattr(simulators, "verilator_environment", lambda: {})
     monkeypatch.setattr("hwgen.boards.table", lambda: simulators.run_bench(SOURCES, "tiny", "tiny_bench", tmp_path))
     assert hwgen("boards") == (143, "", "")
