@@ -13,7 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import doctor, progress
-from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_outputs, parse_settings, parse_shapes
+from .arguments import (
+    USER_FAULT,
+    parse,
+    parse_labels,
+    parse_models,
+    parse_outputs,
+    parse_settings,
+    parse_shapes,
+    parse_window,
+)
 from .errors import Mismatch, UserError
 from .processes import stoppable
 
@@ -114,7 +123,7 @@ def _run(options) -> int:
     from . import api, perfetto, run
     from .files import check_writable, write_atomic, write_npz
 
-    run.check_engine(options.engine)
+    _check_engine(options)
     if options.trace is not None and options.engine != "rtl":
         raise UserError(f"--trace: the engine {options.engine} has no cycles; rtl has")
     for path in (options.output, options.trace):
@@ -122,6 +131,7 @@ def _run(options) -> int:
             check_writable(path)
     bundle = api.Bundle(options.bundle)
     how = {"task": options.task, "limit": options.limit, "dram": options.dram, "warn": _warn}
+    how |= {"waves": options.waves, "window": parse_window(options.cycles)}
     result = bundle.run(options.input, options.engine, **how)
     if options.output is not None:
         write_npz(options.output, result.outputs)
@@ -133,23 +143,40 @@ def _run(options) -> int:
     return GOOD
 
 
+def _check_engine(options) -> None:
+    """Raise UserError for an unknown engine, and for DRAM's limits with one that has none."""
+    from . import run
+
+    run.check_engine(options.engine)
+    if options.dram == "unlimited" and options.engine != "rtl":
+        raise UserError(f"--dram unlimited: the engine {options.engine} has no DRAM; rtl has")
+
+
 def _compare(options) -> int:
     from dataclasses import asdict
 
     from . import api, compare
+    from .files import check_writable, write_atomic
+    from .pages import compare as compare_page
 
+    if options.html is not None:
+        check_writable(options.html)
     how = {"task": options.task, "limit": options.limit, "sensitivity": options.sensitivity, "warn": _warn}
     with progress.work("compare"):
-        found = api.Bundle(options.bundle).compare(options.model, options.input, **how)
+        found = api.Bundle(options.bundle).compare(options.model, options.input, distributions=options.html is not None, **how)
+    if options.html is not None:
+        write_atomic(options.html, compare_page.page(found, options.model.name, options.bundle.name).encode())
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
 
 
 def _verify(options) -> int:
-    from . import api, run
+    from . import api
     from .files import check_writable, write_atomic
 
-    run.check_engine(options.engine)
+    _check_engine(options)
+    if options.model is not None and options.min_snr is None:
+        raise UserError(f"--model {options.model}: the float model for --min-snr DB")
     if options.junit is not None:
         check_writable(options.junit)
     labels = parse_labels(options.labels)
@@ -180,6 +207,16 @@ def _check(options) -> int:
     from .levels import check, proposal
 
     shapes, outputs = parse_shapes(options.shapes), parse_outputs(options.outputs)
+    if options.board is not None and options.html is None:
+        raise UserError(f"--board {options.board}: whose Config --html FILE.html shows; what is supported is so on every board")
+    if options.html is not None:
+        from . import api
+        from .files import check_writable, write_atomic
+
+        check_writable(options.html)
+        board = {} if options.board is None else {"board": options.board}
+        with progress.work("check"):
+            write_atomic(options.html, api.inspect(options.model, **board, shapes=shapes, outputs=outputs).encode())
     with progress.work("check"):
         findings = check(options.model, shapes=shapes, outputs=outputs)
     cut = proposal(options.model, findings, shapes=shapes) if findings and not outputs else None
@@ -340,6 +377,8 @@ def _explore(options) -> int:
     from .mapping import check_batch
 
     models, board = parse_models(options.models), boards.load(options.board)
+    if options.workers is not None and options.cluster is not None:
+        raise UserError("--workers: processes of this machine, which --cluster takes the place of")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: must be at least 1")
     if options.target_fps is not None and not (math.isfinite(options.target_fps) and options.target_fps > 0):
@@ -370,6 +409,13 @@ def _explore(options) -> int:
         return GOOD
     print(explore.text(front, best))
     print(f"\n{line}")
+    return GOOD
+
+
+def _completion(options) -> int:
+    from . import completion
+
+    print(completion.script(options.shell))
     return GOOD
 
 
@@ -405,7 +451,7 @@ COMMANDS = {
     function.__name__.strip("_"): function
     for function in (
         _build, _run, _compare, _verify, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _config, _cache,
-        _boards, _explore, _doctor, _example, _demo,
+        _boards, _explore, _completion, _doctor, _example, _demo,
     )
 }
 

@@ -1,20 +1,21 @@
 """The integer graph: the network after quantisation, before any hardware shape is chosen.
 
 Operations read and write named buffers of int16 `[rows, columns]`; they run in order and may write in place. Each `MatMul`,
-`Norm`, `Multiply`, `ReduceWindow`, `RouteTokens` and `SelectRows` becomes exactly one instruction of the machine.
+`Norm`, `Multiply`, `ReduceWindow`, `RouteTokens`, `SelectRows` and `ScanRows` becomes exactly one instruction of the machine.
 `hwgen.sim.golden` executes the graph, `hwgen.schedule` lays it out; the arithmetic of every field is in `hwgen.numerics`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from . import patches
 from .isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
-from .numerics import GAMMA_SHIFT, WINDOW_ONE_SHIFT
+from .numerics import GAMMA_SHIFT, WINDOW_ONE_SHIFT, ScanShifts
 from .walks import Walk
 
 Array = np.ndarray
@@ -72,15 +73,28 @@ class Operation:
 
     def reads(self) -> dict[str, View]:
         """Views that are read, by field."""
-        return {name: view for name in self.READS if isinstance(view := getattr(self, name), View)}
+        return self._reads
 
     def writes(self) -> dict[str, View]:
         """Views that are written, by field."""
-        return {name: view for name in self.WRITES if isinstance(view := getattr(self, name), View)}
+        return self._writes
 
     def views(self) -> dict[str, View]:
         """All views, by field."""
-        return self.writes() | self.reads()
+        return self._views
+
+    # The passes that map a graph ask for these far more often than operations are made.
+    @cached_property
+    def _reads(self) -> dict[str, View]:
+        return {name: view for name in self.READS if isinstance(view := getattr(self, name), View)}
+
+    @cached_property
+    def _writes(self) -> dict[str, View]:
+        return {name: view for name in self.WRITES if isinstance(view := getattr(self, name), View)}
+
+    @cached_property
+    def _views(self) -> dict[str, View]:
+        return self._writes | self._reads
 
     def row_views(self) -> dict[str, View]:
         """Those whose rows go through the operation one by one: all but a stationary operand."""
@@ -292,6 +306,31 @@ class SelectRows(Operation):
 
 
 @dataclass(frozen=True, eq=False)
+class ScanRows(Operation):
+    """out = numerics.scan(x, steps, mix, params, shifts): rows in order, or `backwards`, from states of zero.
+
+    x, steps and out [T, C]; mix [T, 2 N]; params [1 + N, C].
+    """
+
+    READS = ("x", "steps", "mix", "params")
+
+    name: str
+    out: View
+    x: View
+    steps: View
+    mix: View
+    params: View
+    shifts: ScanShifts
+    backwards: bool = False
+    source: str = ""
+
+    @property
+    def states(self) -> int:
+        """States of a channel."""
+        return self.params.rows - 1
+
+
+@dataclass(frozen=True, eq=False)
 class Transfer(Operation):
     """Copies rows of x to out, of which one lies in DRAM: see its two kinds."""
 
@@ -324,7 +363,7 @@ class Output:
     index: int = 0  # of which image of a batch
 
 
-Op = Constant | Input | MatMul | Norm | Multiply | ReduceWindow | RouteTokens | SelectRows | Spill | Fetch
+Op = Constant | Input | MatMul | Norm | Multiply | ReduceWindow | RouteTokens | SelectRows | ScanRows | Spill | Fetch
 
 
 @dataclass
@@ -397,6 +436,12 @@ def verify(graph: IntGraph) -> None:
                 need(0 <= op.first and op.first + op.out.rows <= x.rows, op, f"rows {op.first}.. of {x.rows}")
                 need(op.out.cols == x.cols, op, "columns")
                 need(not x.overlaps(op.out) and not scores.overlaps(op.out), op, "out overlaps what is read")
+            case ScanRows(x=x, steps=steps, mix=mix, params=params):
+                need((x.rows, x.cols) == (steps.rows, steps.cols) == (op.out.rows, op.out.cols), op, f"x {x}, steps {steps}")
+                need((mix.rows, mix.cols) == (x.rows, 2 * op.states) and params.cols == x.cols, op, f"mix {mix}, params {params}")
+                need(1 <= op.states <= num.SCAN_STATES_MAX, op, f"{op.states} states")
+                need(not any(v.overlaps(op.out) for v in (x, steps, mix, params)), op, "out overlaps what is read")
+                need(op.shifts.fit, op, f"{op.shifts}")
             case Transfer():
                 need((op.out.rows, op.out.cols) == (op.x.rows, op.x.cols), op, "out shape")
             case Norm():

@@ -12,6 +12,7 @@ from zero (`round_shift`). Where the arrays are large it is done in float64, who
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -375,3 +376,94 @@ def route(logits: Array, top_k: int, renormalise: bool) -> tuple[Array, Array]:
 def ranked(scores: Array) -> Array:
     """Indices [N] of int16 scores [N], the largest first, ties to the lower index."""
     return np.argsort(-np.asarray(scores, np.int64), kind="stable")
+
+
+# --- selective scan ----------------------------------------------------------------------------------------------
+
+SCAN_STATES_MAX = 32
+SCAN_STATE_BITS = 24  # signed: of a state, of which the result reads the upper 16
+SCAN_STATE_MAX = (1 << SCAN_STATE_BITS - 1) - 1
+SCAN_FED_BITS = 8  # a state has so many bits less behind the point than step * x times b
+SCAN_DECAY_BITS = 16  # a decay is a fraction of 2^16, which is 1
+SCAN_EXPONENT_BITS = 14  # fraction of the power of 2 that a decay is; the upper half indexes a table, the lower interpolates
+SCAN_SKIP_BITS = 16
+SOFTPLUS_ENTRIES = 1024  # over |s| in [0, 8), in steps of 2^-7
+SOFTPLUS_BITS = 18  # fraction bits
+STEPS_SHIFT_MAX = GELU_SHIFT_MAX  # steps come in units of 2^-(7 + steps_shift)
+STEP_SHIFT_MAX = 10  # a step has 18 - step_shift fraction bits
+DECAY_SHIFTS = (4, 8, 12, 16)  # by ScanShifts.decay
+SCAN_SHIFT_MAX = 47
+_HALF = SCAN_EXPONENT_BITS // 2
+
+SOFTPLUS_TABLE = np.round(np.log1p(np.exp(-np.arange(SOFTPLUS_ENTRIES) / 128)) * 2.0**SOFTPLUS_BITS).astype(np.int64)
+DECAY_TABLE = np.round(2.0 ** (SCAN_DECAY_BITS - np.arange((1 << _HALF) + 1) / (1 << _HALF))).astype(np.int64)
+DECAY_SLOPE = DECAY_TABLE[:-1] - DECAY_TABLE[1:]  # down to the next entry
+
+
+@dataclass(frozen=True)
+class ScanShifts:
+    """What a scan shifts by: see `scan`."""
+
+    steps: int  # 0..STEPS_SHIFT_MAX
+    step: int  # 0..STEP_SHIFT_MAX
+    fed: int  # 0..31
+    decay: int  # index in DECAY_SHIFTS
+    skip: int  # 0..31
+    out: int  # 0..SCAN_SHIFT_MAX
+
+    @property
+    def fit(self) -> bool:
+        """Whether each is one that the machine has."""
+        most = (STEPS_SHIFT_MAX, STEP_SHIFT_MAX, 31, len(DECAY_SHIFTS) - 1, 31, SCAN_SHIFT_MAX)
+        return all(0 <= shift <= limit for shift, limit in zip(astuple(self), most, strict=True))
+
+
+def _half_up(x: Array, shift: int) -> Array:
+    """x / 2^shift to the nearest, a half up. The scan's rounding: the half is a constant of its adders, whatever the sign."""
+    return (np.asarray(x, np.int64) + ((1 << shift) >> 1)) >> shift
+
+
+def softplus_step(s: Array, shifts: ScanShifts) -> Array:
+    """log(1 + exp(s)) of int16 s in units of 2^-(7 + shifts.steps): u16 with SOFTPLUS_BITS - shifts.step fraction bits.
+
+    ReLU and a table of what is missing, 0 beyond it. Largest relative error of small results: half a table step, 0.4 %.
+    """
+    s = np.asarray(s, np.int64)
+    index = _half_up(np.abs(s), shifts.steps)
+    rest = np.where(index < SOFTPLUS_ENTRIES, SOFTPLUS_TABLE[np.minimum(index, SOFTPLUS_ENTRIES - 1)], 0)
+    whole = (np.maximum(s, 0) << (SOFTPLUS_BITS - 7 - shifts.steps)) + rest
+    return np.minimum(_half_up(whole, shifts.step), U16_MAX)
+
+
+def scan_decay(step: Array, rate: Array, shift: int) -> Array:
+    """2^-(step * rate / 2^(14 + shift)) in units of 2^-16, 0..65536, of two u16. Largest error: 2^-13."""
+    exponent = (np.asarray(step, np.int64) * rate) >> shift
+    whole, part = exponent >> SCAN_EXPONENT_BITS, exponent & ((1 << SCAN_EXPONENT_BITS) - 1)
+    index, rest = part >> _HALF, part & ((1 << _HALF) - 1)
+    value = DECAY_TABLE[index] - _half_up(DECAY_SLOPE[index] * rest, _HALF)
+    return np.where(whole > SCAN_DECAY_BITS, 0, value >> np.minimum(whole, SCAN_DECAY_BITS))
+
+
+def scan(x: Array, steps: Array, mix: Array, params: Array, shifts: ScanShifts, backwards: bool = False) -> Array:
+    """A selective scan over the rows, from states of zero: int16 [T, C] of x and steps [T, C], mix [T, 2 N], params [1 + N, C].
+
+    The first row of params is the skip of each channel (int16), the others the rates of its states (u16 as int16); mix holds
+    b and g. `backwards`: from the last row to the first. With d = softplus_step and f = saturate(d * x / 2^shifts.fed) a state
+    of SCAN_STATE_BITS becomes saturate((decay * state + f * b * 2^8) / 2^16), and the result is
+    saturate((sum over states of g * (state >> 8) + (skip * x << 16 >> shifts.skip)) / 2^shifts.out). All roundings but the two
+    plain shifts are to the nearest, halves up.
+    """
+    if backwards:
+        return scan(x[::-1], steps[::-1], mix[::-1], params, shifts)[::-1]
+    x, mix = np.asarray(x, np.int64), np.asarray(mix, np.int64)
+    skip, rates = np.asarray(params[0], np.int64), np.asarray(params[1:]).astype(np.int16).view(np.uint16).astype(np.int64)
+    count = len(rates)
+    step = softplus_step(steps, shifts)
+    fed = saturate(_half_up(step * x, shifts.fed), INT16_MAX)
+    skipped = (skip * x << SCAN_SKIP_BITS) >> shifts.skip
+    state, y = np.zeros(rates.shape, np.int64), np.empty(x.shape, np.int64)
+    for i, (b, g) in enumerate(zip(mix[:, :count, None], mix[:, count:, None], strict=True)):
+        kept = scan_decay(step[i], rates, DECAY_SHIFTS[shifts.decay]) * state
+        state = saturate(_half_up(kept + (fed[i] * b << SCAN_FED_BITS), SCAN_DECAY_BITS), SCAN_STATE_MAX)
+        y[i] = (g * (state >> SCAN_FED_BITS)).sum(axis=0) + skipped[i]
+    return saturate(_half_up(y, shifts.out), INT16_MAX).astype(np.int16)

@@ -15,6 +15,7 @@ import numpy as np
 from . import numerics as num
 from . import patches
 from .isa import Convert, Reduce
+from .numerics import ScanShifts
 from .walks import Walk
 
 Array = np.ndarray
@@ -165,6 +166,18 @@ class Select(Node):
     scores: Ref
     first: int
     count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scan(Node):
+    """numerics.scan over the rows, or `backwards` over them: x and steps [T, C], mix [T, 2 N], params [1 + N, C]."""
+
+    x: Ref
+    steps: Ref
+    mix: Ref
+    params: Ref
+    shifts: ScanShifts
+    backwards: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,6 +381,10 @@ def verify(graph: QGraph) -> None:
             need(min(given) == 1 and max(given) == node.x.rows, f"scores {given} of {node.x.rows} rows")
             need((value.rows, value.cols) == (node.count, graph.values[node.x.value].cols), f"[{value.rows}, {value.cols}]")
             need(0 <= node.first <= node.x.rows - node.count, f"rows {node.first} to {node.first + node.count} of {node.x.rows}")
+        if isinstance(node, Scan):
+            cols = [graph.values[r.value].cols for r in (node.x, node.steps, node.mix, node.params)]
+            fits = cols == [value.cols, value.cols, 2 * (node.params.rows - 1), value.cols]
+            need(fits and node.x.rows == node.steps.rows == node.mix.rows == value.rows, f"operands of {cols} columns")
         if isinstance(node, Stack | Join):
             _check_pieces(graph, node, need)
         if isinstance(node, Window):

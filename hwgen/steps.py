@@ -81,7 +81,7 @@ class Build:
     integers: dict[str, IntGraph] = field(default_factory=dict)
     mapping: Mapping | None = None
     joint: dict[str, IntGraph] = field(default_factory=dict)  # all tasks of one image as one run, where they fit the Config
-    joint_mapping: Mapping | None = None
+    mapped: dict[str, IntGraph] = field(default_factory=dict)
     program: Program | None = None
     verilog: dict[str, str] = field(default_factory=dict)
     report: dict = field(default_factory=dict)
@@ -187,7 +187,8 @@ def _configure(build: Build) -> str:
 
 def _map(build: Build) -> None:
     memory = of_board(build.board, build.config)
-    build.mapping = choose(build.integers, build.config, memory, build.batch).mapping
+    found = choose(build.integers, build.config, memory, build.batch)
+    build.mapping, build.mapped = found.mapping, found.graphs
 
 
 def _map_together(build: Build) -> None:
@@ -197,22 +198,14 @@ def _map_together(build: Build) -> None:
     joint = {name_of(list(build.integers)): together(build.integers)}
     found = search(joint, build.config, of_board(build.board, build.config), build.batch)
     if not isinstance(found, UserError):
-        build.joint, build.joint_mapping = joint, found.mapping
-
-
-def _mapped(build: Build) -> dict[str, IntGraph]:
-    """The graphs of all runs, as they are scheduled."""
-    assert build.mapping is not None
-    graphs = {task: build.mapping.apply(graph, build.config, build.batch) for task, graph in build.integers.items()}
-    if build.joint_mapping is not None:
-        graphs |= {task: build.joint_mapping.apply(graph, build.config, build.batch) for task, graph in build.joint.items()}
-    return graphs
+        build.joint = joint
+        build.mapped = build.mapped | found.graphs
 
 
 def _schedule(build: Build) -> str:
     assert build.mapping is not None
     _map_together(build)
-    build.program = schedule(_mapped(build), build.config)
+    build.program = schedule(build.mapped, build.config)
     for name in build.joint:
         build.program.tasks[name].together = tuple(build.integers)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
@@ -254,7 +247,7 @@ def _rtl(build: Build) -> str:
 
 
 def _report(build: Build) -> str:
-    edges = {task: dataflow.edges(graph) for task, graph in _mapped(build).items()}
+    edges = {task: dataflow.edges(graph) for task, graph in build.mapped.items()}
     names = list(dict.fromkeys(path.name for path in build.models.values()))
     build.report = report.make(build.program, build.board, names, edges)
     return f"{max(build.report['tasks'][task]['cycles'] for task in build.integers):,} cycles estimated"

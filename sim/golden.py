@@ -20,6 +20,7 @@ from hwgen.intgraph import (
     Norm,
     ReduceWindow,
     RouteTokens,
+    ScanRows,
     SelectRows,
     Transfer,
     View,
@@ -125,6 +126,9 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
             case SelectRows():
                 order = num.ranked(state.read(op.scores).reshape(-1))[op.first : op.first + op.out.rows]
                 state.write(op.out, state.read(op.x, order))
+            case ScanRows():
+                read = (state.read(view) for view in (op.x, op.steps, op.mix, op.params))
+                state.write(op.out, num.scan(*read, op.shifts, op.backwards))
             case Transfer():
                 state.write(op.out, state.read(op.x))
         if trace:

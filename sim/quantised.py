@@ -173,6 +173,7 @@ NODES: dict[type, Callable] = {
     qgraph.Stack: lambda node, values: np.concatenate([_piece(piece, values) for piece in node.pieces]),
     qgraph.Join: lambda node, values: np.concatenate([_piece(piece, values) for piece in node.pieces], axis=1),
     qgraph.Select: _select,
+    qgraph.Scan: lambda node, values: num.scan(*(_rows(r, values) for r in node.reads()), node.shifts, node.backwards),
     qgraph.Window: _window,
     qgraph.Shift: lambda node, values: num.add_residual(_rows(node.x, values), node.bias),
     qgraph.Norm: _norm,

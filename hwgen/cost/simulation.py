@@ -228,7 +228,7 @@ class _Simulation:
         def sent() -> None:
             self._end(index, Unit.STORE, start, self.clock.now + STORE_STEPS)
 
-        self.traffic.move(beats, sent)
+        self.traffic.write(beats, sent)
 
     def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.ReduceWindow | isa.Select | isa.Route) -> None:
         """Its reads come last at a scratchpad bank: while rows stream from there it stands still."""

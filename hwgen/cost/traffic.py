@@ -1,4 +1,4 @@
-"""DRAM in the cycle model: the data port and the weight stream as flows that share its bandwidth.
+"""DRAM in the cycle model: the data port, both ways at once, and the weight stream as flows that share its bandwidth.
 
 Between two events every flow has a constant rate. Bandwidth is shared as the simulated memory's rotating priority does:
 a port takes what it wants, up to an equal share of what the others leave.
@@ -34,7 +34,7 @@ def port_rate(config: Config, dram: Dram) -> float:
 
 @dataclass
 class _Command:
-    """A read of the data port, its beats not before `earliest`."""
+    """A read of the data port or a write, its beats not before `earliest`: a write's answer comes so much later instead."""
 
     left: float
     earliest: float
@@ -63,23 +63,31 @@ class Traffic:
         self.in_flight = config.outstanding * config.burst_beats / config.slice_beats
         self.capacity = config.weight_words + FIFO_WORDS + self.in_flight
         self.latency = dram.latency
-        self.data: deque[_Command] = deque()  # accepted, in order
-        self.waiting: tuple[deque, deque] = (deque(), deque())  # (beats, action) of the program's fetch, of loads and stores
+        self.data: deque[_Command] = deque()  # accepted reads, in order
+        self.stores: deque[_Command] = deque()  # writes, of which the store unit has one at a time
+        self.waiting: tuple[deque, deque] = (deque(), deque())  # (beats, action) of the program's fetch, of loads
         self.segments: deque[_Segment] = deque()
         self.level = 0.0  # words in the buffer
         self.wanted = 0.0  # words that the tile loader still wants to pop
         self.popped: Action | None = None
         self.since = 0.0
-        self.data_rate = self.arrival = self.pop_rate = 0.0
+        self.data_rate = self.store_rate = self.arrival = self.pop_rate = 0.0
         self.version = 0
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def move(self, beats: float, arrived: Action, fetch: bool = False) -> None:
-        """`beats` through the data port; then `arrived`. A `fetch` of the program goes before others that wait."""
+        """Read `beats` through the data port; then `arrived`. A `fetch` of the program goes before others that wait."""
         self._advance()
         self.waiting[not fetch].append((beats, arrived))
         self._accept()
+        self._plan()
+
+    def write(self, beats: float, sent: Action) -> None:
+        """Write `beats` through the data port, beside what it reads; then `sent`."""
+        self._advance()
+        self.stores.append(_Command(beats, self.clock.now + self.latency, sent))
+        self.clock.at(self.clock.now + self.latency, self._step)
         self._plan()
 
     def _accept(self) -> None:
@@ -118,6 +126,8 @@ class Traffic:
         if elapsed > 0:
             if self.data:
                 self.data[0].left -= self.data_rate * elapsed
+            if self.stores:
+                self.stores[0].left -= self.store_rate * elapsed
             if self.segments:
                 self.segments[0].left -= self.arrival * elapsed
             self.wanted -= self.pop_rate * elapsed
@@ -125,6 +135,8 @@ class Traffic:
         if self.data and self.data[0].left <= TINY:
             self.clock.at(self.clock.now, self.data.popleft().arrived)
             self._accept()
+        if self.stores and self.stores[0].left <= TINY:
+            self.clock.at(self.clock.now, self.stores.popleft().arrived)
         if self.segments and self.segments[0].left <= TINY:
             segment = self.segments.popleft()
             self.level += segment.left  # no word is lost by rounding, or the last one would never come
@@ -153,14 +165,16 @@ class Traffic:
         empty = self.level <= TINY
         pop = float(WORDS_PER_CYCLE) if self.popped is not None else 0.0
         most = self.port / self.slice_beats if segments and segments[0].earliest <= now + TINY else 0.0
-        data = self.port if self.data and self.data[0].earliest <= now + TINY else 0.0
+        data, store = (self.port if q and q[0].earliest <= now + TINY else 0.0 for q in (self.data, self.stores))
         wanted = min(most, pop) if full else most
-        self.data_rate, share = self._shared(data, wanted * self.slice_beats)
+        self.data_rate, self.store_rate, share = self._shared(data, store, wanted * self.slice_beats)
         self.arrival = arrival = share / self.slice_beats
         self.pop_rate = pop_rate = min(pop, arrival) if empty else pop
         until = NEVER
         if self.data and self.data_rate > 0:
             until = self.data[0].left / self.data_rate
+        if self.stores and self.store_rate > 0:
+            until = min(until, self.stores[0].left / self.store_rate)
         if arrival > 0:
             until = min(until, segments[0].left / arrival)
             if before < NEVER:
@@ -176,13 +190,15 @@ class Traffic:
         if until < NEVER:
             self.clock.at(now + max(until, TINY), lambda: self.version == version and self._step())
 
-    def _shared(self, data: float, weights: float) -> tuple[float, float]:
-        """Beats a cycle of the data port and of each weight port, for what they want."""
-        if data + self.ports * weights <= self.total:
-            return data, weights
-        equal = self.total / ((data > 0) + self.ports * (weights > 0))
-        if 0 < data < equal:
-            return data, min(weights, (self.total - data) / self.ports)
-        if 0 < weights < equal:
-            return min(data, self.total - self.ports * weights), weights
-        return min(data, equal), min(weights, equal)
+    def _shared(self, data: float, store: float, weights: float) -> tuple[float, float, float]:
+        """Beats a cycle of the data port's reads, of its writes and of each weight port, for what they want."""
+        wants = [data, store] + [weights] * self.ports
+        left, flows = self.total, len(wants)
+        if sum(wants) <= left:
+            return data, store, weights
+        for want in sorted(wants):  # each what it wants, up to an equal share of what the smaller ones leave
+            if want * flows > left:
+                break
+            left, flows = left - want, flows - 1
+        most = left / max(flows, 1)
+        return min(data, most), min(store, most), min(weights, most)

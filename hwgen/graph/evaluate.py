@@ -33,6 +33,7 @@ from .nodes import (
     Rotate,
     Route,
     Rows,
+    Scan,
     Select,
     SlotExperts,
     Softmax,
@@ -48,7 +49,8 @@ def evaluate(graph: Graph, images: dict[str, Array], dtype=np.float32, peaks: di
     """Every value for one image. `images` maps input names to arrays in the shapes of `graph.inputs`; pixels beyond what a
     quantised file lets an input hold are the limits.
 
-    `peaks` receives the largest |pre-activation| of each `Experts` and `SlotExperts`, where it is larger.
+    `peaks` receives the largest |pre-activation| of each `Experts` and `SlotExperts`, and the largest |state| of each `Scan`,
+    where it is larger.
     """
     values = {name: np.asarray(images[name], dtype).reshape(shape) for name, shape in graph.inputs.items()}
     values |= {name: np.clip(values[name], *map(dtype, graph.ranges[name])) for name in values if name in graph.ranges}
@@ -108,6 +110,20 @@ def _window(node: Window, x: Array) -> Array:
     return y if node.bias is None else y + node.bias.astype(x.dtype)
 
 
+def _scan(node: Scan, x: Array, steps: Array, mix: Array, peaks: dict[str, float] | None) -> Array:
+    step, count = np.logaddexp(steps, 0).astype(x.dtype), node.rates.shape[1]
+    fed, state, y = step * x, np.zeros(node.rates.shape, x.dtype), x * node.skip.astype(x.dtype)
+    largest = 0.0
+    for i in range(len(x))[:: -1 if node.backwards else 1]:
+        b, g = np.split(mix[i], [count])
+        state = state * np.exp(step[i][:, None] * node.rates.astype(x.dtype)) + fed[i][:, None] * b
+        largest = max(largest, float(np.abs(state).max()))
+        y[i] += state @ g
+    if peaks is not None:
+        peaks[node.name] = max(peaks.get(node.name, 0.0), largest)
+    return y
+
+
 def evaluate_node(node: Node, values: dict[str, Array]) -> Array:
     """The value of one node, from those of its inputs."""
     return _evaluate(node, *(values[name] for name in node.inputs))
@@ -152,6 +168,8 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return walks.taken(v[0], rows)
         case Select(first=first, count=count):
             return v[0][np.argsort(-v[1].reshape(-1), kind="stable")[first : first + count]]
+        case Scan():
+            return _scan(node, *v, peaks=peaks)
         case Received():
             return softmax(v[0]).sum(axis=0, keepdims=True)
         case Join():

@@ -125,6 +125,7 @@ class Attention(Node):
     bias: Array | None = None
     windows: int = 1
     factors: Array | None = None  # [heads], above zero: by which the scores of each head are multiplied beside `scale`
+    balanced: bool = False  # columns of q and k are numbers of different kinds: those of q may be made larger, of k smaller
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +264,20 @@ class Select(Node):
     scores: str = value()
     first: int
     count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scan(Node):
+    """A selective scan over the rows, `layers.Scan`: x, steps [T, C], mix [T, 2 N] with what is fed and what is read to [T, C].
+
+    `backwards`: from the last row to the first."""
+
+    x: str = value()
+    steps: str = value()
+    mix: str = value()
+    rates: Array  # [C, N], at most zero: a state decays by exp(softplus(steps) * rate)
+    skip: Array  # [C]
+    backwards: bool = False
 
 
 @dataclass(frozen=True, eq=False)

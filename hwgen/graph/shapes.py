@@ -33,6 +33,7 @@ from .nodes import (
     Rotate,
     Route,
     Rows,
+    Scan,
     Select,
     SlotExperts,
     Softmax,
@@ -134,6 +135,11 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(1 in s[1] and s[1][0] * s[1][1] == s[0][0], f"scores {s[1]} of x {s[0]}")
             _need(count > 0 and 0 <= first <= s[0][0] - count, f"rows {first}..{first + count} of {s[0][0]}")
             return count, s[0][1]
+        case Scan(rates=rates, skip=skip):
+            fits = s[0] == s[1] and s[2] == (s[0][0], 2 * rates.shape[1]) and rates.shape[0] == s[0][1] and skip.shape == s[0][1:]
+            _need(fits, f"x {s[0]}, steps {s[1]}, mix {s[2]} against rates {rates.shape}, skip {skip.shape}")
+            _need(bool((rates <= 0).all()), "states that grow")
+            return s[0]
         case Received():
             return 1, s[0][1]
         case Join():

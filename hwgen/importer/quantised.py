@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import FLOAT, INT, Builder, Const, Contract, Map, Node, Reduce, Ref
+from ..tensor import FLOAT, INT, Builder, Concat, Const, Contract, Map, Node, Pad, Reduce, Ref
 
 Array = np.ndarray
 
@@ -123,7 +123,15 @@ def integral(node: Node, depth: int = 8) -> bool:
             return bool((array == np.rint(array)).all())
         case Map("round" | "floor" | "ceil"):
             return True
-        case Map("max" | "min" | "add" | "sub" | "mul" | "neg" | "float") | Contract() | Reduce("sum" | "max" | "min"):
+        case Pad(value=value) if value != np.rint(value):
+            return False
+        case (
+            Map("max" | "min" | "add" | "sub" | "mul" | "neg" | "float")
+            | Contract()
+            | Reduce("sum" | "max" | "min")
+            | Concat()
+            | Pad()
+        ):
             return all(integral(r.node, depth - 1) for r in node.operands)
     return False
 

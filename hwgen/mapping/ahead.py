@@ -10,17 +10,28 @@ from collections import defaultdict
 from collections.abc import Callable
 from itertools import accumulate
 
+import numpy as np
+
 from ..intgraph import Constant, Fetch, Input, Multiply, Norm, Op, View
 
 LOAD_LEAD = 3.0  # of a load, in times of its transfer
 VECTOR_LEAD = 1.5  # of an operation of the vector unit, in times of its own cycles
 
 
-def ahead(ops: list[Op], floors: list[int], cycles: Callable[[Op], float], work: Callable[[Op], float]) -> list[Op]:
-    """`ops` with loads and operations of the vector unit moved up, each at most to the operation that `floors` gives it.
+def ahead(
+    ops: list[Op],
+    floors: list[int],
+    cycles: Callable[[Op], float],
+    work: Callable[[Op], float],
+    size: Callable[[str], int],
+    most: int,
+) -> list[Op]:
+    """`ops` with loads and operations of the vector unit moved up, each at most to the operation that `floors` gives it, and
+    as long as what lives then stays below `most` chunks.
 
-    cycles(op): of one of these; work(op): of the array.
+    cycles(op): of one of these; work(op): of the array; size(buffer): its chunks.
     """
+    live, begins = _live(ops, size)
     before = [0.0, *accumulate(work(op) for op in ops)]
     free: dict[str, int] = defaultdict(int)  # before which operation a buffer's place may be written
     wrote: dict[str, list[tuple[int, View]]] = defaultdict(list)  # before which one each view written may be read
@@ -32,9 +43,11 @@ def ahead(ops: list[Op], floors: list[int], cycles: Callable[[Op], float], work:
             for view in op.reads().values():
                 lowest = max([lowest, *(there for there, other in wrote[view.buffer] if other.overlaps(view))])
             lead = (VECTOR_LEAD if isinstance(op, Norm | Multiply) else LOAD_LEAD) * cycles(op)
-            while at > lowest and before[i] - before[at] < lead:
+            opens = sum(size(name) for name in {view.buffer for view in op.views().values()} if begins[name] == i)
+            while at > lowest and before[i] - before[at] < lead and live[at - 1] + opens <= most:
                 at -= 1
             moves = at < i
+            live[at:i] += opens
         place.append((at, int(not moves), i))
         behind = at if moves else i + 1
         for view in op.views().values():
@@ -42,3 +55,17 @@ def ahead(ops: list[Op], floors: list[int], cycles: Callable[[Op], float], work:
         for view in op.writes().values():
             wrote[view.buffer] = [(t, v) for t, v in wrote[view.buffer] if not view.covers(v)] + [(behind, view)]
     return [ops[i] for _, _, i in sorted(place)]
+
+
+def _live(ops: list[Op], size: Callable[[str], int]) -> tuple[np.ndarray, dict[str, int]]:
+    """(chunks that live while each operation works, the first operation on each buffer)."""
+    begins: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for i, op in enumerate(ops):
+        for view in op.views().values():
+            begins.setdefault(view.buffer, i)
+            ends[view.buffer] = i
+    live = np.zeros(len(ops) + 1, np.int64)
+    for name, first in begins.items():
+        live[first : ends[name] + 1] += size(name)
+    return live, begins

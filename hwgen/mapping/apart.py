@@ -48,6 +48,8 @@ def values_apart(graph: IntGraph) -> IntGraph:
             continue
         for number, span in enumerate(spans(name, accesses, final[name])[:-1]):
             own = f"{name}.{number}"
+            while own in buffers:  # a part of another one
+                own += ".value"
             buffers[own] = replace(buffers[name], name=own)
             renamed |= {(access.index, name): own for access in accesses if span.first <= access.index <= span.last}
     ops: list[Op] = []

@@ -24,6 +24,16 @@ MOST_LANES = 16  # operations instead of one
 
 
 @dataclass(frozen=True)
+class Shape:
+    """How an operation goes through in blocks: its number of tokens (0: not at all), the axis of each view by field, and what
+    the borders of blocks are multiples of."""
+
+    tokens: int
+    axes: dict[str, str]
+    step: int = 1
+
+
+@dataclass(frozen=True)
 class Reach:
     """Rows of x and of out that each step of a walk's outermost loop of more than one reaches: `low` to `high` - 1, where it
     reaches any. `step`: rows of the walk in one."""

@@ -26,13 +26,14 @@ from ..intgraph import (
     Op,
     ReduceWindow,
     RouteTokens,
+    ScanRows,
     SelectRows,
     View,
 )
 from ..isa import WALK_LOOPS, Indirect, RowScale
 from .runs import chains
 
-BESIDE = (Norm, Multiply, ReduceWindow, SelectRows)  # what the vector unit does while the array works
+BESIDE = (Norm, Multiply, ReduceWindow, SelectRows, ScanRows)  # what the vector unit does while the array works
 
 
 def batched(graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False) -> IntGraph:

@@ -33,6 +33,24 @@ def bound(op: Op, rows: int, config: Config) -> float:
     return max(array, words * config.slice_beats) + pipeline(config)
 
 
+def vector(op: Op, rows: int, config: Config) -> float:
+    """Cycles of the vector unit for so many rows of an operation; 0 for one of another unit."""
+    match op:
+        case Norm():
+            return norm_cycles(config, rows, op.x.cols)
+        case Multiply():
+            return multiply_cycles(config, rows, op.x.cols, -(-op.factor.cols // config.chunk))
+        case ReduceWindow():
+            if not config.window_chunks:  # the scheduler says so
+                return 0.0
+            return window_cycles(config, rows, op.x.cols, op.walk.kernel, op.walk.run, op.weights is not None)
+        case SelectRows(x=x, scores=scores):
+            return select_cycles(config, rows, x.cols, scores.rows, scores.cols)
+        case RouteTokens():
+            return route_cycles(config, rows, op.logits.cols, op.top_k, op.dense is not None)
+    return 0.0
+
+
 def timing(config: Config) -> Timing:
     """Cycles of operations without DRAM: what an order of operations can change."""
 
@@ -42,19 +60,14 @@ def timing(config: Config) -> Timing:
                 outputs, inputs = _tiles(op, config)
                 rows = tokens if op.expert is not None else op.rows
                 return outputs * inputs * max(rows, _load(op, config) + TILE_STEPS)
-            case Norm():
-                return norm_cycles(config, op.x.rows, op.x.cols)
-            case Multiply():
-                return multiply_cycles(config, op.x.rows, op.x.cols, -(-op.factor.cols // config.chunk))
             case ReduceWindow():
-                if not config.window_chunks:  # the scheduler says so
-                    return 0.0
-                weighted = op.weights is not None
-                return window_cycles(config, op.walk.rows, op.x.cols, op.walk.kernel, op.walk.run, weighted)
-            case SelectRows(x=x, scores=scores):
-                return select_cycles(config, op.out.rows, x.cols, scores.rows, scores.cols)
+                return vector(op, op.walk.rows, config)
+            case SelectRows():
+                return vector(op, op.out.rows, config)
+            case Norm() | Multiply():
+                return vector(op, op.x.rows, config)
             case RouteTokens():
-                return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
+                return vector(op, op.logits.rows, config)
         return 0.0
 
     return Timing(duration, pipeline(config) + DISPATCH)

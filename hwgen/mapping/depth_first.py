@@ -33,6 +33,7 @@ class Limits:
 
     tokens, entries: of a router's tokens, and of these times the experts that each chooses. copies: of a buffer that is
     loaded block by block, as many as live at one time if possible: two let the next block load, three are placed easily.
+    scales: row maxima that there is room for.
     """
 
     banks: int
@@ -41,6 +42,7 @@ class Limits:
     tokens: int
     entries: int
     copies: int = 1
+    scales: int = 1 << 30
 
     def over(self, sizes: list[int]) -> int:
         """Chunks that are short where buffers of these sizes live at one time, each in one bank (first fit, decreasing)."""

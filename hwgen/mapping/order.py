@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, SelectRows, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, ScanRows, SelectRows, View
 
-VECTOR = (Norm, Multiply, ReduceWindow, RouteTokens, SelectRows)
+VECTOR = (Norm, Multiply, ReduceWindow, RouteTokens, SelectRows, ScanRows)
 Resource = tuple[str, ...]  # a buffer's elements, or its row maxima
 WINDOW = 6  # MatMuls in original order among which the next one is chosen
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..intgraph import Constant, Input, MatMul, Op, SelectRows, View
+from ..intgraph import Constant, Input, MatMul, Op, ScanRows, SelectRows, View
 from ..isa import RowScale
 
 ROWS, COLUMNS, WHOLE = "rows", "columns", "whole"  # along which axis of a view the tokens lie, or that all of it is needed
@@ -54,6 +54,8 @@ def part_name(name: str, number: int, last: bool, kind: str = "rows") -> str:
 
 
 def is_token_wise(op: Op) -> bool:
-    """Whether an operation gives row r of its result from rows r of what it reads: it has no walk, chooses no rows, and
-    has equal numbers of rows."""
-    return op.walk is None and not isinstance(op, SelectRows) and len({view.rows for view in op.row_views().values()}) == 1
+    """Whether an operation gives row r of its result from rows r of what it reads: it has no walk, chooses no rows, keeps
+    nothing from row to row, and has equal numbers of rows."""
+    if op.walk is not None or isinstance(op, SelectRows | ScanRows):
+        return False
+    return len({view.rows for view in op.row_views().values()}) == 1

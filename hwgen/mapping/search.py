@@ -14,6 +14,7 @@ from ..intgraph import IntGraph
 from ..program import Program
 from ..schedule import attempt, schedule, shortages
 from ..schedule.layout import layout_of
+from ..schedule.liveness import buffer_accesses, final_reads, maximum_accesses, spans
 from .passes import Mapping
 from .window_runs import has_windows
 
@@ -23,7 +24,18 @@ SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of w
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
 WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits
 INTERLEAVED = ((0.95, 0.92), (0.95, 0.8), (0.8, 0.92))  # such a fraction, and that for tiles in turns
+PIECED = (  # blocks of windows, such a fraction, cycles of a piece
+    (False, 0.75, 2500),
+    (False, 0.65, 4000),
+    (True, 0.8, 2500),
+    (True, 0.95, 2500),
+    (True, 0.95, 4000),
+)
+PIECES_ROOM = 0.92  # the fraction for pieces in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
+MAP_SPILLS = (0.5, 0.35, 0.2)  # fractions that are tried in turn where maps go through in bands
+TURNS = 0.9  # and that for their blocks in turns
+SMALLEST = Mapping(shared_hidden=True, ordered=False, windows=True, room=WINDOWS[-1])
 MAX_BATCH = 64
 FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
 
@@ -63,18 +75,30 @@ def window_candidates() -> Iterator[list[Mapping]]:
         turns = []
 
 
-def spill_candidates() -> Iterator[list[Mapping]]:
-    """Those that keep in DRAM what does not fit, for networks that no other fits."""
+def piece_candidates() -> Iterator[Mapping]:
+    """Those that may be faster where one of these two kinds fits: convolutions and norms in pieces beside the array."""
+    base = Mapping(shared_hidden=True, ordered=False, interleave=PIECES_ROOM)
+    for windows, room, piece in PIECED:
+        yield replace(base, windows=windows, room=room, piece=piece)
+
+
+def spill_candidates(maps: bool) -> Iterator[list[Mapping]]:
+    """Those that keep in DRAM what does not fit, for networks that no other fits; of maps few, as such graphs are long."""
+    if maps:
+        for room in MAP_SPILLS:
+            yield [Mapping(spill=room, interleave=TURNS)]
+            yield [Mapping(spill=room)]
     for rooms in SPILLS:
         yield [Mapping(spill=room, copies=copies) for room, copies in itertools.product(rooms, (2, 1))]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A mapping that fits, and the estimate of every task with it."""
+    """A mapping that fits, the estimate of every task with it, and the tasks' graphs so mapped."""
 
     mapping: Mapping
     estimates: dict[str, cost.Estimate]
+    graphs: dict[str, IntGraph]
 
     @property
     def cycles(self) -> float:
@@ -95,11 +119,31 @@ def search(
         for short in shortages(graph, config):
             if short.field in FIXED:
                 return short
-    failure: UserError | None = None
-    last = spill_candidates() if spills else iter(())
-    first = [] if batch == 1 and _too_large(graphs, config) else [list(candidates(batch))]
-    windows = window_candidates() if any(has_windows(graph) for graph in graphs.values()) else iter(())
-    groups: Iterable[list[Mapping]] = itertools.chain(first, small_candidates(), windows, last)
+    maps = any(has_windows(graph) for graph in graphs.values())
+    large = batch == 1 and _too_large(graphs, config)
+    hopeless = maps and large and any(no_room(SMALLEST.apply(graph, config, 1), config) for graph in graphs.values())
+    groups: list[list[Mapping]] = [] if large else [list(candidates(batch))]
+    if not hopeless:
+        groups += [*small_candidates(), *(window_candidates() if maps else ())]
+    found = _first(groups, graphs, config, memory, batch, quick)
+    if not spills or (isinstance(found, Choice) and not (maps and large)):
+        return found
+    other = _first(spill_candidates(maps), graphs, config, memory, batch, quick)
+    if isinstance(found, Choice) and isinstance(other, Choice):
+        return min(found, other, key=lambda choice: choice.cycles)
+    return found if isinstance(found, Choice) else other
+
+
+def _first(
+    groups: Iterable[list[Mapping]],
+    graphs: dict[str, IntGraph],
+    config: Config,
+    memory: Dram,
+    batch: int,
+    quick: bool,
+) -> Choice | UserError:
+    """The fastest of the first group of which one fits, or what the last one is short of."""
+    failure = UserError("no mapping is left to be tried")
     if quick:
         groups = ([mapping] for group in groups for mapping in group)
     hopeless = blocked = False
@@ -108,22 +152,55 @@ def search(
         for mapping in group:
             if (blocked if mapping.windows else hopeless) and mapping.spill is None:
                 continue
-            before = failure
-            program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
-            if isinstance(program, UserError):
-                failure = program
+            before, found = failure, _tried(mapping, graphs, config, memory, batch)
+            if isinstance(found, UserError):
+                failure = found
                 if isinstance(failure, Shortage) and failure.short and mapping == FIRST_SMALL:
                     hopeless = True  # tiles that found no room are as small as they get: less room does not help
                 blocked = mapping.windows and str(failure) == str(before)  # smaller blocks leave the same without room
-                continue
-            runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
-            choice = Choice(mapping, runs)
-            if best is None or choice.cycles < best.cycles:
-                best = choice
-        if best is not None:
+            elif best is None or found.cycles < best.cycles:
+                best = found
+        if best is None:
+            continue
+        if batch > 1 or quick or best.mapping.room is None:
             return best
-    assert failure is not None
+        walked = any(op.walk is not None for graph in graphs.values() for op in graph.ops)
+        pieced = [m for m in piece_candidates() if walked and not (hopeless and not m.windows)]
+        tried = (_tried(mapping, graphs, config, memory, batch) for mapping in pieced)
+        return min([best, *(choice for choice in tried if isinstance(choice, Choice))], key=lambda choice: choice.cycles)
     return failure
+
+
+def _tried(mapping: Mapping, graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int) -> Choice | UserError:
+    """A mapping with its estimates, or what it is short of."""
+    made = {task: mapping.apply(g, config, batch) for task, g in graphs.items()}
+    program = attempt(made, config)
+    if isinstance(program, UserError):
+        return program
+    runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
+    return Choice(mapping, runs, made)
+
+
+def no_room(graph: IntGraph, config: Config) -> bool:
+    """Whether no order of placing what a mapped graph's operations work on, one at a time, finds room for it."""
+    size = {b.name: layout_of(b, config).pitch * b.rows for b in graph.buffers.values() if not b.dram}
+    live = [0] * (len(graph.ops) + 1)
+    rows = list(live)
+    final = final_reads(graph)
+    for accesses, needs, ends in (
+        (buffer_accesses(graph), live, final),
+        (maximum_accesses(graph), rows, {}),
+    ):
+        for name, found in accesses.items():
+            if name not in size:
+                continue
+            for span in spans(name, found, ends.get(name, set())):
+                need = size[name] if needs is live else graph.buffers[name].rows
+                needs[span.use] += need
+                needs[span.last + 1] -= need
+    most, entries = (max(itertools.accumulate(needs)) for needs in (live, rows))
+    largest = max(size.values(), default=0)
+    return largest >= config.bank_chunks or most > config.scratch_chunks or entries > config.scale_entries
 
 
 def _too_large(graphs: dict[str, IntGraph], config: Config) -> bool:

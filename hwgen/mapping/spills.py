@@ -27,9 +27,10 @@ from ..intgraph import (
 )
 from .ahead import ahead
 from .apart import constants_apart, heads_apart, measure, weights_apart
-from .bands import tight
-from .bounds import aside, bound
+from .bands import Shape, tight
+from .bounds import aside, bound, vector
 from .depth_first import Limits
+from .halos import Rows
 from .parts import WHOLE, part_name
 from .row_tiling import row_tiling
 from .streamed import Run, Streamed, cut
@@ -38,24 +39,16 @@ TILES = 2  # of the rows of a block: the vector unit works on one while the arra
 WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
 
 
-def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
+def spilled(graph: IntGraph, limits: Limits, config: Config, turns: bool = False) -> IntGraph:
     """`graph` with all that lives longer than a run of operations in DRAM, in blocks that fit the limits if any do.
 
-    `trace` loses what is no longer there as a whole.
+    turns: another pass orders the operations of several blocks. `trace` loses what is no longer there as a whole.
     """
     whole = weights_apart(constants_apart(graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
     apart = heads_apart(replace(whole, ops=[tight(op) for op in whole.ops]), config.chunk)
-    cycles = partial(bound, config=config)
-    found = _Spills(Streamed(apart, limits, cycles, config.chunk_beats, config.array_outputs))
+    cycles = partial(bound, config=config), partial(vector, config=config)
+    found = _Spills(Streamed(apart, limits, *cycles, config.chunk_beats, config.array_outputs))
     result = found.graph()
-    tokens = 0
-
-    def work(op: Op) -> float:
-        nonlocal tokens
-        if isinstance(op, RouteTokens):
-            tokens = -(-op.logits.rows * op.top_k // op.logits.cols)
-        return cycles(op, tokens if op.expert is not None else op.x.rows) if isinstance(op, MatMul) else 0.0
-
     ops: list[Op] = []
     floors: list[int] = []
     runs: dict[int, int] = {}  # where each begins
@@ -66,9 +59,31 @@ def spilled(graph: IntGraph, limits: Limits, config: Config) -> IntGraph:
         floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
         begin = len(ops)
         ops += tiled
-    if limits.copies == 1:  # no room for what comes next
-        return replace(result, ops=ops)
-    return replace(result, ops=ahead(ops, floors, lambda op: aside(op, result.buffers, config), work))
+    result = replace(result, ops=ops)
+    if turns or limits.copies == 1:  # no room for what comes next
+        return result
+    return loads_ahead(result, config, limits, floors)
+
+
+def loads_ahead(graph: IntGraph, config: Config, limits: Limits, floors: list[int] | None = None) -> IntGraph:
+    """`graph` with loads, and what the vector unit makes of them, ahead of their use. floors: see `ahead`; without them what
+    lives at one time keeps within the limits."""
+    tokens = 0
+
+    def work(op: Op) -> float:
+        nonlocal tokens
+        if isinstance(op, RouteTokens):
+            tokens = -(-op.logits.rows * op.top_k // op.logits.cols)
+        rows = tokens if op.expert is not None else op.rows if isinstance(op, MatMul) else 0
+        return bound(op, rows, config) if isinstance(op, MatMul) else 0.0
+
+    def size(name: str) -> int:
+        buffer = graph.buffers[name]
+        return 0 if buffer.dram else limits.size(buffer, buffer.rows)
+
+    most = limits.banks * limits.bank_chunks if floors is None else 1 << 40
+    floors = floors or [0] * len(graph.ops)
+    return replace(graph, ops=ahead(graph.ops, floors, lambda op: aside(op, graph.buffers, config), work, size, most))
 
 
 def _waiting(block: list[Op]) -> set[str]:
@@ -134,6 +149,8 @@ class _Spills:
 
     def _whole_rows(self, view: View, number: int) -> View:
         """Where an output's rows lie one behind the other: as blocks of run `number` a copy, where columns were spilled apart."""
+        if view.buffer in self.plan.resident:
+            return view
         transfers = [op for _, block in self.blocks for op in block if isinstance(op, Transfer)]
         outside = [op.out if isinstance(op, Spill) else op.x for op in transfers]
         if all((v.col, v.cols) == (view.col, view.cols) for v in outside if v.buffer == view.buffer):
@@ -160,26 +177,28 @@ class _Spills:
         entries = [entry for unit in self.plan.units[run.first : run.end] for entry in unit]
         local = self.plan.local(run.first, run.end) if run.tokens else set()
         lasting: dict[View, _Held] = {}
-        blocks = run.edges() if run.tokens else [(0, 0)]
-        for k, (first, end) in enumerate(blocks):
-            last = k == len(blocks) - 1
+        edges = run.edges() if run.tokens else [(0, 0)]
+        made, kept = self._made(run, entries, local, edges)
+        for k in range(len(edges)):
+            last = k == len(edges) - 1
             names = f"{number}.{k}"
 
-            def place(
-                field: str, view: View, first: int = first, height: int = end - first, names: str = names
-            ) -> View:
+            def place(field: str, view: View, k: int = k, names: str = names) -> View:
                 if view.buffer not in local:
                     return view
-                name = f"{view.buffer}.{height}rows.{names}"
+                first, end = (int(rows[k]) for rows in kept[view.buffer])
+                name = f"{view.buffer}.{end - first}rows.{names}"
                 self.buffers.setdefault(
-                    name, replace(self.source.buffers[view.buffer], name=name, rows=height, scale=1.0)
+                    name, replace(self.source.buffers[view.buffer], name=name, rows=end - first, scale=1.0)
                 )
                 return replace(view, buffer=name, row=view.row - first)
 
             pieces: list[Op] = []
             whole: set[View] = set()
-            for op, shape in entries:
-                name = part_name(op.name, k, last, "block")
+            for (op, shape), (firsts, ends) in zip(entries, made, strict=True):
+                name, first, end = part_name(op.name, k, last, "block"), int(firsts[k]), int(ends[k])
+                if run.tokens and first == end:
+                    continue
                 cuts = cut(op, shape, first, end, name, place) if run.tokens else [op]
                 rows = sum(piece.walk.rows for piece in cuts if piece.walk is not None)  # that they write, each once
                 if op.walk is not None and rows < cuts[0].writes()["out"].rows:
@@ -198,6 +217,16 @@ class _Spills:
             self.ops = []
             self._block(pieces, held, run)
             self.blocks.append((number, self.ops))
+
+    def _made(
+        self, run: Run, entries: list[tuple[Op, Shape]], local: set[str], edges: list[tuple[int, int]]
+    ) -> tuple[list[Rows], dict[str, Rows]]:
+        """Tokens of each operation in every block of a run, and rows of what is local."""
+        if run.tokens and not self.plan.plain(run):
+            found = self.plan.blocks(run)
+            return found.made, found.kept
+        first, end = np.array(edges).T
+        return [(first, end)] * len(entries), dict.fromkeys(local, (first, end))
 
     def _block(self, pieces: list[Op], held: list[_Held], run: Run) -> None:
         """The operations of a block with the transfers around them."""
@@ -218,8 +247,8 @@ class _Spills:
         reads: list[list[View]] = []
         writes: list[list[View]] = []
         for piece in pieces:
-            read = [self._complete(v) for v in piece.reads().values() if v.buffer in self.source.buffers]
-            write = [_written(piece, v) for v in piece.writes().values() if v.buffer in self.source.buffers]
+            read = [self._complete(v) for v in piece.reads().values() if self._moves(v)]
+            write = [_written(piece, v) for v in piece.writes().values() if self._moves(v)]
             if piece.expert is not None or piece.name in self.partial:
                 read += write  # rows that it does not write stay as they were
             reads.append(read)
@@ -249,6 +278,10 @@ class _Spills:
         self.buffers.setdefault(name, Buffer(name, area.rows, area.cols, groups))
         return _Held(area, name, first, wrote[-1] if wrote else -1, fetched, maxima)
 
+    def _moves(self, view: View) -> bool:
+        """Whether a view is of what lies in DRAM: neither of a block's own buffers nor of one that stays."""
+        return view.buffer in self.source.buffers and view.buffer not in self.plan.resident
+
     def _complete(self, view: View) -> View:
         """What is brought for a view: all columns of an image's rows."""
         whole = isinstance(self.plan.fixed.get(view.buffer), Input)
@@ -256,7 +289,9 @@ class _Spills:
 
     def _moved(self, view: View, held: list[_Held]) -> View:
         """A view in the scratchpad."""
-        if view.buffer not in self.source.buffers:
+        if not self._moves(view):
+            if view.buffer in self.plan.resident:
+                self.buffers.setdefault(view.buffer, self.source.buffers[view.buffer])
             return view
         exact = [h for h in held if h.view == view] or [h for h in held if h.view.covers(view)]
         h = exact[0]

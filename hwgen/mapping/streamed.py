@@ -2,15 +2,15 @@
 
 As in depth-first tiling some tokens at a time go through a run, but what enters and leaves a run lies in DRAM: only a block of
 it and the next one that is fetched meanwhile are in the scratchpad. An operand that is read as a whole (keys and values of
-a head) is fetched once for the run; of a map that a convolution reads it is the band that a block reaches. Runs and their
-numbers of blocks are chosen by dynamic programming over all cuts.
+a head) is fetched once for the run; of a map that a convolution reads it is the band that a block reaches. What is small stays
+in the scratchpad between runs. Runs and their numbers of blocks are chosen by dynamic programming over all cuts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +18,16 @@ import numpy as np
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
 from ..isa import ColScale, RowMax
-from ..walks import Walk
-from .bands import BAND, banded, cut_walk, reach, tallest
+from .bands import BAND, Shape, banded, cut_walk, reach, tallest
 from .depth_first import MIN_ROWS, Bound, Cost, Limits
+from .halos import Blocks, Rows, area, blocks, sound, taken_by_band
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
 from .runs import units
+from .sharing import Together, with_maxima
 
+AGAIN = 2  # times at most that what stays in the scratchpad is chosen from what a cut moves
+KEPT = 0.5  # of the room, for what stays
+LONGEST = 64  # units of a run whose operations make some rows again
 PATIENCE = 16  # runs from a unit on, each longer than the one before, that find no room in any blocks: then none will
 
 
@@ -49,59 +53,43 @@ class Run:
         return list(zip(ordered, ordered[1:], strict=False))
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How an operation goes through in blocks: its number of tokens (0: not at all), the axis of each view by field, and what
-    the borders of blocks are multiples of."""
-
-    tokens: int
-    axes: dict[str, str]
-    step: int = 1
-
-
-Scale = str | tuple[Walk, str]  # what a view's size grows with: an axis, or the band of one side of a walk
-Sizes = tuple[tuple[int, int, Scale], ...]  # (chunks of a row, a granule's columns, all; copies; what this grows with)
+Key = Any  # what a place's size grows with: an axis, the band of one side of a walk, or rows that `halos` finds
 
 
 @dataclass
-class _Together:
-    """Units that may share a run: equal numbers of tokens, and every token depends on those of its block only."""
+class _Place:
+    """What lies in the scratchpad while units begin..last of a run work: `copies` of `size` chunks for each of what `key` tells,
+    with row maxima or not, fetched or spilled or neither."""
 
-    tokens: int = -1
-    keys: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
-    written: set[str] = field(default_factory=set)
-    whole: dict[str, set[str]] = field(default_factory=dict)  # with the operations that take them so
-    banded: set[str] = field(default_factory=set)  # written in bands
+    begin: int
+    last: int
+    size: int
+    copies: int
+    key: Key
+    maxima: bool = False
+    fetched: bool = False
+    spilled: bool = False
 
-    def add(self, ops: list[tuple[Op, Shape]]) -> bool:
-        """Add a unit; False where the run must end before it."""
-        for op, shape in ops:
-            if self.tokens < 0:
-                self.tokens = shape.tokens
-            if not shape.tokens or shape.tokens != self.tokens:
-                return False
-            for name, view in op.views().items():
-                axis = shape.axes[name]
-                if axis in (WHOLE, BAND):
-                    self.whole.setdefault(view.buffer, set()).add(op.name)
-                    if name in op.WRITES:
-                        self.banded.add(view.buffer)
-                    continue
-                self.keys.setdefault(view.buffer, set()).add((axis, view.row if axis == ROWS else view.col))
-                if name in op.WRITES:
-                    self.written.add(view.buffer)
-        alone = all(len(self.whole[name]) == 1 and name not in self.keys for name in self.banded)
-        return alone and not self.written & self.whole.keys() and all(len(self.keys[n]) == 1 for n in self.written)
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How tall the blocks of a run are: rows of a place at most and on average, and rows of an operation, by number."""
+
+    most: Callable[[Key], int]
+    mean: Callable[[Key], float]
+    rows: Callable[[int], int]
 
 
 class Streamed:
-    """The runs of a graph. bound(op, rows): cycles of an operation; beats: of a chunk on its way from or to DRAM.
+    """The runs of a graph. array(op, rows), vector(op, rows): cycles of an operation there; beats: of a chunk on its way from
+    or to DRAM.
 
     `fixed`: buffers that one Constant or Input writes, loaded anew wherever they are read. `units`, `shapes`: of the others.
     """
 
-    def __init__(self, graph: IntGraph, limits: Limits, bound: Bound, beats: int, granule: int):
-        self.graph, self.limits, self.bound, self.beats, self.granule = graph, limits, bound, beats, granule
+    def __init__(self, graph: IntGraph, limits: Limits, array: Bound, vector: Bound, beats: int, granule: int):
+        self.graph, self.limits, self.array, self.vector = graph, limits, array, vector
+        self.beats, self.granule = beats, granule
         outputs = {output.view.buffer for output in graph.outputs}
         writers: dict[str, list[Op]] = {}
         for op in graph.ops:
@@ -116,18 +104,24 @@ class Streamed:
                     self.fixed[name] = only
         loads = list(self.fixed.values())
         rest = [op for op in graph.ops if not any(op is load for load in loads)]
-        self.units = [[(op, self.shape(op)) for op in unit] for unit in _with_maxima(units(rest), graph)]
+        self.units = [[(op, self.shape(op)) for op in unit] for unit in with_maxima(units(rest), graph)]
         self.spans: dict[str, list[int]] = {}
         shared = set(outputs)  # cannot be as tall as a block
         for u, unit in enumerate(self.units):
             for op, shape in unit:
                 for name, view in op.views().items():
                     self.spans.setdefault(view.buffer, [u, u])[1] = u
-                    if shape.axes[name] != ROWS or view.row or view.rows != graph.buffers[view.buffer].rows:
+                    rows = graph.buffers[view.buffer].rows
+                    banded = shape.axes[name] == BAND and name == "x" and taken_by_band(view, rows, op.walk)
+                    if not banded and (shape.axes[name] != ROWS or view.row or view.rows != rows):
                         shared.add(view.buffer)
         for name in outputs:
             self.spans[name][1] = len(self.units)
         self.shared = shared
+        self.maxima = {view.buffer for op in rest for view in op.reads_maxima()}  # buffers of which row maxima are read
+        self.resident: set[str] = set()
+        self.stays: list[list[str]] = [[] for _ in self.units]  # those of them that live while a unit works
+        self.full = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}
 
     def shape(self, op: Op) -> Shape:
         """How an operation goes through in blocks."""
@@ -152,13 +146,85 @@ class Streamed:
         """Buffers that live only inside units first..end-1, block by block."""
         names = {view.buffer for unit in self.units[first:end] for op, _ in unit for view in op.views().values()}
         inside = {n for n in names if n not in self.fixed and self.spans[n][0] >= first and self.spans[n][1] < end}
-        return inside - self.shared
+        return inside - self.shared - self.resident
+
+    def plain(self, run: Run) -> bool:
+        """Whether every operation of a run makes the run's tokens, each of them once."""
+        together = Together(self.graph.buffers)
+        return all(together.add(unit) for unit in self.units[run.first : run.end]) and together.plain
+
+    def blocks(self, run: Run) -> Blocks:
+        """What the operations of a run make in its blocks."""
+        units = self.units[run.first : run.end]
+        edges = np.array([0, *(end for _, end in run.edges())])
+        return blocks(units, edges, self.local(run.first, run.end), self._written(run))
+
+    def _written(self, run: Run) -> set[str]:
+        """Buffers that a run writes, but for its own."""
+        units = self.units[run.first : run.end]
+        written = {view.buffer for unit in units for op, _ in unit for view in op.writes().values()}
+        return written - self.local(run.first, run.end)
 
     # --- choice -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The cheapest cut into runs of those that need the least beyond the room there is."""
+        """The cheapest cut into runs of those that need the least beyond the room there is. What lies between runs stays in the
+        scratchpad where it is small, and the cut is chosen again beside it."""
+        found = self._cut()
+        for _ in range(AGAIN):
+            before = self.resident
+            if found[-1].cost[0] or not self._keep(found):
+                break
+            again = self._cut()
+            if again[-1].cost >= found[-1].cost:
+                self._stay(before)
+                break
+            found = again
+        return found
+
+    def _keep(self, runs: list[Run]) -> bool:
+        """Let what is moved between runs stay where it takes little room for the traffic that it saves; whether something did."""
+        local = {name for run in runs if run.tokens for name in self.local(run.first, run.end)}
+        uses: dict[str, int] = {}
+        for unit in self.units:
+            for op, _ in unit:
+                for view in op.views().values():
+                    uses[view.buffer] = uses.get(view.buffer, 0) + 1
+        found = [name for name in self.spans if name not in self.fixed and name not in local | self.resident]
+        found.sort(key=lambda name: (self.spans[name][1] - self.spans[name][0] + 1) / uses[name])
+        room = [sum(self.full[name] for name in names) for names in self.stays]
+        rows = [sum(self._entries(name) for name in names) for names in self.stays]
+        most = KEPT * self.limits.banks * self.limits.bank_chunks
+        chosen = set(self.resident)
+        for name in found:
+            first, last = self.spans[name][0], min(self.spans[name][1], len(self.units) - 1)
+            size, entries = self.full[name], self._entries(name)
+            if max(room[first : last + 1]) + size > most:
+                continue
+            if entries and max(rows[first : last + 1]) + entries > KEPT * self.limits.scales:
+                continue
+            chosen.add(name)
+            for u in range(first, last + 1):
+                room[u] += size
+                rows[u] += entries
+        before = self.resident
+        self._stay(chosen)
+        return chosen != before
+
+    def _stay(self, names: set[str]) -> None:
+        """These are resident: in the scratchpad as a whole for as long as they live."""
+        self.resident = names
+        self.stays = [
+            [name for name in sorted(names) if self.spans[name][0] <= u <= self.spans[name][1]] for u in range(len(self.units))
+        ]
+
+    def _entries(self, name: str) -> int:
+        """Row maxima of a buffer."""
+        return self.graph.buffers[name].rows if name in self.maxima else 0
+
+    def _cut(self) -> list[Run]:
+        """The cheapest cut for what is resident."""
         best: dict[int, Run] = {0: Run(0, 0, 1, 0, 1, (0, 0.0))}
         for first in range(len(self.units)):
             short, cycles = best[first].cost
@@ -174,141 +240,180 @@ class Streamed:
 
     def _choices(self, first: int) -> Iterator[Run]:
         """Runs that begin at a unit, longer and longer ones."""
-        together, streams, misses = _Together(), True, 0
+        together, streams, misses, guess = Together(self.graph.buffers), True, 0, 1
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
                 streams = False
                 break
-            run = self._run(first, end, together.tokens)
+            if not together.plain and end - first > LONGEST:
+                return
+            run = self._run(first, end, together.tokens, together.plain, guess)
+            if run is None:
+                continue
+            guess = run.blocks
             yield run
             misses = misses + 1 if run.cost[0] else 0
             if misses == PATIENCE:
                 return
         if not streams and end == first + 1:
-            yield self._run(first, end, 0)
+            yield self._whole(first)
 
-    def _run(self, first: int, end: int, tokens: int) -> Run:
-        """The run with the fewest blocks that fit."""
-        shapes = [shape for unit in self.units[first:end] for _, shape in unit]
-        step = math.lcm(*(shape.step for shape in shapes))
-        if any(COLUMNS in shape.axes.values() for shape in shapes):
+    def _whole(self, first: int) -> Run:
+        """A unit as it is."""
+        places = self._places(first, first + 1, set(), True)
+        rows = [_rows(op) for op, _ in self.units[first]]
+        sizes = _Sizes(lambda key: 1, lambda key: 1, rows.__getitem__)
+        over = self._over(first, first + 1, places, sizes)
+        return Run(first, first + 1, 1, 0, 1, (over, self._cycles(first, first + 1, places, sizes, 1)))
+
+    def _run(self, first: int, end: int, tokens: int, plain: bool, guess: int) -> Run | None:
+        """The run with the fewest blocks that fit; None where blocks would not be right. guess: their number, about."""
+        entries = [entry for unit in self.units[first:end] for entry in unit]
+        step = math.lcm(*(shape.step for _, shape in entries if shape.tokens == tokens))
+        if any(COLUMNS in shape.axes.values() for _, shape in entries):
             step = math.lcm(step, self.granule if tokens >= 4 * self.granule else self.limits.chunk)
         most = tokens
-        for op, _ in (entry for unit in self.units[first:end] for entry in unit):
+        for op, _ in entries:
             if isinstance(op, RouteTokens):
                 most = min(most or op.logits.rows, max(1, min(self.limits.tokens, self.limits.entries // op.top_k)))
-        alive = self._alive(first, end)
-        if not tokens:
-            return Run(first, end, 1, 0, 1, (self._over(alive, 0), self._cycles(first, end, 0)))
 
-        def height(blocks: int) -> int:
-            return min(tokens, -(-tokens // (blocks * step)) * step)
+        def tried(blocks: int) -> Run:
+            tall = min(tokens, -(-tokens // (blocks * step)) * step)
+            return Run(first, end, -(-tokens // tall), tokens, step, (0, 0.0))
 
+        places = self._places(first, end, self.local(first, end), plain)
         few, many = -(-tokens // most), max(1, -(-tokens // most), -(-tokens // max(MIN_ROWS, step)))
+        known: dict[int, tuple[int, _Sizes]] = {}
+
+        def over(blocks: int) -> int:
+            if blocks not in known:
+                sizes = self._sizes(tried(blocks), plain)
+                known[blocks] = self._over(first, end, places, sizes), sizes
+            return known[blocks][0]
+
+        guess = min(max(few, guess), many)
+        if over(guess):
+            few = guess + 1 if guess < many else guess
+        else:  # a run one unit longer mostly takes as many blocks
+            many, few = guess, few if guess == few or not over(guess - 1) else guess
         while few < many:  # the fewest blocks that fit lie between
             middle = (few + many) // 2
-            few, many = (middle + 1, many) if self._over(alive, height(middle)) else (few, middle)
-        over, tall = self._over(alive, height(few)), height(few)
-        blocks = -(-tokens // tall)
-        return Run(first, end, blocks, tokens, step, (over, blocks * self._cycles(first, end, tall, blocks)))
+            few, many = (middle + 1, many) if over(middle) else (few, middle)
+        run, short = tried(few), over(few)
+        if not plain and not self._sound(run):
+            return None
+        cycles = self._cycles(first, end, places, known[few][1], run.blocks)
+        return replace(run, cost=(short, run.blocks * cycles))
 
-    def _alive(self, first: int, end: int) -> list[Sizes]:
-        """For each unit of a run what lives while it works."""
-        local = self.local(first, end)
-        spans: dict[tuple[str, Scale, int, int, int], list[int]] = {}
+    def _sound(self, run: Run) -> bool:
+        """Whether blocks leave right what a run writes."""
+        return sound(self.units[run.first : run.end], self.blocks(run), self._written(run))
+
+    def _sizes(self, run: Run, plain: bool) -> _Sizes:
+        """How tall the blocks of a run are."""
+        if plain:
+            height = run.edges()[0][1]
+
+            def times(key: Key) -> int:
+                return self._times(key, height)
+
+            return _Sizes(times, times, lambda _: height)
+        found = self.blocks(run)
+        of: dict[Key, Rows] = {}
+        of.update(found.kept)
+        of.update(found.taken)
+        rows = {key: end - first for key, (first, end) in of.items()}
+        made = [end - first for first, end in found.made]
+
+        def most(key: Key) -> int:
+            if key == WHOLE:
+                return 1
+            return int(rows[key].max()) if key in rows else tallest(key[0], key[1], int(made[key[2]].max()))
+
+        def mean(key: Key) -> float:
+            if key == WHOLE:
+                return 1
+            return float(rows[key].mean()) if key in rows else tallest(key[0], key[1], int(made[key[2]].max()))
+
+        return _Sizes(most, mean, lambda number: -(-int(made[number].sum()) // run.blocks))
+
+    def _places(self, first: int, end: int, local: set[str], plain: bool) -> list[_Place]:
+        """What lies in the scratchpad while a run works, but for what stays there. plain: all with the run's tokens."""
+        places: dict[tuple[str, Key, int, int, int], _Place] = {}
+        number = 0
         for u in range(first, end):
             for op, shape in self.units[u]:
                 for name, view in op.views().items():
-                    scale = ROWS if view.buffer in local else _scale(op, shape, name)
-                    column = (0, 0) if view.buffer in local or scale == COLUMNS else (view.col, view.cols)
-                    key = (view.buffer, scale, *column, view.rows)
-                    if scale == WHOLE:
-                        spans.setdefault(key, [first, end - 1])
-                    spills = name in op.WRITES and view.buffer not in local
-                    span = spans.setdefault(key, [u, u])
-                    span[1] = end - 1 if scale == WHOLE or spills else max(span[1], u)
-        found = []
-        for u in range(first, end):
-            sizes = []
-            for (name, scale, _, columns, rows), (begin, last) in spans.items():
-                if begin <= u <= last:
-                    buffer = self.graph.buffers[name]
-                    copies = 1 if name in local or (name in self.fixed and scale == WHOLE) else self.limits.copies
-                    sizes.append((self._size(buffer, scale, columns, rows), copies, scale))
-            found.append(tuple(sorted(sizes, key=lambda s: s[:2], reverse=True)))
-        return list(dict.fromkeys(found))
+                    if view.buffer in self.resident:
+                        continue
+                    inside, axis = view.buffer in local, shape.axes[name]
+                    key: Key = ROWS if inside else _scale(op, shape, name)
+                    if not plain and inside:
+                        key = view.buffer
+                    elif not plain and axis != WHOLE:
+                        key = area(op, shape, name, view) or (*key, number)
+                    column = (0, 0) if inside or key == COLUMNS else (view.col, view.cols)
+                    known = (view.buffer, key, *column, view.rows if plain or axis == WHOLE else 0)
+                    if known not in places:
+                        size = self._size(self.graph.buffers[view.buffer], key, column[1], view.rows)
+                        copies = 1 if inside or (view.buffer in self.fixed and axis == WHOLE) else self.limits.copies
+                        measured = view.buffer in self.maxima
+                        places[known] = _Place(u, u, size, copies, key, measured, not inside and name not in op.WRITES)
+                    place = places[known]
+                    place.spilled |= name in op.WRITES and not inside
+                    place.begin = first if axis == WHOLE else place.begin
+                    place.last = end - 1 if axis == WHOLE or place.spilled else u
+                number += 1
+        return list(places.values())
 
-    def _size(self, buffer: Buffer, scale: Scale, columns: int, rows: int) -> int:
+    def _size(self, buffer: Buffer, key: Key, columns: int, rows: int) -> int:
         """Chunks of a row of so many columns (0: all), of so many rows of them, of one chunk of columns of these rows."""
-        if scale == COLUMNS:
+        if key == COLUMNS:
             return rows
         width, groups = buffer.cols // buffer.groups, buffer.groups
         row = -(-columns // self.limits.chunk)
         if groups > 1 or not columns:
             row = max(1, (columns or buffer.cols) // width) * -(-width // self.limits.chunk)
-        return row * rows if scale == WHOLE else row
+        return row * rows if key == WHOLE else row
 
-    def _times(self, scale: Scale, height: int) -> int:
+    def _times(self, key: Key, height: int) -> int:
         """What a size is multiplied by in blocks of so many tokens."""
-        if scale == ROWS:
+        if key == ROWS:
             return height
-        if scale == WHOLE:
+        if key == WHOLE:
             return 1
-        return tallest(*scale, height) if isinstance(scale, tuple) else -(-height // self.limits.chunk)
+        return tallest(*key, height) if isinstance(key, tuple) else -(-height // self.limits.chunk)
 
-    def _over(self, alive: list[Sizes], height: int) -> int:
-        """Chunks that are short where most are, in blocks of so many tokens."""
-        times = {scale: self._times(scale, height) for sizes in alive for _, _, scale in sizes}
-        return max(
-            self.limits.over([size * times[scale] for size, copies, scale in sizes for _ in range(copies)])
-            for sizes in alive
-        )
+    def _over(self, first: int, end: int, places: list[_Place], sizes: _Sizes) -> int:
+        """Chunks, and row maxima, that are short where most are."""
+        rows = [sizes.most(place.key) for place in places]
+        most = 0
+        starts = {u for u in range(first + 1, end) if self.stays[u] != self.stays[u - 1]}
+        for u in sorted({first} | starts | {place.begin for place in places}):
+            live = [self.full[name] for name in self.stays[u]]
+            maxima = sum(self._entries(name) for name in self.stays[u])
+            for place, n in zip(places, rows, strict=True):
+                if place.begin <= u <= place.last:
+                    live += [place.size * n] * place.copies
+                    maxima += n * place.copies * (place.maxima and place.key not in (COLUMNS, WHOLE))
+            most = max(most, self.limits.over(live), maxima - self.limits.scales)
+        return most
 
-    def _cycles(self, first: int, end: int, height: int, blocks: int = 1) -> float:
-        """Of a block: those of the array or of the transfers, whichever take longer."""
-        local, array, share = self.local(first, end), 0.0, 1.0
-        moved: dict[tuple[str, Scale, int, bool], float] = {}
-        for op, shape in (entry for unit in self.units[first:end] for entry in unit):
+    def _cycles(self, first: int, end: int, places: list[_Place], sizes: _Sizes, blocks: int) -> float:
+        """Of a block: those of the array, of the vector unit or of the transfers, whichever take longer."""
+        array, vector, share = 0.0, 0.0, 1.0
+        for number, (op, shape) in enumerate(entry for unit in self.units[first:end] for entry in unit):
             if isinstance(op, RouteTokens):
                 share = op.top_k / op.logits.cols
-            expert = isinstance(op, MatMul) and op.expert is not None
-            rows = height or _rows(op)
-            by_columns = COLUMNS in shape.axes.values()
-            if by_columns and isinstance(op, MatMul):
-                array += self.bound(replace(op, out=replace(op.out, cols=rows)), op.x.rows)
-            else:
-                array += self.bound(op, math.ceil(rows * share) if expert else rows)
-            for name, view in op.views().items():
-                if view.buffer not in local:
-                    scale = _scale(op, shape, name)
-                    size = self._size(self.graph.buffers[view.buffer], scale, view.cols, view.rows)
-                    times = 1 / blocks if scale == WHOLE else self._times(scale, height)
-                    moved[view.buffer, scale, view.col, name in op.WRITES] = size * times * self.beats
-        read, written = (sum(c for (*_, kind), c in moved.items() if kind == write) for write in (False, True))
-        return max(array, read, written)
-
-
-def _with_maxima(found: list[list[Op]], graph: IntGraph) -> list[list[Op]]:
-    """Units joined where one reads row maxima of another that `apart.measure` could not take again from spilled rows: those
-    of signed values, or of some columns."""
-    first = list(range(len(found)))  # of each unit, where what it must stay with begins
-    writers: dict[str, tuple[int, RowMax]] = {}
-    for u, unit in enumerate(found):
-        for op in unit:
-            for view in op.reads_maxima():
-                writer, kind = writers.get(view.buffer, (u, RowMax.ABS))
-                if kind != RowMax.ABS or view.cols != graph.buffers[view.buffer].cols:
-                    first[writer : u + 1] = [min(first[writer : u + 1])] * (u + 1 - writer)
-            if (kept := op.writes_maxima()) is not None:
-                before = writers.get(kept.buffer, (u, op.row_max))
-                partial = kept.cols != graph.buffers[kept.buffer].cols
-                writers[kept.buffer] = before if partial and before[1] == op.row_max else (u, op.row_max)
-    result: list[list[Op]] = []
-    for u, unit in enumerate(found):
-        if first[u] == u:
-            result.append([])
-        result[-1] += unit
-    return result
+            height = sizes.rows(number)
+            if COLUMNS in shape.axes.values() and isinstance(op, MatMul):
+                array += self.array(replace(op, out=replace(op.out, cols=height)), op.x.rows)
+            elif height:
+                array += self.array(op, math.ceil(height * share) if op.expert is not None else height)
+                vector += self.vector(op, height)
+        moved = [(p, p.size * sizes.mean(p.key) * self.beats / (blocks if p.key == WHOLE else 1)) for p in places]
+        read, written = sum(c for p, c in moved if p.fetched), sum(c for p, c in moved if p.spilled)
+        return max(array, vector, read, written)
 
 
 def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[str, View], View]) -> list[Op]:
@@ -340,7 +445,7 @@ def _rows(op: Op) -> int:
     return next(views[name].rows for name in ("x", "logits", "out") if name in views)
 
 
-def _scale(op: Op, shape: Shape, name: str) -> Scale:
+def _scale(op: Op, shape: Shape, name: str) -> Key:
     """What the size of one of an operation's views grows with."""
     if shape.axes[name] != BAND:
         return shape.axes[name]

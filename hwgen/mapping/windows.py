@@ -17,7 +17,7 @@ from typing import Any
 
 from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, ReduceWindow, View
 from ..walks import Walk
-from .bands import BAND, rows_of, span
+from .bands import BAND, reach, rows_of
 from .depth_first import Limits
 from .parts import COLUMNS, ROWS, WHOLE, edges, part, part_name
 from .window_runs import Run, Shape, window_runs
@@ -111,7 +111,10 @@ class _Windows:
     @staticmethod
     def _reached(walk: Walk, borders: dict[int, int], first: int, end: int) -> tuple[int, int]:
         """(first row, row behind the last) that the taps of tokens first..end-1 reach."""
-        return span(rows_of(walk, borders[first], borders[end]).x_rows())
+        of = reach(walk)
+        steps = slice(borders[first] // of.step, borders[end] // of.step)
+        high = int(of.high["x"][steps].max())
+        return (int(of.low["x"][steps].min()), high) if high > 0 else (0, 1)
 
     def _blocks(self, run: Run, local: dict[str, str]) -> tuple[list[tuple[int, int]], int]:
         """The tallest blocks that fit with what lives beside them, the smallest ones if none do; and how many live at one time:

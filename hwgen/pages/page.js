@@ -22,6 +22,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+// Tables of which a search field shows the rows that hold its words.
+for (const field of document.querySelectorAll("input[data-filter]")) {
+  const body = document.getElementById(field.dataset.filter).tBodies[0];
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/);
+    for (const row of body.rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+  });
+}
+
 // Timelines: wheel or +/- zooms about the pointer, dragging or arrows move, a double click shows all of it.
 const tip = document.createElement("div");
 tip.className = "tip";
@@ -31,7 +40,7 @@ class Timeline {
   constructor(canvas) {
     Object.assign(this, JSON.parse(document.getElementById(canvas.dataset.from).textContent));
     this.canvas = canvas;
-    this.lanes = [["array", this.array], ...this.units.map((unit, i) => [unit, this.bars[i]])];
+    this.hold([this.array, ...this.bars]);
     this.row = 26;
     this.left = 96;
     this.show(0, this.cycles);
@@ -61,6 +70,19 @@ class Timeline {
     }
     new ResizeObserver(() => this.ask()).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.ask());
+  }
+  hold(bars) {  // a lane: its name, its bars from left to right, the longest of them
+    this.lanes = bars.map((lane, i) => [
+      i ? this.units[i - 1] : "array", lane.sort((a, b) => a[0] - b[0]), lane.reduce((most, bar) => Math.max(most, bar[1]), 0),
+    ]);
+  }
+  first(lane, longest, cycle) {  // the first bar that may reach the cycle
+    let low = 0, high = lane.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (lane[middle][0] + longest < cycle) low = middle + 1; else high = middle;
+    }
+    return low;
   }
   width() { return Math.max(50, this.canvas.clientWidth - this.left - 8); }
   at(x) { return this.from + (x - this.left) / this.width() * (this.to - this.from); }
@@ -98,12 +120,16 @@ class Timeline {
   }
   draw() {
     const canvas = this.canvas, ratio = devicePixelRatio || 1, height = this.row * this.lanes.length + 24;
-    canvas.style.height = `${height}px`;
-    canvas.width = canvas.clientWidth * ratio;
-    canvas.height = height * ratio;
+    const wide = Math.round(canvas.clientWidth * ratio), high = Math.round(height * ratio);
+    if (canvas.width !== wide || canvas.height !== high) {
+      canvas.style.height = `${height}px`;
+      canvas.width = wide;
+      canvas.height = high;
+    }
     const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-    pen.scale(ratio, ratio);
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, canvas.clientWidth, height);
     pen.font = "12px system-ui, sans-serif";
     const scale = this.width() / (this.to - this.from);
     pen.strokeStyle = colour("line");
@@ -120,18 +146,36 @@ class Timeline {
     pen.stroke();
     pen.fillText("cycles", 4, height - 5);
     const fills = this.causes.map(colour);
-    this.lanes.forEach(([name, bars], i) => {
-      const top = i * this.row;
+    this.lanes.forEach(([name, bars, longest], i) => {
+      const top = i * this.row, spent = fills.map(() => 0);
+      let column = -1;  // bars narrower than a pixel share one, in the colour of most of their cycles
+      const flush = () => {
+        if (column < 0) return;
+        if (!i) pen.fillStyle = fills[spent.indexOf(Math.max(...spent))];
+        pen.fillRect(column, top + 4, 1, this.row - 8);
+        spent.fill(0);
+        column = -1;
+      };
       pen.fillStyle = colour("ink");
       pen.fillText(`${name} ${this.shares[i]}`, 4, top + 17);
       pen.fillStyle = i ? colour(name) : "";
-      for (const [start, long, , cause] of bars) {
-        if (start + long < this.from || start > this.to) continue;
+      for (let k = this.first(bars, longest, this.from); k < bars.length; k++) {
+        const [start, long, , cause] = bars[k];
+        if (start > this.to) break;
+        if (start + long < this.from) continue;
         const x = this.left + Math.max(0, start - this.from) * scale;
         const end = this.left + (Math.min(this.to, start + long) - this.from) * scale;
-        if (cause !== undefined) pen.fillStyle = fills[cause];
-        pen.fillRect(x, top + 4, Math.max(0.4, end - x - (end - x > 3 ? 0.5 : 0)), this.row - 8);
+        if (end - x < 1) {
+          if (Math.floor(x) !== column) flush();
+          column = Math.floor(x);
+          spent[cause ?? 0] += long;
+          continue;
+        }
+        flush();
+        if (!i) pen.fillStyle = fills[cause];
+        pen.fillRect(x, top + 4, end - x - (end - x > 3 ? 0.5 : 0), this.row - 8);
       }
+      flush();
     });
   }
 }

@@ -53,7 +53,7 @@ class Range:
 class Stats:
     """
     values  Range of every input (one column) and value
-    hidden  of each `Experts` and `SlotExperts`: largest |pre-activation|
+    hidden  of each `Experts` and `SlotExperts`: largest |pre-activation|; of each `Scan`: largest |state|
     chosen  of the logits of each router: Range (one column) of those that were among a token's top k
     load    of the logits of each router, by expert: images that used it, tokens that chose it, int64 [2, experts]
     covered of Q, K, V and the inputs: see `part`; none where all of their range is covered

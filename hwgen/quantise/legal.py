@@ -55,7 +55,7 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
 
     for node in live(graph).values():
         read = {f.name: getattr(node, f.name) for f in fields(node) if f.metadata.get("value")}
-        node = replace(node, **{name: done.aliases.get(value, value) for name, value in read.items()})
+        node = replace(node, **{name: _renamed(value, done.aliases) for name, value in read.items()})
         made = {name: nodes.get(getattr(node, name)) for name in read}
         changed = {}
         match node:
@@ -79,6 +79,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 if isinstance(nodes.get(scored), fg.Linear):
                     done.exact.add(scored)
                     done.fine.add(scored)
+            case fg.Scan():
+                wanted = {"steps": isinstance(made["steps"], fg.Linear)}
             case fg.Rotate():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.LayerNorm)}
             case fg.LayerNorm(heads=heads) if heads > 1:
@@ -104,6 +106,11 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             done.exact |= {m.name for m in made.values() if is_identity(m) and not isinstance(nodes.get(m.x), fg.Clip)}
     done.graph.outputs = [replace(o, value=done.aliases.get(o.value, o.value)) for o in graph.outputs]
     return done
+
+
+def _renamed(value: str | tuple[str, ...], names: dict[str, str]) -> str | tuple[str, ...]:
+    """A name, or the names that a Stack or Join reads, by what stands for them."""
+    return names.get(value, value) if isinstance(value, str) else tuple(names.get(v, v) for v in value)
 
 
 def _is_before(node: fg.Gather, source: fg.Node | None, graph: fg.Graph) -> bool:

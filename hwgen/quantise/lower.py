@@ -23,6 +23,7 @@ from .options import Quantisation
 from .plan import Plan, describe, product_side
 from .received import received
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
+from .scan import scan
 from .soft import combine, dispatch, mean, slot_experts
 
 Array = np.ndarray
@@ -96,6 +97,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             products.transpose(b, node)
         case fg.Ratio():
             products.ratio(b, node)
+        case fg.Scan():
+            scan(b, node)
         case fg.Received():
             received(b, node)
         case fg.Softmax():

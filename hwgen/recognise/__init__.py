@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from ..errors import Finding
 from ..tensor import Map, Program
-from .activations import clip, curved, leaky, plain
+from .activations import clip, curved, leaky, plain, scaled
 from .attention import attention
 from .convolution import convolution
-from .limits import dynamic, joined, limit
+from .grouped import grouped
+from .limits import dynamic, joined, limit, of_inputs
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
-from .norms import norm, softmax
+from .norms import length, norm, softmax
 from .rewrite import Pattern, rewrite
 from .rotary import turned
+from .scans import scan, skipped
 from .selection import received, selected
-from .tokens import channels_last, ordered, padded, pool, positions, tokens
+from .tokens import channels_last, ordered, padded, pool, positions, shifted, tokens, total
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (joined, convolution, linear, attention, softmax, norm, curved, leaky, bias, gain, received, selected),
-    (turned,),  # what is left outside attention
+    (
+        *(joined, shifted, scan, skipped, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain),
+        *(received, selected),
+    ),
+    (turned, length, scaled),  # what is left outside attention and norms, and with a number that is no step of it
     (
         joined,
         gain_at_last,
@@ -37,7 +42,21 @@ ROUNDS: tuple[tuple[Pattern, ...], ...] = (
         clip,
         ordered,
     ),
-    (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, channels_last, pool, plain, clip, scale, ordered),
+    (
+        gain_at_last,
+        bias_at_last,
+        absorbed,
+        sorted_walks,
+        tokens,
+        positions,
+        channels_last,
+        pool,
+        total,
+        plain,
+        clip,
+        scale,
+        ordered,
+    ),
 )
 
 __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]
@@ -46,7 +65,7 @@ __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]
 def recognise(program: Program) -> tuple[Program, list[Finding]]:
     """The same outputs by layers, and what keeps mixtures of experts from being one; nothing else is refused here."""
     if any(isinstance(n.op, Map) and n.op.function == "round" for n in program.nodes()):
-        program = rewrite(program, (limit, dynamic), past=False)
+        program = of_inputs(rewrite(program, (limit, dynamic), past=False))
     program, findings = mixtures(program)
     for patterns in ROUNDS:
         program = rewrite(program, patterns)

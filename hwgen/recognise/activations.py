@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -56,20 +57,25 @@ def nearest(values: Array, forms: tuple[str, ...]) -> tuple[Activation, float] |
     return best
 
 
-def _match(t: Builder, node: Node, forms: tuple[str, ...]) -> Ref | None:
+def _match(t: Builder, node: Node, forms: tuple[str, ...], factor: Callable[[Array], float] | None = None) -> Ref | None:
+    """The layer of one of `forms` that a node is, times a number where `factor` finds one in its values on GRID."""
     if not is_map(node) or node.dtype != "f" or not _bends(node):
         return None
     for source in sources(node):
         if source.shape != node.shape or source.dtype != "f":
             continue
         values = elementwise(node, source, GRID)
-        if values is None or np.shape(values) != GRID.shape or (found := nearest(values, forms)) is None:
+        if values is None or np.shape(values) != GRID.shape:
+            continue
+        times = 1.0 if factor is None else factor(values)
+        found = nearest(values / times, forms) if np.isfinite(times) and times != 0 else None
+        if found is None:
             continue
         if found[1] > ROUNDED:
             t.notes["rounded"] = True
         y = t.node(found[0], source.node.ref)
         relabel(y, label(t.source) or f"{parent(source.node.name)}.act".lstrip("."))
-        return t.through(source.layout, y)
+        return t.through(source.layout, y if factor is None else t.map("mul", y, times))
     return None
 
 
@@ -85,6 +91,13 @@ def _bends(node: Node, depth: int = 8) -> bool:
 def curved(t: Builder, node: Node) -> Ref | None:
     """GELU, SiLU and others, from the whole of their steps."""
     return _match(t, node, CURVED)
+
+
+def scaled(t: Builder, node: Node) -> Ref | None:
+    """GELU, SiLU and others times a number, as where the half of a GELU was folded into the weights that read it. All of them
+    are x itself far above zero."""
+    far = float(GRID[-1])
+    return _match(t, node, CURVED, lambda values: round(float(values[-1]) / far, 6)) if is_map(node, "mul", "div") else None
 
 
 def leaky(t: Builder, node: Node) -> Ref | None:

@@ -23,8 +23,47 @@ def limit(t: Builder, node: Node) -> Ref | None:
     if constant(x) or len(scale) != 1 or len(low) != 1 or len(high) != 1:
         return None
     step = float(scale[0])
-    y = t.node(Clip(float(low[0]) * step, float(high[0]) * step, step), x.node.ref)
-    return t.through(x.layout, y)
+    return t.through(x.layout, _limited(t, x.node, Clip(float(low[0]) * step, float(high[0]) * step, step)))
+
+
+def _limited(t: Builder, node: Node, clip: Clip) -> Ref:
+    """A limit on a value, or on all that a join of several computed values has: their readers see past the join."""
+    if not isinstance(node.op, Concat) or sum(not constant(r) for r in node.operands) < 2:
+        return t.node(clip, node.ref)
+    parts = []
+    for r in node.operands:
+        if r.constant is None:
+            parts.append(t.through(r.layout, _limited(t, r.node, clip)))
+        else:
+            rounded = np.rint(r.constant / np.float32(clip.step)) * np.float32(clip.step)
+            parts.append(t.const(np.clip(rounded, clip.low, clip.high).astype(np.float32)))
+    return t.node(node.op, *parts)
+
+
+def of_inputs(program: Program) -> Program:
+    """The program with the limits on its inputs as `notes["ranges"]`, name -> (low, high): an input has one format for all its
+    readers, the widest of theirs, and none where one of them has no limit."""
+    readers: dict[Node, list[Node | None]] = {n: [] for n in program.nodes() if isinstance(n.op, Input)}
+    for node in program.nodes():
+        for r in node.operands:
+            readers.get(r.node, []).append(node if is_limit(node) else None)
+    for r in program.outputs.values():
+        readers.get(r.node, []).append(None)
+    ranges = program.notes.setdefault("ranges", {})
+    for node, limits in readers.items():
+        clips = [n.op for n in limits if n is not None]
+        if clips and len(clips) == len(limits):
+            ranges[node.op.name] = min(c.low for c in clips), max(c.high for c in clips)
+
+    t = Builder()
+    t.notes = program.notes
+    made: dict[Node, Ref] = {}
+    for node in program.nodes():
+        operands = [t.through(r.layout, made[r.node]) for r in node.operands]
+        t.name, t.source = node.name, node.source
+        kept = node.ref if isinstance(node.op, Const) else t.node(node.op, *operands)
+        made[node] = operands[0] if is_limit(node) and isinstance(operands[0].op, Input) else kept
+    return Program({name: t.through(r.layout, made[r.node]) for name, r in program.outputs.items()}, program.notes)
 
 
 def is_limit(r: Ref | Node) -> bool:

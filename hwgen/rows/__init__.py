@@ -9,15 +9,16 @@ from ..errors import Finding
 from ..layers import Activation
 from ..recognise.match import is_map
 from ..tensor import Map, Program, Ref
-from . import attention, dense, elementwise, maps, moe, products, selection
+from . import attention, dense, elementwise, lengths, maps, moe, products, scans, selection
 from .apart import split
-from .lower import GONE, Rows
+from .lower import GONE, Make, Rows, Where
 from .moves import value
 from .sums import chained
 from .views import Unsupported, View
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
-KINDS = {**dense.KINDS, **elementwise.KINDS, **maps.KINDS, **attention.KINDS, **moe.KINDS, **products.KINDS, **selection.KINDS}
+_LAYERS = (dense, elementwise, lengths, maps, attention, moe, products, scans, selection)
+KINDS: dict[type, tuple[Where, Make]] = {kind: how for module in _LAYERS for kind, how in module.KINDS.items()}
 
 __all__ = ["KINDS", "lower"]
 

@@ -39,7 +39,9 @@ class Rows:
         self.findings: dict[Finding, None] = {}
         self.kinds: dict[str, str] = program.notes.get("operators", {})
         self.routes: dict[Any, str] = {}  # routers' row lists, by what they are made of
-        self.ranges: dict[str, tuple[Array, Array]] = {}
+        self.ranges: dict[str, tuple[Array, Array]] = {
+            name: (np.full(1, low), np.full(1, high)) for name, (low, high) in program.notes.get("ranges", {}).items()
+        }
         self._places: dict[Node, Place] = {}
         self._made: dict[Any, str] = {}
         self._derived: dict[Any, Any] = {}
@@ -237,7 +239,9 @@ class Rows:
         if isinstance(op, Conv) and op.groups == 1:
             x, *parts = node.operands
             return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
-        if len(node.shape) == 2 and (isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul")):
+        at = self.place(node)
+        own = at.at is None and node.shape[1:] == (at.width,) and len(np.unique(columns)) == len(columns)
+        if own and (isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul")):
             return self.t.node(op, *(self.t.gather(r, index, 1) for r in node.operands)).node
         return self.identity(node, columns)
 
@@ -335,7 +339,9 @@ class Rows:
         return kept if kept is array or np.array_equal(kept, array) else array
 
     def limit(self, name: str, low: float, high: float, columns: int) -> None:
-        """What a quantised file lets a value hold; of several limits for its readers, the widest."""
+        """What a quantised file lets a value hold, if the value is there; of several limits for its readers, the widest."""
+        if name == GONE:
+            return
         old = self.ranges.get(name, (np.inf, -np.inf))
         self.ranges[name] = np.full(columns, np.minimum(low, old[0])), np.full(columns, np.maximum(high, old[1]))
 

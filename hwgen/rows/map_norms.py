@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 16
 GROUP = 32  # most rows that become one: a window is that high
-LEAST = 1e-12  # epsilon of the rows of x: far below that of the norm, of which nothing is taken
+LEAST = 1e-12  # epsilon of the rows of x: far below that of the norm, of which nothing is taken; less of numbers made of them
 
 
 @dataclass(eq=False)
@@ -83,25 +83,28 @@ def _group(b: Rows, node: Node, x: str, size: tuple[int, int]) -> str:
     return _normalised(b, node, x, size, rows * width, float(node.op.epsilon))
 
 
-def _normalised(b: Rows, node: Node, x: str, size: tuple[int, int], count: float, epsilon: float) -> str:
-    """x [R, C] / sqrt(sum of squares / count + epsilon)."""
+def _normalised(
+    b: Rows, node: Node, x: str, size: tuple[int, int], count: float, epsilon: float, least: float = LEAST
+) -> str:
+    """x [R, C] / sqrt(sum of squares / count + epsilon). least: the epsilon of its rows, where it has several."""
     rows, width = size
 
-    def norm(gain: float, least: float) -> str:
+    def norm(gain: float, epsilon: float) -> str:
         tables = {"gamma": b.intern(np.full(width, gain)), "beta": b.intern(np.zeros(width))}
-        return b.add(graph.LayerNorm, node, "", "layernorm", x=x, **tables, epsilon=least, centred=False, heads=1)
+        return b.add(graph.LayerNorm, node, "", "layernorm", x=x, **tables, epsilon=epsilon, centred=False, heads=1)
 
     if rows == 1:
         return norm((count / width) ** 0.5, epsilon * count / width)
     group = min(GROUP, width, rows)
     many = -(-rows // group)
     mask = np.eye(group, width, dtype=np.float32)[np.arange(rows) % group]
-    unit = norm(1.0, LEAST)
+    unit = norm(1.0, least)
     length = b.add(graph.Multiply, node, "", "multiply", a=x, b=unit)
     length = b.add(graph.Linear, node, "", "length", x=length, weight=_average(b, width), bias=None)
     slide = {"size": (rows, 1), "kernel": (group, 1), "stride": (group, 1), "pads": (0, 0, many * group - rows, 0)}
     v = b.add(graph.Window, node, "", "lengths", x=b.times(node, length, mask), form="mean", count_pads=True, **slide)
-    v = _normalised(b, node, v, (many, width), count / width, epsilon / group**2)
+    # v is a part of the lengths, and so are its rows' squares: with them the epsilon gets smaller, or it would count.
+    v = _normalised(b, node, v, (many, width), count / width, epsilon / group**2, least / (group * width))
     v = b.add(graph.Gather, node, "", "lengths", x=v, rows=np.arange(rows) // group)
     weight = b.intern(np.ones((width, width)))
     v = b.add(graph.Linear, node, "", "length", x=b.times(node, v, mask), weight=weight, bias=None)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..recognise.limits import beneath, is_limit
 from ..recognise.match import is_map
 from ..tensor import Input, Layout, Node, Pad, Ref
 from .reasons import PLAIN, STEM
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 
 ELSEWHERE = "pads something else than the image, as convolution stems do"
+SHIFTED = "pads an image to which a constant is added before"
 
 
 def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
@@ -28,8 +28,7 @@ def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
 
 def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     x, w, *bias = node.operands
-    x = _image(b, x)
-    image, stand, before, after = _source(b, x)
+    image, stand, before, after = _source(x)
     if len(image.shape) < 3 or image.shape[0] != 1:
         hint = "give the image as [1, channels, height, width]"
         raise Unsupported(f"reads an input of shape {list(image.shape)} as patches", hint)
@@ -72,16 +71,15 @@ def _patches(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
     return fields, None if np.array_equal(order, np.arange(len(order))) else order
 
 
-def _source(b: Rows, x: Ref) -> tuple[Node, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _source(x: Ref) -> tuple[Node, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """(input, order in which its axes stand in what x shows, zeros before and behind each of these)."""
     image = x.node
     if not isinstance(image.op, Pad):
         rank = len(image.shape)
         return image, tuple(range(rank)), (0,) * rank, (0,) * rank
-    border, inner = image.op, _image(b, image.operands[0])
+    border, inner = image.op, image.operands[0]
     if is_map(inner, "add", "sub"):
-        hint = "pad nothing, or give the network an image of which the mean is subtracted already"
-        raise Unsupported("pads an image to which a constant is added before", hint)
+        raise Unsupported(SHIFTED)
     image = inner.node
     dense = Layout.dense(image.shape)
     orders = permutations(range(len(image.shape))) if len(image.shape) == len(inner.shape) else ()
@@ -91,13 +89,6 @@ def _source(b: Rows, x: Ref) -> tuple[Node, tuple[int, ...], tuple[int, ...], tu
     if border.value:
         raise Unsupported(f"pads the image by {border.value:g}", PLAIN)
     return image, stand, border.before, border.after
-
-
-def _image(b: Rows, x: Ref) -> Ref:
-    """x without the limits of a quantised file, which are those of the image."""
-    if is_limit(x) and isinstance(beneath(b.t, x).op, Input):
-        b.limit(beneath(b.t, x).op.name, x.op.low, x.op.high, 1)
-    return beneath(b.t, x)
 
 
 def _steps(place: Array, alone: int) -> tuple[int, int, int]:

@@ -181,7 +181,7 @@ def _queue_buffers(graph: IntGraph) -> set[str]:
     bad: set[str] = {output.view.buffer for output in graph.outputs}
     for op in graph.ops:
         expert = op.expert
-        views = op.views()
+        views = dict(op.views())
         out = views.pop("out", None)
         for name, view in views.items():
             if expert is None or name != "x" or writer.get(view.buffer) != expert or op.indirect == Indirect.GATHER:

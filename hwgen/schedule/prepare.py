@@ -19,6 +19,7 @@ from ..intgraph import (
     Op,
     ReduceWindow,
     RouteTokens,
+    ScanRows,
     SelectRows,
     View,
 )
@@ -96,6 +97,8 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
                 _prepare_window(needs, i, op, config, constants)
             case SelectRows():
                 _check_select(needs, op, config)
+            case ScanRows():
+                raise UserError(f"{op.name}: a selective scan, which the machine has no unit for")
             case RouteTokens():
                 _check_route(needs, op, config)
                 routes[op.name], last_route = op, op.name

@@ -47,6 +47,11 @@ def one_line(err: str) -> bool:
         (["example", "resnet", "-o", "x.onnx"], "unknown example 'resnet'; known are"),
         (["example", "m3vit-micro"], "-o FILE.onnx"),
         (["demo", "--images", "0"], "--images 0"),
+        (["check", "x.onnx", "--board", "kv260"], "--board kv260: whose Config --html FILE.html shows"),
+        (["run", "b", "--input", "x", "--engine", "golden", "--dram", "unlimited"], "golden has no DRAM; rtl has"),
+        (["verify", "b", "--input", "x", "--engine", "machine", "--dram", "unlimited"], "machine has no DRAM; rtl has"),
+        (["verify", "b", "--input", "x", "--engine", "golden", "--model", "m.onnx"], "--model m.onnx: the float model for"),
+        (["explore", "x.onnx", "--workers", "2", "--cluster", "tcp://h:1"], "--workers: processes of this machine"),
     ],
 )
 def test_bad_arguments_are_exit_2_and_one_line(hwgen, tmp_path, monkeypatch, arguments, said):

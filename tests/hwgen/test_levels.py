@@ -40,6 +40,8 @@ def model(name: str) -> Path:
 
 
 def filled(name: str, folder: Path) -> Path:
+    if not MODELS.exists():
+        pytest.skip("the hollow files of real networks are not here")
     runpy.run_path(str(MODELS / "hollow.py"))["fill"](str(MODELS / "hollow" / f"{name}.onnx"), str(folder / "m.onnx"))
     return folder / "m.onnx"
 

@@ -56,16 +56,22 @@ def part(w):
     return w.linear(w.as_tokens(w.op("Concat", w.op("Reshape", y, [1, D // 2, 2, 3]), rest, axis=1)))
 
 
-def large(w):
+def large(scale=1.0, epsilon=1e-5):
     """A map of more elements than a row may be pieced together of."""
-    x = w.op("Resize", w.patches(), "", np.array([1, 1, 10, 10], np.float32), mode="nearest")
-    x = w.op("Conv", x, w.normal(D, D, 3, 3), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    return w.linear(w.as_tokens(w.op("MaxPool", group_norm(w, x, 1, (20, 30)), kernel_shape=[10, 10], strides=[10, 10])))
+
+    def form(w):
+        x = w.op("Resize", w.patches(), "", np.array([1, 1, 10, 10], np.float32), mode="nearest")
+        x = w.op("Conv", x, scale * w.normal(D, D, 3, 3), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        x = group_norm(w, x, 1, (20, 30), epsilon)
+        return w.linear(w.as_tokens(w.op("MaxPool", x, kernel_shape=[10, 10], strides=[10, 10])))
+
+    return form
 
 
 FORMS = {
     "one row is left": normed(),
-    "large map": large,
+    "large map": large(),
+    "large map of small numbers": large(1e-3, 1e-10),
     "two levels": normed(size=(4, 6)),
     "two groups": normed(2, (4, 6)),
     "much epsilon": normed(epsilon=1.0),

@@ -152,6 +152,53 @@ def test_operators_on_integers_are_what_they_emulate(models, data, tmp_path):
     assert snr(reference(models / "vit_digits_dynamo.onnx", {"image": data[100:110]})["logits"], found) > 18
 
 
+def map_network(path):
+    """A stem whose kernel overlaps, GELU of which the half is in the next weights (as onnxsim folds it), a depthwise convolution,
+    maps side by side by channels, and a token of means before those of the map."""
+    rng = np.random.default_rng(5)
+    shapes = {"stem": (8, 3, 3, 3), "deep": (8, 1, 3, 3), "left": (8, 8, 1, 1), "right": (8, 8, 3, 3), "head": (16, 10)}
+    held = {n: (rng.standard_normal(s) * np.prod(s[1:]) ** -0.5).astype(np.float32) for n, s in shapes.items()}
+    held |= {"root": np.float32(2**0.5), "one": np.float32(1), "flat": np.array([0, 0, -1])}
+    held["bias"] = rng.standard_normal(8).astype(np.float32) / 4
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["image", "stem", "bias"], ["s"], "stem", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Div", ["s", "root"], ["d"], "div"),
+        node("Erf", ["d"], ["e"], "erf"),
+        node("Add", ["e", "one"], ["f"], "add"),
+        node("Mul", ["s", "f"], ["g"], "mul"),
+        node("Conv", ["g", "deep"], ["w"], "deep", group=8, pads=[1, 1, 1, 1]),
+        node("Conv", ["w", "left"], ["l"], "left"),
+        node("Conv", ["w", "right"], ["r"], "right", pads=[1, 1, 1, 1]),
+        node("Concat", ["l", "r"], ["m"], "both", axis=1),
+        node("GlobalAveragePool", ["m"], ["p"], "pool"),
+        node("Reshape", ["m", "flat"], ["tokens"], "tokens"),
+        node("Reshape", ["p", "flat"], ["token"], "token"),
+        node("Concat", ["token", "tokens"], ["all"], "all", axis=2),
+        node("Transpose", ["all"], ["t"], "turned", perm=[0, 2, 1]),
+        node("MatMul", ["t", "head"], ["y"], "head"),
+    ]
+    info = helper.make_tensor_value_info
+    tensors = [numpy_helper.from_array(a, n) for n, a in held.items()]
+    graph = helper.make_graph(nodes, "g", [info("image", 1, [1, 3, 16, 16])], [info("y", 1, [1, 65, 10])], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["float", "QDQ", "QOperator", "dynamic"])
+def test_maps_as_onnxruntime_quantises_them(tmp_path, form):
+    path, q = map_network(tmp_path / "m.onnx"), tmp_path / "q.onnx"
+    images = np.random.default_rng(6).standard_normal((12, 3, 16, 16)).astype(np.float32)
+    if form == "dynamic":
+        quantization.quantize_dynamic(str(path), str(q), weight_type=quantization.QuantType.QInt8)
+    elif form != "float":
+        kind = quantization.QuantType.QUInt8 if form == "QOperator" else quantization.QuantType.QInt8
+        static(path, q, images[:8], quant_format=quantization.QuantFormat[form], activation_type=kind, per_channel=True)
+    graph = import_model(path if form == "float" else q)
+    found = run(integers({"": graph}, {"image": images[:8]})[""], images[8:])["y"]
+    assert snr(reference(path, {"image": images[8:]})["y"], found) > 28
+
+
 # --- by hand ---------------------------------------------------------------------------------------------------------
 
 

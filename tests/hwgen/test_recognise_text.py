@@ -197,7 +197,9 @@ output y = %2{1,2:1,1,4:8,4:2}""",
     ),
     "range of a quantised file, its rounding left out": (
         """
-        %0 = input name='x' : f[3, 4]
+        %30 = input name='x' : f[3, 4]
+        %31 = const normal(2) : f[4, 4]
+        %0 = contract spec='rk,nk->rn' %30 %31 : f[3, 4]
         %1 = const 0.001 : f[]
         %2 = map function='div' %0 %1{3:0,4:0} : f[3, 4]
         %3 = map function='round' %2 : f[3, 4]
@@ -225,8 +227,27 @@ def test_range_of_a_quantised_file():
     after, _ = recognise(parse(CASES["range of a quantised file, its rounding left out"][0]))
     kinds = [n.op.kind for n in after.nodes() if n.op.kind != "const"]
     (clip,) = (n.op for n in after.nodes() if n.op.kind == "clip")
-    assert kinds == ["input", "clip", "linear"]
+    assert kinds == ["input", "linear", "clip", "linear"]
     np.testing.assert_allclose((clip.low, clip.high, clip.step), (-1.0, 0.5, 0.001), rtol=1e-6)
+
+
+def test_range_of_an_input():
+    """One format for all readers, the widest; none where one of them has no limit."""
+    limit = """%{0} = map function='div' %0 %1{{3:0,4:0}} : f[3, 4]
+        %{0}1 = map function='round' %{0} : f[3, 4]
+        %{0}2 = const -{1}.0 : f[]
+        %{0}3 = map function='max' %{0}1 %{0}2{{3:0,4:0}} : f[3, 4]
+        %{0}4 = const {1}.0 : f[]
+        %{0}5 = map function='min' %{0}3 %{0}4{{3:0,4:0}} : f[3, 4]
+        %{0}6 = map function='mul' %{0}5 %1{{3:0,4:0}} : f[3, 4]
+        """
+    begin = "%0 = input name='x' : f[3, 4]\n%1 = const 0.5 : f[]\n"
+    read = "%90 = const normal(1) : f[2, 4]\n%91 = contract spec='rk,nk->rn' %56 %90 : f[3, 2]\noutput y = %91\n"
+    written = begin + limit.format(5, 8) + limit.format(6, 100) + read
+    after, _ = recognise(parse(written + "output z = %66"))
+    assert after.notes["ranges"] == {"x": (-50.0, 50.0)} and not any(n.op.kind == "clip" for n in after.nodes())
+    after, _ = recognise(parse(written + "output z = %66\noutput w = %0"))
+    assert not after.notes["ranges"]
 
 
 def test_what_no_pattern_takes_stays():
