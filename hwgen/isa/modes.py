@@ -46,6 +46,7 @@ class Op(IntEnum):
     WINDOW_WALK = 10
     REDUCE_WINDOW = 11
     SELECT = 12
+    SCAN = 13
 
 
 class WeightSource(IntEnum):

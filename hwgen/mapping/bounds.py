@@ -16,10 +16,20 @@ from ..intgraph import (
     Op,
     ReduceWindow,
     RouteTokens,
+    ScanRows,
     SelectRows,
     View,
 )
-from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles, select_cycles, window_cycles
+from ..latency import (
+    load_cycles,
+    multiply_cycles,
+    norm_cycles,
+    pipeline,
+    route_cycles,
+    scan_cycles,
+    select_cycles,
+    window_cycles,
+)
 from .order import Timing
 
 
@@ -53,6 +63,8 @@ def timing(config: Config) -> Timing:
                 return window_cycles(config, op.walk.rows, op.x.cols, op.walk.kernel, op.walk.run, weighted)
             case SelectRows(x=x, scores=scores):
                 return select_cycles(config, op.out.rows, x.cols, scores.rows, scores.cols)
+            case ScanRows(x=x):
+                return scan_cycles(config, x.rows, x.cols, op.states) if config.scan_states else 0.0
             case RouteTokens():
                 return route_cycles(config, op.logits.rows, op.logits.cols, op.top_k, op.dense is not None)
         return 0.0
