@@ -15,16 +15,16 @@ from .checkout import find_folders
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import Bundle, build, check
+    from .api import Bundle, build, check, inspect
 
-__all__ = ["Bundle", "__version__", "build", "check"]
+__all__ = ["Bundle", "__version__", "build", "check", "inspect"]
 
 
 find_folders()
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Bundle", "build", "check"):
+    if name in ("Bundle", "build", "check", "inspect"):
         from . import api
 
         return getattr(api, name)

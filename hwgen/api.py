@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from . import boards, compare, files, images, program, report, run, steps, verify
+from . import boards, compare, files, images, levels, origins, program, report, run, steps, verify
 from .arguments import check_task
 from .config import Config
+from .distributions import Watch
 from .errors import Finding, UserError
 from .importer.external import everything
 from .importer.load import load, read
 from .importer.reference import reference
-from .levels import check as _check
-from .levels import import_model
 from .run import Cycles, Progress, Run
+from .timeline import Waves
+from .version import __version__
 
 Array = np.ndarray
 Model = Any  # a path, an onnx.ModelProto, or the bytes of a file
@@ -96,7 +97,51 @@ def check(
     shapes, outputs: as `build` takes them.
     """
     with model_file(model) as path:
-        return _check(path, shapes=dict(shapes or {}), outputs=outputs)
+        return levels.check(path, shapes=dict(shapes or {}), outputs=outputs)
+
+
+def inspect(
+    model: Model,
+    board: str | Path = "zcu104",
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    outputs: Sequence[str] = (),
+    calibrate: Any = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """A page (HTML) on every node of a model: where it goes, what it costs on the board, whether the whole fits.
+
+    Arguments as in `build`; without `calibrate` seeded noise sets the scales, which costs no cycle. Raises UserError for a file
+    that cannot be read; what is not supported or does not fit is on the page.
+    """
+    from .pages import inspector
+
+    how: dict[str, Any] = {"shapes": dict(shapes or {}), "outputs": outputs}
+    with model_file(model) as path:
+        compiled = {name: one.until("rows") for name, one in levels.tasks(path, **how).items()}
+        findings = list(dict.fromkeys(f for one in compiled.values() for f in one.findings))
+        cut = levels.proposal(path, findings, shapes=how["shapes"]) if findings and not outputs else None
+        about = {"model": path.name, "board": boards.load(str(board)), "version": __version__, "fit": "", "mapping": ""}
+        about["cut"] = "" if cut is None else ",".join(cut.outputs)
+        made = None
+        if not findings:
+            chosen = {name: _text(value) for name, value in (settings or {}).items()}
+            given = None if calibrate is None else images.collect(calibrate)
+            try:
+                state = steps.build(
+                    {"": path}, path, board=str(board), stop_after="schedule", settings=chosen, calibrate=given, **how
+                )
+                assert state.program is not None and state.mapping is not None  # of the step `schedule`
+                made = report.make(state.program, state.board, [path.name])
+                over = ", ".join(kind.upper() for kind in made["over_budget"])
+                about |= {"mapping": state.mapping.text(state.batch), "fit": f"more {over} than the part has" if over else ""}
+            except UserError as error:
+                about["fit"] = str(error)
+        nodes = {
+            name: origins.places(one.model, one.levels.get("tensor"), one.levels.get("rows"), one.findings)
+            for name, one in compiled.items()
+        }
+        return inspector.page(about, nodes, made)
 
 
 class Bundle:
@@ -155,6 +200,8 @@ class Bundle:
         dram: str = "board",
         progress: Progress = lambda done, total: None,
         cycles: Cycles | None = None,
+        waves: str | Path | None = None,
+        window: tuple[int, int | None] | None = None,
         warn: Tell = warnings.warn,
     ) -> Run:
         """All images through an engine: golden, machine or rtl. `outputs` of the result: name -> float32 [images, ...].
@@ -162,15 +209,21 @@ class Bundle:
         source: an .npz with an array [images, ...] for each input, a folder of images, a dict of such arrays, one array for
         a network of one input, or an iterable of dicts or arrays. limit: only the first so many images. dram: the memory
         beside the RTL, board or unlimited. progress: told images done and in all; cycles: run, runs and cycles of the RTL.
+        waves: an FST file for all signals of the RTL; window: only these cycles of every run, first and last (not in it).
         warn: told where images lie outside the range that the bundle was calibrated for.
         Raises UserError.
         """
         run.check_engine(engine)
+        seen = None if waves is None else Waves(Path(waves), window)
+        if seen is not None:
+            run.check_waves(seen, engine)
+        elif window is not None:
+            raise UserError("--cycles: a window of --waves FILE.fst")
         task = run.choose_task(self._held, task)
         given = images.read(source, run.inputs(self._held, task), check_limit(limit))
         for message in run.outside(self._held, task, given):
             warn(message)
-        return run.run(self._held, engine, given, task, progress, dram, cycles)
+        return run.run(self._held, engine, given, task, progress, dram, cycles, seen)
 
     def compare(
         self,
@@ -180,11 +233,13 @@ class Bundle:
         task: str | None = None,
         limit: int | None = None,
         sensitivity: bool = False,
+        distributions: bool = False,
         warn: Tell = warnings.warn,
     ) -> compare.Comparison:
         """The error of every layer against the float model that it was built from, on images as `run` takes them.
 
-        sensitivity: follow each layer's own error to the outputs on all images, not on one. warn: told where `model` is
+        sensitivity: follow each layer's own error to the outputs on all images, not on one. distributions: how the values of
+        each layer lie on the grid that the array reads them on, too. warn: told where `model` is
         another file than was built. Raises UserError.
         """
         from .sim import golden
@@ -192,12 +247,13 @@ class Bundle:
         task, held = run.choose_task(self._held, task), images.collect(source, check_limit(limit))
         how: dict[str, Any] = run.load_options(self._held, task) | {"like": images.shapes(held)}
         with model_file(model) as path:
-            graph, integers = import_model(path, **how), run.integer_graph(self._held, task)
+            graph, integers = levels.import_model(path, **how), run.integer_graph(self._held, task)
             run.check_origin(self._held, task, path, graph, warn)
             given = images.read(held, run.inputs(self._held, task), limit)
             expected = reference(load(path, **how), given)
         count = len(next(iter(given.values())))
-        return compare.compare(graph, integers, given, golden.run, count if sensitivity else 1, expected)
+        watch = Watch(integers) if distributions else None
+        return compare.compare(graph, integers, given, golden.run, count if sensitivity else 1, expected, watch)
 
     def verify(
         self,

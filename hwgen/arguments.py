@@ -11,6 +11,8 @@ from .errors import UserError
 from .version import __version__
 
 USER_FAULT = 2
+INPUT = "one array per ONNX input, or a folder of images"
+DRAM = "rtl: DRAM as on the board, or without its limits; default: %(default)s"
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # One or two command lines for each command, which `--help` shows.
 EXAMPLES = {
@@ -18,12 +20,15 @@ EXAMPLES = {
         "hwgen build vit.onnx --board zcu104 --calibrate images.npz -o vit.bundle",
         "hwgen build digit=d.onnx parity=p.onnx --set array_outputs=16 --set array_inputs=16",
     ),
-    "run": ("hwgen run vit.bundle --engine rtl --input images.npz --output answers.npz --limit 2",),
-    "compare": ("hwgen compare vit.onnx vit.bundle --input images.npz --limit 8",),
+    "run": (
+        "hwgen run vit.bundle --engine rtl --input images.npz --output answers.npz --limit 2",
+        "hwgen run vit.bundle --engine rtl --input images.npz --limit 1 --waves x.fst --cycles 1000:2000",
+    ),
+    "compare": ("hwgen compare vit.onnx vit.bundle --input images.npz --limit 8 --html errors.html",),
     "verify": (
         "hwgen verify vit.bundle --input images.npz --engine machine --labels label --min-accuracy 0.8 --junit hwgen.xml",
     ),
-    "check": ("hwgen check vit.onnx --shape image=1,3,224,224",),
+    "check": ("hwgen check vit.onnx --shape image=1,3,224,224", "hwgen check vit.onnx --html nodes.html --board kv260"),
     "report": ("hwgen report vit.bundle --html report.html",),
     "synth": ("hwgen synth vit.bundle --jobs 2",),
     "timing": ("hwgen timing vit.bundle --jobs 2",),
@@ -34,6 +39,10 @@ EXAMPLES = {
     "cache": ("hwgen cache --prune --older 30",),
     "boards": ("hwgen boards --json",),
     "explore": ("hwgen explore vit.onnx --board zcu104 --target-fps 500 --batch 1,4",),
+    "completion": (
+        'eval "$(hwgen completion bash)"     # in ~/.bashrc',
+        "hwgen completion zsh                # into a file _hwgen in a folder of $fpath",
+    ),
     "doctor": ("hwgen doctor",),
     "example": ("hwgen example m3vit-digits -o digits.onnx",),
     "demo": ("hwgen demo --images 2 --keep demo",),
@@ -65,7 +74,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of the command line, and those of the commands by name."""
     about = "FPGA accelerators for Vision Transformers, generated from ONNX."
-    more = "`hwgen COMMAND --help` tells its options with an example; `hwgen demo` shows the whole way in a few minutes."
+    more = (
+        "First steps: `hwgen demo` shows the whole way in a few minutes. For a network of yours, `hwgen check` says whether "
+        "it builds, `hwgen build` builds it, `hwgen run` and `hwgen verify` try it. `hwgen COMMAND --help` tells a command's "
+        "options, with an example."
+    )
     top = Parser(prog="hwgen", description=about, epilog=more)
     top.add_argument("--version", action="version", version=f"hwgen {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -83,46 +96,54 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("models", nargs="*", metavar="[TASK=]MODEL.onnx", help=what)
     what = "the whole build as a file, with files beside it; options here come on top"
     sub.add_argument("--config", type=Path, metavar="FILE.toml", help=what)
-    sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
+    what = "one that `hwgen boards` lists, or a FILE.toml; default: %(default)s"
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help=what)
     sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
     sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales; or a folder")
-    what = "a field of Config or Quantisation; `hwgen config` lists them"
+    what = "a field of the machine or of quantisation; `hwgen config` lists them"
     sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
-    sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run, and the experts' weights")
-    sub.add_argument("--explore", action="store_true", help="search the Config even where the board stores one that fits")
-    sub.add_argument("--stop-after", metavar="STEP|LEVEL", help="end after this step; no bundle is written")
+    sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run")
+    sub.add_argument("--explore", action="store_true", help="search the machine's size even where the board stores one that fits")
+    sub.add_argument("--stop-after", metavar="STEP|LEVEL", help="end after this step, and write no bundle")
     sub.add_argument("--print", dest="show", metavar="LEVEL", help="a level of the compiler as text: T L R Q M P")
     _shape(sub)
     _outputs(sub)
 
     sub = command("run", "run a bundle: golden model, machine model or simulated RTL")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
-    sub.add_argument("--engine", required=True, metavar="golden|machine|rtl")
-    sub.add_argument("--input", type=Path, required=True, metavar="IN.npz", help="one array per ONNX input")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    what = "integer graph (fast), program, or simulated Verilog (cycles): the same numbers, bit for bit"
+    sub.add_argument("--engine", required=True, metavar="golden|machine|rtl", help=what)
+    sub.add_argument("--input", type=Path, required=True, metavar="IN.npz", help=INPUT)
     sub.add_argument("--output", type=Path, metavar="OUT.npz", help="one float32 array per ONNX output")
     _selection(sub)
-    sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
+    sub.add_argument("--dram", default="board", metavar="board|unlimited", help=DRAM)
     what = "rtl: when each instruction ran, where the cycles went; FILE.perfetto.json is for ui.perfetto.dev"
     sub.add_argument("--trace", type=Path, metavar="FILE.json", help=what)
+    what = "rtl: every signal of the design, for GTKWave or Surfer; compiles a slower simulation once"
+    sub.add_argument("--waves", type=Path, metavar="FILE.fst", help=what)
+    what = "with --waves: only these cycles of every run, from A on, before B; either may be left out"
+    sub.add_argument("--cycles", metavar="A:B", help=what)
     sub.add_argument("--progress", action="store_true", help="a line a second where stderr is no terminal, not one in 30")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("compare", "per-layer error of a bundle against its float model")
-    sub.add_argument("model", type=Path, metavar="MODEL.onnx")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
-    sub.add_argument("--input", type=Path, required=True, metavar="IN.npz")
+    sub.add_argument("model", type=Path, metavar="MODEL.onnx", help="the float model")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    sub.add_argument("--input", type=Path, required=True, metavar="IN.npz", help=INPUT)
     sub.add_argument(
         "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
     )
     _selection(sub)
+    what = "write a page there: the errors of each layer, and its values against the 8-bit grid that the array reads"
+    sub.add_argument("--html", type=Path, metavar="FILE.html", help=what)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("verify", "check what a bundle gives: equal to golden, cycles, SNR, accuracy; exit code 1 if it does not")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
     sub.add_argument("--input", type=Path, required=True, metavar="X.npz", help="one array per ONNX input, or a folder of images")
     sub.add_argument("--engine", required=True, metavar="golden|machine|rtl", help="the last two are held against golden")
     _selection(sub)
-    sub.add_argument("--dram", default="board", metavar="board|unlimited", help="the memory beside the RTL")
+    sub.add_argument("--dram", default="board", metavar="board|unlimited", help=DRAM)
     what = "cycles that an image may take: measured with rtl, else estimated"
     sub.add_argument("--max-cycles", type=int, metavar="N", help=what)
     what = "of every output, against --model or the arrays of X.npz that are named as the outputs"
@@ -136,13 +157,16 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("check", "what of a model is supported, what is not, and why")
-    sub.add_argument("model", type=Path, metavar="MODEL.onnx")
+    sub.add_argument("model", type=Path, metavar="MODEL.onnx", help="the float model")
+    what = "write a page there: every node, where it goes, what it costs on the board, whether the whole fits"
+    sub.add_argument("--html", type=Path, metavar="FILE.html", help=what)
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help="with --html: whose Config; default: %(default)s")
     _shape(sub)
     _outputs(sub)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("report", "estimated cycles, images per second, resources, traffic, energy of a bundle")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
     sub.add_argument("--trace", type=Path, metavar="FILE.json", help="measured runs, from hwgen run --trace")
     sub.add_argument("--html", type=Path, metavar="FILE.html", help="write the page with timeline and roofline there")
     what = "with --html: accuracy and more, from hwgen verify --json"
@@ -154,23 +178,23 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         ("timing", "the clock of a bundle's Verilog on its board's part, estimated from open data (needs Yosys)"),
     ):
         sub = command(name, what)
-        sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+        sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
         sub.add_argument("--unit", metavar="NAME", help="only this unit, as the table names it")
         sub.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time; default: %(default)s")
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("bitstream", "a bundle's bitstream for a board of Lattice's ECP5, by open tools (Yosys, nextpnr)")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
     sub.add_argument("-o", "--output", type=Path, metavar="FILE.bit", help="default: the bundle's name with .bit")
     sub.add_argument("--seed", type=int, default=1, metavar="N", help="of the placement; default: %(default)s")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("disasm", "the program of a bundle, readable")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
-    sub.add_argument("--task", metavar="T")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    sub.add_argument("--task", metavar="T", help="only this one")
 
     sub = command("package", "a bundle with driver, self-test and notebook as a folder for the board")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the bundle's name with .package")
     sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
     sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
@@ -189,7 +213,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     sub = command("explore", "search the Configs of a board for a network: estimated cycles against resources")
     sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
-    sub.add_argument("--board", default="zcu104", metavar="NAME", help="default: %(default)s")
+    what = "one that `hwgen boards` lists, or a FILE.toml; default: %(default)s"
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help=what)
     sub.add_argument("--target-fps", type=float, metavar="F", help="choose the smallest Config that gives F images a second")
     sub.add_argument("--batch", default="1", metavar="N,...", help="images that share a run; of several each is tried")
     _shape(sub)
@@ -197,11 +222,15 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
     sub.add_argument("--cluster", metavar="tcp://HOST:PORT", help="a Dask cluster's scheduler, instead of processes")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    sub = command("completion", "completion of commands, options and files for a shell: what its start file reads")
+    sub.add_argument("shell", metavar="bash|zsh|fish")
+
     command("doctor", "what this machine lacks, and the command that installs it")
 
     sub = command("example", "write an example network with its images")
     sub.add_argument("name", metavar="NAME", nargs="?", help="without it: list the examples")
-    sub.add_argument("-o", "--output", type=Path, metavar="FILE.onnx")
+    what = "images and labels go beside it"
+    sub.add_argument("-o", "--output", type=Path, metavar="FILE.onnx", help=what)
 
     sub = command("demo", "build a trained example, simulate its RTL and compare with the float model")
     sub.add_argument("--example", default="m3vit-digits", metavar="NAME", help="of `hwgen example`; default: %(default)s")
@@ -281,6 +310,16 @@ def parse_outputs(texts: list[str]) -> tuple[str, ...]:
     if "" in names:
         raise UserError(f"--outputs {','.join(texts)}: a name is missing")
     return tuple(names)
+
+
+def parse_window(text: str | None) -> tuple[int, int | None] | None:
+    """First and last cycle from `--cycles A:B`; A is 0 and B None where they are left out."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d*):(\d*)", text)
+    if found is None or text == ":":
+        raise UserError(f"--cycles {text}: written as A:B, whole numbers; either may be left out")
+    return int(found[1] or 0), int(found[2]) if found[2] else None
 
 
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,8 @@
 """The cache: compiled simulations, generated Verilog, synthesised units; all of it can be made again.
 
-By hand, where libraries exist: an entry is used by many and made by one, which wants locks that are shared or exclusive, and
-filelock's are exclusive; platformdirs gives the folder that $XDG_CACHE_HOME and ~/.cache give on the systems that hwgen runs on.
+By hand, where libraries exist: an entry is used by many and made by one, which wants locks that are shared or exclusive and that
+the kernel frees when a process dies; filelock's shared ones are SQLite databases. platformdirs gives the folder that
+$XDG_CACHE_HOME and ~/.cache give on the systems that hwgen runs on.
 """
 
 from __future__ import annotations

@@ -13,7 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import doctor, progress
-from .arguments import USER_FAULT, parse, parse_labels, parse_models, parse_outputs, parse_settings, parse_shapes
+from .arguments import (
+    USER_FAULT,
+    parse,
+    parse_labels,
+    parse_models,
+    parse_outputs,
+    parse_settings,
+    parse_shapes,
+    parse_window,
+)
 from .errors import Mismatch, UserError
 from .processes import stoppable
 
@@ -122,6 +131,7 @@ def _run(options) -> int:
             check_writable(path)
     bundle = api.Bundle(options.bundle)
     how = {"task": options.task, "limit": options.limit, "dram": options.dram, "warn": _warn}
+    how |= {"waves": options.waves, "window": parse_window(options.cycles)}
     result = bundle.run(options.input, options.engine, **how)
     if options.output is not None:
         write_npz(options.output, result.outputs)
@@ -137,10 +147,16 @@ def _compare(options) -> int:
     from dataclasses import asdict
 
     from . import api, compare
+    from .files import check_writable, write_atomic
+    from .pages import compare as compare_page
 
+    if options.html is not None:
+        check_writable(options.html)
     how = {"task": options.task, "limit": options.limit, "sensitivity": options.sensitivity, "warn": _warn}
     with progress.work("compare"):
-        found = api.Bundle(options.bundle).compare(options.model, options.input, **how)
+        found = api.Bundle(options.bundle).compare(options.model, options.input, distributions=options.html is not None, **how)
+    if options.html is not None:
+        write_atomic(options.html, compare_page.page(found, options.model.name, options.bundle.name).encode())
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
 
@@ -180,6 +196,13 @@ def _check(options) -> int:
     from .levels import check, proposal
 
     shapes, outputs = parse_shapes(options.shapes), parse_outputs(options.outputs)
+    if options.html is not None:
+        from . import api
+        from .files import check_writable, write_atomic
+
+        check_writable(options.html)
+        with progress.work("check"):
+            write_atomic(options.html, api.inspect(options.model, options.board, shapes=shapes, outputs=outputs).encode())
     with progress.work("check"):
         findings = check(options.model, shapes=shapes, outputs=outputs)
     cut = proposal(options.model, findings, shapes=shapes) if findings and not outputs else None
@@ -372,6 +395,13 @@ def _explore(options) -> int:
     return GOOD
 
 
+def _completion(options) -> int:
+    from . import completion
+
+    print(completion.script(options.shell))
+    return GOOD
+
+
 def _doctor(options) -> int:
     text, good = doctor.examine()
     print(text)
@@ -404,7 +434,7 @@ COMMANDS = {
     function.__name__.strip("_"): function
     for function in (
         _build, _run, _compare, _verify, _check, _report, _synth, _timing, _bitstream, _disasm, _package, _config, _cache,
-        _boards, _explore, _doctor, _example, _demo,
+        _boards, _explore, _completion, _doctor, _example, _demo,
     )
 }
 

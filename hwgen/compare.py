@@ -10,6 +10,7 @@ import numpy as np
 
 from . import graph as fg
 from . import numerics as num
+from .distributions import Distribution, Watch
 from .errors import UserError
 from .intgraph import IntGraph
 
@@ -46,7 +47,8 @@ class Router:
 class Comparison:
     """`layers` in execution order, `routers`, and the ONNX `outputs`; `images` were compared.
 
-    `worst`: the layer whose own error is the largest in the outputs, None where no layer adds any.
+    `worst`: the layer whose own error is the largest in the outputs, None where no layer adds any. `distributions`: of the
+    layers' values, where they were asked for.
     """
 
     images: int
@@ -54,6 +56,7 @@ class Comparison:
     routers: list[Router]
     outputs: list[Layer]
     worst: str | None
+    distributions: tuple[Distribution, ...] = ()
 
     def __str__(self) -> str:
         return text(self)
@@ -125,10 +128,12 @@ def compare(
     run_golden: Callable,
     spread: int = 1,
     expected: dict[str, Array] | None = None,
+    watch: Watch | None = None,
 ) -> Comparison:
     """Both models on all images. `images`: ONNX input name -> [n, C, H, W]; `run_golden`: `hwgen.sim.golden.run`.
 
-    expected: the file's own outputs [n, ...] for them, which those of golden are held against in place of the graph's.
+    expected: the file's own outputs [n, ...] for them, which those of golden are held against in place of the graph's. watch: is
+    shown every value, for the distributions.
 
     Compared are the values that `intgraph.trace` knows, in real units; a router's logits as softmax scores, and its
     choices. On the first `spread` images the error that each layer adds is followed through the float model to the
@@ -141,6 +146,9 @@ def compare(
         values, result = fg.evaluate(graph, image), run_golden(intgraph, image, trace=True)
         found = _real(graph, intgraph, values, result)
         _one(totals, graph, intgraph, values, found, result, {name: array[i] for name, array in (expected or {}).items()})
+        if watch is not None:
+            for name in found:
+                watch.see(name, values[name], result.values[name])
         own = _own(totals, graph, values, found)
         if i < spread:
             _spread(totals, graph, values, own)
@@ -156,6 +164,7 @@ def compare(
         [Router(name, shares.common / shares.total) for name, shares in totals.routers.items()],
         [Layer(name, "output", s.snr_db, s.cosine) for name, s in totals.outputs.items()],
         min(heard, key=lambda layer: layer.output_db).name if heard else None,
+        () if watch is None else watch.found(),
     )
 
 

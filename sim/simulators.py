@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 from hwgen import cache, doctor, processes
@@ -23,6 +24,7 @@ from hwgen.progress import work
 
 SIMULATORS = ("verilator", "icarus")
 SPACE = re.compile(r"\s")
+WAVES_MAIN = "waves.cpp"  # in `tb`
 
 
 def verilator_environment() -> dict[str, str]:
@@ -81,8 +83,8 @@ def _buildable(build: Path) -> Iterator[Path]:
         shutil.move(fresh, build)
 
 
-def _runner(simulator: str):
-    from cocotb_tools import runner
+def _runner(simulator: str, waves: bool = False):
+    from cocotb_tools import config, runner
 
     class Ended:
         """Tools that do not outlive this process; cocotb's own call leaves the compilers of make behind."""
@@ -106,7 +108,13 @@ def _runner(simulator: str):
         """Exposes only the test bench's ports: cocotb's own choice, every signal, makes the model ten times slower."""
 
         def _build_command(self):
-            return [[word for word in command if word != "--public-flat-rw"] for command in super()._build_command()]
+            commands = [[word for word in command if word != "--public-flat-rw"] for command in super()._build_command()]
+            if waves:  # cocotb's main program traces from the first cycle to the last; ours includes it
+                library = config.share_dir / "lib" / "verilator"
+                compiler = commands[0]
+                compiler[compiler.index(str(library / "verilator.cpp"))] = str(self.build_dir / WAVES_MAIN)
+                compiler += ["--trace-fst", "-CFLAGS", f"-I{library}"]
+            return commands
 
     return Verilator()
 
@@ -114,6 +122,11 @@ def _runner(simulator: str):
 def _icarus_source(text: str) -> str:
     """Icarus 11 leaves an `always @*` without a triggering input at X at time 0."""
     return re.sub(r"always @\*", "always_comb", text)
+
+
+def _named(text: str) -> str:
+    """Amaranth's signals without a name, half of all, begin with an underscore: Verilator leaves them out of the waves."""
+    return re.sub(r"\\\$(\d+) ", r"_anonymous\1 ", text)
 
 
 def run_bench(
@@ -127,16 +140,27 @@ def run_bench(
     defines: dict[str, object] | None = None,
     plusargs: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
+    waves: Path | None = None,
 ) -> None:
     """Compile `sources` (file name -> text) once per content, then run cocotb's `test_module` on module `top`.
 
-    Files of the run go to `workdir`. Raises UserError if a tool is missing, RuntimeError with the log's end if compiling
-    or the run fails.
+    Files of the run go to `workdir`. waves: an FST file of all signals, by Verilator alone; what writes it is compiled apart,
+    since it is slower, and `sources` say when by the DPI function of `tb/waves.cpp`. Raises UserError if a tool is missing,
+    RuntimeError with the log's end if compiling or the run fails.
     """
     if simulator not in SIMULATORS:
         raise UserError(f"simulator {simulator!r} is not one of {', '.join(SIMULATORS)}")
     logging.getLogger("Verilator").setLevel(logging.WARNING)
-    parameters, defines = parameters or {}, defines or {}
+    parameters, defines, extra = parameters or {}, defines or {}, {}
+    if waves is not None:
+        if simulator != "verilator":
+            raise UserError(f"simulator {simulator!r} writes no FST; verilator does")
+        try:
+            doctor.fst()
+        except doctor.Missing as reason:
+            raise UserError(f"no FST file without lz4 and zlib: {reason}; {doctor.FST_FIX}") from None
+        sources = {name: _named(text) for name, text in sources.items()}
+        extra = {WAVES_MAIN: resources.files(__package__).joinpath("tb", WAVES_MAIN).read_text()}
     if simulator == "icarus":
         sources = {name: _icarus_source(text) for name, text in sources.items()}
     elif simulator == "verilator":
@@ -145,17 +169,19 @@ def run_bench(
     # What is compiled is linked to cocotb's libraries where they are: another environment compiles its own.
     libraries = str(importlib.import_module("cocotb_tools.config").libs_dir)
     settings = [parameters, {k: str(v) for k, v in defines.items()}]
-    key = json.dumps([simulator, libraries, top, sources, *settings], sort_keys=True)
+    key = json.dumps([simulator, libraries, top, sources, *settings, *([extra] if extra else [])], sort_keys=True)
     build = cache.directory() / "sim" / hashlib.sha256(key.encode()).hexdigest()[:24]
     workdir.mkdir(parents=True, exist_ok=True)
     with _environment(tools), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cocotb's runner warns about itself
-        runner = _runner(simulator)
+        runner = _runner(simulator, waves is not None)
 
         def compile_it() -> None:
             cache.check(cache.SIMULATION_BYTES)
             with _buildable(build) as folder, work("compiling the simulation", look=lambda: _objects(folder)):
-                _compile(runner, simulator, sources, top, folder, parameters, defines)
+                for name, text in extra.items():
+                    (folder / name).write_text(text)
+                _compile(runner, simulator, sources, top, folder, parameters, defines, waves is not None)
                 (folder / cache.COMPLETE).touch()
 
         with cache.using(build, compile_it):
@@ -175,6 +201,7 @@ def run_bench(
                     test_dir=workdir,
                     results_xml=str(results),
                     plusargs=list(plusargs),
+                    test_args=[] if waves is None else ["--trace", "--trace-file", str(waves)],
                     extra_env={"COCOTB_LOG_LEVEL": "WARNING", **(environment or {})},
                     log_file=log,
                 )
@@ -189,7 +216,9 @@ def run_bench(
             raise RuntimeError(f"{simulator}: {failed} of {ran} test benches failed\n{_tail(log)}")
 
 
-def _compile(runner, simulator: str, sources: dict[str, str], top: str, folder: Path, parameters: dict, defines: dict) -> None:
+def _compile(
+    runner, simulator: str, sources: dict[str, str], top: str, folder: Path, parameters: dict, defines: dict, waves: bool
+) -> None:
     for name, text in sources.items():
         (folder / name).write_text(text)
     log = folder / "build.log"
@@ -202,6 +231,7 @@ def _compile(runner, simulator: str, sources: dict[str, str], top: str, folder: 
             parameters=parameters,
             defines=defines,
             always=True,
+            waves=waves,
             timescale=("1ns", "1ps"),
             log_file=log,
         )

@@ -6,7 +6,8 @@ next tile meanwhile, as far as there is room for it: list scheduling over the un
 unit, its operands and the scratchpad allow, and in the order of the tiles where several could go.
 
 Room: what is left must still fit in its old order, whatever has been taken from further behind. So what an operation opens
-early must find room from now until where it stood; the schedule never comes to where nothing fits.
+early must find room from now until where it stood; the schedule never comes to where nothing fits. Of buffers larger than
+half a bank no two lie in one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from .order import VECTOR, Timing, dependencies
 
 REACH = 8  # operations in the old order among which the next one is looked for: more would take room far ahead of their use
 LOADS = (Constant, Input, Fetch)
+Array = np.ndarray
+NOTHING = np.zeros(2, np.int64)
 Load = Callable[[Op, dict[str, Buffer]], float]
 
 
@@ -44,9 +47,9 @@ def interleaved(graph: IntGraph, timing: Timing, load: Load, limits: Limits) -> 
 class _Schedule:
     """State of one schedule.
 
-    `room`: chunks that live while each operation of the old order works, if all that are left keep it. A buffer that is loaded
-    counts twice, so that the next one may load. `done`: the new order, and when each operation has finished. `held`: as in
-    IntGraph.
+    `room`: chunks that live while each operation of the old order works, and buffers larger than half a bank, if all that are
+    left keep it. A buffer that is loaded counts its chunks twice, so that the next one may load. `done`: the new order, and
+    when each operation has finished. `held`: as in IntGraph.
     """
 
     def __init__(self, graph: IntGraph, timing: Timing, load: Load, limits: Limits):
@@ -55,13 +58,13 @@ class _Schedule:
         self.ops, self.before, self.needs = graph.ops, before, needs
         self.cycles = [load(op, graph.buffers) if isinstance(op, LOADS) else timing.duration(op, 0) for op in graph.ops]
         self.latency = timing.latency
-        self.most = limits.banks * limits.bank_chunks
-        self.size = {n: limits.size(b, b.rows) for n, b in graph.buffers.items() if not b.dram}
+        self.most = np.array([limits.banks * limits.bank_chunks, limits.banks])
+        sizes = {n: limits.size(b, b.rows) for n, b in graph.buffers.items() if not b.dram}
+        self.size = {n: np.array([size, 2 * size > limits.bank_chunks]) for n, size in sizes.items()}
         self.touch: list[list[str]] = [list({v.buffer for v in op.views().values()} & self.size.keys()) for op in graph.ops]
         for op in graph.ops:
             if isinstance(op, LOADS):
-                buffer = graph.buffers[op.out.buffer]
-                self.size[buffer.name] = 2 * limits.size(buffer, buffer.rows)
+                self.size[op.out.buffer][0] = 2 * sizes[op.out.buffer]
         self.left: dict[str, int] = defaultdict(int)  # users that are still to come
         first: dict[str, int] = {}
         last: dict[str, int] = {}
@@ -75,15 +78,15 @@ class _Schedule:
             self.left[output.view.buffer] += 1
         self.first, self.last = first, last
         self.held: dict[str, str] = {}
-        self.room = np.zeros(len(graph.ops) + 1, np.int64)
+        self.room = np.zeros((len(graph.ops) + 1, 2), np.int64)
         for name in first:
             self.room[first[name] : last[name] + 1] += self.size[name]
         self.open: set[str] = set()
         self.free = {"array": 0.0, "vector": 0.0, "load": 0.0, "dram": 0.0}  # when a unit can take the next one
         self.begun: dict[int, float] = {}
         self.done: dict[int, float] = {}  # in the new order: when each one has finished
-        self.used = 0
-        self.releases: list[tuple[float, int, str]] = []  # when room was given back, how much, of which buffer
+        self.used = np.zeros(2, np.int64)
+        self.releases: list[tuple[float, str]] = []  # when a buffer's room was given back
 
     def order(self) -> list[int]:
         """Every operation once, each behind those in `before`; a load just before its first user."""
@@ -121,14 +124,14 @@ class _Schedule:
         for i in ready:
             size = self._opens(i)
             # One that waits for room holds up those behind it: they would take what it waits for.
-            if size and i != head and (full or int(self.room[head:i].max()) + size > self.most):
+            if size[0] and i != head and (full or self._over(self.room[head:i].max(axis=0) + size)):
                 full = True
                 continue
             unit = _unit(self.ops[i])
             start = max(self.free[unit], max((self._ready(j) for j in self.needs[i]), default=0.0))
             # What must only come later in order, such as the next one in the same place, begins behind it.
             start = max(start, max((self.begun[j] for j in self.before[i] if j in self.begun), default=0.0))
-            if size:
+            if size[0]:
                 granted = max(granted, self._free_from(size))
                 start = max(start, granted)
             if (start, i) < key:
@@ -139,17 +142,20 @@ class _Schedule:
         """When an operation has finished, or a load that is still to come will have."""
         return self.done[i] if i in self.done else self.free["load"] + self.cycles[i]
 
-    def _opens(self, i: int) -> int:
-        """Chunks of what nobody has used before it."""
-        return sum(self.size[name] for name in self.touch[i] if name not in self.open)
+    def _opens(self, i: int) -> Array:
+        """Room of what nobody has used before it."""
+        return sum((self.size[name] for name in self.touch[i] if name not in self.open), NOTHING)
 
-    def _free_from(self, size: int) -> float:
+    def _over(self, room: Array) -> bool:
+        return bool((room > self.most).any())
+
+    def _free_from(self, size: Array) -> float:
         """When so much room is free, as those that used it have finished."""
         used = self.used + size
-        for at, left, _ in reversed(self.releases):
-            if used + left > self.most:
+        for at, name in reversed(self.releases):
+            used = used + self.size[name]
+            if self._over(used):
                 return at
-            used += left
         return 0.0
 
     def _emit(self, i: int, start: float, head: int) -> None:
@@ -160,21 +166,21 @@ class _Schedule:
         self.free[unit] = done
         done += self.latency * (unit == "array")
         self.done[i] = done
-        if self._opens(i):
-            for at, _, name in reversed(self.releases):
+        if self._opens(i)[0]:
+            for at, name in reversed(self.releases):
                 if at <= start:
                     break
                 self.held[name] = self.ops[i].name
         for name in self.touch[i]:
             if name not in self.open:
                 self.open.add(name)
-                self.used += self.size[name]
+                self.used = self.used + self.size[name]
                 if self.first[name] > head:
                     self.room[head : self.first[name]] += self.size[name]
             self.left[name] -= 1
             if not self.left[name]:
-                self.used -= self.size[name]
-                insort(self.releases, (done, self.size[name], name))
+                self.used = self.used - self.size[name]
+                insort(self.releases, (done, name))
                 if self.last[name] > i:  # its last user stood further in front
                     self.room[max(i, head) + 1 : self.last[name] + 1] -= self.size[name]
 

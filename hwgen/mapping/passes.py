@@ -13,6 +13,7 @@ from .bounds import aside, bound, timing
 from .depth_first import Limits, depth_first
 from .interleave import interleaved
 from .order import reorder
+from .pieces import norms_in_place, pieces, when_wanted
 from .row_tiling import row_tiling
 from .spills import spilled
 from .windows import window_tiling
@@ -26,6 +27,7 @@ class Mapping:
     row_tiles: int = 1  # of linear layers and LayerNorms
     shared_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
     ordered: bool = True  # operations reordered so that the array waits less
+    piece: int | None = None  # cycles of the longest piece of an operation of the vector unit, and of the products around it
     interleave: float | None = None  # tiles in turns, so that what lives at one time takes this fraction of the scratchpad
     windows: bool = False  # attention of a few windows at a time, for the same fraction of the scratchpad as `room` or `spill`
     room: float | None = None  # depth-first tiles, so that what lives at one time takes this fraction of the scratchpad
@@ -43,6 +45,7 @@ class Mapping:
         parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
         parts += [f"{self.row_tiles} row tiles"] if self.row_tiles > 1 else []
         parts += ["blocks of windows"] if self.windows else []
+        parts += [f"pieces of {self.piece} cycles"] if self.piece is not None else []
         parts += ["blocks in turns"] if self.interleave is not None else []
         parts += [f"depth-first tiles for {self.room:.0%} of the scratchpad"] if self.room is not None else []
         parts += [f"values spilled to DRAM, tiles for {self.spill:.0%} of the scratchpad"] if self.spill is not None else []
@@ -55,6 +58,10 @@ def _batches(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> I
 
 def _row_tiling(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
     return row_tiling(graph, mapping.row_tiles) if mapping.row_tiles > 1 else graph
+
+
+def _in_place(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return graph if mapping.piece is None else norms_in_place(graph)
 
 
 def _windows(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
@@ -82,6 +89,10 @@ def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
     return Limits(config.banks, bank, config.chunk, config.acc_rows, config.queue_entries, mapping.copies)
 
 
+def _pieces(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return graph if mapping.piece is None else when_wanted(pieces(graph, timing(config), mapping.piece))
+
+
 def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
     if mapping.spill is not None:
         return graph
@@ -94,8 +105,10 @@ def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> Int
 PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
     "batches": _batches,
     "row tiling": _row_tiling,
+    "norms in place": _in_place,
     "window tiling": _windows,
     "depth-first tiling": _depth_first,
     "spills": _spills,
+    "pieces": _pieces,
     "order": _order,
 }

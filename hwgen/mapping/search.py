@@ -23,6 +23,14 @@ SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of w
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
 WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits
 INTERLEAVED = ((0.95, 0.92), (0.95, 0.8), (0.8, 0.92))  # such a fraction, and that for tiles in turns
+PIECED = (  # blocks of windows, such a fraction, cycles of a piece
+    (False, 0.75, 2500),
+    (False, 0.65, 4000),
+    (True, 0.8, 2500),
+    (True, 0.95, 2500),
+    (True, 0.95, 4000),
+)
+PIECES_ROOM = 0.92  # the fraction for pieces in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
 MAX_BATCH = 64
 FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
@@ -61,6 +69,13 @@ def window_candidates() -> Iterator[list[Mapping]]:
     for room in WINDOWS:
         yield [replace(base, room=room), *turns]
         turns = []
+
+
+def piece_candidates() -> Iterator[Mapping]:
+    """Those that may be faster where one of these two kinds fits: convolutions and norms in pieces beside the array."""
+    base = Mapping(shared_hidden=True, ordered=False, interleave=PIECES_ROOM)
+    for windows, room, piece in PIECED:
+        yield replace(base, windows=windows, room=room, piece=piece)
 
 
 def spill_candidates() -> Iterator[list[Mapping]]:
@@ -108,22 +123,34 @@ def search(
         for mapping in group:
             if (blocked if mapping.windows else hopeless) and mapping.spill is None:
                 continue
-            before = failure
-            program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
-            if isinstance(program, UserError):
-                failure = program
+            before, found = failure, _tried(mapping, graphs, config, memory, batch)
+            if isinstance(found, UserError):
+                failure = found
                 if isinstance(failure, Shortage) and failure.short and mapping == FIRST_SMALL:
                     hopeless = True  # tiles that found no room are as small as they get: less room does not help
                 blocked = mapping.windows and str(failure) == str(before)  # smaller blocks leave the same without room
-                continue
-            runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
-            choice = Choice(mapping, runs)
-            if best is None or choice.cycles < best.cycles:
-                best = choice
-        if best is not None:
+            elif best is None or found.cycles < best.cycles:
+                best = found
+        if best is None:
+            continue
+        if batch > 1 or quick or best.mapping.room is None:
             return best
+        walked = any(op.walk is not None for graph in graphs.values() for op in graph.ops)
+        pieced = [m for m in piece_candidates() if walked and not (hopeless and not m.windows)]
+        tried = (_tried(mapping, graphs, config, memory, batch) for mapping in pieced)
+        return min([best, *(choice for choice in tried if isinstance(choice, Choice))], key=lambda choice: choice.cycles)
     assert failure is not None
     return failure
+
+
+def _tried(
+    mapping: Mapping, graphs: dict[str, IntGraph], config: Config, memory: Dram, batch: int
+) -> Choice | UserError:
+    """A mapping with its estimates, or what it is short of."""
+    program = attempt({task: mapping.apply(g, config, batch) for task, g in graphs.items()}, config)
+    if isinstance(program, UserError):
+        return program
+    return Choice(mapping, {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()})
 
 
 def _too_large(graphs: dict[str, IntGraph], config: Config) -> bool:

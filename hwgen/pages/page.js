@@ -22,6 +22,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+// Tables of which a search field shows the rows that hold its words.
+for (const field of document.querySelectorAll("input[data-filter]")) {
+  const body = document.getElementById(field.dataset.filter).tBodies[0];
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/);
+    for (const row of body.rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+  });
+}
+
 // Timelines: wheel or +/- zooms about the pointer, dragging or arrows move, a double click shows all of it.
 const tip = document.createElement("div");
 tip.className = "tip";

@@ -97,6 +97,27 @@ def load(experts: Mapping[str, Mapping[int, int]]) -> Markup:
     return svg(width, len(experts) * row, marks, "Tokens of each expert")
 
 
+def histogram(real: Sequence[int], integer: Sequence[int], reach: float, limits: Sequence[float], label: str) -> Markup:
+    """Counts of two kinds in bins from -reach to reach: the first as bars, the second as a line; `limits` as dashed lines.
+
+    Heights are square roots of shares, so that tails are seen.
+    """
+    width, height = 260.0, 54.0
+    step = width / len(real)
+
+    def tall(counts: Sequence[int]) -> list[float]:
+        most = max(1, *counts)
+        return [(height - 4) * math.sqrt(n / most) for n in counts]
+
+    bars = "".join(f"M{i * step:.1f} {height:.0f}v{-h:.1f}h{step:.1f}v{h:.1f}z" for i, h in enumerate(tall(real)) if h)
+    line = " ".join(f"{(i + 0.5) * step:.1f},{height - h:.1f}" for i, h in enumerate(tall(integer)))
+    marks = [f'<path class=bar d="{bars}" />', f'<polyline class=trail points="{line}" />']
+    for at in limits:
+        x = (at + reach) / (2 * reach) * width
+        marks.append(f"<line class=grid x1={x:.1f} x2={x:.1f} y1=0 y2={height:.0f} />")
+    return svg(width, height, marks, label)
+
+
 def graph(rows: Sequence[Mapping[str, Any]], edges: Iterable[tuple[Key, Key]]) -> Markup:
     """Parts as boxes, a band for each block, edges for the values that flow between them.
 

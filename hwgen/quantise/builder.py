@@ -160,6 +160,8 @@ def own_scale(b: Builder, node: fg.Node, need: float) -> float:
         return LOGIT_SCALE
     if name in b.plan.scales:
         chosen = b.plan.scales[name]
+    elif (whole := b.plan.stacked(name)) is not None:
+        chosen = own_scale(b, whole, 0.0)
     elif read_static(b.plan, name):
         chosen = static_scale(b.stats.values[name])
     else:

@@ -44,6 +44,12 @@ class Plan:
             found += self.readers(user.name) if isinstance(user, MOVES) and user.x == name else [user]
         return found
 
+    def stacked(self, name: str) -> fg.Stack | None:
+        """The Stack that alone reads a value, all of it: it may be made in the Stack's steps, and in its place."""
+        users = self.users.get(name, [])
+        free = name not in self.scales and self.roots[name] not in self.outputs | self.logits
+        return users[0] if free and len(users) == 1 and isinstance(users[0], fg.Stack) else None
+
     def only_multiplied(self, name: str) -> bool:
         """Whether all readers of the value multiply it with a matrix, so that scales and offsets fold into that."""
         return self.roots[name] not in self.outputs and all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Iterator
 
 from ..config import Config
 from ..errors import Shortage
@@ -18,6 +19,7 @@ from .prepare import Needs
 LINGER = (6, 3, 1, 0)  # MatMuls behind a Spill during which its rows keep their place, as far as there is room
 AHEAD = 3  # MatMuls before their user that its parameters are loaded, where values spill
 NORM_BESIDE = 16  # operations behind one of the vector unit among which those are looked for that run beside it
+STILL = 4  # operations in front of it among which those are looked for that may still run when it begins
 
 
 class Spaces:
@@ -156,7 +158,8 @@ class Spaces:
                     left = op.walk.rows * op.walk.count * -(-op.x.cols // (self.config.chunk * self.config.window_chunks))
                 if isinstance(op, Multiply):
                     left += op.x.rows * -(-op.factor.cols // self.config.chunk)
-                for j in range(i + 1, min(i + 1 + NORM_BESIDE, len(ops))):
+                beside = range(i + 1, min(i + 1 + NORM_BESIDE, len(ops)))
+                for j in (*(self._still(i) if self.graph.held else ()), *beside):
                     other = ops[j]
                     if isinstance(other, MatMul) and left > 0:
                         outputs, inputs = self._tiles(other)
@@ -164,10 +167,20 @@ class Spaces:
                         clash(i, op.x, j, other.x, cycles)
                         clash(i, op.x, j, other.residual, cycles // inputs)
                         # Gamma and beta come first: while their bank is taken nothing of the LayerNorm moves.
-                        beside = self.item(op.factor, i) if isinstance(op, Multiply) else self.params[i]
-                        apart(beside, self.item(other.x, j), cycles)
+                        first = self.item(op.factor, i) if isinstance(op, Multiply) else self.params[i]
+                        apart(first, self.item(other.x, j), cycles)
                         left -= cycles
         return result
+
+    def _still(self, i: int) -> Iterator[int]:
+        """MatMuls in front of an operation of the vector unit that may still run when it begins, where blocks go in turns."""
+        views = self.graph.ops[i].views().values()
+        for j in range(i - 1, max(i - 1 - STILL, -1), -1):
+            other = self.graph.ops[j]
+            if isinstance(other, MatMul):
+                if any(other.out.overlaps(view) for view in views):
+                    return
+                yield j
 
     def _tiles(self, op: MatMul) -> tuple[int, int]:
         """Tiles of a MatMul along its outputs and the inputs of all taps."""

@@ -48,6 +48,7 @@ class Selection:
         self._readers: dict[str, list[q.Node]] = {}
         self._traced = {ref.value for ref in graph.trace.values()}
         self._walked = _read_by_walks(graph)
+        self._stacked = _made_in_stacks(graph)
         for i, node in enumerate(graph.nodes):
             for name in dict.fromkeys(ref.value for ref in node.reads()):
                 self._readers.setdefault(name, []).append(node)
@@ -77,8 +78,14 @@ class Selection:
         return View(name, 0, rows, 0, cols)
 
     def _new(self, node: q.Node) -> View:
-        """A buffer for the node's value, named after the sum that alone reads it and takes its place."""
+        """A place for the node's value: in that of the Stack that alone reads it, or a buffer of its own, named after the sum
+        that alone reads it and takes its place."""
         value, name = self.graph.values[node.name], node.name
+        if name in self._stacked:
+            stack, row = self._stacked[name]
+            whole = self._places[stack.name] if stack.name in self._places else self._new(stack)
+            self._places[name] = replace(whole, row=row, rows=value.rows)
+            return self._places[name]
         while name not in self._traced and len(readers := self._readers.get(name, [])) == 1:
             added = getattr(readers[0], "add", None)
             if added is None or added.value != name:
@@ -109,8 +116,9 @@ class Selection:
 
     def _keep(self, node: q.Node) -> RowMax:
         """What an operation that writes all of the node's value keeps of its rows."""
-        row_max = self._wanted.get(node.name, RowMax.NONE)
-        if row_max == RowMax.SIGNED and not isinstance(node, q.Product | q.Shift):
+        stored = self._stacked[node.name][0] if node.name in self._stacked else node
+        row_max = self._wanted.get(stored.name, RowMax.NONE)
+        if row_max == RowMax.SIGNED and not isinstance(stored, q.Product | q.Shift):
             return RowMax.NONE  # the vector unit has no signed maxima: what converts the rows takes a copy that has
         if row_max != RowMax.NONE:
             self._maxima.add(node.name)
@@ -193,10 +201,12 @@ class Selection:
             self._matmul(f"{node.layer or node.name}.{n}", part, x, matrix, node.convert, **fields)
 
     def _stack(self, node: q.Stack, i: int) -> None:
-        out, row, row_max = self._new(node), 0, self._keep(node)
+        out = self._places[node.name] if node.name in self._places else self._new(node)
+        row, row_max = 0, self._keep(node)
         for n, piece in enumerate(node.pieces):
             name = node.name if len(node.pieces) == 1 else f"{node.name}.{n}"
-            self._piece(name, piece, replace(out, row=row, rows=piece.count), row_max, node.source)
+            if piece.x.value not in self._stacked:
+                self._piece(name, piece, replace(out, row=row, rows=piece.count), row_max, node.source)
             row += piece.count
 
     def _join(self, node: q.Join, i: int) -> None:
@@ -349,6 +359,29 @@ def _read_by_walks(graph: q.QGraph) -> dict[str, tuple[q.Ref, Walk]]:
         )
         if piece.rows is not None and by_rows and (walk := nests.walk(piece.rows, piece.x.rows)) is not None:
             found[node.name] = piece.x, walk
+    return found
+
+
+def _made_in_stacks(graph: q.QGraph) -> dict[str, tuple[q.Stack, int]]:
+    """Windows' values that a Stack alone reads, as they are: value -> (the Stack in whose place it is made, its first row there).
+
+    One piece of it is copied, at least, which is the operation that finishes it.
+    """
+    users: dict[str, list[q.Node | None]] = {o.x.value: [None] for o in graph.outputs}
+    for node in graph.nodes:
+        for ref in node.reads():
+            users.setdefault(ref.value, []).append(node)
+    windows = {node.name for node in graph.nodes if isinstance(node, q.Window)}
+    found: dict[str, tuple[q.Stack, int]] = {}
+    for node in (node for node in graph.nodes if isinstance(node, q.Stack)):
+        row, inside, groups = 0, {}, graph.values[node.name].groups
+        for piece in node.pieces:
+            value, name = graph.values[piece.x.value], piece.x.value
+            whole = piece.plain and piece.rows is None and piece.x == q.Ref(name, 0, value.rows)
+            if whole and name in windows and users[name] == [node] and value.groups == groups:
+                inside[name] = node, row
+            row += piece.count
+        found |= inside if len(inside) < len(node.pieces) else {}
     return found
 
 

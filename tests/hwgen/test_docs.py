@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 
 import hwgen
-from hwgen import arguments, buildfile, steps
+from hwgen import arguments, buildfile, fields, steps
+from hwgen.config import Config
 from hwgen.example import write
+from hwgen.quantise.options import Quantisation
 
 TOP = Path(__file__).resolve().parents[2]
-DOCS = {path.name: path.read_text() for path in (TOP / "README.md", TOP / "docs" / "ci.md", TOP / "docs" / "python.md")}
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))}
+reference = runpy.run_path(str(TOP / "docs" / "reference.py"))["document"]
 
 
 def command_lines() -> list[str]:
@@ -31,6 +35,30 @@ def test_command_lines_parse(line):
 
 def test_there_are_command_lines():
     assert len(command_lines()) > 10
+
+
+def test_the_reference_is_that_of_the_code():
+    assert DOCS["reference.md"] == reference(), "python docs/reference.py > docs/reference.md"
+
+
+def test_the_reference_holds_every_option_and_field():
+    for name, parser in arguments.parsers()[1].items():
+        section = DOCS["reference.md"].split(f"### hwgen {name}\n")[1].split("\n### ")[0]
+        assert all(option in section for option in parser._option_string_actions if option not in ("-h", "--help")), name
+        assert arguments.EXAMPLES[name][0] in section
+    names = {f.name for owner in (Config, Quantisation) for f in fields.fields_of(owner)}
+    assert names and all(f"`{name}`" in DOCS["reference.md"] for name in names)
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_links_lead_somewhere(name):
+    folder = TOP if name == "README.md" else TOP / "docs"
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", DOCS[name]):
+        assert target.startswith("https:") or (folder / target).exists(), target
+
+
+def test_readme_is_short():
+    assert len(DOCS["README.md"].splitlines()) < 100
 
 
 def block(name: str, first: str) -> str:

@@ -51,6 +51,15 @@ def depthwise(m):
     return m.add("patches", m.linear(m.act(m.linear(x, outputs=48)), 48))
 
 
+def stacked(m):
+    """As CvT's projections (Wu et al. 2021): a token that no map holds, and what a convolution makes of the map, with and
+    without a stride."""
+    x = m.norm("patches")
+    token = m.put(fg.Gather, x, np.array([3]))
+    y = m.put(fg.Stack, (token, m.window(x, "weighted")))
+    return m.linear(y), m.put(fg.Stack, (m.window(x, "weighted", stride=(2, 2)), token))
+
+
 def depthwise_activated(m):
     """As the feed-forward layer of PVTv2 (Wang et al. 2022) and an inverted residual with a stride."""
     x = m.linear(m.act(m.window(m.linear(m.norm("patches"), outputs=32), "weighted", columns=32)), 32)
@@ -127,7 +136,8 @@ def tables(m):
 
 
 NETWORKS = [
-    conv, conv_stem, conv_residual, depthwise, depthwise_activated, pooled, windows, gathered, joined, squeezed, tables
+    conv, conv_stem, conv_residual, depthwise, stacked, depthwise_activated, pooled, windows, gathered, joined, squeezed,
+    tables,
 ]  # fmt: skip
 
 
@@ -217,3 +227,11 @@ def test_gathered_rows_are_read_by_the_product_behind():
     assert len(copies) == 2 + 4
     back = [op for op in level_m.ops if isinstance(op, MatMul) and op.walk is not None]
     assert len(back) == 2 and all(op.residual is not None for op in back)
+
+
+def test_windows_are_made_in_the_place_of_a_stack():
+    level_m = select(made(stacked, 0)[1])
+    windows = [op for op in level_m.ops if isinstance(op, ReduceWindow)]
+    copies = [op for op in windows if op.walk.count == 1]
+    assert len(windows) == 4 and [op.walk.rows for op in copies] == [1, 1]
+    assert {op.out.buffer for op in windows} == {op.out.buffer for op in copies}

@@ -6,9 +6,10 @@ import pytest
 
 from hwgen import numerics as num
 from hwgen.config import Config
-from hwgen.isa import Scan, encode
+from hwgen.isa import Norm, Scan, encode
 from hwgen.latency import scan_beats, scan_cycles
 from hwgen.rtl.scan import Scan as Scanner
+from hwgen.rtl.vector import VectorUnit
 from hwgen.sim import vector
 from hwgen.sim.machine import Machine
 
@@ -96,3 +97,27 @@ def test_cycles(vector_memory, config):
     cases = [case(config, rng, *shape) for shape in shapes]
     expected = [scan_cycles(config, i.rows, i.columns, i.states) for i, _ in cases]
     assert run_scans(vector_memory, config, cases, 0.0, 4) == expected
+
+
+def test_beside_a_norm(vector_memory):
+    """Scans and a LayerNorm take turns on the vector unit's ports."""
+    rng = np.random.default_rng(5)
+    dut = VectorUnit(ONE)
+    memory = vector_memory(dut, ONE.scratch_chunks, 0.2, 5)
+    insn, memory.data[:] = case(ONE, rng, 4, 19, 3, True, "small")
+    norm = Norm(rows=4, columns=19, x=insn.x - 3 * insn.x_pitch, x_pitch=insn.x_pitch, y=900, y_pitch=4, params=800, epsilon=9)
+    machine = Machine(ONE)
+    machine.scratch[:], machine.scale[: len(memory.scales)] = memory.data.reshape(-1), memory.scales
+
+    async def bench(ctx):
+        for step, execute in ((insn, vector.scan), (norm, vector.norm), (insn, vector.scan)):
+            ctx.set(dut.insn.payload, encode(step))
+            ctx.set(dut.insn.valid, 1)
+            await ctx.tick().until(dut.insn.ready)
+            ctx.set(dut.insn.valid, 0)
+            await ctx.tick().until(dut.done)
+            for target, index, values in execute(machine, step):
+                target[index] = values
+            np.testing.assert_array_equal(memory.data.reshape(-1), machine.scratch)
+
+    memory.run(bench)
