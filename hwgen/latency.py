@@ -247,6 +247,7 @@ SCAN_SELECT = SCAN_FED_AT - 2  # from a step to the choice of its b and g
 SCAN_MIX = SCAN_STEP + SCAN_SELECT - 1  # that b and g of a row wait
 SCAN_LEVELS = 2  # of adders between registers
 SCAN_SUM = 7  # from the products' sum to a result
+SCAN_GROUP = 5  # registers and queues around a group
 SCAN_QUEUE = 16  # chunks between reads and lanes
 SCAN_RESULTS = 32  # chunks of results on their way
 
@@ -271,5 +272,5 @@ def scan_cycles(config: Config, rows: int, columns: int, states: int) -> int:
         count = min(group, chunks - first)
         of_row = max((count - 1) * max(2, beats) + max(mix + 2, beats), SCAN_LOOP)
         total += (1 + states) * count + mix + 2 + (rows - 1) * of_row + (count - 1) * max(2, beats) + beats
-        total += READ_SLOT + scan_products(config) + SCAN_SUM
-    return total + NORM_SETTLE
+        total += READ_SLOT + scan_products(config) + SCAN_SUM + SCAN_GROUP
+    return total + NORM_SETTLE + 1

@@ -38,7 +38,7 @@ class ScanElement(Shared):
     """numerics.softplus_step of s and what it feeds with x: step SCAN_STEP cycles after s, fed SCAN_FED_AT cycles after that.
 
     Ports: s, x; steps, shift, fed_shift (held); step, fed. s and x may stand for several cycles, and so do the results.
-    Cost: a RAMB18 and a multiplier, about 300 LUTs.
+    Cost: a RAMB18 and a multiplier, about 380 LUTs.
     """
 
     MODULE = "hwgen_scan_element"
@@ -88,7 +88,7 @@ class ScanLane(Shared):
 
     Ports: entry (of the states at hand), step, first (from a state of zero); fed and b SCAN_FED_AT cycles later, g when the
     state is known (SCAN_STATE_AT); valid (a step is there); decay_shift (held); product; rate_write, rate_entry, rate.
-    Cost: three multipliers, about 250 LUTs and LUT RAM of SCAN_ENTRIES states and rates.
+    Cost: four multipliers, about 320 LUTs, LUT RAM of SCAN_ENTRIES states and rates.
     """
 
     MODULE = "hwgen_scan_lane"
@@ -170,10 +170,10 @@ class ScanLane(Shared):
 class ScanSum(Shared):
     """The result of an element: the products of its states, which come in several beats, and its skip.
 
-    Ports: products (of scan_states lanes, side by side); first, last (beat of the element); skip, x (while the last beat is
-    there, SKIP_STAGES - 1 - the tree's cycles before its products); skip_shift, shift (held); keep (as x; else it is zero);
-    y `latency.scan_sum(config)` cycles behind the last products.
-    Cost: a multiplier, about 400 LUTs.
+    Ports: products (of scan_states lanes, side by side); first (beat of the element, when the tree has its sum); skip, x, keep
+    (else the result is zero), SKIP_STAGES - 1 cycles before the last beat's sum; skip_shift, shift (held); y, SCAN_SUM cycles
+    behind that sum.
+    Cost: a multiplier, about 520 LUTs.
     """
 
     MODULE = "hwgen_scan_sum"
