@@ -33,6 +33,8 @@ class Bundle:
             self.files[name] = self._read(name)
             if hashlib.sha256(self.files[name]).hexdigest() != digest:
                 raise BundleError(f"{self.path / name}: damaged (its hash is not that of the manifest)")
+            if name.endswith(".json"):
+                self._object(name)
         try:
             check(self.manifest, {name: len(data) for name, data in self.files.items()})
         except ValueError as error:
@@ -40,18 +42,33 @@ class Bundle:
 
     def _read(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_bytes()
+            path = (self.path / name).resolve()
+            inside, endless = path.is_relative_to(self.path.resolve()), path.exists() and not path.is_file()
+            if inside and not endless:
+                return path.read_bytes()
         except OSError as error:
             raise BundleError(f"{self.path / name}: cannot be read ({error.strerror})") from None
+        except RuntimeError:  # links in a circle
+            raise BundleError(f"{self.path / name}: cannot be read (links in a circle)") from None
         except (ValueError, TypeError):  # a NUL in it, or no text
             raise BundleError(f"{self.path}: lists {name!r}, which is no file name") from None
+        what = "is no file" if inside else "lies outside it"  # a device or a pipe may never end
+        raise BundleError(f"{self.path}: lists {name!r}, which {what}")
+
+    def _object(self, name: str) -> None:
+        try:
+            good = isinstance(json.loads(self.files[name]), dict)
+        except (ValueError, RecursionError):
+            good = False
+        if not good:
+            raise BundleError(f"{self.path / name}: holds no JSON object")
 
     def _parse(self, text: bytes) -> dict:
         path = self.path / "manifest.json"
         try:
             manifest = json.loads(text)
             kind, version = manifest["format"], manifest["format_version"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise BundleError(f"{path}: not the manifest of a bundle") from None
         if kind != FORMAT or version != FORMAT_VERSION:
             raise BundleError(f"{path}: format {kind!r} version {version}, this tool reads {FORMAT!r} {FORMAT_VERSION}")

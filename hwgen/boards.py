@@ -133,10 +133,13 @@ def to_json(board: Board) -> str:
 
 
 def of_bundle(files: dict[str, bytes], where: Path) -> Board:
-    """The board in the files of a bundle. Raises UserError naming the bundle `where` if it holds none."""
+    """The board in the files of a bundle. Raises UserError naming the bundle `where` if it holds none that is sound."""
     if BOARD_FILE not in files:
         raise UserError(f"{where}: holds no {BOARD_FILE}: it is of an earlier hwgen, build it again")
-    return from_json(files[BOARD_FILE])
+    try:
+        return from_json(files[BOARD_FILE])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{where / BOARD_FILE}: describes no board") from None
 
 
 def from_json(text: bytes | str) -> Board:

@@ -179,7 +179,7 @@ def run_bench(
     beat, ports = config.axi_bytes, config.weight_ports
     bench = resources.files("hwgen.sim").joinpath("tb")
     sources = dict(verilog)
-    for name in ("dram.v", "trace.v", "tb.v", *(["waves.v"] if waves is not None else [])):
+    for name in ("dram.v", "axi_rules.v", "trace.v", "tb.v", *(["waves.v"] if waves is not None else [])):
         sources[name] = bench.joinpath(name).read_text()
     simulators.run_bench(
         sources,
@@ -187,7 +187,12 @@ def run_bench(
         module,
         workdir,
         simulator=simulator,
-        parameters={"BYTES": beat, "WORDS": max(BENCH_WORDS_MIN, 1 << (-(-size // beat) - 1).bit_length())},
+        parameters={
+            "BYTES": beat,
+            "WORDS": max(BENCH_WORDS_MIN, 1 << (-(-size // beat) - 1).bit_length()),
+            "BURST": config.burst_beats,
+            "OUTSTANDING": config.outstanding,
+        },
         defines={"WEIGHT_PORTS": ports, **{f"WEIGHT_PORT_{p}": 1 for p in range(1, ports)}},
         plusargs=plusargs,
         waves=waves,

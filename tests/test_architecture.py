@@ -17,7 +17,7 @@ TOP_LEVEL = {
     *(*PACKAGES, "tests", "docs", "findings", ".ci", ".gitignore", "pyproject.toml", "README.md", "CONTRIBUTING.md"),
     *("CHANGELOG.md", "LICENSE"),
 }
-TESTS = {"boards", "fuzz", "hwgen", "rtl", "sim", "host", "system", "bench"}
+TESTS = {"boards", "fuzz", "hwgen", "proofs", "rtl", "sim", "host", "system", "bench"}
 INSTALLED = {folder: name for name, folder in checkout.FOLDERS.items()}  # `sim` is hwgen.sim
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TEXT = {".py", ".v", ".vh", ".toml", ".md", ".cpp", ".h", ".tcl", ".html", ""}

@@ -30,7 +30,8 @@ def banks(config: Config, address: int, pitch: int, rows: int) -> tuple[int, int
     return address // config.bank_chunks, (address + (rows - 1) * pitch) // config.bank_chunks
 
 
-def _overlap(a, b) -> bool:
+def overlap(a, b) -> bool:
+    """Whether two ranges of banks have one in common."""
     return a[0] <= b[1] and b[0] <= a[1]
 
 
@@ -114,8 +115,8 @@ class MatmulUnit:
         streamed = insn.w_source == isa.WeightSource.STREAM
         path = 0 if streamed else READ_SLOT + QUANTISER
         x_banks, res_banks = self._banks(insn, rows, walk)
-        shared = not streamed and _overlap(x_banks, banks(c, insn.w, insn.w_pitch, insn.outputs))
-        residual = insn.residual and _overlap(x_banks, res_banks)
+        shared = not streamed and overlap(x_banks, banks(c, insn.w, insn.w_pitch, insn.outputs))
+        residual = insn.residual and overlap(x_banks, res_banks)
         blocks = -(-insn.outputs // c.array_outputs)
         tiles = taps(walk) * -(-insn.inputs // c.array_inputs)
         time = job  # the tile loader's state before the next tile
@@ -192,7 +193,7 @@ class MatmulUnit:
         """When so many stationary rows have been read from `time` on, one a cycle while no residual comes from their bank."""
         used = banks(self.config, insn.w, insn.w_pitch, insn.outputs)
         for begin, end, *others in self.residuals:
-            if end >= time and begin < time + columns and _overlap(others, used):
+            if end >= time and begin < time + columns and overlap(others, used):
                 columns -= max(0.0, begin - time)
                 time = end + 1
         return time + columns
@@ -200,7 +201,7 @@ class MatmulUnit:
     def reads_until(self, wanted: tuple[int, int]) -> float:
         """Last cycle in which the rows that stream now read one of the banks `wanted`; NEVER if they do not."""
         now = self.clock.now
-        ends = [end for begin, end, *used in self.reads if begin <= now <= end and _overlap(used, wanted)]
+        ends = [end for begin, end, *used in self.reads if begin <= now <= end and overlap(used, wanted)]
         return max(ends, default=NEVER)
 
     def _issue(self, taken: float, rows: int, delayed: int) -> None:

@@ -14,7 +14,7 @@ from ..latency import FETCH_BATCH, MOST_BEATS, window_reads
 from ..memories import FETCH_QUEUE
 from ..timeline import Span
 from .events import Clock
-from .matmul import MatmulUnit, banks
+from .matmul import MatmulUnit, banks, overlap
 from .traffic import FIRST_WORD_STEPS, Traffic
 from .units import LOAD_END_STEPS, LOAD_STEPS, STORE_STEPS, least_data_cycles, vector_cycles
 
@@ -24,6 +24,10 @@ NEXT_STEPS = 5  # from an instruction's start to the next one's at the earliest
 FETCH_STEPS = 12  # of a fetch, beside DRAM
 WORD_STEPS = 1  # of the sequencer for an instruction, beside its beats
 VECTOR_STEP = 16  # cycles of the vector unit from one look at its scratchpad bank to the next
+STORE_STEP = 16  # the same of the store unit
+STORE_SHARE = 0.5  # of the cycles that the vector unit leaves a bank: a store that waits does not meet each of them
+WRITE_GAP = 2  # of a written burst, for its address
+LEAST = 1e-6  # of a chunk: less is the rounding of floats
 STREAM_STEPS = 4  # of the weight stream, from an instruction's start to its end if it has nothing to wait for
 
 
@@ -80,6 +84,7 @@ class _Simulation:
         self.walks = walks(program)
         self.queued: dict[int, float] = {}  # when an instruction has come through its queue
         self.last_start = dict.fromkeys(Unit, 0.0)
+        self.vector_banks, self.vector_share, self.vector_until = (0, 0), 0.0, -1.0  # what the vector unit takes of which banks
 
     def run(self) -> Estimate:
         self._fetch()
@@ -222,13 +227,34 @@ class _Simulation:
         self.clock.at(start + LOAD_STEPS, ask)
 
     def _store(self, index: int, insn: isa.Store) -> None:
+        """Its reads come last at a scratchpad bank, behind those of the vector unit too: it gets the cycles that these leave."""
         start, beats = self.clock.now, data_beats(insn, self.config)
         self.result.write_bytes += beats * self.config.axi_bytes
+        source = banks(self.config, insn.src, insn.pitch, insn.rows)
+        left = float(insn.rows * insn.chunks)
+        burst = self.config.burst_beats
+        most = burst / (burst + WRITE_GAP) / self.config.chunk_beats  # chunks a cycle
+        going = [1]  # its beats and its reads
 
-        def sent() -> None:
-            self._end(index, Unit.STORE, start, self.clock.now + STORE_STEPS)
+        def done() -> None:
+            if not going[0]:
+                self._end(index, Unit.STORE, start, self.clock.now + STORE_STEPS)
+            going[0] -= 1
 
-        self.traffic.move(beats, sent)
+        def read() -> None:
+            nonlocal left
+            blocked = self.matmul.reads_until(source)
+            if blocked >= self.clock.now:
+                self.clock.at(blocked + 1, read)
+                return
+            taken = self.vector_share if self.clock.now < self.vector_until and overlap(source, self.vector_banks) else 0.0
+            rate = min(most, STORE_SHARE * (1 - taken) if taken else 1.0)
+            step = min(float(STORE_STEP), left / rate) if rate > 0 else float(STORE_STEP)
+            left -= step * rate
+            self.clock.at(self.clock.now + step, read if left > LEAST else done)
+
+        self.traffic.move(beats + WRITE_GAP * (-(-beats // burst) - 1), done)
+        read()
 
     def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.ReduceWindow | isa.Select | isa.Route) -> None:
         """Its reads come last at a scratchpad bank: while rows stream from there it stands still."""
@@ -252,9 +278,11 @@ class _Simulation:
         elif isinstance(insn, isa.Norm):
             reads.appendleft([2 * chunks, banks(self.config, insn.params, 2 * chunks, 1)])  # gamma and beta come first
         behind = cycles - sum(left for left, _ in reads)
+        self.vector_share, self.vector_until = 1 - behind / cycles, float("inf")
 
         def read() -> None:
             left, wanted = reads[0]
+            self.vector_banks = wanted
             blocked = self.matmul.reads_until(wanted)
             if blocked >= self.clock.now:
                 self.clock.at(blocked + 1, read)
@@ -267,6 +295,7 @@ class _Simulation:
             if reads:
                 self.clock.at(after, read)
             else:
+                self.vector_until = after + behind
                 self._end(index, Unit.VECTOR, start, after + behind)
 
         read()

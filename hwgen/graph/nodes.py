@@ -125,6 +125,7 @@ class Attention(Node):
     bias: Array | None = None
     windows: int = 1
     factors: Array | None = None  # [heads], above zero: by which the scores of each head are multiplied beside `scale`
+    balanced: bool = False  # columns of q and k are numbers of different kinds: those of q may be made larger, of k smaller
 
 
 @dataclass(frozen=True, eq=False)

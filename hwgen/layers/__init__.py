@@ -5,7 +5,7 @@ from .activation import Activation, Clip
 from .attention import Attention, Rotate
 from .linear import Conv, Embed, Linear, Scale
 from .moe import Combine, Dispatch, Experts, Router, SlotExperts
-from .norm import Norm, Softmax
+from .norm import Length, Norm, Softmax
 from .pool import Pool
 from .scan import Scan
 from .select import Received, Select
@@ -14,9 +14,9 @@ LAYERS: dict[str, type[Layer]] = {
     c.__name__.lower(): c
     for c in (
         *(Activation, Attention, Clip, Combine, Conv, Dispatch, Embed, Experts, Linear, Norm, Pool, Rotate, Router, Scale),
-        *(Received, Scan, Select, SlotExperts, Softmax),
+        *(Length, Received, Scan, Select, SlotExperts, Softmax),
     )
 }
 
-__all__ = ["LAYERS", "Activation", "Attention", "Clip", "Combine", "Conv", "Dispatch", "Embed", "Experts", "Layer", "Linear"]
-__all__ += ["Norm", "Pool", "Received", "Rotate", "Router", "Scale", "Scan", "Select", "SlotExperts", "Softmax"]
+__all__ = ["LAYERS", "Activation", "Attention", "Clip", "Combine", "Conv", "Dispatch", "Embed", "Experts", "Layer", "Length"]
+__all__ += ["Linear", "Norm", "Pool", "Received", "Rotate", "Router", "Scale", "Scan", "Select", "SlotExperts", "Softmax"]

@@ -36,3 +36,14 @@ class Softmax(Layer):
         (x,) = operands
         e = t.map("exp", t.map("sub", x, t.reduce("max", x, [-1])))
         return t.map("div", e, t.reduce("sum", e, [-1]))
+
+
+@dataclass(frozen=True)
+class Length(Layer):
+    """y = sqrt(sum of squares) along `axis` of x [R, C]: of each column [1, C] with 0, of each row [R, 1] with 1."""
+
+    axis: int
+
+    def define(self, t: Builder, *operands: Ref) -> Ref:
+        (x,) = operands
+        return t.map("sqrt", t.reduce("sum", t.map("mul", x, x), [self.axis]))

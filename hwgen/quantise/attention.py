@@ -45,6 +45,7 @@ INT16_PER_INT8 = 1 << STATIC_SHIFT
 SCORE_LOWEST = -INT16_MAX // 2  # with any score added, still far below those that have a probability
 SCORES_ROOM = 1.25  # beyond the largest score that was seen
 TURN_GAIN = 2.0
+MOST_BALANCE = 2.0**10  # by which a column of queries is made larger or smaller
 # Of V: round(sum * row scale / 2^16) counts in so many weight steps times int16 steps of x.
 _TABLE_UNIT = 2.0 ** (COL_SHIFT - ROW_STEP_BITS)
 PROBABILITY_ONE = INT8_MAX * U16_MAX  # probability times reciprocal of a row: this is 1
@@ -132,7 +133,10 @@ def _queries_and_keys(
     sign of a negative scale goes into Q.
     """
     middle = centre(b.stats.values[k_side.name], k_side.rotate is not None)
-    q_steps, k_steps = (_int8_steps(b, node, side, less) for side, less in ((q_side, 0.0), (k_side, middle)))
+    gains = _balance(b, node, q_side, k_side, middle)
+    q_steps, k_steps = (
+        _int8_steps(b, node, side, less, gain) for side, less, gain in ((q_side, 0.0, gains), (k_side, middle, 1 / gains))
+    )
     wanted = q_steps * k_steps * abs(node.scale) * np.log2(np.e) * SCORE_STEPS
     wanted = wanted if node.factors is None else wanted * node.factors.astype(np.float64)
     # The largest score must not saturate, or all keys near it would count alike; and a sum one larger than all others takes
@@ -146,11 +150,20 @@ def _queries_and_keys(
     angles: dict[bytes, Ref] = {}
     # One product each: where Q is streamed and K stationary they can lie in different banks of the scratchpad.
     sign = -1.0 if node.scale < 0 else 1.0
-    queries = b.made.trace[q_side.name] = project(b, node, q_side, f"{node.name}.q", q_steps, 0.0, angles, sign)
-    keys = project(b, node, k_side, f"{node.name}.k", k_steps, middle, angles)
+    queries = b.made.trace[q_side.name] = project(b, node, q_side, f"{node.name}.q", q_steps, 0.0, angles, sign * gains)
+    keys = project(b, node, k_side, f"{node.name}.k", k_steps, middle, angles, 1 / gains)
     if k_side.rotate:
         b.made.trace[k_side.name] = keys
     return queries, keys, [float(factor) for factor in factors], shares
+
+
+def _balance(b: Builder, node: fg.Attention, q_side: Side, k_side: Side, middle: Array) -> Array:
+    """By what each column of the queries is multiplied, and that of the keys divided, [columns]: where a head's columns are
+    numbers of different kinds, so that one step fits them all."""
+    peaks = [np.maximum(b.stats.values[s.name].magnitude(less), TINY) for s, less in ((q_side, 0.0), (k_side, middle))]
+    if not node.balanced or q_side.rotate or k_side.rotate:
+        return np.ones(len(peaks[0]))
+    return np.clip(np.sqrt(peaks[1] / peaks[0]), 1 / MOST_BALANCE, MOST_BALANCE)
 
 
 def parameters(b: Builder, side: Side, less: Array | float) -> tuple[Array, Array]:
@@ -162,10 +175,10 @@ def parameters(b: Builder, side: Side, less: Array | float) -> tuple[Array, Arra
     return weight, (np.zeros(len(weight)) if bias is None else bias) - less
 
 
-def _int8_steps(b: Builder, node: fg.Attention, side: Side, less: Array | float) -> Array:
-    """Real value of an int8 step of every head [heads]."""
-    peak = np.maximum(b.stats.values[side.name].magnitude(less), TINY).reshape(node.heads, -1)
-    factor, term = parameters(b, side, less)
+def _int8_steps(b: Builder, node: fg.Attention, side: Side, less: Array | float, gain: Array) -> Array:
+    """Real value of an int8 step of every head [heads], of columns times `gain`."""
+    peak = (np.maximum(b.stats.values[side.name].magnitude(less), TINY) * gain).reshape(node.heads, -1)
+    factor, term = _times(parameters(b, side, less), gain)
     if side.norm is not None:
         need = np.maximum(np.abs(factor), np.abs(term)) / INT16_MAX
     else:
@@ -174,25 +187,30 @@ def _int8_steps(b: Builder, node: fg.Attention, side: Side, less: Array | float)
     return np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.reach(side.name), need)
 
 
+def _times(parts: tuple[Array, Array], gain: Array | float) -> tuple[Array, Array]:
+    """Factor and term times `gain`, a number or one for each column of the value."""
+    factor, term = parts
+    return factor * (gain[:, None] if np.ndim(gain) and factor.ndim == 2 else gain), term * gain
+
+
 def _turn_gain(side: Side) -> float:
     """Int16 steps before positions are turned in, by those behind: a number may be longer than the parts it turns into."""
     return TURN_GAIN if side.rotate else 1.0
 
 
 def project(
-    b: Builder, node: fg.Attention | fg.Rotate, side: Side, name: str, steps: Array, less, angles, sign: float = 1.0
+    b: Builder, node: fg.Attention | fg.Rotate, side: Side, name: str, steps: Array, less, angles, gain: Array | float = 1.0
 ) -> Ref:
-    """Emit `sign` times one side in int8 steps of `steps` [heads], less `less`; `angles`: tables of positions so far."""
+    """Emit `gain` times one side in int8 steps of `steps` [heads], less `less`; `angles`: tables of positions so far."""
     layer = side.linear
     x = b.held[layer.x]
     columns, rows = len(layer.weight), x.ref.rows
     width = columns // node.heads
     steps = np.repeat(steps / INT16_PER_INT8, width)
-    before, (factor, term) = steps * _turn_gain(side), parameters(b, side, less)
-    factor, term = factor * sign, term * sign
+    before, (factor, term) = steps * _turn_gain(side), _times(parameters(b, side, less), gain)
     if side.norm is None:
         made = q.Product(b.name(name), x.ref, quantise_weights(factor, ROW_UNIT, before, term), source=layer.source)
-        ref = b.emit(made, rows, columns, sign * before, None, node.heads)
+        ref = b.emit(made, rows, columns, before / gain, None, node.heads)
     else:
         weight, bias = folded(x, layer.weight, layer.bias)
         scale = wide_scale(b.stats.values[layer.name].magnitude())
@@ -204,11 +222,11 @@ def project(
         gamma, beta = (np.rint(a / before).astype(np.int16) for a in (factor, term))
         fields = {"centred": side.norm.centred, "heads": node.heads, "source": side.norm.source}
         normed = q.Norm(b.name(f"{name}.norm"), ref, gamma, beta, epsilon, **fields)
-        ref = b.emit(normed, rows, columns, sign * before, None, node.heads)
+        ref = b.emit(normed, rows, columns, before / gain, None, node.heads)
     if side.rotate is not None:
         table = _angles(b, node, side.rotate, angles)
         turned = q.Multiply(b.name(f"{name}.rotate"), ref, table, pairs=True, source=side.rotate.source)
-        ref = b.emit(turned, rows, columns, sign * steps, None, node.heads)
+        ref = b.emit(turned, rows, columns, steps / gain, None, node.heads)
     return ref
 
 

@@ -81,8 +81,9 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                     done.fine.add(scored)
             case fg.Scan():
                 wanted = {"steps": isinstance(made["steps"], fg.Linear)}
-            case fg.Rotate():
-                wanted = {"x": isinstance(made["x"], fg.Linear | fg.LayerNorm)}
+            case fg.Rotate(heads=heads):
+                normed = isinstance(made["x"], fg.LayerNorm) and made["x"].heads == heads > 1
+                wanted = {"x": normed or isinstance(made["x"], fg.Linear)}
             case fg.LayerNorm(heads=heads) if heads > 1:
                 wanted = {"x": isinstance(made["x"], fg.Linear)}
             case fg.Attention(heads=heads):

@@ -7,21 +7,25 @@ from ..tensor import Map, Program
 from .activations import clip, curved, leaky, plain
 from .attention import attention
 from .convolution import convolution
+from .grouped import grouped
 from .limits import dynamic, joined, limit
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
-from .norms import norm, softmax
+from .norms import length, norm, softmax
 from .rewrite import Pattern, rewrite
 from .rotary import turned
 from .scans import scan, skipped
 from .selection import received, selected
-from .tokens import channels_last, ordered, padded, pool, positions, tokens
+from .tokens import channels_last, ordered, padded, pool, positions, shifted, tokens, total
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (joined, scan, skipped, convolution, linear, attention, softmax, norm, curved, leaky, bias, gain, received, selected),
-    (turned,),  # what is left outside attention
+    (
+        *(joined, shifted, scan, skipped, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain),
+        *(received, selected),
+    ),
+    (turned, length),  # what is left outside attention and norms
     (
         joined,
         gain_at_last,
@@ -38,7 +42,21 @@ ROUNDS: tuple[tuple[Pattern, ...], ...] = (
         clip,
         ordered,
     ),
-    (gain_at_last, bias_at_last, absorbed, sorted_walks, tokens, positions, channels_last, pool, plain, clip, scale, ordered),
+    (
+        gain_at_last,
+        bias_at_last,
+        absorbed,
+        sorted_walks,
+        tokens,
+        positions,
+        channels_last,
+        pool,
+        total,
+        plain,
+        clip,
+        scale,
+        ordered,
+    ),
 )
 
 __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from math import prod
+
+import numpy as np
+
 from ..layers import Attention, Linear, Softmax
-from ..tensor import Builder, Contract, Copy, Layout, Node, Ref
+from ..tensor import Builder, Concat, Contract, Copy, Layout, Node, Pad, Ref
 from ..tensor.layout import Axis
 from .limits import beneath, is_limit
 from .match import constant, factor_of, is_map, layer, loops
 from .names import label, parent
 from .rewrite import relabel
 from .rotary import rotated
+
+MOST_KEYS = 512  # columns that a computed bias makes queries wider by
 
 
 def attention(t: Builder, node: Node) -> Ref | None:
@@ -36,14 +42,16 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     found = product_of(t, t.through(p.layout, p.node.operands[0]), *places)
     if found is None:
         return None
-    q, k, scale, gains, bias = found
+    q, k, scale, gains, terms = found
+    bias = next((r for r in terms if r.constant is not None), None)
+    computed = [r for r in terms if r.constant is None]
     (q, q_scale), (k, k_scale), (v, v_scale) = factor_of(t, q), factor_of(t, k), factor_of(t, v)
     gain *= v_scale
     shared = [c for c in queries if len(queries) > 1 and _along_columns(q, lp.index(c))]  # heads with the same keys and values
     batch, queries = [c for c in lp if c in batch or c in shared], [c for c in queries if c not in shared]
     nothing = {c: tuple((n, 0) for n, _ in p.layout.axes[i]) for i, c in enumerate(lp)}
     values = nothing | dict(zip(lv, v.layout.axes, strict=True))
-    sides = [dict(zip(lp, r.layout.axes, strict=False)) for r in (q, k, *gains, *([bias] if bias else []))]
+    sides = [dict(zip(lp, r.layout.axes, strict=False)) for r in (q, k, *gains, *terms)]
     sides.insert(2, values)
     cut = loops(*(Layout(tuple(side[c] for c in batch)) for side in sides))
     if cut is None:
@@ -64,11 +72,16 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     v4 = shown(v, 2, joined(2, keys), joined(2, wide))
     for i, c in enumerate(gains, 3):
         q4 = t.map("mul", q4, shown(c, i, joined(i, queries), ()))
+    if computed and (scale == 0 or any(_keys_of(r, [lp.index(c) for c in keys]) > MOST_KEYS for r in computed)):
+        return None
     q4, first_scale = factor_of(t, rotated(t, q4))
     k4, second_scale = factor_of(t, rotated(t, k4))
-    last = len(sides) - 1
-    extra = [] if bias is None else [shown(bias, last, joined(last, queries), joined(last, keys))]
-    y = t.node(Attention(scale * q_scale * k_scale * first_scale * second_scale), q4, k4, v4, *extra)
+    scale *= q_scale * k_scale * first_scale * second_scale
+    tables = [shown(r, i, joined(i, queries), joined(i, keys)) for i, r in enumerate(terms, 3 + len(gains))]
+    extra = [r for r, term in zip(tables, terms, strict=True) if term is bias]
+    for r in (r for r, term in zip(tables, terms, strict=True) if term is not bias):
+        q4, k4 = _wider(t, q4, k4, r, scale)
+    y = t.node(Attention(scale), q4, k4, v4, *extra)
     same = parent(q4.node.name) if parent(q4.node.name) == parent(v4.node.name) else ""
     relabel(y, label(t.source) or same)
     y = y if gain == 1 else t.map("mul", y, gain)
@@ -83,6 +96,34 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     return t.reshape(t.transpose(y, place), node.shape)
 
 
+def _keys_of(r: Ref, axes: list[int]) -> int:
+    """By how many keys a bias tells them apart."""
+    return prod(n for i in axes for n, s in r.layout.axes[i] if s)
+
+
+def _wider(t: Builder, q: Ref, k: Ref, bias: Ref, scale: float) -> tuple[Ref, Ref]:
+    """Queries and keys whose product is also a computed bias [W, H, I, J]: the bias, by the keys that it tells apart, beside
+    the queries, and beside each key a one for its own (decomposed relative positions: Li et al. 2022, ViTDet)."""
+    windows, heads, queries, keys = bias.layout.axes
+    told = tuple((n, s) for n, s in keys if s)
+    numbers = np.zeros(1, np.int64)
+    for n, s in keys:
+        own = np.arange(n) if s else np.zeros(n, np.int64)
+        numbers = (numbers[:, None] * (n if s else 1) + own).reshape(-1)
+    one = np.eye(prod(n for n, _ in told), dtype=np.float32)[numbers]
+    beside = bias.move(Layout((windows, heads, queries, told), bias.layout.offset))
+    beside = beside if scale == 1 else _times(t, beside, 1 / scale)
+    own_key = t.expand(t.const(one[None, None]), (*k.shape[:2], *one.shape))
+    return t.concat([q, beside], 3), t.concat([k, own_key], 3)
+
+
+def _times(t: Builder, r: Ref, number: float) -> Ref:
+    """What r shows times a number, before anything moves it."""
+    if isinstance(r.op, Copy | Concat) or (isinstance(r.op, Pad) and not r.op.value):
+        return t.through(r.layout, t.node(r.op, *(_times(t, o, number) for o in r.node.operands)))
+    return t.through(r.layout, t.map("mul", r.node.ref, number))
+
+
 def _column(r: Ref, stride: int) -> bool:
     return bool(r.node.shape) and 0 < abs(stride) < r.node.shape[-1]
 
@@ -93,9 +134,10 @@ def _along_columns(r: Ref, axis: int) -> bool:
 
 def product_of(
     t: Builder, r: Ref, queries: tuple[int, ...], keys: tuple[int, ...]
-) -> tuple[Ref, Ref, float, list[Ref], Ref | None] | None:
-    """What scores r are: (q, k, scale, factors of q, bias), all over the axes of r, q and k with one more for the depth."""
-    scale, gains, bias = 1.0, list[Ref](), None
+) -> tuple[Ref, Ref, float, list[Ref], list[Ref]] | None:
+    """What scores r are: (q, k, scale, factors of q, biases, of which one at most is constant), all over the axes of r, q and
+    k with one more for the depth."""
+    scale, gains, terms = 1.0, list[Ref](), list[Ref]()
     for _ in range(24):
         r, factor = factor_of(t, beneath(t, r))
         scale *= factor
@@ -107,7 +149,7 @@ def product_of(
             ends = _operands(r)
             for q, k in (ends, ends[::-1]) if ends else ():
                 if not any(_moves(q, i) for i in keys) and not any(_moves(k, i) for i in queries):
-                    return q, k, scale, gains, bias
+                    return q, k, scale, gains, terms
             return None
         if not is_map(r, "add", "sub", "mul", "div", "where"):
             return None
@@ -141,12 +183,25 @@ def product_of(
             inner, term = parts if _leads(parts[0].node) else parts[::-1]
         else:
             return None
-        for c in gains:
-            term = t.map("mul", term, c)
-        term = t.map("mul", term, scale)
-        bias = term if bias is None else t.map("add", bias, term)
+        for part in _addends(t, term):
+            for c in gains:
+                part = t.map("mul", part, c)
+            part = t.map("mul", part, scale)
+            fixed_so_far = next((i for i, other in enumerate(terms) if constant(other)), None)
+            if constant(part) and fixed_so_far is not None:
+                terms[fixed_so_far] = t.map("add", terms[fixed_so_far], part)
+            else:
+                terms.append(part)
         r = inner
     return None
+
+
+def _addends(t: Builder, r: Ref, most: int = 4) -> list[Ref]:
+    """What a computed bias is a sum of."""
+    if not is_map(r, "add") or most < 2:
+        return [r]
+    parts = [t.through(r.layout, o) for o in r.node.operands]
+    return [a for part in parts for a in _addends(t, part, most // 2)]
 
 
 def _leads(node: Node, depth: int = 12) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ..layers import Norm, Softmax
+from ..layers import Length, Norm, Softmax
 from ..tensor import Builder, Node, Ref
 from .match import constant, factor_of, group, is_map, reduction, regroup, scalar_of, spread
 from .names import label
@@ -130,3 +130,19 @@ def softmax(t: Builder, node: Node) -> Ref | None:
     y = t.reshape(y, [*(node.shape[i] for i in kept), *(node.shape[i] for i in axes)])
     order = [*kept, *axes]
     return t.transpose(y, [order.index(i) for i in range(len(order))])
+
+
+def length(t: Builder, node: Node) -> Ref | None:
+    """The root of a sum of squares that no norm took (GRN: Woo et al. 2023)."""
+    if not is_map(node, "sqrt") or node.dtype != "f" or (found := _square(node.ref.node.operands[0], 1.0, 0.0)) is None:
+        return None
+    x, axes, count, gain, epsilon = found
+    if epsilon > GUARD / count:
+        return None
+    kept = [i for i in range(len(x.shape)) if i not in axes]
+    width = x.node.shape[-1] if x.node.shape else 1
+    down = all(abs(s) >= width for i in axes for _, s in x.layout.axes[i])  # over tokens, of each channel
+    y = t.node(Length(0), group(x, axes, kept)) if down else t.node(Length(1), group(x, kept, axes))
+    y = regroup(t, y, [1 if i in axes else n for i, n in enumerate(x.shape)], [*kept, *axes])
+    y = y if abs(gain * count**0.5 - 1) < 1e-6 else t.map("mul", y, 1 / (gain * count**0.5))
+    return t.reshape(y, node.shape) if y.layout.size == node.size else None

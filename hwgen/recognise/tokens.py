@@ -6,10 +6,10 @@ from math import prod
 
 import numpy as np
 
-from ..layers import Activation, Clip, Embed, Pool
-from ..tensor import Builder, Concat, Layout, Node, Pad, Reduce, Ref
+from ..layers import Activation, Clip, Embed, Linear, Pool
+from ..tensor import Builder, Concat, Input, Layout, Node, Pad, Reduce, Ref
 from .linear import with_constant
-from .match import at_columns, by_element, constant, group, is_map, layer, loops
+from .match import at_columns, by_element, constant, group, is_map, layer, loops, reduction, regroup
 from .names import label, parent
 from .rewrite import relabel
 
@@ -90,6 +90,29 @@ def padded(t: Builder, node: Node) -> Ref | None:
     return t.map(function, t.node(node.op, x), c.move(Layout(axes, c.layout.offset)))
 
 
+def shifted(t: Builder, node: Node) -> Ref | None:
+    """A border around an image to which a constant is added, as around normalised pixels: the pixels as tokens of their own."""
+    if not isinstance(node.op, Pad) or node.op.value or len(node.shape) != 4 or node.dtype != "f":
+        return None
+    r, steps = node.operands[0], list[tuple[str, Array]]()
+    while len(steps) < 8 and r.whole and (found := with_constant(t, r.node, "add", "sub", "mul", "div")) is not None:
+        numbers = np.broadcast_to(np.asarray(found[1].constant, np.float64), node.operands[0].shape)
+        if (numbers != numbers[:, :, :1, :1]).any():
+            return None
+        r, steps = found[0], [*steps, (found[2], numbers[0, :, 0, 0])]
+    if not isinstance(r.op, Input) or not r.whole or not any(function == "add" for function, _ in steps):
+        return None
+    channels = r.shape[1]
+    gain, offset = np.ones(channels), np.zeros(channels)
+    for function, number in reversed(steps):
+        number = 1 / number if function == "div" else number
+        gain, offset = (gain, offset + number) if function == "add" else (gain * number, offset * number)
+    pixels = t.reshape(t.transpose(r, (0, 2, 3, 1)), (-1, channels))
+    y = t.node(Linear(), pixels, t.const(np.diag(gain).astype(np.float32)), t.const(offset.astype(np.float32)))
+    y = t.transpose(t.reshape(y, (1, *r.shape[2:], channels)), (0, 3, 1, 2))
+    return t.node(node.op, y)
+
+
 def channels_last(t: Builder, node: Node) -> Ref | None:
     """A border around a feature map, with the channels behind the places, as its value stands."""
     if not isinstance(node.op, Pad) or len((x := node.operands[0]).node.shape) != 2 or x.layout.offset:
@@ -124,12 +147,31 @@ def pool(t: Builder, node: Node) -> Ref | None:
     over = [f for f in flat if f[0] in axes]
     walk = tuple(tuple((n, s) for _, n, s in part) for part in (kept[0], over, kept[1]))
     form = "mean" if node.op.function == "sum" else "max"
+    if form == "max" and isinstance(x.op, Pad) and not x.op.value:  # zeros of which the largest may be one: tokens as others
+        whole = t.node(Linear(), t.reshape(x.node.ref, (-1, columns)), t.const(np.eye(columns, dtype=np.float32)))
+        x = Ref(whole.node, x.layout)
     y = relabel(t.node(Pool(form), x.move(Layout(walk, x.layout.offset))), label(t.source))
     parts = kept[0] + kept[1]
     y = t.reshape(y, [n for _, n, _ in parts])
     y = t.transpose(y, [parts.index(f) for f in flat if f in parts]) if parts else y
     y = t.reshape(y, node.shape)
     return y if form == "max" else t.map("mul", y, float(prod(n for _, n, _ in over)))
+
+
+def total(t: Builder, node: Node) -> Ref | None:
+    """A sum over the channels of each row: a layer of equal weights."""
+    found = reduction(node, "sum") if isinstance(node.op, Reduce) and node.dtype == "f" else None
+    if found is None or len(found[0].node.shape) != 2 or constant(found[0]):
+        return None
+    x, axes, factor = found
+    width = x.node.shape[1]
+    kept = [i for i in range(len(x.shape)) if i not in axes]
+    if any(abs(s) >= width for i in axes for _, s in x.layout.axes[i]) or not any(s for i in axes for _, s in x.layout.axes[i]):
+        return None
+    rows = group(x, kept, axes)
+    y = relabel(t.node(Linear(), rows, t.full((1, rows.shape[1]), factor)), label(t.source))
+    y = regroup(t, y, [1 if i in axes else n for i, n in enumerate(x.shape)], [*kept, *axes])
+    return t.reshape(y, node.shape)
 
 
 def ordered(t: Builder, node: Node) -> Ref | None:

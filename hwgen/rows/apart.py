@@ -9,7 +9,7 @@ import numpy as np
 
 from ..layers import Attention, Softmax
 from ..recognise import rewrite
-from ..recognise.match import factor_of, is_map, scalar_of
+from ..recognise.match import factor_of, group, is_map, scalar_of
 from ..tensor import Builder, Const, Contract, Layer, Node, Pad, Program, Reduce, Ref
 from .views import Array
 
@@ -186,7 +186,7 @@ def _by_heads(t: Builder, node: Node) -> Ref | None:
     batch = [c for c in result if c in first and c in second]
     sides = [[c for c in letters if c not in batch and c in result] for letters in (first, second)]
     summed = [c for c in first if c in second and c not in result]
-    if any(c not in first + second or len(s) > 1 for s in sides for c in s) or len(summed) != 1:
+    if not summed:
         return None
     if set(first) - {*batch, *sides[0], *summed} or set(second) - {*batch, *sides[1], *summed}:
         return None
@@ -196,17 +196,18 @@ def _by_heads(t: Builder, node: Node) -> Ref | None:
         bare, factor = factor_of(t, r)
         if factor > 0:
             r, scale = bare, scale * factor
-        operands.append(t.transpose(r, [letters.index(c) for c in (*batch, *own, *summed)]))
+        operands.append(group(r, *[[letters.index(c) for c in part] for part in (*([c] for c in batch), own, summed)]))
     a, b = operands
     heads = int(np.prod([a.shape[i] for i in range(len(batch))]))
     if heads > MOST_HEADS:
         return None
-    sizes = [a.shape[len(batch)] if sides[0] else 1, b.shape[len(batch)] if sides[1] else 1]
+    lengths = dict(zip(result, node.shape, strict=True))
+    sizes = [a.shape[-2], b.shape[-2]]
     parts = []
     for index in np.ndindex(*a.shape[: len(batch)]):
         one, other = (_picked(t, r, index, n) for r, n in zip((a, b), sizes, strict=True))
         parts.append(t.reshape(t.node(Scaled("ab,cb->ac", scale), one, other), (1, *sizes)))
-    y = t.reshape(t.concat(parts, 0), (*a.shape[: len(batch)], *(n for n, s in zip(sizes, sides, strict=True) if s)))
+    y = t.reshape(t.concat(parts, 0), [lengths[c] for c in (*batch, *sides[0], *sides[1])])
     order = [*batch, *sides[0], *sides[1]]
     return t.transpose(y, [order.index(c) for c in result])
 

@@ -16,6 +16,7 @@ from .moves import made, value
 from .operands import Operand
 from .views import Array, Place, Unsupported
 
+MOST_BESIDE = 4  # values side by side that a head's queries or keys are made of
 NEVER = -1e4  # a score this far below the others has no probability left in any number format
 
 
@@ -56,7 +57,7 @@ def _whole(b: Rows, node: Node) -> str:
     own = _bias(node, bias)
     flat = {part: view.group([0, 2], [1, 3]) for part, view in views.items()}
     sides = {part: b.kept(view) for part, view in flat.items()}
-    if any(len(side.blocks) > heads for side in sides.values()):
+    if any(len(side.blocks) > heads * MOST_BESIDE for side in sides.values()):
         raise Unsupported("attends over channels instead of tokens", "let tokens attend to tokens")
     back = None
     if "q" in sides:
@@ -74,7 +75,7 @@ def _whole(b: Rows, node: Node) -> str:
         if pairs is not None and part != "v":
             for block in operand.blocks:
                 block.parts = [(source, columns[pairs]) for source, columns in block.parts]
-        if part != "v" and operand.blocks[0].parts and len(operand.blocks) == len(operand.blocks[0].parts) == 1:
+        if part != "v" and [len(block.parts) for block in operand.blocks] == [1]:
             (source, columns) = operand.blocks[0].parts[0]
             source, gain = _alike_heads(b, source, heads)
             operand.blocks[0].parts, gains = [(source, columns)], gains * gain
@@ -86,6 +87,7 @@ def _whole(b: Rows, node: Node) -> str:
         own = b.intern(own) if own.any() else None
     factors = None if (gains == 1).all() else b.intern(gains)
     fields = {"heads": heads, "scale": float(node.op.scale), "bias": own, "windows": windows, "factors": factors}
+    fields["balanced"] = any(isinstance(s.op, Const) for s in views["k"].sources)
     y = b.add(graph.Attention, node, node.name, "attention", **names, **fields)
     if windows == 1 or back is None:
         return y
@@ -143,6 +145,8 @@ def _operand(b: Rows, node: Node, part: str, operand: Operand) -> str:
     """A value of which columns that a layer makes are made by layers of their own, named after the attention."""
     for block in operand.blocks:
         for i, (source, columns) in enumerate(block.parts):
+            if isinstance(source.op, Const):
+                continue
             inner = b.columns(source, columns)
             inner = inner if is_limit(inner) or isinstance(inner.op, Rotate | Norm) else b.identity(inner)
             if inner is not source or isinstance(inner.op, Rotate):

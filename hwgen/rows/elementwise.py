@@ -52,6 +52,9 @@ class Arranged:
         if len(node.shape) == 2 and node.shape[0] == 1 and (whole := _map_in_a_row(views[lead])) is not None:
             self.shape = whole
             views = [_reshaped(v, whole) for v in views]
+        elif len(node.shape) == 2 and (finer := _maps_in_rows(views[lead])) is not None:
+            self.shape = finer
+            views = [_reshaped(v, finer) for v in views]
         try:
             _, order, split = as_tokens(views[lead], *views[:lead], *views[lead + 1 :])
             self.groups = order[:split], order[split:]
@@ -101,6 +104,23 @@ def _map_in_a_row(view: View) -> tuple[int, ...] | None:
         for down, across in ((r, c), (c, r)):
             if (down == down[:, :1]).all() and (across == across[:1]).all() and np.ptp(down) and np.ptp(across):
                 return 1, count // inner, inner
+    return None
+
+
+def _maps_in_rows(view: View) -> tuple[int, ...] | None:
+    """The shape [rows, n, m] in which rows of groups of channels of all tokens are tokens by channels, as GroupNorm leaves
+    them; None where they are as they stand."""
+    if min(view.shape) < 2 or not all(np.ptp(np.broadcast_to(a, view.shape)[0]) for a in (view.rows, view.columns)):
+        return None
+    rows, count = view.shape
+    for inner in range(2, count // 2 + 1):
+        if count % inner == 0:
+            shape = rows, count // inner, inner
+            try:
+                as_tokens(_reshaped(view, shape))
+            except Unsupported:
+                continue
+            return shape
     return None
 
 

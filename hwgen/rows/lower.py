@@ -237,7 +237,9 @@ class Rows:
         if isinstance(op, Conv) and op.groups == 1:
             x, *parts = node.operands
             return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
-        if len(node.shape) == 2 and (isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul")):
+        at = self.place(node)
+        own = at.at is None and node.shape[1:] == (at.width,) and len(np.unique(columns)) == len(columns)
+        if own and (isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul")):
             return self.t.node(op, *(self.t.gather(r, index, 1) for r in node.operands)).node
         return self.identity(node, columns)
 

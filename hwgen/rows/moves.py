@@ -8,7 +8,7 @@ from .. import graph
 from ..tensor import Const, Node
 from .lower import GONE, Rows
 from .operands import APART, TOKENS, Block, Operand
-from .views import ZERO, Unsupported
+from .views import ZERO, Array, Unsupported
 
 MOST_PARTS = 64  # values that one is made of
 MOST_NARROW = 8  # of which each is one channel
@@ -25,6 +25,8 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     most = MOST_NARROW if narrow else MOST_PARTS
     part = operand.at(np.arange(start, stop)) if (start, stop) != (0, operand.rows) else operand
     if len(operand.blocks) > most or any(len(block.parts) > most for block in operand.blocks):
+        if (sorted_ := _beside(b, node, part)) is not None:
+            return sorted_
         if not narrow:
             raise Unsupported(APART, TOKENS)
         return _across(b, node, part)
@@ -34,39 +36,69 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     return names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
 
 
+def _beside(b: Rows, node: Node, operand: Operand) -> str | None:
+    """Channels of the same rows in another order, such as pairs that were taken apart: a layer that sorts them."""
+    first = operand.blocks[0]
+    if any(
+        len(k.parts) != 1 or (k.picks < 0).any() or isinstance(k.parts[0][0].op, Const) or not np.array_equal(k.rows, first.rows)
+        for k in operand.blocks
+    ):
+        return None
+    parts = [k.parts[0] for k in operand.blocks]
+    used: dict[Node, Array] = {}
+    for source, columns in parts:
+        used[source] = np.union1d(used.get(source, columns), columns)
+    starts = dict(zip(used, np.cumsum([0, *map(len, used.values())]).tolist(), strict=False))
+    names = [
+        value(b, node, Operand([Block([(source, columns)], first.picks, first.rows, len(columns))], operand.rows, len(columns)))
+        for source, columns in used.items()
+    ]
+    if GONE in names:
+        return GONE
+    x = names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
+    order = np.concatenate([starts[source] + np.searchsorted(used[source], columns) for source, columns in parts])
+    weight = np.eye(sum(map(len, used.values())), dtype=np.float32)[order]
+    return made(b, graph.Linear, node, "sorted", x=x, weight=b.intern(weight), bias=None)
+
+
 def _across(b: Rows, node: Node, operand: Operand) -> str:
     """Rows of which each is one channel of several tokens: those tokens transposed, once for all rows that read them."""
-    parts = {(source, int(columns[0])) for block in operand.blocks for source, columns in block.parts}
     sources = list(dict.fromkeys(source for block in operand.blocks for source, _ in block.parts))
-    used = np.unique([column for _, column in parts])
-    place = np.full((2, operand.rows, len(operand.blocks)), ZERO, np.int64)
+    place = np.full((2, operand.rows, len(operand.blocks)), ZERO, np.int64)  # source and row of each element
     column = np.full((operand.rows, len(operand.blocks)), ZERO, np.int64)
     for k, block in enumerate(operand.blocks):
         known = np.flatnonzero(block.picks >= 0)
         picks = block.picks[known]
         place[0, known, k] = np.array([sources.index(source) for source, _ in block.parts])[picks]
         place[1, known, k] = block.rows[known]
-        column[known, k] = np.searchsorted(used, [columns[0] for _, columns in block.parts])[picks]
+        column[known, k] = np.array([columns[0] for _, columns in block.parts])[picks]
     most = column.max(axis=1)
-    alike = ((column == most[:, None]) | (column < 0)).all() and (most >= 0).all()
     sets, which = np.unique(np.moveaxis(place, 0, 1), axis=0, return_inverse=True)
-    if not alike or len(sets) > MOST_TURNED or len(sets) * len(used) > MOST_SPARE * operand.rows:
+    which = which.reshape(-1)
+    used = [np.unique(most[which == i]) for i in range(len(sets))]
+    alike = ((column == most[:, None]) | (column < 0)).all() and (most >= 0).all()
+    if not alike or len(sets) > MOST_TURNED or sum(map(len, used)) > MOST_SPARE * operand.rows:
         raise Unsupported(APART, TOKENS)
-    spans = [(int(place[1][here].min()), int(place[1][here].max()) + 1) for here in (place[0] == i for i in range(len(sources)))]
-    names = [b.part(source, used, *span) for source, span in zip(sources, spans, strict=True)]
-    if GONE in names:
-        return GONE
-    x = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
-    offsets = np.cumsum([0, *(high - low for low, high in spans)])[:-1] - [low for low, _ in spans]
+    spans = [(int(rows.min()), int(rows.max()) + 1) for rows in (place[1][place[0] == i] for i in range(len(sources)))]
     turned = []
-    for of, rows in sets:
-        rows = np.where(of < 0, ZERO, rows + offsets[of])
-        whole = np.array_equal(rows, np.arange(sum(high - low for low, high in spans)))
-        tokens = x if whole else made(b, graph.Gather, node, "gather", x=x, rows=rows)
-        turned.append(made(b, graph.Transpose, node, "transpose", x=tokens))
+    for (of, rows), columns in zip(sets, used, strict=True):
+        own = [i for i in range(len(sources)) if (of == i).any()]
+        if any(columns[-1] >= b.place(sources[i]).width for i in own):
+            raise Unsupported(APART, TOKENS)
+        names = [b.part(sources[i], columns, *spans[i]) for i in own]
+        if GONE in names:
+            return GONE
+        x = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
+        offsets, total = np.zeros(len(sources), np.int64), 0
+        for i in own:
+            offsets[i], total = total - spans[i][0], total + spans[i][1] - spans[i][0]
+        at = np.where(of < 0, ZERO, rows + offsets[of])
+        x = x if np.array_equal(at, np.arange(total)) else made(b, graph.Gather, node, "gather", x=x, rows=at)
+        turned.append(made(b, graph.Transpose, node, "transpose", x=x))
     y = turned[0] if len(turned) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(turned))
-    rows = which.reshape(-1) * len(used) + most
-    return y if np.array_equal(rows, np.arange(len(sets) * len(used))) else made(b, graph.Gather, node, "gather", x=y, rows=rows)
+    first = np.cumsum([0, *map(len, used)])
+    order = first[which] + np.array([np.searchsorted(used[i], c) for i, c in zip(which, most, strict=True)])
+    return y if np.array_equal(order, np.arange(first[-1])) else made(b, graph.Gather, node, "gather", x=y, rows=order)
 
 
 def _value(b: Rows, node: Node, block: Block, count: int) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 ELSEWHERE = "pads something else than the image, as convolution stems do"
+SHIFTED = "pads an image to which a constant is added before"
 
 
 def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
@@ -80,8 +81,7 @@ def _source(b: Rows, x: Ref) -> tuple[Node, tuple[int, ...], tuple[int, ...], tu
         return image, tuple(range(rank)), (0,) * rank, (0,) * rank
     border, inner = image.op, _image(b, image.operands[0])
     if is_map(inner, "add", "sub"):
-        hint = "pad nothing, or give the network an image of which the mean is subtracted already"
-        raise Unsupported("pads an image to which a constant is added before", hint)
+        raise Unsupported(SHIFTED)
     image = inner.node
     dense = Layout.dense(image.shape)
     orders = permutations(range(len(image.shape))) if len(image.shape) == len(inner.shape) else ()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from types import SimpleNamespace
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from ..config import Config
 from ..latency import COMMANDS, MOST_BEATS
 from .axi import COMMAND, beat_stream
+from .claims import assume, claim, claim_order, claim_stable
 
 
 class ReadArbiter(Component):
@@ -67,4 +70,22 @@ class ReadArbiter(Component):
         with m.If(passed):
             m.d.sync += served.eq(Mux(pop, 0, served + 1))
         m.d.sync += [write_at.eq(write_at + push), read_at.eq(read_at + pop), held.eq(held + push - pop)]
+
+        beats, count = self.command.payload.beats, Array(counts)[read_at]
+        assume(m, platform, ~self.read.valid | (held != 0))  # answers to commands
+        for command in self.commands:
+            assume(m, platform, ~command.valid | ((command.payload.beats >= 1) & (command.payload.beats <= MOST_BEATS)))
+        claim_stable(m, platform, self.command)
+        claim(
+            m, platform, held <= COMMANDS, (write_at - read_at - held)[: len(write_at)] == 0, (held == 0) | (served < count),
+            (held != 0) | (served == 0), ~keep | (second.valid & free), ~(first.ready & second.ready),
+        )  # fmt: skip
+        for i in range(COMMANDS):
+            claim(m, platform, ((i - read_at)[: len(read_at)] >= held) | (counts[i] != 0))
+        asked = SimpleNamespace(valid=self.command.valid, ready=self.command.ready, payload=Cat(chosen, beats[: len(served)]))
+        answered = SimpleNamespace(valid=held != 0, ready=pop, payload=Cat(owner, count))
+        if inside := claim_order(m, platform, asked, answered, COMMANDS):
+            at = (read_at + inside.ahead)[: len(read_at)]
+            known = Cat(Array(owners)[at], Array(counts)[at])
+            claim(m, platform, inside.held == held, ~inside.there | (known == inside.word))
         return m

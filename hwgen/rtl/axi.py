@@ -13,6 +13,7 @@ from amaranth.lib.wiring import Component, In, Member, Out, Signature, connect, 
 
 from ..config import Config
 from ..memories import memories
+from .claims import assume, claim, claim_counter, claim_reads, claim_writes
 from .common import counter
 from .fifo import RamFifo
 
@@ -126,6 +127,11 @@ class _Bursts(Component):
                 m.d.sync += [left.eq(self.command.payload.beats), idle.eq(self.command.payload.beats == 0)]
         with m.Elif(self.step):
             m.d.sync += [offset.eq(offset + beats), left.eq(left - beats), idle.eq(left == beats)]
+
+        assume(m, platform, ~self.step | valid)
+        whole = beats == Mux(left > to_border, to_border, left)
+        where = addr == (Cat(Const(0, 12), self.base[12:]) + (offset << shift))[: len(addr)]
+        claim(m, platform, idle == (left == 0), ~valid | ((left != 0) & whole & where))
         return m
 
 
@@ -190,7 +196,7 @@ class AxiReader(Component):
 
         space = Signal(range(depth + 1), init=depth)  # beats that the queue can take beyond those asked for
         issue, taken, last = Signal(), Signal(), Signal()
-        _, flying, all_flying = counter(m, issue, last, config.outstanding, "flying")  # bursts
+        in_flight, flying, all_flying = counter(m, issue, last, config.outstanding, "flying")  # bursts
         enough = Signal()  # space for a burst; a cycle late, as bursts are at least two apart
         m.d.sync += enough.eq(space >= config.burst_beats)
         m.d.comb += [
@@ -208,6 +214,16 @@ class AxiReader(Component):
         ]
         _drive_address(m, config, bus, "ar", bursts, issue)
         m.d.sync += space.eq(space + taken - Mux(issue, bursts.beats, 0))
+
+        claim_counter(m, platform, (in_flight, flying, all_flying), config.outstanding)
+        if under_way := claim_reads(m, platform, bus, config.outstanding, config.burst_beats):
+            beats, asked = under_way
+            offered = Mux(bus.arvalid, bus.arlen + 1, 0)
+            words = platform.shown(fifo, "words", range(depth + fifo.lookahead + 1))
+            claim(
+                m, platform, space + words + beats + offered == depth, in_flight == asked + bus.arvalid,
+                bus.arlen < config.burst_beats, ~enough | ~bursts.valid | (space >= config.burst_beats),
+            )  # fmt: skip
         return m
 
 
@@ -230,7 +246,7 @@ class AxiWriter(Component):
         connect(m, flipped(self.command), bursts.command)
         left, some_left = Signal(range(config.burst_beats + 1)), Signal()  # beats of the burst under way
         issue, answered = Signal(), Signal()
-        _, flying, all_flying = counter(m, issue, answered, config.outstanding, "flying")
+        in_flight, flying, all_flying = counter(m, issue, answered, config.outstanding, "flying")
         m.d.comb += [
             bursts.base.eq(self.base),
             issue.eq(bursts.valid & ~bus.awvalid & ~some_left & ~all_flying & ~self.drain),
@@ -251,4 +267,12 @@ class AxiWriter(Component):
             m.d.sync += [left.eq(bursts.beats), some_left.eq(1)]
         with m.Elif(self.beat):
             m.d.sync += [left.eq(left - 1), some_left.eq(left != 1)]
+
+        claim_counter(m, platform, (in_flight, flying, all_flying), config.outstanding)
+        if under_way := claim_writes(m, platform, bus, config.outstanding, config.burst_beats):
+            due, complete = under_way
+            claim(
+                m, platform, some_left == (left != 0), left == Mux(bus.awvalid, bus.awlen + 1, due), ~bus.awvalid | (due == 0),
+                in_flight == complete + some_left, bus.awlen < config.burst_beats,
+            )  # fmt: skip
         return m

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from ..memories import Memory
+from .claims import claim, claim_order, proves
 from .common import counter, delay_valid
 from .memory import RAM_LATENCY, Ram
 
@@ -40,9 +41,9 @@ class RamFifo(Component):
         m.submodules.ram = ram = Ram(self.depth, self.width, style=self.style)
         push, fetch, pop = Signal(), Signal(), Signal()
         write_at, read_at = Signal(range(self.depth)), Signal(range(self.depth))
-        _, stored, full = counter(m, push, fetch, self.depth, "stored")
+        in_ram, stored, full = counter(m, push, fetch, self.depth, "stored")
         # Registers neither filled nor promised.
-        _, room, _ = counter(m, pop, fetch, self.lookahead, "room", init=self.lookahead)
+        free, room, _ = counter(m, pop, fetch, self.lookahead, "room", init=self.lookahead)
         m.d.comb += [
             self.i.ready.eq(~full),
             push.eq(self.i.valid & self.i.ready),
@@ -58,19 +59,37 @@ class RamFifo(Component):
             read_at.eq(read_at + fetch),
         ]
 
-        arrived = delay_valid(m, fetch, RAM_LATENCY, "arriving")
+        first = delay_valid(m, fetch, 1, "reading")
+        arrived = delay_valid(m, first, RAM_LATENCY - 1, "arriving")
         ahead = [Signal(self.width, name=f"ahead_{i}", reset_less=True) for i in range(self.lookahead)]
-        _, held, _ = counter(m, arrived, pop, self.lookahead, "held")
+        in_ahead, held, _ = counter(m, arrived, pop, self.lookahead, "held")
         m.d.comb += self.o.valid.eq(held)
-        if self.lookahead == 1:
-            with m.If(arrived):
-                m.d.sync += ahead[0].eq(ram.read_data)
-            m.d.comb += self.o.payload.eq(ahead[0])
-            return m
         fill_at, take_at = Signal(range(self.lookahead)), Signal(range(self.lookahead))
-        m.d.sync += [fill_at.eq(fill_at + arrived), take_at.eq(take_at + pop)]
+        if self.lookahead > 1:
+            m.d.sync += [fill_at.eq(fill_at + arrived), take_at.eq(take_at + pop)]
         for i, word in enumerate(ahead):
             with m.If(arrived & (fill_at == i)):
                 m.d.sync += word.eq(ram.read_data)
         m.d.comb += self.o.payload.eq(Array(ahead)[take_at])
+
+        claim(
+            m, platform, in_ram <= self.depth, stored == (in_ram != 0), full == (in_ram == self.depth),
+            room == (free != 0), held == (in_ahead != 0), in_ahead + arrived + first + free == self.lookahead,
+            (write_at - read_at - in_ram)[: len(write_at)] == 0, (fill_at - take_at - in_ahead)[: len(fill_at)] == 0,
+        )  # fmt: skip
+        on_the_way, most = in_ahead + arrived + first, self.depth + self.lookahead
+        if proves(platform):
+            m.d.comb += platform.shown(self, "words", range(most + 1)).eq(in_ram + on_the_way)
+        if inside := claim_order(m, platform, self.i, self.o, most):
+            place, made = inside.ahead, platform.opened(ram)
+            found = Mux(
+                place < in_ahead,
+                Array(ahead)[(take_at + place)[: len(take_at)]],
+                Mux(
+                    place < on_the_way,
+                    Mux(arrived & (place == in_ahead), made.second, made.first),
+                    Array(made.rows)[(read_at + place - on_the_way)[: len(read_at)]],
+                ),
+            )
+            claim(m, platform, inside.held == on_the_way + in_ram, ~inside.there | (found == inside.word))
         return m

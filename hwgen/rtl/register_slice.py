@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
+
+from .claims import claim, claim_order
 
 
 class RegisterSlice(Component):
@@ -29,4 +31,8 @@ class RegisterSlice(Component):
             m.d.sync += full.eq(1)
         with m.If(~full):
             m.d.sync += spare.eq(self.i.payload)
+        claim(m, platform, ~full | self.o.valid)
+        if inside := claim_order(m, platform, self.i, self.o, 2):
+            second = inside.there & (inside.ahead == 1)
+            claim(m, platform, inside.held == self.o.valid + full, ~second | (Value.cast(spare) == inside.word))
         return m

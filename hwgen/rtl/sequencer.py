@@ -11,6 +11,7 @@ from ..config import Config
 from ..latency import FETCH_BATCH
 from ..memories import FETCH_QUEUE, memories
 from .axi import COMMAND, beat_stream
+from .claims import assume, claim, proves
 from .fifo import RamFifo
 from .insn import insn_view
 from .ports import insn_layout, insn_stream
@@ -79,6 +80,7 @@ class Sequencer(Component):
         with m.Else():
             for u in isa.Unit:
                 m.d.sync += self.counts[u].eq(self.counts[u] + self.done[u])
+                assume(m, platform, ~self.counts[u].all())  # a program has fewer instructions
 
         # Fetch: only what the queue can take, so the shared reader never waits for a dispatch.
         m.submodules.fetched = fetched = RamFifo.of(memories(config)["program"])
@@ -117,7 +119,7 @@ class Sequencer(Component):
             m.d.sync += whole.eq(0)
 
         # Dispatch.
-        queues = [self._queue(m, u, waits_met) for u in isa.Unit]
+        queues = [self._queue(m, platform, u, waits_met) for u in isa.Unit]
         op, is_end, known = word[: isa.OP_BITS], Signal(), Signal()
         end_met = Signal()
         m.d.comb += [is_end.eq(op == isa.Op.END), known.eq(0)]
@@ -162,7 +164,7 @@ class Sequencer(Component):
                     m.next = "HALTED"
         return m
 
-    def _queue(self, m: Module, unit: isa.Unit, waits_met) -> RamFifo:
+    def _queue(self, m: Module, platform, unit: isa.Unit, waits_met) -> RamFifo:
         """The queue of a unit, as wide as its longest instruction; its head is offered once its counts are reached."""
         width = max(insn_layout(insn).size for insn in insns_of(unit, self.config).values())
         name = unit.name.lower()
@@ -177,4 +179,12 @@ class Sequencer(Component):
         m.d.sync += released.eq(queue.o.valid & waits_met(queue.o.payload) & ~queue.o.ready)
         if unit == isa.Unit.MATMUL:
             m.d.comb += self.stall_depend.eq(queue.o.valid & ~released)
+
+        if proves(platform):
+            free, met = Signal(name=f"free_{name}"), waits_met(queue.o.payload)
+            words = platform.shown(queue, "words", range(queue.depth + queue.lookahead + 1))
+            assume(m, platform, ~self.start | (words == 0))  # leftovers are reset before
+            m.d.sync += free.eq(queue.o.valid & met & ~self.start & ~queue.o.ready)
+            # Never early; and what may start is offered in the next cycle, whatever the others do.
+            claim(m, platform, ~released | (queue.o.valid & met), ~free | released)
         return queue

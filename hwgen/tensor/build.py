@@ -36,7 +36,24 @@ from .layout import Layout, TooLarge, check_size
 
 FOLD_LIMIT = 1 << 27  # elements of a constant that folding may make
 FOLD_WORK = 1 << 35  # products that folding may compute: about a minute
+FOLD_PIECE = 1 << 30  # products between which a signal is heard: a second or two
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _contracted(op: Contract, operands: tuple[Ref, ...]) -> np.ndarray:
+    """A product of constants, piece by piece along the longest axis of the result. Raises TooLarge."""
+    letters = op.letters
+    sizes = dict(zip(letters[0] + letters[1], operands[0].shape + operands[1].shape, strict=True))
+    if (work := prod(sizes.values())) > FOLD_WORK:
+        raise TooLarge(f"a product of constants of {' x '.join(map(str, sizes.values()))} terms")
+    longest = max(letters[2], key=lambda letter: sizes[letter], default="")
+    pieces = min(-(-work // FOLD_PIECE), sizes.get(longest, 1))
+    numbers = [r.numbers for r in operands]
+    if pieces <= 1:
+        return apply(op, numbers)
+    axes = [part.find(longest) for part in letters[:2]]
+    cut = [[x] * pieces if axis < 0 else np.array_split(x, pieces, axis) for x, axis in zip(numbers, axes, strict=True)]
+    return np.concatenate([apply(op, list(piece)) for piece in zip(*cut, strict=True)], letters[2].index(longest))
 
 
 def wrapped(axis: int, rank: int) -> int:
@@ -108,13 +125,9 @@ class Builder:
             return self.full(shape, _tidy(apply(op, one), op, operands))
         for size in (shape, *(r.shape for r in operands)):
             check_size(size, FOLD_LIMIT, "a constant")
-        if isinstance(op, Contract):
-            first, second, _ = op.letters
-            sizes = dict(zip(first + second, operands[0].shape + operands[1].shape, strict=True))
-            if prod(sizes.values()) > FOLD_WORK:
-                raise TooLarge(f"a product of constants of {' x '.join(map(str, sizes.values()))} terms")
         name = next((r.node.name for r in operands if r.node.name), "")
-        return self.const(_tidy(apply(op, [r.numbers for r in operands]), op, operands), name)
+        found = _contracted(op, operands) if isinstance(op, Contract) else apply(op, [r.numbers for r in operands])
+        return self.const(_tidy(found, op, operands), name)
 
     def map(self, function: str, *operands: Any) -> Ref:
         """Elementwise, with NumPy's broadcasting; numbers may be operands."""

@@ -5,7 +5,9 @@
 `endif
 module tb #(
     parameter BYTES = 16,
-    parameter WORDS = 1024
+    parameter WORDS = 1024,
+    parameter BURST = 16,
+    parameter OUTSTANDING = 16
 ) (
     input  wire               clk,
     input  wire               rst,
@@ -42,6 +44,7 @@ module tb #(
     wire [PORTS*2-1:0] rresp;
     wire awvalid, awready, wvalid, wready, wlast, bvalid, bready;
     wire [63:0] awaddr;
+    wire [7:0] awlen;
     wire [BYTES*8-1:0] wdata;
     wire [BYTES-1:0] wstrb;
     wire [1:0] bresp;
@@ -56,6 +59,15 @@ module tb #(
         .fault_error(fault_error), .fault_hold(fault_hold), .backdoor_load(backdoor_load),
         .backdoor_write(backdoor_write), .backdoor_addr(backdoor_addr),
         .backdoor_wdata(backdoor_wdata), .backdoor_rdata(backdoor_rdata)
+    );
+
+    axi_rules #(.PORTS(PORTS), .BYTES(BYTES), .BURST(BURST), .OUTSTANDING(OUTSTANDING)) rules (
+        .clk(clk), .rst(rst),
+        .arvalid(arvalid), .arready(arready), .araddr(araddr), .arlen(arlen),
+        .rvalid(rvalid), .rready(rready), .rlast(rlast),
+        .awvalid(awvalid), .awready(awready), .awaddr(awaddr), .awlen(awlen),
+        .wvalid(wvalid), .wready(wready), .wdata(wdata), .wstrb(wstrb), .wlast(wlast),
+        .bvalid(bvalid), .bready(bready)
     );
 
 // The read channel of master NAME is port INDEX of the memory.
@@ -74,7 +86,7 @@ module tb #(
         .s_axi_araddr(s_axi_araddr), .s_axi_arprot(3'b0), .s_axi_arvalid(s_axi_arvalid), .s_axi_arready(s_axi_arready),
         .s_axi_rdata(s_axi_rdata), .s_axi_rresp(s_axi_rresp), .s_axi_rvalid(s_axi_rvalid), .s_axi_rready(s_axi_rready),
         .m_axi_data_awvalid(awvalid), .m_axi_data_awready(awready), .m_axi_data_awaddr(awaddr),
-        .m_axi_data_wvalid(wvalid), .m_axi_data_wready(wready), .m_axi_data_wdata(wdata), .m_axi_data_wstrb(wstrb),
+        .m_axi_data_awlen(awlen), .m_axi_data_wvalid(wvalid), .m_axi_data_wready(wready), .m_axi_data_wdata(wdata), .m_axi_data_wstrb(wstrb),
         .m_axi_data_wlast(wlast), .m_axi_data_bvalid(bvalid), .m_axi_data_bready(bready), .m_axi_data_bresp(bresp),
         .m_axi_data_bid(1'b0),
         `READ_PORT(w0, 1),

@@ -60,6 +60,8 @@ class TokenBlocks(Blocks):
             q, k, v = (self.heads_of(p, t, heads, size) for p in (q, k, v))
         if self.chance(0.15) and form != "multi query":
             q, k = self.norm(q, size), self.norm(k, size)
+        if self.chance(0.15) and form != "multi query" and size % 2 == 0:
+            q, k = self.turned(q, t, size), self.turned(k, t, size)
         y = self.scores(q, k, size)
         if self.chance(0.2):  # a learned bias for each pair of tokens
             y = self.op("Add", y, self.normal(1, heads, t, t, scale=0.5))
@@ -67,6 +69,21 @@ class TokenBlocks(Blocks):
             y = self.op("Add", y, np.triu(np.full((t, t), -1e4, np.float32), 1)[None, None])
         y = self.op("MatMul", self.op("Softmax", y, axis=-1), v)
         return self.linear(self.joined(y, t, d), d, d, t)
+
+    def turned(self, x: str, tokens: int, size: int) -> str:
+        """Rotary positions: halves of a head, or neighbours, turned by an angle of token and pair."""
+        angle = np.arange(tokens)[:, None] * 100.0 ** (-np.arange(size // 2) / (size // 2))
+        if self.chance(0.5):
+            first, second = self.op("Split", x, [size // 2] * 2, outputs=2, axis=-1)
+            other = self.op("Concat", self.op("Neg", second), first, axis=-1)
+            table = np.concatenate([angle, angle], axis=1)
+        else:
+            pairs = self.op("Reshape", x, [0, 0, 0, size // 2, 2])
+            first, second = self.op("Split", pairs, [1, 1], outputs=2, axis=-1)
+            other = self.op("Reshape", self.op("Concat", self.op("Neg", second), first, axis=-1), [0, 0, 0, size])
+            table = np.repeat(angle, 2, axis=1)
+        cos, sin = np.cos(table), np.sin(table)
+        return self.op("Add", self.op("Mul", x, cos), self.op("Mul", other, sin))
 
     def three_axes(self, q: str, k: str, v: str, t: int, heads: int, size: int) -> str:
         """[heads, tokens, size], as torch's MultiheadAttention is exported."""
@@ -115,9 +132,11 @@ class TokenBlocks(Blocks):
         size, rows, columns = x.c // heads, x.h // a, x.w // b
         n, t = rows * columns, a * b
         shift = self.chance(0.3) and x.h > a and x.w > b
+        spread = self.chance(0.25)  # MaxViT's grid: the tokens of a window lie `rows` and `columns` apart
+        cut, perm = ([a, rows, b, columns], [0, 2, 4, 1, 3, 5]) if spread else ([rows, a, columns, b], [0, 1, 3, 2, 4, 5])
         y = self.op("Reshape", x.name, [1, x.h, x.w, x.c])
         y = self.rolled(y, x.h, x.w, 1) if shift else y
-        y = self.op("Transpose", self.op("Reshape", y, [1, rows, a, columns, b, x.c]), perm=[0, 1, 3, 2, 4, 5])
+        y = self.op("Transpose", self.op("Reshape", y, [1, *cut, x.c]), perm=perm)
         y = self.op("Reshape", y, [n, t, x.c])
         w, bias = self.normal(x.c, 3 * x.c, scale=x.c**-0.5), self.normal(3 * x.c)
         y = self.op("Reshape", self.op("Add", self.op("MatMul", y, w), bias), [n, t, 3, heads, size])
@@ -128,7 +147,8 @@ class TokenBlocks(Blocks):
         y = self.op("MatMul", self.op("Softmax", y, axis=-1), v)
         y = self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), [n, t, x.c])
         y = self.op("MatMul", y, self.normal(x.c, x.c, scale=x.c**-0.5))
-        y = self.op("Transpose", self.op("Reshape", y, [1, rows, columns, a, b, x.c]), perm=[0, 1, 3, 2, 4, 5])
+        y = self.op("Reshape", y, [1, rows, columns, a, b, x.c])
+        y = self.op("Transpose", y, perm=[0, 3, 1, 4, 2, 5] if spread else [0, 1, 3, 2, 4, 5])
         y = self.op("Reshape", y, [1, x.h, x.w, x.c])
         y = self.rolled(y, x.h, x.w, -1) if shift else y
         return self.op("Reshape", y, [1, x.t, x.c])
@@ -140,6 +160,32 @@ class TokenBlocks(Blocks):
             first, rest = self.op("Slice", x, [0], [at], [axis]), self.op("Slice", x, [at], [n], [axis])
             x = self.op("Concat", rest, first, axis=axis)
         return x
+
+    def selected(self, x: Tokens) -> Tokens:
+        """The tokens of the best scores of their own, behind those that are kept anyway."""
+        n = x.t - x.prefix
+        k = self.whole(max(1, n // 2), n - 1) if n > 1 else n
+        rest = self.op("Slice", x.name, [x.prefix], [x.t], [1]) if x.prefix else x.name
+        if self.chance(0.6):
+            scores = self.op("Squeeze", self.linear(rest, x.c, 1, n), [2])
+        else:
+            scores = self.op("ReduceSum", self.op("Mul", rest, rest), [2], keepdims=0)
+        index = self.op("TopK", scores, [k], outputs=2, axis=1)[1]
+        if self.chance(0.7):
+            wide = self.op("Expand", self.op("Unsqueeze", index, [2]), [1, k, x.c])
+            y = self.op("GatherElements", rest, wide, axis=1)
+        else:
+            y = self.op("Gather", self.op("Reshape", rest, [n, x.c]), self.op("Reshape", index, [k]), axis=0)
+            y = self.op("Reshape", y, [1, k, x.c])
+        if x.prefix:
+            y = self.op("Concat", self.op("Slice", x.name, [0], [x.prefix], [1]), y, axis=1)
+        return Tokens(y, k + x.prefix, x.c, prefix=x.prefix)
+
+    def gate(self, x: Tokens) -> str:
+        """A linear layer times a gate that comes from another one."""
+        gate = self.op("Sigmoid", self.linear(x.name, x.c, x.c, x.t))
+        value = self.linear(x.name, x.c, x.c, x.t) if self.chance(0.7) else x.name
+        return self.linear(self.op("Mul", value, gate), x.c, x.c, x.t)
 
     def pooled_by_queries(self, x: Tokens) -> Tokens:
         """A few learned queries read all tokens: a decoder's or a perceiver's cross attention."""

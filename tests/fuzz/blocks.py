@@ -166,6 +166,49 @@ class Blocks(Writer):
         y = self.op("AveragePool", n.name, kernel_shape=[3, 3], pads=[1] * 4, strides=[1, 1], count_include_pad=0)
         return replace(x, name=self.op("Add", x.name, self.op("Sub", y, n.name)))
 
+    def max_block(self, x: Map) -> Map:
+        """A map of the same size by the largest of its neighbours, and a convolution of it."""
+        size = self.choose(3, 3, 5)
+        y = self.op("MaxPool", x.name, kernel_shape=[size] * 2, pads=[size // 2] * 4, strides=[1, 1])
+        y = self.conv(replace(x, name=y), x.c, (1, 1))
+        return replace(x, name=self.op("Add", self.activate(y.name), x.name))
+
+    def depthwise(self, x: Map) -> Map:
+        """Depthwise convolutions of other shapes than mobile blocks have: dilated, of strips, of several one after the other."""
+        kind = self.choose("dilated", "strips", "pair")
+        if kind == "dilated":
+            y = self.conv(x, x.c, groups=x.c, dilation=self.choose(2, 3))
+        elif kind == "strips":
+            n = self.choose(5, 7)
+            y = self.conv(self.conv(x, x.c, (1, n), groups=x.c), x.c, (n, 1), groups=x.c)
+        else:
+            y = self.conv(x, x.c, (5, 5), groups=x.c)
+            y = self.conv(replace(y, name=self.activate(y.name)), x.c, (3, 3), groups=x.c)
+        y = self.conv(y, x.c, (1, 1))
+        return replace(x, name=self.op(self.choose("Mul", "Add"), y.name, x.name))  # Mul: a large kernel's attention
+
+    def pyramid(self, x: Map) -> Map:
+        """Means of parts of the map, brought back to its size and joined with it."""
+        size = self.choose(2, 3, 4)
+        h, w = x.h // size, x.w // size
+        if not h or not w:
+            return x
+        y = self.op("AveragePool", x.name, kernel_shape=[size] * 2, strides=[size] * 2)
+        y = self.conv(Map(y, x.c, h, w), max(4, x.c // 2), (1, 1))
+        y = replace(y, name=self.activate(y.name))
+        modes = {"coordinate_transformation_mode": self.choose("half_pixel", "pytorch_half_pixel", "align_corners")}
+        sizes = np.int64([1, y.c, x.h, x.w])
+        back = self.op("Resize", y.name, "", "", sizes, mode="linear", **modes)
+        joined = self.op("Concat", x.name, back, axis=1)
+        return self.conv(Map(joined, x.c + y.c, x.h, x.w), x.c, (1, 1))
+
+    def place_gate(self, x: Map) -> Map:
+        """A gate for each place of the map, from mean and largest of its channels."""
+        mean, most = self.op("ReduceMean", x.name, [1]), self.op("ReduceMax", x.name, [1])
+        both = Map(self.op("Concat", mean, most, axis=1), 2, x.h, x.w)
+        gate = self.op("Sigmoid", self.conv(both, 1, self.choose((7, 7), (3, 3))).name)
+        return replace(x, name=self.op("Mul", x.name, gate))
+
     def plain_conv(self, x: Map) -> Map:
         if self.chance(0.25) and x.h > 4 and x.w > 4:
             y = self.conv(x, x.c, self.choose((1, 5), (5, 1), (1, 3)))
@@ -192,12 +235,15 @@ class Blocks(Writer):
     def down(self, x: Map) -> Map:
         """Half the size, more channels."""
         wide = x.c + self.choose(0, 8, x.c)
-        kind = self.choose("conv 2", "conv 3", "max", "average", "merge", "space")
+        kind = self.choose("conv 2", "conv 3", "depthwise", "max", "average", "merge", "space")
         if min(x.h, x.w) < 4 or (kind in ("merge", "space") and (x.h % 2 or x.w % 2)):
             kind = "conv 3"
         if kind in ("conv 2", "conv 3"):
             size = int(kind[-1])
             y = self.conv(x, wide, (size, size), (2, 2), pad=size // 3)
+        elif kind == "depthwise":
+            y = self.conv(x, x.c, self.choose((3, 3), (5, 5)), (2, 2), groups=x.c)
+            y = self.conv(y, wide, (1, 1))
         elif kind in ("max", "average"):
             size = self.choose(2, 3)
             pad = size // 3

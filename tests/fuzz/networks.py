@@ -10,7 +10,10 @@ from attention import TokenBlocks
 from blocks import Map, Tokens
 
 OPSETS = range(13, 21)
-ON_MAPS = ("plain_conv", "plain_conv", "inverted", "convnext", "pool_former", "channel_branches", "up_and_add", "squeeze_excite")
+ON_MAPS = (
+    "plain_conv", "plain_conv", "inverted", "convnext", "pool_former", "channel_branches", "up_and_add", "squeeze_excite",
+    "max_block", "depthwise", "pyramid", "place_gate",
+)  # fmt: skip
 MIXERS = (
     "self_attention", "self_attention", "self_attention", "self_attention", "window_attention", "window_attention",
     "reduced_attention", "channel_attention", "linear_attention", "token_mixing", "spatial_gate",
@@ -73,7 +76,7 @@ class _Vision(TokenBlocks):
     # --- tokens
 
     def token_block(self, x: Tokens) -> Tokens:
-        for kind in (self.choose(*MIXERS), self.choose("feed", "feed", "feed", "conv_mlp", "experts")):
+        for kind in (self.choose(*MIXERS), self.choose("feed", "feed", "feed", "conv_mlp", "experts", "gate")):
             if self.after:
                 y = self.op("Add", x.name, self.branch(kind, x))
                 x = replace(x, name=self.norm(y, x.c))
@@ -154,6 +157,8 @@ def network(seed: int) -> Network:
         x = v.positions(v.as_tokens(x))
         for _ in range(v.whole(1, 3)):
             x = v.token_block(x)
+        if v.chance(0.2):
+            x = v.token_block(v.part("selected", x))
     else:
         for stage in range(2 if kind == "hybrid" else v.whole(1, 2)):
             if stage:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import random
 import shutil
+import signal
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,9 +18,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import hwgen as library
-from hwgen.errors import UserError
+from hwgen.errors import Terminated, UserError
 from hwgen.example import write
 from hwgen.files import read_npz
+from hwgen.tensor import Contract, build
 
 SMALL = {"array_outputs": 8, "array_inputs": 8, "bank_words": 4096, "weight_words": 256, "window_chunks": 1}
 
@@ -85,6 +89,41 @@ def test_constants_too_large_to_fold(hwgen, tmp_path, monkeypatch, kind):
     code, _, err = hwgen("build", tmp_path / "m.onnx", "--stop-after", "schedule")
     assert code == 2 and "Traceback" not in err, err
     assert any(word in err for word in ("elements", "terms", "too large")), err
+
+
+@pytest.mark.parametrize("spec", ["ab,bc->ac", "ab,cb->ca", "abc,abd->acd", "ab,ab->"])
+def test_products_of_constants_in_pieces(monkeypatch, spec):
+    rng, sizes = np.random.default_rng(0), dict(zip("abcd", (3, 4, 50, 7), strict=True))
+    first, second = spec.split("->")[0].split(",")
+    x, y = (rng.normal(size=[sizes[c] for c in part]).astype(np.float32) for part in (first, second))
+    whole = np.einsum(spec, x, y)
+    monkeypatch.setattr(build, "FOLD_PIECE", 1 << 7)
+    b = build.Builder()
+    np.testing.assert_allclose(b.node(Contract(spec), b.const(x), b.const(y)).numbers, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_signal_is_heard_between_pieces(monkeypatch):
+    """NumPy would compute all of it first."""
+    pieces, inner = [], build.apply
+
+    def apply(op, numbers):
+        pieces.append(numbers[0].shape)
+        os.kill(os.getpid(), signal.SIGALRM)
+        return inner(op, numbers)
+
+    def over(signum, frame):
+        raise Terminated(signum)
+
+    monkeypatch.setattr(build, "apply", apply)
+    monkeypatch.setattr(build, "FOLD_PIECE", 1 << 10)
+    b, x = build.Builder(), np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    before = signal.signal(signal.SIGALRM, over)
+    try:
+        with pytest.raises(Terminated):
+            b.node(Contract("ab,cb->ac"), b.const(x), b.const(x))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert pieces == [(1, 64)]
 
 
 def on_map(*nodes):
@@ -264,3 +303,26 @@ def test_a_manifest_changed_and_hashed_again(hwgen, made, tmp_path, seed):
         for command in (("run", "--engine", "machine", "--input", tmp_path / "x.npz"), ("report",), ("disasm",)):
             code, _, err = hwgen(command[0], tmp_path / "b", *command[1:])
             assert code in (0, 2) and "Traceback" not in err, (where, err)
+
+
+@pytest.mark.parametrize("kind, said", [
+    ("above", "lies outside"), ("absolute", "lies outside"), ("link", "lies outside"), ("circle", "cannot be read"),
+    ("pipe", "is no file"), ("folder", "is no file"),
+])  # fmt: skip
+def test_a_bundle_that_names_what_is_not_in_it(hwgen, made, tmp_path, kind, said):
+    """Its hashes are right: whoever made it chose them."""
+    (bundle := tmp_path / "b").mkdir()
+    shutil.copytree(made, bundle, dirs_exist_ok=True)
+    (tmp_path / "secret").write_bytes(b"secret")
+    name = {"above": "../secret", "absolute": str(tmp_path / "secret")}.get(kind, "more")
+    make = {"link": lambda p: p.symlink_to(tmp_path / "secret"), "circle": lambda p: p.symlink_to(p), "pipe": os.mkfifo}
+    make.get(kind, Path.mkdir if kind == "folder" else lambda p: None)(bundle / "more")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][name] = hashlib.sha256(b"secret").hexdigest()
+    text = json.dumps(manifest).encode()
+    (bundle / "manifest.json").write_bytes(text)
+    (bundle / "manifest.sha256").write_text(hashlib.sha256(text).hexdigest() + "\n")
+    for command in (("report",), ("package", "-o", tmp_path / "board")):
+        code, _, err = hwgen(command[0], bundle, *command[1:])
+        assert code == 2 and said in err and "Traceback" not in err, err
+    assert not (tmp_path / "board").exists()

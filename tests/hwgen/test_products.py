@@ -156,11 +156,42 @@ def additive_attention(w):
     return w.linear(w.op("Mul", w.op("Relu", w.linear(x)), context))
 
 
+def response_norm(w):
+    """As in ConvNeXtV2 (Woo et al. 2023): channels by their lengths over all tokens, by the mean of these."""
+    x = w.op("Gelu", w.linear(w.tokens(), D, 12))
+    lengths = w.op("ReduceL2", x, np.array([1]), keepdims=1)
+    y = w.op("Div", lengths, w.op("Add", w.op("ReduceMean", lengths, np.array([-1]), keepdims=1), 1e-6))
+    y = w.op("Add", w.op("Mul", w.op("Mul", x, y), w.normal(12)), w.normal(12))
+    return w.linear(w.op("Add", x, y), 12)
+
+
 def norm_of_channels(w):
     """Each row of what is normalised holds a channel of all tokens."""
     x = w.op("Transpose", w.op("Concat", *[w.linear(w.tokens()) for _ in range(6)], axis=1), perm=[0, 2, 1])
     x = w.op("LayerNormalization", x, 1 + w.normal(6 * T, scale=0.2), axis=-1)
     return w.linear(w.op("Transpose", x, perm=[0, 2, 1]))
+
+
+def relative_positions(w, shifted):
+    """Biases of scores made of the queries, by rows and by columns of the map of 2 x 3 tokens: a table for each row or column
+    (ViTDet, Li et al. 2022), or for columns one of all distances, shifted by a border (BoTNet, Srinivas et al. 2021)."""
+    height, width, depth = 2, 3, D // H
+    q, k, v = sides(w)
+    places = w.op("Reshape", q, [H, height, width, depth])
+    y = w.op("Reshape", scores(w, q, k), [H, height, width, height, width])
+    rows = w.op("Einsum", places, w.normal(height, height, depth), equation="bhwc,hkc->bhwk")
+    y = w.op("Add", y, w.op("Reshape", rows, [H, height, width, height, 1]))
+    if shifted:
+        far = w.op("MatMul", w.op("Reshape", places, [H * height, width, depth]), w.normal(depth, 2 * width - 1))
+        far = w.op("Reshape", w.op("Pad", far, np.array([0, 0, 0, 0, 0, 1])), [H * height, 2 * width**2])
+        far = w.op("Pad", far, np.array([0, 0, 0, width - 1]))
+        far = w.op("Reshape", far, [H * height, width + 1, 2 * width - 1])
+        columns = w.op("Slice", far, np.array([0, width - 1]), np.array([width, 2 * width - 1]), np.array([1, 2]))
+    else:
+        columns = w.op("Einsum", places, w.normal(width, width, depth), equation="bhwc,wkc->bhwk")
+    y = w.op("Add", y, w.op("Reshape", columns, [H, height, width, 1, width]))
+    weights = w.op("Softmax", w.op("Reshape", y, [1, H, T, T]), axis=-1)
+    return merged(w, w.op("MatMul", weights, v))
 
 
 PRODUCTS = [
@@ -176,7 +207,7 @@ PRODUCTS = [
     retention,
     re_attention,
 ]
-FORMS = [*PRODUCTS, norm_of_channels, additive_attention]
+FORMS = [*PRODUCTS, norm_of_channels, additive_attention, response_norm]
 
 
 def made(tmp_path, form):
@@ -192,6 +223,20 @@ def test_from_onnx_to_the_machine(tmp_path, form):
     graph, level_q, image = made(tmp_path, form)
     kinds = {type(n) for n in graph.nodes}
     assert fg.Attention not in kinds and (fg.Product in kinds) == (form in PRODUCTS)
+    agree(graph, level_q, image)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_relative_positions_of_queries(tmp_path, shifted):
+    graph, level_q, image = made(tmp_path, lambda w: relative_positions(w, shifted))
+    (attention,) = [n for n in graph.nodes if isinstance(n, fg.Attention)]
+    assert attention.bias is None and attention.balanced
+    assert fg.shapes(graph)[attention.q] == (T, H * (D // H + 2 + 3))
+    agree(graph, level_q, image)
+
+
+def agree(graph, level_q, image):
+    """Golden is level Q and near the row graph, the machine is golden."""
     level_m = select(level_q)
     found = golden.run(level_m, image).outputs
     for name, rows in quantised.outputs(level_q, quantised.evaluate(level_q, image)).items():

@@ -155,3 +155,70 @@ def test_sums_of_maps_that_were_normalised_as_one_row(tmp_path, first):
         return w.linear(w.op("Add", x, y) if first == "stream" else w.op("Add", y, x))
 
     agrees(imported(tmp_path, form))
+
+
+def masks_of_queries(w):
+    """As in MaskFormer (Cheng et al. 2021): each query times each pixel of a map."""
+    queries = w.op("Slice", w.linear(w.tokens()), np.array([0]), np.array([2]), np.array([1]))
+    return w.op("Einsum", queries, w.patches(), equation="bqc,bchw->bqhw")
+
+
+def largest_of_values_and_zeros(w):
+    """As in BiT (Kolesnikov et al. 2020), whose stem pads by zeros before it pools."""
+    x = w.op("Pad", w.op("Sub", w.patches(), np.float32(2)), np.array([0, 0, 1, 1, 0, 0, 1, 1]))
+    return w.as_tokens(w.op("MaxPool", x, kernel_shape=[2, 2]))
+
+
+def normalised_image_with_a_border(w):
+    """Mean and deviation of the pixels in the file, and a stem that pads."""
+    mean, deviation = np.array([0.5, 0.3]).reshape(1, 2, 1, 1), np.array([0.2, 0.3]).reshape(1, 2, 1, 1)
+    x = w.op("Div", w.op("Sub", "image", mean), deviation)
+    return w.as_tokens(w.patches(x, kernel_shape=[3, 3], pads=[1, 1, 0, 0]))
+
+
+def groups_through_a_function(w):
+    """GroupNorm, ReLU and a convolution of every other place."""
+    x = w.op("InstanceNormalization", w.op("Reshape", w.patches(), [1, 4, -1]), np.ones(4), np.zeros(4))
+    x = w.op("Relu", w.op("Reshape", x, [1, D, 2, 3]))
+    return w.as_tokens(w.op("Conv", x, w.normal(D, D, 1, 1), kernel_shape=[1, 1], strides=[2, 2]))
+
+
+def standardised_weights(w):
+    """Weights that a batch norm in training mode standardises (BiT)."""
+    x = w.op("Reshape", w.normal(D, D, 1, 1), [1, D, D])
+    none = np.zeros(D, np.float32)
+    x = w.op("BatchNormalization", x, np.ones(D), none, none, none, outputs=3, training_mode=1)[0]
+    return w.as_tokens(w.op("Conv", w.patches(), w.op("Reshape", x, [D, D, 1, 1]), kernel_shape=[1, 1]))
+
+
+def gates_of_one_channel(w):
+    """As in GLPN (Kim et al. 2022): a map for every value of two, times all channels."""
+    gate = w.op("Sigmoid", w.op("Conv", w.patches(), w.normal(2, D, 1, 1), kernel_shape=[1, 1]))
+    first, second = w.op("Split", gate, np.array([1, 1]), axis=1, outputs=2)
+    x = w.patches()
+    return w.as_tokens(w.op("Add", w.op("Mul", x, first), w.op("Mul", w.op("Relu", x), second)))
+
+
+def pairs_turned_unevenly(w):
+    """Neighbours turned by cosines of which the two of a pair have different ones (V-JEPA 2), so that it is no rotation."""
+    x = w.linear(w.op("Concat", w.tokens(), w.linear(w.tokens()), axis=2), 2 * D, 3 * D)
+    first, second = w.op("Split", w.op("Reshape", x, [1, T, -1, 2]), np.array([1, 1]), axis=3, outputs=2)
+    other = w.op("Reshape", w.op("Concat", w.op("Neg", second), first, axis=3), [1, T, 3 * D])
+    angles = w.normal(T, 3 * D)
+    return w.op("Add", w.op("Mul", x, np.cos(angles)), w.op("Mul", other, np.sin(angles)))
+
+
+@pytest.mark.parametrize(
+    "form, shape",
+    [
+        (pairs_turned_unevenly, (1, T, 3 * D)),
+        (masks_of_queries, (1, 2, 2, 3)),
+        (largest_of_values_and_zeros, (1, 2, D)),
+        (normalised_image_with_a_border, (1, 6, D)),
+        (groups_through_a_function, (1, 2, D)),
+        (standardised_weights, (1, T, D)),
+        (gates_of_one_channel, (1, T, D)),
+    ],
+)
+def test_forms_of_decoders_and_stems(tmp_path, form, shape):
+    agrees(imported(tmp_path, form, shape), 26)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,12 @@ def run_machine(program: Program, name: str, image: Images) -> MachineRun:
     reads = [dram[s.dram : s.dram + s.layout.bytes].tobytes() for s in task.outputs]
     seen.outputs = unpack(program, task, reads)
     return seen
+
+
+@pytest.fixture(scope="session")
+def in_memory() -> SimpleNamespace:
+    """in_memory.writes(program, task, image), in_memory.unpack(program, task, data): what a run finds and leaves in DRAM."""
+    return SimpleNamespace(writes=writes, unpack=unpack)
 
 
 @pytest.fixture(scope="session")

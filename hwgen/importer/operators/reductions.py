@@ -123,9 +123,12 @@ def channels(x: Ref) -> tuple[int, ...]:
 @rule("BatchNormalization")
 def batch_norm(c: Context, op: Op, x: Ref, scale: Ref, shift: Ref, mean: Ref, variance: Ref) -> Ref:
     op.ignore("momentum", "spatial")
-    if op.flag("training_mode"):
-        raise Unsupported("normalises by the batch itself (training_mode=1)", "export the model in eval mode")
     t = c.t
+    if op.flag("training_mode"):  # weights that are standardised, as in BiT (Kolesnikov et al. 2020), are such a batch
+        if x.constant is None:
+            raise Unsupported("normalises by the batch itself (training_mode=1)", "export the model in eval mode")
+        y, _, _ = normalised(c, x, [i for i in range(len(x.shape)) if i != 1], op.attribute("epsilon", 1e-5))
+        return affine(c, y, scale, shift, channels(x))
     factor = t.map("div", scale, t.map("sqrt", t.map("add", variance, op.attribute("epsilon", 1e-5))))
     return affine(c, x, factor, t.map("sub", shift, t.map("mul", mean, factor)), channels(x))
 
