@@ -12,6 +12,7 @@ from .limits import dynamic, joined, limit
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
 from .norms import length, norm, softmax
+from .outer import chosen, outer
 from .rewrite import Pattern, rewrite
 from .rotary import turned
 from .scans import scan, skipped
@@ -25,7 +26,7 @@ ROUNDS: tuple[tuple[Pattern, ...], ...] = (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain),
         *(received, selected),
     ),
-    (turned, length),  # what is left outside attention and norms
+    (turned, length, outer, chosen),  # what is left outside attention and norms
     (
         joined,
         gain_at_last,

@@ -62,7 +62,10 @@ class Arranged:
             if len(self.shape) != 2:
                 raise
             self.groups = [0], [1]
-        settled = b.settled([v.group(*self.groups) for v in (views[lead], *views[:lead], *views[lead + 1 :])])
+        flat = [v.group(*self.groups) for v in (views[lead], *views[:lead], *views[lead + 1 :])]
+        settled = b.settled(flat)
+        if settled[0].order is not None and not all(self._alike(r, settled[0].order) for r in node.operands):
+            settled = [b.kept(v) for v in flat]
         order_of = settled[0].order
         self.operands = [*settled[1 : lead + 1], settled[0], *settled[lead + 1 :]]
         rows, width = settled[0].rows, settled[0].width
@@ -81,10 +84,22 @@ class Arranged:
             )
         self.first = np.arange(rows) if order_of is None else np.unique(order_of, return_index=True)[1]
 
+    def _rows_of(self, r: Ref) -> Array:
+        """A constant operand for each element row of the node."""
+        numbers = np.asarray(r.constant, np.float32).reshape(self.shape).transpose(self.groups[0] + self.groups[1])
+        table: Array = numbers.reshape(int(np.prod([self.shape[i] for i in self.groups[0]])), -1)
+        return table
+
+    def _alike(self, r: Ref, order: Array) -> bool:
+        """Whether an operand is the same in all element rows that are one row of the value, constants among them."""
+        if not isinstance(r.op, Const):
+            return True
+        table, first = self._rows_of(r), np.unique(order, return_index=True)[1]
+        return np.array_equal(table, table[first][order], equal_nan=True)
+
     def constant(self, r: Ref) -> Array:
         """A constant operand as it meets the value [rows, width], of length 1 along what does not change it."""
-        numbers = np.asarray(r.constant, np.float32).reshape(self.shape).transpose(self.groups[0] + self.groups[1])
-        table: Array = numbers.reshape(-1, self.place.width)[self.first]
+        table: Array = self._rows_of(r)[self.first]
         table = table[:1] if (table == table[:1]).all() else table
         return table[:, :1] if (table == table[:, :1]).all() else table
 

@@ -25,6 +25,8 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     most = MOST_NARROW if narrow else MOST_PARTS
     part = operand.at(np.arange(start, stop)) if (start, stop) != (0, operand.rows) else operand
     if len(operand.blocks) > most or any(len(block.parts) > most for block in operand.blocks):
+        if len(part.blocks) == 1 and all((columns == columns[0]).all() for _, columns in part.blocks[0].parts) and not narrow:
+            return _repeated(b, node, part)
         if (sorted_ := _beside(b, node, part)) is not None:
             return sorted_
         if not narrow:
@@ -36,21 +38,44 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     return names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
 
 
+def _repeated(b: Rows, node: Node, operand: Operand) -> str:
+    """One channel of each row for all columns."""
+    (block,) = operand.blocks
+    one = Block([(source, columns[:1]) for source, columns in block.parts], block.picks, block.rows, 1)
+    x = value(b, node, Operand([one], operand.rows, 1))
+    if x == GONE:
+        return GONE
+    weight = b.intern(np.ones((operand.width, 1)))
+    return made(b, graph.Linear, node, "repeated", x=x, weight=weight, bias=None)
+
+
 def _beside(b: Rows, node: Node, operand: Operand) -> str | None:
-    """Channels of the same rows in another order, such as pairs that were taken apart: a layer that sorts them."""
-    first = operand.blocks[0]
-    if any(
-        len(k.parts) != 1 or (k.picks < 0).any() or isinstance(k.parts[0][0].op, Const) or not np.array_equal(k.rows, first.rows)
-        for k in operand.blocks
-    ):
+    """Channels of the same rows in another order, such as pairs that were taken apart: a layer that sorts them, or one for
+    each of several heads below each other."""
+    if any((k.picks < 0).any() or not np.array_equal(k.rows, operand.blocks[0].rows) for k in operand.blocks):
         return None
-    parts = [k.parts[0] for k in operand.blocks]
+    groups, which = np.unique(np.stack([k.picks for k in operand.blocks], axis=1), axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    parts = [[k.parts[p] for k, p in zip(operand.blocks, group, strict=True)] for group in groups]
+    if len(groups) > MOST_PARTS or any(isinstance(source.op, Const) for group in parts for source, _ in group):
+        return None
+    names = [_sorted(b, node, operand.blocks[0].rows[which == i], group) for i, group in enumerate(parts)]
+    if GONE in names:
+        return GONE
+    y = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
+    order = np.argsort(np.argsort(which, kind="stable"), kind="stable")
+    return y if np.array_equal(order, np.arange(operand.rows)) else made(b, graph.Gather, node, "gather", x=y, rows=order)
+
+
+def _sorted(b: Rows, node: Node, rows: Array, parts: list[tuple[Node, Array]]) -> str:
+    """Columns of the same rows side by side."""
     used: dict[Node, Array] = {}
     for source, columns in parts:
         used[source] = np.union1d(used.get(source, columns), columns)
     starts = dict(zip(used, np.cumsum([0, *map(len, used.values())]).tolist(), strict=False))
+    none = np.zeros(len(rows), np.int64)
     names = [
-        value(b, node, Operand([Block([(source, columns)], first.picks, first.rows, len(columns))], operand.rows, len(columns)))
+        value(b, node, Operand([Block([(source, columns)], none, rows, len(columns))], len(rows), len(columns)))
         for source, columns in used.items()
     ]
     if GONE in names:

@@ -127,8 +127,12 @@ def as_tokens(view: View, *others: View) -> tuple[View, list[int], int]:
     down: list[int] = []
     across: list[int] = []
     for i, n in enumerate(view.shape):
-        ahead, behind = (tuple(part if j == i else slice(None) for j in range(len(view.shape))) for part in CUTS)
-        same = np.True_ if which is None else (which[ahead] == which[behind]) & (which[ahead] >= 0)
+        for step in range(1, max(2, min(n, MOST_SOURCES + 1))):  # of values in turns, the next element of the same
+            cuts = slice(step, None), slice(None, -step)
+            ahead, behind = (tuple(part if j == i else slice(None) for j in range(len(view.shape))) for part in cuts)
+            same = np.True_ if which is None else (which[ahead] == which[behind]) & (which[ahead] >= 0)
+            if np.any(same):
+                break
         moves = [bool(((a[ahead] != a[behind]) & same).any()) for a in (rows, columns)]
         if all(moves):
             raise Unsupported("its input is not tokens by channels")
@@ -145,4 +149,5 @@ def _columns_along(view: View, axis: int) -> bool:
     return bool((columns[ahead] != columns[behind]).any()) and bool((rows[ahead] == rows[behind]).all())
 
 
+MOST_SOURCES = 8  # values whose elements stand in turns
 CUTS = slice(1, None), slice(None, -1)

@@ -199,18 +199,56 @@ def gates_of_one_channel(w):
     return w.as_tokens(w.op("Add", w.op("Mul", x, first), w.op("Mul", w.op("Relu", x), second)))
 
 
+def outer_products(w):
+    """As in hyper-connections (Zhu et al. 2024): tokens by a few computed weights each, put into two streams."""
+    x = w.op("Einsum", w.linear(w.tokens()), w.op("Tanh", w.linear(w.tokens(), D, 2)), equation="abc,abd->abdc")
+    return w.linear(w.op("Reshape", x, [1, T, 2 * D]), 2 * D)
+
+
+def small_products(w):
+    """A product of 2 x 2 matrices for each of 66 places, more than heads."""
+    a, b = (w.op("Reshape", w.linear(w.op("Concat", *[w.tokens()] * 11, axis=1), D, 4), [66, 2, 2]) for _ in range(2))
+    return w.op("Reshape", w.op("MatMul", a, b), [1, 66, 4])
+
+
+def constants_of_repeated_rows(w):
+    """Each token twice, times constants of which each of the two has its own."""
+    x = w.op("Expand", w.op("Reshape", w.linear(w.tokens()), [T, 1, D]), np.array([T, 2, D]))
+    return w.op("Reshape", w.op("Add", w.op("Mul", x, w.normal(T, 2, 1)), w.normal(T, 2, 1)), [1, 2 * T, D])
+
+
+def chosen_by_constants(w):
+    a, b = w.linear(w.tokens()), w.op("Relu", w.linear(w.tokens()))
+    return w.op("Where", (np.arange(T) == 2)[:, None], np.float32(0.5), w.op("Where", np.arange(D) % 3 > 0, a, b))
+
+
+def scores_over_all_tokens(w):
+    """As in SwiftFormer (Shaker et al. 2023): a number for each of many tokens, of length one over all, times the tokens."""
+    x = w.linear(w.op("Concat", *[w.tokens()] * 11, axis=1))
+    scores = w.linear(x, D, 1)
+    scores = w.op("Div", scores, w.op("ReduceL2", scores, np.array([1]), keepdims=1))
+    return w.linear(w.op("Add", w.op("ReduceSum", w.op("Mul", x, scores), np.array([1]), keepdims=1), x))
+
+
 def pairs_turned_unevenly(w):
-    """Neighbours turned by cosines of which the two of a pair have different ones (V-JEPA 2), so that it is no rotation."""
+    """Neighbours in heads turned by cosines of which the two of a pair have different ones (V-JEPA 2): no rotation."""
     x = w.linear(w.op("Concat", w.tokens(), w.linear(w.tokens()), axis=2), 2 * D, 3 * D)
-    first, second = w.op("Split", w.op("Reshape", x, [1, T, -1, 2]), np.array([1, 1]), axis=3, outputs=2)
-    other = w.op("Reshape", w.op("Concat", w.op("Neg", second), first, axis=3), [1, T, 3 * D])
-    angles = w.normal(T, 3 * D)
-    return w.op("Add", w.op("Mul", x, np.cos(angles)), w.op("Mul", other, np.sin(angles)))
+    x = w.op("Transpose", w.op("Reshape", x, [1, T, 2, -1]), perm=[0, 2, 1, 3])
+    first, second = w.op("Split", w.op("Reshape", x, [1, 2, T, -1, 2]), np.array([1, 1]), axis=4, outputs=2)
+    other = w.op("Reshape", w.op("Concat", w.op("Neg", second), first, axis=4), [1, 2, T, -1])
+    angles = w.normal(T, 3 * D // 2)
+    y = w.op("Add", w.op("Mul", x, np.cos(angles)), w.op("Mul", other, np.sin(angles)))
+    return w.op("Reshape", w.op("Transpose", y, perm=[0, 2, 1, 3]), [1, T, 3 * D])
 
 
 @pytest.mark.parametrize(
     "form, shape",
     [
+        (outer_products, (1, T, D)),
+        (small_products, (1, 66, 4)),
+        (constants_of_repeated_rows, (1, 2 * T, D)),
+        (chosen_by_constants, (1, T, D)),
+        (scores_over_all_tokens, (1, 66, D)),
         (pairs_turned_unevenly, (1, T, 3 * D)),
         (masks_of_queries, (1, 2, 2, 3)),
         (largest_of_values_and_zeros, (1, 2, D)),

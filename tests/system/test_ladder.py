@@ -63,7 +63,8 @@ def trained(request):
 @pytest.mark.parametrize("model", ["m3vit_digits_2task", "vit_digits", "vit_digits_dynamo"])
 def test_trained_model(model, config, trained, digits, climb):
     graphs = integers({"": trained(model)}, {"image": digits["calib"][:CALIBRATION]})
-    ladder = climb(graphs, config, "", [{"image": image} for image in digits["test"][:IMAGES]])
+    count = IMAGES if model.startswith("m3vit") else 1  # what is done in a dense network does not hang on the image
+    ladder = climb(graphs, config, "", [{"image": image} for image in digits["test"][:count]])
     assert all(result.registers["ARRAY_ACTIVE"] > 0 for result in ladder.rtl)
 
 
