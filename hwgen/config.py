@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from .errors import UserError
-from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS
+from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS, SCAN_ENTRIES
 from .numerics import ACC_BITS, ACC_MAX, INT8_MAX, MAX_EXPERTS, SCAN_STATES_MAX
 
 MAX_NORM_COLUMNS = 1 << 15  # keeps the radicand of numerics.layer_norm below 2^62
@@ -166,6 +166,12 @@ class Config:
     def param_words(self, columns: int) -> int:
         """Weight words that carry the parameters of so many columns."""
         return -(-columns // self.params_per_word)
+
+    # --- scan ---------------------------------------------------------------------------------------------------
+    def scan_beats(self, columns: int, states: int) -> tuple[int, int]:
+        """(beats of a chunk, chunks of a group) of a Scan of so many columns."""
+        beats = -(-states // self.scan_states)
+        return beats, min(-(-columns // self.chunk), SCAN_ENTRIES // beats)
 
     # --- presentation -------------------------------------------------------------------------------------------
     @property

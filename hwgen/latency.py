@@ -237,7 +237,6 @@ def select_cycles(config: Config, rows: int, columns: int, score_rows: int, scor
 
 
 # --- scan ------------------------------------------------------------------------------------------------------------
-SCAN_ENTRIES = 32  # states of an element, or of several chunks, that a lane holds
 SCAN_STEP = 9  # from a chunk's steps and x to its step
 SCAN_FED_AT = 10  # from a step to what it feeds, met by b
 SCAN_STATE_AT = 14  # from a step to the new state, met by g
@@ -257,16 +256,10 @@ def scan_products(config: Config) -> int:
     return SCAN_STEP + SCAN_PRODUCT + tree(config.scan_states, SCAN_LEVELS)
 
 
-def scan_beats(config: Config, columns: int, states: int) -> tuple[int, int]:
-    """(beats of a chunk, chunks of a group) of a Scan of so many columns."""
-    beats = -(-states // config.scan_states)
-    return beats, min(-(-columns // config.chunk), SCAN_ENTRIES // beats)
-
-
 def scan_cycles(config: Config, rows: int, columns: int, states: int) -> int:
     """A Scan from `start` to `done` when nothing stalls, rows >= 1."""
     chunks, mix = -(-columns // config.chunk), -(-2 * states // config.chunk)
-    beats, group = scan_beats(config, columns, states)
+    beats, group = config.scan_beats(columns, states)
     total = 0
     for first in range(0, chunks, group):
         count = min(group, chunks - first)

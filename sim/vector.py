@@ -6,7 +6,6 @@ import numpy as np
 
 from hwgen import isa
 from hwgen import numerics as num
-from hwgen.latency import SCAN_ENTRIES
 
 from .walked import MachineFault, Memories, Write, walk_rows
 
@@ -103,7 +102,7 @@ def scan(machine: Memories, insn: isa.Scan) -> list[Write]:
     if not config.scan_states:
         raise MachineFault("a Scan on a machine without scan_states")
     fits = 0 < states <= num.SCAN_STATES_MAX and insn.beats == -(-states // config.scan_states)
-    if not fits or not 0 < insn.group * insn.beats <= SCAN_ENTRIES:
+    if not fits or not 0 < insn.group * insn.beats <= isa.SCAN_ENTRIES:
         raise MachineFault(f"a Scan of {states} states in {insn.beats} beats, groups of {insn.group} chunks")
     r = np.arange(insn.rows) * (-1 if insn.backwards else 1)
     x, steps = (

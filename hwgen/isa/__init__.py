@@ -45,6 +45,7 @@ from .modes import (
     QUEUE_DEPTH,
     ROW_BITS,
     SCALE_BITS,
+    SCAN_ENTRIES,
     TAP_BITS,
     WALK_LOOPS,
     WINDOW_TAPS,
@@ -68,6 +69,7 @@ __all__ = [
     "Load", "LoadScales", "Matmul", "MatmulWalk", "Multiply", "Norm", "ReduceWindow", "Route", "RowInsn", "Scan", "Select",
     "Store", "Stream", "WalkFields", "WindowWalk", "layout", "ADDRESS_BITS", "COORDINATE_BITS", "COUNT_BITS", "GATE_SCORE_BITS",
     "INDEX_BITS", "NO_EXPERT", "QUEUE_BITS", "QUEUE_DEPTH", "ROW_BITS", "SCALE_BITS", "TAP_BITS", "WALK_LOOPS",
+    "SCAN_ENTRIES",
     "WINDOW_TAPS", "WORD_BITS", "WORD_BYTES", "Border", "ColScale", "Convert", "Gelu", "Indirect", "Op", "Reduce", "RowMax",
     "RowScale", "Unit", "WeightSource",
 ]

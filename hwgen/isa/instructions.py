@@ -356,7 +356,7 @@ class Scan(Insn):
     Row r of y, x, steps and mix is at their address + r times their pitch, or with `backwards` - r times: the scan begins at
     the address. Shifts are those of numerics.ScanShifts. Elements of y's last chunk beyond `columns` are written zero. y has
     no row in common with what is read. The machine goes by groups of `group` chunks, each from the first row to the last, and
-    in a row takes `beats` cycles a chunk, ceil(states / Config.scan_states); group * beats is at most latency.SCAN_ENTRIES.
+    in a row takes `beats` cycles a chunk, ceil(states / Config.scan_states); group * beats is at most SCAN_ENTRIES.
     """
 
     op = Op.SCAN

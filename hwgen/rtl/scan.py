@@ -8,9 +8,9 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from .. import isa, latency
 from ..config import Config
+from ..isa import SCAN_ENTRIES
 from ..latency import (
     NORM_SETTLE,
-    SCAN_ENTRIES,
     SCAN_FED_AT,
     SCAN_LOOP,
     SCAN_MIX,

@@ -8,7 +8,8 @@ from amaranth.lib.wiring import In, Out, Signature
 from .. import latency
 from .. import numerics as num
 from ..config import Config
-from ..latency import SCAN_ENTRIES, SCAN_FED_AT, SCAN_PRODUCT, SCAN_STATE_AT, SCAN_STEP
+from ..isa import SCAN_ENTRIES
+from ..latency import SCAN_FED_AT, SCAN_PRODUCT, SCAN_STATE_AT, SCAN_STEP
 from . import ports
 from .booth import booth
 from .common import delay, delay_valid, register, saturate, tree

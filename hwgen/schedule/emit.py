@@ -30,7 +30,6 @@ from ..intgraph import (
     Transfer,
 )
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
-from ..latency import scan_beats
 from ..program import Place
 from ..walks import Walk
 from .footprint import KEPT, addresses, footprint
@@ -261,7 +260,7 @@ class Emitter:
 
     def _scan(self, i: int, op: ScanRows) -> None:
         values: dict[str, Any] = {"rows": op.out.rows, "columns": op.x.cols, "states": op.states, "backwards": int(op.backwards)}
-        values["beats"], values["group"] = scan_beats(self.config, op.x.cols, op.states)
+        values["beats"], values["group"] = self.config.scan_beats(op.x.cols, op.states)
         for name, view in (("x", op.x), ("y", op.out), ("steps", op.steps), ("mix", op.mix), ("params", op.rates)):
             region = self.spaces.region(view, i)
             last = (region.rows - 1) * region.pitch if op.backwards and name != "params" else 0

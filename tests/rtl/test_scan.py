@@ -7,7 +7,7 @@ import pytest
 from hwgen import numerics as num
 from hwgen.config import Config
 from hwgen.isa import Norm, Scan, encode
-from hwgen.latency import scan_beats, scan_cycles
+from hwgen.latency import scan_cycles
 from hwgen.rtl.scan import Scan as Scanner
 from hwgen.rtl.vector import VectorUnit
 from hwgen.sim import vector
@@ -32,7 +32,7 @@ def case(config, rng, rows, columns, states, backwards=False, kind="any", group=
         places |= {name: start, f"{name}_pitch": pitch}
         at += count * pitch + 3
     assert at < config.scratch_chunks
-    beats, most = scan_beats(config, columns, states)
+    beats, most = config.scan_beats(columns, states)
     insn = Scan(
         rows=rows, columns=columns, states=states, beats=beats, group=group or most, backwards=int(backwards),
         steps_shift=int(rng.integers(num.STEPS_SHIFT_MAX + 1)), step_shift=int(rng.integers(num.STEP_SHIFT_MAX + 1)),
