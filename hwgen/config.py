@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from .errors import UserError
-from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS
-from .numerics import ACC_BITS, ACC_MAX, INT8_MAX, MAX_EXPERTS
+from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS, SCAN_ENTRIES
+from .numerics import ACC_BITS, ACC_MAX, INT8_MAX, MAX_EXPERTS, SCAN_STATES_MAX
 
 MAX_NORM_COLUMNS = 1 << 15  # keeps the radicand of numerics.layer_norm below 2^62
 MAX_WINDOW_CHUNKS = 16
@@ -19,7 +19,7 @@ MAX_ARRAY_OUTPUTS = 4096
 MAX_MACS = 1 << 17  # several times the largest part; beyond it a build would take hours to say so
 MAX_WEIGHT_WORDS = 1 << 18
 MAX_OUTSTANDING = 256
-OPTIONAL = ("window_chunks", "select_rows")  # units that a machine may be without: zero
+OPTIONAL = ("window_chunks", "select_rows", "scan_states")  # units that a machine may be without: zero
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Config:
     window_chunks: int = 0  # chunks of a row that the window engine takes in one cycle; 0: there is none
     window_rows: int = 1  # rows of a window's result that share what it reads, where they are neighbours
     select_rows: int = 0  # scores that rows are chosen by, at most; 0: there is no selection
+    scan_states: int = 0  # states of each channel of a chunk that a scan updates in one cycle; 0: there is no scan
     weight_words: int = 1024  # depth of the weight buffer, words of `array_inputs` bytes
     weight_ports: int = 2  # AXI masters that stream weights; one more carries data and program
     axi_bytes: int = 16  # data width of an AXI master, in bytes
@@ -88,6 +89,7 @@ class Config:
             ("window_chunks", MAX_WINDOW_CHUNKS),
             ("window_rows", MAX_WINDOW_ROWS),
             ("select_rows", 1 << ROW_BITS),
+            ("scan_states", SCAN_STATES_MAX),
             ("weight_ports", MAX_WEIGHT_PORTS),
             ("weight_words", MAX_WEIGHT_WORDS),
             ("outstanding", MAX_OUTSTANDING),
@@ -164,6 +166,12 @@ class Config:
     def param_words(self, columns: int) -> int:
         """Weight words that carry the parameters of so many columns."""
         return -(-columns // self.params_per_word)
+
+    # --- scan ---------------------------------------------------------------------------------------------------
+    def scan_beats(self, columns: int, states: int) -> tuple[int, int]:
+        """(beats of a chunk, chunks of a group) of a Scan of so many columns."""
+        beats = -(-states // self.scan_states)
+        return beats, min(-(-columns // self.chunk), SCAN_ENTRIES // beats)
 
     # --- presentation -------------------------------------------------------------------------------------------
     @property

@@ -307,19 +307,19 @@ class SelectRows(Operation):
 
 @dataclass(frozen=True, eq=False)
 class ScanRows(Operation):
-    """out = numerics.scan(x, steps, mix, params, shifts): rows in order, or `backwards`, from states of zero.
+    """out = numerics.scan(x, steps, mix, rates, shifts): rows in order, or `backwards`, from states of zero.
 
-    x, steps and out [T, C]; mix [T, 2 N]; params [1 + N, C].
+    x, steps and out [T, C]; mix [T, 2 N]; rates [1 + N, C], of which the first row is the skips.
     """
 
-    READS = ("x", "steps", "mix", "params")
+    READS = ("x", "steps", "mix", "rates")
 
     name: str
     out: View
     x: View
     steps: View
     mix: View
-    params: View
+    rates: View
     shifts: ScanShifts
     backwards: bool = False
     source: str = ""
@@ -327,7 +327,7 @@ class ScanRows(Operation):
     @property
     def states(self) -> int:
         """States of a channel."""
-        return self.params.rows - 1
+        return self.rates.rows - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -436,11 +436,11 @@ def verify(graph: IntGraph) -> None:
                 need(0 <= op.first and op.first + op.out.rows <= x.rows, op, f"rows {op.first}.. of {x.rows}")
                 need(op.out.cols == x.cols, op, "columns")
                 need(not x.overlaps(op.out) and not scores.overlaps(op.out), op, "out overlaps what is read")
-            case ScanRows(x=x, steps=steps, mix=mix, params=params):
+            case ScanRows(x=x, steps=steps, mix=mix, rates=rates):
                 need((x.rows, x.cols) == (steps.rows, steps.cols) == (op.out.rows, op.out.cols), op, f"x {x}, steps {steps}")
-                need((mix.rows, mix.cols) == (x.rows, 2 * op.states) and params.cols == x.cols, op, f"mix {mix}, params {params}")
+                need((mix.rows, mix.cols) == (x.rows, 2 * op.states) and rates.cols == x.cols, op, f"mix {mix}, rates {rates}")
                 need(1 <= op.states <= num.SCAN_STATES_MAX, op, f"{op.states} states")
-                need(not any(v.overlaps(op.out) for v in (x, steps, mix, params)), op, "out overlaps what is read")
+                need(not any(v.overlaps(op.out) for v in (x, steps, mix, rates)), op, "out overlaps what is read")
                 need(op.shifts.fit, op, f"{op.shifts}")
             case Transfer():
                 need((op.out.rows, op.out.cols) == (op.x.rows, op.x.cols), op, "out shape")

@@ -234,3 +234,36 @@ def select_cycles(config: Config, rows: int, columns: int, score_rows: int, scor
     chunks = -(-columns // config.chunk)
     copied = (rows - 1) * max(chunks, RAM + 1) + chunks
     return DIGIT_SWEEP + scores + PASSES * (scores + SELECT_PASS) + RAM + READ_SLOT + copied + NORM_SETTLE + SELECT_FIXED
+
+
+# --- scan ------------------------------------------------------------------------------------------------------------
+SCAN_STEP = 9  # from a chunk's steps and x to its step
+SCAN_FED_AT = 10  # from a step to what it feeds, met by b
+SCAN_STATE_AT = 14  # from a step to the new state, met by g
+SCAN_LOOP = 5  # from the first chunk of a row to that of the next: until the state before can be read
+SCAN_PRODUCT = SCAN_STATE_AT + 2  # from a step to a state's product with g
+SCAN_SELECT = SCAN_FED_AT - 2  # from a step to the choice of its b and g
+SCAN_MIX = SCAN_STEP + SCAN_SELECT - 1  # that b and g of a row wait
+SCAN_LEVELS = 2  # of adders between registers
+SCAN_SUM = 7  # from the products' sum to a result
+SCAN_GROUP = 5  # registers and queues around a group
+SCAN_QUEUE = 16  # chunks between reads and lanes
+SCAN_RESULTS = 32  # chunks of results on their way
+
+
+def scan_products(config: Config) -> int:
+    """From a beat to the sum of its products."""
+    return SCAN_STEP + SCAN_PRODUCT + tree(config.scan_states, SCAN_LEVELS)
+
+
+def scan_cycles(config: Config, rows: int, columns: int, states: int) -> int:
+    """A Scan from `start` to `done` when nothing stalls, rows >= 1."""
+    chunks, mix = -(-columns // config.chunk), -(-2 * states // config.chunk)
+    beats, group = config.scan_beats(columns, states)
+    total = 0
+    for first in range(0, chunks, group):
+        count = min(group, chunks - first)
+        of_row = max((count - 1) * max(2, beats) + max(mix + 2, beats), SCAN_LOOP)
+        total += (1 + states) * count + mix + 2 + (rows - 1) * of_row + (count - 1) * max(2, beats) + beats
+        total += READ_SLOT + scan_products(config) + SCAN_SUM + SCAN_GROUP
+    return total + NORM_SETTLE + 1

@@ -380,7 +380,7 @@ def ranked(scores: Array) -> Array:
 
 # --- selective scan ----------------------------------------------------------------------------------------------
 
-SCAN_STATES_MAX = 32
+SCAN_STATES_MAX = 16
 SCAN_STATE_BITS = 24  # signed: of a state, of which the result reads the upper 16
 SCAN_STATE_MAX = (1 << SCAN_STATE_BITS - 1) - 1
 SCAN_FED_BITS = 8  # a state has so many bits less behind the point than step * x times b

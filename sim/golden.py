@@ -127,7 +127,7 @@ def run(graph: IntGraph, images: dict[str, Array], trace: bool = False, weights:
                 order = num.ranked(state.read(op.scores).reshape(-1))[op.first : op.first + op.out.rows]
                 state.write(op.out, state.read(op.x, order))
             case ScanRows():
-                read = (state.read(view) for view in (op.x, op.steps, op.mix, op.params))
+                read = (state.read(view) for view in (op.x, op.steps, op.mix, op.rates))
                 state.write(op.out, num.scan(*read, op.shifts, op.backwards))
             case Transfer():
                 state.write(op.out, state.read(op.x))

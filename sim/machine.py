@@ -389,6 +389,8 @@ class _Run:
                 entry.writes = vector.reduce_window(machine, insn, walk)
             case isa.Select():
                 entry.writes = vector.select(machine, insn)
+            case isa.Scan():
+                entry.writes = vector.scan(machine, insn)
             case isa.Route():
                 entry.writes, entry.queues = vector.route(machine, insn)
             case isa.Store():

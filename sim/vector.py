@@ -1,4 +1,4 @@
-"""The vector unit's instructions: LayerNorm, products of rows, windows, routing, selection. Each returns what it will write."""
+"""The vector unit's instructions: LayerNorm, products of rows, windows, routing, selection, scans. Each returns its writes."""
 
 from __future__ import annotations
 
@@ -94,3 +94,28 @@ def select(machine: Memories, insn: isa.Select) -> list[Write]:
     order = num.ranked(scores.reshape(-1))[insn.first : insn.first + insn.rows]
     x = machine.scratch[machine.rows(insn.x, insn.x_pitch, order, width)]
     return [(machine.scratch, machine.rows(insn.y, insn.y_pitch, np.arange(insn.rows), width), x)]
+
+
+def scan(machine: Memories, insn: isa.Scan) -> list[Write]:
+    """Rows of a recurrence, backwards from the address on where so."""
+    config, states = machine.config, insn.states
+    if not config.scan_states:
+        raise MachineFault("a Scan on a machine without scan_states")
+    fits = 0 < states <= num.SCAN_STATES_MAX and insn.beats == -(-states // config.scan_states)
+    if not fits or not 0 < insn.group * insn.beats <= isa.SCAN_ENTRIES:
+        raise MachineFault(f"a Scan of {states} states in {insn.beats} beats, groups of {insn.group} chunks")
+    r = np.arange(insn.rows) * (-1 if insn.backwards else 1)
+    x, steps = (
+        machine.scratch[machine.rows(at, pitch, r, insn.columns)]
+        for at, pitch in ((insn.x, insn.x_pitch), (insn.steps, insn.steps_pitch))
+    )
+    mix = machine.scratch[machine.rows(insn.mix, insn.mix_pitch, r, 2 * states)]
+    params = machine.scratch[machine.rows(insn.params, insn.params_pitch, np.arange(1 + states), insn.columns)]
+    shifts = num.ScanShifts(
+        insn.steps_shift, insn.step_shift, insn.fed_shift, insn.decay_shift, insn.skip_shift, insn.shift
+    )
+    if not shifts.fit:
+        raise MachineFault(f"a Scan that shifts by {shifts}")
+    y = np.zeros((insn.rows, -(-insn.columns // config.chunk) * config.chunk), np.int64)
+    y[:, : insn.columns] = num.scan(x, steps, mix, params, shifts)
+    return [(machine.scratch, machine.rows(insn.y, insn.y_pitch, r, y.shape[1]), y)]

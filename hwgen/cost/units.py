@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import isa
 from ..config import Config
 from ..counts import data_beats, windows
-from ..latency import multiply_cycles, norm_cycles, route_cycles, select_cycles, window_cycles
+from ..latency import multiply_cycles, norm_cycles, route_cycles, scan_cycles, select_cycles, window_cycles
 
 VECTOR_STEPS = 1  # of the vector unit, around its norm or router
 LOAD_STEPS = 5  # of a load, from its start to its first command
@@ -19,7 +19,7 @@ def least_data_cycles(insn: isa.Insn, config: Config) -> int:
 
 
 def vector_cycles(insn: isa.Insn, config: Config, walk: isa.WalkFields | None = None) -> int:
-    """Cycles of a Norm, Multiply, ReduceWindow (behind its walk), Select or Route, from its acceptance to its end."""
+    """Cycles of a Norm, Multiply, ReduceWindow (behind its walk), Select, Scan or Route, from its acceptance to its end."""
     if isinstance(insn, isa.Norm):
         return VECTOR_STEPS + norm_cycles(config, insn.rows, insn.columns)
     if isinstance(insn, isa.Multiply):
@@ -30,4 +30,6 @@ def vector_cycles(insn: isa.Insn, config: Config, walk: isa.WalkFields | None = 
     if isinstance(insn, isa.Select):
         cycles = select_cycles(config, insn.rows, insn.columns, insn.score_rows, insn.score_columns)
         return VECTOR_STEPS + cycles
+    if isinstance(insn, isa.Scan):
+        return VECTOR_STEPS + scan_cycles(config, insn.rows, insn.columns, insn.states)
     return VECTOR_STEPS + route_cycles(config, insn.rows, insn.experts, insn.top_k, bool(insn.dense))

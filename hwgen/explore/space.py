@@ -17,6 +17,7 @@ WIDTHS = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 112, 12
 WEIGHT_TILES = (128, 32, 8, 2)  # depth of the weight buffer in tiles: the deepest that there is room for
 BANK_WORDS = tuple(1 << n for n in range(16, 6, -1))
 LEAST_ACC_ROWS = 64
+SCAN_STATES = (1, 2, 4, 6, 8, 16)  # that a scan may update at a time: 16 states take as many cycles each as any other number
 URAM_BITS = 4096 * 72
 MARGIN = 1.1  # of the scratchpad over what an image needs: rows are padded to chunks, and buffers lie in one piece
 # Beyond these shares of a part placement and routing fail, or timing does.
@@ -45,7 +46,8 @@ def share(config: Config, board: Board) -> float:
 
 def base(board: Board, work: Work) -> Config:
     """The board's clock and bus with memories for the network; array and scratchpad are still to be chosen."""
-    return replace(board.make_config(), window_chunks=0, window_rows=1, **work.fields())
+    scans = int(bool(work.scans))
+    return replace(board.make_config(), window_chunks=0, window_rows=1, scan_states=scans, **work.fields())
 
 
 def candidates(work: Work, board: Board) -> Iterator[Config]:
@@ -75,7 +77,7 @@ def shaped(start: Config, work: Work, board: Board, outputs: int, inputs: int) -
     for acc_rows in (work.acc_rows >> n for n in range(4) if work.acc_rows >> n >= min(LEAST_ACC_ROWS, work.acc_rows)):
         config = _deepest(start, work, board, shape | {"acc_rows": acc_rows})
         if config is not None:
-            yield _with_rows(_with_ports(config, work, board), work, board)
+            yield _with_states(_with_rows(_with_ports(config, work, board), work, board), work, board)
             if capacity(config) >= work.elements:
                 return
 
@@ -120,6 +122,11 @@ def _with_rows(config: Config, work: Work, board: Board) -> Config:
     return _fewest([replace(config, window_rows=n) for n in range(1, MAX_WINDOW_ROWS + 1)], work, board)
 
 
+def _with_states(config: Config, work: Work, board: Board) -> Config:
+    """The fewest states that a scan updates at a time with which it is nearly as fast as with any number that fits."""
+    return _fewest([replace(config, scan_states=n) for n in SCAN_STATES], work, board) if config.scan_states else config
+
+
 def _fewest(choices: list[Config], work: Work, board: Board) -> Config:
     """Of choices that take more and more, the first that is nearly as fast as the fastest of those that fit."""
     choices = [choices[0], *(choice for choice in choices[1:] if fits(choice, board))]
@@ -144,6 +151,9 @@ def neighbours(config: Config, work: Work, board: Board) -> list[Config]:
     if config.window_chunks:
         add(window_rows=config.window_rows - 1)
         add(window_rows=config.window_rows + 1)
+    if config.scan_states:
+        for states in SCAN_STATES:
+            add(scan_states=states)
     for field in ("array_outputs", "array_inputs"):
         value = getattr(config, field)
         other = "array_inputs" if field == "array_outputs" else "array_outputs"

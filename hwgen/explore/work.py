@@ -9,9 +9,9 @@ from ..config import MAX_NORM_COLUMNS, Config
 from ..cost.traffic import port_rate
 from ..dram import Dram
 from ..errors import Shortage, UserError
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, SelectRows, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, ReduceWindow, RouteTokens, ScanRows, SelectRows, View
 from ..isa import QUEUE_BITS, ROW_BITS, SCALE_BITS
-from ..latency import load_cycles, multiply_cycles, norm_cycles, window_cycles
+from ..latency import load_cycles, multiply_cycles, norm_cycles, scan_cycles, window_cycles
 from ..mapping import candidates
 from ..schedule import attempt
 
@@ -43,6 +43,7 @@ class Work:
     norms: tuple[tuple[int, int, int], ...]  # rows, columns, how often
     row_products: tuple[tuple[int, int, int, int], ...]  # rows, columns, columns of the factor, how often
     windows: tuple[tuple[int, int, tuple[int, int], int, bool, int], ...]  # `latency.window_cycles`' arguments, how often
+    scans: tuple[tuple[int, int, int, int], ...]  # rows, columns, states, how often
     acc_rows: int
     scale_entries: int
     queue_entries: int
@@ -63,6 +64,7 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
     norms: Counter[tuple[int, int]] = Counter()
     row_products: Counter[tuple[int, int, int]] = Counter()
     windows: Counter[tuple[int, int, tuple[int, int], int, bool]] = Counter()
+    scans: Counter[tuple[int, int, int]] = Counter()
     rows, entries, columns, experts, selected = 1, 2, 2, 1, 0
     for graph in graphs.values():
         share = 1.0
@@ -74,6 +76,8 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
                     experts = max(experts, op.logits.cols)
                 case SelectRows():
                     selected = max(selected, power(max(op.x.rows, 2)))
+                case ScanRows():
+                    scans[op.x.rows, op.x.cols, op.states] += batch
                 case Norm():
                     columns = max(columns, op.x.cols)
                     norms[op.x.rows, op.x.cols] += batch
@@ -97,13 +101,14 @@ def measure(graphs: Graphs, batch: int = 1) -> Work:
         "select_rows": min(1 << ROW_BITS, selected),
     }
     scale_entries, elements = _memories(graphs, fields, batch)
-    counts = [tuple((*key, n) for key, n in counted.items()) for counted in (norms, row_products, windows)]
+    counts = [tuple((*key, n) for key, n in counted.items()) for counted in (norms, row_products, windows, scans)]
     return Work(tuple(products.items()), *counts, scale_entries=scale_entries, elements=elements, **fields)
 
 
 def _memories(graphs: Graphs, fields: dict[str, int], batch: int) -> tuple[int, int]:
     """(scale_entries, elements of the scratchpad), as the first mapping has them on a roomy Config."""
-    base = Config(array_outputs=16, array_inputs=16, banks=2, bank_words=PROBE_CHUNKS // 2, window_chunks=1, **fields)
+    shape = {"array_outputs": 16, "array_inputs": 16, "window_chunks": 1, "scan_states": 1}
+    base = Config(banks=2, bank_words=PROBE_CHUNKS // 2, **shape, **fields)
     sizes = [buffer.rows * buffer.cols for graph in graphs.values() for buffer in graph.buffers.values()]
     first, scales = next(candidates(batch)), 256
     mapped = {task: first.apply(graph, base, batch) for task, graph in graphs.items()}
@@ -145,6 +150,8 @@ def bound(work: Work, config: Config, dram: Dram) -> float:
     )
     if config.window_chunks:
         norms += sum(count * window_cycles(config, *of_one) for *of_one, count in work.windows)
+    if config.scan_states:
+        norms += sum(count * scan_cycles(config, *of_one) for *of_one, count in work.scans)
     blocked = DEPTH_FIRST if capacity(config) < work.elements else 1.0
     return (max(array, stream) + OVERLAP * min(array, stream) + WAIT * norms) * blocked
 

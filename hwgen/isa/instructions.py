@@ -350,6 +350,43 @@ class Select(Insn):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scan(Insn):
+    """y = numerics.scan(x, steps, mix, params): `columns` columns of x, steps, y, 2 * `states` of mix, 1 + `states` of params.
+
+    Row r of y, x, steps and mix is at their address + r times their pitch, or with `backwards` - r times: the scan begins at
+    the address. Shifts are those of numerics.ScanShifts. Elements of y's last chunk beyond `columns` are written zero. y has
+    no row in common with what is read. The machine goes by groups of `group` chunks, each from the first row to the last, and
+    in a row takes `beats` cycles a chunk, ceil(states / Config.scan_states); group * beats is at most SCAN_ENTRIES.
+    """
+
+    op = Op.SCAN
+    unit = Unit.VECTOR
+
+    rows: int = bits(16)
+    columns: int = bits(16)
+    states: int = bits(5)
+    group: int = bits(6)
+    beats: int = bits(5)
+    backwards: int = bits(1, default=0)
+    x: int = bits(ADDRESS_BITS)
+    x_pitch: int = bits(16)
+    y: int = bits(ADDRESS_BITS)
+    y_pitch: int = bits(16)
+    steps: int = bits(ADDRESS_BITS)
+    steps_pitch: int = bits(16)
+    mix: int = bits(ADDRESS_BITS)
+    mix_pitch: int = bits(16)
+    params: int = bits(ADDRESS_BITS)
+    params_pitch: int = bits(16)
+    steps_shift: int = bits(3)
+    step_shift: int = bits(4)
+    fed_shift: int = bits(5)
+    decay_shift: int = bits(2)
+    skip_shift: int = bits(5)
+    shift: int = bits(6)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Store(Insn):
     """for r < rows: for c < chunks: next chunk of data[dram...] = scratch[src + r*pitch + c]; chunks padded to beats."""
 
@@ -363,7 +400,10 @@ class Store(Insn):
     pitch: int = bits(16)
 
 
-_CLASSES = (End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply, MatmulWalk, WindowWalk, ReduceWindow, Select)
+_CLASSES = (
+    *(End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply, MatmulWalk, WindowWalk, ReduceWindow),
+    *(Select, Scan),
+)
 INSNS: dict[Op, type[Insn]] = {c.op: c for c in _CLASSES}
 WALKS: dict[type[Insn], type[WalkFields]] = {Matmul: MatmulWalk, ReduceWindow: WindowWalk}  # what may stand before which
 OP_BITS = 8

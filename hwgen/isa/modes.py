@@ -18,6 +18,7 @@ INDEX_BITS = 16  # of a row in a walk: rows are counted modulo 2^16
 COORDINATE_BITS = 13  # of a row's place in a map, two's complement
 TAP_BITS = 6  # of a kernel's height or width
 WINDOW_TAPS = 64  # most taps of a ReduceWindow with weights
+SCAN_ENTRIES = 32  # states of an element, or of several chunks, that a lane of a Scan holds
 
 
 class Unit(IntEnum):
@@ -46,6 +47,7 @@ class Op(IntEnum):
     WINDOW_WALK = 10
     REDUCE_WINDOW = 11
     SELECT = 12
+    SCAN = 13
 
 
 class WeightSource(IntEnum):

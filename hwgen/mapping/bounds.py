@@ -16,10 +16,20 @@ from ..intgraph import (
     Op,
     ReduceWindow,
     RouteTokens,
+    ScanRows,
     SelectRows,
     View,
 )
-from ..latency import load_cycles, multiply_cycles, norm_cycles, pipeline, route_cycles, select_cycles, window_cycles
+from ..latency import (
+    load_cycles,
+    multiply_cycles,
+    norm_cycles,
+    pipeline,
+    route_cycles,
+    scan_cycles,
+    select_cycles,
+    window_cycles,
+)
 from .order import Timing
 
 
@@ -48,6 +58,8 @@ def vector(op: Op, rows: int, config: Config) -> float:
             return select_cycles(config, rows, x.cols, scores.rows, scores.cols)
         case RouteTokens():
             return route_cycles(config, rows, op.logits.cols, op.top_k, op.dense is not None)
+        case ScanRows():
+            return scan_cycles(config, rows, op.x.cols, op.states) if config.scan_states else 0.0
     return 0.0
 
 
@@ -64,7 +76,7 @@ def timing(config: Config) -> Timing:
                 return vector(op, op.walk.rows, config)
             case SelectRows():
                 return vector(op, op.out.rows, config)
-            case Norm() | Multiply():
+            case Norm() | Multiply() | ScanRows():
                 return vector(op, op.x.rows, config)
             case RouteTokens():
                 return vector(op, op.logits.rows, config)

@@ -47,6 +47,10 @@ def terms(config: Config) -> dict[str, tuple[float, ...]]:
         "window_lane": (wide * c.window_rows,),
         "window_post": (chunk * (wide > 0),),
         "core.vector.select": (float(c.select_rows > 0), 16 * chunk * (c.select_rows > 0)),
+        "core.vector.scan": (float(c.scan_states > 0), 16 * chunk * (c.scan_states > 0), c.scan_states),
+        "scan_element": (chunk * (c.scan_states > 0),),
+        "scan_lane": (chunk * c.scan_states,),
+        "scan_sum": (chunk * (c.scan_states > 0), chunk * c.scan_states),
         "core.vector.router": (1, 16 * chunk, 1 << (c.max_experts - 1).bit_length()),
     }
 

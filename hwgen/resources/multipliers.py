@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..latency import PACKED_BITS, PIECE, columns_bits, square_bits, sum_bits
-from ..numerics import ACC_BITS, RSQRT_BITS, XHAT_MAX
+from ..numerics import ACC_BITS, RSQRT_BITS, SCAN_DECAY_BITS, SCAN_STATE_BITS, XHAT_MAX
 
 LEAST_WIDTH, LEAST_PRODUCT = 2, 9  # bits below which Yosys takes LUTs
 
@@ -66,12 +66,14 @@ def multipliers(config: Config, family: str) -> dict[str, int]:
     row += count(18, RSQRT_BITS) + count(RSQRT_BITS, RSQRT_BITS + 2)
     lane = count(16, 16, True) + count(16, columns + 1, True) + count(total + 1, RSQRT_BITS + 1, True)
     lane += count(XHAT_MAX.bit_length() + 1, 16, True)
+    scan = count(16, 16) + count(SCAN_DECAY_BITS + 2, SCAN_STATE_BITS, True) + 2 * count(16, 16, True)  # of a lane
     packed = kind.a >= PACKED_BITS
     found = {
         "array": c.macs_per_cycle // 2 * (1 if packed else count(PACKED_BITS, 8, True)),
         "post": c.array_outputs * 2 * count(ACC_BITS - 1, 16),
         "norm": c.chunk * lane + row,
         "window": bool(c.window_chunks) * 2 * count(16, 16),
+        "scan": c.chunk * bool(c.scan_states) * (count(17, 16, True) + count(16, 16, True)) + c.chunk * c.scan_states * scan,
         "issuer": 3 * count(12, 16),
         "reader": count(16, 16),
         "load": count(16, 16) + _by_constant(kind, 32, c.chunk_beats) + _by_constant(kind, 32, c.narrow_chunk_beats),

@@ -52,6 +52,7 @@ def rom_blocks(config: Config, board: Board) -> float:
     """Block RAMs of the tables: each fills a part of the smallest one, GELU's of two, which serve two outputs."""
     tables = 2 * (config.array_outputs // 2) + ROUTER_LANES + 1  # GELU, powers of two for each lane of the router, 1/sqrt
     tables += 2 * -(-config.chunk // 2) * bool(config.window_chunks)  # GELU behind windows
+    tables += config.chunk * bool(config.scan_states)  # softplus of each element of a scan
     return tables * KINDS[board.family][0][0].amount
 
 

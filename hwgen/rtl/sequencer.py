@@ -18,7 +18,8 @@ from .ports import insn_layout, insn_stream
 
 UNITS = len(isa.Unit)
 # Operations of units that a Config need not have, and its field that says whether it has.
-OPTIONAL = {isa.Op.WINDOW_WALK: "window_chunks", isa.Op.REDUCE_WINDOW: "window_chunks", isa.Op.SELECT: "select_rows"}
+OPTIONAL = {isa.Op.WINDOW_WALK: "window_chunks", isa.Op.REDUCE_WINDOW: "window_chunks"}
+OPTIONAL |= {isa.Op.SELECT: "select_rows", isa.Op.SCAN: "scan_states"}
 
 
 def insns_of(unit: isa.Unit, config: Config) -> dict[isa.Op, type[isa.Insn]]:

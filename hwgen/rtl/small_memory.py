@@ -22,6 +22,15 @@ def rom(m: Module, values: Sequence[int], width: int, addr: Value, name: str) ->
     return out
 
 
+def lut_rom(m: Module, values: Sequence[int], width: int, addr: Value, name: str) -> Signal:
+    """values[addr], combinational: a table in LUTs."""
+    contents = MemoryData(shape=unsigned(width), depth=len(values), init=[int(v) for v in values])
+    m.submodules[name] = memory = MemoryInstance(data=contents)
+    read = Signal(width, name=f"{name}_read")
+    memory.read_port(domain="comb", addr=addr, data=read, en=Const(1), transparent_for=())
+    return read
+
+
 class LutRam:
     """One write port (`write_addr`, `write_data`, `write_enable`), any number of asynchronous read ports."""
 

@@ -1,4 +1,4 @@
-"""Vector unit: LayerNorm, products of rows, windows, selection and routing, one instruction after another."""
+"""Vector unit: LayerNorm, products of rows, windows, selection, scans and routing, one instruction after another."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from ..config import Config
 from . import ports
 from .norm import Norm
 from .router import Router
+from .scan import Scan
 from .select import Select
 from .window import Window
 
 
 class VectorUnit(Component):
-    """Executes NORM, MULTIPLY, REDUCE_WINDOW, SELECT and ROUTE in order, on one scratchpad port each for reads and writes.
+    """Executes NORM, MULTIPLY, REDUCE_WINDOW, SELECT, SCAN and ROUTE in order, on one scratchpad port each for reads and writes.
 
     A WINDOW_WALK is kept for the next instruction and is not `done`. Without window_chunks there are no windows, without
-    select_rows no selection.
+    select_rows no selection, without scan_states no scans.
 
     Parameters: config.
     Ports: insn (stream of instruction words); rd (scratchpad, window_chunks chunks a cycle, at least one), wr (a chunk a
@@ -30,7 +31,7 @@ class VectorUnit(Component):
     change only while a ROUTE runs; experts that the last ROUTE did not have are empty, and `start` counts only where
     `count` is not zero.
     Cycles from an instruction's acceptance to the next: 2 and `latency.norm_cycles`, `multiply_cycles`, `window_cycles`,
-    `select_cycles` or `route_cycles`.
+    `select_cycles`, `scan_cycles` or `route_cycles`.
     """
 
     def __init__(self, config: Config):
@@ -72,6 +73,9 @@ class VectorUnit(Component):
         if self.config.select_rows:
             m.submodules.select = select = Select(self.config)
             units.append((select, (isa.Op.SELECT,)))
+        if self.config.scan_states:
+            m.submodules.scan = scan = Scan(self.config)
+            units.append((scan, (isa.Op.SCAN,)))
         chosen, start = Signal(len(units)), Signal()
         connect(m, flipped(self.lookup), router.lookup)
         connect(m, flipped(self.queue), router.queue)

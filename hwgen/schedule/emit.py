@@ -8,7 +8,7 @@ instructions than a queue holds, so the oldest unfinished instruction can always
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from .. import isa
@@ -24,6 +24,7 @@ from ..intgraph import (
     Norm,
     ReduceWindow,
     RouteTokens,
+    ScanRows,
     SelectRows,
     Spill,
     Transfer,
@@ -257,6 +258,16 @@ class Emitter:
         columns = int(self.needs.layouts[op.x.buffer].columns(op.x)[-1]) + 1
         self._emit(isa.Select, i, columns=columns, score_rows=op.scores.rows, score_columns=op.scores.cols, **values)
 
+    def _scan(self, i: int, op: ScanRows) -> None:
+        values: dict[str, Any] = {"rows": op.out.rows, "columns": op.x.cols, "states": op.states, "backwards": int(op.backwards)}
+        values["beats"], values["group"] = self.config.scan_beats(op.x.cols, op.states)
+        for name, view in (("x", op.x), ("y", op.out), ("steps", op.steps), ("mix", op.mix), ("params", op.rates)):
+            region = self.spaces.region(view, i)
+            last = (region.rows - 1) * region.pitch if op.backwards and name != "params" else 0
+            values |= {name: region.start + last, f"{name}_pitch": region.pitch}
+        names = "steps_shift", "step_shift", "fed_shift", "decay_shift", "skip_shift", "shift"
+        self._emit(isa.Scan, i, **values, **dict(zip(names, astuple(op.shifts), strict=True)))
+
     def _store(self, number: int, i: int) -> None:
         region = self.spaces.region(self.graph.outputs[number].view, i)
         dram = self.outputs[number] // self.config.axi_bytes
@@ -296,6 +307,8 @@ class Emitter:
                 self._window(i, op)
             case SelectRows():
                 self._select(i, op)
+            case ScanRows():
+                self._scan(i, op)
             case RouteTokens():
                 self._route(i, op)
             case MatMul():

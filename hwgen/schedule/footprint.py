@@ -77,6 +77,16 @@ def footprint(
             read = [("x", area(insn.x, op.x.rows, insn.x_pitch, insn.columns))]
             read.append(("scores", area(insn.scores, insn.score_rows, insn.scores_pitch, insn.score_columns)))
             return read, [("out", area(insn.y, insn.rows, insn.y_pitch, insn.columns))]
+        case isa.Scan():
+
+            def rows_of(at: int, pitch: int, columns: int) -> Region:
+                return area(at - (insn.rows - 1) * pitch if insn.backwards else at, insn.rows, pitch, columns)
+
+            read = [("x", rows_of(insn.x, insn.x_pitch, insn.columns))]
+            read.append(("steps", rows_of(insn.steps, insn.steps_pitch, insn.columns)))
+            read.append(("mix", rows_of(insn.mix, insn.mix_pitch, 2 * insn.states)))
+            read.append(("rates", area(insn.params, 1 + insn.states, insn.params_pitch, insn.columns)))
+            return read, [("out", rows_of(insn.y, insn.y_pitch, insn.columns))]
         case isa.Norm() | isa.Multiply():
             read = [("x", area(insn.x, insn.rows, insn.x_pitch, insn.columns))]
             if isinstance(insn, isa.Norm):

@@ -98,7 +98,7 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
             case SelectRows():
                 _check_select(needs, op, config)
             case ScanRows():
-                raise UserError(f"{op.name}: a selective scan, which the machine has no unit for")
+                _check_scan(needs, op, config)
             case RouteTokens():
                 _check_route(needs, op, config)
                 routes[op.name], last_route = op, op.name
@@ -266,6 +266,13 @@ def _check_select(needs: Needs, op: SelectRows, config: Config) -> None:
     scores = _layout(needs, op.scores)
     if op.scores.cols > 1 and scores.columns(op.scores)[-1] + 1 != op.scores.cols:
         raise UserError(f"{op.name}: the scores in {op.scores.buffer!r} have padding between them")
+
+
+def _check_scan(needs: Needs, op: ScanRows, config: Config) -> None:
+    needs.ask(op, config, "scan_states", 1, "selective scans")
+    for view in (op.x, op.steps, op.mix, op.rates, op.out):
+        if _layout(needs, view).columns(view)[-1] + 1 != view.cols:
+            raise UserError(f"{op.name}: {view.buffer!r} has padding between its groups")
 
 
 def row_layout(layout: Layout, view: View, rows: int, config: Config, narrow: bool = False) -> RowLayout:

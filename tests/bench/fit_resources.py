@@ -33,6 +33,9 @@ INSTANCES: dict[str, Callable[[Config], int]] = {
     "mac_pair": lambda config: config.array_outputs // 2,
     "window_lane": lambda config: config.window_chunks * config.chunk * config.window_rows,
     "window_post": lambda config: config.chunk,
+    "scan_element": lambda config: config.chunk,
+    "scan_lane": lambda config: config.chunk * config.scan_states,
+    "scan_sum": lambda config: config.chunk,
 }
 KINDS = {"lut": "LUTS", "ff": "FLIP_FLOPS"}
 

@@ -76,7 +76,7 @@ def test_what_is_refused_is_named(tmp_path):
     def many(w, x):
         return maker.at_once(w, x, states=num.SCAN_STATES_MAX + 1)
 
-    for scan, reason in ((other, "exp"), (many, "a scan of 33 states a channel, of which the machine holds 32")):
+    for scan, reason in ((other, "exp"), (many, "a scan of 17 states a channel, of which the machine holds 16")):
         path = maker.write(tmp_path / "m.onnx", maker.network(scan))
         findings = check(path)
         assert any(reason in f.reason for f in findings)

@@ -1,0 +1,37 @@
+"""Networks of selective scans, on every rung: golden, machine and RTL."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.config import Config
+from hwgen.levels import import_model
+from hwgen.select import integers
+from hwgen.sim.tb.graphs import random_images
+from hwgen.sim.tb.scans import random_scan_graph
+
+_spec = importlib.util.spec_from_file_location("scan_maker", Path(__file__).parent.parent / "hwgen" / "scan_maker.py")
+assert _spec is not None and _spec.loader is not None
+maker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maker)
+CONFIG = Config(array_outputs=16, array_inputs=16, window_chunks=1, acc_rows=32, scan_states=2)
+
+
+@pytest.mark.xdist_group("scan 16x16")
+@pytest.mark.parametrize("states", [4, 16])
+def test_random_scans_with_stalls(states, climb):
+    graph = random_scan_graph(states, width=40, states=states)
+    climb({"": graph}, CONFIG, "", [random_images(graph, 1)], stall=100, seed=2)
+
+
+@pytest.mark.xdist_group("scan 16x16")
+def test_vision_mamba(tmp_path, climb):
+    """Two directions behind causal convolutions, gated."""
+    graph = import_model(maker.write(tmp_path / "m.onnx", maker.network(maker.both)))
+    images = np.random.default_rng(1).standard_normal((17, *maker.IMAGE)).astype(np.float32)
+    integer = integers({"": graph}, {"image": images[1:]})
+    climb(integer, CONFIG, "", [{"image": images[0]}], stall=60)
