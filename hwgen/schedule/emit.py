@@ -8,7 +8,7 @@ instructions than a queue holds, so the oldest unfinished instruction can always
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from typing import Any
 
 from .. import isa
@@ -327,18 +327,11 @@ class Emitter:
                 self._matmul(i, op, begin, rows)
 
     def _merge_streams(self) -> Iterator[tuple[isa.Insn, int]]:
-        """All instructions, every Stream STREAM_LEAD streamed Matmuls before its own but behind the Route it looks at.
-
-        All but the first wait for the Loads of the first streamed Matmul: weights for later would take DRAM from what everything
-        waits for.
-        """
+        """All instructions, every Stream STREAM_LEAD streamed Matmuls before its own but behind the Route it looks at."""
         users = [position for position, (_, _, stream) in enumerate(self.emitted) if stream >= 0]
-        loads = [position for position, (insn, _, _) in enumerate(self.emitted) if insn.unit == isa.Unit.LOAD]
         at: dict[int, list[tuple[isa.Insn, int]]] = {}
         last = 0
         for k, (insn, i, route) in enumerate(self.streams):
-            if k == 1 and (loaded := self.emitted[users[0]][0].wait_load):
-                insn, last = replace(insn, wait_load=max(insn.wait_load, loaded)), loads[loaded - 1] + 1
             last = max(last, users[k - STREAM_LEAD] if k >= STREAM_LEAD else 0, route + 1)
             at.setdefault(last, []).append((insn, i))
         for position, (insn, i, _) in enumerate(self.emitted):
