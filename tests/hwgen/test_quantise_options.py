@@ -207,12 +207,12 @@ def test_command_line(hwgen, models, tmp_path):
     code, _, err = hwgen("build", model, "--calibrate", data, "-o", tmp_path / "b", *shape, *chosen)
     assert code == 0, err
     entry = json.loads((tmp_path / "b" / "manifest.json").read_text())["quantisation"]
-    assert entry == {"calibration": "mse", "equalise": 0.25, "wide": "*blocks.0.add*", "narrow_experts": ""}
+    assert entry == {"calibration": "mse", "equalise": 0.25, "wide": "*blocks.0.add*", "min_snr": 20.0, "narrow_experts": ""}
     for setting, said in (
         ("calibration=best", "calibration='best'"),
         ("equalise=much", "--set equalise=much: not a number"),
         ("colour=red", "it has acc_rows"),
-        ("colour=red", "Quantisation has calibration, equalise, narrow_experts, wide"),
+        ("colour=red", "Quantisation has calibration, equalise, min_snr, narrow_experts, wide"),
     ):
         code, _, err = hwgen("build", model, "-o", tmp_path / "c", "--set", setting)
         assert code == 2 and said in err and err.count("\n") == 1
