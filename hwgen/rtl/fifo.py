@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Const, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
@@ -64,8 +64,9 @@ class RamFifo(Component):
         ahead = [Signal(self.width, name=f"ahead_{i}", reset_less=True) for i in range(self.lookahead)]
         in_ahead, held, _ = counter(m, arrived, pop, self.lookahead, "held")
         m.d.comb += self.o.valid.eq(held)
-        fill_at, take_at = Signal(range(self.lookahead)), Signal(range(self.lookahead))
+        fill_at, take_at = Const(0, 0), Const(0, 0)  # of a single word: no wire without bits in the Verilog
         if self.lookahead > 1:
+            fill_at, take_at = Signal(range(self.lookahead), name="fill_at"), Signal(range(self.lookahead), name="take_at")
             m.d.sync += [fill_at.eq(fill_at + arrived), take_at.eq(take_at + pop)]
         for i, word in enumerate(ahead):
             with m.If(arrived & (fill_at == i)):
