@@ -224,6 +224,6 @@ class MachineEngine:
             config,
             cycles=0,  # counted with time
             array_active=counted["active"],
-            weight_bytes=beats * config.weight_ports * config.axi_bytes,
+            weight_bytes=counted["weights"] * config.weight_ports * config.axi_bytes,
             data_bytes=(counted["read"] + fetched + counted["written"]) * config.axi_bytes,
         )

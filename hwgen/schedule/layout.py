@@ -137,7 +137,7 @@ class DataStore:
 
 
 def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias: Array | None) -> tuple[Array, Array]:
-    """The words of one Matmul in the order of isa.Matmul, and which of them are weights: uint8 [words, array_inputs], bool [words].
+    """The words of one Matmul in the order of isa.Matmul, uint8 [words, array_inputs], and which are weights, bool [words].
 
     weights: int8 [N, K], physical, or None where the stationary operand lies in the scratchpad; mult u16 [N] and bias
     int16 [N], physical, or None where the Matmul takes no parameters.

@@ -47,11 +47,11 @@ Array = np.ndarray
 class Needs:
     """Layouts and DRAM addresses of one task, by op index.
 
-    `weights`: of a MatMul, the Stream that brings them: first beat, words, bits of a code (0: bytes), beats. `data`: byte offset in the constants region, of a Constant, of gamma and
-    beta of a Norm, of multipliers and biases of a ReduceWindow, of the row multipliers of a MatMul. `taps`: likewise of the
-    weights of a ReduceWindow, as int8. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of the factor) of a
-    Multiply, (columns, taps with weights) of a ReduceWindow. `narrow`: each Constant and Input that crosses DRAM as int8.
-    `shortages`: what operations exceed of the Config. `areas`: of buffers in DRAM.
+    `weights`: of a MatMul, the Stream that brings them: first beat, words, bits of a code (0: bytes), beats. `data`: byte offset
+    in the constants region, of a Constant, of gamma and beta of a Norm, of multipliers and biases of a ReduceWindow, of the row
+    multipliers of a MatMul. `taps`: likewise of the weights of a ReduceWindow, as int8. `sizes`: physical (outputs, inputs) of
+    a MatMul, (columns of x, of the factor) of a Multiply, (columns, taps with weights) of a ReduceWindow. `narrow`: each
+    Constant and Input that crosses DRAM as int8. `shortages`: what operations exceed of the Config. `areas`: of buffers in DRAM.
     """
 
     layouts: dict[str, Layout]
@@ -140,7 +140,7 @@ def _prepare_matmul(
             packed = np.zeros((n, padded), np.int8)
             columns = np.arange(op.taps)[:, None] * (padded // op.taps) + k_columns
             packed[np.ix_(n_columns, columns.reshape(-1))] = np.asarray(op.w)
-        if packed is not None and config.narrow_weights:
+        if packed is not None and config.narrow_weights and not isinstance(op.w, View):
             arranged = n_columns.tobytes(), k_columns.tobytes(), op.taps
             bits, beats = choose(config, count, fitting_once(config, op.w, arranged, packed))
         if weights.contents:

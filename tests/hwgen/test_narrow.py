@@ -41,7 +41,8 @@ def test_packed_words_come_out_as_they_were(shape, bits, words, share):
     flat = weights_of(config, words, bits, rng, share)
     weights = rng.random(words) < 0.8
     packed = narrow.pack(config, flat.view(np.uint8), weights, bits)
-    fits = weights & (narrow.factors(narrow.units(config, flat).reshape(-1, config.axi_bytes), bits).reshape(words, -1) > 0).all(axis=1)
+    numbers = narrow.factors(narrow.units(config, flat).reshape(-1, config.axi_bytes), bits)
+    fits = weights & (numbers.reshape(words, -1) > 0).all(axis=1)
     assert packed.shape == (narrow.beats(config, words, int(fits.sum()), bits), config.weight_ports, config.axi_bytes)
     units = words * config.slice_beats
     found = np.stack([expand(packed[:, p], units, bits) for p in range(config.weight_ports)], axis=1)
@@ -56,8 +57,9 @@ def test_factors_are_those_that_some_code_times_them_makes(bits):
     groups = np.concatenate(groups).astype(np.int8)
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
     for group, number in zip(groups.astype(int), narrow.factors(groups, bits), strict=True):
-        good = [i for i, f in enumerate(NARROW_FACTORS) if f and not (group % f).any() and low <= (group // f).min() <= (group // f).max() <= high]
-        assert number == min(good, default=0)
+        whole = [i for i, f in enumerate(NARROW_FACTORS) if f and not (group % f).any()]
+        codes = {i: group // NARROW_FACTORS[i] for i in whole}
+        assert number == min((i for i in whole if low <= codes[i].min() and codes[i].max() <= high), default=0)
 
 
 def test_the_fewest_beats_are_chosen_and_plain_words_where_none_are_saved():
