@@ -115,15 +115,19 @@ def _names(layer: _Layer) -> set[str]:
 
 
 def _layers(graphs: dict[str, fg.Graph], lowered: dict[str, q.QGraph]) -> dict[object, _Layer]:
-    """Linear layers that stand in one product with all their inputs, and experts; equal ones of all tasks as one."""
+    """Linear layers that stand in one product with all their inputs, and experts; equal ones of all tasks as one.
+
+    Not routers: a token that goes to another expert is worse than what any weight loses.
+    """
     found: dict[object, _Layer] = {}
     for task, graph in graphs.items():
         keys, nodes = signatures(graph), {node.name: node for node in graph.nodes}
+        routers = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
         split = {made.layer.removesuffix(HIGH) for made in lowered[task].nodes if made.layer.endswith(HIGH)}
         for made in lowered[task].nodes:
             node = nodes.get(made.layer)
             matrices = _matrices(node, made)
-            if matrices and made.layer not in split and np.ndim(lowered[task].values[made.x.value].scale) < 2:
+            if matrices and made.layer not in split | routers and np.ndim(lowered[task].values[made.x.value].scale) < 2:
                 key = keys[made.layer], tuple(hashlib.sha256(w.tobytes()).digest() for w in matrices)
                 found.setdefault(key, _Layer(matrices)).uses.append(_Use(task, node, made))
     return found

@@ -25,7 +25,7 @@ class Expander(Component):
     A window of a beat's width slides over the beat that is held and the next one, by as many granules as a unit has; numbers
     that stand in front of a block of units take a cycle of their own. Behind a segment's last unit the rest of its beat falls.
     Ports: segment (stream in: SEGMENT), i (beats), o (units, a byte a lane). Latency: 5 cycles from a beat to its unit.
-    Cost, for L = axi_bytes lanes: about 60 * L LUTs (the window 16, codes 14, products 28 of them) and 70 * L flip-flops.
+    Cost, for L = axi_bytes lanes: about 107 * L LUTs and 91 * L flip-flops, by Yosys (1,710 and 1,450 of a port of 128 bits).
     """
 
     def __init__(self, config: Config):
