@@ -96,7 +96,7 @@ def test_single_layers_by_name_and_the_last_that_fits():
 
 
 def test_auto_loses_little():
-    graph = maker.vit(experts=4)
+    graph = maker.vit()
     plain, found = built(graph, "8"), built(graph, "auto")
     assert snr(graph, found) > snr(graph, plain) - 1.0
     assert any(fits(w, 6) for _, w in products(found))
