@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from ..errors import UserError
 
 METHODS = ("max", "mse", "entropy")
-NUMBERS = {"equalise", "min_snr"}
 MOST_SNR = 100.0  # dB; 16 bits do not give more
 
 
@@ -55,7 +54,7 @@ class Quantisation:
     def from_texts(cls, settings: dict[str, str]) -> Quantisation:
         """From `--set KEY=VALUE` texts, all of them fields of this class."""
         values: dict[str, str | float] = dict(settings)
-        for name in NUMBERS & settings.keys():
+        for name in [f.name for f in fields(cls) if f.type == "float" and f.name in settings]:
             try:
                 values[name] = float(settings[name])
             except ValueError:
