@@ -408,9 +408,8 @@ class Store(Insn):
 
 
 _CLASSES = (
-    *(End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply, MatmulWalk, WindowWalk, ReduceWindow),
-    *(Select, Scan),
-)
+    End, Load, LoadScales, Stream, Matmul, Norm, Route, Store, Multiply, MatmulWalk, WindowWalk, ReduceWindow, Select, Scan,
+)  # fmt: skip
 INSNS: dict[Op, type[Insn]] = {c.op: c for c in _CLASSES}
 WALKS: dict[type[Insn], type[WalkFields]] = {Matmul: MatmulWalk, ReduceWindow: WindowWalk}  # what may stand before which
 OP_BITS = 8

@@ -10,7 +10,6 @@ from ..errors import UserError
 from ..numerics import NARROW_BITS
 
 METHODS = ("max", "mse", "entropy")
-NUMBERS = {"equalise", "min_snr"}
 INT8_BITS = 8
 WEIGHTS = {"auto": 0, "8": INT8_BITS, **{str(bits): bits for bits in sorted(NARROW_BITS, reverse=True)}}
 MOST_SNR = 100.0  # dB; 16 bits do not give more
@@ -81,7 +80,7 @@ class Quantisation:
     def from_texts(cls, settings: dict[str, str]) -> Quantisation:
         """From `--set KEY=VALUE` texts, all of them fields of this class."""
         values: dict[str, str | float] = dict(settings)
-        for name in NUMBERS & settings.keys():
+        for name in [f.name for f in fields(cls) if f.type == "float" and f.name in settings]:
             try:
                 values[name] = float(settings[name])
             except ValueError:

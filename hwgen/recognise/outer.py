@@ -10,7 +10,7 @@ import numpy as np
 from ..tensor import Builder, Contract, Layout, Node, Ref
 from .match import constant, is_map
 
-MOST_HEADS = 64  # products of two values that are as many products of matrices
+MOST_HEADS = 64  # products of two values that `rows.apart` takes apart to as many products of matrices
 LARGE = 1e4  # what is filled in beyond it is a mask
 MOST_TERMS = 16  # elements that each of more of them sums
 
