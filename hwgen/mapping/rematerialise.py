@@ -28,7 +28,10 @@ def rematerialise(graph: IntGraph) -> IntGraph:
         buffers[name] = replace(buffers[norm.out.buffer], name=name)
         again[reader] = replace(norm, name=f"{norm.name}.again", out=replace(norm.out, buffer=name))
         ops[reader] = renamed(ops[reader], {norm.out.buffer: name})
-    return replace(graph, ops=[op for i, op in enumerate(ops) for op in ([again[i]] if i in again else []) + [op]], buffers=buffers)
+    result: list[Op] = []
+    for i, op in enumerate(ops):
+        result += [again[i], op] if i in again else [op]
+    return replace(graph, ops=result, buffers=buffers)
 
 
 def _users(graph: IntGraph, of: Callable[[Op], set[str]]) -> dict[str, list[int]]:

@@ -248,7 +248,7 @@ class Streamed:
         return result[::-1]
 
     def _choices(self, first: int, best: dict[int, Run]) -> Iterator[Run]:
-        """Runs that begin at a unit, longer and longer ones, but for those that cannot be cheaper than the `best` to their end."""
+        """Runs that begin at a unit, longer and longer ones; but those that cannot be cheaper than the `best` to their end."""
         together, streams, misses, guess = Together(self.graph.buffers), True, 0, 1
         short, cycles = best[first].cost
         least = np.zeros(2)  # cycles of array and vector unit
