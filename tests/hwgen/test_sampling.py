@@ -66,6 +66,7 @@ def test_deformable_attention(tmp_path, steps):
     held = {
         "features": normal(rng, 8, 3, 4, 4),
         "fine": normal(rng, 8, 3, 2, 2),
+        "shared": normal(rng, 8, 8, 1, 1),
         "tokens": normal(rng, 4, 3, 8, 8),
         "flat": np.array([1, 4, 6]),
         "w": normal(rng, 4, 12, scale=0.3),
@@ -83,9 +84,11 @@ def test_deformable_attention(tmp_path, steps):
     node = helper.make_node
     nodes = [
         node("Conv", ["image", "features"], ["m"], strides=[4, 4]),
-        node("Reshape", ["m", "heads"], ["values"]),
+        node("Conv", ["m", "shared"], ["v"]),  # the same layer on maps of two sizes
+        node("Reshape", ["v", "heads"], ["values"]),
         node("Conv", ["image", "fine"], ["f"], strides=[2, 2]),
-        node("Reshape", ["f", "finer"], ["finer_values"]),
+        node("Conv", ["f", "shared"], ["fv"]),
+        node("Reshape", ["fv", "finer"], ["finer_values"]),
         node("Conv", ["image", "tokens"], ["t"], strides=[8, 16]),
         node("Reshape", ["t", "flat"], ["tf"]),
         node("Transpose", ["tf"], ["queries"], perm=[0, 2, 1]),
