@@ -5,8 +5,8 @@
     bundle = hwgen.build("vit.onnx", board="zcu104", calibrate="images.npz")
     logits = bundle.run(images).outputs["logits"]
 
-`build`, `check` and `Bundle` are described in docs/python.md; everything raised on purpose is in `hwgen.errors`. Importing
-this package loads none of its libraries: they come with the first name that is asked for.
+`build`, `check`, `inspect` and `Bundle` are described in docs/python.md; everything raised on purpose is in `hwgen.errors`.
+Importing this package loads none of its libraries: they come with the first name that is asked for.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What `import hwgen` offers: build, check and Bundle, NumPy in and out; the command line is a layer over it."""
+"""What `import hwgen` offers: build, check, inspect and Bundle, NumPy in and out; the command line is a layer over it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import boards, compare, files, images, levels, origins, program, report, run, steps, verify
+from . import boards, compare, files, images, inspection, levels, program, report, run, steps, verify
 from .arguments import check_task
 from .config import Config
 from .distributions import Watch
@@ -26,7 +26,6 @@ from .importer.load import load, read
 from .importer.reference import reference
 from .run import Cycles, Progress, Run
 from .timeline import Waves
-from .version import __version__
 
 Array = np.ndarray
 Model = Any  # a path, an onnx.ModelProto, or the bytes of a file
@@ -114,34 +113,13 @@ def inspect(
     Arguments as in `build`; without `calibrate` seeded noise sets the scales, which costs no cycle. Raises UserError for a file
     that cannot be read; what is not supported or does not fit is on the page.
     """
-    from .pages import inspector
-
-    how: dict[str, Any] = {"shapes": dict(shapes or {}), "outputs": outputs}
+    given = None if calibrate is None else images.collect(calibrate)
+    texts = {name: _text(value) for name, value in (settings or {}).items()}
     with model_file(model) as path:
-        compiled = {name: one.until("rows") for name, one in levels.tasks(path, **how).items()}
-        findings = list(dict.fromkeys(f for one in compiled.values() for f in one.findings))
-        cut = levels.proposal(path, findings, shapes=how["shapes"]) if findings and not outputs else None
-        about = {"model": path.name, "board": boards.load(str(board)), "version": __version__, "fit": "", "mapping": ""}
-        about["cut"] = "" if cut is None else ",".join(cut.outputs)
-        made = None
-        if not findings:
-            chosen = {name: _text(value) for name, value in (settings or {}).items()}
-            given = None if calibrate is None else images.collect(calibrate)
-            try:
-                state = steps.build(
-                    {"": path}, path, board=str(board), stop_after="schedule", settings=chosen, calibrate=given, **how
-                )
-                assert state.program is not None and state.mapping is not None  # of the step `schedule`
-                made = report.make(state.program, state.board, [path.name])
-                over = ", ".join(kind.upper() for kind in made["over_budget"])
-                about |= {"mapping": state.mapping.text(state.batch), "fit": f"more {over} than the part has" if over else ""}
-            except UserError as error:
-                about["fit"] = str(error)
-        nodes = {
-            name: origins.places(one.model, one.levels.get("tensor"), one.levels.get("rows"), one.findings)
-            for name, one in compiled.items()
-        }
-        return inspector.page(about, nodes, made)
+        made = inspection.inspect(
+            path, str(board), shapes=shapes or {}, outputs=outputs, calibrate=given, settings=texts
+        )
+        return made.page
 
 
 class Bundle:

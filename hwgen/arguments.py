@@ -11,6 +11,8 @@ from .errors import UserError
 from .version import __version__
 
 USER_FAULT = 2
+BUNDLE = "folder that `hwgen build` wrote"
+BOARD = "one that `hwgen boards` lists, or a FILE.toml; default: %(default)s"
 INPUT = "one array per ONNX input, or a folder of images"
 DRAM = "rtl: DRAM as on the board, or without its limits; default: %(default)s"
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -93,8 +95,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("models", nargs="*", metavar="[TASK=]MODEL.onnx", help=what)
     what = "the whole build as a file, with files beside it; options here come on top"
     sub.add_argument("--config", type=Path, metavar="FILE.toml", help=what)
-    what = "one that `hwgen boards` lists, or a FILE.toml; default: %(default)s"
-    sub.add_argument("--board", default="zcu104", metavar="NAME", help=what)
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help=BOARD)
     sub.add_argument("-o", "--output", type=Path, metavar="BUNDLE", help="default: the first model's name with .bundle")
     sub.add_argument("--calibrate", type=Path, metavar="DATA.npz", help="images that set the scales; or a folder")
     what = "a field of the machine or of quantisation; `hwgen config` lists them"
@@ -107,7 +108,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     _outputs(sub)
 
     sub = command("run", "run a bundle: golden model, machine model or simulated RTL")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
     what = "integer graph (fast), program, or simulated Verilog (cycles): the same numbers, bit for bit"
     sub.add_argument("--engine", required=True, metavar="golden|machine|rtl", help=what)
     sub.add_argument("--input", type=Path, required=True, metavar="IN.npz", help=INPUT)
@@ -125,7 +126,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     sub = command("compare", "per-layer error of a bundle against its float model")
     sub.add_argument("model", type=Path, metavar="MODEL.onnx", help="the float model")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
     sub.add_argument("--input", type=Path, required=True, metavar="IN.npz", help=INPUT)
     sub.add_argument(
         "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
@@ -136,8 +137,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("verify", "check what a bundle gives: equal to golden, cycles, SNR, accuracy; exit code 1 if it does not")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
-    sub.add_argument("--input", type=Path, required=True, metavar="X.npz", help="one array per ONNX input, or a folder of images")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
+    sub.add_argument("--input", type=Path, required=True, metavar="X.npz", help=INPUT)
     sub.add_argument("--engine", required=True, metavar="golden|machine|rtl", help="the last two are held against golden")
     _selection(sub)
     sub.add_argument("--dram", default="board", metavar="board|unlimited", help=DRAM)
@@ -163,7 +164,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("report", "estimated cycles, images per second, resources, traffic, energy of a bundle")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
     sub.add_argument("--trace", type=Path, metavar="FILE.json", help="measured runs, from hwgen run --trace")
     sub.add_argument("--html", type=Path, metavar="FILE.html", help="write the page with timeline and roofline there")
     what = "with --html: accuracy and more, from hwgen verify --json"
@@ -175,23 +176,23 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         ("timing", "the clock of a bundle's Verilog on its board's part, estimated from open data (needs Yosys)"),
     ):
         sub = command(name, what)
-        sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+        sub.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
         sub.add_argument("--unit", metavar="NAME", help="only this unit, as the table names it")
         sub.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time; default: %(default)s")
         sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("bitstream", "a bundle's bitstream for a board of Lattice's ECP5, by open tools (Yosys, nextpnr)")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
     sub.add_argument("-o", "--output", type=Path, metavar="FILE.bit", help="default: the bundle's name with .bit")
     sub.add_argument("--seed", type=int, default=1, metavar="N", help="of the placement; default: %(default)s")
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     sub = command("disasm", "the program of a bundle, readable")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
     sub.add_argument("--task", metavar="T", help="only this one")
 
     sub = command("package", "a bundle with driver, self-test and notebook as a folder for the board")
-    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `hwgen build` wrote")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE)
     sub.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the bundle's name with .package")
     sub.add_argument("--bitstream", type=Path, metavar="FILE.bit", help="with its .hwh beside it")
     sub.add_argument("--input", type=Path, metavar="IN.npz", help="images of the self-test; default: seeded noise")
@@ -210,8 +211,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     sub = command("explore", "search the Configs of a board for a network: estimated cycles against resources")
     sub.add_argument("models", nargs="+", metavar="[TASK=]MODEL.onnx", help="one model, or several tasks of one network")
-    what = "one that `hwgen boards` lists, or a FILE.toml; default: %(default)s"
-    sub.add_argument("--board", default="zcu104", metavar="NAME", help=what)
+    sub.add_argument("--board", default="zcu104", metavar="NAME", help=BOARD)
     sub.add_argument("--target-fps", type=float, metavar="F", help="choose the smallest Config that gives F images a second")
     sub.add_argument("--batch", default="1", metavar="N,...", help="images that share a run; of several each is tried")
     _shape(sub)

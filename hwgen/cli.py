@@ -157,7 +157,6 @@ def _compare(options) -> int:
 
     from . import api, compare
     from .files import check_writable, write_atomic
-    from .pages import compare as compare_page
 
     if options.html is not None:
         check_writable(options.html)
@@ -165,6 +164,8 @@ def _compare(options) -> int:
     with progress.work("compare"):
         found = api.Bundle(options.bundle).compare(options.model, options.input, distributions=options.html is not None, **how)
     if options.html is not None:
+        from .pages import compare as compare_page
+
         write_atomic(options.html, compare_page.page(found, options.model.name, options.bundle.name).encode())
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
@@ -204,22 +205,24 @@ def _verify(options) -> int:
 def _check(options) -> int:
     from dataclasses import asdict
 
-    from .levels import check, proposal
+    from . import levels
+    from .files import check_writable, write_atomic
 
     shapes, outputs = parse_shapes(options.shapes), parse_outputs(options.outputs)
     if options.board is not None and options.html is None:
         raise UserError(f"--board {options.board}: whose Config --html FILE.html shows; what is supported is so on every board")
     if options.html is not None:
-        from . import api
-        from .files import check_writable, write_atomic
+        from .inspection import inspect
 
         check_writable(options.html)
         board = {} if options.board is None else {"board": options.board}
         with progress.work("check"):
-            write_atomic(options.html, api.inspect(options.model, **board, shapes=shapes, outputs=outputs).encode())
-    with progress.work("check"):
-        findings = check(options.model, shapes=shapes, outputs=outputs)
-    cut = proposal(options.model, findings, shapes=shapes) if findings and not outputs else None
+            page, findings, cut = inspect(options.model, **board, shapes=shapes, outputs=outputs)
+            write_atomic(options.html, page.encode())
+    else:
+        with progress.work("check"):
+            findings = levels.check(options.model, shapes=shapes, outputs=outputs)
+        cut = levels.proposal(options.model, findings, shapes=shapes) if findings and not outputs else None
     if options.json:
         nodes = [{k if k != "hint" else "nearest_form": v for k, v in asdict(f).items()} for f in findings]
         held = {"model": str(options.model), "supported": not findings, "findings": nodes}

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import graph as fg
 from . import numerics as num
-from .distributions import Distribution, Watch
+from .distributions import Distribution, Watch, step_of
 from .errors import UserError
 from .intgraph import IntGraph
 
@@ -175,7 +175,7 @@ def _real(graph: fg.Graph, intgraph: IntGraph, values: dict[str, Array], result)
     for node in graph.nodes:
         if node.name in intgraph.trace:
             _same(node.name, values[node.name], result.values[node.name])
-            real = result.values[node.name] * _scale(intgraph, node.name) + intgraph.offsets.get(node.name, 0.0)
+            real = result.values[node.name] * step_of(intgraph, node.name) + intgraph.offsets.get(node.name, 0.0)
             if node.name in logits:
                 real = real + np.median(values[node.name] - real, axis=1, keepdims=True)
             found[node.name] = real
@@ -236,16 +236,6 @@ def _same(name: str, expected: Array, found: Array) -> None:
     if expected.shape != found.shape:
         ours, theirs = list(expected.shape), list(found.shape)
         raise UserError(f"another network than the bundle's: {name!r} has shape {ours} in the model, {theirs} in the bundle")
-
-
-def _scale(intgraph: IntGraph, name: str) -> float | Array:
-    """Real value of a step, broadcastable to the view that holds the value."""
-    view, _ = intgraph.trace[name]
-    buffer = intgraph.buffers[view.buffer]
-    if np.ndim(buffer.scale) == 0:
-        return buffer.scale
-    whole = np.broadcast_to(buffer.scale, (buffer.rows, buffer.cols))
-    return whole[view.row : view.row + view.rows, view.col : view.col + view.cols]
 
 
 def text(comparison: Comparison) -> str:

@@ -8,11 +8,11 @@ import numpy as np
 
 from .intgraph import IntGraph, MatMul, View
 from .isa import Convert
+from .numerics import INT8_MAX, STATIC_SHIFT
 
 Array = np.ndarray
 BINS = 64
 REACH = 160.0  # steps to either side of 0 that are drawn; what lies beyond stands in the outermost bins
-INT8 = 127
 STATIC, ROW, WIDE = "one step", "a step a token", "16 bits"
 
 
@@ -56,18 +56,16 @@ class Watch:
 
     def see(self, name: str, real: Array, stored: Array) -> None:
         """One image's value: real units of the float model, and golden's int16 in the view that `trace` gives it."""
-        view, _ = self.graph.trace[name]
-        buffer, kind = self.graph.buffers[view.buffer], self._reading[name]
-        scale = np.broadcast_to(np.asarray(buffer.scale, np.float64), (buffer.rows, buffer.cols))
-        scale = scale[view.row : view.row + view.rows, view.col : view.col + view.cols]
+        kind = self._reading[name]
+        scale = np.broadcast_to(np.asarray(step_of(self.graph, name), np.float64), stored.shape)
         values = (real - self.graph.offsets.get(name, 0.0)) / scale
-        unit = np.full((len(stored), 1), 256.0)  # numerics.quantise_static takes the upper byte
+        unit = np.full((len(stored), 1), 2.0**STATIC_SHIFT)
         if kind == ROW:
-            unit = np.maximum(np.abs(stored.astype(np.int64)).max(axis=1, keepdims=True), 1) / INT8
+            unit = np.maximum(np.abs(stored.astype(np.int64)).max(axis=1, keepdims=True), 1) / INT8_MAX
         counts = self._found.setdefault(name, _Counts(kind))
         counts.real += _histogram(values / unit)
         counts.integer += _histogram(stored / unit)
-        counts.beyond += int((np.abs(values / unit) > INT8 + 0.5).sum())
+        counts.beyond += int((np.abs(values / unit) > INT8_MAX + 0.5).sum())
         counts.squares += float(((values / unit) ** 2).sum())
         counts.steps.append(float(np.mean(unit * scale)))
 
@@ -80,6 +78,16 @@ class Watch:
             )
             for name, c in self._found.items()
         )  # fmt: skip
+
+
+def step_of(graph: IntGraph, name: str) -> float | Array:
+    """Real value of an int16 step of a value that `trace` knows, broadcastable to the view that holds it."""
+    view, _ = graph.trace[name]
+    buffer = graph.buffers[view.buffer]
+    if np.ndim(buffer.scale) == 0:
+        return buffer.scale
+    whole = np.broadcast_to(buffer.scale, (buffer.rows, buffer.cols))
+    return whole[view.row : view.row + view.rows, view.col : view.col + view.cols]
 
 
 def _histogram(steps: Array) -> Array:

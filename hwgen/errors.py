@@ -38,5 +38,10 @@ class Finding:
     reason: str
     hint: str = ""
 
+    @property
+    def why(self) -> str:
+        """The reason, and in brackets what helps."""
+        return self.reason + (f" ({self.hint})" if self.hint else "")
+
     def __str__(self) -> str:
-        return f"{self.op} node {self.node!r}: {self.reason}" + (f" ({self.hint})" if self.hint else "")
+        return f"{self.op} node {self.node!r}: {self.why}"

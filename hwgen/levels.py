@@ -8,7 +8,7 @@ inputs named `?..` stand for what is missing, so that the next pass judges what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,12 @@ def import_model(path: str | Path, confirmed: bool = True, **options: Any) -> gr
 
 def check(path: str | Path, **options: Any) -> list[Finding]:
     """Every node that hwgen cannot build, of all tasks; empty if it can build all. Raises UserError for a bad file."""
-    found: dict[Finding, None] = {}
-    for one in tasks(path, **options).values():
-        found |= dict.fromkeys(one.until(PASSES[-1][0]).findings)
-    return list(found)
+    return standing(tasks(path, **options))
+
+
+def standing(compiled: Mapping[str, Compiled]) -> list[Finding]:
+    """What stands in the way of all tasks, after all passes; each finding once."""
+    return list(dict.fromkeys(f for one in compiled.values() for f in one.until(PASSES[-1][0]).findings))
 
 
 def proposal(path: str | Path, findings: list[Finding], **options: Any) -> Cut | None:
@@ -130,14 +132,13 @@ def proposal(path: str | Path, findings: list[Finding], **options: Any) -> Cut |
 
 def refusal(path: str | Path, findings: list[Finding]) -> str:
     """One message for all findings, nodes with the same fault together, the first few of them by name."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for f in findings:
-        groups.setdefault((f.op, f.reason, f.hint), []).append(f.node)
+        groups.setdefault((f.op, f.why), []).append(f.node)
     lines = [f"{path}: {len(findings)} node{'s' if len(findings) > 1 else ''} not supported"]
-    for (op, reason, hint), nodes in groups.items():
-        advice = f" ({hint})" if hint else ""
+    for (op, why), nodes in groups.items():
         more = f" and {len(nodes) - NAMED} more (`hwgen check` lists them)" if len(nodes) > NAMED else ""
-        lines.append(f"  {op}: {reason}{advice}: {', '.join(nodes[:NAMED])}{more}")
+        lines.append(f"  {op}: {why}: {', '.join(nodes[:NAMED])}{more}")
     return "\n".join(lines)
 
 

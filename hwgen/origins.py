@@ -67,7 +67,7 @@ def places(model: Model, tensors: Program | None, rows: Graph | None, findings: 
     for i, node in enumerate(nodes):
         about = (labels[i], node.op_type, shapes.get(node.output[0]) or computed.get(labels[i]))
         if finding := refused.get(labels[i]):
-            found.append(Place(*about, "refused", finding.level, reason=_reason(finding)))
+            found.append(Place(*about, "refused", finding.level, reason=finding.why))
         elif i not in wanted:
             found.append(Place(*about, "unused", "file"))
         elif not flow.moves(i):
@@ -131,10 +131,6 @@ def _shape(kind: Any) -> tuple[int, ...] | None:
         return None
     sizes = kind.tensor_type.shape.dim
     return tuple(d.dim_value for d in sizes) if all(d.HasField("dim_value") for d in sizes) else None
-
-
-def _reason(finding: Finding) -> str:
-    return finding.reason + (f" ({finding.hint})" if finding.hint else "")
 
 
 def costs(listed: Sequence[Place], task: Mapping[str, Any]) -> tuple[list[dict[str, int]], dict[str, int]]:

@@ -169,12 +169,16 @@ def text(report: dict, trace: dict | None = None) -> str:
             share = f"{r['fraction']:.0%}" if r["available"] else "none there"
             lines.append(f"{kind.upper():20} {r['used']:>12,} {r['available']:>9,} {share:>10}")
     lines += _clock(report)
-    if report["over_budget"]:
-        over = ", ".join(kind.upper() for kind in report["over_budget"])
+    if over := exceeded(report):
         lines += ["", f"warning: estimated to exceed the part's {over}"]
     if trace is not None:
         lines += _measured(report, trace)
     return "\n".join(lines)
+
+
+def exceeded(report: dict) -> str:
+    """The resources of which a report estimates more than the part has, in words; "" where all fit."""
+    return ", ".join(kind.upper() for kind in report["over_budget"])
 
 
 def _called(task: str) -> str:

@@ -60,7 +60,7 @@ HWGEN = {
     "quantise": "errors graph isa numerics qgraph walks",
     "select": "graph intgraph isa numerics qgraph quantise walks",
     "leveltext": "isa walks",
-    "distributions": "intgraph isa",
+    "distributions": "intgraph isa numerics",
     "compare": "distributions errors graph intgraph numerics",
     "verify": "compare errors",
     "intgraph_io": "errors intgraph leveltext",
@@ -84,12 +84,12 @@ HWGEN = {
     "parts": "timeline",
     "origins": "errors graph importer tensor timeline",
     "perfetto": "",
-    "pages": "compare distributions isa origins parts timeline version",
+    "pages": "compare distributions isa numerics origins parts timeline version",
     "vendor": "boards config registers rtl",
     "notebook": "",
     "example": "errors files",
 }
-COMMANDS = {"", "api", "steps", "run", "demo", "package", "cli", "__main__"}
+COMMANDS = {"", "api", "inspection", "steps", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
     *("intgraph", "isa", "numerics", "patches", "processes", "progress", "qgraph", "registers", "timeline", "walks"),

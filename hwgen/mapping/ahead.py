@@ -13,6 +13,7 @@ from itertools import accumulate
 import numpy as np
 
 from ..intgraph import Constant, Fetch, Input, Multiply, Norm, Op, View
+from .parts import lifetimes
 
 LOAD_LEAD = 3.0  # of a load, in times of its transfer
 VECTOR_LEAD = 1.5  # of an operation of the vector unit, in times of its own cycles
@@ -31,7 +32,10 @@ def ahead(
 
     cycles(op): of one of these; work(op): of the array; size(buffer): its chunks.
     """
-    live, begins = _live(ops, size)
+    spans = lifetimes([op] for op in ops)
+    live = np.zeros(len(ops) + 1, np.int64)  # chunks, while each operation works
+    for name, (first, last) in spans.items():
+        live[first : last + 1] += size(name)
     before = [0.0, *accumulate(work(op) for op in ops)]
     free: dict[str, int] = defaultdict(int)  # before which operation a buffer's place may be written
     wrote: dict[str, list[tuple[int, View]]] = defaultdict(list)  # before which one each view written may be read
@@ -43,7 +47,7 @@ def ahead(
             for view in op.reads().values():
                 lowest = max([lowest, *(there for there, other in wrote[view.buffer] if other.overlaps(view))])
             lead = (VECTOR_LEAD if isinstance(op, Norm | Multiply) else LOAD_LEAD) * cycles(op)
-            opens = sum(size(name) for name in {view.buffer for view in op.views().values()} if begins[name] == i)
+            opens = sum(size(name) for name in {view.buffer for view in op.views().values()} if spans[name][0] == i)
             while at > lowest and before[i] - before[at] < lead and live[at - 1] + opens <= most:
                 at -= 1
             moves = at < i
@@ -55,17 +59,3 @@ def ahead(
         for view in op.writes().values():
             wrote[view.buffer] = [(t, v) for t, v in wrote[view.buffer] if not view.covers(v)] + [(behind, view)]
     return [ops[i] for _, _, i in sorted(place)]
-
-
-def _live(ops: list[Op], size: Callable[[str], int]) -> tuple[np.ndarray, dict[str, int]]:
-    """(chunks that live while each operation works, the first operation on each buffer)."""
-    begins: dict[str, int] = {}
-    ends: dict[str, int] = {}
-    for i, op in enumerate(ops):
-        for view in op.views().values():
-            begins.setdefault(view.buffer, i)
-            ends[view.buffer] = i
-    live = np.zeros(len(ops) + 1, np.int64)
-    for name, first in begins.items():
-        live[first : ends[name] + 1] += size(name)
-    return live, begins

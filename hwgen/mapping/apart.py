@@ -18,7 +18,7 @@ from ..intgraph import Buffer, Constant, IntGraph, MatMul, Multiply, Op, View
 from ..isa import RowMax
 from ..numerics import GAMMA_SHIFT
 from ..schedule.liveness import buffer_accesses, final_reads, spans
-from .parts import edges, part, part_name
+from .parts import part, part_name, parts
 from .runs import chains
 
 
@@ -70,18 +70,18 @@ def constants_apart(graph: IntGraph) -> IntGraph:
     found: list[list[Op]] = []
     following: dict[str, list[View]] = {}  # views of a buffer that the next operation on it has
     for op in reversed(graph.ops):
-        parts = [op]
+        pieces = [op]
         if isinstance(op, Constant):
             ends = {row - op.out.row for view in following.get(op.out.buffer, []) for row in (view.row, view.row + view.rows)}
             borders = sorted({0, op.out.rows} | {end for end in ends if 0 < end < op.out.rows})
             pairs = list(zip(borders, borders[1:], strict=False))
             if len(pairs) > 1:
                 names = [part_name(op.name, k, k == len(pairs) - 1) for k in range(len(pairs))]
-                parts = [part(op, a, b, name, lambda v: v) for name, (a, b) in zip(names, pairs, strict=True)]
-        found.append(parts)
+                pieces = [part(op, a, b, name, lambda v: v) for name, (a, b) in zip(names, pairs, strict=True)]
+        found.append(pieces)
         for name in {view.buffer for view in op.views().values()}:
             following[name] = [view for view in op.views().values() if view.buffer == name]
-    ops = [op for parts in reversed(found) for op in parts]
+    ops = [op for pieces in reversed(found) for op in pieces]
     return replace(graph, ops=ops)
 
 
@@ -96,9 +96,7 @@ def weights_apart(graph: IntGraph, limit: int, chunk: int) -> IntGraph:
             if len(chain) > 1 or size <= limit or not (plain and isinstance(op, MatMul) and op.x.buffer in constants):
                 ops.append(op)
                 continue
-            rows = op.x.rows
-            for k, (first, end) in enumerate(edges(rows, -(-size // limit))):
-                ops.append(part(op, first, end, part_name(op.name, k, end == rows), lambda view: view))
+            ops += parts(op, -(-size // limit))
     return replace(graph, ops=ops)
 
 

@@ -31,6 +31,7 @@ from ..intgraph import (
     View,
 )
 from ..isa import WALK_LOOPS, Indirect, RowScale
+from .parts import renamed
 from .runs import chains
 
 BESIDE = (Norm, Multiply, ReduceWindow, SelectRows, ScanRows)  # what the vector unit does while the array works
@@ -210,12 +211,12 @@ def same(a: Op, b: Op) -> bool:
     """Whether two operations are equal but for their names."""
     if a is b:
         return True
-    return type(a) is type(b) and all(
-        np.array_equal(x, y) if isinstance(x := getattr(a, f.name), np.ndarray) else x == y
-        for f in fields(a)
-        if f.name not in ("name", "source")
-        for y in (getattr(b, f.name),)
-    )
+    names = [f.name for f in fields(a) if f.name not in ("name", "source")]
+    return type(a) is type(b) and all(_equal(getattr(a, name), getattr(b, name)) for name in names)
+
+
+def _equal(x: Any, y: Any) -> bool:
+    return np.array_equal(x, y) if isinstance(x, np.ndarray) or isinstance(y, np.ndarray) else bool(x == y)
 
 
 def for_all(op: Op) -> bool:
@@ -256,9 +257,4 @@ def _share_hidden(graph: IntGraph) -> IntGraph:
             elif op.expert is None or writer.get(view.buffer) != op.expert:
                 names.pop(view.buffer)
     names = {old: new for old, new in names.items() if new in names}
-
-    def renamed(op: Op) -> Op:
-        moved: dict[str, Any] = {n: replace(v, buffer=names[v.buffer]) for n, v in op.views().items() if v.buffer in names}
-        return replace(op, **moved) if moved else op
-
-    return replace(graph, ops=[renamed(op) for op in graph.ops])
+    return replace(graph, ops=[renamed(op, names) for op in graph.ops])

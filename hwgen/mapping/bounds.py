@@ -44,7 +44,7 @@ def bound(op: Op, rows: int, config: Config) -> float:
 
 
 def vector(op: Op, rows: int, config: Config) -> float:
-    """Cycles of the vector unit for so many rows of an operation; 0 for one of another unit."""
+    """Cycles of the vector unit for so many rows of an operation, at least one; 0 for one of another unit."""
     match op:
         case Norm():
             return norm_cycles(config, rows, op.x.cols)
@@ -53,7 +53,8 @@ def vector(op: Op, rows: int, config: Config) -> float:
         case ReduceWindow():
             if not config.window_chunks:  # the scheduler says so
                 return 0.0
-            return window_cycles(config, rows, op.x.cols, op.walk.kernel, op.walk.run, op.weights is not None)
+            run = min(op.walk.run, rows)  # a band may be less than the rows that follow each other by a tap
+            return window_cycles(config, rows, op.x.cols, op.walk.kernel, run, op.weights is not None)
         case SelectRows(x=x, scores=scores):
             return select_cycles(config, rows, x.cols, scores.rows, scores.cols)
         case RouteTokens():

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
 from ..isa import RowMax
-from .parts import edges, is_token_wise, part, part_name, read, written
+from .parts import edges, is_token_wise, lifetimes, part, part_name, read, written
 from .rematerialise import rematerialise
 from .runs import units
 
@@ -162,16 +162,14 @@ class _Blocks:
     def __init__(self, graph: IntGraph, limits: Limits, bound: Bound):
         self.source, self.limits, self.bound = graph, limits, bound
         self.units = units(graph.ops)
-        self.spans: dict[str, list[int]] = {}
+        self.spans = lifetimes(self.units)
         shared: set[str] = {output.view.buffer for output in graph.outputs}  # not to be shortened
-        for u, unit in enumerate(self.units):
+        for unit in self.units:
             for op in unit:
                 rows = op.row_views().values()
                 shared |= {v.buffer for v in rows if v.row or v.rows != graph.buffers[v.buffer].rows}
                 if (whole := op.stationary()) is not None:
                     shared.add(whole.buffer)
-                for view in op.views().values():
-                    self.spans.setdefault(view.buffer, [u, u])[1] = u
         for output in graph.outputs:
             self.spans[output.view.buffer][1] = len(self.units)
         self.shared = shared

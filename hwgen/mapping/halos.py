@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -25,14 +25,14 @@ NONE = 1 << 40  # first row of none
 Area = tuple[str, int, int]  # buffer, first column, columns: what is brought for several operations together
 
 
-@dataclass
+@dataclass(frozen=True)
 class Blocks:
     """`made`: tokens of each operation. `kept`: rows of each buffer of which only a block is there. `taken`: of others those that
     are brought or taken away, by `area`."""
 
-    made: list[Rows] = field(default_factory=list)
-    kept: dict[str, Rows] = field(default_factory=dict)
-    taken: dict[Area, Rows] = field(default_factory=dict)
+    made: list[Rows]
+    kept: dict[str, Rows]
+    taken: dict[Area, Rows]
 
 
 @lru_cache(maxsize=4096)

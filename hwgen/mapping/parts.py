@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,22 @@ def written(op: Op) -> set[str]:
 def read(op: Op) -> set[str]:
     """Buffers that an operation reads, row by row or as a whole."""
     return {view.buffer for view in op.reads().values()}
+
+
+def lifetimes(groups: Iterable[Iterable[Op]]) -> dict[str, list[int]]:
+    """The first and the last of groups of operations that touch each buffer."""
+    found: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        for op in group:
+            for view in op.views().values():
+                found.setdefault(view.buffer, [number, number])[1] = number
+    return found
+
+
+def renamed(op: Op, names: Mapping[str, str]) -> Op:
+    """`op` on other buffers, where `names` has one for that of a view."""
+    moved: dict[str, Any] = {f: replace(v, buffer=names[v.buffer]) for f, v in op.views().items() if v.buffer in names}
+    return replace(op, **moved) if moved else op
 
 
 def edges(rows: int, blocks: int) -> list[tuple[int, int]]:
@@ -51,6 +67,15 @@ def part_name(name: str, number: int, last: bool, kind: str = "rows") -> str:
     """Of an operation's part: the last one keeps its name, so that `IntGraph.trace` finds it. kind: of parts, another one
     for each pass that may cut what another has cut."""
     return name if last else f"{name}.{kind}{number}"
+
+
+def parts(op: Op, count: int, kind: str = "rows") -> list[Op]:
+    """`op` in so many parts of about equal numbers of rows, fewer where it has fewer, each where its rows were."""
+    rows = op.row_views()["x"].rows
+    return [
+        part(op, first, end, part_name(op.name, k, end == rows, kind), lambda view: view)
+        for k, (first, end) in enumerate(edges(rows, count))
+    ]
 
 
 def is_token_wise(op: Op) -> bool:

@@ -9,12 +9,11 @@ the cost is that weights and parameters are read once for every piece.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from ..intgraph import Buffer, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, View
 from .bands import banded, cut_walk, reach
 from .order import VECTOR, Timing, dependencies
-from .parts import edges, is_token_wise, part, part_name, read, written
+from .parts import edges, is_token_wise, lifetimes, part_name, parts, read, renamed, written
 from .runs import chains
 
 MIN_ROWS = 64  # of a piece of a product: its weights come from DRAM in about the cycles that its rows take
@@ -25,10 +24,7 @@ def norms_in_place(graph: IntGraph) -> IntGraph:
 
     `trace` loses what was read.
     """
-    spans: dict[str, list[int]] = {}
-    for i, op in enumerate(graph.ops):
-        for view in op.views().values():
-            spans.setdefault(view.buffer, [i, i])[1] = i
+    spans = lifetimes([op] for op in graph.ops)
     kept = {output.view.buffer for output in graph.outputs}
     place: dict[str, str] = {}
     buffers, ops = dict(graph.buffers), list[Op]()
@@ -40,8 +36,7 @@ def norms_in_place(graph: IntGraph) -> IntGraph:
                 place[out.name] = place.get(x.name, x.name)
                 buffers[place[out.name]] = replace(buffers[place[out.name]], scale=out.scale)
                 del buffers[out.name]
-        moved: dict[str, Any] = {f: replace(v, buffer=place[v.buffer]) for f, v in op.views().items() if v.buffer in place}
-        ops.append(replace(op, **moved) if moved else op)
+        ops.append(renamed(op, place))
     taken = set(place.values())
     trace = {
         value: (replace(view, buffer=place.get(view.buffer, view.buffer)), op)
@@ -80,15 +75,12 @@ def _splits(op: Op) -> bool:
 
 def _pieces(op: Op, count: int) -> list[Op]:
     """The operation in about so many pieces of rows, fewer where a walk's steps are fewer."""
-    found: list[Op] = []
     if op.walk is None:
-        rows = op.row_views()["x"].rows
-        for k, (first, end) in enumerate(edges(rows, count)):
-            found.append(part(op, first, end, part_name(op.name, k, end == rows, "piece"), lambda view: view))
-        return found
+        return parts(op, count, "piece")
     axes = banded(op)
     if axes is None:
         return [op]
+    found: list[Op] = []
     step = reach(op.walk).step
     steps = op.walk.rows // step
     for k, (first, end) in enumerate(edges(steps, count)):

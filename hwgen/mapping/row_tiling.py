@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, View
-from .parts import edges, is_token_wise, part, part_name
+from .parts import is_token_wise, parts
 from .runs import chains
 
 
@@ -23,7 +23,7 @@ def row_tiling(graph: IntGraph, tiles: int, chosen: set[str] | None = None) -> I
     ops: list[Op] = []
     for chain in chains(graph.ops):
         for op in chain:
-            ops += _split(op, tiles) if len(chain) == 1 and _splits(op) and (chosen is None or op.name in chosen) else [op]
+            ops += parts(op, tiles) if len(chain) == 1 and _splits(op) and (chosen is None or op.name in chosen) else [op]
     return replace(graph, ops=ops)
 
 
@@ -31,11 +31,3 @@ def _splits(op: Op) -> bool:
     if isinstance(op, (Norm, Multiply)):
         return is_token_wise(op)
     return isinstance(op, MatMul) and op.expert is None and op.walk is None and not isinstance(op.w, View)
-
-
-def _split(op: Op, tiles: int) -> list[Op]:
-    rows = op.row_views()["x"].rows
-    return [
-        part(op, first, end, part_name(op.name, k, end == rows), lambda view: view)
-        for k, (first, end) in enumerate(edges(rows, tiles))
-    ]

@@ -14,7 +14,7 @@ from ..intgraph import IntGraph
 from ..program import Program
 from ..schedule import attempt, schedule, shortages
 from ..schedule.layout import layout_of
-from ..schedule.liveness import buffer_accesses, final_reads, maximum_accesses, spans
+from ..schedule.liveness import Access, buffer_accesses, final_reads, maximum_accesses, spans
 from .passes import Mapping
 from .window_runs import has_windows
 
@@ -184,23 +184,21 @@ def _tried(mapping: Mapping, graphs: dict[str, IntGraph], config: Config, memory
 def no_room(graph: IntGraph, config: Config) -> bool:
     """Whether no order of placing what a mapped graph's operations work on, one at a time, finds room for it."""
     size = {b.name: layout_of(b, config).pitch * b.rows for b in graph.buffers.values() if not b.dram}
-    live = [0] * (len(graph.ops) + 1)
-    rows = list(live)
-    final = final_reads(graph)
-    for accesses, needs, ends in (
-        (buffer_accesses(graph), live, final),
-        (maximum_accesses(graph), rows, {}),
-    ):
-        for name, found in accesses.items():
-            if name not in size:
-                continue
-            for span in spans(name, found, ends.get(name, set())):
-                need = size[name] if needs is live else graph.buffers[name].rows
-                needs[span.use] += need
-                needs[span.last + 1] -= need
-    most, entries = (max(itertools.accumulate(needs)) for needs in (live, rows))
-    largest = max(size.values(), default=0)
-    return largest >= config.bank_chunks or most > config.scratch_chunks or entries > config.scale_entries
+    rows = {name: graph.buffers[name].rows for name in size}
+
+    def most(accesses: dict[str, list[Access]], sizes: dict[str, int], final: dict[str, set[int]]) -> int:
+        """Of what lives while an operation works."""
+        change = [0] * (len(graph.ops) + 1)
+        for name in accesses.keys() & sizes.keys():
+            for span in spans(name, accesses[name], final.get(name, set())):
+                change[span.use] += sizes[name]
+                change[span.last + 1] -= sizes[name]
+        return max(itertools.accumulate(change))
+
+    if max(size.values(), default=0) >= config.bank_chunks:
+        return True
+    chunks, entries = most(buffer_accesses(graph), size, final_reads(graph)), most(maximum_accesses(graph), rows, {})
+    return chunks > config.scratch_chunks or entries > config.scale_entries
 
 
 def _too_large(graphs: dict[str, IntGraph], config: Config) -> bool:

@@ -74,8 +74,7 @@ def loads_ahead(graph: IntGraph, config: Config, limits: Limits, floors: list[in
         nonlocal tokens
         if isinstance(op, RouteTokens):
             tokens = -(-op.logits.rows * op.top_k // op.logits.cols)
-        rows = tokens if op.expert is not None else op.rows if isinstance(op, MatMul) else 0
-        return bound(op, rows, config) if isinstance(op, MatMul) else 0.0
+        return bound(op, tokens if op.expert is not None else op.rows, config) if isinstance(op, MatMul) else 0.0
 
     def size(name: str) -> int:
         buffer = graph.buffers[name]
@@ -222,7 +221,7 @@ class _Spills:
         self, run: Run, entries: list[tuple[Op, Shape]], local: set[str], edges: list[tuple[int, int]]
     ) -> tuple[list[Rows], dict[str, Rows]]:
         """Tokens of each operation in every block of a run, and rows of what is local."""
-        if run.tokens and not self.plan.plain(run):
+        if not run.plain:
             found = self.plan.blocks(run)
             return found.made, found.kept
         first, end = np.array(edges).T

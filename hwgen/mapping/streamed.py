@@ -20,8 +20,8 @@ from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, 
 from ..isa import ColScale, RowMax
 from .bands import BAND, Shape, banded, cut_walk, reach, tallest
 from .depth_first import MIN_ROWS, Bound, Cost, Limits
-from .halos import Blocks, Rows, area, blocks, sound, taken_by_band
-from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, part
+from .halos import Blocks, area, blocks, sound, taken_by_band
+from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, lifetimes, part
 from .runs import units
 from .sharing import Together, with_maxima
 
@@ -34,14 +34,15 @@ PATIENCE = 16  # runs from a unit on, each longer than the one before, that find
 @dataclass
 class Run:
     """Units first..end-1 together, `tokens` of them in `blocks` blocks whose borders are multiples of `step`; tokens 0: as
-    they are. `cost` of everything up to its end."""
+    they are. `cost` of everything up to its end. plain: every operation makes the run's tokens, each of them once."""
 
     first: int
     end: int
     blocks: int
     tokens: int
     step: int
-    cost: Cost
+    cost: Cost = (0, 0.0)
+    plain: bool = True
 
     def edges(self) -> list[tuple[int, int]]:
         """(first token, token behind the last) of every block."""
@@ -73,11 +74,13 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """How tall the blocks of a run are: rows of a place at most and on average, and rows of an operation, by number."""
+    """How tall the blocks of a run are: rows of a place at most and on average, and rows of an operation, by number. blocks:
+    what is made in them, where the run is not plain."""
 
     most: Callable[[Key], int]
     mean: Callable[[Key], float]
     rows: Callable[[int], int]
+    blocks: Blocks | None = None
 
 
 class Streamed:
@@ -105,12 +108,11 @@ class Streamed:
         loads = list(self.fixed.values())
         rest = [op for op in graph.ops if not any(op is load for load in loads)]
         self.units = [[(op, self.shape(op)) for op in unit] for unit in with_maxima(units(rest), graph)]
-        self.spans: dict[str, list[int]] = {}
+        self.spans = lifetimes([op for op, _ in unit] for unit in self.units)
         shared = set(outputs)  # cannot be as tall as a block
-        for u, unit in enumerate(self.units):
+        for unit in self.units:
             for op, shape in unit:
                 for name, view in op.views().items():
-                    self.spans.setdefault(view.buffer, [u, u])[1] = u
                     rows = graph.buffers[view.buffer].rows
                     banded = shape.axes[name] == BAND and name == "x" and taken_by_band(view, rows, op.walk)
                     if not banded and (shape.axes[name] != ROWS or view.row or view.rows != rows):
@@ -147,11 +149,6 @@ class Streamed:
         names = {view.buffer for unit in self.units[first:end] for op, _ in unit for view in op.views().values()}
         inside = {n for n in names if n not in self.fixed and self.spans[n][0] >= first and self.spans[n][1] < end}
         return inside - self.shared - self.resident
-
-    def plain(self, run: Run) -> bool:
-        """Whether every operation of a run makes the run's tokens, each of them once."""
-        together = Together(self.graph.buffers)
-        return all(together.add(unit) for unit in self.units[run.first : run.end]) and together.plain
 
     def blocks(self, run: Run) -> Blocks:
         """What the operations of a run make in its blocks."""
@@ -225,7 +222,7 @@ class Streamed:
 
     def _cut(self) -> list[Run]:
         """The cheapest cut for what is resident."""
-        best: dict[int, Run] = {0: Run(0, 0, 1, 0, 1, (0, 0.0))}
+        best: dict[int, Run] = {0: Run(0, 0, 1, 0, 1)}
         for first in range(len(self.units)):
             short, cycles = best[first].cost
             for run in self._choices(first):
@@ -279,7 +276,7 @@ class Streamed:
 
         def tried(blocks: int) -> Run:
             tall = min(tokens, -(-tokens // (blocks * step)) * step)
-            return Run(first, end, -(-tokens // tall), tokens, step, (0, 0.0))
+            return Run(first, end, -(-tokens // tall), tokens, step, plain=plain)
 
         places = self._places(first, end, self.local(first, end), plain)
         few, many = -(-tokens // most), max(1, -(-tokens // most), -(-tokens // max(MIN_ROWS, step)))
@@ -287,7 +284,7 @@ class Streamed:
 
         def over(blocks: int) -> int:
             if blocks not in known:
-                sizes = self._sizes(tried(blocks), plain)
+                sizes = self._sizes(tried(blocks))
                 known[blocks] = self._over(first, end, places, sizes), sizes
             return known[blocks][0]
 
@@ -300,18 +297,15 @@ class Streamed:
             middle = (few + many) // 2
             few, many = (middle + 1, many) if over(middle) else (few, middle)
         run, short = tried(few), over(few)
-        if not plain and not self._sound(run):
+        _, sizes = known[few]
+        if sizes.blocks is not None and not sound(self.units[first:end], sizes.blocks, self._written(run)):
             return None
-        cycles = self._cycles(first, end, places, known[few][1], run.blocks)
+        cycles = self._cycles(first, end, places, sizes, run.blocks)
         return replace(run, cost=(short, run.blocks * cycles))
 
-    def _sound(self, run: Run) -> bool:
-        """Whether blocks leave right what a run writes."""
-        return sound(self.units[run.first : run.end], self.blocks(run), self._written(run))
-
-    def _sizes(self, run: Run, plain: bool) -> _Sizes:
+    def _sizes(self, run: Run) -> _Sizes:
         """How tall the blocks of a run are."""
-        if plain:
+        if run.plain:
             height = run.edges()[0][1]
 
             def times(key: Key) -> int:
@@ -319,23 +313,23 @@ class Streamed:
 
             return _Sizes(times, times, lambda _: height)
         found = self.blocks(run)
-        of: dict[Key, Rows] = {}
-        of.update(found.kept)
-        of.update(found.taken)
-        rows = {key: end - first for key, (first, end) in of.items()}
         made = [end - first for first, end in found.made]
+        rows: dict[Key, np.ndarray] = {WHOLE: np.ones(1, np.int64)}
+        for key, (first, end) in (*found.kept.items(), *found.taken.items()):
+            rows[key] = end - first
 
-        def most(key: Key) -> int:
-            if key == WHOLE:
-                return 1
-            return int(rows[key].max()) if key in rows else tallest(key[0], key[1], int(made[key[2]].max()))
+        def of(key: Key) -> np.ndarray:
+            if key not in rows:
+                walk, side, number = key
+                rows[key] = np.array([tallest(walk, side, int(made[number].max()))])
+            return rows[key]
 
-        def mean(key: Key) -> float:
-            if key == WHOLE:
-                return 1
-            return float(rows[key].mean()) if key in rows else tallest(key[0], key[1], int(made[key[2]].max()))
-
-        return _Sizes(most, mean, lambda number: -(-int(made[number].sum()) // run.blocks))
+        return _Sizes(
+            lambda key: int(of(key).max()),
+            lambda key: float(of(key).mean()),
+            lambda number: -(-int(made[number].sum()) // run.blocks),
+            found,
+        )
 
     def _places(self, first: int, end: int, local: set[str], plain: bool) -> list[_Place]:
         """What lies in the scratchpad while a run works, but for what stays there. plain: all with the run's tokens."""

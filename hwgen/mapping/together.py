@@ -11,7 +11,7 @@ reaches the ends of int16 can that change a sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from ..intgraph import Buffer, IntGraph, MatMul, Op, Output, RouteTokens, View
 from ..isa import Indirect, RowMax
 from .batch import Batch, for_all, same
+from .parts import read, renamed, written
 from .runs import units
 
 
@@ -50,17 +51,19 @@ class _Together:
         self.tails = [graph.ops[count:] for graph in graphs]
         self.first = self.aligned[0]
         self.known = {view.buffer for op in self.first for view in op.views().values()}
-        tail_ops = [(t, op) for t, tail in enumerate(self.tails) for op in tail]
-        self.tail_writes = {view.buffer for t, op in tail_ops for view in self._seen(t, op.writes())}
+        self.tail_writes: set[str] = set()
+        self.tail_maxima: set[str] = set()  # read there
+        for t, tail in enumerate(self.tails):
+            for op in tail:
+                self.tail_writes |= self._seen(t, op.writes().values())
+                self.tail_maxima |= self._seen(t, op.reads_maxima())
         self.renewed: dict[str, int] = {}  # buffer -> the operation that gives each task a copy of its own
         self.split = self._split(starts)
 
-    def _seen(self, task: int, views: dict[str, View]) -> Iterator[View]:
-        """Those in buffers of aligned operations, by their names."""
-        for view in views.values():
-            name = self.names[task].get(view.buffer)
-            if name in self.known:
-                yield replace(view, buffer=name)
+    def _seen(self, task: int, views: Iterable[View]) -> set[str]:
+        """The buffers of aligned operations among those of a task's views."""
+        names = self.names[task]
+        return {names[view.buffer] for view in views if view.buffer in names} & self.known
 
     # --- what is computed once --------------------------------------------------------------------------------------
 
@@ -82,10 +85,11 @@ class _Together:
 
         They only read it, or one operation writes all of it anew into copies of their own.
         """
-        later = [(k, op) for k, op in enumerate(self.first) if k >= at and name in _buffers(op)]
-        if not any(view.buffer == name for _, op in later for view in op.writes().values()):
+        later = [(k, op) for k, op in enumerate(self.first[at:], at) if name in read(op) | written(op)]
+        writers = [(k, op) for k, op in later if name in written(op)]
+        if not writers:
             return name not in self.tail_writes and not any(for_all(op) for _, op in later)
-        k, op = next((k, op) for k, op in later if any(v.buffer == name for v in op.writes().values()))
+        k, op = writers[0]
         buffer = self.graphs[0].buffers[name]
         whole = View(name, 0, buffer.rows, 0, buffer.cols)
         if for_all(op) or not any(view.covers(whole) for view in op.writes().values()):
@@ -94,16 +98,11 @@ class _Together:
             return False
         if any(for_all(other) for i, other in later if i < k):
             return False
-        maxima = any(v.buffer == name for i, other in later if i > k for v in other.reads_maxima()) or any(
-            v.buffer == name for t, tail in enumerate(self.tails) for o in tail for v in self._maxima(t, o)
-        )
-        if maxima and op.row_max == RowMax.NONE:
+        measured = any(v.buffer == name for i, other in later if i > k for v in other.reads_maxima())
+        if (measured or name in self.tail_maxima) and op.row_max == RowMax.NONE:
             return False
         self.renewed[name] = k
         return True
-
-    def _maxima(self, task: int, op: Op) -> Iterator[View]:
-        return self._seen(task, {str(i): view for i, view in enumerate(op.reads_maxima())})
 
     # --- the graph --------------------------------------------------------------------------------------------------
 
@@ -112,11 +111,11 @@ class _Together:
         apart = [self._renewed(ops) for ops in self.aligned]
         buffers = {name: b for name, b in self.graphs[0].buffers.items() if name in self.known}
         copies = {_fresh(name): replace(buffers[name], name=_fresh(name)) for name in self.renewed}
-        rest = {view.buffer for op in apart[0] for view in op.writes().values()}
-        common = {view.buffer for op in apart[0] for view in op.views().values()} - rest
-        written = {self._now(name) for name in self.tail_writes}
-        source = IntGraph({n: b for n, b in (buffers | copies).items() if n in rest | common}, apart[0], [])
-        self.batch = Batch(source, len(self.tasks), 1, apart, common, written)
+        touched = {view.buffer for op in apart[0] for view in op.views().values()}
+        common = touched - {name for op in apart[0] for name in written(op)}
+        later = {self._now(name) for name in self.tail_writes}
+        source = IntGraph({n: b for n, b in (buffers | copies).items() if n in touched}, apart[0], [])
+        self.batch = Batch(source, len(self.tasks), 1, apart, common, later)
         ops = [*self.first[: self.split], *self.batch.ops()]
         for t, tail in enumerate(self.tails):
             ops += [self._tail_op(t, op) for op in tail]
@@ -151,8 +150,7 @@ class _Together:
         if name not in self.known:
             return replace(view, buffer=self._own(task, view.buffer))
         now = replace(view, buffer=self._now(name))
-        written = any(v.buffer == now.buffer for op in self.batch.source.ops for v in op.views().values())
-        return self.batch.view(now, task) if written else now
+        return self.batch.view(now, task) if now.buffer in self.batch.source.buffers else now
 
     def _own(self, task: int, name: str) -> str:
         return f"{name}[{task}]"
@@ -175,10 +173,6 @@ class _Together:
 
 def _fresh(name: str) -> str:
     return f"{name}.own"
-
-
-def _buffers(op: Op) -> set[str]:
-    return {view.buffer for view in op.views().values()}
 
 
 def _starts(ops: list[Op]) -> list[int]:
@@ -291,9 +285,7 @@ def _reordered(groups: dict[int, list[Op]], order: list[int]) -> list[Op]:
     made: list[Op] = []
     for e, theirs in zip(order, hidden, strict=True):
         names = dict(zip(_hidden(groups[e]), theirs, strict=True))
-        for op in groups[e]:
-            moved: dict[str, Any] = {n: replace(v, buffer=names.get(v.buffer, v.buffer)) for n, v in op.views().items()}
-            made.append(replace(op, **moved))
+        made += [renamed(op, names) for op in groups[e]]
     return made
 
 

@@ -19,7 +19,7 @@ from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, ReduceWindow, Vie
 from ..walks import Walk
 from .bands import BAND, reach, rows_of
 from .depth_first import Limits
-from .parts import COLUMNS, ROWS, WHOLE, edges, part, part_name
+from .parts import COLUMNS, ROWS, WHOLE, edges, lifetimes, part, part_name
 from .window_runs import Run, Shape, window_runs
 
 
@@ -34,10 +34,7 @@ class _Windows:
 
     def __init__(self, graph: IntGraph, limits: Limits):
         self.source, self.limits = graph, limits
-        self.spans: dict[str, list[int]] = {}
-        for i, op in enumerate(graph.ops):
-            for view in op.views().values():
-                self.spans.setdefault(view.buffer, [i, i])[1] = i
+        self.spans = lifetimes([op] for op in graph.ops)
         for output in graph.outputs:
             self.spans[output.view.buffer][1] = len(graph.ops)
         self.size = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..compare import LIMIT_DB, Comparison
-from ..distributions import INT8, REACH
+from ..distributions import REACH
+from ..numerics import INT8_MAX
 from ..version import __version__
 from . import render, svg
 
@@ -11,7 +12,7 @@ from . import render, svg
 def page(found: Comparison, model: str, bundle: str) -> str:
     """The HTML text of a comparison that was made with its distributions."""
     pictures = {
-        d.name: svg.histogram(d.real, d.integer, REACH, (-INT8, INT8), f"Values of {d.name} in steps of 8 bits")
+        d.name: svg.histogram(d.real, d.integer, REACH, (-INT8_MAX, INT8_MAX), f"Values of {d.name} in steps of 8 bits")
         for d in found.distributions
     }
     return render(
@@ -24,5 +25,5 @@ def page(found: Comparison, model: str, bundle: str) -> str:
         held={d.name: d for d in found.distributions},
         pictures=pictures,
         limit=LIMIT_DB,
-        int8=INT8,
+        int8=INT8_MAX,
     )

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..origins import HOW, Place, costs
+from ..version import __version__
 from . import render
 
 MOST_NAMES = 3
 
 
 def page(about: Mapping[str, Any], tasks: Mapping[str, Sequence[Place]], report: Mapping[str, Any] | None) -> str:
-    """The HTML text. about: `model`, `board`, `version`, `fit` (what does not fit, "" if all does), `mapping` (how it was
+    """The HTML text. about: `model`, `board`, `fit` (what does not fit, "" if all does), `mapping` (how it was
     mapped), `cut` (the --outputs that leave out what is refused). tasks: the nodes of each; report: of the schedule, if any."""
     shown = []
     for name, listed in tasks.items():
@@ -25,7 +26,8 @@ def page(about: Mapping[str, Any], tasks: Mapping[str, Sequence[Place]], report:
             "name": name, "rows": rows, "rest": rest, "total": total, "counts": [x for x in counts if x[1]],
             "refused": [place for place in listed if place.how == "refused"], "task": task,
         })  # fmt: skip
-    return render("inspector.html", title=f"hwgen check: {about['model']}", how=HOW, tasks=shown, report=report, **about)
+    title = f"hwgen check: {about['model']}"
+    return render("inspector.html", title=title, version=__version__, how=HOW, tasks=shown, report=report, **about)
 
 
 def _row(number: int, place: Place, spent: Mapping[str, int] | None, total: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from .activations import clip, curved, leaky, plain, scaled
 from .attention import attention
 from .convolution import convolution
 from .grouped import grouped
-from .limits import dynamic, joined, limit, of_inputs
+from .limits import dynamic, joined, limit, of_input, of_inputs
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
 from .norms import length, norm, softmax
@@ -67,7 +67,9 @@ __all__ = ["ROUNDS", "Pattern", "recognise", "rewrite"]
 def recognise(program: Program) -> tuple[Program, list[Finding]]:
     """The same outputs by layers, and what keeps mixtures of experts from being one; nothing else is refused here."""
     if any(isinstance(n.op, Map) and n.op.function == "round" for n in program.nodes()):
-        program = of_inputs(rewrite(program, (limit, dynamic), past=False))
+        program = rewrite(program, (limit, dynamic), past=False)
+        program.notes["ranges"] = of_inputs(program)
+        program = rewrite(program, (of_input,), past=False)
     program, findings = mixtures(program)
     for patterns in ROUNDS:
         program = rewrite(program, patterns)

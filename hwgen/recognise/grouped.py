@@ -13,6 +13,7 @@ from .match import group, regroup, weighted
 from .names import label
 from .rewrite import relabel
 
+Weighted = tuple[Ref, Ref, str, str, str]  # what `weighted` finds
 MOST_PARTS = 64  # layers that one product becomes
 MOST_WEIGHTS = 1 << 22  # elements of the matrix that holds all groups
 
@@ -32,12 +33,10 @@ def grouped(t: Builder, node: Node) -> Ref | None:
     sizes = dict(zip(first + second, x.shape + w.shape, strict=True))
     if prod(sizes[c] for c in rest) > MOST_PARTS:
         return None
-    return _blocks(t, node, wide) if not rest else _by_place(t, node, rest[0])
+    return _blocks(t, node, found, wide) if not rest else _by_place(t, node, found, rest[0])
 
 
-def _by_place(t: Builder, node: Node, letter: str) -> Ref | None:
-    found = weighted(node)
-    assert found is not None
+def _by_place(t: Builder, node: Node, found: Weighted, letter: str) -> Ref | None:
     x, w, first, second, result = found
     parts = []
     spec = f"{first.replace(letter, '')},{second.replace(letter, '')}->{result.replace(letter, '')}"
@@ -56,9 +55,7 @@ def _by_place(t: Builder, node: Node, letter: str) -> Ref | None:
     return t.concat(parts, result.index(letter))
 
 
-def _blocks(t: Builder, node: Node, wide: list[str]) -> Ref | None:
-    found = weighted(node)
-    assert found is not None
+def _blocks(t: Builder, node: Node, found: Weighted, wide: list[str]) -> Ref | None:
     x, w, first, second, result = found
     sizes = dict(zip(first + second, x.shape + w.shape, strict=True))
     rows = [c for c in first if c in result and c not in wide]

@@ -40,30 +40,25 @@ def _limited(t: Builder, node: Node, clip: Clip) -> Ref:
     return t.node(node.op, *parts)
 
 
-def of_inputs(program: Program) -> Program:
-    """The program with the limits on its inputs as `notes["ranges"]`, name -> (low, high): an input has one format for all its
-    readers, the widest of theirs, and none where one of them has no limit."""
+def of_inputs(program: Program) -> dict[str, tuple[float, float]]:
+    """(low, high) of the inputs that nothing reads but limits: an input has one format for all its readers, the widest."""
     readers: dict[Node, list[Node | None]] = {n: [] for n in program.nodes() if isinstance(n.op, Input)}
     for node in program.nodes():
         for r in node.operands:
             readers.get(r.node, []).append(node if is_limit(node) else None)
     for r in program.outputs.values():
         readers.get(r.node, []).append(None)
-    ranges = program.notes.setdefault("ranges", {})
+    ranges = {}
     for node, limits in readers.items():
         clips = [n.op for n in limits if n is not None]
         if clips and len(clips) == len(limits):
             ranges[node.op.name] = min(c.low for c in clips), max(c.high for c in clips)
+    return ranges
 
-    t = Builder()
-    t.notes = program.notes
-    made: dict[Node, Ref] = {}
-    for node in program.nodes():
-        operands = [t.through(r.layout, made[r.node]) for r in node.operands]
-        t.name, t.source = node.name, node.source
-        kept = node.ref if isinstance(node.op, Const) else t.node(node.op, *operands)
-        made[node] = operands[0] if is_limit(node) and isinstance(operands[0].op, Input) else kept
-    return Program({name: t.through(r.layout, made[r.node]) for name, r in program.outputs.items()}, program.notes)
+
+def of_input(t: Builder, node: Node) -> Ref | None:
+    """A limit on an input, which `of_inputs` knows."""
+    return node.operands[0] if is_limit(node) and isinstance(node.operands[0].op, Input) else None
 
 
 def is_limit(r: Ref | Node) -> bool:

@@ -11,7 +11,7 @@ from ..layers import Scale
 from ..tensor import Builder, Concat, Contract, Layout, Node, Reduce, Ref
 from .match import constant, is_map, layer
 
-MOST_HEADS = 64  # products of two values that are as many products of matrices
+MOST_HEADS = 64  # products of two values that `rows.apart` takes apart to as many products of matrices
 LARGE = 1e4  # what is filled in beyond it is a mask
 MOST_TERMS = 16  # elements that each of more of them sums
 

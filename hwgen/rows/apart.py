@@ -10,10 +10,9 @@ import numpy as np
 from ..layers import Attention, Softmax
 from ..recognise import rewrite
 from ..recognise.match import factor_of, group, is_map, scalar_of
+from ..recognise.outer import MOST_HEADS
 from ..tensor import Builder, Const, Contract, Layer, Node, Pad, Program, Reduce, Ref
 from .views import Array
-
-MOST_HEADS = 64  # products that one is taken apart to
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import numpy as np
 
 from .. import graph
 from ..layers import Embed, Linear, Norm
-from ..recognise.match import is_map
 from ..tensor import Input, Node, Pad
 from .lower import Rows
 from .map_norms import map_groups, map_norm
@@ -14,7 +13,7 @@ from .maps import taps_of
 from .mixing import mix, mixed
 from .moves import MOST_NARROW, value
 from .operands import Operand
-from .patches import ELSEWHERE, SHIFTED, patch_embedding
+from .patches import ELSEWHERE, patch_embedding
 from .views import Array, Place, Unsupported
 
 # --- where values stand ---
@@ -61,14 +60,12 @@ def reads_image(b: Rows, node: Node) -> bool:
     border = isinstance(source.op, Pad)
     if border:
         source = source.operands[0].node
-        if is_map(source, "add", "sub"):
-            source = next((r.node for r in source.operands if isinstance(r.op, Input)), source)
     if not isinstance(source.op, Input) or b.missing(source) or len(x.shape) != 2:
         return False
     try:
         patch_embedding(b, node)
     except Unsupported as no:
-        return not (border and no.reason in (ELSEWHERE, SHIFTED))
+        return not (border and no.reason == ELSEWHERE)
     return True
 
 

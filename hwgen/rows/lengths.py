@@ -1,6 +1,7 @@
 """Lengths of rows: the machine has no root of a number, but it divides rows by their length.
 
-x . (x / |x|) is |x|. Of a long row first its pieces, and then the length of their lengths.
+x . (x / |x|) is |x|, zero for a row of zeros by the norm's epsilon. Of a long row first its pieces, and then the length
+of their lengths.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from .. import graph
 from ..layers import Length
 from ..tensor import Node
 from .lower import GONE, Make, Rows, Where
+from .map_norms import rows_normalised
 from .moves import value
 from .products import plain_place
 
 PIECE = 256  # columns of a row that are one norm
-LEAST = 1e-12  # epsilon of that norm: a row of zeros has the length zero
 
 
 def length(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -40,9 +41,7 @@ def _whole(b: Rows, node: Node) -> str:
 
 
 def _of_rows(b: Rows, node: Node, x: str, width: int) -> str:
-    tables = {"gamma": b.intern(np.ones(width)), "beta": b.intern(np.zeros(width))}
-    unit = b.add(graph.LayerNorm, node, "", "layernorm", x=x, **tables, epsilon=LEAST, centred=False, heads=1)
-    y = b.add(graph.Multiply, node, "", "multiply", a=x, b=unit)
+    y = b.add(graph.Multiply, node, "", "multiply", a=x, b=rows_normalised(b, node, x, width))
     weight = b.intern(np.full((1, width), width**-0.5))
     return b.add(graph.Linear, node, "", "length", x=y, weight=weight, bias=None)
 

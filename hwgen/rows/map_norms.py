@@ -83,22 +83,23 @@ def _group(b: Rows, node: Node, x: str, size: tuple[int, int]) -> str:
     return _normalised(b, node, x, size, rows * width, float(node.op.epsilon))
 
 
+def rows_normalised(b: Rows, node: Node, x: str, width: int, gain: float = 1.0, epsilon: float = LEAST) -> str:
+    """Each row of x [R, width] / sqrt(its mean square + epsilon), times the gain."""
+    tables = {"gamma": b.intern(np.full(width, gain)), "beta": b.intern(np.zeros(width))}
+    return b.add(graph.LayerNorm, node, "", "layernorm", x=x, **tables, epsilon=epsilon, centred=False, heads=1)
+
+
 def _normalised(
     b: Rows, node: Node, x: str, size: tuple[int, int], count: float, epsilon: float, least: float = LEAST
 ) -> str:
     """x [R, C] / sqrt(sum of squares / count + epsilon). least: the epsilon of its rows, where it has several."""
     rows, width = size
-
-    def norm(gain: float, epsilon: float) -> str:
-        tables = {"gamma": b.intern(np.full(width, gain)), "beta": b.intern(np.zeros(width))}
-        return b.add(graph.LayerNorm, node, "", "layernorm", x=x, **tables, epsilon=epsilon, centred=False, heads=1)
-
     if rows == 1:
-        return norm((count / width) ** 0.5, epsilon * count / width)
+        return rows_normalised(b, node, x, width, (count / width) ** 0.5, epsilon * count / width)
     group = min(GROUP, width, rows)
     many = -(-rows // group)
     mask = np.eye(group, width, dtype=np.float32)[np.arange(rows) % group]
-    unit = norm(1.0, least)
+    unit = rows_normalised(b, node, x, width, epsilon=least)
     length = b.add(graph.Multiply, node, "", "multiply", a=x, b=unit)
     length = b.add(graph.Linear, node, "", "length", x=length, weight=_average(b, width), bias=None)
     slide = {"size": (rows, 1), "kernel": (group, 1), "stride": (group, 1), "pads": (0, 0, many * group - rows, 0)}

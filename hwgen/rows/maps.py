@@ -15,7 +15,7 @@ from ..recognise.match import is_map
 from ..tensor import Node, Reduce
 from .depthwise import depthwise
 from .lower import GONE, Rows
-from .moves import made, value
+from .moves import joined, value
 from .operands import Operand, kept
 from .views import LOWEST, Array, Place, Unsupported, View, as_tokens
 
@@ -191,7 +191,7 @@ def _conv(b: Rows, node: Node) -> str:
         name = node.name and f"{node.name}.{g}"
         read = value(b, node, kept(own))
         parts.append(b.add(graph.Conv, node, name, "conv", x=read, weight=b.intern(diagonal), bias=term, **fields))
-    return parts[0] if len(parts) == 1 else made(b, graph.Join, node, "join", xs=tuple(parts))
+    return joined(b, node, parts)
 
 
 def _uncovered(view: View) -> tuple[View, tuple[int, ...], tuple[int, ...]]:

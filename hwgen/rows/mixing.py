@@ -9,7 +9,7 @@ import numpy as np
 from .. import graph
 from ..tensor import Node
 from .lower import Rows
-from .moves import made, value
+from .moves import gathered, stacked, value
 from .operands import kept
 from .views import Array, Place, View
 
@@ -160,10 +160,8 @@ def _mix(b: Rows, node: Node) -> str:
         for own in forms.values():
             first, end = spans[own[0]]
             windowed(own, np.array([spans[o][0] for o in own]), weight[own[0], first:end], np.arange(tokens))
-    y: str = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
     rows = (order if found.outputs_first else order.T).reshape(-1)
-    y = y if np.array_equal(rows, np.arange(total)) else made(b, graph.Gather, node, "gather", x=y, rows=rows)
-    return _plus(b, node, found, y)
+    return _plus(b, node, found, gathered(b, node, stacked(b, node, names), rows, total))
 
 
 @dataclass(eq=False)

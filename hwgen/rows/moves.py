@@ -35,10 +35,7 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
         if not narrow:
             raise Unsupported(APART, TOKENS)
         return _across(b, node, part)
-    names = [_value(b, node, block, stop - start) for block in part.blocks]
-    if GONE in names:
-        return GONE
-    return names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
+    return joined(b, node, [_value(b, node, block) for block in part.blocks])
 
 
 def _repeated(b: Rows, node: Node, operand: Operand) -> str:
@@ -46,8 +43,6 @@ def _repeated(b: Rows, node: Node, operand: Operand) -> str:
     (block,) = operand.blocks
     one = Block([(source, columns[:1]) for source, columns in block.parts], block.picks, block.rows, 1)
     x = value(b, node, Operand([one], operand.rows, 1))
-    if x == GONE:
-        return GONE
     weight = b.intern(np.ones((operand.width, 1)))
     return made(b, graph.Linear, node, "repeated", x=x, weight=weight, bias=None)
 
@@ -63,11 +58,8 @@ def _beside(b: Rows, node: Node, operand: Operand) -> str | None:
     if len(groups) > MOST_PARTS or any(isinstance(source.op, Const) for group in parts for source, _ in group):
         return None
     names = [_sorted(b, node, operand.blocks[0].rows[which == i], group) for i, group in enumerate(parts)]
-    if GONE in names:
-        return GONE
-    y = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
     order = np.argsort(np.argsort(which, kind="stable"), kind="stable")
-    return y if np.array_equal(order, np.arange(operand.rows)) else made(b, graph.Gather, node, "gather", x=y, rows=order)
+    return gathered(b, node, stacked(b, node, names), order, operand.rows)
 
 
 def _grouped(b: Rows, node: Node, operand: Operand) -> str | None:
@@ -108,12 +100,9 @@ def _sorted(b: Rows, node: Node, rows: Array, parts: list[tuple[Node, Array]]) -
         value(b, node, Operand([Block([(source, columns)], none, rows, len(columns))], len(rows), len(columns)))
         for source, columns in used.items()
     ]
-    if GONE in names:
-        return GONE
-    x = names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
     order = np.concatenate([starts[source] + np.searchsorted(used[source], columns) for source, columns in parts])
     weight = np.eye(sum(map(len, used.values())), dtype=np.float32)[order]
-    return made(b, graph.Linear, node, "sorted", x=x, weight=b.intern(weight), bias=None)
+    return made(b, graph.Linear, node, "sorted", x=joined(b, node, names), weight=b.intern(weight), bias=None)
 
 
 def _across(b: Rows, node: Node, operand: Operand) -> str:
@@ -143,20 +132,18 @@ def _across(b: Rows, node: Node, operand: Operand) -> str:
         names = [b.part(sources[i], columns, *spans[i]) for i in own]
         if GONE in names:
             return GONE
-        x = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
         offsets, total = np.zeros(len(sources), np.int64), 0
         for i in own:
             offsets[i], total = total - spans[i][0], total + spans[i][1] - spans[i][0]
         at = np.where(of < 0, ZERO, rows + offsets[of])
-        x = x if np.array_equal(at, np.arange(total)) else made(b, graph.Gather, node, "gather", x=x, rows=at)
+        x = gathered(b, node, stacked(b, node, names), at, total)
         turned.append(made(b, graph.Transpose, node, "transpose", x=x))
-    y = turned[0] if len(turned) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(turned))
     first = np.cumsum([0, *map(len, used)])
     order = first[which] + np.array([np.searchsorted(used[i], c) for i, c in zip(which, most, strict=True)])
-    return y if np.array_equal(order, np.arange(first[-1])) else made(b, graph.Gather, node, "gather", x=y, rows=order)
+    return gathered(b, node, stacked(b, node, turned), order, int(first[-1]))
 
 
-def _value(b: Rows, node: Node, block: Block, count: int) -> str:
+def _value(b: Rows, node: Node, block: Block) -> str:
     used = [int(p) for p in np.unique(block.picks) if p >= 0]
     if not used:
         raise Unsupported("adds channels of zeros")
@@ -168,13 +155,24 @@ def _value(b: Rows, node: Node, block: Block, count: int) -> str:
         names[i] = b.constant(node, source, columns, *span) if isinstance(source.op, Const) else b.part(source, columns, *span)
     for p, (low, high) in zip(used, spans, strict=True):
         offsets[p], total = total - low, total + high - low
-    if GONE in names:
-        return GONE
-    x = names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
     rows = np.where(block.picks < 0, ZERO, block.rows + offsets[block.picks])
-    if total == count and np.array_equal(rows, np.arange(count)):
-        return x
-    return made(b, graph.Gather, node, "gather", x=x, rows=rows.astype(np.int64))
+    return gathered(b, node, stacked(b, node, names), rows, int(total))
+
+
+def joined(b: Rows, node: Node, names: list[str]) -> str:
+    """Values side by side."""
+    return names[0] if len(names) == 1 else made(b, graph.Join, node, "join", xs=tuple(names))
+
+
+def stacked(b: Rows, node: Node, names: list[str]) -> str:
+    """Values below each other."""
+    return names[0] if len(names) == 1 else made(b, graph.Stack, node, "stack", xs=tuple(names))
+
+
+def gathered(b: Rows, node: Node, x: str, rows: Array, total: int) -> str:
+    """Rows of a value of `total` rows: itself where these are all of them in order."""
+    whole = np.array_equal(rows, np.arange(total))
+    return x if whole else made(b, graph.Gather, node, "gather", x=x, rows=rows.astype(np.int64))
 
 
 def made(b: Rows, kind: type[graph.Node], node: Node, name: str, **fields: object) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..recognise.match import is_map
 from ..tensor import Input, Layout, Node, Pad, Ref
 from .reasons import PLAIN, STEM
 from .views import Array, Unsupported
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 
 ELSEWHERE = "pads something else than the image, as convolution stems do"
-SHIFTED = "pads an image to which a constant is added before"
 
 
 def patch_embedding(b: Rows, node: Node) -> tuple[dict[str, Any], Array | None]:
@@ -78,8 +76,6 @@ def _source(x: Ref) -> tuple[Node, tuple[int, ...], tuple[int, ...], tuple[int, 
         rank = len(image.shape)
         return image, tuple(range(rank)), (0,) * rank, (0,) * rank
     border, inner = image.op, image.operands[0]
-    if is_map(inner, "add", "sub"):
-        raise Unsupported(SHIFTED)
     image = inner.node
     dense = Layout.dense(image.shape)
     orders = permutations(range(len(image.shape))) if len(image.shape) == len(inner.shape) else ()

@@ -338,6 +338,15 @@ def _columns(view: View, part: slice) -> View:
     return replace(view, col=view.col + part.start, cols=part.stop - part.start)
 
 
+def _readers(graph: q.QGraph) -> dict[str, list[tuple[q.Node, q.Ref]]]:
+    """Of each value all that read it, and how."""
+    found: dict[str, list[tuple[q.Node, q.Ref]]] = {}
+    for node in graph.nodes:
+        for ref in node.reads():
+            found.setdefault(ref.value, []).append((node, ref))
+    return found
+
+
 def _read_by_walks(graph: q.QGraph) -> dict[str, tuple[q.Ref, Walk]]:
     """Gathered rows that products read where they lie: value -> (the rows that it is of, how).
 
@@ -345,10 +354,7 @@ def _read_by_walks(graph: q.QGraph) -> dict[str, tuple[q.Ref, Walk]]:
     """
     kept = {o.x.value for o in graph.outputs}
     found: dict[str, tuple[q.Ref, Walk]] = {}
-    readers: dict[str, list[tuple[q.Node, q.Ref]]] = {}
-    for node in graph.nodes:
-        for ref in node.reads():
-            readers.setdefault(ref.value, []).append((node, ref))
+    readers = _readers(graph)
     for node in graph.nodes:
         if not isinstance(node, q.Stack) or node.name in kept or len(node.pieces) > 1 or not node.pieces[0].plain:
             continue
@@ -367,18 +373,16 @@ def _made_in_stacks(graph: q.QGraph) -> dict[str, tuple[q.Stack, int]]:
 
     One piece of it is copied, at least, which is the operation that finishes it.
     """
-    users: dict[str, list[q.Node | None]] = {o.x.value: [None] for o in graph.outputs}
-    for node in graph.nodes:
-        for ref in node.reads():
-            users.setdefault(ref.value, []).append(node)
-    windows = {node.name for node in graph.nodes if isinstance(node, q.Window)}
+    kept = {o.x.value for o in graph.outputs}
+    readers = _readers(graph)
+    windows = {node.name for node in graph.nodes if isinstance(node, q.Window)} - kept
     found: dict[str, tuple[q.Stack, int]] = {}
     for node in (node for node in graph.nodes if isinstance(node, q.Stack)):
         row, inside, groups = 0, {}, graph.values[node.name].groups
         for piece in node.pieces:
             value, name = graph.values[piece.x.value], piece.x.value
             whole = piece.plain and piece.rows is None and piece.x == q.Ref(name, 0, value.rows)
-            if whole and name in windows and users[name] == [node] and value.groups == groups:
+            if whole and name in windows and len(readers[name]) == 1 and value.groups == groups:
                 inside[name] = node, row
             row += piece.count
         found |= inside if len(inside) < len(node.pieces) else {}

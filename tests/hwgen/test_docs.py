@@ -57,6 +57,12 @@ def test_links_lead_somewhere(name):
         assert target.startswith("https:") or (folder / target).exists(), target
 
 
+def test_what_the_readme_says_it_reaches_was_measured():
+    section = DOCS["README.md"].split("## What it reaches\n")[1].split("\n## ")[0]
+    found = re.findall(r"\d[\d,.]*\d(?= (?:cycles|ms|MHz))", section)
+    assert len(found) > 6 and all(re.search(rf"(?<![\d.,]){re.escape(n)}(?![\d])", DOCS["measurements.md"]) for n in found)
+
+
 def test_readme_is_short():
     assert len(DOCS["README.md"].splitlines()) < 100
 

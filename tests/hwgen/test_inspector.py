@@ -103,6 +103,15 @@ def test_what_is_refused_stands_with_its_reason(tmp_path):
     assert {place.node: place.how for place in listed} == {"proj": "part", "odd": "refused"}
 
 
+def test_the_command_tells_beside_the_page_what_it_tells_without(hwgen, tmp_path):
+    model = network(tmp_path, "Hardmax", axis=-1)
+    told = hwgen("check", model)
+    assert hwgen("check", model, "--html", tmp_path / "x.html") == told
+    code, out, err = told
+    assert code == 2 and "odd" in out and "--outputs y" in out and "1 node is not supported" in err
+    assert "--outputs y" in (tmp_path / "x.html").read_text()
+
+
 def test_what_does_not_fit_is_said(micro):
     page = hwgen.inspect(micro, settings={"array_outputs": 128, "array_inputs": 64})
     assert "it does not fit: more " in page and "DSP" in page and "it fits" not in page

@@ -19,15 +19,10 @@ from hwgen.schedule import attempt, schedule
 from hwgen.select import select
 from hwgen.sim import golden
 
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tiling, machine = beside("test_window_tiling.py"), beside("../sim/test_machine.py")
+_spec = importlib.util.spec_from_file_location("window_tiling", Path(__file__).with_name("test_window_tiling.py"))
+tiling = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiling)
+machine = tiling.machine
 CONFIG = replace(tiling.CONFIG, bank_words=2048, acc_rows=512)
 MEMORY = Dram(latency=64, bytes_per_cycle=64.0)
 

@@ -13,6 +13,7 @@ from hwgen.dram import Dram
 from hwgen.errors import Shortage
 from hwgen.intgraph import Constant, MatMul, ReduceWindow, verify
 from hwgen.mapping import Mapping
+from hwgen.mapping.bounds import vector
 from hwgen.mapping.depth_first import Limits
 from hwgen.mapping.window_runs import has_windows
 from hwgen.mapping.windows import window_tiling
@@ -174,3 +175,14 @@ def test_rows_in_blocks_for_columns_that_chunks_do_not_divide():
     assert len(tiled.ops) > len(graph.ops)
     program = schedule({"": tiled}, config)
     machine.assert_equal(machine.run(program, image), golden.run(graph, image).outputs)
+
+
+def test_cycles_of_a_band_that_is_less_than_its_run():
+    """The passes weigh bands of every height, also of less than a row of the map, and a higher one is never cheaper."""
+    config = replace(CONFIG, window_rows=3)
+    graph, _ = inverted((6, 8))
+    ops = [op for op in graph.ops if isinstance(op, ReduceWindow)]
+    assert any(op.walk.run > 1 for op in ops)
+    for op in ops:
+        found = [vector(op, rows, config) for rows in range(1, op.walk.rows + 1)]
+        assert found == sorted(found) and found[0] > 0
