@@ -139,6 +139,19 @@ def reciprocal(total: Array) -> tuple[Array, Array]:
     return (RECIPROCAL_NUMERATOR << exponent) // total, np.asarray(exponent)
 
 
+# --- narrow weights ----------------------------------------------------------------------------------------------
+
+NARROW_BITS = (4, 5, 6)  # of a weight's code, two's complement
+# By what a group of weights along the inputs is multiplied to become int8: its number has 4 bits, number 0 says that the
+# group's weights are bytes as they are. The largest: 7 codes of 4 bits reach 126.
+NARROW_FACTORS = (0, *range(1, 13), 14, 16, 18)
+
+
+def widen(codes: Array, factors: Array | int) -> Array:
+    """int8 weights of codes and their groups' factors; what makes them keeps the product in [-127, 127]."""
+    return np.multiply(codes, factors, dtype=np.int16).astype(np.int8)
+
+
 # --- array -------------------------------------------------------------------------------------------------------
 
 
@@ -393,10 +406,10 @@ STEPS_SHIFT_MAX = GELU_SHIFT_MAX  # steps come in units of 2^-(7 + steps_shift)
 STEP_SHIFT_MAX = 10  # a step has 18 - step_shift fraction bits
 DECAY_SHIFTS = (4, 8, 12, 16)  # by ScanShifts.decay
 SCAN_SHIFT_MAX = 47
-_HALF = SCAN_EXPONENT_BITS // 2
+DECAY_TABLE_BITS = SCAN_EXPONENT_BITS // 2
 
 SOFTPLUS_TABLE = np.round(np.log1p(np.exp(-np.arange(SOFTPLUS_ENTRIES) / 128)) * 2.0**SOFTPLUS_BITS).astype(np.int64)
-DECAY_TABLE = np.round(2.0 ** (SCAN_DECAY_BITS - np.arange((1 << _HALF) + 1) / (1 << _HALF))).astype(np.int64)
+DECAY_TABLE = np.round(2.0 ** (SCAN_DECAY_BITS - np.arange(2**DECAY_TABLE_BITS + 1) / 2**DECAY_TABLE_BITS)).astype(np.int64)
 DECAY_SLOPE = DECAY_TABLE[:-1] - DECAY_TABLE[1:]  # down to the next entry
 
 
@@ -439,8 +452,8 @@ def scan_decay(step: Array, rate: Array, shift: int) -> Array:
     """2^-(step * rate / 2^(14 + shift)) in units of 2^-16, 0..65536, of two u16. Largest error: 2^-13."""
     exponent = (np.asarray(step, np.int64) * rate) >> shift
     whole, part = exponent >> SCAN_EXPONENT_BITS, exponent & ((1 << SCAN_EXPONENT_BITS) - 1)
-    index, rest = part >> _HALF, part & ((1 << _HALF) - 1)
-    value = DECAY_TABLE[index] - _half_up(DECAY_SLOPE[index] * rest, _HALF)
+    index, rest = part >> DECAY_TABLE_BITS, part & ((1 << DECAY_TABLE_BITS) - 1)
+    value = DECAY_TABLE[index] - _half_up(DECAY_SLOPE[index] * rest, DECAY_TABLE_BITS)
     return np.where(whole > SCAN_DECAY_BITS, 0, value >> np.minimum(whole, SCAN_DECAY_BITS))
 
 

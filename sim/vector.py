@@ -38,12 +38,16 @@ def multiply(machine: Memories, insn: isa.Multiply) -> list[Write]:
 
 
 def _made_rows(machine: Memories, insn: isa.RowInsn, y: Array, rows: Array | None = None) -> list[Write]:
-    """int16 [rows, columns], padded to whole chunks, to rows of y: `rows`, or one after another."""
-    chunk, r = machine.config.chunk, np.arange(insn.rows) if rows is None else rows
-    padded = np.zeros((insn.rows, -(-insn.columns // chunk) * chunk), np.int64)
-    padded[:, : insn.columns] = y
-    writes: list[Write] = [(machine.scratch, machine.rows(insn.y, insn.y_pitch, r, padded.shape[1]), padded)]
+    """int16 [rows, columns] to rows of y, `rows` or one after another, and their maxima where asked for."""
+    r = np.arange(insn.rows) if rows is None else rows
+    writes = [_whole_rows(machine, insn, r, y)]
     return [*writes, (machine.scale, machine.scales(insn.y_scale, r), num.row_max_abs(y))] if insn.y_max else writes
+
+
+def _whole_rows(machine: Memories, insn: isa.RowInsn | isa.Route | isa.Scan, rows: Array, y: Array) -> Write:
+    """int16 [rows, columns], padded with zeros to whole chunks, to these rows of y."""
+    padded = np.pad(y, ((0, 0), (0, -y.shape[1] % machine.config.chunk)))
+    return machine.scratch, machine.rows(insn.y, insn.y_pitch, rows, padded.shape[1]), padded
 
 
 def route(machine: Memories, insn: isa.Route) -> tuple[list[Write], list[tuple[Array, Array]]]:
@@ -51,7 +55,7 @@ def route(machine: Memories, insn: isa.Route) -> tuple[list[Write], list[tuple[A
     config = machine.config
     if insn.rows * insn.top_k > config.queue_entries or insn.experts > config.max_experts or insn.top_k > num.MAX_TOP_K:
         raise MachineFault(f"{insn.rows} tokens to {insn.top_k} of {insn.experts} experts exceed the queues")
-    r, chunk = np.arange(insn.rows), machine.config.chunk
+    r = np.arange(insn.rows)
     logits = machine.scratch[machine.rows(insn.x, insn.x_pitch, r, insn.experts)]
     experts, gates = num.route(logits, insn.top_k, bool(insn.renormalise))
     queues = [(np.zeros(0, np.int64),) * 2] * machine.config.max_experts
@@ -60,9 +64,9 @@ def route(machine: Memories, insn: isa.Route) -> tuple[list[Write], list[tuple[A
         queues[e] = tokens, gates[tokens, choice]
     if not insn.dense:
         return [], queues
-    dense = np.zeros((insn.rows, -(-insn.experts // chunk) * chunk), np.int64)
+    dense = np.zeros((insn.rows, insn.experts), np.int64)
     dense[r[:, None], experts] = num.saturate(gates, num.INT16_MAX)
-    return [(machine.scratch, machine.rows(insn.y, insn.y_pitch, r, dense.shape[1]), dense)], queues
+    return [_whole_rows(machine, insn, r, dense)], queues
 
 
 def reduce_window(machine: Memories, insn: isa.ReduceWindow, fields: isa.WindowWalk | None) -> list[Write]:
@@ -116,6 +120,4 @@ def scan(machine: Memories, insn: isa.Scan) -> list[Write]:
     )
     if not shifts.fit:
         raise MachineFault(f"a Scan that shifts by {shifts}")
-    y = np.zeros((insn.rows, -(-insn.columns // config.chunk) * config.chunk), np.int64)
-    y[:, : insn.columns] = num.scan(x, steps, mix, params, shifts)
-    return [(machine.scratch, machine.rows(insn.y, insn.y_pitch, r, y.shape[1]), y)]
+    return [_whole_rows(machine, insn, r, num.scan(x, steps, mix, params, shifts))]

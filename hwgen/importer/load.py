@@ -16,7 +16,7 @@ from onnx import TensorProto, inliner
 
 from ..errors import UserError
 from ..tensor import LARGEST
-from .external import LFS, everything, fetch
+from .external import LFS, bodies, everything, fetch
 from .nodes import array, read_names
 from .part import end_at
 
@@ -26,6 +26,7 @@ FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProt
 HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Operators that onnxruntime's optimisers write into the standard domain at any opset, with the one that took them up.
 EARLY = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1 << 30}
+OWN = "ai.onnx"  # the long name of ONNX's own domain
 QUANTISERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
 
@@ -83,7 +84,7 @@ def load(
         proto.graph.input.extend(typed)  # the inliner asks for the types of what a function reads
         proto = inliner.inline_local_functions(proto)
         graph = proto.graph
-    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+    opsets = {o.domain: o.version for o in proto.opset_import}
     infos = [v for v in graph.input if v.name not in constants]
     numbers = dict(fixed or {})
     unknown = numbers.keys() - {v.name for v in infos}
@@ -121,6 +122,7 @@ def read(path: Path, outputs: Sequence[str] = ()) -> onnx.ModelProto:
         raise UserError(f"{path}: not an ONNX file, or a truncated one (it holds no graph)")
     if (name := _unreadable(proto)) is not None:
         raise UserError(f"{path}: holds the name {name!r}, which is no UTF-8")
+    _one_domain(path, proto)
     _sort(proto.graph)
     if outputs:
         end_at(path, proto, outputs)
@@ -144,6 +146,28 @@ def _unreadable(message: Any) -> bytes | None:
 
 
 # --- the graph -----------------------------------------------------------------------------------------------------
+
+
+def _one_domain(path: Path, proto: onnx.ModelProto) -> None:
+    """ONNX's own domain by its short name "" everywhere: onnx's checker and evaluator know no node of "ai.onnx"."""
+
+    def rename(nodes: Sequence[onnx.NodeProto]) -> None:
+        for node in nodes:
+            node.domain = "" if node.domain == OWN else node.domain
+            for inner in bodies(node):
+                rename(inner.node)
+
+    rename(proto.graph.node)
+    for function in proto.functions:
+        rename(function.node)
+    for held in (proto, *proto.functions):
+        versions = {o.version for o in held.opset_import if o.domain in ("", OWN)}
+        if len(versions) > 1:
+            raise UserError(f"{path}: imports ONNX's own operators of several opsets: {', '.join(map(str, sorted(versions)))}")
+        others = [o for o in held.opset_import if o.domain not in ("", OWN)]
+        own = [onnx.helper.make_opsetid("", version) for version in versions]
+        del held.opset_import[:]
+        held.opset_import.extend([*own, *others])
 
 
 def _sort(graph: onnx.GraphProto) -> None:
@@ -174,7 +198,7 @@ def _check(path: Path, proto: onnx.ModelProto, constants: list[onnx.ValueInfoPro
     """ONNX's own checker on the graph, its initialisers as inputs (they are judged here, and may be larger than 2 GB)."""
     newest = onnx.defs.onnx_opset_version()
     for opset in proto.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+        if not opset.domain and opset.version > newest:
             raise UserError(f"{path}: opset {opset.version}; the newest that onnx {onnx.__version__} knows is {newest}")
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
@@ -184,7 +208,7 @@ def _check(path: Path, proto: onnx.ModelProto, constants: list[onnx.ValueInfoPro
         if value.type.WhichOneof("value") in (None, "tensor_type"):
             value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
             value.type.tensor_type.shape.SetInParent()
-    opset_of_file = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    opset_of_file = next((o.version for o in proto.opset_import if not o.domain), 1)
     early = [n for n in bare.graph.node if not n.domain and opset_of_file < EARLY.get(n.op_type, 0)]
     for node in early:  # into a domain that the checker does not look into
         node.domain = "early"

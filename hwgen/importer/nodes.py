@@ -59,11 +59,10 @@ def label(node: onnx.NodeProto, place: int) -> str:
 
 
 def _op(node: onnx.NodeProto, place: int, outputs: tuple[str, ...], opsets: dict[str, int]) -> Op:
-    domain = "" if node.domain == "ai.onnx" else node.domain
     name = label(node, place)
     attributes = {a.name: _attribute(a, opsets) for a in node.attribute}
-    kind = f"{domain}.{node.op_type}" if domain else node.op_type
-    return Op(kind, name, tuple(node.input), outputs, attributes, opsets.get(domain, 1), node)
+    kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    return Op(kind, name, tuple(node.input), outputs, attributes, opsets.get(node.domain, 1), node)
 
 
 def _attribute(attribute: AttributeProto, opsets: dict[str, int]) -> Any:

@@ -68,8 +68,7 @@ __all__ = [
     "assemble", "decode", "disassemble", "encode", "fingerprint", "parse", "text", "INSNS", "OP_BITS", "WALKS", "End", "Insn",
     "Load", "LoadScales", "Matmul", "MatmulWalk", "Multiply", "Norm", "ReduceWindow", "Route", "RowInsn", "Scan", "Select",
     "Store", "Stream", "WalkFields", "WindowWalk", "layout", "ADDRESS_BITS", "COORDINATE_BITS", "COUNT_BITS", "GATE_SCORE_BITS",
-    "INDEX_BITS", "NO_EXPERT", "QUEUE_BITS", "QUEUE_DEPTH", "ROW_BITS", "SCALE_BITS", "TAP_BITS", "WALK_LOOPS",
-    "SCAN_ENTRIES",
-    "WINDOW_TAPS", "WORD_BITS", "WORD_BYTES", "Border", "ColScale", "Convert", "Gelu", "Indirect", "Op", "Reduce", "RowMax",
-    "RowScale", "Unit", "WeightSource",
+    "INDEX_BITS", "NO_EXPERT", "QUEUE_BITS", "QUEUE_DEPTH", "ROW_BITS", "SCALE_BITS", "SCAN_ENTRIES", "TAP_BITS",
+    "WALK_LOOPS", "WINDOW_TAPS", "WORD_BITS", "WORD_BYTES", "Border", "ColScale", "Convert", "Gelu", "Indirect", "Op", "Reduce",
+    "RowMax", "RowScale", "Unit", "WeightSource",
 ]

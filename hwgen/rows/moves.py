@@ -12,6 +12,7 @@ from .views import ZERO, Array, Unsupported
 
 MOST_PARTS = 64  # values that one is made of
 MOST_NARROW = 8  # of which each is one channel
+MOST_TURNS = 16  # sets of tokens whose channels are sorted into one row
 MOST_TURNED = 1024  # sets of tokens that are transposed for one value
 MOST_SPARE = 4  # rows made for each that is read, where tokens are transposed
 
@@ -29,6 +30,8 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
             return _repeated(b, node, part)
         if (sorted_ := _beside(b, node, part)) is not None:
             return sorted_
+        if (grouped := _grouped(b, node, part)) is not None:
+            return grouped
         if not narrow:
             raise Unsupported(APART, TOKENS)
         return _across(b, node, part)
@@ -57,6 +60,33 @@ def _beside(b: Rows, node: Node, operand: Operand) -> str | None:
     names = [_sorted(b, node, operand.blocks[0].rows[which == i], group) for i, group in enumerate(parts)]
     order = np.argsort(np.argsort(which, kind="stable"), kind="stable")
     return gathered(b, node, stacked(b, node, names), order, operand.rows)
+
+
+def _grouped(b: Rows, node: Node, operand: Operand) -> str | None:
+    """Channels of few sets of tokens, one set for each of several turns, with the sets' channels mixed: sets side by side, then
+    a layer that sorts them. Upsampled maps are such, where channels of four pixels stand in a row: c0 of all four, then c1."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for k, block in enumerate(operand.blocks):
+        key = (*(source for source, _ in block.parts), block.picks.tobytes(), block.rows.tobytes())
+        groups.setdefault(key, []).append(k)
+    if len(groups) > MOST_TURNS or len(groups) == len(operand.blocks):
+        return None
+    starts = np.cumsum([0, *(block.width for block in operand.blocks)])
+    blocks, order = [], []
+    for members in groups.values():
+        first = operand.blocks[members[0]]
+        parts = [
+            (source, np.concatenate([operand.blocks[k].parts[p][1] for k in members]))
+            for p, (source, _) in enumerate(first.parts)
+        ]
+        columns = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in members])
+        blocks.append(Block(parts, first.picks, first.rows, len(columns)))
+        order.append(columns)
+    x = value(b, node, Operand(blocks, operand.rows, operand.width))
+    if x == GONE:
+        return GONE
+    weight = np.eye(operand.width, dtype=np.float32)[np.argsort(np.concatenate(order))]
+    return made(b, graph.Linear, node, "sorted", x=x, weight=b.intern(weight), bias=None)
 
 
 def _sorted(b: Rows, node: Node, rows: Array, parts: list[tuple[Node, Array]]) -> str:

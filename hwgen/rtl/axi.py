@@ -219,9 +219,8 @@ class AxiReader(Component):
         if under_way := claim_reads(m, platform, bus, config.outstanding, config.burst_beats):
             beats, asked = under_way
             offered = Mux(bus.arvalid, bus.arlen + 1, 0)
-            words = platform.shown(fifo, "words", range(depth + fifo.lookahead + 1))
             claim(
-                m, platform, space + words + beats + offered == depth, in_flight == asked + bus.arvalid,
+                m, platform, space + fifo.words(platform) + beats + offered == depth, in_flight == asked + bus.arvalid,
                 bus.arlen < config.burst_beats, ~enough | ~bursts.valid | (space >= config.burst_beats),
             )  # fmt: skip
         return m

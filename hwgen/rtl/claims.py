@@ -67,12 +67,18 @@ def claim_order(m: Module, platform, i, o, most: int) -> Followed | None:
     return Followed(there, ahead, word, held)
 
 
+def stays(m: Module, valid: Value, ready: Value, word, name: str = "offered") -> Value:
+    """Whether a word that was offered a cycle ago and not taken still is, unchanged. With registers of its own: for proofs."""
+    word = Value.cast(word)
+    offered, before = Signal(name=f"claim_{name}"), Signal(len(word), name=f"claim_{name}_word")
+    m.d.sync += [offered.eq(valid & ~ready), before.eq(word)]
+    return ~offered | (valid & (word == before))
+
+
 def claim_stable(m: Module, platform, stream) -> None:
     """A word once offered stays until it is taken."""
     if proves(platform):
-        offered, word = Signal(name="claim_offered"), Signal(len(Value.cast(stream.payload)), name="claim_offered_word")
-        m.d.sync += [offered.eq(stream.valid & ~stream.ready), word.eq(stream.payload)]
-        claim(m, platform, ~offered | (stream.valid & (Value.cast(stream.payload) == word)))
+        claim(m, platform, stays(m, stream.valid, stream.ready, stream.payload))
 
 
 PAGE = 4096  # bytes, whose border no burst crosses
@@ -81,11 +87,9 @@ PAGE = 4096  # bytes, whose border no burst crosses
 def _address(m: Module, platform, bus, x: str) -> Value:
     """Claims of an address channel; the beats of the burst that it offers."""
     valid, ready, addr, length = (getattr(bus, f"{x}{name}") for name in ("valid", "ready", "addr", "len"))
-    offered, what = Signal(name=f"claim_{x}"), Signal(len(addr) + len(length), name=f"claim_{x}_what")
-    m.d.sync += [offered.eq(valid & ~ready), what.eq(Cat(addr, length))]
     beats = length + 1
     end = addr[:12] + (beats << getattr(bus, f"{x}size"))
-    claim(m, platform, ~offered | (valid & (Cat(addr, length) == what)), ~valid | (end <= PAGE))
+    claim(m, platform, stays(m, valid, ready, Cat(addr, length), x), ~valid | (end <= PAGE))
     return beats
 
 
@@ -105,10 +109,8 @@ def claim_writes(m: Module, platform, bus, outstanding: int, most: int) -> tuple
         due.eq(Mux(taken, beats, due - beat)),
         complete.eq(complete + (beat & bus.wlast) - (bus.bvalid & bus.bready)),
     ]
-    offered, what = Signal(name="claim_w"), Signal(len(bus.wdata) + 1, name="claim_w_what")
-    m.d.sync += [offered.eq(bus.wvalid & ~bus.wready), what.eq(Cat(bus.wdata, bus.wlast))]
     claim(
-        m, platform, ~offered | (bus.wvalid & (Cat(bus.wdata, bus.wlast) == what)), ~taken | (due == 0),
+        m, platform, stays(m, bus.wvalid, bus.wready, Cat(bus.wdata, bus.wlast), "w"), ~taken | (due == 0),
         ~bus.wvalid | ((due != 0) & (bus.wlast == (due == 1))), complete + (due != 0) <= outstanding,
     )  # fmt: skip
     assume(m, platform, ~bus.bvalid | (complete != 0))

@@ -103,6 +103,15 @@ def counter(m: Module, up: Value, down: Value, limit: int, name: str, init: int 
     return count, some, full
 
 
+def settled(m: Module, settle: Signal, done: Signal, following: str) -> None:
+    """State SETTLE of the FSM at hand: counts the register `settle` down, is `done` at 0; `following` comes behind it."""
+    with m.State("SETTLE"):
+        m.d.sync += settle.eq(settle - 1)
+        with m.If(settle == 0):
+            m.d.comb += done.eq(1)
+            m.next = following
+
+
 def lanes_mask(count: Value, lanes: int) -> Value:
     """One bit per lane, set for lane < count."""
     return Cat(count > lane for lane in range(lanes))

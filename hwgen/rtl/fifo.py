@@ -7,7 +7,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from ..memories import Memory
-from .claims import claim, claim_order, proves
+from .claims import claim, claim_counter, claim_order, proves
 from .common import counter, delay_valid
 from .memory import RAM_LATENCY, Ram
 
@@ -35,6 +35,10 @@ class RamFifo(Component):
     def of(cls, memory: Memory) -> RamFifo:
         """A queue in one of the design's memories, a word every cycle."""
         return cls(memory.width, memory.depth, memory.style)
+
+    def words(self, platform) -> Signal:
+        """How many words are inside, for claims: on a platform that proves."""
+        return platform.shown(self, "words", range(self.depth + self.lookahead + 1))
 
     def elaborate(self, platform):
         m = Module()
@@ -73,15 +77,15 @@ class RamFifo(Component):
                 m.d.sync += word.eq(ram.read_data)
         m.d.comb += self.o.payload.eq(Array(ahead)[take_at])
 
+        claim_counter(m, platform, (in_ram, stored, full), self.depth)
         claim(
-            m, platform, in_ram <= self.depth, stored == (in_ram != 0), full == (in_ram == self.depth),
-            room == (free != 0), held == (in_ahead != 0), in_ahead + arrived + first + free == self.lookahead,
+            m, platform, room == (free != 0), held == (in_ahead != 0), in_ahead + arrived + first + free == self.lookahead,
             (write_at - read_at - in_ram)[: len(write_at)] == 0, (fill_at - take_at - in_ahead)[: len(fill_at)] == 0,
         )  # fmt: skip
-        on_the_way, most = in_ahead + arrived + first, self.depth + self.lookahead
+        on_the_way = in_ahead + arrived + first
         if proves(platform):
-            m.d.comb += platform.shown(self, "words", range(most + 1)).eq(in_ram + on_the_way)
-        if inside := claim_order(m, platform, self.i, self.o, most):
+            m.d.comb += self.words(platform).eq(in_ram + on_the_way)
+        if inside := claim_order(m, platform, self.i, self.o, self.depth + self.lookahead):
             place, made = inside.ahead, platform.opened(ram)
             found = Mux(
                 place < in_ahead,

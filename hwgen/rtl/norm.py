@@ -11,7 +11,7 @@ from ..config import Config
 from ..memories import memories, norm_chunks
 from ..numerics import RSQRT_BITS, XHAT_BITS
 from . import ports
-from .common import counter, delay, delay_valid, lanes_mask, register
+from .common import counter, delay, delay_valid, lanes_mask, register, settled
 from .insn import insn_view
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
@@ -307,9 +307,5 @@ class Norm(Component):
             with m.State("DRAIN"):
                 with m.If(no_rows & none_out):
                     m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.d.sync += settle.eq(settle - 1)
-                with m.If(settle == 0):
-                    m.d.comb += self.done.eq(1)
-                    m.next = "IDLE"
+            settled(m, settle, self.done, "IDLE")
         return m

@@ -22,7 +22,7 @@ from ..latency import (
 )
 from ..numerics import SCAN_STATES_MAX
 from . import ports
-from .common import counter, delay, delay_valid, lanes_mask, register
+from .common import counter, delay, delay_valid, lanes_mask, register, settled
 from .read_slot import ReadSlot
 from .scan_lanes import ENTRY_BITS, SKIP_STAGES, ScanElement, ScanLane, ScanSum
 from .shared import place
@@ -137,11 +137,7 @@ class Scan(Component):
                     m.d.comb += group.eq(more)
                     with m.If(~more):
                         m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.d.sync += settle.eq(settle - 1)
-                with m.If(settle == 0):
-                    m.d.comb += self.done.eq(1)
-                    m.next = "IDLE"
+            settled(m, settle, self.done, "IDLE")
         return m
 
     def reads(self, m: Module, queue: SmallFifo, group: Value) -> Value:
@@ -159,8 +155,7 @@ class Scan(Component):
             queue.push.eq(slot.arrived),
             queue.push_data.eq(Cat(slot.o_data, slot.o_tag)),
         ]
-        column, begun = Signal(ports.ADDRESS_BITS), Signal(ports.ADDRESS_BITS)  # first chunk of this group, of the next one
-        more = Signal()
+        column, more = Signal(ports.ADDRESS_BITS), Signal()  # first chunk of the group
         # Columns that are left: when the group begins, and from a chunk on; chunks of the group before this one.
         left_group, left, place_in = Signal(16), Signal(16), Signal(range(SCAN_ENTRIES))
         last = (left <= chunk) | (place_in == insn.group - 1)
@@ -182,16 +177,16 @@ class Scan(Component):
             tag.final.eq(last & (row == 0)),
         ]
 
-        def stepped(at: Value, pitch: Value) -> Value:
-            return (at + Mux(insn.backwards, -pitch, pitch))[: ports.ADDRESS_BITS]
-
         def begin_row() -> list:
             return [place_in.eq(0), left.eq(left_group)]
 
-        columns = Signal(16)  # that are left behind the group
+        def begin_mix(at: Value) -> list:
+            return [mix.eq(at), mix_left.eq(insn.states << 1), mix_index.eq(0)]
+
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [left_group.eq(Mux(self.start, insn.columns, columns)), column.eq(Mux(self.start, 0, begun))]
+                with m.If(self.start):
+                    m.d.sync += [left_group.eq(insn.columns), column.eq(0)]
                 with m.If(group):
                     m.next = "BEGIN"
             with m.State("BEGIN"):
@@ -230,7 +225,7 @@ class Scan(Component):
                         with m.Else():
                             m.d.sync += [sub.eq(sub + 1), entry.eq(of_row)]
                         with m.If(state == insn.states):
-                            m.d.sync += [mix.eq(mix_row), mix_left.eq(insn.states << 1), mix_index.eq(0)]
+                            m.d.sync += begin_mix(mix_row)
                             m.next = "MIX"
             with m.State("MIX"):
                 m.d.comb += [asking.eq(1), addr.eq(mix), tag.kind.eq(MIX), tag.index.eq(mix_index)]
@@ -240,7 +235,7 @@ class Scan(Component):
                         m.d.sync += [steps.eq(steps_row), x.eq(x_row)]
                         m.next = "STEPS"
             with m.State("STEPS"):
-                m.d.comb += [asking.eq(1), addr.eq(steps), tag.kind.eq(STEPS), tag.index.eq(place_in)]
+                m.d.comb += [asking.eq(1), addr.eq(steps), tag.kind.eq(STEPS)]
                 with m.If(accepted):
                     m.d.sync += steps.eq(steps + 1)
                     m.next = "X"
@@ -251,12 +246,12 @@ class Scan(Component):
                     m.next = "STEPS"
                     with m.If(last):
                         pitches = insn.mix_pitch, insn.steps_pitch, insn.x_pitch
-                        m.d.sync += [at.eq(stepped(at, pitch)) for at, pitch in zip(rows, pitches, strict=True)]
+                        m.d.sync += [at.eq(self.next_row(at, pitch)) for at, pitch in zip(rows, pitches, strict=True)]
                         m.d.sync += [*begin_row(), row.eq(row - 1), first_row.eq(0), odd.eq(~odd)]
-                        m.d.sync += [mix.eq(stepped(mix_row, insn.mix_pitch)), mix_left.eq(insn.states << 1), mix_index.eq(0)]
+                        m.d.sync += begin_mix(self.next_row(mix_row, insn.mix_pitch))
                         m.next = "MIX"
                         with m.If(row == 0):
-                            m.d.sync += [columns.eq(left - chunk), more.eq(left > chunk), begun.eq(column + place_in + 1)]
+                            m.d.sync += [left_group.eq(left - chunk), more.eq(left > chunk), column.eq(column + place_in + 1)]
                             m.next = "IDLE"
         return more
 
@@ -369,7 +364,7 @@ class Scan(Component):
             made.o.ready.eq(self.wr.ready),
             written.eq(self.wr.valid & self.wr.ready),
         ]
-        following = (row + Mux(insn.backwards, -insn.y_pitch, insn.y_pitch))[: ports.ADDRESS_BITS]
+        following = self.next_row(row, insn.y_pitch)
         with m.If(self.start):
             m.d.sync += [addr.eq(insn.y), row.eq(insn.y), begin.eq(insn.y), count.eq(1)]
         with m.Elif(written):
@@ -380,6 +375,10 @@ class Scan(Component):
                 with m.If(final):
                     m.d.sync += begin.eq(begin + count)
         return written & final
+
+    def next_row(self, at: Value, pitch: Value) -> Value:
+        """Address of the row behind that at `at`, in the order of the scan."""
+        return (at + Mux(self.insn.backwards, -pitch, pitch))[: ports.ADDRESS_BITS]
 
     def tail(self, m: Module) -> Value:
         """Elements of the last chunk of columns."""

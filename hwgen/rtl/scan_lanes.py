@@ -18,7 +18,7 @@ from .small_memory import LutRam, lut_rom, rom
 
 ENTRY_BITS = (SCAN_ENTRIES - 1).bit_length()
 DECAY_BITS = num.SCAN_DECAY_BITS + 1
-TABLE_BITS = num.SCAN_EXPONENT_BITS // 2
+TABLE_BITS = num.DECAY_TABLE_BITS
 SLOPE_BITS = int(num.DECAY_SLOPE.max()).bit_length()
 SUM_BITS = 48
 SKIP_STAGES = 4
@@ -26,13 +26,14 @@ SKIP_STAGES = 4
 
 def _half_up(m: Module, value: Value, shift: Value, coarse: tuple[int, ...], name: str) -> Value:
     """numerics._half_up by a variable shift, in steps: bits of `shift` from each of `coarse` up to the one before it, highest
-    first, then those below the last; a register for each, and for the rounding."""
-    wide = Cat(Const(0, 1), value).as_signed()
+    first, then those below the last; a register for each, and for the rounding. Signed where `value` is."""
+    wide = Cat(Const(0, 1), value)  # the bit that rounds is kept until it has
+    wide = wide.as_signed() if value.shape().signed else wide
     above = len(shift)
     for low in (*coarse, 0):
         wide = register(m, wide >> (shift[low:above] << low), f"{name}_{low}")
         above = low
-    return register(m, (wide + 1) >> 1, f"{name}_rounded")
+    return register(m, (wide + 1).shift_right(1), f"{name}_rounded")
 
 
 class ScanElement(Shared):
@@ -63,18 +64,16 @@ class ScanElement(Shared):
 
     def elaborate(self, platform):
         m = Module()
-        # 1: magnitude. 2, 3: shifted, the bit that rounds kept until it has. 4, 5: in the table.
+        # 1: magnitude. 2, 3: shifted and rounded. 4, 5: in the table.
         magnitude = register(m, Mux(self.s[-1], -self.s, self.s)[:16], "magnitude")
-        doubled = register(m, Cat(Const(0, 1), magnitude) >> self.steps, "doubled")
-        index = register(m, (doubled + 1)[1:], "index")
+        index = _half_up(m, magnitude, self.steps, (), "index")
         bits = (num.SOFTPLUS_ENTRIES - 1).bit_length()
         rest = rom(m, num.SOFTPLUS_TABLE, num.SOFTPLUS_BITS, index[:bits], "softplus")
         inside = delay(m, ~index[bits:].any(), 2, "inside")
         positive = delay(m, Mux(self.s[-1], 0, self.s)[:15], 3, "positive")
         scaled = register(m, Cat(Const(0, num.SOFTPLUS_BITS - 7), positive) >> self.steps, "scaled")
         whole = register(m, register(m, scaled, "beside") + Mux(inside, rest, 0), "whole")
-        doubled = register(m, Cat(Const(0, 1), whole) >> self.shift, "shifted")
-        rounded = register(m, (doubled + 1)[1:], "rounded")
+        rounded = _half_up(m, whole, self.shift, (), "step")
         step = register(m, Mux(rounded[16:].any(), num.U16_MAX, rounded[:16]), "step_value")
         m.d.comb += self.step.eq(step)
         x = delay(m, self.x, SCAN_STEP, "x")

@@ -11,7 +11,7 @@ from ..config import Config
 from ..latency import NORM_SETTLE, RAM, SELECT_QUEUE
 from ..memories import selected_bits
 from . import ports
-from .common import counter
+from .common import counter, settled
 from .ranking import Ranking
 from .read_slot import ReadSlot
 from .small_memory import SmallFifo
@@ -79,11 +79,7 @@ class Select(Component):
                 m.d.comb += copying.eq(1)
                 with m.If(written | (insn.rows == 0)):
                     m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.d.sync += settle.eq(settle - 1)
-                with m.If(settle == 0):
-                    m.d.comb += self.done.eq(1)
-                    m.next = "RANK"
+            settled(m, settle, self.done, "RANK")
         return m
 
     def scores(self, m: Module, ranking: Ranking, valid: Value, chunk: data.View) -> Value:

@@ -18,8 +18,12 @@ from .ports import insn_layout, insn_stream
 
 UNITS = len(isa.Unit)
 # Operations of units that a Config need not have, and its field that says whether it has.
-OPTIONAL = {isa.Op.WINDOW_WALK: "window_chunks", isa.Op.REDUCE_WINDOW: "window_chunks"}
-OPTIONAL |= {isa.Op.SELECT: "select_rows", isa.Op.SCAN: "scan_states"}
+OPTIONAL = {
+    isa.Op.WINDOW_WALK: "window_chunks",
+    isa.Op.REDUCE_WINDOW: "window_chunks",
+    isa.Op.SELECT: "select_rows",
+    isa.Op.SCAN: "scan_states",
+}
 
 
 def insns_of(unit: isa.Unit, config: Config) -> dict[isa.Op, type[isa.Insn]]:
@@ -182,8 +186,7 @@ class Sequencer(Component):
 
         if proves(platform):
             free, met = Signal(name=f"free_{name}"), waits_met(queue.o.payload)
-            words = platform.shown(queue, "words", range(queue.depth + queue.lookahead + 1))
-            assume(m, platform, ~self.start | (words == 0))  # leftovers are reset before
+            assume(m, platform, ~self.start | (queue.words(platform) == 0))  # leftovers are reset before
             m.d.sync += free.eq(queue.o.valid & met & ~self.start & ~queue.o.ready)
             # Never early; and what may start is offered in the next cycle, whatever the others do.
             claim(m, platform, ~released | (queue.o.valid & met), ~free | released)

@@ -9,7 +9,7 @@ from .. import isa
 from ..config import Config
 from ..latency import NORM_SETTLE, WINDOW_ROWS
 from . import ports
-from .common import counter, delay
+from .common import counter, delay, settled
 from .insn import insn_view
 from .read_slot import ReadSlot
 from .window_finish import WindowFinish
@@ -97,11 +97,7 @@ class Window(Component):
             with m.State("RUN"):
                 with m.If(reads.finished & no_rows & empty):
                     m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.d.sync += settle.eq(settle - 1)
-                with m.If(settle == 0):
-                    m.d.comb += self.done.eq(1)
-                    m.next = "IDLE"
+            settled(m, settle, self.done, "IDLE")
         return m
 
     def _read(self, m: Module, reads: WindowReads) -> ReadSlot:

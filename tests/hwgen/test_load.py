@@ -241,6 +241,30 @@ def test_nodes_in_any_order(tmp_path):
     assert [n.op_type for n in load(saved(tmp_path, model)).graph.node][-1] == "Add"
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "evaluator"])
+def test_the_long_name_of_onnx_own_domain(tmp_path, monkeypatch, engine):
+    """In branches and functions too; onnx's checker takes no node of it."""
+    model = branched()
+    call = model.graph.node[-2]
+    opsets = [helper.make_opsetid("ai.onnx", 18)]
+    product = helper.make_node("MatMul", ["a", "b"], ["c"], "inner", domain="ai.onnx")
+    model.functions.append(helper.make_function("local", "product", ["a", "b"], ["c"], [product], opsets))
+    call.op_type, call.domain = "product", "local"
+    for node in [*model.graph.node, *(n for a in model.graph.node[0].attribute for n in a.g.node)]:
+        node.domain = node.domain or "ai.onnx"
+    model.opset_import[0].domain = "ai.onnx"
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    path = saved(tmp_path, model)
+    if engine == "evaluator":
+        monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    got = reference(path, {"image": IMAGES})["y"]
+    np.testing.assert_allclose(got, IMAGES.reshape(3, 12) @ WEIGHT + 2 + 12 * BIAS, rtol=1e-5, atol=1e-5)
+    assert load(path).opsets[""] == 18
+    model.opset_import.append(helper.make_opsetid("", 17))
+    with pytest.raises(UserError, match="of several opsets: 17, 18"):
+        load(saved(tmp_path, model))
+
+
 # --- sizes that the file leaves open -----------------------------------------------------------------------------
 
 

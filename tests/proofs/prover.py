@@ -9,6 +9,7 @@ import z3
 from amaranth.back import rtlil
 from amaranth.hdl import Array, Assume, ClockDomain, Elaboratable, Module, Signal, Value
 
+from hwgen.rtl.claims import stays
 from hwgen.synth import yosys
 
 STEPS = (
@@ -102,9 +103,7 @@ class Bench:
     def give(self, stream) -> None:
         """Words on a stream into the component, which stay until they are taken."""
         self.drive(stream.valid, stream.payload)
-        offered, word = Signal(), Signal(len(Value.cast(stream.payload)))
-        self.m.d.sync += [offered.eq(stream.valid & ~stream.ready), word.eq(stream.payload)]
-        self.assume(~offered | (stream.valid & (Value.cast(stream.payload) == word)))
+        self.assume(stays(self.m, stream.valid, stream.ready, stream.payload))
 
     def assume(self, *conditions) -> None:
         self.m.d.comb += [Assume(condition) for condition in conditions]

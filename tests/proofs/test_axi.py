@@ -1,31 +1,18 @@
 # amaranth: UnusedElaboratable=no
 """Bursts, the engines on the bus, the arbiter between them and the counts that instructions wait for, in runs of any length."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
-
-pytest.importorskip("pyosys", reason="no Yosys")
-pytest.importorskip("z3", reason="no z3")
 
 from hwgen.config import Config
 from hwgen.rtl.arbiter import ReadArbiter
 from hwgen.rtl.axi import AxiReader, AxiWriter, _Bursts
 from hwgen.rtl.sequencer import Sequencer
 
-sys.path.insert(0, str(Path(__file__).parent))
-try:
-    prover = importlib.import_module("prover")
-finally:
-    sys.path.pop(0)
-
 SMALL = Config(axi_bytes=4, burst_beats=2, outstanding=2)
 
 
 @pytest.mark.parametrize("axi_bytes, burst_beats", [(16, 16), (4, 2), (8, 1)])
-def test_bursts(tmp_path, axi_bytes, burst_beats):
+def test_bursts(prover, tmp_path, axi_bytes, burst_beats):
     dut = _Bursts(Config(axi_bytes=axi_bytes, burst_beats=burst_beats))
     bench = prover.Bench(dut)
     bench.fix(dut.base)
@@ -34,7 +21,7 @@ def test_bursts(tmp_path, axi_bytes, burst_beats):
     bench.prove(tmp_path)
 
 
-def test_arbiter(tmp_path):
+def test_arbiter(prover, tmp_path):
     dut = ReadArbiter(Config(axi_bytes=4))
     bench = prover.Bench(dut)
     for command, beats in zip(dut.commands, dut.beats, strict=True):
@@ -44,7 +31,7 @@ def test_arbiter(tmp_path):
     bench.prove(tmp_path)
 
 
-def test_writer(tmp_path):
+def test_writer(prover, tmp_path):
     dut = AxiWriter(SMALL)
     bench = prover.Bench(dut)
     bench.fix(dut.base)
@@ -54,7 +41,7 @@ def test_writer(tmp_path):
     bench.prove(tmp_path)
 
 
-def test_reader(tmp_path):
+def test_reader(prover, tmp_path):
     """Also its credits: a beat that comes always finds room in the queue, however long the consumer waits."""
     dut = AxiReader(SMALL)
     bench = prover.Bench(dut, contents=False)
@@ -64,7 +51,7 @@ def test_reader(tmp_path):
     bench.prove(tmp_path)
 
 
-def test_wait_counts(tmp_path):
+def test_wait_counts(prover, tmp_path):
     dut = Sequencer(Config(axi_bytes=4))
     bench = prover.Bench(dut, contents=False)
     bench.give(dut.beats)

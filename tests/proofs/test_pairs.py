@@ -6,15 +6,7 @@ the rest of the hardware: how a cascade's packed sum is cut in two and the parts
 themselves are too hard for z3; `tests/rtl/test_mac_pair.py` draws them.)
 """
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
-
-pytest.importorskip("pyosys", reason="no Yosys")
-pytest.importorskip("z3", reason="no z3")
-
 from amaranth.hdl import Signal, signed
 
 from hwgen.config import Config
@@ -23,12 +15,6 @@ from hwgen.numerics import INT8_MAX
 from hwgen.rtl.array import GROUP, LOW_BITS, SUM_BITS, TREE_LEVELS, MacPair, groups
 from hwgen.rtl.claims import assume, claim
 from hwgen.rtl.common import delay, tree
-
-sys.path.insert(0, str(Path(__file__).parent))
-try:
-    prover = importlib.import_module("prover")
-finally:
-    sys.path.pop(0)
 
 LARGEST = INT8_MAX + 1  # |x|; a weight is at least -127
 MOST = GROUP * INT8_MAX * LARGEST  # of a cascade's sum
@@ -59,7 +45,7 @@ class _Sums(MacPair):
 
 
 @pytest.mark.parametrize("cascades", [1, 2, 3, 5])
-def test_sums_of_packed_pairs(tmp_path, cascades):
+def test_sums_of_packed_pairs(prover, tmp_path, cascades):
     dut = _Sums(Config(array_inputs=GROUP * cascades))
     prover.Bench(dut).hold(tmp_path, 2 + cascades)
 

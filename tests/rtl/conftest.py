@@ -6,7 +6,9 @@ import pytest
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
+from hwgen.isa import encode
 from hwgen.rtl.ports import READ_LATENCY, WRITE_LATENCY
+from hwgen.sim.machine import Machine
 
 
 class VectorMemory:
@@ -84,6 +86,18 @@ class VectorMemory:
         await ctx.tick().until(self.dut.done)
         assert self.cycle - 1 >= self.visible_at
         return self.cycle - begin
+
+    async def execute_as(self, ctx, writes, insn, **walk) -> int:
+        """`execute` leaves what writes(machine, insn, walk), one of `sim.vector`, says; its cycles."""
+        machine = Machine(self.dut.config)
+        scales = min(len(self.scales), len(machine.scale))
+        machine.scratch[:], machine.scale[:scales] = self.data.reshape(-1), self.scales[:scales]
+        for target, index, values in writes(machine, insn, *walk.values()):
+            target[index] = values
+        cycles = await self.execute(ctx, **{name: encode(word) for name, word in ({"insn": insn} | walk).items()})
+        np.testing.assert_array_equal(self.data.reshape(-1), machine.scratch)
+        np.testing.assert_array_equal(self.scales[:scales], machine.scale[:scales])
+        return cycles
 
     def run(self, bench) -> None:
         """Simulate until the testbench `bench` returns."""

@@ -56,12 +56,7 @@ def run_scans(vector_memory, config, cases, stall, seed):
     async def bench(ctx):
         for insn, data in cases:
             memory.data[:] = data
-            machine = Machine(config)
-            machine.scratch[:] = memory.data.reshape(-1)
-            for target, index, values in vector.scan(machine, insn):
-                target[index] = values
-            cycles.append(await memory.execute(ctx, insn=encode(insn)))
-            np.testing.assert_array_equal(memory.data.reshape(-1), machine.scratch)
+            cycles.append(await memory.execute_as(ctx, vector.scan, insn))
 
     memory.run(bench)
     return cycles

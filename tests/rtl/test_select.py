@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from hwgen.config import Config
-from hwgen.isa import Select, encode
+from hwgen.isa import Select
 from hwgen.latency import select_cycles
 from hwgen.rtl.select import Select as Selection
 from hwgen.sim import vector
-from hwgen.sim.machine import Machine
 
 SQUARE = Config(array_outputs=8, array_inputs=8, banks=2, bank_words=1024, select_rows=64)
 PAIRS = Config(array_outputs=10, array_inputs=12, banks=2, bank_words=512, select_rows=32)  # chunks of two elements
@@ -55,12 +54,7 @@ def run_selections(vector_memory, config, cases, stall, seed):
         for insn, scores in cases:
             memory.data[:] = rng.integers(-32768, 32768, memory.data.shape)
             memory.put_rows(insn.scores, insn.scores_pitch, scores)
-            machine = Machine(config)
-            machine.scratch[:] = memory.data.reshape(-1)
-            for target, index, values in vector.select(machine, insn):
-                target[index] = values
-            cycles.append(await memory.execute(ctx, insn=encode(insn)))
-            np.testing.assert_array_equal(memory.data.reshape(-1), machine.scratch)
+            cycles.append(await memory.execute_as(ctx, vector.select, insn))
 
     memory.run(bench)
     return cycles

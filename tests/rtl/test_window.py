@@ -16,7 +16,6 @@ from hwgen.numerics import INT16_MAX, STATIC_SHIFT, WINDOW_SHIFT_MAX
 from hwgen.rtl.booth import booth
 from hwgen.rtl.window import Window
 from hwgen.sim import vector
-from hwgen.sim.machine import Machine
 from hwgen.walks import Plane, Walk, window
 
 SQUARE = Config(array_outputs=8, array_inputs=8, window_chunks=1, acc_rows=64, scale_entries=128)
@@ -90,15 +89,7 @@ def run_windows(vector_memory, config, cases, stall, seed):
                 memory.data[:] = rng.choice([-INT16_MAX, INT16_MAX, 0, 1], memory.data.shape)
             weights = rng.integers(-127, 128, (taps, whole * config.chunk)) << STATIC_SHIFT
             memory.put_rows(PARAMS + 2 * whole, whole, weights)
-            machine = Machine(config)
-            machine.scratch[:] = memory.data.reshape(-1)
-            scales = memory.scales[: config.scale_entries].copy()
-            machine.scale[:] = scales
-            for target, index, values in vector.reduce_window(machine, insn, walk):
-                target[index] = values
-            cycles.append(await memory.execute(ctx, insn=encode(insn), walk=encode(walk)))
-            np.testing.assert_array_equal(memory.data.reshape(-1), machine.scratch)
-            np.testing.assert_array_equal(memory.scales[: config.scale_entries], machine.scale)
+            cycles.append(await memory.execute_as(ctx, vector.reduce_window, insn, walk=walk))
 
     memory.run(bench)
     return cycles

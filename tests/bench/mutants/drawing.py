@@ -39,7 +39,6 @@ class _Places(ast.NodeVisitor):
         self.lines = [0]
         for line in source.encode().splitlines(keepends=True):
             self.lines.append(self.lines[-1] + len(line))
-        self.bytes = source.encode()
         if not source.isascii():
             raise ValueError(f"{path}: places are counted in ASCII")
 
