@@ -19,7 +19,7 @@ MAX_ARRAY_OUTPUTS = 4096
 MAX_MACS = 1 << 17  # several times the largest part; beyond it a build would take hours to say so
 MAX_WEIGHT_WORDS = 1 << 18
 MAX_OUTSTANDING = 256
-OPTIONAL = ("window_chunks", "select_rows", "scan_states")  # units that a machine may be without: zero
+OPTIONAL = ("window_chunks", "select_rows", "scan_states", "narrow_weights")  # units that a machine may be without: zero
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Config:
     select_rows: int = 0  # scores that rows are chosen by, at most; 0: there is no selection
     scan_states: int = 0  # states of each channel of a chunk that a scan updates in one cycle; 0: there is no scan
     weight_words: int = 1024  # depth of the weight buffer, words of `array_inputs` bytes
+    narrow_weights: int = 0  # 1: weights of 4 to 6 bits are read, and expanded to int8 on their way into the buffer
     weight_ports: int = 2  # AXI masters that stream weights; one more carries data and program
     axi_bytes: int = 16  # data width of an AXI master, in bytes
     burst_beats: int = 16  # longest AXI burst
@@ -90,6 +91,7 @@ class Config:
             ("window_rows", MAX_WINDOW_ROWS),
             ("select_rows", 1 << ROW_BITS),
             ("scan_states", SCAN_STATES_MAX),
+            ("narrow_weights", 1),
             ("weight_ports", MAX_WEIGHT_PORTS),
             ("weight_words", MAX_WEIGHT_WORDS),
             ("outstanding", MAX_OUTSTANDING),

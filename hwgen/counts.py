@@ -14,6 +14,11 @@ def data_beats(insn: isa.Insn, config: Config) -> int:
     return insn.rows * insn.chunks * (config.narrow_chunk_beats if narrow else config.chunk_beats)
 
 
+def stream_beats(insn: isa.Stream, config: Config) -> int:
+    """Beats that each weight port reads for a Stream that is not skipped."""
+    return insn.beats if insn.narrow else insn.words * config.slice_beats
+
+
 def walks(program: list[isa.Insn]) -> dict[int, isa.WalkFields]:
     """The walk that each instruction follows which has one, by its index."""
     found: dict[int, isa.WalkFields] = {}

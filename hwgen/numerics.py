@@ -139,6 +139,19 @@ def reciprocal(total: Array) -> tuple[Array, Array]:
     return (RECIPROCAL_NUMERATOR << exponent) // total, np.asarray(exponent)
 
 
+# --- narrow weights ----------------------------------------------------------------------------------------------
+
+NARROW_BITS = (4, 5, 6)  # of a weight's code, two's complement
+# By what a group of weights along the inputs is multiplied to become int8: its number has 4 bits, number 0 says that the
+# group's weights are bytes as they are. The largest: 7 codes of 4 bits reach 126.
+NARROW_FACTORS = (0, *range(1, 13), 14, 16, 18)
+
+
+def widen(codes: Array, factors: Array | int) -> Array:
+    """int8 weights of codes and their groups' factors; what makes them keeps the product in [-127, 127]."""
+    return np.multiply(codes, factors, dtype=np.int16).astype(np.int8)
+
+
 # --- array -------------------------------------------------------------------------------------------------------
 
 

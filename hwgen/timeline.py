@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import isa
 from .config import Config
-from .counts import data_beats, taps, walks
+from .counts import data_beats, stream_beats, taps, walks
 from .isa import Unit
 
 # What a cycle of the row issuer is spent on, in the order of `sim/tb/trace.v`: a row enters the array, or none does for
@@ -161,7 +161,7 @@ def _bytes(insn: isa.Insn, config: Config) -> int:
     """Bytes that an instruction moves through DRAM, padding included."""
     match insn:
         case isa.Stream():
-            return insn.words * config.slice_bytes * config.weight_ports
+            return stream_beats(insn, config) * config.axi_bytes * config.weight_ports
         case isa.Load() | isa.LoadScales() | isa.Store():
             return data_beats(insn, config) * config.axi_bytes
     return 0

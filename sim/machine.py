@@ -17,9 +17,11 @@ import numpy as np
 from hwgen import isa
 from hwgen import numerics as num
 from hwgen.config import Config
+from hwgen.counts import stream_beats
 from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale, Unit, WeightSource
 
 from . import vector
+from .narrow import expand
 from .walked import DramFault, MachineFault, Write, walk_rows
 
 Array = np.ndarray
@@ -34,8 +36,9 @@ PRIORITIES = {
 
 @dataclass
 class Segment:
-    """Weight words first..first+words, counted in every port's region alike."""
+    """Weight words first..first+words of those that a Stream brings, uint8 [all its words, array_inputs]."""
 
+    brought: Array
     first: int
     words: int
 
@@ -111,20 +114,21 @@ class Machine:
             raise DramFault(f"DRAM access at byte {start} reaches beyond the end")
         return slice(start, start + size)
 
-    def weight_words(self, segments: list[Segment]) -> Array:
-        """uint8 [words, array_inputs] of the given segments, put together from the ports' stripes."""
-        config, share = self.config, self.config.slice_bytes
-        words = np.empty((sum(s.words for s in segments), config.weight_ports * share), np.uint8)
-        at = 0
-        for segment in segments:
-            for port, base in enumerate(self.weight_bases):
-                start = base + segment.first * share
-                part = self.dram[start : start + segment.words * share]
-                if part.size != segment.words * share:
-                    raise DramFault(f"weight words at byte {start} reach beyond the end of DRAM")
-                words[at : at + segment.words, port * share : (port + 1) * share] = part.reshape(segment.words, share)
-            at += segment.words
-        return words[:, : config.array_inputs]
+    def stream(self, insn: isa.Stream) -> Array:
+        """uint8 [words, array_inputs] of a Stream, put together from the ports' stripes."""
+        config, lanes, count = self.config, self.config.axi_bytes, stream_beats(insn, self.config)
+        if insn.narrow and (not config.narrow_weights or insn.narrow not in num.NARROW_BITS):
+            raise MachineFault(f"weights of {insn.narrow} bits on a machine with narrow_weights={config.narrow_weights}")
+        words = np.empty((insn.words, config.weight_ports, config.slice_bytes), np.uint8)
+        for port, base in enumerate(self.weight_bases):
+            start = base + insn.dram * lanes
+            beats = self.dram[start : start + count * lanes].reshape(-1, lanes)
+            if len(beats) != count:
+                raise DramFault(f"weight words at byte {start} reach beyond the end of DRAM")
+            if insn.narrow:
+                beats = expand(beats, insn.words * config.slice_beats, insn.narrow)
+            words[:, port] = beats.reshape(insn.words, -1)
+        return words.reshape(insn.words, -1)[:, : config.array_inputs]
 
     # --- instructions: each returns what it will write --------------------------------------------------------------
 
@@ -348,7 +352,7 @@ class _Run:
         while needed and self.segments:
             head = self.segments[0]
             words = min(needed, head.words)
-            self.popped.append(Segment(head.first, words))
+            self.popped.append(Segment(head.brought, head.first, words))
             head.first, head.words = head.first + words, head.words - words
             if not head.words:
                 self.segments.popleft()
@@ -376,9 +380,10 @@ class _Run:
                 entry.writes = machine.load_scales(insn)
             case isa.Stream():
                 if insn.words and machine.queue(insn.expert, 1)[2]:
-                    self.segments.append(Segment(insn.dram // machine.config.slice_beats, insn.words))
+                    self.segments.append(Segment(machine.stream(insn), 0, insn.words))
             case isa.Matmul():
-                words = machine.weight_words(self.popped)
+                parts = [s.brought[s.first : s.first + s.words] for s in self.popped]
+                words = np.concatenate(parts) if parts else np.empty((0, machine.config.array_inputs), np.uint8)
                 self.popped = []
                 entry.writes = machine.matmul(insn, words, walk)
             case isa.Norm():

@@ -12,7 +12,7 @@ import numpy as np
 
 from hwgen import isa, registers
 from hwgen.config import Config
-from hwgen.counts import array_rows, data_beats
+from hwgen.counts import array_rows, data_beats, stream_beats
 from hwgen.energy import Activity, activity
 from hwgen.registers import Control, State, Status
 
@@ -169,7 +169,7 @@ class MachineEngine:
         if self._error:
             return Status.READ_ERROR
         values, config = self._values, self.config
-        counted = dict.fromkeys(("read", "written", "words", "active", "instructions"), 0)
+        counted = dict.fromkeys(("read", "written", "weights", "active", "instructions"), 0)
         walk: list[isa.MatmulWalk] = []  # of the next Matmul
 
         def observe(index: int, insn: isa.Insn, machine: Machine) -> None:
@@ -183,7 +183,7 @@ class MachineEngine:
                     counted["written"] += data_beats(insn, config)
                 case isa.Stream():
                     if machine.queue(insn.expert, 1)[2]:
-                        counted["words"] += insn.words
+                        counted["weights"] += stream_beats(insn, config)
                 case isa.MatmulWalk():
                     walk.append(insn)
                 case isa.Matmul():
@@ -211,7 +211,6 @@ class MachineEngine:
         values, config = self._values, self.config
         cycles = self._estimates.get(values["PROGRAM_CRC"], DEFAULT_CYCLES)
         fetched = values["PROGRAM_LENGTH"] * isa.WORD_BYTES // config.axi_bytes
-        beats = counted["words"] * config.slice_beats
         values |= {
             "CYCLES_LO": cycles & 0xFFFFFFFF,
             "CYCLES_HI": cycles >> 32,
@@ -219,12 +218,12 @@ class MachineEngine:
             "ARRAY_ACTIVE": counted["active"],
             "DATA_READ_BEATS": counted["read"] + fetched,
             "DATA_WRITE_BEATS": counted["written"],
-            **{f"WEIGHT_BEATS{p}": beats for p in range(config.weight_ports)},
+            **{f"WEIGHT_BEATS{p}": counted["weights"] for p in range(config.weight_ports)},
         }
         self._total += activity(
             config,
             cycles=0,  # counted with time
             array_active=counted["active"],
-            weight_bytes=beats * config.weight_ports * config.axi_bytes,
+            weight_bytes=counted["weights"] * config.weight_ports * config.axi_bytes,
             data_bytes=(counted["read"] + fetched + counted["written"]) * config.axi_bytes,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .. import isa
 from ..config import Config
-from ..counts import data_beats, taps, walks, windows
+from ..counts import data_beats, stream_beats, taps, walks, windows
 from ..dram import Dram
 from ..isa import Unit
 from ..latency import FETCH_BATCH, MOST_BEATS, window_reads
@@ -15,7 +15,7 @@ from ..memories import FETCH_QUEUE
 from ..timeline import Span
 from .events import Clock
 from .matmul import MatmulUnit, banks, overlap
-from .traffic import FIRST_WORD_STEPS, Traffic
+from .traffic import EXPANDER_STEPS, FIRST_WORD_STEPS, Traffic
 from .units import LOAD_END_STEPS, LOAD_STEPS, STORE_STEPS, least_data_cycles, vector_cycles
 
 DISPATCH = 2  # from the last count that an instruction waits for to its start
@@ -306,7 +306,8 @@ class _Simulation:
         if not words:
             self._end(index, Unit.WEIGHTS, start, start + STREAM_STEPS)
             return
-        self.result.weight_bytes += words * self.config.slice_bytes * self.config.weight_ports
+        beats = stream_beats(insn, self.config)
+        self.result.weight_bytes += beats * self.config.axi_bytes * self.config.weight_ports
         span = Span(index, Unit.WEIGHTS, start, start, start)
         self.result.spans.append(span)
 
@@ -318,7 +319,8 @@ class _Simulation:
             self.clock.at(self.clock.now + 1, lambda: self._idle(Unit.WEIGHTS))
 
         def issue() -> None:
-            self.traffic.stream(words, start + self.dram.latency + FIRST_WORD_STEPS, arrived, asked)
+            first = FIRST_WORD_STEPS + EXPANDER_STEPS * self.config.narrow_weights
+            self.traffic.stream(words, beats, start + self.dram.latency + first, arrived, asked)
 
         self.clock.at(start + STREAM_STEPS, issue)
 

@@ -17,6 +17,7 @@ from .events import Action, Clock
 
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
 FIRST_WORD_STEPS = 14  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
+EXPANDER_STEPS = 6  # more of them through the expander of narrow weights
 FIFO_WORDS = 13  # of the weight buffer, beyond its RAM
 NEVER = float("inf")
 TINY = 1e-4  # of a word or beat: less is the rounding of floats, and counted as arrived
@@ -46,6 +47,7 @@ class _Segment:
     """Words of one Stream instruction that have not arrived; they do not before `earliest`."""
 
     left: float
+    beats: float  # of each port for a word
     earliest: float
     arrived: Action
     asked: Action | None  # until all words of the segments before it have been asked for
@@ -60,8 +62,8 @@ class Traffic:
         self.total = dram.beats_per_cycle(config)
         self.port = port_rate(config, dram)
         # Words that are asked for ahead: the buffer's, and what the readers' queues hold.
-        self.in_flight = config.outstanding * config.burst_beats / config.slice_beats
-        self.capacity = config.weight_words + FIFO_WORDS + self.in_flight
+        self.in_flight = config.outstanding * config.burst_beats  # beats
+        self.buffered = config.weight_words + FIFO_WORDS
         self.latency = dram.latency
         self.data: deque[_Command] = deque()  # accepted reads, in order
         self.stores: deque[_Command] = deque()  # writes, of which the store unit has one at a time
@@ -98,12 +100,12 @@ class Traffic:
             self.data.append(_Command(beats, earliest, arrived))
             self.clock.at(earliest, self._step)
 
-    def stream(self, words: int, earliest: float, arrived: Action, asked: Action) -> None:
-        """`words` more into the weight buffer, not before `earliest`; `arrived` when the last has come, `asked` when the
-        readers have asked for all words before these.
+    def stream(self, words: int, beats: int, earliest: float, arrived: Action, asked: Action) -> None:
+        """`words` more into the weight buffer by so many beats of each port, not before `earliest`; `arrived` when the last has
+        come, `asked` when the readers have asked for all words before these.
         """
         self._advance()
-        self.segments.append(_Segment(words, earliest, arrived, asked))
+        self.segments.append(_Segment(words, beats / words, earliest, arrived, asked))
         if earliest > self.clock.now:
             self.clock.at(earliest, self._step)
         self._plan()
@@ -149,8 +151,13 @@ class Traffic:
 
     def _before_asked(self) -> float:
         """Words that must arrive until all before the latest segment are asked for."""
-        room = max(0.0, min(self.in_flight, self.capacity - self.level))
+        ahead = self._ahead()
+        room = max(0.0, min(ahead, self.buffered + ahead - self.level))
         return sum([segment.left for segment in islice(self.segments, len(self.segments) - 1)]) - room
+
+    def _ahead(self) -> float:
+        """Words that the readers ask for beyond what is in the buffer."""
+        return self.in_flight / (self.segments[0].beats if self.segments else self.slice_beats)
 
     def _plan(self) -> None:
         """Rates from now on, and the time of the next change."""
@@ -161,14 +168,17 @@ class Traffic:
             if before <= TINY:
                 self.clock.at(now, segments[-1].asked)
                 segments[-1].asked, before = None, NEVER
-        full = self.level >= self.capacity - TINY
+        capacity = self.buffered + self._ahead()
+        full = self.level >= capacity - TINY
         empty = self.level <= TINY
         pop = float(WORDS_PER_CYCLE) if self.popped is not None else 0.0
-        most = self.port / self.slice_beats if segments and segments[0].earliest <= now + TINY else 0.0
+        word = segments[0].beats if segments else float(self.slice_beats)  # beats of a port
+        # An expander makes a beat's worth of a word each cycle at most.
+        most = min(self.port / word, 1 / self.slice_beats) if segments and segments[0].earliest <= now + TINY else 0.0
         data, store = (self.port if q and q[0].earliest <= now + TINY else 0.0 for q in (self.data, self.stores))
         wanted = min(most, pop) if full else most
-        self.data_rate, self.store_rate, share = self._shared(data, store, wanted * self.slice_beats)
-        self.arrival = arrival = share / self.slice_beats
+        self.data_rate, self.store_rate, share = self._shared(data, store, wanted * word)
+        self.arrival = arrival = share / word
         self.pop_rate = pop_rate = min(pop, arrival) if empty else pop
         until = NEVER
         if self.data and self.data_rate > 0:
@@ -183,7 +193,7 @@ class Traffic:
             until = min(until, self.wanted / pop_rate)
         change = arrival - pop_rate
         if change > TINY and not full:
-            until = min(until, (self.capacity - self.level) / change)
+            until = min(until, (capacity - self.level) / change)
         elif change < -TINY and not empty:
             until = min(until, self.level / -change)
         self.version = version = self.version + 1

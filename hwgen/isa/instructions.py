@@ -93,7 +93,12 @@ class Stream(Insn):
     """for i < words: push weight word i into the weight buffer; nothing if `expert` has an empty queue.
 
     A word is `array_inputs` bytes, striped: port p delivers bytes [p*s, (p+1)*s) of it from its own region, s =
-    Config.slice_bytes (padding beyond array_inputs), so `dram` counts words * slice_beats in every region alike.
+    Config.slice_bytes (padding beyond array_inputs), so a word takes slice_beats beats in every region alike.
+
+    With `narrow` (a Config with narrow_weights) the region holds, in `beats` beats, for each beat of s a unit of axi_bytes
+    weights: codes of `narrow` bits (numerics.NARROW_BITS), lane 0 lowest, times numerics.NARROW_FACTORS[its number], or with
+    number 0 the bytes themselves. Units stand one behind the other, without gaps; in front of every 2 * axi_bytes of them a
+    beat's worth of their numbers, 4 bits each, the first lowest. All ports have bytes in the same units.
     """
 
     op = Op.STREAM
@@ -102,6 +107,8 @@ class Stream(Insn):
     dram: int = bits(32)  # beats from each port's weight base
     words: int = bits(32)
     expert: int = bits(8, default=NO_EXPERT)
+    narrow: int = bits(3, default=0)
+    beats: int = bits(32, default=0)
 
 
 @dataclass(frozen=True, kw_only=True)

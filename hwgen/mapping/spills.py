@@ -66,8 +66,8 @@ def spilled(graph: IntGraph, limits: Limits, config: Config, turns: bool = False
 
 
 def loads_ahead(graph: IntGraph, config: Config, limits: Limits, floors: list[int] | None = None) -> IntGraph:
-    """`graph` with loads, and what the vector unit makes of them, ahead of their use. floors: see `ahead`; without them what
-    lives at one time keeps within the limits."""
+    """`graph` with loads, and what the vector unit makes of them, ahead of their use, as long as what lives at one time keeps
+    within the limits. floors: see `ahead`."""
     tokens = 0
 
     def work(op: Op) -> float:
@@ -80,7 +80,7 @@ def loads_ahead(graph: IntGraph, config: Config, limits: Limits, floors: list[in
         buffer = graph.buffers[name]
         return 0 if buffer.dram else limits.size(buffer, buffer.rows)
 
-    most = limits.banks * limits.bank_chunks if floors is None else 1 << 40
+    most = limits.banks * limits.bank_chunks
     floors = floors or [0] * len(graph.ops)
     return replace(graph, ops=ahead(graph.ops, floors, lambda op: aside(op, graph.buffers, config), work, size, most))
 

@@ -124,6 +124,18 @@ class Streamed:
         self.resident: set[str] = set()
         self.stays: list[list[str]] = [[] for _ in self.units]  # those of them that live while a unit works
         self.full = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}
+        self.least = [np.array(self._least(unit)) for unit in self.units]
+
+    def _least(self, unit: list[tuple[Op, Shape]]) -> tuple[float, float]:
+        """Cycles of the array and of the vector unit that a unit takes in a run, however many blocks there are."""
+        array, vector, share = 0.0, 0.0, 1.0
+        for op, shape in ((op, shape) for op, shape in unit if shape.tokens):
+            if isinstance(op, RouteTokens):
+                share = op.top_k / op.logits.cols
+            if COLUMNS not in shape.axes.values():
+                array += self.array(op, math.ceil(shape.tokens * share) if op.expert is not None else shape.tokens)
+            vector += self.vector(op, shape.tokens)
+        return array, vector
 
     def shape(self, op: Op) -> Shape:
         """How an operation goes through in blocks."""
@@ -225,7 +237,7 @@ class Streamed:
         best: dict[int, Run] = {0: Run(0, 0, 1, 0, 1)}
         for first in range(len(self.units)):
             short, cycles = best[first].cost
-            for run in self._choices(first):
+            for run in self._choices(first, best):
                 run.cost = max(short, run.cost[0]), cycles + run.cost[1]
                 if run.end not in best or run.cost < best[run.end].cost:
                     best[run.end] = run
@@ -235,15 +247,20 @@ class Streamed:
             end = best[end].first
         return result[::-1]
 
-    def _choices(self, first: int) -> Iterator[Run]:
-        """Runs that begin at a unit, longer and longer ones."""
+    def _choices(self, first: int, best: dict[int, Run]) -> Iterator[Run]:
+        """Runs that begin at a unit, longer and longer ones; but those that cannot be cheaper than the `best` to their end."""
         together, streams, misses, guess = Together(self.graph.buffers), True, 0, 1
+        short, cycles = best[first].cost
+        least = np.zeros(2)  # cycles of array and vector unit
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
                 streams = False
                 break
             if not together.plain and end - first > LONGEST:
                 return
+            least = least + self.least[end - 1]
+            if end in best and best[end].cost <= (short, cycles + least.max()):
+                continue
             run = self._run(first, end, together.tokens, together.plain, guess)
             if run is None:
                 continue

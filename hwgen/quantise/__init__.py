@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import UserError
-from ..graph import Add, Experts, Graph, Linear, shapes
+from ..graph import Add, Graph, Linear, shapes
 from ..qgraph import QGraph
 from .calibrate import Stats, check_images, limited, noise, observe
 from .legal import legal
 from .lower import lower
+from .narrow import narrow
 from .options import Quantisation, unmatched
 from .plan import Plan, int8_only, plan, product_side
 from .sensitive import wide_layers
@@ -56,32 +57,30 @@ def quantise(
     for task in graphs:
         names = {name for name, key in keys[task].items() if key in wide}
         lowered[task] = lower(forms[task], replace(plans[task], scales=chosen[task]), task, options, names)
-    return lowered
+    used = {task: images if images is not None else _unseen(graph) for task, graph in graphs.items()}
+    return narrow(graphs, lowered, stats, used, options)
+
+
+def _unseen(graph: Graph) -> dict[str, np.ndarray]:
+    """Noise other than that which ranges were seen on."""
+    drawn = ({n: noise(shape, graph.ranges.get(n), seed) for n, shape in graph.inputs.items()} for seed in UNSEEN)
+    return {n: np.concatenate(parts) for n, *parts in zip(graph.inputs, *(d.values() for d in drawn), strict=True)}
 
 
 def _wide(graph: Graph, known: Plan, stats: Stats, images: dict[str, np.ndarray] | None, least: float) -> set[str]:
-    """`wide_layers` by images, or by noise other than that which ranges were seen on."""
-    if images is None:
-        drawn = ({n: noise(shape, graph.ranges.get(n), seed) for n, shape in graph.inputs.items()} for seed in UNSEEN)
-        images = {n: np.concatenate(parts) for n, *parts in zip(graph.inputs, *(d.values() for d in drawn), strict=True)}
-    return wide_layers(graph, stats, images, int8_only(known, shapes(graph)), least)
+    """`wide_layers` by images, or by noise."""
+    return wide_layers(graph, stats, _unseen(graph) if images is None else images, int8_only(known, shapes(graph)), least)
 
 
 def check_names(plans: dict[str, Plan], options: Quantisation) -> None:
     """Raise UserError for a pattern in the options that fits no layer to which it could apply."""
     linear: set[str] = set()
-    experts: set[str] = set()
     for known in plans.values():
         for node in known.nodes.values():
             made = known.nodes[(product_side(known.nodes, node) or (node.b,))[0]] if isinstance(node, Add) else node
-            if isinstance(made, Experts):
-                experts.update((node.name, made.name))
-            elif isinstance(made, Linear) and node.name in known.alone:
+            if isinstance(made, Linear) and node.name in known.alone:
                 linear.add(node.name)
-    for field, names, what in (
-        ("wide", linear, "linear layer whose result is stored or added"),
-        ("narrow_experts", experts, "layer of experts"),
-    ):
-        for pattern in unmatched(getattr(options, field), names):
-            some = f", for example {min(names)!r}" if names else ""
-            raise UserError(f"--set {field}={getattr(options, field)}: {pattern!r} is no {what}{some}")
+    for pattern in unmatched(options.wide, linear):
+        some = f", for example {min(linear)!r}" if linear else ""
+        what = "linear layer whose result is stored or added"
+        raise UserError(f"--set wide={options.wide}: {pattern!r} is no {what}{some}")

@@ -11,9 +11,8 @@ from ..numerics import GATE_BITS, STATIC_SHIFT
 from ..qgraph import UNIT_ROW, Ref
 from .builder import LOGIT_RANGE, LOGIT_SCALE, ROW_UNIT, WIDE_MARGIN, Builder, Held, folded, moved
 from .hidden import Form, activated, form_of, second_biases
-from .options import matches
 from .plan import describe
-from .scales import four_bits, quantise_weights, smallest_out_scale
+from .scales import quantise_weights, smallest_out_scale
 
 GATE_STEP = 2.0 ** (STATIC_SHIFT - GATE_BITS)  # of the int8 gate scores that multiply the second biases
 
@@ -61,14 +60,12 @@ def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) ->
         logits = moved(b, route.logits, LOGIT_SCALE)
     queues = q.Route(b.name(route.name), logits.ref, route.top_k, route.renormalise, source=route.source)
     chosen = b.emit(queues, logits.ref.rows, route.top_k)
-    form, narrow = _form(b, node), any(matches(b.options.narrow_experts, name) for name in (node.name, value))
+    form = _form(b, node)
     biases = second_biases(node, form)
     first, second = [], []
     for e in range(len(node.w1)):
         weight, bias = _first(b, node, e)
         w2 = node.w2[e] * form.scale
-        if narrow:
-            weight, w2 = four_bits(weight), four_bits(w2)
         first.append(activated(weight, bias, form))
         # An expert without weights adds its bias at most, which goes with the gates.
         second.append(quantise_weights(w2, ROW_UNIT, scale, None) if np.any(w2) else None)

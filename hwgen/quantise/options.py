@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 
 from ..errors import UserError
+from ..numerics import NARROW_BITS
 
 METHODS = ("max", "mse", "entropy")
+INT8_BITS = 8
+WEIGHTS = {"auto": 0, "8": INT8_BITS, **{str(bits): bits for bits in sorted(NARROW_BITS, reverse=True)}}
 MOST_SNR = 100.0  # dB; 16 bits do not give more
 
 
@@ -16,7 +19,7 @@ MOST_SNR = 100.0  # dB; 16 bits do not give more
 class Quantisation:
     """Bad values raise UserError naming field and value. The comments of a field are its meaning, which `hwgen config` prints.
 
-    `wide` and `narrow_experts` are names of `hwgen compare`'s table, or patterns with * and ?, separated by commas.
+    `wide` are names of `hwgen compare`'s table, or patterns with * and ?, separated by commas; so are those in `weights`.
     """
 
     # how much of the range seen the int8 steps of Q, K, V and the image cover: all of it (max), or what makes the mean square
@@ -30,9 +33,10 @@ class Quantisation:
     min_snr: float = 20.0
     # linear layers, stored or added, that read their activations with 16 bits, as high byte and rest: names or patterns
     wide: str = ""
-    # expert layers whose weights take 15 values, as 4-bit weights would: names or patterns. They are stored as int8: this
-    # tells what 4 bits cost in accuracy, it saves no traffic
-    narrow_experts: str = ""
+    # bits of the weights of linear layers and experts in DRAM: 8, 6, 5, 4, or auto, which takes from each layer as many as cost
+    # the outputs little, by an estimate on the calibration images; LAYER:BITS for single ones, names or patterns, the last
+    # that fits. Fewer bits save DRAM traffic where the Config has narrow_weights, and cost accuracy
+    weights: str = "8"
 
     def __post_init__(self):
         if self.calibration not in METHODS:
@@ -41,6 +45,28 @@ class Quantisation:
             raise UserError(f"equalise={self.equalise!r}: must be a number from 0 to 1")
         if not isinstance(self.min_snr, float) or not 0 <= self.min_snr <= MOST_SNR:
             raise UserError(f"min_snr={self.min_snr!r}: must be a number of dB from 0 to {MOST_SNR:g}")
+        for _, bits in self.bits_by_layer:
+            if bits not in WEIGHTS:
+                raise UserError(f"weights={self.weights}: {bits!r} must be {', '.join([*WEIGHTS][:-1])} or {[*WEIGHTS][-1]}")
+
+    @property
+    def bits_by_layer(self) -> list[tuple[str, str]]:
+        """(pattern of layers, "" for all, bits as text) of `weights`, in order."""
+        found = (entry.strip().rpartition(":") for entry in self.weights.split(","))
+        return [(pattern.strip(), bits.strip()) for pattern, _, bits in found]
+
+    @property
+    def plain_weights(self) -> bool:
+        """Whether every layer has int8 weights."""
+        return all(WEIGHTS[bits] == INT8_BITS for _, bits in self.bits_by_layer)
+
+    def bits_of(self, names: set[str]) -> int:
+        """Bits of the weights of a layer of these names, 0 where they are to be found."""
+        chosen = INT8_BITS
+        for pattern, bits in self.bits_by_layer:
+            if not pattern or any(matches(pattern, name) for name in names):
+                chosen = WEIGHTS[bits]
+        return chosen
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -19,7 +19,6 @@ Array = np.ndarray
 LARGEST_FACTOR = (1 - 2.0**-15) * 2.0**-num.SHIFT_MIN
 # A row of float weights lies on a grid of 128 levels by chance with probability 128 * (2 * GRID_TOLERANCE)^columns.
 GRID_FIRST = 4  # columns: all rows but those of a grid fail here
-INT4_MAX = 7
 FEW_LEVELS = 8
 NOTHING = 2.0**-20  # of a weight: what its multiplier is off by
 GRID_TOLERANCE = 1e-3
@@ -100,12 +99,6 @@ def int8_weights(weight: Array, step: Array) -> Array:
     """round(weight / step) int8 [N, K]; rows with step 0 are zero."""
     step = np.where(step > 0, step, np.inf)[:, None]
     return np.clip(np.rint(weight / step), -num.INT8_MAX, num.INT8_MAX).astype(np.int8)
-
-
-def four_bits(weight: Array) -> Array:
-    """The weights [N, K] rounded to 15 values a row, whole multiples of 18 int8 steps of `quantise_weights`."""
-    step = np.abs(weight).max(axis=1, keepdims=True) / INT4_MAX
-    return np.rint(weight / np.where(step > 0, step, np.inf)) * step
 
 
 def smallest_out_scale(weight: Array, step_in: float, bias: Array | None, row: int = 1) -> Array:

@@ -35,7 +35,7 @@ def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: 
     """
     if not least:
         return set()
-    network = _Network(graph, stats, images)
+    network = Network(graph, stats, images)
     free = [n.name for n in graph.nodes if isinstance(n, Layer | fg.Attention) and n.name not in fused and not is_identity(n)]
     every = {n.name for n in graph.nodes}
     if not free or len(free) * len(every) > TRIED or network.kept(every, FEW) >= least + SURE:
@@ -54,7 +54,7 @@ def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: 
     return set(order[int(np.searchsorted(np.cumsum([loss[name] for name in order]), room)) :])
 
 
-class _Network:
+class Network:
     """A float graph whose layers round what they multiply, or not."""
 
     def __init__(self, graph: fg.Graph, stats: Stats, images: dict[str, Array]):

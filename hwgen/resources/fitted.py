@@ -12,6 +12,7 @@ ulx3s-85f 8 x 8: all units;
 zcu104 48 x 64: window_lane, window_post;
 zcu104 48 x 64 with window_rows 1 and 3, 8 x 32 with 2, 8 x 9 with 3: core.vector.window.
 zcu104 16 x 16 with scan_states 2: scan_element, scan_lane; scan_sum and core.vector.scan, by what grows with lanes and chunks.
+zcu104 16 x 32 with two ports, narrow_weights 0 and 1: weights, by what grows with narrow_weights, in every family.
 With the registers and counters of walks: core.issuer of a zcu104 48 x 64, and what they add there (core.loader: the registers
 alone) in every family.
 """
@@ -45,7 +46,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "scan_sum": (480.0, 22.0),
         "sequencer": (0.0, 11.562),
         "store": (379.0, 1.5625),
-        "weights": (0.0, 5.6722, 264.24),
+        "weights": (0.0, 5.6722, 264.24, 107.1),
         "window_lane": (116.0,),
         "window_post": (470.0,),
         "writer": (159.0,),
@@ -78,7 +79,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "scan_sum": (480.0, 22.0),
         "sequencer": (0.0, 24.969),
         "store": (0.0, 4.0781),
-        "weights": (0.0, 5.5311, 257.67),
+        "weights": (0.0, 5.5311, 257.67, 107.1),
         "window_lane": (116.0,),
         "window_post": (470.0,),
         "writer": (155.0,),
@@ -111,7 +112,7 @@ LUTS: dict[str, dict[str, tuple[float, ...]]] = {
         "scan_sum": (480.0, 22.0),
         "sequencer": (0.0, 98.406),
         "store": (0.0, 8.5547),
-        "weights": (0.0, 12.572, 585.66),
+        "weights": (0.0, 12.572, 585.66, 107.1),
         "window_lane": (116.0,),
         "window_post": (470.0,),
         "writer": (294.0,),
@@ -146,7 +147,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "scan_sum": (470.0, 18.0),
         "sequencer": (0.0, 41.734),
         "store": (305.0, 5.9922),
-        "weights": (154.0, 19.156, 245.0),
+        "weights": (154.0, 19.156, 245.0, 90.6),
         "window_lane": (209.0,),
         "window_post": (561.0,),
         "writer": (209.0,),
@@ -179,7 +180,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "scan_sum": (470.0, 18.0),
         "sequencer": (0.0, 74.75),
         "store": (0.0, 8.2422),
-        "weights": (155.05, 19.287, 246.67),
+        "weights": (155.05, 19.287, 246.67, 90.6),
         "window_lane": (209.0,),
         "window_post": (561.0,),
         "writer": (210.0,),
@@ -212,7 +213,7 @@ FLIP_FLOPS: dict[str, dict[str, tuple[float, ...]]] = {
         "scan_sum": (470.0, 18.0),
         "sequencer": (0.0, 150.5),
         "store": (0.0, 8.3672),
-        "weights": (158.26, 19.686, 251.78),
+        "weights": (158.26, 19.686, 251.78, 90.6),
         "window_lane": (209.0,),
         "window_post": (561.0,),
         "writer": (210.0,),

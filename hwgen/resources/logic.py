@@ -30,7 +30,7 @@ def terms(config: Config) -> dict[str, tuple[float, ...]]:
         "reader": (1, beat),
         "sequencer": (1, beat),
         "store": (1, 16 * chunk),
-        "weights": (1, 8 * inputs, c.weight_ports),
+        "weights": (1, 8 * inputs, c.weight_ports, c.narrow_weights * c.weight_ports * c.axi_bytes),
         "writer": (1,),
         "core.accumulator": (outputs,),
         "core.array": (outputs, inputs),

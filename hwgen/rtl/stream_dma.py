@@ -10,21 +10,28 @@ from .. import isa
 from ..config import Config
 from ..memories import memories
 from .axi import BYTE_ADDRESS_BITS, AxiReader, axi_read
+from .common import counter
+from .expander import SEGMENT, Expander
 from .fifo import RamFifo
 from .insn import insn_view
 from .ports import insn_stream
 from .register_slice import RegisterSlice
+from .small_memory import SmallFifo
+
+SEGMENTS = 8  # Streams that a port may be ahead of what is expanded
 
 
 class WeightStream(Component):
-    """isa.Stream: every port reads its slice of each word; slices are joined into words in a deep buffer.
+    """isa.Stream: every port reads its slice of each word, expanded where weights are narrow; slices are joined into words in a
+    deep buffer.
 
     Ports: insn (stream in), base[weight_ports] (byte addresses, stable), bus[weight_ports] (axi_read), nonempty
     (experts with a token, looked at once an instruction is accepted), words[2] (streams of array_inputs int8, a word a cycle
     each: word k of all comes on words[k % 2]),
     done (strobe: the readers have taken the request; words come in order), busy (an instruction held or a burst in
     flight), drain, idle, error, beat[weight_ports] as AxiReader.
-    Cost: weight_words * array_inputs bytes of RAM, the readers' queues, and four words of registers.
+    Cost: weight_words * array_inputs bytes of RAM, the readers' queues, four words of registers, and with narrow_weights an
+    Expander for each port.
     """
 
     def __init__(self, config: Config):
@@ -64,12 +71,14 @@ class WeightStream(Component):
         insn = insn_view(isa.Stream, self.insn.payload)
         dram, words = Signal(32, reset_less=True), Signal(32, reset_less=True)
         expert = Signal(8, reset_less=True)
+        narrow, beats = Signal(3, reset_less=True), Signal(32, reset_less=True)
         wanted = Signal(reset_less=True)
         waiting = Signal(config.weight_ports)  # ports whose reader has not taken the command
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
                 m.d.sync += [dram.eq(insn.dram), words.eq(insn.words), expert.eq(insn.expert)]
+                m.d.sync += [narrow.eq(insn.narrow), beats.eq(insn.beats)]
                 with m.If(self.insn.valid):
                     m.next = "LOOKUP"
             with m.State("LOOKUP"):
@@ -83,19 +92,38 @@ class WeightStream(Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE") | Cat(r.busy for r in readers).any())
+        arriving = []  # bytes of each port
         for p, reader in enumerate(readers):
+            asked, room = Signal(name=f"asked_{p}"), 1
+            arriving.append(reader.beats)
+            units = words * config.slice_beats
+            if config.narrow_weights:
+                m.submodules[f"expander_{p}"] = expander = Expander(config)
+                m.submodules[f"segments_{p}"] = segments = SmallFifo(SEGMENTS, SEGMENT.size)
+                begun = expander.segment.valid & expander.segment.ready
+                _, _, full = counter(m, asked, begun, SEGMENTS, f"segments_held_{p}")
+                connect(m, reader.beats, expander.i)
+                m.d.comb += [
+                    segments.push.eq(asked),
+                    segments.push_data.eq(Cat(units[:32], narrow)),
+                    expander.segment.valid.eq(segments.o.valid),
+                    expander.segment.payload.eq(segments.o.payload),
+                    segments.o.ready.eq(expander.segment.ready),
+                ]
+                arriving[p], room, units = expander.o, ~full, Mux(narrow != 0, beats, units)
             m.d.comb += [
-                reader.command.valid.eq(waiting[p]),
+                reader.command.valid.eq(waiting[p] & room),
                 reader.command.payload.offset.eq(dram),
-                reader.command.payload.beats.eq(words * config.slice_beats),
+                reader.command.payload.beats.eq(units),
+                asked.eq(reader.command.valid & reader.command.ready),
             ]
-            with m.If(waiting[p] & reader.command.ready):
+            with m.If(asked):
                 m.d.sync += waiting[p].eq(0)
 
         halves = [RamFifo.of(memories(config)[f"weight buffer, {name} words"]) for name in ("even", "odd")]
         m.submodules.even, m.submodules.odd = even, odd = halves
         joined, stored, odd_next = Signal(), Signal(), Signal()
-        slices = [_slice(m, reader.beats, config, p) for p, reader in enumerate(readers)]
+        slices = [_slice(m, beats, config, p) for p, beats in enumerate(arriving)]
         m.d.comb += [
             joined.eq(Cat(whole for whole, _, _ in slices).all()),
             stored.eq(joined & Mux(odd_next, odd.i.ready, even.i.ready)),

@@ -65,7 +65,7 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
 
     # Instructions address the data region from its start, where the programs lie, whose length is known at the end.
     spilled = max(n.areas.size for n in needs.values()) * chunk_bytes(config)  # tasks run one at a time
-    sizes = (constants.size, inputs.size, outputs.size, weights.size * config.slice_bytes, spilled)
+    sizes = (constants.size, inputs.size, outputs.size, weights.size * config.axi_bytes, spilled)
     zero, _ = memory_map(config, {}, *sizes)
     code = {}
     for task, graph in graphs.items():

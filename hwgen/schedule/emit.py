@@ -206,8 +206,9 @@ class Emitter:
         return fits
 
     def _stream(self, i: int, expert: int) -> None:
-        word, words = self.needs.weights[i]
-        insn = self._waiting(isa.Stream, i, {"dram": word * self.config.slice_beats, "words": words, "expert": expert})
+        first, words, bits, beats = self.needs.weights[i]
+        values = {"dram": first, "words": words, "expert": expert, "narrow": bits, "beats": beats if bits else 0}
+        insn = self._waiting(isa.Stream, i, values)
         self.streams.append((insn, i, self.route_position if expert != isa.NO_EXPERT else -1))
 
     def _norm(self, i: int, op: Norm) -> None:

@@ -136,15 +136,15 @@ class DataStore:
 # --- weight stream -----------------------------------------------------------------------------------------------
 
 
-def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias: Array | None) -> Array:
-    """The words of one Matmul in the order of isa.Matmul: uint8 [words, array_inputs].
+def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias: Array | None) -> tuple[Array, Array]:
+    """The words of one Matmul in the order of isa.Matmul, uint8 [words, array_inputs], and which are weights, bool [words].
 
     weights: int8 [N, K], physical, or None where the stationary operand lies in the scratchpad; mult u16 [N] and bias
     int16 [N], physical, or None where the Matmul takes no parameters.
     """
     o, i = config.array_outputs, config.array_inputs
     n_all = next(len(array) for array in (weights, mult) if array is not None)
-    parts = []
+    parts, kinds = [], []
     if weights is not None:
         padded = np.zeros((n_all, align(weights.shape[1], i)), np.int8)
         padded[:, : weights.shape[1]] = weights
@@ -157,10 +157,12 @@ def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias:
             pairs[:n, 1] = np.asarray(bias[first : first + n], "<i2").view("<u2")
             words[:, : config.params_per_word * 4] = pairs.view(np.uint8).reshape(len(words), -1)
             parts.append(words)
+            kinds.append(np.zeros(len(words), bool))
         if weights is not None:
             tile = padded[first : first + n].reshape(n, -1, i).transpose(1, 0, 2)
             parts.append(tile.reshape(-1, i).view(np.uint8))
-    return np.concatenate(parts)
+            kinds.append(np.ones(len(parts[-1]), bool))
+    return np.concatenate(parts), np.concatenate(kinds)
 
 
 def stream_words(config: Config, outputs: int, inputs: int, params: bool) -> int:
@@ -173,39 +175,36 @@ def stream_words(config: Config, outputs: int, inputs: int, params: bool) -> int
 
 
 class WeightStore:
-    """Weight segments, equal ones once, counted in words of a port's region.
+    """Weight segments, equal ones once, counted in beats of a port's region.
 
-    contents: whether the words themselves are kept; without them segments are told apart by their source alone.
+    contents: whether the beats themselves are kept; without them segments are told apart by their source alone.
     """
 
     def __init__(self, config: Config, contents: bool = True):
         self.config, self.contents = config, contents
-        # Segments start with a burst, so that bursts of a whole power of two never cross 4 KiB.
-        self.step = config.burst_beats // int(np.gcd(config.slice_beats, config.burst_beats))
         self.blocks: list[Array] = []
         self.size = 0
         self.known: dict[object, int] = {}
 
-    def reserve(self, key: object, count: int) -> int:
-        """Index of the first of `count` words, behind all others unless the key is known."""
+    def reserve(self, key: object, beats: int) -> int:
+        """The first of so many beats, behind all others unless the key is known.
+
+        Segments start with a burst, so that bursts of a whole power of two never cross 4 KiB.
+        """
         if key not in self.known:
-            self.known[key] = self.size + -self.size % self.step
-            self.size = self.known[key] + count
+            self.known[key] = align(self.size, self.config.burst_beats)
+            self.size = self.known[key] + beats
         return self.known[key]
 
-    def add(self, words: Array) -> int:
-        """Index of the first of these words, uint8 [n, array_inputs], stored unless they are there already."""
+    def add(self, beats: Array) -> int:
+        """The first of these beats, uint8 [n, ports, axi_bytes], stored unless they are there already."""
         before = self.size
-        first = self.reserve(hashlib.sha256(words.tobytes()).digest(), len(words))
+        first = self.reserve(hashlib.sha256(beats.tobytes()).digest(), len(beats))
         if self.size > before:
-            self.blocks += [np.zeros((first - before, self.config.array_inputs), np.uint8), words]
+            self.blocks += [np.zeros((first - before, *beats.shape[1:]), np.uint8), beats]
         return first
 
     def stripes(self) -> list[bytes]:
         """The region of each weight port, see isa.Stream."""
-        config = self.config
-        share, ports = config.slice_bytes, config.weight_ports
-        words = np.zeros((self.size, ports * share), np.uint8)
-        if self.blocks:
-            words[:, : config.array_inputs] = np.concatenate(self.blocks)
-        return [words[:, p * share : (p + 1) * share].tobytes() for p in range(ports)]
+        ports = range(self.config.weight_ports)
+        return [b"".join(block[:, p].tobytes() for block in self.blocks) for p in ports]

@@ -38,6 +38,7 @@ from .layout import (
     pack_stream,
     stream_words,
 )
+from .narrow import choose, fitting_once, pack, stripe
 
 Array = np.ndarray
 
@@ -46,16 +47,16 @@ Array = np.ndarray
 class Needs:
     """Layouts and DRAM addresses of one task, by op index.
 
-    `weights`: (first word, words) of a MatMul. `data`: byte offset in the constants region, of a Constant, of gamma and
-    beta of a Norm, of multipliers and biases of a ReduceWindow, of the row multipliers of a MatMul. `taps`: likewise of the
-    weights of a ReduceWindow, as int8. `sizes`: physical (outputs, inputs) of a MatMul, (columns of x, of the factor) of a
-    Multiply, (columns, taps with weights) of a ReduceWindow. `narrow`: each Constant and Input that crosses DRAM as int8.
-    `shortages`: what operations exceed of the Config. `areas`: of buffers in DRAM.
+    `weights`: of a MatMul, the Stream that brings them: first beat, words, bits of a code (0: bytes), beats. `data`: byte offset
+    in the constants region, of a Constant, of gamma and beta of a Norm, of multipliers and biases of a ReduceWindow, of the row
+    multipliers of a MatMul. `taps`: likewise of the weights of a ReduceWindow, as int8. `sizes`: physical (outputs, inputs) of
+    a MatMul, (columns of x, of the factor) of a Multiply, (columns, taps with weights) of a ReduceWindow. `narrow`: each
+    Constant and Input that crosses DRAM as int8. `shortages`: what operations exceed of the Config. `areas`: of buffers in DRAM.
     """
 
     layouts: dict[str, Layout]
     areas: Areas
-    weights: dict[int, tuple[int, int]] = field(default_factory=dict)
+    weights: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
     data: dict[int, int] = field(default_factory=dict)
     taps: dict[int, int] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -134,21 +135,26 @@ def _prepare_matmul(
     if constant or params:
         padded = op.taps * align(k, config.array_inputs)  # every tap's weights begin with a word
         count = stream_words(config, n, padded if constant else 0, params)
+        packed, bits, beats = None, 0, count * config.slice_beats
+        if constant and (weights.contents or config.narrow_weights):
+            packed = np.zeros((n, padded), np.int8)
+            columns = np.arange(op.taps)[:, None] * (padded // op.taps) + k_columns
+            packed[np.ix_(n_columns, columns.reshape(-1))] = np.asarray(op.w)
+        if packed is not None and config.narrow_weights and not isinstance(op.w, View):
+            arranged = n_columns.tobytes(), k_columns.tobytes(), op.taps
+            bits, beats = choose(config, count, fitting_once(config, op.w, arranged, packed))
         if weights.contents:
-            packed = mult = bias = None
-            if constant:
-                packed = np.zeros((n, padded), np.int8)
-                columns = np.arange(op.taps)[:, None] * (padded // op.taps) + k_columns
-                packed[np.ix_(n_columns, columns.reshape(-1))] = np.asarray(op.w)
+            mult = bias = None
             if params:
                 mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
                 mult[n_columns] = op.col_mult
                 bias[n_columns] = 0 if op.bias is None else op.bias
-            first = weights.add(pack_stream(config, packed, mult, bias))
+            words, are_weights = pack_stream(config, packed, mult, bias)
+            first = weights.add(pack(config, words, are_weights, bits) if bits else stripe(config, words))
         else:
             key = constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k, op.taps
-            first = weights.reserve(key, count)
-        needs.weights[i] = first, count
+            first = weights.reserve(key, beats)
+        needs.weights[i] = first, count, bits, beats
     if op.row_scale == RowScale.TABLE:
         table = np.broadcast_to(np.asarray(op.row_mult, "<u2"), op.x.rows)
         needs.data[i] = constants.add(table.tobytes())

@@ -1,4 +1,4 @@
-"""What `--set` chooses about quantisation: calibration, equalisation, 16-bit activations, 4-bit expert weights."""
+"""What `--set` chooses about quantisation: calibration, equalisation, 16-bit activations, narrow weights."""
 
 import importlib.util
 import json
@@ -173,16 +173,6 @@ def test_wide_layers_on_the_machine(pattern):
         np.testing.assert_array_equal(found, expected.outputs[slot["name"]])
 
 
-def test_narrow_experts_take_15_values():
-    graph = maker.vit(experts=4)
-    plain, narrow = built(graph), built(graph, narrow_experts="1.experts")
-    for integer, values in ((plain, 200), (narrow, 15)):
-        for op in integer.ops:
-            if isinstance(op, MatMul) and op.expert:
-                assert max(len(np.unique(row)) for row in op.w) <= values
-    assert snr(graph, narrow) < snr(graph, plain)
-
-
 @pytest.mark.parametrize(
     "options, said",
     [
@@ -192,7 +182,9 @@ def test_narrow_experts_take_15_values():
         ({"wide": "0.add1, no.such"}, "--set wide=0.add1, no.such: 'no.such' is no linear layer.*, for example '0.add1'"),
         ({"wide": "0.attn"}, "'0.attn' is no linear layer"),
         ({"wide": "1.add2"}, "'1.add2' is no linear layer"),
-        ({"narrow_experts": "0.fc1"}, "'0.fc1' is no layer of experts, for example '1.add2'"),
+        ({"weights": "7"}, "weights=7: '7' must be auto, 8, 6, 5 or 4"),
+        ({"weights": "0.fc1:few"}, "'few' must be auto"),
+        ({"weights": "5,0.attn:6"}, "--set weights=5,0.attn:6: '0.attn' is no linear layer or layer of experts"),
     ],
 )
 def test_bad_options(options, said):
@@ -207,12 +199,12 @@ def test_command_line(hwgen, models, tmp_path):
     code, _, err = hwgen("build", model, "--calibrate", data, "-o", tmp_path / "b", *shape, *chosen)
     assert code == 0, err
     entry = json.loads((tmp_path / "b" / "manifest.json").read_text())["quantisation"]
-    assert entry == {"calibration": "mse", "equalise": 0.25, "wide": "*blocks.0.add*", "min_snr": 20.0, "narrow_experts": ""}
+    assert entry == {"calibration": "mse", "equalise": 0.25, "wide": "*blocks.0.add*", "min_snr": 20.0, "weights": "8"}
     for setting, said in (
         ("calibration=best", "calibration='best'"),
         ("equalise=much", "--set equalise=much: not a number"),
         ("colour=red", "it has acc_rows"),
-        ("colour=red", "Quantisation has calibration, equalise, min_snr, narrow_experts, wide"),
+        ("colour=red", "Quantisation has calibration, equalise, min_snr, weights, wide"),
     ):
         code, _, err = hwgen("build", model, "-o", tmp_path / "c", "--set", setting)
         assert code == 2 and said in err and err.count("\n") == 1

@@ -88,7 +88,9 @@ def test_weight_stream_follows_the_loop_nest(config):
     n_all, k = 53, 71
     weights = rng.integers(-127, 128, (n_all, k)).astype(np.int8)
     mult, bias = rng.integers(0, 65536, n_all).astype(np.uint16), rng.integers(-32768, 32768, n_all).astype(np.int16)
-    words = iter(pack_stream(config, weights, mult, bias))
+    packed, are_weights = pack_stream(config, weights, mult, bias)
+    assert are_weights.sum() == n_all * -(-k // config.array_inputs)
+    words = iter(packed)
     for first in range(0, n_all, config.array_outputs):
         n = min(config.array_outputs, n_all - first)
         pairs = b"".join(next(words)[: 4 * config.params_per_word].tobytes() for _ in range(config.param_words(n)))
@@ -108,14 +110,13 @@ def test_weight_stream_follows_the_loop_nest(config):
 def test_equal_segments_are_stored_once_and_start_with_a_burst(config):
     store = WeightStore(config)
     rng = np.random.default_rng(0)
-    segments = [rng.integers(0, 256, (n, config.array_inputs)).astype(np.uint8) for n in (3, 18, 7)]
+    segments = [rng.integers(0, 256, (n, config.weight_ports, config.axi_bytes)).astype(np.uint8) for n in (3, 18, 7)]
     offsets = [store.add(s) for s in (*segments, segments[1])]
     assert offsets[1] == offsets[3] and len(set(offsets)) == 3
-    assert all(offset * config.slice_beats % config.burst_beats == 0 for offset in offsets)
-    stripes = [np.frombuffer(s, np.uint8).reshape(store.size, config.slice_bytes) for s in store.stripes()]
-    words = np.concatenate(stripes, axis=1)[:, : config.array_inputs]
+    assert all(offset % config.burst_beats == 0 for offset in offsets)
+    beats = np.stack([np.frombuffer(s, np.uint8).reshape(store.size, config.axi_bytes) for s in store.stripes()], axis=1)
     for offset, segment in zip(offsets, segments, strict=False):
-        np.testing.assert_array_equal(words[offset : offset + len(segment)], segment)
+        np.testing.assert_array_equal(beats[offset : offset + len(segment)], segment)
 
 
 # --- liveness and space ------------------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from hwgen import isa
 from hwgen.config import Config
 from hwgen.rtl.stream_dma import WeightStream
+from hwgen.schedule import narrow
 
 SHAPES = {
     "one-port": {"array_inputs": 8, "weight_ports": 1, "axi_bytes": 8},
@@ -104,3 +106,43 @@ def test_prefetches_to_the_brim_and_delivers_two_words_a_cycle(axi_model):
 
     background = [memory.read(dut.bus[p]) for p, memory in enumerate(memories)]
     axi_model.simulate(dut, process, background=background)
+
+
+def test_narrow_words_are_expanded(axi_model):
+    """Plain and narrow instructions in turns, one of them of an expert without tokens."""
+    config = make("two-ports", narrow_weights=1, outstanding=4)
+    dut, rng = WeightStream(config), np.random.default_rng(0)
+    program, image, want = [], np.zeros((0, config.weight_ports, config.axi_bytes), np.uint8), []
+    for words, bits, expert in ((40, 5, isa.NO_EXPERT), (9, 0, 3), (30, 4, 2), (1, 6, 3), (50, 6, isa.NO_EXPERT), (12, 0, 7)):
+        weights = np.arange(words) % 5 > 0
+        data = (rng.integers(-7, 8, (words, config.array_inputs)) * rng.integers(1, 13, (words, 1))).astype(np.int8)
+        data[~weights] = rng.integers(-128, 128, (int((~weights).sum()), config.array_inputs))
+        plain = data.view(np.uint8)
+        beats = narrow.pack(config, plain, weights, bits) if bits else narrow.stripe(config, plain)
+        fields = {"narrow": bits, "beats": len(beats)} if bits else {}
+        program.append(isa.Stream(dram=len(image), words=words, expert=expert, **fields))
+        image = np.concatenate([image, beats, np.zeros((-len(beats) % config.burst_beats, *beats.shape[1:]), np.uint8)])
+        want += [int.from_bytes(row.tobytes(), "little") for row in plain] if expert != 2 else []
+    memories = [axi_model.AxiMemory(0x8000, p, 0.3) for p in range(config.weight_ports)]
+    for p, memory in enumerate(memories):
+        stripe = image[:, p].tobytes()
+        memory.data[BASES[p] : BASES[p] + len(stripe)] = stripe
+
+    async def issue(ctx):
+        for p in range(config.weight_ports):
+            ctx.set(dut.base[p], BASES[p])
+        ctx.set(dut.nonempty, 1 << 3 | 1 << 7)
+        await axi_model.send(ctx, dut.insn, [isa.encode(i) for i in program], random.Random(4), 0.2)
+
+    def take(k: int):
+        async def receive(ctx):
+            half = want[k::2]
+            assert await axi_model.receive(ctx, dut.words[k], len(half), random.Random(5 + k), 0.2) == half
+            for _ in range(20):
+                await ctx.tick()
+            assert not ctx.get(dut.words[k].valid)
+
+        return receive
+
+    background = [memory.read(dut.bus[p]) for p, memory in enumerate(memories)]
+    axi_model.simulate(dut, issue, take(0), take(1), background=background)

@@ -13,7 +13,7 @@ from hwgen.isa import Indirect
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
-from hwgen.sim.machine import Machine, MachineFault, Segment
+from hwgen.sim.machine import Machine, MachineFault
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 
 CONFIGS = {
@@ -289,10 +289,10 @@ def test_weight_words_are_striped():
     machine = Machine(config)
     machine.dram = np.arange(4096, dtype=np.uint32).astype(np.uint8)
     machine.weight_bases = [0, 1024]
-    words = machine.weight_words([Segment(3, 2), Segment(0, 1)])
-    assert words.shape == (3, 48)
+    words = machine.stream(isa.Stream(dram=6, words=2))
+    assert words.shape == (2, 48)
     np.testing.assert_array_equal(words[0], [*range(96, 128), *range(96, 112)])
-    np.testing.assert_array_equal(words[2], [*range(32), *range(16)])
+    np.testing.assert_array_equal(words[1], [*range(128, 160), *range(128, 144)])
 
 
 def test_narrow_load():

@@ -11,7 +11,7 @@ import pytest
 
 from hwgen import boards, cost, isa, steps, timeline
 from hwgen.config import Config
-from hwgen.counts import data_beats
+from hwgen.counts import data_beats, stream_beats
 from hwgen.dram import Dram, setting
 from hwgen.host.pack import pack_input, unpack_output
 from hwgen.intgraph import IntGraph
@@ -64,7 +64,7 @@ def run_machine(program: Program, name: str, image: Images) -> MachineRun:
                 seen.data_write_beats += data_beats(insn, config)
             case isa.Stream():
                 if insn.expert == isa.NO_EXPERT or len(machine.queues[insn.expert][0]):
-                    seen.weight_beats += insn.words * config.slice_beats
+                    seen.weight_beats += stream_beats(insn, config)
             case isa.Route():
                 seen.queues.append([len(tokens) for tokens, _ in machine.queues[: insn.experts]])
 

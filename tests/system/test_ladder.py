@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwgen import isa
 from hwgen.config import Config
+from hwgen.counts import stream_beats
 from hwgen.graph import Graph
 from hwgen.intgraph import Transfer
 from hwgen.levels import import_model
 from hwgen.mapping import Mapping, together
 from hwgen.mapping.rematerialise import rematerialise
+from hwgen.quantise import Quantisation
 from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
@@ -105,6 +108,20 @@ def test_two_tasks_as_one_run(config, trained, digits, climb):
 def test_without_limits_of_dram(config, trained, digits, climb):
     graphs = integers({"": trained("m3vit_digits_2task")}, {"image": digits["calib"][:CALIBRATION]})
     climb(graphs, config, "", [{"image": digits["test"][0]}], dram="unlimited")
+
+
+@pytest.mark.parametrize("shape", [{}, {"weight_ports": 1, "axi_bytes": 8}], ids=["a-beat-a-word", "two-beats-a-word"])
+def test_narrow_weights(shape, trained, digits, climb):
+    """Weights of 4 to 6 bits, plain ones between them, and experts without tokens: the same bits, fewer beats."""
+    graph, calibration = trained("m3vit_digits_2task"), {"image": digits["calib"][:CALIBRATION]}
+    graphs = integers({"": graph}, calibration, Quantisation(weights="5,*.experts:4,head*:6,*blocks.0.*:8"))
+    images = [{"image": image} for image in digits["test"][:2]]
+    config = replace(SQUARE, narrow_weights=1, **shape)
+    climb(graphs, config, "", images)
+    programs = [schedule(graphs, replace(config, narrow_weights=n)).tasks[""].instructions for n in (1, 0)]
+    narrow, plain = ([insn for insn in program if isinstance(insn, isa.Stream)] for program in programs)
+    assert {insn.narrow for insn in narrow} == {0, 4, 5, 6}
+    assert sum(stream_beats(i, config) for i in narrow) < 0.9 * sum(stream_beats(i, config) for i in plain)
 
 
 def test_task_switch_moves_no_weight(trained, digits, hardware):

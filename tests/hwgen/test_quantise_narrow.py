@@ -1,0 +1,109 @@
+"""Narrow weights: grids in groups, less loss with error feedback than without, tasks alike, fewer beats of DRAM."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen import compare, isa
+from hwgen.config import Config
+from hwgen.intgraph import MatMul
+from hwgen.numerics import INT8_MAX, NARROW_BITS
+from hwgen.quantise import Quantisation
+from hwgen.quantise.feedback import GROUP, narrowed
+from hwgen.schedule import schedule
+from hwgen.schedule.narrow import factors
+from hwgen.select import integers
+from hwgen.sim import golden
+
+_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
+maker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maker)
+
+CONFIG = Config(array_outputs=16, array_inputs=16, banks=2, bank_words=4096, acc_rows=64, weight_ports=1, norm_columns=256)
+
+
+def built(graph, weights):
+    return integers({"": graph}, maker.images(graph, 8), Quantisation(weights=weights))[""]
+
+
+def snr(graph, integer):
+    return compare.compare(graph, integer, maker.images(graph, 3, seed=5), golden.run, 1).outputs[0].snr_db
+
+
+def products(integer):
+    """Products of the graph whose weights may be narrow: name -> int8 [N, K]."""
+    found = [op for op in integer.ops if isinstance(op, MatMul) and isinstance(op.w, np.ndarray)]
+    return [(op.name, op.w) for op in found if op.w.shape[1] % GROUP == 0]
+
+
+def fits(weight, bits):
+    return bool(factors(weight.reshape(-1, GROUP), bits).all())
+
+
+@pytest.mark.parametrize("bits", NARROW_BITS)
+def test_feedback_loses_less_than_rounding(bits):
+    rng = np.random.default_rng(bits)
+    mixed = rng.standard_normal((48, 48)) * np.exp(rng.standard_normal(48))
+    x = rng.standard_normal((400, 48)) @ mixed
+    weights = rng.integers(-INT8_MAX, INT8_MAX + 1, (40, 48)).astype(np.int8)
+    weights[3], weights[4, 16:32] = 0, 0
+
+    def lost(made):
+        return np.square(x @ (made.astype(float) - weights).T).sum()
+
+    fed, rounded = narrowed(weights, x.T @ x / len(x), bits), narrowed(weights, np.eye(48), bits)
+    assert fits(fed, bits) and fits(rounded, bits) and np.abs(fed.astype(int)).max() <= INT8_MAX
+    assert not fed[3].any() and lost(fed) < 0.7 * lost(rounded)
+
+
+def test_inputs_that_no_image_shows_are_rounded_alone():
+    weights = np.random.default_rng(0).integers(-INT8_MAX, INT8_MAX + 1, (8, 40)).astype(np.int8)
+    moments = np.zeros((40, 40))
+    moments[:10, :10] = np.eye(10)
+    for given in (moments, np.zeros((40, 40))):
+        made = narrowed(weights, given, 6)
+        assert np.abs(made.astype(int) - weights).max() <= 10  # what a factor less cuts off
+
+
+def test_every_bit_costs_accuracy_and_saves_beats():
+    graph = maker.vit(experts=4)
+    last, beats = np.inf, []
+    for weights in ("8", "6", "5", "4"):
+        integer = built(graph, weights)
+        experts = [op.w for op in integer.ops if isinstance(op, MatMul) and op.expert]
+        assert experts and all(weights == "8" or fits(w, int(weights)) for w in experts)
+        kept = snr(graph, integer)
+        assert kept < last + 0.3
+        last = kept
+        for narrow in (0, 1):
+            config = Config(**(CONFIG.to_dict() | {"narrow_weights": narrow}))
+            program = schedule({"": integer}, config)
+            streams = [i for i in program.tasks[""].instructions if isinstance(i, isa.Stream)]
+            if narrow:
+                beats.append(sum(i.beats or i.words for i in streams))
+            else:
+                assert not any(i.narrow for i in streams)
+    assert beats == sorted(beats, reverse=True) and beats[3] < 0.75 * beats[0]
+
+
+def test_single_layers_by_name_and_the_last_that_fits():
+    graph = maker.vit(experts=4)
+    for weights, narrow in (("1.*:5", {"1"}), ("4,0.*:8,head:8", {"1"}), ("1.experts:6,1.add2:8", set())):
+        found = {name.split(".")[0] for name, w in products(built(graph, weights)) if fits(w, 6)}
+        assert found == narrow, weights
+
+
+def test_auto_loses_little():
+    graph = maker.vit()
+    plain, found = built(graph, "8"), built(graph, "auto")
+    assert snr(graph, found) > snr(graph, plain) - 1.0
+    assert any(fits(w, 6) for _, w in products(found))
+
+
+def test_layers_that_tasks_share_stay_one():
+    graph = maker.vit(experts=4)
+    both = integers({"a": graph, "b": graph}, maker.images(graph, 8), Quantisation(weights="5"))
+    for (_, one), (_, other) in zip(products(both["a"]), products(both["b"]), strict=True):
+        np.testing.assert_array_equal(one, other)
