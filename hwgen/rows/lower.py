@@ -236,7 +236,9 @@ class Rows:
         self.t.source, self.t.name = node.source, node.name
         if isinstance(op, Linear) and self.place(node).at is None:
             x, *parts = node.operands
-            return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
+            made: Node = self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
+            if self.place(made).at is None:  # few outputs may be made another way than many, with channels as rows
+                return made
         if isinstance(op, Conv) and op.groups == 1:
             x, *parts = node.operands
             return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node

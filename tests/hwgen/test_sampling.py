@@ -127,3 +127,69 @@ def test_an_image_of_bytes_has_their_range(tmp_path, kind, limits):
     found, graph = accuracy(write(tmp_path / "m.onnx", nodes, held, (3, 16, 16), (8, 4, 4), kind))
     assert tuple(float(a[0]) for a in graph.ranges["image"]) == limits
     assert found > 30
+
+
+def test_few_outputs_of_a_layer_of_mixed_tokens(tmp_path):
+    """Tokens mixed over the whole map (MAFormer's global tokens), and of a layer behind them only some channels."""
+    rng = np.random.default_rng(3)
+    held = {
+        "w": normal(rng, 16, 3, 4, 4),
+        "flat": np.array([1, 16, 64]),
+        "over_tokens": normal(rng, 64, 16, scale=0.15),
+        "again": normal(rng, 16, 16),
+        "wide": normal(rng, 16, 32),
+        **{name: np.array([n]) for name, n in {"first": 8, "end": 16, "axis": 2}.items()},
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["map"], strides=[4, 4]),
+        helper.make_node("Reshape", ["map", "flat"], ["channels"]),
+        helper.make_node("MatMul", ["channels", "over_tokens"], ["mixed"]),
+        helper.make_node("Transpose", ["mixed"], ["tokens"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["tokens", "again"], ["turned"]),
+        helper.make_node("MatMul", ["turned", "wide"], ["both"]),
+        helper.make_node("Slice", ["both", "first", "end", "axis"], ["out"]),
+    ]
+    assert accuracy(write(tmp_path / "m.onnx", nodes, held, (3, 32, 32), (16, 8)))[0] > 30
+
+
+def test_attention_to_neighbours_by_shifts(tmp_path):
+    """Scores of each pixel with the nine around it, by shifted maps (Slide-Transformer: Pan et al. 2023): pixels run along the
+    columns of what is multiplied, and are rows for the softmax."""
+    rng = np.random.default_rng(4)
+    heads, depth, size, node = 2, 4, 6, helper.make_node
+    channels = heads * depth
+    held = {
+        "w": normal(rng, 3 * channels, 3, 2, 2),
+        "border": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "one": np.array([1, heads, depth, 1, size, size]),
+        "many": np.array([1, heads, depth, 9, size, size]),
+        "map": np.array([1, channels, size, size]),
+        "o": normal(rng, channels, channels, 1, 1),
+        "depth": np.array([2]),
+        "near": np.array([3]),
+        "axes": np.array([2, 3]),
+        "first": np.array([1]),
+    }
+    nodes = [node("Conv", ["image", "w"], ["qkv"], strides=[2, 2]), node("Split", ["qkv"], ["q", "k", "v"], axis=1)]
+    for x in "kv":
+        nodes.append(node("Pad", [x, "border"], [f"{x}_wide"]))
+        shifted = []
+        for i in range(9):
+            start, stop = (np.array([i // 3, i % 3]) + n for n in (0, size))
+            held |= {f"start{i}": start, f"stop{i}": stop}
+            nodes.append(node("Slice", [f"{x}_wide", f"start{i}", f"stop{i}", "axes"], [f"{x}{i}"]))
+            nodes.append(node("Unsqueeze", [f"{x}{i}", "depth"], [f"{x}{i}_one"]))
+            shifted.append(f"{x}{i}_one")
+        nodes += [node("Concat", shifted, [f"{x}_all"], axis=2), node("Reshape", [f"{x}_all", "many"], [f"{x}_near"])]
+    nodes += [
+        node("Reshape", ["q", "one"], ["q_one"]),
+        node("Mul", ["q_one", "k_near"], ["products"]),
+        node("ReduceSum", ["products", "depth"], ["scores"], keepdims=0),
+        node("Softmax", ["scores"], ["shares"], axis=2),
+        node("Unsqueeze", ["shares", "depth"], ["shares_one"]),
+        node("Mul", ["shares_one", "v_near"], ["weighed"]),
+        node("ReduceSum", ["weighed", "near"], ["summed"], keepdims=0),
+        node("Reshape", ["summed", "map"], ["joined"]),
+        node("Conv", ["joined", "o"], ["out"]),
+    ]
+    assert accuracy(write(tmp_path / "m.onnx", nodes, held, (3, 12, 12), (channels, size, size)))[0] > 30

@@ -73,13 +73,13 @@ def test_transposed_groups(on_machine):
 
     nodes = [
         fg.PatchEmbed("p", "image", weight(16, 48).reshape(16, 3, 4, 4), None),
-        fg.Linear("a", "p", weight(32, 16), None),
+        fg.Linear("a", "p", weight(16, 16), None),
         fg.Linear("b", "p", weight(16, 16), None),
-        fg.LayerNorm("n", "a", np.ones(32, np.float32), np.zeros(32, np.float32), 1e-5),
+        fg.LayerNorm("n", "a", np.ones(16, np.float32), np.zeros(16, np.float32), 1e-5),
         fg.Join("both", ("n", "b")),
         fg.Transpose("turned", "both"),
     ]
-    graph = fg.Graph({"image": (3, 16, 20)}, nodes, [fg.Output("out", "turned", (48, 20))])
+    graph = fg.Graph({"image": (3, 16, 20)}, nodes, [fg.Output("out", "turned", (32, 20))])
     images = rng.standard_normal((4, 3, 16, 20)).astype(np.float32)
     integer = integers({"": graph}, {"image": images})[""]
     wanted = golden.run(integer, {"image": images[0]}).outputs["out"]
