@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+import numpy as np
+
 from ..errors import Finding
 from ..tensor import BOOL, FLOAT, INT, Builder, Program, Ref
 from . import operators  # noqa: F401  registers the rules
@@ -38,6 +40,9 @@ def import_program(model: Model, whole: Set[str] = frozenset()) -> tuple[Program
         c.findings.append(Finding(name, "output", "import", "has as many elements as the image says"))
         outputs.pop(name)
     program = Program(outputs, {"opsets": dict(model.opsets), "operators": c.operators})
+    bytes_of = {n: np.iinfo(k) for n, k in model.kinds.items() if n in pixels and k.itemsize == 1}
+    if bytes_of:
+        program.notes["ranges"] = {n: (float(limits.min), float(limits.max)) for n, limits in bytes_of.items()}
     names = [i.name for i in program.inputs()]
     both = {name for name in names if names.count(name) > 1}
     if both:

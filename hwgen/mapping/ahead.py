@@ -1,7 +1,8 @@
 """Loads, and what the vector unit makes of them, ahead of their use: while the array works on what is before it.
 
 Only the order of operations changes. An operation goes up past as much work of the array as it takes itself several times,
-but not past what it reads, nor past anything that touches the place that it writes.
+but not past what it reads, nor past anything that touches the place that it writes. For a load work of the vector unit counts
+as well, where that takes longer: many copies one after another would let all their loads go to the first of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import accumulate
 import numpy as np
 
 from ..intgraph import Constant, Fetch, Input, Multiply, Norm, Op, View
+from .order import VECTOR
 from .parts import lifetimes
 
 LOAD_LEAD = 3.0  # of a load, in times of its transfer
@@ -30,13 +32,14 @@ def ahead(
     """`ops` with loads and operations of the vector unit moved up, each at most to the operation that `floors` gives it, and
     as long as what lives then stays below `most` chunks.
 
-    cycles(op): of one of these; work(op): of the array; size(buffer): its chunks.
+    cycles(op): of one of these, or of another one of the vector unit; work(op): of the array; size(buffer): its chunks.
     """
     spans = lifetimes([op] for op in ops)
     live = np.zeros(len(ops) + 1, np.int64)  # chunks, while each operation works
     for name, (first, last) in spans.items():
         live[first : last + 1] += size(name)
-    before = [0.0, *accumulate(work(op) for op in ops)]
+    array = [0.0, *accumulate(work(op) for op in ops)]
+    vector = [0.0, *accumulate(cycles(op) if isinstance(op, VECTOR) else 0.0 for op in ops)]
     free: dict[str, int] = defaultdict(int)  # before which operation a buffer's place may be written
     wrote: dict[str, list[tuple[int, View]]] = defaultdict(list)  # before which one each view written may be read
     place: list[tuple[int, int, int]] = []
@@ -46,9 +49,12 @@ def ahead(
             lowest = max(floors[i], *(free[view.buffer] for view in op.writes().values()))
             for view in op.reads().values():
                 lowest = max([lowest, *(there for there, other in wrote[view.buffer] if other.overlaps(view))])
-            lead = (VECTOR_LEAD if isinstance(op, Norm | Multiply) else LOAD_LEAD) * cycles(op)
+            beside = isinstance(op, Norm | Multiply)
+            lead = (VECTOR_LEAD if beside else LOAD_LEAD) * cycles(op)
             opens = sum(size(name) for name in {view.buffer for view in op.views().values()} if spans[name][0] == i)
-            while at > lowest and before[i] - before[at] < lead and live[at - 1] + opens <= most:
+            while at > lowest and array[i] - array[at] < lead and live[at - 1] + opens <= most:
+                if not beside and vector[i] - vector[at] >= lead:
+                    break
                 at -= 1
             moves = at < i
             live[at:i] += opens

@@ -80,8 +80,7 @@ def _delayed(ops: list[Op]) -> list[Op]:
     """
     result = list(ops)
     kinds = {op.row_max for op in ops if isinstance(op, MatMul) and op.continue_max}
-    for op in reversed(ops):
-        at = result.index(op)
+    for at, op in reversed(list(enumerate(ops))):  # what is in front of it has not moved yet
         target = at + 1
         sources = read(op)
         if not isinstance(op, (Input, Constant, MatMul)) or op.out.buffer in sources or op.walk is not None:

@@ -7,42 +7,56 @@ Repeating the LayerNorm for Q costs the vector unit some cycles and frees a buff
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from ..intgraph import IntGraph, MatMul, Norm
-from .parts import read, written
+from ..intgraph import IntGraph, MatMul, Norm, Op
+from .parts import read, renamed, written
 
 
 def rematerialise(graph: IntGraph) -> IntGraph:
     """`graph` with every Norm repeated just before the last MatMul that streams its rows, if something else reads them before."""
-    ops, buffers = list(graph.ops), dict(graph.buffers)
-    for norm in [op for op in graph.ops if isinstance(op, Norm)]:
-        reader = _last_reader(graph, norm)
-        if reader is None:
+    ops: list[Op] = list(graph.ops)
+    buffers = dict(graph.buffers)
+    writers, readers = (_users(graph, of) for of in (written, read))
+    again: dict[int, Op] = {}  # in front of which operation
+    for i, norm in enumerate(graph.ops):
+        reader = _last_reader(graph, i, writers, readers)
+        if reader is None or not isinstance(norm, Norm):
             continue
         name = f"{norm.out.buffer}.again"
         buffers[name] = replace(buffers[norm.out.buffer], name=name)
-        at = next(i for i, op in enumerate(ops) if op is reader)
-        ops[at : at + 1] = [
-            replace(norm, name=f"{norm.name}.again", out=replace(norm.out, buffer=name)),
-            replace(reader, x=replace(reader.x, buffer=name)),
-        ]
-    return replace(graph, ops=ops, buffers=buffers)
+        again[reader] = replace(norm, name=f"{norm.name}.again", out=replace(norm.out, buffer=name))
+        ops[reader] = renamed(ops[reader], {norm.out.buffer: name})
+    result: list[Op] = []
+    for i, op in enumerate(ops):
+        result += [again[i], op] if i in again else [op]
+    return replace(graph, ops=result, buffers=buffers)
 
 
-def _last_reader(graph: IntGraph, norm: Norm) -> MatMul | None:
-    """The MatMul that a second Norm could serve: the last of several readers, the Norm's x as it was till then."""
+def _users(graph: IntGraph, of: Callable[[Op], set[str]]) -> dict[str, list[int]]:
+    """By buffer the operations among whose buffers it is, in order."""
+    found: dict[str, list[int]] = {}
+    for i, op in enumerate(graph.ops):
+        for name in of(op):
+            found.setdefault(name, []).append(i)
+    return found
+
+
+def _last_reader(graph: IntGraph, i: int, writers: dict[str, list[int]], readers: dict[str, list[int]]) -> int | None:
+    """The MatMul that a second Norm could serve if operation i is one: the last of several readers, the Norm's x as it was till
+    then."""
+    norm = graph.ops[i]
+    if not isinstance(norm, Norm):
+        return None
     buffer = norm.out.buffer
-    writers = [op for op in graph.ops if buffer in written(op)]
-    if writers != [norm] or any(output.view.buffer == buffer for output in graph.outputs):
+    if writers[buffer] != [i] or any(output.view.buffer == buffer for output in graph.outputs):
         return None
-    readers = [op for op in graph.ops if buffer in read(op)]
-    if len(readers) < 2 or not isinstance(readers[-1], MatMul):
+    users = readers.get(buffer, [])
+    if len(users) < 2 or not isinstance(last := graph.ops[users[-1]], MatMul):
         return None
-    last = readers[-1]
-    first, end = (next(i for i, op in enumerate(graph.ops) if op is which) for which in (norm, last))
     plain = last.expert is None and last.walk is None and not last.continue_max
     streams = plain and (last.x.row, last.x.rows) == (norm.out.row, norm.out.rows)
     once = last.x.buffer == buffer and sum(view.buffer == buffer for view in last.views().values()) == 1
-    kept = not any(norm.x.buffer in written(op) for op in graph.ops[first + 1 : end])
-    return last if streams and once and kept else None
+    kept = not any(i < writer < users[-1] for writer in writers.get(norm.x.buffer, []))
+    return users[-1] if streams and once and kept else None

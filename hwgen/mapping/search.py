@@ -89,7 +89,8 @@ def spill_candidates(maps: bool) -> Iterator[list[Mapping]]:
             yield [Mapping(spill=room, interleave=TURNS)]
             yield [Mapping(spill=room)]
     for rooms in SPILLS:
-        yield [Mapping(spill=room, copies=copies) for room, copies in itertools.product(rooms, (2, 1))]
+        for copies in (2, 1):  # one leaves no room for what comes next: it takes longer
+            yield [Mapping(spill=room, copies=copies) for room in rooms]
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def _first(
                 blocked = mapping.windows and str(failure) == str(before)  # smaller blocks leave the same without room
             elif best is None or found.cycles < best.cycles:
                 best = found
+            elif mapping.spill is not None:  # less room takes longer still
+                break
         if best is None:
             continue
         if batch > 1 or quick or best.mapping.room is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -205,24 +206,33 @@ def _band(graph: IntGraph, op: Op, reader: Op, tokens: int) -> Shape | None:
     return replace(shape, axes=axes, walk=walk)
 
 
+@lru_cache(maxsize=256)
+def _borders(walk: Walk, side: str) -> dict[int, int] | None:
+    """Where a walk may be cut: row of a side behind a part of it, all rows before which are in front -> row of the walk; None:
+    nowhere, or some rows lie outside a map. Not to be changed."""
+    rows = walk.y_rows() if side == "out" else walk.x_rows()[0]
+    if rows.min() < 0:
+        return None
+    step = walk.rows // next((n for n in walk.loops if n > 1), 1)
+    high = np.maximum.accumulate(rows)[step - 1 :: step] + 1  # behind each of its parts
+    low = np.minimum.accumulate(rows[::-1])[::-1][step::step]  # where what follows begins
+    return {0: 0} | {int(t): (k + 1) * step for k, t in enumerate(high)} if (high[:-1] == low).all() else None
+
+
 def _walked(graph: IntGraph, op: Op, walk: Walk, tokens: int) -> Shape | None:
     """How an operation with a walk takes them: in the order of the rows that it writes, or else of those that it reads."""
-    step = walk.rows // next((n for n in walk.loops if n > 1), 1)
-    if walk.rows != tokens or step == tokens:
+    if walk.rows != tokens or walk.rows == 1:
         return None
-    orders = {"out": walk.y_rows()} | ({"x": walk.x_rows()[0]} if walk.count == 1 else {})
+    sides = ("out", "x") if walk.count == 1 else ("out",)
     axes = dict.fromkeys(op.views(), WHOLE)
     borders: dict[int, int] | None = None
-    for name, rows in orders.items():
-        view = op.views()[name]
-        if graph.buffers[view.buffer].rows != tokens or view.rows != tokens or rows.min() < 0:
+    for name in sides:
+        view, found = op.views()[name], _borders(walk, name)
+        if found is None or graph.buffers[view.buffer].rows != tokens or view.rows != tokens:
             continue
-        high = np.maximum.accumulate(rows)[step - 1 :: step] + 1  # behind each of its parts
-        low = np.minimum.accumulate(rows[::-1])[::-1][step::step]  # where what follows begins
-        if borders is None and (high[:-1] == low).all():
-            borders = {0: 0} | {int(t): (k + 1) * step for k, t in enumerate(high)}
-        elif borders is None or list(borders)[1:] != high.tolist() or (high[:-1] != low).any():
+        if borders is not None and borders != found:
             continue
+        borders = found
         axes[name] = ROWS
     if "residual" in axes and axes["out"] == ROWS:
         view = op.views()["residual"]

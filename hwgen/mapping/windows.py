@@ -137,8 +137,8 @@ class _Windows:
         cuts = sorted(borders)
         size = self.size
         alive = self._alive(run, local)
-        blocks = [(0, run.tokens)]
-        for count in range(1, len(cuts)):
+
+        def tried(count: int) -> tuple[list[tuple[int, int]], bool]:
             ends = [cuts[b] for _, b in edges(len(cuts) - 1, count)]
             blocks = list(zip([0, *ends], ends, strict=False))
             share = max(end - first for first, end in blocks) / run.tokens
@@ -146,9 +146,16 @@ class _Windows:
             sizes = (
                 [small.get(n, size[n]) for n in names for _ in range(copies if n in local else 1)] for names in alive
             )
-            if not any(self.limits.over(each) for each in sizes):
-                return blocks, True
-        return blocks, False
+            return blocks, not any(self.limits.over(each) for each in sizes)
+
+        few, many = 1, len(cuts) - 1
+        smallest = tried(many)
+        if not smallest[1]:
+            return smallest
+        while few < many:  # the fewest blocks that fit lie between
+            middle = (few + many) // 2
+            few, many = (few, middle) if tried(middle)[1] else (middle + 1, many)
+        return tried(few)
 
     def _bands(self, run: Run, blocks: list[tuple[int, int]], local: dict[str, str]) -> dict[str, int]:
         """Chunks of the tallest band of each buffer that holds one."""

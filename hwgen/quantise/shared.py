@@ -23,12 +23,14 @@ def signatures(graph: fg.Graph) -> dict[str, str]:
     Routers are left out: a task's own gate must not part what tasks share.
     """
     found: dict[str, str] = {name: name for name in graph.inputs}
+    shapes = fg.shapes(graph)
     routers = {node.logits for node in graph.nodes if isinstance(node, fg.Route)}
     for node in graph.nodes:
         operands = [found[name] for name in node.inputs]
         if isinstance(node, fg.PatchEmbed | fg.Linear | fg.Embed | fg.Experts | fg.Conv) and not _moves(node):
             operands = []
-        found[node.name] = _digest(type(node).__name__, *operands, *_constants(node))
+        columns = str(shapes[node.name][1])  # of a transposed value, or a product of two: as many as one had rows
+        found[node.name] = _digest(type(node).__name__, columns, *operands, *_constants(node))
     for node in graph.nodes:
         if isinstance(node, fg.LayerNorm):
             readers = {found[user.name] for user in graph.users(node.name) if user.name not in routers}

@@ -18,6 +18,7 @@ from .scales import LARGEST_FACTOR, multipliers, quantise_weights, smallest_out_
 
 Array = np.ndarray
 MOST_SUMMED = ACC_MAX // INT8_MAX**2  # products of int8 in one sum
+MOST_TURNED = 1 << 18  # elements that are brought to channels by tokens in one piece, for a mean
 SCORES = float(np.log2(np.e)) * SCORE_STEPS  # score steps in a logit of 1
 
 
@@ -92,7 +93,7 @@ def slot_experts(b: Builder, node: fg.SlotExperts) -> None:
 
 def mean(b: Builder, node: fg.Mean) -> None:
     """x is brought to channels by tokens, as values of attention are, and multiplied by a row of ones; of more tokens than
-    the accumulators hold, part by part."""
+    the accumulators hold, or of more elements than are well in one piece, part by part."""
     x = b.held[node.x]
     rows, columns = node.stop - node.start, b.shapes[node.name][1]
     offset = np.zeros(columns) if x.offset is None else np.broadcast_to(np.float64(x.offset), columns)
@@ -100,7 +101,7 @@ def mean(b: Builder, node: fg.Mean) -> None:
     weight = np.eye(columns) * x.scale
     step = np.maximum(peak * ROOM / INT8_MAX, smallest_transposed_step(weight))
     step = np.maximum(step, step.max() * 2.0**-12)
-    parts = np.array_split(np.arange(rows), -(-rows // MOST_SUMMED))
+    parts = np.array_split(np.arange(rows), max(-(-rows // MOST_SUMMED), -(-rows * columns // MOST_TURNED)))
     factor = step / (INT8_MAX * rows)  # a sum of products of int8 ones and int8 steps
     need = max(float(factor.max()) / (LARGEST_FACTOR * UNIT_ROW), float(np.abs(offset).max()) / INT16_MAX)
     if len(parts) > 1:

@@ -12,7 +12,7 @@ from .limits import dynamic, joined, limit, of_input, of_inputs
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
 from .norms import length, norm, softmax
-from .outer import chosen, outer
+from .outer import chosen, outer, weighed
 from .rewrite import Pattern, rewrite
 from .rotary import turned
 from .scans import scan, skipped
@@ -26,7 +26,8 @@ ROUNDS: tuple[tuple[Pattern, ...], ...] = (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain),
         *(received, selected),
     ),
-    (turned, length, outer, chosen, scaled),  # what is left outside attention and norms, and with a number that is no step of it
+    # what is left outside attention and norms, and with a number that is no step of it
+    (turned, length, outer, weighed, chosen, scaled),
     (
         joined,
         gain_at_last,

@@ -7,8 +7,9 @@ from math import prod
 
 import numpy as np
 
-from ..tensor import Builder, Contract, Layout, Node, Ref
-from .match import constant, is_map
+from ..layers import Scale
+from ..tensor import Builder, Concat, Contract, Layout, Node, Reduce, Ref
+from .match import constant, is_map, layer
 
 MOST_HEADS = 64  # products of two values that `rows.apart` takes apart to as many products of matrices
 LARGE = 1e4  # what is filled in beyond it is a mask
@@ -39,6 +40,66 @@ def outer(t: Builder, node: Node) -> Ref | None:
         term = t.map("mul", *sides)
         total = term if total is None else t.map("add", total, term)
     return total
+
+
+def weighed(t: Builder, node: Node) -> Ref | None:
+    """A sum over few values side by side, each times weights of its own, term by term: what several points or levels of
+    deformable attention give (Zhu et al. 2021)."""
+    if not isinstance(node.op, Reduce) or node.op.function != "sum" or len(node.op.axes) != 1 or node.dtype != "f":
+        return None
+    (r,), (axis,) = node.operands, node.op.axes
+    gain = layer(r, Scale) and r.node.operands[2].scalar == 0
+    if not 1 < (count := r.shape[axis]) <= MOST_HEADS or not (gain or is_map(r, "mul")):
+        return None
+    sides = [t.through(r.layout, t.expand(o, r.node.shape)) for o in r.node.operands[:2]]
+    if not any(_concatenated(side) for side in sides):
+        return None
+    total: Ref | None = None
+    for i in range(count):
+        parts = [t.slice(side, axis, i, 1) for side in sides]
+        found = [_of_part(part) for part in parts]
+        if all(f is part for f, part in zip(found, parts, strict=True)):
+            return None
+        term = t.map("mul", *found)
+        total = term if total is None else t.map("add", total, term)
+    return t.reshape(total, node.shape) if total is not None else None
+
+
+def _concatenated(r: Ref) -> bool:
+    return isinstance(r.op, Concat) or (r.op.kind == "copy" and _concatenated(r.node.operands[0]))
+
+
+def _of_part(r: Ref) -> Ref:
+    """The operand as one of the part of a concatenation that holds all of it; itself where several do."""
+    while isinstance(r.op, Concat):
+        axis, whole = r.op.axis, r.node.shape
+        inner, size = prod(whole[axis + 1 :]), whole[axis]
+        loops = [loop for loops in r.layout.axes for loop in loops]
+        within = [(n, s) for n, s in loops if s % (inner * size)]
+        if any(s < 0 for _, s in within):
+            return r
+        first = r.layout.offset % (inner * size)
+        last = first + sum((n - 1) * s for n, s in within)
+        ends = np.cumsum([p.shape[axis] for p in r.node.operands]) * inner
+        part = int(np.searchsorted(ends, first, "right"))
+        if last >= ends[part]:
+            return r
+        source = r.node.operands[part]
+        length = source.shape[axis]
+        start = int(ends[part]) - length * inner
+
+        def moved(stride: int, size: int = inner * size, length: int = inner * length) -> int:
+            return stride // size * length if stride % size == 0 else stride
+
+        layout = Layout(
+            tuple(tuple((n, moved(s)) for n, s in loops) for loops in r.layout.axes),
+            r.layout.offset // (inner * size) * inner * length + first - start,
+        )
+        through = layout.through(source.layout)
+        if through is None:
+            return r
+        r = source.move(through)
+    return r
 
 
 def chosen(t: Builder, node: Node) -> Ref | None:

@@ -36,6 +36,7 @@ class Rows:
         self.program, self.layers = program, layers
         self.nodes: list[graph.Node] = []
         self.names: set[str] = {n.op.name for n in program.nodes() if isinstance(n.op, Input)}
+        self.counts: dict[tuple[str, str], int] = {}
         self.findings: dict[Finding, None] = {}
         self.kinds: dict[str, str] = program.notes.get("operators", {})
         self.routes: dict[Any, str] = {}  # routers' row lists, by what they are made of
@@ -235,7 +236,9 @@ class Rows:
         self.t.source, self.t.name = node.source, node.name
         if isinstance(op, Linear) and self.place(node).at is None:
             x, *parts = node.operands
-            return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
+            made: Node = self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
+            if self.place(made).at is None:  # few outputs may be made another way than many, with channels as rows
+                return made
         if isinstance(op, Conv) and op.groups == 1:
             x, *parts = node.operands
             return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
@@ -274,9 +277,10 @@ class Rows:
         """Append a node of a unique readable name and return that name; gone where one of its operands is."""
         if any(v == GONE or (isinstance(v, tuple) and GONE in v) for v in parameters.values() if isinstance(v, str | tuple)):
             return GONE
-        unique, n = name, 0
+        unique, n = name, self.counts.get((name, fallback), 0)
         while not unique or unique in self.names:
             unique, n = f"{name or fallback}_{n if not name else n + 1}", n + 1
+        self.counts[name, fallback] = n  # names up to there are taken
         self.names.add(unique)
         self.nodes.append(kind(unique, **parameters, source=node.source))
         return unique

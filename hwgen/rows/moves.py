@@ -8,10 +8,12 @@ from .. import graph
 from ..tensor import Const, Node
 from .lower import GONE, Rows
 from .operands import APART, TOKENS, Block, Operand
+from .standing import Standing
 from .views import ZERO, Array, Unsupported
 
 MOST_PARTS = 64  # values that one is made of
 MOST_NARROW = 8  # of which each is one channel
+MOST_TURNS = 16  # sets of tokens whose channels are sorted into one row
 MOST_TURNED = 1024  # sets of tokens that are transposed for one value
 MOST_SPARE = 4  # rows made for each that is read, where tokens are transposed
 
@@ -29,9 +31,17 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
             return _repeated(b, node, part)
         if (sorted_ := _beside(b, node, part)) is not None:
             return sorted_
+        if (grouped := _grouped(b, node, part)) is not None:
+            return grouped
+        if (upright := _upright(b, node, part)) is not None:
+            return upright
         if not narrow:
             raise Unsupported(APART, TOKENS)
-        return _across(b, node, part)
+        try:
+            return _across(b, node, part)
+        except Unsupported:  # such as scores of each pixel's neighbours, one value for each of them
+            if len(part.blocks) > MOST_PARTS or any(len(block.parts) > MOST_PARTS for block in part.blocks):
+                raise
     return joined(b, node, [_value(b, node, block) for block in part.blocks])
 
 
@@ -57,6 +67,61 @@ def _beside(b: Rows, node: Node, operand: Operand) -> str | None:
     names = [_sorted(b, node, operand.blocks[0].rows[which == i], group) for i, group in enumerate(parts)]
     order = np.argsort(np.argsort(which, kind="stable"), kind="stable")
     return gathered(b, node, stacked(b, node, names), order, operand.rows)
+
+
+def _grouped(b: Rows, node: Node, operand: Operand) -> str | None:
+    """Channels of few sets of tokens, one set for each of several turns, with the sets' channels mixed: sets side by side, then
+    a layer that sorts them. Upsampled maps are such, where channels of four pixels stand in a row: c0 of all four, then c1."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for k, block in enumerate(operand.blocks):
+        key = (*(source for source, _ in block.parts), block.picks.tobytes(), block.rows.tobytes())
+        groups.setdefault(key, []).append(k)
+    if len(groups) > MOST_TURNS or len(groups) == len(operand.blocks):
+        return None
+    starts = np.cumsum([0, *(block.width for block in operand.blocks)])
+    blocks, order = [], []
+    for members in groups.values():
+        first = operand.blocks[members[0]]
+        parts = [
+            (source, np.concatenate([operand.blocks[k].parts[p][1] for k in members]))
+            for p, (source, _) in enumerate(first.parts)
+        ]
+        columns = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in members])
+        blocks.append(Block(parts, first.picks, first.rows, len(columns)))
+        order.append(columns)
+    x = value(b, node, Operand(blocks, operand.rows, operand.width))
+    weight = np.eye(operand.width, dtype=np.float32)[np.argsort(np.concatenate(order))]
+    return made(b, graph.Linear, node, "sorted", x=x, weight=b.intern(weight), bias=None)
+
+
+def _upright(b: Rows, node: Node, operand: Operand) -> str | None:
+    """Rows of which each stands in columns of its own of one value, such as tokens that run along that value's columns: of the
+    value transposed, where that has few parts."""
+    parts = [part for block in operand.blocks for part in block.parts]
+    source = parts[0][0]
+    if any(other is not source for other, _ in parts) or isinstance(source.op, Const | Standing):
+        return None
+    if any((block.picks < 0).any() for block in operand.blocks):
+        return None
+    columns = np.concatenate([np.stack([c for _, c in block.parts])[block.picks] for block in operand.blocks], axis=1)
+    rows = np.concatenate([np.repeat(block.rows[:, None], block.width, axis=1) for block in operand.blocks], axis=1)
+    breaks = np.flatnonzero((columns[:, 1:] != columns[:, :-1]).any(axis=0)) + 1
+    found: list[tuple[Array, Array, Array, int]] = []
+    for run in np.split(np.arange(operand.width), breaks):
+        sets, picks = np.unique(rows[:, run], axis=0, return_inverse=True)
+        if len(sets) > MOST_PARTS:
+            return None
+        found.append((sets, picks.reshape(-1), columns[:, run[0]], len(run)))
+    if len(found) > MOST_PARTS:
+        return None
+
+    def turned() -> Node:
+        b.t.name, b.t.source = "", source.source
+        return b.t.node(Standing(), b.t.transpose(b.standing(source), (1, 0))).node
+
+    whole = b.once("upright", source, turned)
+    blocks = [Block([(whole, c) for c in sets], picks, at, width) for sets, picks, at, width in found]
+    return value(b, node, Operand(blocks, operand.rows, operand.width))
 
 
 def _sorted(b: Rows, node: Node, rows: Array, parts: list[tuple[Node, Array]]) -> str:

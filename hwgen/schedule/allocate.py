@@ -225,13 +225,9 @@ def _gap(starts: np.ndarray, sizes: np.ndarray, size: int, limit: int) -> int | 
 
 def _bring_forward(items: list[Item]) -> None:
     """Start items that are welcome earlier as early as their addresses are free."""
+    last, address, size = (np.array([getattr(item, name) for item in items]) for name in ("last", "address", "size"))
     for item in sorted(items, key=lambda item: item.first):
         if item.early[0] < item.first:
-            before = [
-                other.last + 1
-                for other in items
-                if other.last < item.first
-                and other.address < item.address + item.size
-                and item.address < other.address + other.size
-            ]
-            item.first = max([item.early[0], *before])
+            over = (address < item.address + item.size) & (item.address < address + size)
+            before = last[over & (last < item.first)]
+            item.first = max(item.early[0], int(before.max(initial=-1)) + 1)

@@ -40,16 +40,17 @@ class Span:
 def spans(buffer: str, accesses: list[Access], final: set[int]) -> list[Span]:
     """Spans of one buffer from its accesses in order; `final`: the elements read after the last operation."""
     live = set(final)
-    bounds: list[list[int]] = []
+    found: list[list[Access]] = []  # of each span, the last one first
     for access in reversed(accesses):
-        if not live or not bounds:
-            bounds.append([access.index, access.index])
+        if not live or not found:
+            found.append([])
         live = (live - access.kills) | access.reads
-        bounds[-1][0] = access.index
-    return [_span(buffer, a, b, [x for x in accesses if a <= x.index <= b]) for a, b in reversed(bounds)]
+        found[-1].append(access)
+    return [_span(buffer, span[::-1]) for span in reversed(found)]
 
 
-def _span(buffer: str, first: int, last: int, accesses: list[Access]) -> Span:
+def _span(buffer: str, accesses: list[Access]) -> Span:
+    first, last = accesses[0].index, accesses[-1].index
     loads: list[int] = []
     for access in accesses:
         if not access.load:

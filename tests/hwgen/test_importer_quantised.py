@@ -9,10 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hwgen.errors import UserError
 from hwgen.importer.importer import import_program
 from hwgen.importer.load import load
 from hwgen.importer.quantised import grid, read_dynamic, read_grid
 from hwgen.importer.reference import reference
+from hwgen.proof import confirm
 from hwgen.tensor import Builder, evaluate, verify
 
 quantization = pytest.importorskip("onnxruntime.quantization")
@@ -262,6 +264,30 @@ def test_static_quantisation_of_onnxruntime(float_model, tmp_path, form, kind, p
     program = proven(path, steps=0.05)
     found, rounds = grids(program)
     assert rounds > 5 and len(found) == rounds or form == "QOperator"
+
+
+def test_grids_in_half_precision(tmp_path):
+    """Where the file computes in 16 bit, many an element is rounded to the next step of its grid: no other graph for that."""
+    net = Net(21)
+    x = net.pair(net.x, 0.3, 0)
+    for _ in range(10):
+        y = net.op("MatMul", x, net.pair(net.op("Identity", net.normal(D, D) / 3), 0.01, 0))
+        x = net.pair(net.op("Add", net.op("Relu", y), x), 0.3, 0)
+    path = net.save(tmp_path / "float.onnx", x, [1, TOKENS, D])
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for info in (model.graph.input[0], model.graph.output[0]):
+        info.type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.save(model, path)
+    assert load(path).half and load(path).quantised
+    confirm(path, program_of(path))
+    guilty = next(n for n in model.graph.node if n.op_type == "Relu")
+    guilty.op_type = "Abs"
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="not understood"):
+        confirm(tmp_path / "other.onnx", program_of(path))
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -13,6 +13,7 @@ from ...tensor import Ref
 from ...tensor.build import wrapped
 from ..rules import Array, Context, Op, Unsupported, rule
 
+MOST_POINTS = 16  # places of a row of a grid that are taken one by one
 KERNELS = {"linear": "linear", "bilinear": "linear", "nearest": "nearest", "cubic": "cubic", "bicubic": "cubic"}
 
 
@@ -24,6 +25,8 @@ def grid_sample(c: Context, op: Op, x: Ref, grid: Ref) -> Ref:
     corners = op.flag("align_corners")
     if mode is None or padding not in ("zeros", "border", "reflection"):
         raise Unsupported(f"mode is {op.attribute('mode')!r}, padding_mode {padding!r}")
+    if mode == "linear" and len(lengths) == 2 and padding != "reflection" and (n > 1 or grid.constant is None):
+        return _sampled(c, x, grid, padding, corners)
     places = grid.shape[:-1]
     taps: list[list[tuple[Ref, Any, Any]]] = []  # of each axis: (index, weight, whether inside)
     for i, size in enumerate(lengths):
@@ -55,6 +58,48 @@ def grid_sample(c: Context, op: Op, x: Ref, grid: Ref) -> Ref:
         total = value if total is None else t.map("add", total, value)
     assert total is not None
     return t.transpose(total, [0, len(places), *range(1, len(places))])
+
+
+def _sampled(c: Context, x: Ref, grid: Ref, padding: str, corners: bool) -> Ref:
+    """Bilinear at computed places as products: the weights of all elements for a place, times the elements.
+
+    Of each image, and of each of few places for a row of the grid (the points of deformable attention), by itself.
+    """
+    t, (n, channels, height, width) = c.t, x.shape
+    _, rows, points, _ = grid.shape
+    apart = points if points <= MOST_POINTS and points < rows else 1
+    at = np.divmod(np.arange(height * width), width)
+    images = []
+    for i in range(n):
+        elements = t.reshape(t.slice(x, 0, i, 1), (channels, height * width))
+        sampled = []
+        for p in range(apart):
+            places = t.slice(grid, 0, i, 1)
+            places = t.reshape(t.slice(places, 2, p, 1) if apart > 1 else places, (rows * points // apart, 2))
+            down = _hat(c, places, 1, at[0], height, padding, corners)
+            across = _hat(c, places, 0, at[1], width, padding, corners)
+            sampled.append(t.contract("pk,ck->pc", t.map("mul", down, across), elements))
+        one = t.concat([t.reshape(y, (rows, points // apart, channels)) for y in sampled], 1)
+        images.append(t.reshape(t.transpose(one, (2, 0, 1)), (1, channels, rows, points)))
+    return t.concat(images, 0)
+
+
+def _hat(c: Context, places: Ref, axis: int, at: Array, size: int, padding: str, corners: bool) -> Ref:
+    """Weights [P, K] along an axis of `size` of elements that are `at` [K] there, for places [P, 2] of which column `axis` tells
+    it, from -1 to 1: max(0, 1 - distance), as a product of two linear layers' limits. Beyond the border there is nothing, or
+    with "border" the weight of its element stays 1.
+    """
+    t, step = c.t, (size - 1) / 2 if corners else size / 2
+    first = step if corners else step - 0.5  # where 0 is
+    sides = []
+    for sign, last in ((1.0, 0), (-1.0, size - 1)):
+        moved = np.where((at == last) & (padding == "border"), 0.0, sign * step)
+        weight = np.zeros((2, len(at)), np.float32)
+        weight[axis] = moved
+        bias = np.where(moved == 0, 0.0, sign * (first - at)) + 1
+        side = t.map("add", t.contract("pi,ik->pk", places, t.const(weight)), t.const(bias.astype(np.float32)))
+        sides.append(t.map("min", t.map("max", side, 0.0), 1.0))
+    return t.map("mul", *sides)
 
 
 def _inside(c: Context, place: Ref, size: int, padding: str, corners: bool) -> Ref:
