@@ -60,6 +60,7 @@ FLOAT = Rule(5e-5)  # right levels of some dozen layers stay below 1e-5
 HALF = Rule(2e-2, change=5e-4, noise=2e-2)  # the file computes in 16 bit
 # Any element may take the next step of its grid, and move others to theirs: in the file, and not where round-off is measured.
 GRID = Rule(1e-3, change=6e-8, draws=4, noise=1e-2, largest=False, fails=5)
+HALF_GRID = Rule(2e-2, change=5e-4, draws=4, noise=5e-2, largest=False, fails=5)  # both
 # Constants of an activation may be rounded, to a grid too: with a sqrt 2 half a percent off a GELU is a GELU still.
 ROUNDED = Rule(1e-2)
 # Ranges between the steps of a layer are dropped: many an image exceeds those, the best is held to this.
@@ -102,7 +103,7 @@ def difference(model: Model, level: Level, tensor: Level | None = None) -> Diffe
     if not model.quantised:
         return _compared(model, level, runner(model), HALF if model.half else exact)
     if _is_tensor(level):
-        return _compared(model, level, runner(model), GRID)
+        return _compared(model, level, runner(model), HALF_GRID if model.half else GRID)
     first = tensor if isinstance(tensor, ir.Program) else import_program(model)[0]
     bare = _compared(model, _without(level), partial(evaluate, _without(first)), exact)
     return bare if bare.wrong else _compared(model, level, partial(evaluate, _without(first, ranges=True)), RANGES)

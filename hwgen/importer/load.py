@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -79,6 +79,7 @@ def load(
     constants, typed = _constants(path, graph, used)
     for tensor, what in everything(proto):
         fetch(path, tensor, what)
+    _write_out(path, proto)
     _check(path, proto, typed)
     if proto.functions:
         proto.graph.input.extend(typed)  # the inliner asks for the types of what a function reads
@@ -148,18 +149,20 @@ def _unreadable(message: Any) -> bytes | None:
 # --- the graph -----------------------------------------------------------------------------------------------------
 
 
+def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a model, those within nodes and functions too."""
+    waiting = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += [inner for graph in bodies(node) for inner in graph.node]
+
+
 def _one_domain(path: Path, proto: onnx.ModelProto) -> None:
     """ONNX's own domain by its short name "" everywhere: onnx's checker and evaluator know no node of "ai.onnx"."""
 
-    def rename(nodes: Sequence[onnx.NodeProto]) -> None:
-        for node in nodes:
-            node.domain = "" if node.domain == OWN else node.domain
-            for inner in bodies(node):
-                rename(inner.node)
-
-    rename(proto.graph.node)
-    for function in proto.functions:
-        rename(function.node)
+    for node in _nodes(proto):
+        node.domain = "" if node.domain == OWN else node.domain
     for held in (proto, *proto.functions):
         versions = {o.version for o in held.opset_import if o.domain in ("", OWN)}
         if len(versions) > 1:
@@ -241,6 +244,16 @@ def _constants(path: Path, graph: onnx.GraphProto, used: set[str]) -> tuple[dict
     for name in arrays.keys() & used:
         _finite(path, name, arrays[name])
     return arrays, typed
+
+
+def _write_out(path: Path, proto: onnx.ModelProto) -> None:
+    """Sparse values of Constant nodes as all others are held."""
+    for node in _nodes(proto):
+        for attribute in node.attribute:
+            if attribute.type == attribute.SPARSE_TENSOR and node.op_type == "Constant" and not node.domain:
+                kind = onnx.helper.tensor_dtype_to_np_dtype(attribute.sparse_tensor.values.data_type)
+                dense = _dense(path, attribute.sparse_tensor, f"Constant node {node.name!r}").astype(kind)
+                attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(dense)))
 
 
 def _array(path: Path, tensor: TensorProto, what: str) -> Array:

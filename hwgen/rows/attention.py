@@ -71,10 +71,9 @@ def _whole(b: Rows, node: Node) -> str:
     names, gains = {}, np.ones(heads)
     turned = next((sides[p] for p in "qk" if p in views and any(isinstance(s.op, Rotate) for s in views[p].sources)), None)
     pairs = None if turned is None else np.argsort(turned.blocks[0].parts[0][1])  # as they stand in a rotated value
+    if pairs is not None:
+        _put_in_order([side for part, side in sides.items() if part != "v"], pairs)
     for part, operand in sides.items():
-        if pairs is not None and part != "v":
-            for block in operand.blocks:
-                block.parts = [(source, columns[pairs]) for source, columns in block.parts]
         if part != "v" and [len(block.parts) for block in operand.blocks] == [1]:
             (source, columns) = operand.blocks[0].parts[0]
             source, gain = _alike_heads(b, source, heads)
@@ -92,6 +91,18 @@ def _whole(b: Rows, node: Node) -> str:
     if windows == 1 or back is None:
         return y
     return made(b, graph.Gather, node, "gather", x=y, rows=_inverse(back, len(back)))
+
+
+def _put_in_order(sides: list[Operand], pairs: Array) -> None:
+    """Queries and keys in the order of rotated channels. What stands beside those, as positions of rows and columns do, is in
+    blocks of its own, of the same widths on both sides."""
+    widths = [[len(block.parts[0][1]) for block in side.blocks] for side in sides]
+    turned = [len(columns) for side in sides for b in side.blocks for s, columns in b.parts if isinstance(s.op, Rotate)]
+    if widths.count(widths[0]) < len(widths) or set(turned) != {len(pairs)}:
+        raise Unsupported("turns some channels of queries and keys only", "rotate whole heads, in every head the same channels")
+    for side in sides:
+        for block in side.blocks:
+            block.parts = [(s, columns[pairs] if len(columns) == len(pairs) else columns) for s, columns in block.parts]
 
 
 def _inverse(order: Array | None, count: int) -> Array:

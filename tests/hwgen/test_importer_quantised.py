@@ -9,10 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hwgen.errors import UserError
 from hwgen.importer.importer import import_program
 from hwgen.importer.load import load
 from hwgen.importer.quantised import grid, read_dynamic, read_grid
 from hwgen.importer.reference import reference
+from hwgen.proof import confirm
 from hwgen.tensor import Builder, evaluate, verify
 
 quantization = pytest.importorskip("onnxruntime.quantization")
@@ -264,6 +266,30 @@ def test_static_quantisation_of_onnxruntime(float_model, tmp_path, form, kind, p
     assert rounds > 5 and len(found) == rounds or form == "QOperator"
 
 
+def test_grids_in_half_precision(tmp_path):
+    """Where the file computes in 16 bit, many an element is rounded to the next step of its grid: no other graph for that."""
+    net = Net(21)
+    x = net.pair(net.x, 0.3, 0)
+    for _ in range(10):
+        y = net.op("MatMul", x, net.pair(net.op("Identity", net.normal(D, D) / 3), 0.01, 0))
+        x = net.pair(net.op("Add", net.op("Relu", y), x), 0.3, 0)
+    path = net.save(tmp_path / "float.onnx", x, [1, TOKENS, D])
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for info in (model.graph.input[0], model.graph.output[0]):
+        info.type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.save(model, path)
+    assert load(path).half and load(path).quantised
+    confirm(path, program_of(path))
+    guilty = next(n for n in model.graph.node if n.op_type == "Relu")
+    guilty.op_type = "Abs"
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="not understood"):
+        confirm(tmp_path / "other.onnx", program_of(path))
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_dynamic_quantisation_of_onnxruntime(float_model, tmp_path, per_channel):
     logging.disable(logging.WARNING)
@@ -372,6 +398,20 @@ def matmul_nbits(bits, zeros, bias=False):
     return form
 
 
+def blocks_of_int4(kind, zeros):
+    """A weight whose initialiser has 4 bits, in blocks along its inputs."""
+
+    def form(net):
+        low, high = LIMITS[kind]
+        w = net.const(net.rng.integers(low, high + 1, (D, 5)), KINDS[kind])
+        scales = (0.01 + net.rng.random((2, 5)) / 20).astype(np.float32)
+        zero = [net.const(net.rng.integers(low, high + 1, (2, 5)), KINDS[kind])] if zeros else []
+        return net.op("MatMul", net.x, net.op("DequantizeLinear", w, scales, *zero, axis=0, block_size=4))
+
+    form.__name__ = f"blocks_of_{kind}{'_with_zero_points' if zeros else ''}"
+    return form
+
+
 def dynamic_matmul(net):
     weight, scale = np.int8(net.normal(D, 5) * 40), (0.01 + net.rng.random(5) / 50).astype(np.float32)
     return net.op("DynamicQuantizeMatMul", net.x, weight, scale, domain="com.microsoft")
@@ -393,6 +433,7 @@ FORMS = [
         matmul_nbits(4, False),
         matmul_nbits(4, True),
         matmul_nbits(8, True, bias=True),
+        *(blocks_of_int4(kind, zeros) for kind in ("int4", "uint4") for zeros in (False, True)),
     ),
 ]
 

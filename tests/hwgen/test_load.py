@@ -201,6 +201,25 @@ def test_sparse_initialisers_are_written_out(tmp_path):
         load(saved(tmp_path, model))
 
 
+def test_sparse_constants_are_written_out(tmp_path):
+    """Of Constant nodes, also within branches."""
+    model, kept = branched(), np.zeros(5, np.float32)
+    kept[[1, 3]] = 7, -2
+    indices = numpy_helper.from_array(np.array([1, 3]), "")
+    sparse = helper.make_sparse_tensor(numpy_helper.from_array(kept[[1, 3]], "b"), indices, [5])
+    held = helper.make_node("Constant", [], ["half"], "held", sparse_value=sparse)
+    model.graph.node[0].attribute[0].g.node.insert(0, held)
+    next(n for n in model.graph.node if n.name == "bias").attribute[0].CopyFrom(held.attribute[0])
+    loaded = load(saved(tmp_path, model)).graph
+    inner = next(a.g for a in loaded.node[0].attribute if a.name == "then_branch" or a.name == "else_branch").node[0]
+    for node in (inner, next(n for n in loaded.node if n.name == "bias")):
+        assert np.array_equal(numpy_helper.to_array(node.attribute[0].t), kept)
+    held.attribute[0].sparse_tensor.dims[0] = 2
+    model.graph.node[0].attribute[0].g.node[0].CopyFrom(held)
+    with pytest.raises(UserError, match="Constant node 'held'.* sparse"):
+        load(saved(tmp_path, model))
+
+
 def test_floating_point_is_float32_and_integers_keep_their_type(tmp_path):
     half = numpy_helper.from_array(WEIGHT.astype(np.float16), "h")
     byte = numpy_helper.from_array(np.arange(3, dtype=np.uint8), "i")

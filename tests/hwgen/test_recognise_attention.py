@@ -235,6 +235,48 @@ def test_positions_computed_from_queries(tmp_path):
     assert attention.balanced and attention.bias is None
 
 
+def with_positions(w, q, k, v):
+    """Attention with positions that the queries see, which are products with what goes into the scores."""
+    scores = w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = w.op("Add", scores, w.op("MatMul", q, w.normal(1, H, D // H, T)))
+    return w.side_by_side(w.op("MatMul", w.op("Softmax", scores, axis=-1), v))
+
+
+def test_positions_computed_from_rotated_queries_are_refused(tmp_path):
+    """By name, never by a traceback."""
+    w, angle = Writer(), np.arange(T)[:, None] * 100.0 ** -np.repeat(np.arange(D // H // 2), 2)[None]
+    cos, sin = (f(angle).astype(np.float32) for f in (np.cos, np.sin))
+
+    def turned(x):
+        pairs = w.op("Reshape", x, [1, H, T, D // H // 2, 2])
+        first, second = (w.op("Slice", pairs, np.array([i]), np.array([i + 1]), np.array([4])) for i in (0, 1))
+        other = w.op("Reshape", w.op("Concat", w.op("Neg", second), first, axis=4), [1, H, T, D // H])
+        return w.op("Add", w.op("Mul", x, cos), w.op("Mul", other, sin))
+
+    q, k, v = w.heads()
+    q, k = turned(q), turned(k)
+    places = w.op("Reshape", q, [H, 2, 3, D // H])  # rows and columns of the map, each with keys of its own
+    down = w.op("MatMul", places, w.normal(2, D // H, 2))
+    across = w.op("MatMul", w.op("Transpose", places, perm=[0, 2, 1, 3]), w.normal(3, D // H, 3))
+    across = w.op("Transpose", across, perm=[0, 2, 1, 3])
+    both = w.op("Add", w.op("Unsqueeze", down, np.array([4])), w.op("Unsqueeze", across, np.array([3])))
+    scores = w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = w.op("Add", scores, w.op("Reshape", both, [1, H, T, T]))
+    findings = check(w.save(tmp_path, w.side_by_side(w.op("MatMul", w.op("Softmax", scores, axis=-1), v))))
+    assert findings and {f.op for f in findings} <= {"MatMul", "Add", "Mul"}
+
+
+def test_positions_computed_from_normalised_queries_are_refused(tmp_path):
+    """The norm of a head stays within the scores, so nothing else can read it; `check` knows it as the build does."""
+    w = Writer()
+    q, k, v = w.heads()
+    tables = 1 + w.normal(D // H, scale=0.1), w.normal(D // H, scale=0.1)
+    q, k = (w.op("LayerNormalization", x, *tables, axis=-1) for x in (q, k))
+    findings = check(w.save(tmp_path, with_positions(w, q, k, v)))
+    assert {f.op for f in findings} == {"LayerNormalization"}
+    assert all("read by something else than the scores" in f.reason for f in findings)
+
+
 def test_not_a_number_guard_of_a_softmax_vanishes(tmp_path):
     """PyTorch's scaled_dot_product_attention with a mask: where(isnan(p), 0, p)."""
     w = Writer()
