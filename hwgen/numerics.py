@@ -143,8 +143,9 @@ def reciprocal(total: Array) -> tuple[Array, Array]:
 
 NARROW_BITS = (4, 5, 6)  # of a weight's code, two's complement
 # By what a group of weights along the inputs is multiplied to become int8: its number has 4 bits, number 0 says that the
-# group's weights are bytes as they are. The largest: 7 codes of 4 bits reach 126.
-NARROW_FACTORS = (0, *range(1, 13), 14, 16, 18)
+# group's weights are bytes as they are. The largest: 7 codes of 4 bits reach 126. Each is -2..2 and 0, 4, 8 or 16: two shifts and
+# one sum make a product.
+NARROW_FACTORS = (0, *range(1, 11), *range(14, 19))
 
 
 def widen(codes: Array, factors: Array | int) -> Array:

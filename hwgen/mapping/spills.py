@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,30 @@ def spilled(graph: IntGraph, limits: Limits, config: Config, turns: bool = False
 
     turns: another pass orders the operations of several blocks. `trace` loses what is no longer there as a whole.
     """
-    whole = weights_apart(constants_apart(graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
+    result, floors = _in_blocks(_Same(graph), limits, config)
+    if turns or limits.copies == 1:  # no room for what comes next
+        return result
+    return loads_ahead(result, config, limits, floors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """A graph as a key: no other one is equal, whatever it holds."""
+
+    graph: IntGraph
+
+    def __hash__(self) -> int:
+        return id(self.graph)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.graph is self.graph
+
+
+@lru_cache(maxsize=8)
+def _in_blocks(of: _Same, limits: Limits, config: Config) -> tuple[IntGraph, list[int]]:
+    """The graph in blocks, and of each operation the one that it may go up to where loads go ahead. Kept, as a search asks
+    for blocks in turns and then for the same ones one after another."""
+    whole = weights_apart(constants_apart(of.graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
     apart = heads_apart(replace(whole, ops=[tight(op) for op in whole.ops]), config.chunk)
     cycles = partial(bound, config=config), partial(vector, config=config)
     found = _Spills(Streamed(apart, limits, *cycles, config.chunk_beats, config.array_outputs))
@@ -59,10 +82,7 @@ def spilled(graph: IntGraph, limits: Limits, config: Config, turns: bool = False
         floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
         begin = len(ops)
         ops += tiled
-    result = replace(result, ops=ops)
-    if turns or limits.copies == 1:  # no room for what comes next
-        return result
-    return loads_ahead(result, config, limits, floors)
+    return replace(result, ops=ops), floors
 
 
 def loads_ahead(graph: IntGraph, config: Config, limits: Limits, floors: list[int] | None = None) -> IntGraph:

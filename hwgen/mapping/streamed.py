@@ -123,6 +123,9 @@ class Streamed:
         self.maxima = {view.buffer for op in rest for view in op.reads_maxima()}  # buffers of which row maxima are read
         self.resident: set[str] = set()
         self.stays: list[list[str]] = [[] for _ in self.units]  # those of them that live while a unit works
+        self.changed = [0] * len(self.units)  # the last cut before which these became others
+        self.cuts = 0
+        self.tried: dict[tuple[int, int], tuple[int, Run | None]] = {}  # by units: in which cut, and what was found
         self.full = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}
         self.least = [np.array(self._least(unit)) for unit in self.units]
 
@@ -223,10 +226,13 @@ class Streamed:
 
     def _stay(self, names: set[str]) -> None:
         """These are resident: in the scratchpad as a whole for as long as they live."""
-        self.resident = names
-        self.stays = [
-            [name for name in sorted(names) if self.spans[name][0] <= u <= self.spans[name][1]] for u in range(len(self.units))
-        ]
+        self.resident, before = names, self.stays
+        self.stays = [[] for _ in self.units]
+        for name in sorted(names):
+            for stays in self.stays[self.spans[name][0] : self.spans[name][1] + 1]:
+                stays.append(name)
+        for u, (old, new) in enumerate(zip(before, self.stays, strict=True)):
+            self.changed[u] = self.changed[u] if old == new else self.cuts + 1
 
     def _entries(self, name: str) -> int:
         """Row maxima of a buffer."""
@@ -234,11 +240,12 @@ class Streamed:
 
     def _cut(self) -> list[Run]:
         """The cheapest cut for what is resident."""
+        self.cuts += 1
         best: dict[int, Run] = {0: Run(0, 0, 1, 0, 1)}
         for first in range(len(self.units)):
             short, cycles = best[first].cost
             for run in self._choices(first, best):
-                run.cost = max(short, run.cost[0]), cycles + run.cost[1]
+                run = replace(run, cost=(max(short, run.cost[0]), cycles + run.cost[1]))
                 if run.end not in best or run.cost < best[run.end].cost:
                     best[run.end] = run
         result, end = [], len(self.units)
@@ -252,6 +259,7 @@ class Streamed:
         together, streams, misses, guess = Together(self.graph.buffers), True, 0, 1
         short, cycles = best[first].cost
         least = np.zeros(2)  # cycles of array and vector unit
+        changed = 0
         for end in range(first + 1, len(self.units) + 1):
             if not together.add(self.units[end - 1]):
                 streams = False
@@ -259,14 +267,18 @@ class Streamed:
             if not together.plain and end - first > LONGEST:
                 return
             least = least + self.least[end - 1]
+            changed = max(changed, self.changed[end - 1])
             if end in best and best[end].cost <= (short, cycles + least.max()):
                 continue
-            run = self._run(first, end, together.tokens, together.plain, guess)
+            cut, run = self.tried.get((first, end), (0, None))
+            if not cut or cut < changed:
+                run = self._run(first, end, together.tokens, together.plain, guess)
+                self.tried[first, end] = self.cuts, run
             if run is None:
                 continue
             guess = run.blocks
             yield run
-            misses = misses + 1 if run.cost[0] else 0
+            misses = misses + 1 if short or run.cost[0] else 0
             if misses == PATIENCE:
                 return
         if not streams and end == first + 1:

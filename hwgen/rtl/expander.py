@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
@@ -15,8 +15,20 @@ from .small_memory import lut_rom
 
 GRANULES = 8  # of a beat, as many bits each as it has bytes
 NUMBER_BITS = 4
+BYTES = 3
 # `units` of a Stream and the bits of its codes, 0 for bytes.
 SEGMENT = data.StructLayout({"units": 32, "bits": 3})
+# A factor: (one + 2 * two) * (-1 if negative) + 4 * (0, 1, 2, 4)[large].
+DIGITS = data.StructLayout({"one": 1, "two": 1, "negative": 1, "large": 2})
+
+
+def _digits(factor: int) -> int:
+    """DIGITS of a factor, as bits."""
+    for large, part in enumerate((0, 4, 8, 16)):
+        rest = factor - part
+        if -2 <= rest <= 2:
+            return (abs(rest) == 1) | (abs(rest) == 2) << 1 | (rest < 0) << 2 | large << 3
+    raise ValueError(f"factor {factor} is no sum of -2..2 and 0, 4, 8 or 16")
 
 
 class Expander(Component):
@@ -25,7 +37,7 @@ class Expander(Component):
     A window of a beat's width slides over the beat that is held and the next one, by as many granules as a unit has; numbers
     that stand in front of a block of units take a cycle of their own. Behind a segment's last unit the rest of its beat falls.
     Ports: segment (stream in: SEGMENT), i (beats), o (units, a byte a lane). Latency: 5 cycles from a beat to its unit.
-    Cost, for L = axi_bytes lanes: about 107 * L LUTs and 91 * L flip-flops, by Yosys (1,710 and 1,450 of a port of 128 bits).
+    Cost, for L = axi_bytes lanes: about 70 * L LUTs and 79 * L flip-flops, by Yosys (1,115 and 1,260 of a port of 128 bits).
     """
 
     def __init__(self, config: Config):
@@ -36,17 +48,18 @@ class Expander(Component):
         m = Module()
         lanes = self.config.axi_bytes
         m.submodules.beats = beats = RegisterSlice(8 * lanes)
-        m.submodules.units = units = RegisterSlice(8 * lanes)
         connect(m, flipped(self.i), beats.i)
-        connect(m, units.o, flipped(self.o))
-        go = units.i.ready  # a register: all stages move, or none
+        go = Signal()  # all stages move, or none
+        m.d.comb += go.eq(~self.o.valid | self.o.ready)
 
         # --- which granules are next ------------------------------------------------------------------------------
         left, active, last = Signal(32, reset_less=True), Signal(), Signal(reset_less=True)
-        bits = Signal(3, reset_less=True)
+        bits, narrow = Signal(3, reset_less=True), Signal(reset_less=True)
         header = Signal(reset_less=True)  # what comes next are numbers
-        numbers = Signal(NUMBER_BITS * 2 * lanes, reset_less=True)  # of the units of this block that are to come
-        in_block = Signal(range(2 * lanes), reset_less=True)
+        numbers = Signal(NUMBER_BITS * 2 * lanes, reset_less=True)  # of the units of this block
+        # Those of the next unit and of the one behind it.
+        first, second = (Signal(NUMBER_BITS, name=name, reset_less=True) for name in ("first", "second"))
+        behind = Signal(range(2 * lanes), reset_less=True)  # which unit comes after these two
         size = Signal(range(GRANULES + 1), reset_less=True)  # of what comes next
         at = Signal(range(GRANULES), attrs=WIDE)
         held, there = Signal(8 * lanes, reset_less=True), Signal()
@@ -70,47 +83,52 @@ class Expander(Component):
         for step in (4, 2, 1):
             width = (GRANULES + step - 1) * lanes
             window = Mux(at[step.bit_length() - 1], window[step * lanes :], window)[:width]
-        first, second = numbers[:NUMBER_BITS], numbers[NUMBER_BITS : 2 * NUMBER_BITS]
         block_end = Signal(reset_less=True)  # the next unit is the last one of its block
         m.d.comb += self.segment.ready.eq(~active | (fire & last & ~header))
         with m.If(fire & header):
-            m.d.sync += [header.eq(0), numbers.eq(window), in_block.eq(2 * lanes - 1), block_end.eq(0)]
+            m.d.sync += [header.eq(0), numbers.eq(window), block_end.eq(0)]
+            m.d.sync += [first.eq(window[:NUMBER_BITS]), second.eq(window[NUMBER_BITS : 2 * NUMBER_BITS]), behind.eq(2)]
             m.d.sync += [size.eq(Mux(window[:NUMBER_BITS] == 0, GRANULES, bits)), last.eq(left == 1)]
         with m.Elif(fire):
-            m.d.sync += [numbers.eq(numbers[NUMBER_BITS:]), left.eq(left - 1), in_block.eq(in_block - 1)]
-            m.d.sync += [block_end.eq(in_block == 1), header.eq(block_end & (bits != 0))]
-            m.d.sync += size.eq(Mux(block_end | (second == 0) | (bits == 0), GRANULES, bits))
-            m.d.sync += last.eq((left == 2) & ~(block_end & (bits != 0)))
+            m.d.sync += [first.eq(second), second.eq(numbers.word_select(behind, NUMBER_BITS))]
+            m.d.sync += [left.eq(left - 1), behind.eq(behind + 1)]
+            m.d.sync += [block_end.eq(behind == 0), header.eq(block_end & narrow)]
+            m.d.sync += size.eq(Mux(block_end | (second == 0) | ~narrow, GRANULES, bits))
+            m.d.sync += last.eq((left == 2) & ~(block_end & narrow))
         with m.If(self.segment.ready):
             begun = self.segment.payload
             m.d.sync += [active.eq(self.segment.valid & (begun.units != 0)), left.eq(begun.units), bits.eq(begun.bits)]
+            m.d.sync += narrow.eq(begun.bits != 0)
             m.d.sync += [header.eq(begun.bits != 0), size.eq(GRANULES), last.eq((begun.units == 1) & (begun.bits == 0))]
-            m.d.sync += [numbers.eq(0), block_end.eq(0)]
+            m.d.sync += block_end.eq(0)
 
         # --- its weights ------------------------------------------------------------------------------------------
-        taken, raw = Signal(8 * lanes, reset_less=True), Signal(reset_less=True, attrs=WIDE)
-        number, kind = Signal(NUMBER_BITS, reset_less=True), Signal(3, reset_less=True, attrs=WIDE)
-        valid = Signal(3)
+        taken, number = Signal(8 * lanes, reset_less=True), Signal(NUMBER_BITS, reset_less=True)
+        kind = Signal(2, reset_less=True, attrs=WIDE)  # of the codes: by the lowest bits of their width, or bytes
+        on_way = Signal(3)
         codes = [Signal(8, name=f"code_{i}", reset_less=True) for i in range(lanes)]
-        factor = Signal(range(max(NARROW_FACTORS) + 1), reset_less=True, attrs=WIDE)
-        table = lut_rom(m, [f or 1 for f in NARROW_FACTORS], len(factor), number, "factors")
+        digits = Signal(DIGITS, reset_less=True, attrs=WIDE)
+        negative = Signal(reset_less=True, attrs=WIDE)
+        table = lut_rom(m, [_digits(f or 1) for f in NARROW_FACTORS], DIGITS.size, number, "factors")
         with m.If(go):
-            m.d.sync += [taken.eq(window), number.eq(first), raw.eq(first == 0), kind.eq(bits)]
-            m.d.sync += [valid.eq(Cat(fire & ~header, valid[:2])), factor.eq(table)]
+            plain = ~narrow | (first == 0)
+            m.d.sync += [taken.eq(window), number.eq(Mux(narrow, first, 0)), kind.eq(Mux(plain, BYTES, bits[:2]))]
+            m.d.sync += [on_way.eq(Cat(fire & ~header, on_way[:2])), self.o.valid.eq(on_way[2])]
+            m.d.sync += [digits.as_value().eq(table), negative.eq(digits.negative)]
         for i, code in enumerate(codes):
             choices = {b: taken[b * i : b * (i + 1)].as_signed() for b in NARROW_BITS}
-            found = Mux(kind[1], choices[6], Mux(kind[0], choices[5], choices[4]))  # 6, 5, 4 by their lowest bits
-            parts = Signal(8, name=f"low_{i}", reset_less=True), Signal(6, name=f"middle_{i}", reset_less=True)
-            top = Signal(4, name=f"top_{i}", reset_less=True)
-            by = [factor[k].replicate(8) for k in range(len(factor))]
+            byte = taken[8 * i : 8 * (i + 1)].as_signed()
+            found = Mux(kind[1], Mux(kind[0], byte, choices[6]), Mux(kind[0], choices[5], choices[4]))
+            low, high = Signal(8, name=f"low_{i}", reset_less=True), Signal(6, name=f"high_{i}", reset_less=True)
+            small = (code & digits.one.replicate(8)) | ((code << 1) & digits.two.replicate(8))
             with m.If(go):
-                m.d.sync += code.eq(Mux(raw, taken[8 * i : 8 * (i + 1)], found))
-                m.d.sync += [
-                    parts[0].eq((code & by[0]) + ((code & by[1]) << 1)),
-                    parts[1].eq((code & by[2]) + ((code & by[3]) << 1)),
-                    top.eq(code & by[4]),
-                ]
-            total = Signal(unsigned(8), name=f"weight_{i}")
-            m.d.comb += [total.eq(parts[0] + (parts[1] << 2) + (top << 4)), units.i.payload[8 * i : 8 * (i + 1)].eq(total)]
-        m.d.comb += units.i.valid.eq(valid[2])
+                m.d.sync += code.eq(found)
+                m.d.sync += low.eq(small[:8] ^ digits.negative.replicate(8))
+                many = Mux(digits.large[0], code << 2, code << 1)
+                m.d.sync += high.eq(Mux(digits.large[1], many, Mux(digits.large[0], code, 0)))
+            # The lowest bits carry the one into what is complemented.
+            total = Signal(10, name=f"weight_{i}")
+            m.d.comb += total.eq(Cat(1, low) + Cat(negative, 0, 0, high))
+            with m.If(go):
+                m.d.sync += self.o.payload[8 * i : 8 * (i + 1)].eq(total[1:9])
         return m

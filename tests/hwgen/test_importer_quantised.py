@@ -398,6 +398,20 @@ def matmul_nbits(bits, zeros, bias=False):
     return form
 
 
+def blocks_of_int4(kind, zeros):
+    """A weight whose initialiser has 4 bits, in blocks along its inputs."""
+
+    def form(net):
+        low, high = LIMITS[kind]
+        w = net.const(net.rng.integers(low, high + 1, (D, 5)), KINDS[kind])
+        scales = (0.01 + net.rng.random((2, 5)) / 20).astype(np.float32)
+        zero = [net.const(net.rng.integers(low, high + 1, (2, 5)), KINDS[kind])] if zeros else []
+        return net.op("MatMul", net.x, net.op("DequantizeLinear", w, scales, *zero, axis=0, block_size=4))
+
+    form.__name__ = f"blocks_of_{kind}{'_with_zero_points' if zeros else ''}"
+    return form
+
+
 def dynamic_matmul(net):
     weight, scale = np.int8(net.normal(D, 5) * 40), (0.01 + net.rng.random(5) / 50).astype(np.float32)
     return net.op("DynamicQuantizeMatMul", net.x, weight, scale, domain="com.microsoft")
@@ -419,6 +433,7 @@ FORMS = [
         matmul_nbits(4, False),
         matmul_nbits(4, True),
         matmul_nbits(8, True, bias=True),
+        *(blocks_of_int4(kind, zeros) for kind in ("int4", "uint4") for zeros in (False, True)),
     ),
 ]
 

@@ -156,7 +156,7 @@ def test_attention_to_neighbours_by_shifts(tmp_path):
     """Scores of each pixel with the nine around it, by shifted maps (Slide-Transformer: Pan et al. 2023): pixels run along the
     columns of what is multiplied, and are rows for the softmax."""
     rng = np.random.default_rng(4)
-    heads, depth, size, node = 2, 4, 6, helper.make_node
+    heads, depth, size, node = 2, 4, 10, helper.make_node
     channels = heads * depth
     held = {
         "w": normal(rng, 3 * channels, 3, 2, 2),
@@ -192,4 +192,4 @@ def test_attention_to_neighbours_by_shifts(tmp_path):
         node("Reshape", ["summed", "map"], ["joined"]),
         node("Conv", ["joined", "o"], ["out"]),
     ]
-    assert accuracy(write(tmp_path / "m.onnx", nodes, held, (3, 12, 12), (channels, size, size)))[0] > 30
+    assert accuracy(write(tmp_path / "m.onnx", nodes, held, (3, 20, 20), (channels, size, size)))[0] > 30
