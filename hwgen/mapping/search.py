@@ -122,7 +122,10 @@ def search(
                 return short
     maps = any(has_windows(graph) for graph in graphs.values())
     large = batch == 1 and _too_large(graphs, config)
-    hopeless = maps and large and any(no_room(SMALLEST.apply(graph, config, 1), config) for graph in graphs.values())
+    hopeless = maps and large and all(
+        any(no_room(replace(SMALLEST, room=room).apply(graph, config, 1), config) for graph in graphs.values())
+        for room in (WINDOWS[-1], WINDOWS[0])  # blocks for little room may leave whole what those for more room cut
+    )
     groups: list[list[Mapping]] = [] if large else [list(candidates(batch))]
     if not hopeless:
         groups += [*small_candidates(), *(window_candidates() if maps else ())]
