@@ -10,7 +10,7 @@ from .. import isa
 from ..config import Config
 from ..memories import memories
 from .axi import BYTE_ADDRESS_BITS, AxiReader, axi_read
-from .common import counter
+from .common import counter, delay_valid
 from .expander import SEGMENT, Expander
 from .fifo import RamFifo
 from .insn import insn_view
@@ -100,7 +100,7 @@ class WeightStream(Component):
             if config.narrow_weights:
                 m.submodules[f"expander_{p}"] = expander = Expander(config)
                 m.submodules[f"segments_{p}"] = segments = SmallFifo(SEGMENTS, SEGMENT.size)
-                begun = expander.segment.valid & expander.segment.ready
+                begun = delay_valid(m, expander.segment.valid & expander.segment.ready, 1, f"begun_{p}")
                 _, _, full = counter(m, asked, begun, SEGMENTS, f"segments_held_{p}")
                 connect(m, reader.beats, expander.i)
                 m.d.comb += [
