@@ -100,7 +100,8 @@ def ratio(b: Builder, node: fg.Ratio) -> None:
     if steps := round(node.epsilon / float(x.scale)):
         bias = np.append(np.zeros(columns), min(steps, INT16_MAX)).astype(np.int16)
         ref = b.emit(q.Shift(b.name(f"{node.name}.sum"), ref, bias, source=node.source), rows, columns + 1, x.scale)
-    reach = np.maximum(b.stats.values[node.name].magnitude() * RATIO_ROOM, TINY)
+    seen = b.stats.values[node.name]
+    reach = np.maximum(seen.magnitude() * RATIO_ROOM * seen.room, TINY)
     reach = np.maximum(reach, reach.max() * 2.0**-12)
     parts = np.append(1 / reach, 1.0)
     step = max((columns + 1) ** 0.5, float(parts.max())) / INT16_MAX

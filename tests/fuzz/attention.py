@@ -63,7 +63,9 @@ class TokenBlocks(Blocks):
         if self.chance(0.15) and form != "multi query" and size % 2 == 0:
             q, k = self.turned(q, t, size), self.turned(k, t, size)
         y = self.scores(q, k, size)
-        if self.chance(0.2):  # a learned bias for each pair of tokens
+        if self.chance(0.15) and x.h and not x.prefix and form != "multi query":
+            y = self.op("Add", y, self.relative(q, x, heads, size))
+        elif self.chance(0.2):  # a learned bias for each pair of tokens
             y = self.op("Add", y, self.normal(1, heads, t, t, scale=0.5))
         elif self.chance(0.1) and t > 2:  # the past only
             y = self.op("Add", y, np.triu(np.full((t, t), -1e4, np.float32), 1)[None, None])
@@ -84,6 +86,41 @@ class TokenBlocks(Blocks):
             table = np.repeat(angle, 2, axis=1)
         cos, sin = np.cos(table), np.sin(table)
         return self.op("Add", self.op("Mul", x, cos), self.op("Mul", other, sin))
+
+    def relative(self, q: str, x: Tokens, heads: int, size: int) -> str:
+        """Positions of keys as queries see them, rows and columns by themselves: [1, heads, tokens, tokens]."""
+        places = self.op("Reshape", q, [heads, x.h, x.w, size])
+        rows, columns = self.normal(x.h, x.h, size), self.normal(x.w, x.w, size)
+        if self.chance(0.5):
+            a = self.op("Einsum", places, rows, equation="bhwc,hkc->bhwk")
+            b = self.op("Einsum", places, columns, equation="bhwc,wkc->bhwk")
+        else:
+            a = self.op("MatMul", places, rows.transpose(0, 2, 1).copy())
+            turned = self.op("MatMul", self.op("Transpose", places, perm=[0, 2, 1, 3]), columns.transpose(0, 2, 1).copy())
+            b = self.op("Transpose", turned, perm=[0, 2, 1, 3])
+        both = self.op("Add", self.op("Unsqueeze", a, [4]), self.op("Unsqueeze", b, [3]))
+        return self.op("Reshape", both, [1, heads, x.t, x.t])
+
+    def scan(self, x: Tokens) -> str:
+        """Mamba's selective scan of few tokens, unrolled, in one direction or turned round."""
+        if x.t > 30:
+            return self.gate(x)
+        d, n = x.c, self.choose(2, 4)
+        wide = self.op("Softplus", self.op("Add", self.linear(x.name, d, d, x.t, bias=False), self.normal(d) - 2))
+        b, g = self.linear(x.name, d, n, x.t, bias=False), self.linear(x.name, d, n, x.t, bias=False)
+        rates = -np.tile(np.arange(1.0, n + 1), (d, 1)) * np.exp(self.normal(d, n, scale=0.1))
+        fed = self.op("Mul", self.op("Mul", self.op("Unsqueeze", wide, [3]), self.op("Unsqueeze", b, [2])),
+                      self.op("Unsqueeze", x.name, [3]))  # fmt: skip
+        decay = self.op("Exp", self.op("Mul", self.op("Unsqueeze", wide, [3]), rates))
+        state, every = "", {}
+        for i in list(range(x.t))[:: self.choose(1, -1)]:
+            new = self.op("Gather", fed, np.int64(i), axis=1)
+            state = self.op("Add", self.op("Mul", self.op("Gather", decay, np.int64(i), axis=1), state), new) if state else new
+            every[i] = self.op("Unsqueeze", state, [1])
+        states = self.op("Concat", *(every[i] for i in range(x.t)), axis=1)
+        y = self.op("Squeeze", self.op("MatMul", states, self.op("Unsqueeze", g, [3])), [3])
+        y = self.op("Add", y, self.op("Mul", self.gain(d), x.name)) if self.chance(0.7) else y
+        return self.linear(y, d, d, x.t)
 
     def three_axes(self, q: str, k: str, v: str, t: int, heads: int, size: int) -> str:
         """[heads, tokens, size], as torch's MultiheadAttention is exported."""
@@ -166,7 +203,7 @@ class TokenBlocks(Blocks):
         n = x.t - x.prefix
         k = self.whole(max(1, n // 2), n - 1) if n > 1 else n
         rest = self.op("Slice", x.name, [x.prefix], [x.t], [1]) if x.prefix else x.name
-        if self.chance(0.6):
+        if self.chance(0.85):
             scores = self.op("Squeeze", self.linear(rest, x.c, 1, n), [2])
         else:
             scores = self.op("ReduceSum", self.op("Mul", rest, rest), [2], keepdims=0)
@@ -215,12 +252,12 @@ class TokenBlocks(Blocks):
         return self.linear(y, x.c, x.c, x.t)
 
     def linear_attention(self, x: Tokens) -> str:
-        """Q (K' V) with features that are not negative, divided by their sum."""
+        """Q (K' V) with features that are not negative, over their sum and so much that a token without any is no round-off."""
         q, k, v = (self.linear(x.name, x.c, x.c, x.t) for _ in range(3))
         q, k = self.op("Relu", q), self.op("Relu", k)
         kv = self.op("MatMul", self.op("Transpose", k, perm=[0, 2, 1]), v)
         total = self.op("MatMul", q, self.op("Transpose", self.op("ReduceSum", k, [1]), perm=[0, 2, 1]))
-        y = self.op("Div", self.op("MatMul", q, kv), self.op("Add", total, np.float32(1e-3)))
+        y = self.op("Div", self.op("MatMul", q, kv), self.op("Add", total, np.float32(0.05)))
         return self.linear(y, x.c, x.c, x.t)
 
     def token_mixing(self, x: Tokens) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from writer import Writer
 
-ACTIVATIONS = ("gelu", "gelu", "tanh gelu", "quick gelu", "relu", "relu", "silu", "hardswish", "relu6", "leaky", "mish")
+ACTIVATIONS = ("gelu", "gelu", "tanh gelu", "quick gelu", "relu", "relu", "silu", "hardswish", "relu6", "leaky")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Blocks(Writer):
         self.bias = self.chance(0.8)
         self.linear_form = self.choose("matmul", "matmul", "gemm", "conv", "einsum", "einsum transposed")
         self.norm_form = self.choose("op", "op", "steps", "rms")
-        self.act = self.choose(*ACTIVATIONS)
+        self.act = "mish" if self.chance(0.03) else self.choose(*ACTIVATIONS)  # which no machine takes yet
 
     # --- products, norms, activations
 
@@ -156,7 +156,8 @@ class Blocks(Writer):
         y = self.conv(x, x.c, self.choose((7, 7), (5, 5), (3, 3)), groups=x.c)
         last = Tokens(self.op("Transpose", y.name, perm=[0, 2, 3, 1]), x.h * x.w, x.c)
         flat = self.op("Reshape", last.name, [1, last.t, x.c])
-        z = self.mlp(self.norm(flat, x.c), last.t, x.c)
+        mlp = self.response_mlp if self.chance(0.3) else self.mlp
+        z = mlp(self.norm(flat, x.c), last.t, x.c)
         z = self.op("Mul", z, self.normal(x.c, scale=0.5)) if self.chance(0.5) else z
         z = self.op("Transpose", self.op("Reshape", z, [1, x.h, x.w, x.c]), perm=[0, 3, 1, 2])
         return replace(x, name=self.op("Add", x.name, z))
@@ -318,3 +319,12 @@ class Blocks(Writer):
                 a, b = self.linear(x, width, hidden, tokens), self.linear(x, width, hidden, tokens)
             return self.linear(self.op("Mul", self.activate(a, self.choose("silu", "gelu")), b), hidden, width, tokens)
         return self.linear(self.activate(self.linear(x, width, hidden, tokens)), hidden, width, tokens)
+
+    def response_mlp(self, x: str, tokens: int, width: int) -> str:
+        """An MLP with ConvNeXt V2's global response normalisation within."""
+        hidden = 2 * width
+        y = self.activate(self.linear(x, width, hidden, tokens))
+        size = self.op("ReduceL2", y, [1])
+        share = self.op("Div", size, self.op("Add", self.op("ReduceMean", size, [-1]), np.float32(1e-6)))
+        z = self.op("Add", self.op("Mul", self.op("Mul", y, share), self.gain(hidden)), self.normal(hidden))
+        return self.linear(self.op("Add", z, y), hidden, width, tokens)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+from forms import rewritten
+from grids import quantised
 from networks import Network, network
-from writer import rounded, save
+from writer import rounded
 
-from hwgen import steps
+from hwgen import levels, steps
 from hwgen.compare import snr_db
 from hwgen.errors import UserError
 from hwgen.sim import golden
@@ -29,13 +32,20 @@ CALIBRATION, TEST = 32, 3  # images; of 16 that are each brighter or darker as a
 LEAST_DB = 15.0  # of golden against the file: below it an answer is wrong ...
 ROUNDED_DB = 20.0  # ... where the file with its weights rounded to int8, on images disturbed a little, keeps so much
 DISTURBED, DISTURBED_DB = 8, 36.0  # times; the noise that int8 layers make anyway: a router near a tie falls over by it too
+CHOOSING, CHOOSING_DB = {"selected", "experts"}, 30.0  # what picks tokens or experts: after some layers noise has grown
 BOARDS = (
-    {"array_outputs": 8, "array_inputs": 8, "banks": 4, "bank_words": 8192, "window_chunks": 1, "weight_words": 256},
-    {"array_outputs": 16, "array_inputs": 16, "banks": 4, "bank_words": 4096, "window_chunks": 1, "weight_words": 512},
-    {"array_outputs": 12, "array_inputs": 20, "banks": 2, "bank_words": 4096, "window_chunks": 3, "weight_words": 512},
-)  # the last divides neither tokens nor widths
+    {"array_outputs": 8, "array_inputs": 8, "banks": 4, "bank_words": 8192, "window_chunks": 1, "weight_words": 256,
+     "select_rows": 256, "scan_states": 2},
+    {"array_outputs": 16, "array_inputs": 16, "banks": 4, "bank_words": 4096, "window_chunks": 1, "weight_words": 512,
+     "select_rows": 512, "scan_states": 4},
+    {"array_outputs": 12, "array_inputs": 20, "banks": 2, "bank_words": 4096, "window_chunks": 3, "weight_words": 512,
+     "select_rows": 256, "scan_states": 3},
+)  # fmt: skip; the last divides neither tokens nor widths
 
 
+CHECKED = 4  # one of so many networks is given to `check`, too
+QUANTISED, REWRITTEN, OUTSIDE = 0.12, 0.6, 0.05  # shares of networks on grids, in another form, with their data beside them
+UNKNOWN_TO_ONNXRUNTIME = ": onnxruntime cannot run it"  # as convolutions in double precision
 SECONDS = 60  # of CPU, for one network
 
 
@@ -46,7 +56,7 @@ class TooLong(BaseException):
 @dataclass(frozen=True)
 class Verdict:
     """kind: "right", "refused", "fault" (an exception that is no UserError), "wrong", "machine" (differs from golden),
-    "slow"."""
+    "check" (which says another thing than the build), "form" (refused for how it is written), "slow"."""
 
     seed: int
     kind: str
@@ -78,22 +88,46 @@ def timed(seed: int, folder: Path, seconds: int = SECONDS) -> Verdict:
 def judge(seed: int, folder: Path) -> Verdict:
     """The verdict on the network of a seed; files go to `folder`."""
     net = network(seed)
-    path = save(net.model, folder / f"{seed}.onnx")
+    rng = np.random.default_rng((seed, 3))
+    if rng.random() < QUANTISED:
+        images = net.images(CALIBRATION, seed)
+        net = replace(net, model=quantised(net.model, rng, lambda model: _outputs(model, images)), parts=[*net.parts, "grids"])
+    path = folder / f"{seed}.onnx"
+    file = copy.deepcopy(net.model)  # which is changed where its data goes beside it
+    if rng.random() < REWRITTEN:
+        file, forms = rewritten(file, rng)
+        net.parts.extend(forms)
+    outside = rng.random() < OUTSIDE
+    onnx.save(file, path, save_as_external_data=outside, location=f"{seed}.data", size_threshold=0)
     try:
         kind, text = _judged(net, path, seed)
     except UserError as error:
         kind, text = "refused", str(error).replace(str(path), "")
     except Exception:
         kind, text = "fault", traceback.format_exc()
+    if kind == "refused" and file is not net.model and not text.startswith(UNKNOWN_TO_ONNXRUNTIME):
+        plain = folder / f"{seed}_plain.onnx"
+        onnx.save(net.model, plain)
+        if levels.check(path) and not levels.check(plain):
+            kind, text = "form", f"refused in this form only: {text}"
     return Verdict(seed, kind, text, tuple(net.parts))
 
 
 def _judged(net: Network, path: Path, seed: int) -> tuple[str, str]:
     settings = {name: str(value) for name, value in BOARDS[seed % len(BOARDS)].items()}
     calibrate, test = net.images(CALIBRATION, seed), net.images(TEST, seed + 1)
-    state = steps.build(
-        {"": path}, path.with_suffix(".bundle"), calibrate=calibrate, settings=settings, stop_after="schedule"
-    )
+    checked = seed % CHECKED == 0
+    findings = levels.check(path) if checked else []
+    try:
+        state = steps.build(
+            {"": path}, path.with_suffix(".bundle"), calibrate=calibrate, settings=settings, stop_after="schedule"
+        )
+    except UserError as error:
+        if checked and bool(findings) != ("not supported" in str(error)):
+            return "check", f"check finds {len(findings)}, build: {error}"
+        raise
+    if findings:
+        return "check", f"check finds {findings[0]}, build nothing"
     if len(state.program.tasks) != 1:
         return "fault", f"tasks {list(state.program.tasks)}"
     graph = state.integers[""]
@@ -104,7 +138,8 @@ def _judged(net: Network, path: Path, seed: int) -> tuple[str, str]:
         if not np.array_equal(machine[name], values):
             return "machine", f"output {name!r}: {int((machine[name] != values).sum())} of {values.size} values differ"
     wanted = _run(net.model, [test])[0]
-    best = _run(rounded(net.model), [test, *_disturbed(test, seed)])
+    noise = CHOOSING_DB if CHOOSING & set(net.parts) else DISTURBED_DB
+    best = _run(rounded(net.model), [test, *_disturbed(test, seed, noise)])
     texts, wrong = [], False
     for name in wanted:
         got = np.stack([f[name] for f in found]).reshape(wanted[name].shape)
@@ -114,21 +149,34 @@ def _judged(net: Network, path: Path, seed: int) -> tuple[str, str]:
     return "wrong" if wrong else "right", "; ".join(texts)
 
 
-def _disturbed(images: dict[str, np.ndarray], seed: int) -> list[dict[str, np.ndarray]]:
-    """The images with noise of DISTURBED_DB, DISTURBED times."""
+def _disturbed(images: dict[str, np.ndarray], seed: int, noise_db: float) -> list[dict[str, np.ndarray]]:
+    """The images with such a noise, DISTURBED times."""
     rng = np.random.default_rng((seed, 2))
-    part = 10 ** (-DISTURBED_DB / 20)
+    part = 10 ** (-noise_db / 20)
     return [
         {n: (a + rng.normal(0, a.std() * part, a.shape)).astype(np.float32) for n, a in images.items()}
         for _ in range(DISTURBED)
     ]
 
 
-def _run(model: onnx.ModelProto, several: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Outputs of the file, [images, ...], on each of several sets of images."""
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _outputs(model: onnx.ModelProto, images: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Outputs in their order on all images, [images, ...]."""
+    session = _session(model)
+    count = len(next(iter(images.values())))
+    rows = [session.run(None, {n: a[i : i + 1] for n, a in images.items()}) for i in range(count)]
+    return [np.stack(values) for values in zip(*rows, strict=True)]
+
+
+def _run(model: onnx.ModelProto, several: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Outputs of the file, [images, ...], on each of several sets of images."""
+    session = _session(model)
     names = [o.name for o in session.get_outputs()]
     found = []
     for images in several:

@@ -9,14 +9,16 @@ import onnx
 from attention import TokenBlocks
 from blocks import Map, Tokens
 
-OPSETS = range(13, 21)
+OPSETS = range(11, 23)
+SIZES, LARGE, LARGE_SHARE = (8, 10, 12, 12, 15, 16, 16, 18), (20, 24, 25, 28), 0.1  # of images
+REFUSED_SHARE = 0.03  # of networks with what no machine takes yet: what is said of it counts too
 ON_MAPS = (
     "plain_conv", "plain_conv", "inverted", "convnext", "pool_former", "channel_branches", "up_and_add", "squeeze_excite",
-    "max_block", "depthwise", "pyramid", "place_gate",
+    "max_block", "depthwise", "pyramid",
 )  # fmt: skip
 MIXERS = (
     "self_attention", "self_attention", "self_attention", "self_attention", "window_attention", "window_attention",
-    "reduced_attention", "channel_attention", "linear_attention", "token_mixing", "spatial_gate",
+    "reduced_attention", "channel_attention", "linear_attention", "token_mixing", "spatial_gate", "scan",
 )  # fmt: skip
 
 
@@ -42,6 +44,7 @@ class _Vision(TokenBlocks):
     def __init__(self, seed: int):
         super().__init__(seed, int(np.random.default_rng((seed, 1)).choice(OPSETS)))
         self.parts: list[str] = []
+        self.inputs: dict[str, tuple[int, ...]] = {}
         self.width = self.choose(8, 12, 16, 16, 20, 24, 32, 36, 48)
         self.layer_scale, self.after = self.chance(0.2), self.chance(0.12)
 
@@ -99,6 +102,22 @@ class _Vision(TokenBlocks):
             x = replace(x, name=joined, t=x.t + n, prefix=n)
         return replace(x, name=self.op("Add", x.name, self.normal(1, x.t, x.c, scale=0.4))) if self.chance(0.7) else x
 
+    def second(self, x: Tokens) -> Tokens:
+        """Another input beside the image: a second image's tokens added or set before, or numbers that all tokens get."""
+        kind = self.choose("image", "numbers", "scale", "token")
+        if kind == "image":
+            p = self.choose(2, 3, 4)
+            h, w = self.whole(1, 4), self.whole(1, 4)
+            self.inputs["depth"] = (1, 1, h * p, w * p)
+            y = self.as_tokens(self.conv(Map("depth", 1, h * p, w * p), x.c, (p, p), (p, p), pad=0))
+            return replace(x, name=self.op("Concat", y.name, x.name, axis=1), t=x.t + y.t, prefix=x.prefix + y.t)
+        n = self.whole(2, 9)
+        self.inputs["state"] = (1, n, 1, 1)
+        y = self.as_tokens(self.conv(Map("state", n, 1, 1), x.c, (1, 1), pad=0)).name
+        if kind == "token":
+            return replace(x, name=self.op("Concat", y, x.name, axis=1), t=x.t + 1, prefix=x.prefix + 1)
+        return replace(x, name=self.op("Add" if kind == "numbers" else "Mul", x.name, y))
+
     # --- heads
 
     def head(self, x: Tokens | Map) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -145,16 +164,19 @@ class _Vision(TokenBlocks):
 def network(seed: int) -> Network:
     """The network of a seed."""
     v = _Vision(seed)
-    h, w = (v.choose(8, 12, 12, 16, 16, 15, 18, 20, 24, 25, 28) for _ in range(2))
+    sizes = LARGE if v.chance(LARGE_SHARE) else SIZES
+    h, w = (v.choose(*sizes) for _ in range(2))
     image = Map("image", v.choose(1, 3, 3, 3, 4), h, w if v.chance(0.4) else h)
     x = v.part(v.choose("patches", "patches", "patches", "conv_stem", "conv_stem", "cut_patches"), image)
     x = v.map_norm(x) if v.chance(0.15) else x
+    x = v.part("place_gate", x) if v.chance(REFUSED_SHARE) else x
     kind = v.choose("tokens", "tokens", "tokens", "maps", "hybrid", "hybrid", "stages")
     if kind == "maps":
         for _ in range(v.whole(1, 4)):
             x = v.part("down", x) if v.chance(0.2) else v.part(v.choose(*ON_MAPS), x)
     elif kind == "tokens":
         x = v.positions(v.as_tokens(x))
+        x = v.part("second", x) if v.chance(0.12) else x
         for _ in range(v.whole(1, 3)):
             x = v.token_block(x)
         if v.chance(0.2):
@@ -174,6 +196,6 @@ def network(seed: int) -> Network:
     ends = v.head(x)
     for name, (value, _) in ends.items():
         v.nodes.append(onnx.helper.make_node("Identity", [value], [name], f"end_{name}"))
-    shape = (1, image.c, image.h, image.w)
-    model = v.model({"image": shape}, {name: s for name, (_, s) in ends.items()}, dynamic=v.chance(0.3))
-    return Network(model, {"image": shape}, [f"opset {v.opset}", kind, *v.parts])
+    inputs = {"image": (1, image.c, image.h, image.w)} | v.inputs
+    model = v.model(inputs, {name: s for name, (_, s) in ends.items()}, dynamic=v.chance(0.3))
+    return Network(model, inputs, [f"opset {v.opset}", kind, *v.parts])

@@ -1,15 +1,16 @@
-"""Writes ONNX graphs of any opset from 13 on: newer operators are written out where the opset has none yet."""
+"""Writes ONNX graphs of any opset from 11 on: newer operators are written out where the opset has none yet."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Array = np.ndarray
-REDUCTIONS = {"ReduceMean", "ReduceMax", "ReduceL2", "ReduceSumSquare"}  # axes are an input from opset 18 on
+# Operators whose axes are an input from an opset on, and an attribute before.
+AXES = dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceL2", "ReduceSumSquare"), 18)
+AXES |= dict.fromkeys(("ReduceSum", "Squeeze", "Unsqueeze", "Split"), 13)
+IR_VERSIONS = ((21, 10), (11, 8))  # from an opset on
 
 
 class Writer:
@@ -56,8 +57,10 @@ class Writer:
         if lowered := getattr(self, f"_{kind}", None):
             if (result := lowered(*inputs, **attributes)) is not None:
                 return result
-        if kind in REDUCTIONS and self.opset < 18:
-            attributes["axes"], inputs = inputs[1], inputs[:1]
+        if self.opset < AXES.get(kind, 0) and len(inputs) > 1:
+            attributes["split" if kind == "Split" else "axes"], inputs = [int(n) for n in inputs[1]], inputs[:1]
+        if kind == "Resize" and self.opset < 13:  # nothing was an empty list then
+            inputs = [np.zeros(0, np.float32) if isinstance(i, str) and not i else i for i in inputs]
         names = [i if isinstance(i, str) else self.constant(i) for i in inputs]
         made = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, names, made, f"n{len(self.nodes)}", **attributes))
@@ -102,7 +105,9 @@ class Writer:
             [info(name, shape) for name, shape in outputs.items()],
             self.constants,
         )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+        opset = max(self.opset, 12) if any(n.op_type == "Einsum" for n in self.nodes) else self.opset
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        made.ir_version = next(ir for opset, ir in IR_VERSIONS if self.opset >= opset)
         onnx.checker.check_model(made, full_check=True)
         return made
 
@@ -135,8 +140,3 @@ def _rounded(node: onnx.NodeProto, array: Array) -> Array:
         axes = (array.ndim - 2,)
     step = np.abs(array).max(axis=axes, keepdims=True) / 127 + 1e-30
     return (np.rint(array / step) * step).astype(np.float32)
-
-
-def save(model: onnx.ModelProto, path: Path) -> Path:
-    onnx.save(model, path)
-    return path
