@@ -142,10 +142,14 @@ class WindowFinish(Component):
         there = delay(m, early, RAM_LATENCY, "max_there")
         ends = delay_valid(m, last, at + 1, "max_ends")
         first_block = there[-1]
-        # A single row comes again before what was written of it can be read: it is still here.
-        before = Mux(register(m, insn.rows == 1, "single"), best, ram.read_data)
+        # Up to three rows may come again before what was written of them can be read, RAM_LATENCY + 2 cycles later: theirs is
+        # the end as many before.
+        older = [best, *(Signal(MAXIMUM_BITS, name=f"best_{n}", reset_less=True) for n in (2, 3))]
+        few = register(m, Mux(insn.rows <= len(older), insn.rows, 0)[:2], "few")
+        before = Mux(few[1], Mux(few[0], older[2], older[1]), Mux(few[0], older[0], ram.read_data))
         with m.If(ends):
             m.d.sync += best.eq(Mux(first_block | (of_block > before), of_block, before))
+            m.d.sync += [older[1].eq(older[0]), older[2].eq(older[1])]
         row = ports.ROW_BITS
         written, done = delay_valid(m, ends, 1, "max_written"), register(m, there, "max_done")
         m.submodules.fifo = fifo = SmallFifo(WINDOW_ROWS, MAXIMUM_BITS + scale_bits + 1)

@@ -142,6 +142,17 @@ def test_few_rows_of_many_blocks(vector_memory, config):
         run_windows(vector_memory, config, cases, stall, 3)
 
 
+@pytest.mark.parametrize("config", [WIDE, THIN, pytest.param(PAIRS, id="4")])
+def test_maxima_of_few_rows_over_blocks(vector_memory, config):
+    """A row's last block is so short that it comes again before its maximum can be read."""
+    rng = np.random.default_rng(5)
+    block = config.window_chunks * config.chunk
+    modes = {"reduce": Reduce.SUM, "before": 0, "shift": 20, "gelu": Gelu.OFF, "y_max": 1}
+    cases = [case(config, rng, rows=rows, columns=n * block + 1, **modes) for rows in range(1, 7) for n in (1, 2, 3)]
+    for stall in (0.0, 0.3):
+        run_windows(vector_memory, config, cases, stall, 5)
+
+
 def test_no_rows(vector_memory):
     rng = np.random.default_rng(4)
     none = case(SQUARE, rng, rows=4)
