@@ -131,7 +131,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument(
         "--sensitivity", action="store_true", help="follow each layer's own error to the outputs on all images, not one"
     )
-    _selection(sub)
+    _selection(sub, several=False)
     what = "write a page there: the errors of each layer, and its values against the 8-bit grid that the array reads"
     sub.add_argument("--html", type=Path, metavar="FILE.html", help=what)
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -247,8 +247,9 @@ def _outputs(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--outputs", action="append", default=[], metavar="NAME,...", help=what)
 
 
-def _selection(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--task", metavar="T", help="needed where the bundle holds several; T,U: both of each image")
+def _selection(sub: argparse.ArgumentParser, several: bool = True) -> None:
+    both = "; T,U: both of each image" if several else ""
+    sub.add_argument("--task", metavar="T", help=f"needed where the bundle holds several{both}")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N images")
 
 

@@ -45,7 +45,9 @@ class Quantisation:
             raise UserError(f"equalise={self.equalise!r}: must be a number from 0 to 1")
         if not isinstance(self.min_snr, float) or not 0 <= self.min_snr <= MOST_SNR:
             raise UserError(f"min_snr={self.min_snr!r}: must be a number of dB from 0 to {MOST_SNR:g}")
-        for _, bits in self.bits_by_layer:
+        for entry, (pattern, bits) in zip(self.weights.split(","), self.bits_by_layer, strict=True):
+            if ":" in entry and not pattern:
+                raise UserError(f"weights={self.weights}: {entry.strip()!r} names no layer")
             if bits not in WEIGHTS:
                 raise UserError(f"weights={self.weights}: {bits!r} must be {', '.join([*WEIGHTS][:-1])} or {[*WEIGHTS][-1]}")
 
@@ -57,8 +59,8 @@ class Quantisation:
 
     @property
     def plain_weights(self) -> bool:
-        """Whether every layer has int8 weights."""
-        return all(WEIGHTS[bits] == INT8_BITS for _, bits in self.bits_by_layer)
+        """Whether every layer has int8 weights, and none is named."""
+        return all(not pattern and WEIGHTS[bits] == INT8_BITS for pattern, bits in self.bits_by_layer)
 
     def bits_of(self, names: set[str]) -> int:
         """Bits of the weights of a layer of these names, 0 where they are to be found."""

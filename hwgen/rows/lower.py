@@ -367,7 +367,7 @@ class Rows:
 
     def refuse(self, node: Node, reason: str, hint: str = "") -> None:
         self._failed.add(node)
-        source = node.source or node.name
+        source = node.source or (node.op.name if isinstance(node.op, Input) else node.name)
         if any(f.node == source for f in self.findings):
             return  # of one ONNX node the first fault
         self.findings[Finding(source, self.kinds.get(source, node.op.kind), "select", reason, hint)] = None

@@ -184,6 +184,8 @@ def test_wide_layers_on_the_machine(pattern):
         ({"wide": "1.add2"}, "'1.add2' is no linear layer"),
         ({"weights": "7"}, "weights=7: '7' must be auto, 8, 6, 5 or 4"),
         ({"weights": "0.fc1:few"}, "'few' must be auto"),
+        ({"weights": "no.such:8"}, "--set weights=no.such:8: 'no.such' is no linear layer or layer of experts"),
+        ({"weights": "4, :8"}, "weights=4, :8: ':8' names no layer"),
         ({"weights": "5,0.attn:6"}, "--set weights=5,0.attn:6: '0.attn' is no linear layer or layer of experts"),
     ],
 )
