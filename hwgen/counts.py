@@ -19,6 +19,11 @@ def stream_beats(insn: isa.Stream, config: Config) -> int:
     return insn.beats if insn.narrow else insn.words * config.slice_beats
 
 
+def expansion(insn: isa.Stream, config: Config) -> float:
+    """Cycles of a word of a Stream in the expander of a port: one for each unit, and of narrow ones for each block's numbers."""
+    return config.slice_beats * (1 + 1 / (2 * config.axi_bytes) if insn.narrow else 1.0)
+
+
 def walks(program: list[isa.Insn]) -> dict[int, isa.WalkFields]:
     """The walk that each instruction follows which has one, by its index."""
     found: dict[int, isa.WalkFields] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .. import isa
 from ..config import Config
-from ..counts import data_beats, stream_beats, taps, walks, windows
+from ..counts import data_beats, expansion, stream_beats, taps, walks, windows
 from ..dram import Dram
 from ..isa import Unit
 from ..latency import FETCH_BATCH, MOST_BEATS, window_reads
@@ -306,7 +306,7 @@ class _Simulation:
         if not words:
             self._end(index, Unit.WEIGHTS, start, start + STREAM_STEPS)
             return
-        beats = stream_beats(insn, self.config)
+        beats, cycles = stream_beats(insn, self.config), expansion(insn, self.config)
         self.result.weight_bytes += beats * self.config.axi_bytes * self.config.weight_ports
         span = Span(index, Unit.WEIGHTS, start, start, start)
         self.result.spans.append(span)
@@ -320,7 +320,7 @@ class _Simulation:
 
         def issue() -> None:
             first = FIRST_WORD_STEPS + EXPANDER_STEPS * self.config.narrow_weights
-            self.traffic.stream(words, beats, start + self.dram.latency + first, arrived, asked)
+            self.traffic.stream(words, beats, cycles, start + self.dram.latency + first, arrived, asked)
 
         self.clock.at(start + STREAM_STEPS, issue)
 

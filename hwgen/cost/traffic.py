@@ -48,6 +48,7 @@ class _Segment:
 
     left: float
     beats: float  # of each port for a word
+    cycles: float  # of each port's expander for a word, at least
     earliest: float
     arrived: Action
     asked: Action | None  # until all words of the segments before it have been asked for
@@ -100,12 +101,12 @@ class Traffic:
             self.data.append(_Command(beats, earliest, arrived))
             self.clock.at(earliest, self._step)
 
-    def stream(self, words: int, beats: int, earliest: float, arrived: Action, asked: Action) -> None:
-        """`words` more into the weight buffer by so many beats of each port, not before `earliest`; `arrived` when the last has
-        come, `asked` when the readers have asked for all words before these.
+    def stream(self, words: int, beats: int, cycles: float, earliest: float, arrived: Action, asked: Action) -> None:
+        """`words` more into the weight buffer by so many beats of each port, a word in at least so many cycles, not before
+        `earliest`; `arrived` when the last has come, `asked` when the readers have asked for all words before these.
         """
         self._advance()
-        self.segments.append(_Segment(words, beats / words, earliest, arrived, asked))
+        self.segments.append(_Segment(words, beats / words, cycles, earliest, arrived, asked))
         if earliest > self.clock.now:
             self.clock.at(earliest, self._step)
         self._plan()
@@ -173,8 +174,8 @@ class Traffic:
         empty = self.level <= TINY
         pop = float(WORDS_PER_CYCLE) if self.popped is not None else 0.0
         word = segments[0].beats if segments else float(self.slice_beats)  # beats of a port
-        # An expander makes a beat's worth of a word each cycle at most.
-        most = min(self.port / word, 1 / self.slice_beats) if segments and segments[0].earliest <= now + TINY else 0.0
+        begun = bool(segments) and segments[0].earliest <= now + TINY
+        most = min(self.port / word, 1 / segments[0].cycles) if begun else 0.0
         data, store = (self.port if q and q[0].earliest <= now + TINY else 0.0 for q in (self.data, self.stores))
         wanted = min(most, pop) if full else most
         self.data_rate, self.store_rate, share = self._shared(data, store, wanted * word)

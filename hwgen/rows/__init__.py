@@ -60,7 +60,7 @@ def _norms_of_heads(made: graph.Graph) -> list[graph.LayerNorm]:
 
     def held(norm: graph.LayerNorm, name: str) -> bool:
         for user in made.users(name):
-            passed = isinstance(user, graph.Gather) or (isinstance(user, graph.Rotate) and user.heads == norm.heads)
+            passed = isinstance(user, graph.Gather | graph.Clip) or (isinstance(user, graph.Rotate) and user.heads == norm.heads)
             scores = isinstance(user, graph.Attention) and user.heads == norm.heads and name != user.v
             if not scores and not (passed and held(norm, user.name)):
                 return False
