@@ -20,7 +20,7 @@ from hwgen.errors import Terminated
 from hwgen.example import write
 
 TOP = Path(__file__).resolve().parents[2]
-PATIENCE = 60.0  # seconds that anything may take here
+PATIENCE = 120  # seconds: a loaded machine starts processes late
 
 
 def alive(pid: int) -> bool:
