@@ -68,7 +68,7 @@ def recognise(program: Program) -> tuple[Program, list[Finding]]:
     """The same outputs by layers, and what keeps mixtures of experts from being one; nothing else is refused here."""
     if any(isinstance(n.op, Map) and n.op.function == "round" for n in program.nodes()):
         program = rewrite(program, (limit, dynamic), past=False)
-        program.notes["ranges"] = of_inputs(program)
+        program.notes["ranges"] = program.notes.get("ranges", {}) | of_inputs(program)
         program = rewrite(program, (of_input,), past=False)
     program, findings = mixtures(program)
     for patterns in ROUNDS:

@@ -129,6 +129,24 @@ def test_an_image_of_bytes_has_their_range(tmp_path, kind, limits):
     assert found > 30
 
 
+def test_an_image_of_bytes_keeps_their_range_in_a_quantised_file(tmp_path):
+    """Where no limit stands on the image itself, but behind what makes numbers of its pixels."""
+    rng, node = np.random.default_rng(5), helper.make_node
+    held = {"mean": np.full((1, 3, 1, 1), 120, np.float32), "std": np.float32(60), "w": normal(rng, 8, 3, 4, 4)}
+    held |= {"step": np.float32(0.02), "zero": np.uint8(128)}
+    nodes = [
+        node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        node("Sub", ["pixels", "mean"], ["centred"]),
+        node("Div", ["centred", "std"], ["normal"]),
+        node("QuantizeLinear", ["normal", "step", "zero"], ["integers"]),
+        node("DequantizeLinear", ["integers", "step", "zero"], ["limited"]),
+        node("Conv", ["limited", "w"], ["out"], strides=[4, 4]),
+    ]
+    found, graph = accuracy(write(tmp_path / "m.onnx", nodes, held, (3, 16, 16), (8, 4, 4), TensorProto.UINT8))
+    assert tuple(float(a[0]) for a in graph.ranges["image"]) == (0, 255)
+    assert found > 30
+
+
 def test_few_outputs_of_a_layer_of_mixed_tokens(tmp_path):
     """Tokens mixed over the whole map (MAFormer's global tokens), and of a layer behind them only some channels."""
     rng = np.random.default_rng(3)
