@@ -214,7 +214,11 @@ class Rows:
 
     def upright(self, view: View, split: int = 1) -> View:
         """`standing.upright`."""
-        return upright(view, split, lambda source: self.once("transposed", source, lambda: self._transposed(source)))
+        return upright(view, split, self.transposed)
+
+    def transposed(self, source: Node) -> Node:
+        """The value of a layer with its rows as columns."""
+        return self.once("transposed", source, lambda: self._transposed(source))
 
     def _transposed(self, source: Node) -> Node:
         r = self.standing(source)

@@ -29,12 +29,9 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     if len(operand.blocks) > most or any(len(block.parts) > most for block in operand.blocks):
         if len(part.blocks) == 1 and all((columns == columns[0]).all() for _, columns in part.blocks[0].parts) and not narrow:
             return _repeated(b, node, part)
-        if (sorted_ := _beside(b, node, part)) is not None:
-            return sorted_
-        if (grouped := _grouped(b, node, part)) is not None:
-            return grouped
-        if (upright := _upright(b, node, part)) is not None:
-            return upright
+        for way in (_beside, _grouped, _upright):
+            if (found := way(b, node, part)) is not None:
+                return found
         if not narrow:
             raise Unsupported(APART, TOKENS)
         try:
@@ -114,12 +111,7 @@ def _upright(b: Rows, node: Node, operand: Operand) -> str | None:
         found.append((sets, picks.reshape(-1), columns[:, run[0]], len(run)))
     if len(found) > MOST_PARTS:
         return None
-
-    def turned() -> Node:
-        b.t.name, b.t.source = "", source.source
-        return b.t.node(Standing(), b.t.transpose(b.standing(source), (1, 0))).node
-
-    whole = b.once("upright", source, turned)
+    whole = b.transposed(source)
     blocks = [Block([(whole, c) for c in sets], picks, at, width) for sets, picks, at, width in found]
     return value(b, node, Operand(blocks, operand.rows, operand.width))
 
