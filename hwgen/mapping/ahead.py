@@ -52,8 +52,8 @@ def ahead(
             beside = isinstance(op, Norm | Multiply)
             lead = (VECTOR_LEAD if beside else LOAD_LEAD) * cycles(op)
             opens = sum(size(name) for name in {view.buffer for view in op.views().values()} if spans[name][0] == i)
-            while at > lowest and array[i] - array[at] < lead and live[at - 1] + opens <= most:
-                if not beside and vector[i] - vector[at] >= lead:
+            while at > lowest and live[at - 1] + opens <= most:
+                if array[i] - array[at] >= lead or (not beside and vector[i] - vector[at] >= lead):
                     break
                 at -= 1
             moves = at < i

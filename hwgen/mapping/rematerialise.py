@@ -20,9 +20,9 @@ def rematerialise(graph: IntGraph) -> IntGraph:
     buffers = dict(graph.buffers)
     writers, readers = (_users(graph, of) for of in (written, read))
     again: dict[int, Op] = {}  # in front of which operation
-    for i, norm in enumerate(graph.ops):
-        reader = _last_reader(graph, i, writers, readers)
-        if reader is None or not isinstance(norm, Norm):
+    for i, norm in [(i, op) for i, op in enumerate(graph.ops) if isinstance(op, Norm)]:
+        reader = _last_reader(graph, i, norm, writers, readers)
+        if reader is None:
             continue
         name = f"{norm.out.buffer}.again"
         buffers[name] = replace(buffers[norm.out.buffer], name=name)
@@ -43,12 +43,11 @@ def _users(graph: IntGraph, of: Callable[[Op], set[str]]) -> dict[str, list[int]
     return found
 
 
-def _last_reader(graph: IntGraph, i: int, writers: dict[str, list[int]], readers: dict[str, list[int]]) -> int | None:
-    """The MatMul that a second Norm could serve if operation i is one: the last of several readers, the Norm's x as it was till
+def _last_reader(
+    graph: IntGraph, i: int, norm: Norm, writers: dict[str, list[int]], readers: dict[str, list[int]]
+) -> int | None:
+    """The MatMul that a second Norm could serve beside operation i: the last of several readers, the Norm's x as it was till
     then."""
-    norm = graph.ops[i]
-    if not isinstance(norm, Norm):
-        return None
     buffer = norm.out.buffer
     if writers[buffer] != [i] or any(output.view.buffer == buffer for output in graph.outputs):
         return None

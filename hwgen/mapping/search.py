@@ -35,7 +35,7 @@ PIECES_ROOM = 0.92  # the fraction for pieces in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
 MAP_SPILLS = (0.5, 0.35, 0.2)  # fractions that are tried in turn where maps go through in bands
 TURNS = 0.9  # and that for their blocks in turns
-SMALLEST = Mapping(shared_hidden=True, ordered=False, windows=True, room=WINDOWS[-1])
+ENDS = tuple(Mapping(shared_hidden=True, ordered=False, windows=True, room=room) for room in (WINDOWS[-1], WINDOWS[0]))
 MAX_BATCH = 64
 FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
 
@@ -122,12 +122,8 @@ def search(
                 return short
     maps = any(has_windows(graph) for graph in graphs.values())
     large = batch == 1 and _too_large(graphs, config)
-    hopeless = maps and large and all(
-        any(no_room(replace(SMALLEST, room=room).apply(graph, config, 1), config) for graph in graphs.values())
-        for room in (WINDOWS[-1], WINDOWS[0])  # blocks for little room may leave whole what those for more room cut
-    )
     groups: list[list[Mapping]] = [] if large else [list(candidates(batch))]
-    if not hopeless:
+    if not (maps and large and _hopeless(graphs, config)):
         groups += [*small_candidates(), *(window_candidates() if maps else ())]
     found = _first(groups, graphs, config, memory, batch, quick)
     if not spills or (isinstance(found, Choice) and not (maps and large)):
@@ -205,6 +201,12 @@ def no_room(graph: IntGraph, config: Config) -> bool:
         return True
     chunks, entries = most(buffer_accesses(graph), size, final_reads(graph)), most(maximum_accesses(graph), rows, {})
     return chunks > config.scratch_chunks or entries > config.scale_entries
+
+
+def _hopeless(graphs: dict[str, IntGraph], config: Config) -> bool:
+    """Whether neither end of what is tried with windows finds room: blocks for little room may leave whole what those for more
+    room cut."""
+    return all(any(no_room(end.apply(graph, config, 1), config) for graph in graphs.values()) for end in ENDS)
 
 
 def _too_large(graphs: dict[str, IntGraph], config: Config) -> bool:

@@ -132,7 +132,9 @@ class Streamed:
     def _least(self, unit: list[tuple[Op, Shape]]) -> tuple[float, float]:
         """Cycles of the array and of the vector unit that a unit takes in a run, however many blocks there are."""
         array, vector, share = 0.0, 0.0, 1.0
-        for op, shape in ((op, shape) for op, shape in unit if shape.tokens):
+        for op, shape in unit:
+            if not shape.tokens:
+                continue
             if isinstance(op, RouteTokens):
                 share = op.top_k / op.logits.cols
             if COLUMNS not in shape.axes.values():
