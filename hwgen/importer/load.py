@@ -160,7 +160,6 @@ def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def _one_domain(path: Path, proto: onnx.ModelProto) -> None:
     """ONNX's own domain by its short name "" everywhere: onnx's checker and evaluator know no node of "ai.onnx"."""
-
     for node in _nodes(proto):
         node.domain = "" if node.domain == OWN else node.domain
     for held in (proto, *proto.functions):
