@@ -15,6 +15,7 @@ from hwgen.intgraph import Constant, MatMul, ReduceWindow, verify
 from hwgen.mapping import Mapping
 from hwgen.mapping.bounds import vector
 from hwgen.mapping.depth_first import Limits
+from hwgen.mapping.search import no_room
 from hwgen.mapping.window_runs import has_windows
 from hwgen.mapping.windows import window_tiling
 from hwgen.quantise import quantise
@@ -105,6 +106,17 @@ def test_bands_change_no_bit(stride):
             rows.append(sum(op.x.rows for op in tiled.ops if isinstance(op, MatMul)))
             kept = hidden & tiled.buffers.keys()
         assert rows == sorted(rows) and rows[0] < rows[-1] and not kept
+
+
+def test_blocks_for_more_room_are_tried_where_those_for_less_find_none():
+    """Blocks for half of the scratchpad leave whole what those for nearly all of it cut."""
+    graph, _ = inverted((12, 9))
+    config = replace(CONFIG, bank_words=256)
+    rooms = 0.5, 0.95
+    tiled = [Mapping(shared_hidden=True, ordered=False, windows=True, room=room).apply(graph, config, 1) for room in rooms]
+    assert [no_room(g, config) for g in tiled] == [True, False]
+    found = mapping.choose({"": graph}, config, MEMORY).mapping
+    assert found.windows and found.spill is None
 
 
 def test_bands_find_room_where_a_hidden_map_does_not():
