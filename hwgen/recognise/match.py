@@ -88,6 +88,22 @@ def regroup(t: Builder, y: Ref, sizes: Sequence[int], order: Sequence[int]) -> R
     return t.transpose(y, [list(order).index(i) for i in range(len(order))])
 
 
+def part_of(r: Ref) -> tuple[Layout, Ref] | None:
+    """(layout, part) where r shows `layout` of the elements of one part of a concatenation; None where it shows several."""
+    inner = prod(r.node.shape[r.op.axis + 1 :])
+    row, start = inner * r.node.shape[r.op.axis], 0
+    first = r.layout.offset % row
+    within = [(n - 1) * s for axis in r.layout.axes for n, s in axis if s % row]
+    low, high = (first + sum(reach for reach in within if (reach > 0) == up) for up in (False, True))
+    for part in r.node.operands:
+        own = inner * part.shape[r.op.axis]
+        if start <= low and high < start + own:
+            axes = tuple(tuple((n, s if s % row else s // row * own) for n, s in axis) for axis in r.layout.axes)
+            return Layout(axes, r.layout.offset // row * own + first - start), part
+        start += own
+    return None
+
+
 def loops(*layouts: Layout) -> list[list[Loop]] | None:
     """By axis, the loops of layouts of one shape cut so that all have the same sizes; None where they have no such cut."""
     result = []

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..layers import Scale
 from ..tensor import Builder, Concat, Contract, Layout, Node, Reduce, Ref
-from .match import constant, is_map, layer
+from .match import constant, is_map, layer, part_of
 
 MOST_HEADS = 64  # products of two values that `rows.apart` takes apart to as many products of matrices
 LARGE = 1e4  # what is filled in beyond it is a mask
@@ -71,34 +71,12 @@ def _concatenated(r: Ref) -> bool:
 
 def _of_part(r: Ref) -> Ref:
     """The operand as one of the part of a concatenation that holds all of it; itself where several do."""
-    while isinstance(r.op, Concat):
-        axis, whole = r.op.axis, r.node.shape
-        inner, size = prod(whole[axis + 1 :]), whole[axis]
-        loops = [loop for loops in r.layout.axes for loop in loops]
-        within = [(n, s) for n, s in loops if s % (inner * size)]
-        if any(s < 0 for _, s in within):
+    while isinstance(r.op, Concat) and (found := part_of(r)) is not None:
+        layout, part = found
+        moved = layout.through(part.layout)
+        if moved is None:
             return r
-        first = r.layout.offset % (inner * size)
-        last = first + sum((n - 1) * s for n, s in within)
-        ends = np.cumsum([p.shape[axis] for p in r.node.operands]) * inner
-        part = int(np.searchsorted(ends, first, "right"))
-        if last >= ends[part]:
-            return r
-        source = r.node.operands[part]
-        length = source.shape[axis]
-        start = int(ends[part]) - length * inner
-
-        def moved(stride: int, size: int = inner * size, length: int = inner * length) -> int:
-            return stride // size * length if stride % size == 0 else stride
-
-        layout = Layout(
-            tuple(tuple((n, moved(s)) for n, s in loops) for loops in r.layout.axes),
-            r.layout.offset // (inner * size) * inner * length + first - start,
-        )
-        through = layout.through(source.layout)
-        if through is None:
-            return r
-        r = source.move(through)
+        r = part.move(moved)
     return r
 
 

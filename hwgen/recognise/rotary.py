@@ -12,7 +12,7 @@ import numpy as np
 from ..layers import Rotate
 from ..tensor import Builder, Concat, Contract, Copy, Layout, Node, Program, Ref, evaluate, reached
 from .limits import beneath, is_limit, stands
-from .match import constant, factor_of, is_map
+from .match import constant, factor_of, is_map, part_of
 from .rewrite import relabel
 
 Array = np.ndarray
@@ -118,15 +118,8 @@ def _own(t: Builder, r: Ref) -> Ref | None:
             return None
         x = paths.pop(0)
         if isinstance(x.op, Concat):
-            at, start = x.op.axis, 0
-            inside = x.layout.positions()
-            for part in x.node.operands:
-                shown = Layout.dense(x.node.shape).slice(at, start, part.shape[at]) or x.layout
-                start += part.shape[at]
-                place = np.full(x.node.size, -1)
-                place[shown.positions().reshape(-1)] = np.arange(part.layout.size)
-                if (place[inside] >= 0).all() and (moved := _strided(place[inside], x.layout)) is not None:
-                    paths.insert(0, t.through(moved, part))
+            if (found := part_of(x)) is not None:
+                paths.insert(0, t.through(*found))
         elif (
             is_map(x, "add", "sub", "mul", "div", "neg")
             or isinstance(x.op, Copy)
@@ -153,17 +146,6 @@ def _side_by_side(r: Ref, base: Node) -> Ref | None:
     if first + heads * depth > pitch:
         return None
     return base.ref.move(Layout(((), ((heads, depth),), ((tokens, pitch),), ((depth, 1),)), first))
-
-
-def _strided(positions: Array, like: Layout) -> Layout | None:
-    """Positions as a layout with loops of the sizes that `like` has."""
-    sizes = [n for axis in like.axes for n, _ in axis]
-    grid = positions.reshape(sizes)
-    origin = int(grid.reshape(-1)[0])
-    strides = [int(np.take(grid, 1, axis=i).reshape(-1)[0]) - origin for i in range(len(sizes))]
-    it = iter(strides)
-    layout = Layout(tuple(tuple((n, next(it)) for n, _ in axis) for axis in like.axes), origin)
-    return layout if (layout.positions() == positions).all() else None
 
 
 def _placed(own: Ref, base: Node, x: Array) -> Array:
