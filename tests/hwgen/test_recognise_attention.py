@@ -224,22 +224,18 @@ def test_mask_of_onnxruntimes_operators_is_refused(tmp_path, form):
     assert finding.op.startswith("com.microsoft.") and "has a mask" in finding.reason
 
 
-def test_positions_computed_from_queries(tmp_path):
-    """A second product with the queries, added to the scores: queries and keys become wider by it."""
-    w = Writer()
-    q, k, v = w.heads()
-    scores = w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2]))
-    scores = w.op("Add", scores, w.op("MatMul", q, w.normal(1, H, D // H, T)))
-    y = w.op("MatMul", w.op("Softmax", scores, axis=-1), v)
-    attention = attention_of(tmp_path, w.side_by_side(y), w)
-    assert attention.balanced and attention.bias is None
-
-
 def with_positions(w, q, k, v):
     """Attention with positions that the queries see, which are products with what goes into the scores."""
     scores = w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2]))
     scores = w.op("Add", scores, w.op("MatMul", q, w.normal(1, H, D // H, T)))
     return w.side_by_side(w.op("MatMul", w.op("Softmax", scores, axis=-1), v))
+
+
+def test_positions_computed_from_queries(tmp_path):
+    """A second product with the queries, added to the scores: queries and keys become wider by it."""
+    w = Writer()
+    attention = attention_of(tmp_path, with_positions(w, *w.heads()), w)
+    assert attention.balanced and attention.bias is None
 
 
 def test_positions_computed_from_rotated_queries_are_refused(tmp_path):
