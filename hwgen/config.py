@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from .errors import UserError
-from .isa import ADDRESS_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS, SCAN_ENTRIES
+from .isa import ADDRESS_BITS, NARROW_NUMBER_BITS, QUEUE_BITS, ROW_BITS, SCALE_BITS, SCAN_ENTRIES
 from .numerics import ACC_BITS, ACC_MAX, INT8_MAX, MAX_EXPERTS, SCAN_STATES_MAX
 
 MAX_NORM_COLUMNS = 1 << 15  # keeps the radicand of numerics.layer_norm below 2^62
@@ -159,6 +159,11 @@ class Config:
     def slice_beats(self) -> int:
         """AXI beats of a slice."""
         return self.slice_bytes // self.axi_bytes
+
+    @property
+    def narrow_block(self) -> int:
+        """Units of narrow weights whose numbers stand together in front of them: as many as a beat holds."""
+        return 8 * self.axi_bytes // NARROW_NUMBER_BITS
 
     @property
     def params_per_word(self) -> int:

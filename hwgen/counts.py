@@ -21,7 +21,7 @@ def stream_beats(insn: isa.Stream, config: Config) -> int:
 
 def expansion(insn: isa.Stream, config: Config) -> float:
     """Cycles of a word of a Stream in the expander of a port: one for each unit, and of narrow ones for each block's numbers."""
-    return config.slice_beats * (1 + 1 / (2 * config.axi_bytes) if insn.narrow else 1.0)
+    return config.slice_beats * (1 + 1 / config.narrow_block if insn.narrow else 1.0)
 
 
 def walks(program: list[isa.Insn]) -> dict[int, isa.WalkFields]:

@@ -126,7 +126,7 @@ class Machine:
             if len(beats) != count:
                 raise DramFault(f"weight words at byte {start} reach beyond the end of DRAM")
             if insn.narrow:
-                beats = expand(beats, insn.words * config.slice_beats, insn.narrow)
+                beats = expand(config, beats, insn.words * config.slice_beats, insn.narrow)
             words[:, port] = beats.reshape(insn.words, -1)
         return words.reshape(insn.words, -1)[:, : config.array_inputs]
 

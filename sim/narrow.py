@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from hwgen.config import Config
+from hwgen.isa import NARROW_GRANULES as GRANULES
+from hwgen.isa import NARROW_NUMBER_BITS
 from hwgen.numerics import NARROW_FACTORS, widen
 
 from .walked import MachineFault
 
 Array = np.ndarray
-GRANULES = 8  # of a beat
 
 
-def expand(beats: Array, units: int, bits: int) -> Array:
+def expand(config: Config, beats: Array, units: int, bits: int) -> Array:
     """Units of one port, uint8 [units, lanes], from its beats uint8 [n, lanes] with codes of `bits` bits."""
-    lanes = beats.shape[1]
+    lanes, block = config.axi_bytes, config.narrow_block
     stream = np.unpackbits(beats.reshape(-1), bitorder="little")
     found, at = np.empty((units, lanes), np.uint8), 0
 
@@ -26,16 +28,16 @@ def expand(beats: Array, units: int, bits: int) -> Array:
         digits = stream[index].reshape(len(places), count, width)
         return (digits << np.arange(width, dtype=np.uint8)).sum(axis=2, dtype=np.uint8)
 
-    for first in range(0, units, 2 * lanes):
-        count = min(2 * lanes, units - first)
-        number = take(np.array([at]), 2 * lanes, 4)[0, :count]
+    for first in range(0, units, block):
+        count = min(block, units - first)
+        number = take(np.array([at]), block, NARROW_NUMBER_BITS)[0, :count]
         sizes = np.where(number > 0, bits, GRANULES)
         places = at + GRANULES + np.cumsum(sizes) - sizes
-        block, narrow = found[first : first + count], number > 0
-        block[~narrow] = take(places[~narrow], lanes, 8)
+        made, narrow = found[first : first + count], number > 0
+        made[~narrow] = take(places[~narrow], lanes, 8)
         codes = take(places[narrow], lanes, bits).astype(np.int16)
         codes -= (codes >> bits - 1) << bits
-        block[narrow] = widen(codes, np.array(NARROW_FACTORS)[number[narrow]][:, None]).view(np.uint8)
+        made[narrow] = widen(codes, np.array(NARROW_FACTORS)[number[narrow]][:, None]).view(np.uint8)
         at += GRANULES + int(sizes.sum())
     if -(-at // GRANULES) != len(beats):
         raise MachineFault(f"{units} units of narrow weights take {-(-at // GRANULES)} beats, not {len(beats)}")

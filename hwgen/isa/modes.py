@@ -18,6 +18,8 @@ INDEX_BITS = 16  # of a row in a walk: rows are counted modulo 2^16
 COORDINATE_BITS = 13  # of a row's place in a map, two's complement
 TAP_BITS = 6  # of a kernel's height or width
 WINDOW_TAPS = 64  # most taps of a ReduceWindow with weights
+NARROW_GRANULES = 8  # of a beat of narrow weights, which its units are counted in: as many bits as a beat has bytes
+NARROW_NUMBER_BITS = 4  # of the number of a unit's factor
 SCAN_ENTRIES = 32  # states of an element, or of several chunks, that a lane of a Scan holds
 
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..errors import UserError
 from ..graph import Add, Graph, Linear, shapes
 from ..qgraph import QGraph
-from .calibrate import Stats, check_images, limited, noise, observe
+from .calibrate import check_images, limited, noise, observe
 from .legal import legal
 from .lower import lower
 from .narrow import narrow
-from .options import Quantisation, unmatched
+from .options import Quantisation, check_patterns, patterns_of
 from .plan import Plan, int8_only, plan, product_side
 from .sensitive import wide_layers
 from .shared import merge, signatures
@@ -51,25 +50,22 @@ def quantise(
     graphs, stats = ({task: getattr(form, part) for task, form in forms.items()} for part in ("graph", "stats"))
     chosen = shared_scales(graphs, plans, stats)
     keys = {task: signatures(graph) for task, graph in graphs.items()}
-    found = [(task, name) for task in graphs for name in _wide(graphs[task], plans[task], stats[task], images, options.min_snr)]
-    wide = {keys[task][name] for task, name in found}
+    given = {task: _unseen(graph) if images is None else images for task, graph in graphs.items()}
+    wide = set()
+    for task, graph in graphs.items():
+        fused = int8_only(plans[task], shapes(graph))
+        wide |= {keys[task][name] for name in wide_layers(graph, stats[task], given[task], fused, options.min_snr)}
     lowered = {}
     for task in graphs:
         names = {name for name, key in keys[task].items() if key in wide}
         lowered[task] = lower(forms[task], replace(plans[task], scales=chosen[task]), task, options, names)
-    used = {task: images if images is not None else _unseen(graph) for task, graph in graphs.items()}
-    return narrow(graphs, lowered, stats, used, options)
+    return narrow(graphs, lowered, stats, given, options)
 
 
 def _unseen(graph: Graph) -> dict[str, np.ndarray]:
     """Noise other than that which ranges were seen on."""
     drawn = ({n: noise(shape, graph.ranges.get(n), seed) for n, shape in graph.inputs.items()} for seed in UNSEEN)
     return {n: np.concatenate(parts) for n, *parts in zip(graph.inputs, *(d.values() for d in drawn), strict=True)}
-
-
-def _wide(graph: Graph, known: Plan, stats: Stats, images: dict[str, np.ndarray] | None, least: float) -> set[str]:
-    """`wide_layers` by images, or by noise."""
-    return wide_layers(graph, stats, _unseen(graph) if images is None else images, int8_only(known, shapes(graph)), least)
 
 
 def check_names(plans: dict[str, Plan], options: Quantisation) -> None:
@@ -80,7 +76,5 @@ def check_names(plans: dict[str, Plan], options: Quantisation) -> None:
             made = known.nodes[(product_side(known.nodes, node) or (node.b,))[0]] if isinstance(node, Add) else node
             if isinstance(made, Linear) and node.name in known.alone:
                 linear.add(node.name)
-    for pattern in unmatched(options.wide, linear):
-        some = f", for example {min(linear)!r}" if linear else ""
-        what = "linear layer whose result is stored or added"
-        raise UserError(f"--set wide={options.wide}: {pattern!r} is no {what}{some}")
+    what = "linear layer whose result is stored or added"
+    check_patterns(f"wide={options.wide}", patterns_of(options.wide), linear, what)

@@ -6,7 +6,7 @@ Two exact savings: softmax does not see a constant added to all keys, so K has n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -258,8 +258,8 @@ def transposed(
     row_mult, shift = multipliers(weight_steps(weight) * _TABLE_UNIT / step16, fraction_bits=0)
     exact = np.ldexp(row_mult * step16 / _TABLE_UNIT, -shift)
     data = int8_weights(weight, exact).astype(np.int16) * INT16_PER_INT8
-    w = b.table(f"{name}.weight", data, exact[:, None] / INT16_PER_INT8, source)
-    b.made.values[w.value] = replace(b.made.values[w.value], groups=b.groups_of(x))  # columns lie as those of the tokens do
+    # Its columns lie as those of the tokens do.
+    w = b.table(f"{name}.weight", data, exact[:, None] / INT16_PER_INT8, source, b.groups_of(x))
     made = q.Product(
         b.name(name), w, Matrix(x.ref, None, shift, None, row_mult), Convert.STATIC, add=add, source=source
     )

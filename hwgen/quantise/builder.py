@@ -110,9 +110,9 @@ class Builder:
     def groups_of(self, held: Held) -> int:
         return self.made.values[held.ref.value].groups
 
-    def table(self, name: str, data: Array, scale=1.0, source: str = "") -> Ref:
+    def table(self, name: str, data: Array, scale=1.0, source: str = "", groups: int = 1) -> Ref:
         """Emit a constant."""
-        return self.emit(q.Table(self.name(name), data.astype(np.int16), source=source), *data.shape, scale)
+        return self.emit(q.Table(self.name(name), data.astype(np.int16), source=source), *data.shape, scale, groups=groups)
 
 
 def folded(x: Held, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
@@ -230,8 +230,7 @@ def moved(b: Builder, name: str, scale: float) -> Held:
         ratio = ratio / step
         shift = int(np.clip(14 - np.ceil(np.log2(step)), PRODUCT_SHIFT_MIN, PRODUCT_SHIFT_MAX))
         factor = max(round(step * 2.0**shift), 1)
-        factors = b.table(f"{name}.factor", np.full((rows, cols), factor), source=node.source)
-        b.made.values[factors.value] = Value(rows, cols, groups=groups)
+        factors = b.table(f"{name}.factor", np.full((rows, cols), factor), source=node.source, groups=groups)
         multiply = q.Multiply(b.name(f"{name}.steps"), ref, factors, shift, source=node.source)
         ref = b.emit(multiply, rows, cols, scale * ratio, held.offset, groups)
     if held.offset is not None:

@@ -7,21 +7,19 @@ as before: the memory image finds the grids and stores them in fewer bits. Layer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .. import graph as fg
 from .. import qgraph as q
-from ..errors import UserError
 from ..isa import Convert
 from ..numerics import ACC_MAX, INT8_MAX, NARROW_BITS
 from .calibrate import Stats
 from .feedback import narrowed
 from .legal import is_identity
-from .options import INT8_BITS, Quantisation, unmatched
-from .sensitive import Network
+from .options import INT8_BITS, Quantisation, check_patterns
+from .sensitive import TRIED, Network
 from .shared import signatures
 
 Array = np.ndarray
@@ -29,7 +27,6 @@ HIGH = ".high"  # behind the name of a layer, of the product of the high bytes w
 ROWS = 4096  # of a layer's input in an image that are looked at, at most
 EVERY, OTHERS = 0.005, 8  # of a token's weight: what experts learn of every so manyth token of others, for want of their own
 FEW = 3  # images by which the loss of a layer is estimated
-TRIED = 100_000  # layers times nodes of a network, beyond which estimates take minutes: all stay in int8
 AS_TRIED = 5  # bits of the estimate
 A_BIT = 3.2  # times the noise power: 5 dB, less than 6 as groups of small numbers lose nothing to int8's own steps
 LOSS = 0.12  # of the noise that the network has with int8 weights: 0.5 dB, by estimates that are cautious
@@ -88,10 +85,8 @@ def narrow(
         return lowered
     layers = _layers(graphs, lowered)
     every = {name for layer in layers.values() for name in _names(layer)}
-    for pattern in unmatched(",".join(pattern for pattern, _ in options.bits_by_layer if pattern), every):
-        some = f", for example {min(every)!r}" if every else ""
-        what = "linear layer or layer of experts whose weights can be narrow"
-        raise UserError(f"--set weights={options.weights}: {pattern!r} is no {what}{some}")
+    what = "linear layer or layer of experts whose weights can be narrow"
+    check_patterns(f"weights={options.weights}", [pattern for pattern, _ in options.bits_by_layer if pattern], every, what)
     asked = {key: options.bits_of(_names(layer)) for key, layer in layers.items()}
     layers = {key: layer for key, layer in layers.items() if asked[key] != INT8_BITS}
     if not layers:
@@ -170,7 +165,9 @@ def _observe(
         layer.inputs = [[] for _ in layer.matrices]
     for task, graph in graphs.items():
         here = [(layer, use) for layer in layers.values() for use in layer.uses if use.task == task]
-        for values in _evaluated(graph, images[task], len(next(iter(images[task].values()))) if here else 0):
+        count = len(next(iter(images[task].values()))) if here else 0
+        for i in range(count):
+            values = fg.evaluate(graph, {name: images[task][name][i] for name in graph.inputs})
             for layer, use in here:
                 held = lowered[task].values[use.made.x.value]
                 x = values[use.node.x]
@@ -180,12 +177,6 @@ def _observe(
                     layer.inputs[0].append((steps, np.ones(len(x), np.float32)))
                 else:
                     _observe_experts(layer, use, x, steps, values[use.node.routing], len(values[use.node.x]))
-
-
-def _evaluated(graph: fg.Graph, images: dict[str, Array], count: int) -> Iterator[dict[str, Array]]:
-    """All values of the first images."""
-    for i in range(min(count, len(next(iter(images.values()))))):
-        yield fg.evaluate(graph, {name: images[name][i] for name in graph.inputs})
 
 
 def _observe_experts(layer: _Layer, use: _Use, x: Array, steps: Array, routing: tuple[Array, Array], rows: int) -> None:
@@ -221,15 +212,15 @@ def _chosen(
         return dict.fromkeys(layers, INT8_BITS)
     loss = dict.fromkeys(layers, 0.0)
     for task, graph in graphs.items():
-        exact = list(_evaluated(graph, images[task], FEW))
-        kept = Network(graph, stats[task], images[task]).kept({node.name for node in graph.nodes}, FEW)
+        network = Network(graph, stats[task], images[task])
+        kept = network.kept({node.name for node in graph.nodes}, FEW)
         for key, layer in layers.items():
             own = {}
             for use in layer.uses:
                 if use.task == task:
                     scale = lowered[task].values[use.made.x.value].scale
                     own[use.node.name] = _float(use.node, scale, layer.matrices, layer.narrow(AS_TRIED))
-            loss[key] = max(loss[key], _noise(graph, exact, own) * 10 ** (kept / 10))
+            loss[key] = max(loss[key], network.noise(own, FEW) * 10 ** (kept / 10))
     sizes = {key: sum(w.size for w in layer.matrices) for key, layer in layers.items()}
     bits, room = dict.fromkeys(layers, INT8_BITS), LOSS
     steps = []
@@ -246,22 +237,6 @@ def _chosen(
         else:
             stopped.add(key)
     return bits
-
-
-def _noise(graph: fg.Graph, exact: list[dict[str, Array]], changed: dict[str, fg.Node]) -> float:
-    """Noise of the worst output, as a share of its power, with these nodes in the place of those of their names."""
-    signal, noise = dict.fromkeys((o.name for o in graph.outputs), 1e-30), dict.fromkeys((o.name for o in graph.outputs), 0.0)
-    for before in exact:
-        values, touched = dict(before), set()
-        for node in graph.nodes:
-            if node.name in changed or touched & set(node.inputs):
-                values[node.name] = fg.evaluate_node(changed.get(node.name, node), values)
-                touched.add(node.name)
-        for name, found in fg.outputs(graph, values).items():
-            wanted = fg.outputs(graph, before)[name]
-            signal[name] += float(np.square(wanted, dtype=np.float64).sum())
-            noise[name] += float(np.square(wanted - found, dtype=np.float64).sum())
-    return max(noise[name] / signal[name] for name in signal)
 
 
 def _float(node: fg.Linear | fg.Experts, scale: float | Array, old: list[Array], new: list[Array]) -> fg.Node:

@@ -90,12 +90,19 @@ class Quantisation:
         return cls(**values)
 
 
+def patterns_of(text: str) -> list[str]:
+    """Patterns separated by commas."""
+    return [pattern.strip() for pattern in text.split(",") if pattern.strip()]
+
+
 def matches(patterns: str, name: str) -> bool:
     """Whether a layer's name is one of the comma-separated patterns."""
-    return any(fnmatchcase(name, pattern.strip()) for pattern in patterns.split(",") if pattern.strip())
+    return any(fnmatchcase(name, pattern) for pattern in patterns_of(patterns))
 
 
-def unmatched(patterns: str, names) -> list[str]:
-    """Patterns that no name fits."""
-    every = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    return [pattern for pattern in every if not any(fnmatchcase(name, pattern) for name in names)]
+def check_patterns(setting: str, patterns: list[str], names: set[str], what: str) -> None:
+    """Raise UserError for a pattern of a `--set` text which fits none of the names, those of each `what`."""
+    for pattern in patterns:
+        if not any(matches(pattern, name) for name in names):
+            some = f", for example {min(names)!r}" if names else ""
+            raise UserError(f"--set {setting}: {pattern!r} is no {what}{some}")

@@ -8,6 +8,7 @@ the outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from .legal import is_identity
 
 Array = np.ndarray
 Layer = fg.Conv | fg.PatchEmbed | fg.Linear
+Make = Callable[[fg.Node, dict[str, Array]], tuple[fg.Node, dict[str, Array]]]
 MORE = 8.0  # dB that wide layers are to reach beyond what is the least
 CLOSE = 0.25  # of the noise that no wide layer helps against, which int8 layers may add beyond that
 WORTH = 3.0  # dB
@@ -65,22 +67,38 @@ class Network:
 
     def kept(self, names: set[str], images: int = MOST) -> float:
         """Signal to noise of the worst output, in dB, if the nodes of these names round what they multiply."""
-        signal: dict[str, float] = {}
-        noise: dict[str, float] = {}
+
+        def rounding(node: fg.Node, values: dict[str, Array]) -> tuple[fg.Node, dict[str, Array]]:
+            return self._rounding(node, values) if node.name in names else (node, {})
+
+        first = {n.name for n in self.graph.nodes if n.name in names and isinstance(n, Layer | fg.Attention | fg.Window)}
+        powers = self._powers(first, rounding, images)
+        return min(10 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30))) for signal, noise in powers)
+
+    def noise(self, changed: dict[str, fg.Node], images: int = MOST) -> float:
+        """Noise of the worst output, as a share of its power, with these nodes in the place of those of their names."""
+        powers = self._powers(set(changed), lambda node, _: (changed.get(node.name, node), {}), images)
+        return max(noise / max(signal, 1e-30) for signal, noise in powers)
+
+    def _powers(self, first: set[str], make: Make, images: int) -> list[tuple[float, float]]:
+        """(signal, noise) of each output if `make` gives the nodes and operands of those that are `first` to differ and of what
+        reads them."""
         for image in self.images[len(self.values) : images]:
             self.values.append(fg.evaluate(self.graph, image))
+        powers = {o.name: (0.0, 0.0) for o in self.graph.outputs}
         for exact in self.values[:images]:
             wanted = fg.outputs(self.graph, exact)
             values, changed = dict(exact), set()
             for node in self.graph.nodes:
-                if node.name in names and isinstance(node, Layer | fg.Attention | fg.Window) or changed & set(node.inputs):
-                    node, operands = self._rounding(node, values) if node.name in names else (node, {})
+                if node.name in first or changed & set(node.inputs):
+                    node, operands = make(node, values)
                     values[node.name] = fg.evaluate_node(node, values | operands)
                     changed.add(node.name)
             for name, found in fg.outputs(self.graph, values).items():
-                signal[name] = signal.get(name, 0.0) + float(np.square(wanted[name], dtype=np.float64).sum())
-                noise[name] = noise.get(name, 0.0) + float(np.square(wanted[name] - found, dtype=np.float64).sum())
-        return min(10 * float(np.log10(max(signal[name], 1e-30) / max(noise[name], 1e-30))) for name in signal)
+                signal, noise = powers[name]
+                signal += float(np.square(wanted[name], dtype=np.float64).sum())
+                powers[name] = signal, noise + float(np.square(wanted[name] - found, dtype=np.float64).sum())
+        return list(powers.values())
 
     def _rounding(self, node: fg.Node, values: dict[str, Array]) -> tuple[fg.Node, dict[str, Array]]:
         """The node with rounded weights, and its rounded operands."""

@@ -7,14 +7,14 @@ from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from ..config import Config
+from ..isa import NARROW_GRANULES as GRANULES
+from ..isa import NARROW_NUMBER_BITS as NUMBER_BITS
 from ..numerics import NARROW_BITS, NARROW_FACTORS
 from .axi import beat_stream
 from .common import WIDE
 from .register_slice import RegisterSlice
 from .small_memory import lut_rom
 
-GRANULES = 8  # of a beat, as many bits each as it has bytes
-NUMBER_BITS = 4
 BYTES = 3
 # `units` of a Stream and the bits of its codes, 0 for bytes.
 SEGMENT = data.StructLayout({"units": 32, "bits": 3})
@@ -56,10 +56,10 @@ class Expander(Component):
         left, active, last = Signal(32, reset_less=True), Signal(), Signal(reset_less=True)
         bits, narrow = Signal(3, reset_less=True), Signal(reset_less=True)
         header = Signal(reset_less=True)  # what comes next are numbers
-        numbers = Signal(NUMBER_BITS * 2 * lanes, reset_less=True)  # of the units of this block
+        numbers = Signal(8 * lanes, reset_less=True)  # of the units of this block
         # Those of the next unit and of the one behind it.
         first, second = (Signal(NUMBER_BITS, name=name, reset_less=True) for name in ("first", "second"))
-        behind = Signal(range(2 * lanes), reset_less=True)  # which unit comes after these two
+        behind = Signal(range(self.config.narrow_block), reset_less=True)  # which unit comes after these two
         size = Signal(range(GRANULES + 1), reset_less=True)  # of what comes next
         at = Signal(range(GRANULES), attrs=WIDE)
         held, there = Signal(8 * lanes, reset_less=True), Signal()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
@@ -94,27 +94,16 @@ class WeightStream(Component):
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE") | Cat(r.busy for r in readers).any())
         arriving = []  # bytes of each port
         for p, reader in enumerate(readers):
-            asked, room = Signal(name=f"asked_{p}"), 1
-            arriving.append(reader.beats)
-            units = words * config.slice_beats
+            asked, room, arrived = Signal(name=f"asked_{p}"), 1, reader.beats
+            length = units = words * config.slice_beats  # beats that are read, and what they become
             if config.narrow_weights:
-                m.submodules[f"expander_{p}"] = expander = Expander(config)
-                m.submodules[f"segments_{p}"] = segments = SmallFifo(SEGMENTS, SEGMENT.size)
-                begun = delay_valid(m, expander.segment.valid & expander.segment.ready, 1, f"begun_{p}")
-                _, _, full = counter(m, asked, begun, SEGMENTS, f"segments_held_{p}")
-                connect(m, reader.beats, expander.i)
-                m.d.comb += [
-                    segments.push.eq(asked),
-                    segments.push_data.eq(Cat(units[:32], narrow)),
-                    expander.segment.valid.eq(segments.o.valid),
-                    expander.segment.payload.eq(segments.o.payload),
-                    segments.o.ready.eq(expander.segment.ready),
-                ]
-                arriving[p], room, units = expander.o, ~full, Mux(narrow != 0, beats, units)
+                arrived, room = _expanded(m, reader.beats, asked, Cat(units[:32], narrow), config, p)
+                length = Mux(narrow != 0, beats, units)
+            arriving.append(arrived)
             m.d.comb += [
                 reader.command.valid.eq(waiting[p] & room),
                 reader.command.payload.offset.eq(dram),
-                reader.command.payload.beats.eq(units),
+                reader.command.payload.beats.eq(length),
                 asked.eq(reader.command.valid & reader.command.ready),
             ]
             with m.If(asked):
@@ -144,6 +133,23 @@ class WeightStream(Component):
         for _, _, take in slices:
             m.d.comb += take.eq(stored)
         return m
+
+
+def _expanded(m: Module, beats, asked: Value, segment: Value, config: Config, port: int):
+    """Beats through an Expander, a segment for each command that is `asked` for: (units, whether there is room for a segment)."""
+    m.submodules[f"expander_{port}"] = expander = Expander(config)
+    m.submodules[f"segments_{port}"] = segments = SmallFifo(SEGMENTS, SEGMENT.size)
+    begun = delay_valid(m, expander.segment.valid & expander.segment.ready, 1, f"begun_{port}")
+    _, _, full = counter(m, asked, begun, SEGMENTS, f"segments_held_{port}")
+    connect(m, beats, expander.i)
+    m.d.comb += [
+        segments.push.eq(asked),
+        segments.push_data.eq(segment),
+        expander.segment.valid.eq(segments.o.valid),
+        expander.segment.payload.eq(segments.o.payload),
+        segments.o.ready.eq(expander.segment.ready),
+    ]
+    return expander.o, ~full
 
 
 def _slice(m: Module, beats, config: Config, port: int):

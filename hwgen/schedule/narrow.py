@@ -8,19 +8,23 @@ a weight is: the quantiser makes weights that fit, this finds them, and words th
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
 from ..config import Config
+from ..isa import NARROW_GRANULES as GRANULES
+from ..isa import NARROW_NUMBER_BITS
 from ..numerics import INT8_MAX, NARROW_BITS, NARROW_FACTORS
 
 Array = np.ndarray
-GRANULES = 8  # in a beat: as many bits as a beat has weights
 FIRST = 4  # weights of a group that tell most groups without a common factor
 MOST = max(NARROW_FACTORS)
 
 
-def _table() -> Array:
+@cache
+def _numbers() -> Array:
     """[greatest common divisor, least factor] -> number of the smallest factor that will do, 0 for none."""
     found = np.zeros((INT8_MAX + 2, INT8_MAX + 2), np.uint8)
     for divisor in range(INT8_MAX + 2):
@@ -30,18 +34,15 @@ def _table() -> Array:
     return found
 
 
-_FACTOR = _table()
-
-
 def factors(groups: Array, bits: int) -> Array:
     """Number of the factor of each group of int8 weights [n, G] in codes of `bits` bits, uint8 [n]; 0 where there is none."""
     groups, most = np.asarray(groups, np.int16), (1 << bits - 1) - 1
     least = np.maximum(-(-groups.max(axis=1) // most), -(groups.min(axis=1) // (most + 1)))
     least = np.maximum(least, 1)
     magnitude = np.abs(groups)
-    found = _FACTOR[np.gcd.reduce(magnitude[:, :FIRST], axis=1), least]
+    found = _numbers()[np.gcd.reduce(magnitude[:, :FIRST], axis=1), least]
     maybe = np.flatnonzero(found)  # a factor of all is one of the first few
-    found[maybe] = _FACTOR[np.gcd.reduce(magnitude[maybe], axis=1), least[maybe]]
+    found[maybe] = _numbers()[np.gcd.reduce(magnitude[maybe], axis=1), least[maybe]]
     return found
 
 
@@ -54,7 +55,7 @@ def units(config: Config, words: Array) -> Array:
 
 def beats(config: Config, words: int, fitting: int, bits: int) -> int:
     """Beats of each port for so many words, of which `fitting` are stored in `bits` bits."""
-    headers = -(-words * config.slice_beats // (2 * config.axi_bytes))
+    headers = -(-words * config.slice_beats // config.narrow_block)
     granules = config.slice_beats * (GRANULES * (words - fitting) + bits * fitting)
     return -(-(GRANULES * headers + granules) // GRANULES)
 
@@ -69,12 +70,12 @@ def fitting(config: Config, weights: Array) -> dict[int, int]:
 _known: dict[tuple[object, ...], tuple[weakref.ref[Array], dict[int, int]]] = {}
 
 
-def fitting_once(config: Config, source: Array, key: tuple[object, ...], weights: Array) -> dict[int, int]:
-    """`fitting`, kept as long as `source` lives, of which `weights` is the arrangement that `key` names."""
+def fitting_once(config: Config, source: Array, key: tuple[object, ...], arranged: Callable[[], Array]) -> dict[int, int]:
+    """`fitting` of `arranged`, the arrangement of `source` that `key` names; kept as long as `source` lives."""
     whole = id(source), config.array_inputs, config.weight_ports, config.axi_bytes, *key
     kept = _known.get(whole)
     if kept is None or kept[0]() is not source:
-        kept = weakref.ref(source, lambda _: _known.pop(whole, None)), fitting(config, weights)
+        kept = weakref.ref(source, lambda _: _known.pop(whole, None)), fitting(config, arranged())
         _known[whole] = kept
     return kept[1]
 
@@ -97,7 +98,7 @@ def pack(config: Config, words: Array, weights: Array, bits: int) -> Array:
 
     weights: which words are weights, bool [n]; the others are parameters and stay as they are.
     """
-    lanes, ports, block = config.axi_bytes, config.weight_ports, 2 * config.axi_bytes
+    lanes, ports, block = config.axi_bytes, config.weight_ports, config.narrow_block
     every = units(config, words.view(np.int8))
     number = factors(every.reshape(-1, lanes), bits).reshape(every.shape[:-1])
     number[~(weights & number.all(axis=(1, 2)))] = 0
@@ -114,7 +115,7 @@ def pack(config: Config, words: Array, weights: Array, bits: int) -> Array:
     headers = np.zeros((ports, len(starts) * block), np.uint8)
     headers[:, :count] = number
     for part, where, width in (
-        (headers.reshape(ports, len(starts), block), at[starts] - GRANULES, 4),
+        (headers.reshape(ports, len(starts), block), at[starts] - GRANULES, NARROW_NUMBER_BITS),
         (every[:, ~narrow].view(np.uint8), at[~narrow], 8),
         (_codes(every[:, narrow], number[:, narrow]), at[narrow], bits),
     ):

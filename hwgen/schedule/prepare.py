@@ -135,16 +135,19 @@ def _prepare_matmul(
     if constant or params:
         padded = op.taps * align(k, config.array_inputs)  # every tap's weights begin with a word
         count = stream_words(config, n, padded if constant else 0, params)
-        packed, bits, beats = None, 0, count * config.slice_beats
-        if constant and (weights.contents or config.narrow_weights):
-            packed = np.zeros((n, padded), np.int8)
+        bits, beats = 0, count * config.slice_beats
+
+        def arranged() -> Array:
+            found = np.zeros((n, padded), np.int8)
             columns = np.arange(op.taps)[:, None] * (padded // op.taps) + k_columns
-            packed[np.ix_(n_columns, columns.reshape(-1))] = np.asarray(op.w)
-        if packed is not None and config.narrow_weights and not isinstance(op.w, View):
-            arranged = n_columns.tobytes(), k_columns.tobytes(), op.taps
-            bits, beats = choose(config, count, fitting_once(config, op.w, arranged, packed))
+            found[np.ix_(n_columns, columns.reshape(-1))] = np.asarray(op.w)
+            return found
+
+        if config.narrow_weights and not isinstance(op.w, View):
+            key = n_columns.tobytes(), k_columns.tobytes(), op.taps
+            bits, beats = choose(config, count, fitting_once(config, op.w, key, arranged))
         if weights.contents:
-            mult = bias = None
+            packed, mult, bias = arranged() if constant else None, None, None
             if params:
                 mult, bias = np.zeros(n, np.uint16), np.zeros(n, np.int16)
                 mult[n_columns] = op.col_mult
@@ -152,8 +155,8 @@ def _prepare_matmul(
             words, are_weights = pack_stream(config, packed, mult, bias)
             first = weights.add(pack(config, words, are_weights, bits) if bits else stripe(config, words))
         else:
-            key = constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k, op.taps
-            first = weights.reserve(key, beats)
+            reserved = constant and id(op.w), params and (id(op.col_mult), id(op.bias)), n, k, op.taps
+            first = weights.reserve(reserved, beats)
         needs.weights[i] = first, count, bits, beats
     if op.row_scale == RowScale.TABLE:
         table = np.broadcast_to(np.asarray(op.row_mult, "<u2"), op.x.rows)

@@ -3,7 +3,7 @@
     python tests/fuzz [--first SEED] [--count N] [--output VERDICTS.jsonl] [--seconds LIMIT]
 
 Exit code 1: some network ended in an exception, in an answer that is silently wrong, in a machine that differs from golden,
-or took more than LIMIT seconds of CPU.
+was refused for how it is written, was judged otherwise by `check` than by the build, or took more than LIMIT seconds of CPU.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ OF_BODIES = 6  # nodes that go into one function or branch, at most
 class Form:
     """A model in work: `draw` is the generator of every choice, `shapes` the shape of every value."""
 
-    def __init__(self, model: onnx.ModelProto, rng: np.random.Generator, prefix: str = "form"):
+    def __init__(self, model: onnx.ModelProto, rng: np.random.Generator, prefix: str):
         self.model, self.graph, self.rng = model, model.graph, rng
         self.prefix, self.count = prefix, 0
         self.held = {t.name: t for t in self.graph.initializer}
@@ -39,10 +39,10 @@ class Form:
         self.count += 1
         return f"{self.prefix}_{self.count}"
 
-    def node(self, kind: str, *inputs: str, outputs: int = 1, at: int | None = None, **attributes) -> str:
-        """A node before place `at`; before all others without it."""
+    def node(self, kind: str, *inputs: str, at: int = 0, **attributes) -> str:
+        """A node before place `at`."""
         made = helper.make_node(kind, inputs, [self.name()], f"{self.prefix}_node_{self.count}", **attributes)
-        self.graph.node.insert(at or 0, made)
+        self.graph.node.insert(at, made)
         return made.output[0]
 
     def hold(self, array) -> str:
@@ -235,20 +235,13 @@ def computed_shapes(form: Form) -> None:
         length = form.node("Shape", node.input[0], at=place)
         if form.chance(0.5):
             first = form.node("Gather", length, form.hold(np.int64(0)), at=place + 1, axis=0)
-            first = form.node("Unsqueeze", first, *_axes(form), at=place + 2, **_axis_attribute(form))
+            axes, attribute = ([form.hold(np.int64([0]))], {}) if form.opset >= 13 else ([], {"axes": [0]})
+            first = form.node("Unsqueeze", first, *axes, at=place + 2, **attribute)
         else:
             first = form.node("Slice", length, form.hold(np.int64([0])), form.hold(np.int64([1])), at=place + 1)
         last = next(i for i, n in enumerate(form.graph.node) if first in n.output)
         form.node("Concat", first, form.hold(shape[1:]), at=last + 1, axis=0)
         form.graph.node[last + 2].input[1] = form.graph.node[last + 1].output[0]
-
-
-def _axes(form: Form) -> list[str]:
-    return [form.hold(np.int64([0]))] if form.opset >= 13 else []
-
-
-def _axis_attribute(form: Form) -> dict:
-    return {} if form.opset >= 13 else {"axes": [0]}
 
 
 def _run(form: Form) -> tuple[int, list[onnx.NodeProto], list[str], list[str]] | None:

@@ -91,13 +91,16 @@ def judge(seed: int, folder: Path) -> Verdict:
     rng = np.random.default_rng((seed, 3))
     if rng.random() < QUANTISED:
         images = net.images(CALIBRATION, seed)
-        net = replace(net, model=quantised(net.model, rng, lambda model: _outputs(model, images)), parts=[*net.parts, "grids"])
+        on_grids = quantised(net.model, rng, lambda model: list(_run(model, [images])[0].values()))
+        net = replace(net, model=on_grids, parts=[*net.parts, "grids"])
     path = folder / f"{seed}.onnx"
-    file = copy.deepcopy(net.model)  # which is changed where its data goes beside it
+    file = net.model
     if rng.random() < REWRITTEN:
         file, forms = rewritten(file, rng)
         net.parts.extend(forms)
     outside = rng.random() < OUTSIDE
+    if outside:
+        file = copy.deepcopy(file)  # which is changed when its data goes beside it
     onnx.save(file, path, save_as_external_data=outside, location=f"{seed}.data", size_threshold=0)
     try:
         kind, text = _judged(net, path, seed)
@@ -159,27 +162,16 @@ def _disturbed(images: dict[str, np.ndarray], seed: int, noise_db: float) -> lis
     ]
 
 
-def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+def _run(model: onnx.ModelProto, several: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Outputs of the file in their order, [images, ...], on each of several sets of images."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _outputs(model: onnx.ModelProto, images: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Outputs in their order on all images, [images, ...]."""
-    session = _session(model)
-    count = len(next(iter(images.values())))
-    rows = [session.run(None, {n: a[i : i + 1] for n, a in images.items()}) for i in range(count)]
-    return [np.stack(values) for values in zip(*rows, strict=True)]
-
-
-def _run(model: onnx.ModelProto, several: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Outputs of the file, [images, ...], on each of several sets of images."""
-    session = _session(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     found = []
     for images in several:
-        rows = [session.run(names, {n: a[i : i + 1] for n, a in images.items()}) for i in range(TEST)]
-        found.append({name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)})
+        count = len(next(iter(images.values())))
+        rows = [session.run(names, {n: a[i : i + 1] for n, a in images.items()}) for i in range(count)]
+        found.append({name: np.stack(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)})
     return found

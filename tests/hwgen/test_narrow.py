@@ -45,7 +45,7 @@ def test_packed_words_come_out_as_they_were(shape, bits, words, share):
     fits = weights & (numbers.reshape(words, -1) > 0).all(axis=1)
     assert packed.shape == (narrow.beats(config, words, int(fits.sum()), bits), config.weight_ports, config.axi_bytes)
     units = words * config.slice_beats
-    found = np.stack([expand(packed[:, p], units, bits) for p in range(config.weight_ports)], axis=1)
+    found = np.stack([expand(config, packed[:, p], units, bits) for p in range(config.weight_ports)], axis=1)
     found = found.reshape(words, config.slice_beats, config.weight_ports, -1).transpose(0, 2, 1, 3).reshape(words, -1)
     np.testing.assert_array_equal(found[:, : config.array_inputs].view(np.int8), flat)
 

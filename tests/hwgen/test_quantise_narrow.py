@@ -1,6 +1,7 @@
 """Narrow weights: grids in groups, less loss with error feedback than without, tasks alike, fewer beats of DRAM."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from hwgen import compare, isa
 from hwgen.config import Config
+from hwgen.counts import stream_beats
 from hwgen.intgraph import MatMul
 from hwgen.numerics import INT8_MAX, NARROW_BITS
 from hwgen.quantise import Quantisation
@@ -78,11 +80,11 @@ def test_every_bit_costs_accuracy_and_saves_beats():
         assert kept < last + 0.3
         last = kept
         for narrow in (0, 1):
-            config = Config(**(CONFIG.to_dict() | {"narrow_weights": narrow}))
+            config = replace(CONFIG, narrow_weights=narrow)
             program = schedule({"": integer}, config)
             streams = [i for i in program.tasks[""].instructions if isinstance(i, isa.Stream)]
             if narrow:
-                beats.append(sum(i.beats or i.words for i in streams))
+                beats.append(sum(stream_beats(i, config) for i in streams))
             else:
                 assert not any(i.narrow for i in streams)
     assert beats == sorted(beats, reverse=True) and beats[3] < 0.75 * beats[0]

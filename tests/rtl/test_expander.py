@@ -30,7 +30,7 @@ def segment(config, bits, units, share, rng):
     if not bits:
         return wanted, wanted
     beats = narrow.pack(config, words.view(np.uint8), ~plain, bits)[:, 0]
-    np.testing.assert_array_equal(expand(beats, units, bits), wanted)
+    np.testing.assert_array_equal(expand(config, beats, units, bits), wanted)
     return beats, wanted
 
 

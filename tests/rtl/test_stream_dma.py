@@ -19,6 +19,7 @@ SHAPES = {
     "idle-port": {"array_inputs": 8, "weight_ports": 2, "axi_bytes": 16},  # the second port carries padding only
 }
 BASES = (0x0, 0x1000, 0x2000, 0x3000)
+WITH_TOKENS = (3, 7)  # experts
 
 
 def make(shape, **settings) -> Config:
@@ -32,6 +33,29 @@ def word(memories, config, index) -> int:
         at = base + index * config.slice_bytes
         parts.append(memory.data[at : at + config.slice_bytes])
     return int.from_bytes(b"".join(parts)[: config.array_inputs], "little")
+
+
+def stream(axi_model, dut, program, memories, want, stall, *benches, background=()):
+    """Streams of a program bring these words and no more, both halves of them; `benches` run beside it until they end."""
+
+    async def issue(ctx):
+        for p in range(dut.config.weight_ports):
+            ctx.set(dut.base[p], BASES[p])
+        ctx.set(dut.nonempty, sum(1 << expert for expert in WITH_TOKENS))
+        await axi_model.send(ctx, dut.insn, [isa.encode(i) for i in program], random.Random(4), stall)
+
+    def take(k: int):
+        async def receive(ctx):
+            half = want[k::2]
+            assert await axi_model.receive(ctx, dut.words[k], len(half), random.Random(5 + k), stall) == half
+            for _ in range(20):
+                await ctx.tick()
+            assert not ctx.get(dut.words[k].valid)
+
+        return receive
+
+    reads = [memory.read(dut.bus[p]) for p, memory in enumerate(memories)]
+    axi_model.simulate(dut, issue, take(0), take(1), *benches, background=[*background, *reads])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -49,8 +73,7 @@ def test_stream(axi_model, shape, stall):
         isa.Stream(dram=0, words=0),
         isa.Stream(dram=110 * beats, words=9, expert=7),
     ]
-    nonempty = 1 << 3 | 1 << 7
-    taken = [i for i in program if i.expert == isa.NO_EXPERT or nonempty >> i.expert & 1]
+    taken = [i for i in program if i.expert in (isa.NO_EXPERT, *WITH_TOKENS)]
     want = [word(memories, config, i.dram // beats + k) for i in taken for k in range(i.words)]
     dones = []
 
@@ -58,28 +81,11 @@ def test_stream(axi_model, shape, stall):
         async for _, _, done in ctx.tick().sample(dut.done):
             dones.append(done)
 
-    async def issue(ctx):
-        for p in range(config.weight_ports):
-            ctx.set(dut.base[p], BASES[p])
-        ctx.set(dut.nonempty, nonempty)
-        await axi_model.send(ctx, dut.insn, [isa.encode(i) for i in program], random.Random(4), stall)
-
-    def take(k: int):
-        async def receive(ctx):
-            half = want[k::2]
-            assert await axi_model.receive(ctx, dut.words[k], len(half), random.Random(5 + k), stall) == half
-            for _ in range(20):
-                await ctx.tick()
-            assert not ctx.get(dut.words[k].valid)
-
-        return receive
-
     async def rest(ctx):
         await ctx.tick().until(dut.busy)
         await ctx.tick().until(~dut.busy & dut.idle & ~dut.insn.valid)
 
-    background = [watch, *(memory.read(dut.bus[p]) for p, memory in enumerate(memories))]
-    axi_model.simulate(dut, issue, take(0), take(1), rest, background=background)
+    stream(axi_model, dut, program, memories, want, stall, rest, background=[watch])
     assert sum(dones) == len(program)
 
 
@@ -122,27 +128,9 @@ def test_narrow_words_are_expanded(axi_model):
         fields = {"narrow": bits, "beats": len(beats)} if bits else {}
         program.append(isa.Stream(dram=len(image), words=words, expert=expert, **fields))
         image = np.concatenate([image, beats, np.zeros((-len(beats) % config.burst_beats, *beats.shape[1:]), np.uint8)])
-        want += [int.from_bytes(row.tobytes(), "little") for row in plain] if expert != 2 else []
+        want += [int.from_bytes(row.tobytes(), "little") for row in plain] if expert in (isa.NO_EXPERT, *WITH_TOKENS) else []
     memories = [axi_model.AxiMemory(0x8000, p, 0.3) for p in range(config.weight_ports)]
     for p, memory in enumerate(memories):
         stripe = image[:, p].tobytes()
         memory.data[BASES[p] : BASES[p] + len(stripe)] = stripe
-
-    async def issue(ctx):
-        for p in range(config.weight_ports):
-            ctx.set(dut.base[p], BASES[p])
-        ctx.set(dut.nonempty, 1 << 3 | 1 << 7)
-        await axi_model.send(ctx, dut.insn, [isa.encode(i) for i in program], random.Random(4), 0.2)
-
-    def take(k: int):
-        async def receive(ctx):
-            half = want[k::2]
-            assert await axi_model.receive(ctx, dut.words[k], len(half), random.Random(5 + k), 0.2) == half
-            for _ in range(20):
-                await ctx.tick()
-            assert not ctx.get(dut.words[k].valid)
-
-        return receive
-
-    background = [memory.read(dut.bus[p]) for p, memory in enumerate(memories)]
-    axi_model.simulate(dut, issue, take(0), take(1), background=background)
+    stream(axi_model, dut, program, memories, want, 0.2)
