@@ -89,10 +89,11 @@ def _row_tables() -> tuple[Array, Array, Array]:
 _FACTORS, _EXPONENTS, _ROW_SCALES = _row_tables()
 
 
-def quantise_image(pixels: Array, step: float, offset: float) -> Array:
-    """Pixels in float64 as int16: 2^STATIC_SHIFT times their int8 value."""
-    y = np.clip(np.round((pixels - offset) / step), -INT8_MAX, INT8_MAX)
-    return (y * (1 << STATIC_SHIFT)).astype(np.int16)
+def quantise_image(pixels: Array, step: float, offset: float, fine: bool = False) -> Array:
+    """Pixels in float64 as int16: 2^STATIC_SHIFT times their int8 value, or `fine` in whole int16 steps of the same reach."""
+    one = 1 << STATIC_SHIFT
+    y = np.round((pixels - offset) / step * one) if fine else np.round((pixels - offset) / step) * one
+    return np.clip(y, -INT8_MAX * one, INT8_MAX * one).astype(np.int16)
 
 
 def quantise_static(x: Array) -> Array:

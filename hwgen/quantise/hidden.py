@@ -14,7 +14,16 @@ import numpy as np
 from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
-from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, TANH_ONE, WINDOW_ONE
+from ..numerics import (
+    GELU_SHIFT_MAX,
+    GELU_SPANS,
+    INT16_MAX,
+    PRODUCT_SHIFT_MAX,
+    PRODUCT_SHIFT_MIN,
+    STATIC_SHIFT,
+    TANH_ONE,
+    WINDOW_ONE,
+)
 from ..qgraph import Matrix, Ref
 from ..walks import window as sliding
 from .builder import (
@@ -24,7 +33,6 @@ from .builder import (
     Builder,
     Held,
     fitting,
-    limited,
     linear,
     linear_need,
     operands,
@@ -46,7 +54,8 @@ def activation(b: Builder, node: fg.Activation) -> None:
     source = b.plan.linear(node.x)
     if source.name in b.wide:
         need = linear_need(b, source)
-        form = activation_form(b, node, float(b.stats.values[source.name].magnitude().max()), need)
+        low = 3 * 2.0 ** (STATIC_SHIFT - 1) * max(float(np.abs(w).sum(axis=1).max()) for _, w, _ in operands(b, source))
+        form = activation_form(b, node, float(b.stats.values[source.name].magnitude().max()), need, low)
         w, bias = source.weight * form.factor, None if source.bias is None else source.bias * form.factor
         sums = linear(b, replace(source, weight=w, bias=bias), form.step, f"{node.name}.sum")
         act = (form.table, form.shift)
@@ -74,12 +83,15 @@ def activation(b: Builder, node: fg.Activation) -> None:
         b.groups[node.name] = held
 
 
-def activation_form(b: Builder, node: fg.Activation, peak: float, need: float) -> Form:
-    """For pre-activations that were seen to reach `peak`; `need`: the least step of what makes them."""
-    limit = limited(b, node)
-    if node.form == "relu" and limit is not None and need <= limit[0] and not limit[1]:
-        return Form(1.0, "gelu", 0, limit[0])
-    seen = b.stats.values[node.name]
+def activation_form(b: Builder, node: fg.Activation, peak: float, need: float, low: float = 0.0) -> Form:
+    """For pre-activations that were seen to reach `peak`; `need`: the least step of what makes them. `low`: what is still added
+    to them, at most, once they are stored."""
+    seen, clip = b.stats.values[node.name], b.plan.limits.get(node.name)
+    if node.form == "relu" and clip is not None and clip.low <= 0 < clip.high and node.name not in b.plan.scales:
+        # What saturates lies beyond the limit all the same, also where large biases need larger steps than the limit.
+        step = max((clip.high + low) / INT16_MAX, need)
+        if step * INT16_MAX < peak * seen.room * WIDE_MARGIN:
+            return Form(1.0, "gelu", 0, step)
     margin = static_room(seen) * INT16_MAX / STATIC_MAX if read_static(b.plan, node.name) else seen.room * WIDE_MARGIN
     return form_of(node.form, node.slope, peak * margin, need)
 
