@@ -10,6 +10,7 @@ from ..config import Config
 from ..intgraph import IntGraph
 from .batch import batched
 from .bounds import aside, bound, timing
+from .columns import used_columns
 from .depth_first import Limits, depth_first
 from .interleave import interleaved
 from .order import reorder
@@ -54,6 +55,10 @@ class Mapping:
 
 def _batches(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
     return batched(graph, batch, mapping.group, mapping.shared_hidden)
+
+
+def _columns(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return used_columns(graph, config.chunk, config.array_inputs, mapping.spill is not None)
 
 
 def _row_tiling(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
@@ -106,6 +111,7 @@ def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> Int
 
 PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
     "batches": _batches,
+    "columns": _columns,
     "row tiling": _row_tiling,
     "norms in place": _in_place,
     "window tiling": _windows,

@@ -1,0 +1,65 @@
+"""Products on the columns that have weight alone change no bit, and are made where they save steps of the array."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.intgraph import Buffer, Input, IntGraph, MatMul, Output, View, verify
+from hwgen.isa import Convert, RowMax
+from hwgen.mapping import Mapping
+from hwgen.mapping.columns import used_columns
+from hwgen.schedule import schedule
+from hwgen.sim import golden
+from hwgen.sim.tb.graphs import Builder, Shape, random_images
+
+_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parents[1] / "sim/test_machine.py")
+machine = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(machine)
+CONFIG = machine.CONFIGS["12x20"]
+COLUMNS = 80
+
+
+def picking(convert: Convert, used: tuple[int, int], groups: int = 1) -> IntGraph:
+    """A product of tokens of COLUMNS columns of which those between `used` have weight."""
+    b = Builder(0, Shape(), "")
+    pixels, x, y = b.buffer("pixels", 9, 12), b.buffer("x", 9, COLUMNS, groups), b.buffer("y", 9, 7)
+    b.result.ops.append(Input("input", pixels, "image", (3, 6, 6), (3, 2, 2), 0.02, 0.1))
+    b.matmul("stem", x, pixels, b.weights(COLUMNS, 12), row_max=RowMax.ABS)
+    weights = b.weights(7, COLUMNS)
+    weights[:, : used[0]] = weights[:, used[1] :] = 0
+    fields = b.row_converted() if convert == Convert.ROW else {}
+    b.matmul("pick", y, x, weights, **fields)
+    b.result.outputs.append(Output("y", y, 1 / 1024, (9, 7)))
+    return b.result
+
+
+@pytest.mark.parametrize("convert", [Convert.STATIC, Convert.ROW])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("used", [(0, 9), (23, 41), (70, COLUMNS)])
+def test_no_bit_changes(convert, groups, used):
+    graph = picking(convert, used, groups)
+    made = used_columns(graph, CONFIG.chunk, CONFIG.array_inputs, False)
+    verify(made)
+    (op,) = (op for op in made.ops if op.name == "pick")
+    assert isinstance(op, MatMul) and op.x.cols < COLUMNS and op.x.col <= used[0] and used[1] <= op.x.col + op.x.cols
+    images = random_images(graph, 1)
+    wanted = golden.run(graph, images).outputs
+    machine.assert_equal(golden.run(made, images).outputs, wanted)
+    mapped = Mapping().apply(graph, CONFIG, 1)
+    machine.assert_equal(machine.run(schedule({"": mapped}, CONFIG), images), wanted)
+
+
+def test_what_saves_nothing_stays():
+    """Weights in all steps of the array; sums of a whole row; values in DRAM, whose maxima are those of whole rows."""
+    for graph in (picking(Convert.ROW, (0, COLUMNS)), picking(Convert.ROW, (10, 75))):
+        assert used_columns(graph, CONFIG.chunk, CONFIG.array_inputs, False).ops == graph.ops
+    graph = picking(Convert.ROW, (0, 9))
+    assert used_columns(graph, CONFIG.chunk, CONFIG.array_inputs, True).ops == graph.ops
+    sums = [replace(op, x_convert=Convert.PROBABILITY) if op.name == "pick" else op for op in graph.ops]
+    assert used_columns(replace(graph, ops=sums), CONFIG.chunk, CONFIG.array_inputs, False).ops == sums
+    narrow = replace(graph, buffers=graph.buffers | {"x": Buffer("x", 9, COLUMNS, 16)})  # five columns lie with a gap
+    assert used_columns(narrow, CONFIG.chunk, CONFIG.array_inputs, False).ops == graph.ops
+    assert View("x", 0, 9, 0, COLUMNS) == next(op.x for op in graph.ops if op.name == "pick")
