@@ -4,7 +4,6 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hwgen.intgraph import Buffer, Input, IntGraph, MatMul, Output, View, verify
