@@ -1,5 +1,5 @@
-"""Columns that weights use: a product whose weights are zero but in some columns of what it reads, as one that picks a head out
-of many has, streams these alone. A row takes a step of the array for every 64 columns, and a tile of weights."""
+"""Columns that weights use: a product whose weights are zero but in some columns of what they meet, as one that picks a head out
+of many has, goes over these alone. A row takes a step of the array for every 64 columns, and a tile of weights."""
 
 from __future__ import annotations
 
@@ -7,32 +7,69 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..intgraph import IntGraph, MatMul, Op
+from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, View
 from ..isa import Convert
+
+Span = tuple[int, int]  # first column, and the one behind the last
 
 
 def used_columns(graph: IntGraph, chunk: int, lanes: int, spills: bool) -> IntGraph:
-    """The graph with products of constant weights on the chunks of columns that have weight, where that saves steps of `lanes`
+    """The graph with products with constants on the chunks of columns that have weight, where that saves steps of `lanes`
     columns. spills: values may lie in DRAM, where rows that are fetched in part have no maxima."""
-    ops: list[Op] = []
-    buffers = dict(graph.buffers)
+    buffers, changed = dict(graph.buffers), dict[str, Op]()
+
+    def span(weights: np.ndarray, view: View) -> Span | None:
+        """The columns of a view that have weight, in whole chunks; None where they save nothing."""
+        used, width = np.flatnonzero(weights.any(axis=0)), buffers[view.buffer].cols // buffers[view.buffer].groups
+        if not used.size or width % chunk or view.col % chunk:
+            return None
+        first, end = int(used[0]) // chunk * chunk, min(view.cols, -(-(int(used[-1]) + 1) // chunk) * chunk)
+        return (first, end) if -(-(end - first) // lanes) < -(-view.cols // lanes) else None
+
+    def part(view: View, of: Span) -> View:
+        buffers[view.buffer] = replace(buffers[view.buffer], groups=1)  # groups of whole chunks lie as one
+        return replace(view, col=view.col + of[0], cols=of[1] - of[0])
+
     for op in graph.ops:
-        ops.append(op)
-        if not isinstance(op, MatMul) or not isinstance(op.w, np.ndarray) or op.expert is not None or op.indirect:
+        if not isinstance(op, MatMul) or not isinstance(op.w, np.ndarray) or op.expert is not None:
             continue
-        if (op.walk is not None and op.walk.count > 1) or op.x_convert == Convert.PROBABILITY:  # sums of whole rows
+        taps = op.walk is not None and op.walk.count > 1
+        if taps or op.x_convert == Convert.PROBABILITY or (spills and op.reads_maxima()):  # probabilities: sums of whole rows
             continue
-        if spills and op.x_convert == Convert.ROW:
+        if (found := span(op.w, op.x)) is not None:
+            w = np.ascontiguousarray(op.w[:, slice(*found)])
+            changed[op.name] = replace(op, x=part(op.x, found), w=w)
+    for constant, readers in _streamed(graph):
+        views = [op.w for op in readers if isinstance(op.w, View)]
+        spans = [span(constant.data, view) for view in views]
+        if spans[0] is None or len(set(spans)) > 1 or spills:
             continue
-        buffer = buffers[op.x.buffer]
-        used = np.flatnonzero(op.w.any(axis=0))
-        if not used.size or (buffer.cols // buffer.groups) % chunk or op.x.col % chunk:
+        of = spans[0]
+        out = View(constant.out.buffer, 0, constant.out.rows, 0, of[1] - of[0])
+        buffers[out.buffer] = Buffer(out.buffer, out.rows, out.cols, scale=buffers[out.buffer].scale)
+        changed[constant.name] = replace(constant, out=out, data=np.ascontiguousarray(constant.data[:, slice(*of)]))
+        for op, view in zip(readers, views, strict=True):
+            changed[op.name] = replace(op, x=out, w=part(view, of))
+    return replace(graph, ops=[changed.get(op.name, op) for op in graph.ops], buffers=buffers)
+
+
+def _streamed(graph: IntGraph) -> list[tuple[Constant, list[MatMul]]]:
+    """Constants of which products with other values stream all rows, and nothing reads anything else."""
+    users: dict[str, list[Op]] = {}
+    for op in graph.ops:
+        for name in {view.buffer for view in op.views().values()}:
+            users.setdefault(name, []).append(op)
+    kept = {output.view.buffer for output in graph.outputs}
+    found = []
+    for name, (first, *rest) in users.items():
+        if not isinstance(first, Constant) or name in kept or not rest or first.out.cols != graph.buffers[name].cols:
             continue
-        first, end = int(used[0]) // chunk * chunk, min(op.x.cols, -(-(int(used[-1]) + 1) // chunk) * chunk)
-        if -(-(end - first) // lanes) == -(-op.x.cols // lanes):
-            continue
-        if buffer.groups > 1:  # groups of whole chunks lie as one
-            buffers[buffer.name] = replace(buffer, groups=1)
-        x = replace(op.x, col=op.x.col + first, cols=end - first)
-        ops[-1] = replace(op, x=x, w=np.ascontiguousarray(op.w[:, first:end]))
-    return replace(graph, ops=ops, buffers=buffers)
+        readers = [
+            op
+            for op in rest
+            if isinstance(op, MatMul) and op.x == first.out and isinstance(op.w, View) and op.x_convert == Convert.STATIC
+            if op.walk is None and op.w.buffer != name and all(v.buffer != name for v in op.writes().values())
+        ]
+        if len(readers) == len(rest) and all(op.residual is None or op.residual.buffer != name for op in readers):
+            found.append((first, readers))
+    return found

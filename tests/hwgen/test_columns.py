@@ -4,10 +4,11 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hwgen.intgraph import Buffer, Input, IntGraph, MatMul, Output, View, verify
-from hwgen.isa import Convert, RowMax
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, View, verify
+from hwgen.isa import ColScale, Convert, RowMax
 from hwgen.mapping import Mapping
 from hwgen.mapping.columns import used_columns
 from hwgen.schedule import schedule
@@ -49,6 +50,28 @@ def test_no_bit_changes(convert, groups, used):
     machine.assert_equal(golden.run(made, images).outputs, wanted)
     mapped = Mapping().apply(graph, CONFIG, 1)
     machine.assert_equal(machine.run(schedule({"": mapped}, CONFIG), images), wanted)
+
+
+@pytest.mark.parametrize("used", [(0, 9), (23, 41), (70, COLUMNS)])
+def test_rows_of_weights_that_stream_against_tokens(used):
+    """A head turned round: rows of the identity against tokens of which all heads stand side by side."""
+    graph = picking(Convert.STATIC, (0, COLUMNS))
+    data = np.zeros((7, COLUMNS), np.int16)
+    data[:, used[0] : used[1]] = np.random.default_rng(0).integers(-127, 128, (7, used[1] - used[0])) * 256
+    table, turned = View("table", 0, 7, 0, COLUMNS), View("turned", 0, 7, 0, 9)
+    graph.buffers |= {"table": Buffer("table", 7, COLUMNS), "turned": Buffer("turned", 7, 9)}
+    fields = {"w_convert": Convert.ROW, "col_scale": ColScale.ROW_SCALES, "row_mult": 1 << 14}
+    graph.ops += [Constant("table", table, data), MatMul("turn", turned, table, View("x", 0, 9, 0, COLUMNS), shift=20, **fields)]
+    graph.outputs.append(Output("turned", turned, 1 / 1024, (7, 9)))
+    made = used_columns(graph, CONFIG.chunk, CONFIG.array_inputs, False)
+    verify(made)
+    (op,) = (op for op in made.ops if op.name == "turn")
+    assert op.x.cols == op.w.cols < COLUMNS and op.x.col == 0 and op.w.col <= used[0]
+    images = random_images(graph, 1)
+    wanted = golden.run(graph, images).outputs
+    assert wanted["turned"].any()
+    machine.assert_equal(machine.run(schedule({"": Mapping().apply(graph, CONFIG, 1)}, CONFIG), images), wanted)
+    assert used_columns(graph, CONFIG.chunk, CONFIG.array_inputs, True).ops == graph.ops
 
 
 def test_what_saves_nothing_stays():
