@@ -3,12 +3,12 @@ much room it takes. `passes` lists them in order, `search` chooses what each of 
 
     tasks together        several tasks of one image in one run; before the passes      together
     batches               several images in one run, layer by layer          batch
-    columns               products on the columns that have weight alone          columns
     row tiling            linear layers and LayerNorms in tiles of rows      row_tiling
     depth-first tiling    some tokens through a run of layers at a time      depth_first
     window tiling         attention of some windows at a time, convolutions by bands   windows, window_runs
     rematerialisation     a LayerNorm computed again for its last reader     rematerialise
     spills                values in DRAM that the scratchpad cannot hold   spills, streamed, sharing, halos, apart, ahead
+    columns               products on the columns that have weight alone          columns
     order                 so that the array waits less                       order
 """
 

@@ -13,10 +13,11 @@ from ..isa import Convert
 Span = tuple[int, int]  # first column, and the one behind the last
 
 
-def used_columns(graph: IntGraph, chunk: int, lanes: int, spills: bool) -> IntGraph:
+def used_columns(graph: IntGraph, chunk: int, lanes: int) -> IntGraph:
     """The graph with products with constants on the chunks of columns that have weight, where that saves steps of `lanes`
-    columns. spills: values may lie in DRAM, where rows that are fetched in part have no maxima."""
+    columns."""
     buffers, changed = dict(graph.buffers), dict[str, Op]()
+    cut: dict[tuple[int, Span], np.ndarray] = {}  # weights that blocks share stay one
 
     def span(weights: np.ndarray, view: View) -> Span | None:
         """The columns of a view that have weight, in whole chunks; None where they save nothing."""
@@ -34,15 +35,15 @@ def used_columns(graph: IntGraph, chunk: int, lanes: int, spills: bool) -> IntGr
         if not isinstance(op, MatMul) or not isinstance(op.w, np.ndarray) or op.expert is not None:
             continue
         taps = op.walk is not None and op.walk.count > 1
-        if taps or op.x_convert == Convert.PROBABILITY or (spills and op.reads_maxima()):  # probabilities: sums of whole rows
+        if taps or op.x_convert == Convert.PROBABILITY:  # of sums of whole rows
             continue
         if (found := span(op.w, op.x)) is not None:
-            w = np.ascontiguousarray(op.w[:, slice(*found)])
+            w = cut.setdefault((id(op.w), found), np.ascontiguousarray(op.w[:, slice(*found)]))
             changed[op.name] = replace(op, x=part(op.x, found), w=w)
     for constant, readers in _streamed(graph):
         views = [op.w for op in readers if isinstance(op.w, View)]
         spans = [span(constant.data, view) for view in views]
-        if spans[0] is None or len(set(spans)) > 1 or spills:
+        if spans[0] is None or len(set(spans)) > 1:
             continue
         of = spans[0]
         out = View(constant.out.buffer, 0, constant.out.rows, 0, of[1] - of[0])

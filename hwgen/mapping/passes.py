@@ -57,10 +57,6 @@ def _batches(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> I
     return batched(graph, batch, mapping.group, mapping.shared_hidden)
 
 
-def _columns(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    return used_columns(graph, config.chunk, config.array_inputs, mapping.spill is not None)
-
-
 def _row_tiling(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
     return row_tiling(graph, mapping.row_tiles) if mapping.row_tiles > 1 else graph
 
@@ -88,6 +84,10 @@ def _spills(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> In
     return spilled(graph, limits, config, mapping.interleave is not None)
 
 
+def _columns(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return used_columns(graph, config.chunk, config.array_inputs)
+
+
 def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
     """What tiles for a fraction of the scratchpad must fit."""
     bank = int(room * config.bank_chunks)
@@ -111,12 +111,12 @@ def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> Int
 
 PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
     "batches": _batches,
-    "columns": _columns,
     "row tiling": _row_tiling,
     "norms in place": _in_place,
     "window tiling": _windows,
     "depth-first tiling": _depth_first,
     "spills": _spills,
+    "columns": _columns,
     "pieces": _pieces,
     "order": _order,
 }
