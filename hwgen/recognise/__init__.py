@@ -16,7 +16,7 @@ from .outer import chosen, outer, weighed
 from .rewrite import Pattern, rewrite
 from .rotary import turned
 from .scans import scan, skipped
-from .selection import received, selected
+from .selection import received, scattered, selected
 from .tokens import channels_last, ordered, padded, pool, positions, shifted, tokens, total
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
@@ -24,7 +24,7 @@ from .tokens import channels_last, ordered, padded, pool, positions, shifted, to
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
     (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain),
-        *(received, selected),
+        *(received, selected, scattered),
     ),
     # what is left outside attention and norms, and with a number that is no step of it
     (turned, length, outer, weighed, chosen, scaled),
@@ -70,7 +70,10 @@ def recognise(program: Program) -> tuple[Program, list[Finding]]:
         program = rewrite(program, (limit, dynamic), past=False)
         program.notes["ranges"] = program.notes.get("ranges", {}) | of_inputs(program)
         program = rewrite(program, (of_input,), past=False)
-    program, findings = mixtures(program)
+    made, findings = mixtures(program)
+    if findings:  # what chooses rows may look like a router
+        made, findings = mixtures(rewrite(mixtures(program, stand_in=False)[0], (selected, scattered), past=False))
+    program = made
     for patterns in ROUNDS:
         program = rewrite(program, patterns)
     return program, findings

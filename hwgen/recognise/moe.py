@@ -20,8 +20,9 @@ FAR = 16  # values behind the logits that are looked at
 TRIES = 4  # of those that experts' outputs lead to
 
 
-def mixtures(program: Program) -> tuple[Program, list[Finding]]:
-    """The program with layers in place of its mixtures of experts, and what keeps others that choose experts from being one."""
+def mixtures(program: Program, stand_in: bool = True) -> tuple[Program, list[Finding]]:
+    """The program with layers in place of its mixtures of experts, and what keeps others that choose experts from being one;
+    inputs in place of these, with `stand_in`, so that what lies behind is judged by itself."""
     plain, under, over = unlimited(program) if any(is_limit(n) for n in program.nodes()) else (program, {}, {})
     search = Search(plain)
     made: dict[Node, Ref] = {}
@@ -45,7 +46,8 @@ def mixtures(program: Program) -> tuple[Program, list[Finding]]:
         if reasons:
             why, y = reasons[0]
             findings.append(Finding(node.source, "TopK", "recognise", why.reason, why.hint))
-            made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
+            if stand_in:
+                made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
         elif candidates and sum(n > 1 for n in node.shape[: node.op.axis]) and node.op.axis == len(node.shape) - 1:
             what = f"chooses the best {node.op.count} of {node.operands[0].shape[-1]} for each token, but no experts follow"
             others.append(Finding(node.source, "TopK", "recognise", what, PLAIN))
