@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph
-from ..layers import Received, Select
+from ..layers import Hard, Received, Select
 from ..tensor import Node, Ref
+from ..walks import block
 from .dense import whole_place
 from .lower import GONE, Rows
 from .moves import value
@@ -128,4 +129,14 @@ def received(b: Rows, node: Node, start: int, stop: int) -> str:
     return b.add(graph.Received, node, node.name, "received", x=scores)
 
 
-KINDS = {Select: (select_place, select), Received: (plain_place, received)}
+def hard(b: Rows, node: Node, start: int, stop: int) -> str:
+    if (count := node.shape[0]) < 2 or block(count) is None:
+        why = f"chooses one of {count} for each, and no window holds so many"
+        raise Unsupported(why, "choose among 2 to 63, or a product of two such numbers")
+    name = value(b, node, b.kept(b.view(standing(b, node.operands[0]))))
+    if name == GONE:
+        return GONE
+    return b.rows_of(node, start, stop, lambda: b.add(graph.Hard, node, node.name, "hard", x=name, place=node.op.place))
+
+
+KINDS = {Hard: (plain_place, hard), Select: (select_place, select), Received: (plain_place, received)}
