@@ -18,5 +18,6 @@ LAYERS: dict[str, type[Layer]] = {
     )
 }
 
-__all__ = ["LAYERS", "Activation", "Attention", "Clip", "Combine", "Conv", "Dispatch", "Embed", "Experts", "Hard", "Layer", "Length", "Linear"]
-__all__ += ["Norm", "Pool", "Received", "Rotate", "Router", "Scale", "Scan", "Select", "SlotExperts", "Softmax"]
+__all__ = ["LAYERS", "Activation", "Attention", "Clip", "Combine", "Conv", "Dispatch", "Embed", "Experts", "Hard", "Layer"]
+__all__ += ["Length", "Linear", "Norm", "Pool", "Received", "Rotate", "Router", "Scale", "Scan", "Select", "SlotExperts"]
+__all__ += ["Softmax"]

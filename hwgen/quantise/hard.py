@@ -12,14 +12,16 @@ import numpy as np
 from .. import graph as fg
 from .. import qgraph as q
 from ..isa import Reduce
-from ..numerics import INT16_MAX
+from ..numerics import INT8_MAX, INT16_MAX, STATIC_SHIFT
 from ..qgraph import Piece, Ref
 from ..walks import block, window
 from .builder import Builder, Held, fitting, plain
 from .scales import OutOfRange
 
 Array = np.ndarray
-ONE = 1 / INT16_MAX  # step of what is 0 or 1
+TOP = INT8_MAX << STATIC_SHIFT  # a one: the largest int8 number, whether converted by a fixed step or row by row
+ONE = 1 / TOP  # step of what is 0 or 1
+TO_TOP, TO_TOP_SHIFT = round(TOP / INT16_MAX * 2**16), 16  # multiplier that makes TOP of INT16_MAX
 KEEP, SATURATE = 1, INT16_MAX  # multipliers with a shift of 0
 
 
@@ -29,9 +31,8 @@ def step(b: Builder, node: fg.Step) -> None:
     cols = b.cols(x)
     sign = q.Stack(b.name(f"{node.name}.sign"), (_piece(x.ref, cols, SATURATE),), source=node.source)
     ref = b.emit(sign, x.ref.rows, cols, groups=_groups(b, x.ref))
-    for way in (1,) if node.at_zero else (-1, 1):
-        ref = _shifted(b, node, ref, cols, way * INT16_MAX)
-    b.made.values[ref.value] = _ones(b, ref)
+    ref = _shifted(b, node, ref, cols, INT16_MAX if node.at_zero else -INT16_MAX)  # the lower of two: 0, or -INT16_MAX
+    ref = _made(b, node, ref, cols, 0 if node.at_zero else TOP)
     b.made.trace[node.name] = ref
     b.held[node.name] = Held(ref, ONE, None, x.first_row)
 
@@ -48,19 +49,18 @@ def hard(b: Builder, node: fg.Hard) -> None:
         chosen = _first(b, node, ref, rows, cols, size, taken)
         taken.append(chosen)
         if place < node.place:  # not above any other
-            ref = _weighed(b, node, [ref, chosen], rows, cols, (1, -2), KEEP, 0)
-    b.made.values[chosen.value] = _ones(b, chosen)
+            ref = _weighed(b, node, [ref, chosen], rows, cols, (1, -3), KEEP, 0)
     b.made.trace[node.name] = chosen
     b.held[node.name] = Held(chosen, ONE)
 
 
 def _first(b: Builder, node: fg.Hard, x: Ref, rows: int, cols: int, size: tuple[int, int], taken: list[Ref]) -> Ref:
-    """INT16_MAX at the first of the largest elements of each column that are not `taken`, else 0."""
+    """TOP at the first of the largest elements of each column that are not `taken`, else 0."""
     most = _window(b, node, x, window(size, size), 1, cols, Reduce.MAX)
     equal = _weighed(b, node, [x, most], rows, cols, (1, -1), SATURATE, 0)  # 0 where so, else saturated
     equal = _shifted(b, node, equal, cols, INT16_MAX)
     if taken:
-        weights = (1, *(-1 for _ in taken))
+        weights = (1, *(-2 for _ in taken))
         equal = _shifted(b, node, _weighed(b, node, [equal, *taken], rows, cols, weights, KEEP, -INT16_MAX), cols, INT16_MAX)
     height, width = size
     sums = _window(b, node, equal, window(size, (1, width), pads=(0, width, 0, 0)), rows + height, cols)
@@ -72,16 +72,18 @@ def _first(b: Builder, node: fg.Hard, x: Ref, rows: int, cols: int, size: tuple[
         before.append(_picked(b, node, above, cols, np.repeat(np.arange(height), width)))
         terms.append(-1)
     first = _weighed(b, node, [equal, *before], rows, cols, tuple(terms), KEEP, -INT16_MAX)
-    return _shifted(b, node, first, cols, INT16_MAX)
+    return _made(b, node, first, cols, TOP)
 
 
 def _groups(b: Builder, x: Ref) -> int:
     return b.made.values[x.value].groups
 
 
-def _ones(b: Builder, ref: Ref) -> q.Value:
-    made = b.made.values[ref.value]
-    return q.Value(made.rows, made.cols, ONE, None, made.groups)
+def _made(b: Builder, node: fg.Node, x: Ref, cols: int, top: int) -> Ref:
+    """`top` + TOP times what is 0 or INT16_MAX, of either sign."""
+    piece = Piece(x, np.full(cols, TO_TOP), np.full(cols, top, np.int16), TO_TOP_SHIFT)
+    made = q.Stack(b.name(f"{node.name}.ones"), (piece,), source=node.source)
+    return b.emit(made, x.rows, cols, ONE, groups=_groups(b, x))
 
 
 def _piece(x: Ref, cols: int, mult: int, rows: Array | None = None) -> Piece:

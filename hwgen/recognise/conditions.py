@@ -15,6 +15,7 @@ from .lists import listed, plain
 from .match import constant, group, is_map, layer, regroup
 
 Array = np.ndarray
+MOST_COUNTED = 128  # conditions of which a sum of int8 numbers tells one more or less
 MOST_PLACES = 4  # of one list that are each a choice of its own
 INVERSE: dict[str, Callable[[float], float]] = {
     "sigmoid": lambda y: float(np.log(y / (1 - y))),
@@ -70,6 +71,11 @@ def _number(t: Builder, node: Node) -> Ref | None:
     f, operands = node.op.function, node.operands
     if f in ("int", "bool", "float") and operands[0].dtype in (BOOL, INT):
         return number(t, operands[0]) if f != "bool" or operands[0].dtype == BOOL else None
+    if f == "where":
+        holds, on, off = number(t, operands[0]), operands[1].scalar, operands[2].scalar
+        if holds is None or on is None or off is None:
+            return None
+        return t.map("add", t.map("mul", holds, on - off), off)
     if f == "not":
         inner = number(t, operands[0])
         return None if inner is None else opposite(t, inner)
@@ -122,10 +128,16 @@ def _counted(t: Builder, one: Ref, other: Ref) -> Ref | None:
     count, made = other.scalar, number(t, one) if one.dtype == INT else None
     if count is None or made is None:
         return None
-    reached = t.node(Activation("positive"), t.map("sub", made, count - 0.5))
     inner = one.node
-    if isinstance(inner.op, Reduce) and prod(inner.operands[0].shape[a] for a in inner.op.axes) == count:
+    most = prod(inner.operands[0].shape[a] for a in inner.op.axes) if isinstance(inner.op, Reduce) else 0
+    reached = t.node(Activation("positive"), t.map("sub", made, count - 0.5))
+    if most == count <= MOST_COUNTED:
         return reached
+    if most == count:
+        each = number(t, inner.operands[0])  # all hold, where the least does
+        return each and t.through(one.layout, opposite(t, t.reduce("max", opposite(t, each), inner.op.axes)))
+    if most > MOST_COUNTED:
+        return None
     return t.map("mul", reached, t.node(Activation("positive"), t.map("sub", count + 0.5, made)))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..layers import Activation, Softmax
+from ..layers import Softmax
 from ..tensor import Builder, Contract, Node, Ref
 from .attention import attention
 from .conditions import is_number, number, opposite
@@ -40,22 +40,20 @@ def _kept(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result: str)
         return None
     scores, weights, soft = found
     p = t.through(p.layout, t.node(Softmax(), scores))
-    weights = t.through(p.layout, weights)
+    weights = _once(t, t.through(p.layout, t.expand(weights, p.node.shape)))
     if soft:  # a mask that leaves no key leaves all
-        some = t.node(Activation("positive"), t.reduce("sum", weights, [lp.index(keys[0])]))
+        some = t.reduce("max", weights, [lp.index(keys[0])])
         weights = t.map("add", weights, opposite(t, some))
     axis = lv.index(wide[0])
-    own = any(s for c in queries for _, s in weights.layout.axes[lp.index(c)])
+    own = any(weights.shape[lp.index(c)] > 1 for c in queries)
     if own:
         p = t.map("mul", p, weights)
         one = t.full(tuple(1 if i == axis else n for i, n in enumerate(v.shape)), np.float32(1))
     else:
-        for c in queries:
-            weights = t.slice(weights, lp.index(c), 0, 1)
         order = [c for c in lp if c not in queries]
         shown = t.reshape(weights, [n for c, n in zip(lp, weights.shape, strict=True) if c not in queries])
-        shown = t.reshape(shown, (*shown.shape, 1))
-        one = t.transpose(shown, [[*order, wide[0]].index(c) for c in lv])
+        shown = t.transpose(t.reshape(shown, (*shown.shape, 1)), [[*order, wide[0]].index(c) for c in lv])
+        one = t.expand(shown, [1 if i == axis else n for i, n in enumerate(v.shape)])
         v = t.map("mul", v, one)
     y = t.contract(f"{lp},{lv}->{result}", p, t.concat([v, one], axis))
     y = y if own else attention(t, y.node) or y
@@ -76,9 +74,16 @@ def _weights(t: Builder, x: Ref) -> tuple[Ref, Ref, bool] | None:
                 return None if made is None else (scores, opposite(t, made) if turned else made, False)
         return None
     for term, scores in (operands, operands[::-1]) if operands else ():
-        if (found := _exponential(t, term)) is not None:
+        if (found := _exponential(t, _once(t, term))) is not None:
             return scores, *found
     return None
+
+
+def _once(t: Builder, r: Ref) -> Ref:
+    """With length 1 along axes that change nothing."""
+    for i, loops in enumerate(r.layout.axes):
+        r = r if any(s for _, s in loops) else t.slice(r, i, 0, 1)
+    return r
 
 
 def _exponential(t: Builder, term: Ref) -> tuple[Ref, bool] | None:
