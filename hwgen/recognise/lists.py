@@ -68,11 +68,8 @@ def ordered_as(t: Builder, scores: Ref) -> tuple[Ref, bool]:
     while True:
         scores, factor = factor_of(t, scores)
         sign *= factor
-        operands = scores.node.operands
         if is_map(scores, *RISING):
-            scores = t.through(scores.layout, operands[0])
-        elif (number := next((i for i in (0, 1) if is_map(scores, "add") and operands[i].scalar is not None), None)) is not None:
-            scores = t.through(scores.layout, operands[1 - number])
+            scores = t.through(scores.layout, scores.node.operands[0])
         elif (found := _of_two(t, scores)) is not None:
             return found, sign > 0
         else:
