@@ -10,12 +10,12 @@ import numpy as np
 
 from ..layers import Activation, Hard
 from ..tensor import BOOL, FLOAT, INT, Builder, Node, Reduce, Ref, Scatter, TopK
-from ..walks import block
 from .lists import listed, plain
 from .match import constant, group, is_map, layer, regroup
 
 Array = np.ndarray
 MOST_COUNTED = 128  # conditions of which a sum of int8 numbers tells one more or less
+FEW_LISTS = 16  # that are sorted one by one, rather than compared all at once
 MOST_PLACES = 4  # of one list that are each a choice of its own
 INVERSE: dict[str, Callable[[float], float]] = {
     "sigmoid": lambda y: float(np.log(y / (1 - y))),
@@ -161,11 +161,13 @@ def ones(t: Builder, index: Ref, count: int, axis: int) -> Ref | None:
     rest = [i for i in range(len(index.shape)) if i != axis]
     sizes = [count if i == axis else n for i, n in enumerate(index.shape)]
     flat = t.reshape(index, (index.layout.size,))
-    made = _best(t, flat, count)
+    made = _best(t, flat, count) if flat.layout.size > FEW_LISTS else None
     if made is None:
         rows = listed(t, t.const(np.eye(count, dtype=np.float32)), flat)
-        return None if rows is None else regroup(t, rows, sizes, [*rest, axis])
-    return regroup(t, made, sizes, [axis, *rest])
+        if rows is not None:
+            return regroup(t, rows, sizes, [*rest, axis])
+        made = _best(t, flat, count)
+    return None if made is None else regroup(t, made, sizes, [axis, *rest])
 
 
 def _best(t: Builder, index: Ref, count: int) -> Ref | None:
@@ -177,7 +179,7 @@ def _best(t: Builder, index: Ref, count: int) -> Ref | None:
     at = np.stack(np.unravel_index(index.layout.positions().reshape(-1), best.shape))
     place = int(at[axis][0])
     lines = np.ravel_multi_index(tuple(np.delete(at, axis, 0)), np.delete(best.shape, axis)) if at.shape[0] > 1 else at[axis] * 0
-    if np.ptp(at[axis]) or place >= MOST_PLACES or scores.shape[axis] != count or scores.dtype != FLOAT or block(count) is None:
+    if np.ptp(at[axis]) or place >= MOST_PLACES or scores.shape[axis] != count or scores.dtype != FLOAT:
         return None
     rest = [i for i in range(len(scores.shape)) if i != axis]
     scores = group(scores if best.op.largest else t.map("neg", scores), [axis], rest)
