@@ -275,7 +275,8 @@ def _times(b: Rows, node: Node, operand: Operand, factor: float, start: int = 0,
     """Rows of an operand times a number: of a layer with weights by those."""
     stop = operand.rows if stop is None else stop
     source = operand.plain
-    if source is not None and isinstance(source[0].op, Linear | Norm | Conv):
+    map_norm = source is not None and isinstance(source[0].op, Norm) and b.place(source[0]).at is not None
+    if source is not None and isinstance(source[0].op, Linear | Norm | Conv) and not map_norm:  # a map is not normed twice
         inner, columns, first = source
         x, *parts = inner.operands
         b.t.name, b.t.source = "", inner.source
