@@ -74,6 +74,8 @@ FORMS: dict[str, Callable[[Array, float], Array]] = {
     "relu": lambda x, _: np.maximum(x, 0),
     "sigmoid": lambda x, _: expit(x),
     "tanh": lambda x, _: np.tanh(x),
+    "softplus": lambda x, _: np.logaddexp(x, np.zeros((), x.dtype)),
+    "exp": lambda x, _: np.exp(x),
 }
 
 

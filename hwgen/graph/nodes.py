@@ -386,13 +386,14 @@ class Graph:
     """`inputs` maps an ONNX input name to its shape without the batch axis.
 
     `ranges`, of a model that is quantised already: value -> the smallest and largest number [columns] that its file lets
-    it hold, infinite in columns without limit; of an input [1].
+    it hold, infinite in columns without limit; of an input [1]. `types`: of inputs that are no floats, as NumPy calls them.
     """
 
     inputs: dict[str, tuple[int, ...]]
     nodes: list[Node]
     outputs: list[Output]
     ranges: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
 
     def node(self, name: str) -> Node:
         """The node that makes value `name`; StopIteration where none does (an input)."""
