@@ -6,7 +6,7 @@ from ..errors import Finding
 from ..tensor import Map, Program
 from .activations import clip, curved, leaky, plain, scaled
 from .attention import attention
-from .convolution import convolution
+from .convolution import convolution, frames
 from .grouped import grouped
 from .limits import dynamic, joined, limit, of_input, of_inputs
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
@@ -27,7 +27,7 @@ ROUNDS: tuple[tuple[Pattern, ...], ...] = (
         *(received, selected),
     ),
     # what is left outside attention and norms, and with a number that is no step of it
-    (turned, length, outer, weighed, chosen, scaled),
+    (turned, length, outer, weighed, chosen, scaled, frames),
     (
         joined,
         gain_at_last,
