@@ -74,8 +74,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             case fg.Gather() if _is_before(node, made["x"], graph):
                 put(_gathered_before(node, made["x"], nodes, done, put, graph))
                 continue
-            case fg.Select():
-                wanted, scored = {}, node.scores
+            case fg.Select() | fg.Step() | fg.Hard():
+                wanted, scored = {}, node.scores if isinstance(node, fg.Select) else node.x
                 while isinstance(nodes.get(scored), fg.Rows):
                     scored = nodes[scored].x
                 if isinstance(nodes.get(scored), fg.Linear):

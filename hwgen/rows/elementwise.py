@@ -21,6 +21,8 @@ from .views import Array, Place, Unsupported, View, as_tokens
 
 FORMS = {"relu6": (0.0, 6.0), "hardsigmoid": (0.0, 1.0)}  # what is a range of a value
 
+STEPS = {"positive": False, "nonnegative": True}  # whether 1 at zero
+
 
 def form_of(act: Activation, what: str = "is") -> dict[str, Any]:
     """Form and slope as the row graph's nodes have them."""
@@ -187,6 +189,8 @@ def activation(b: Rows, node: Node, start: int, stop: int) -> str:
         x = b.value(b.identity(made), first + start, first + stop)
     else:
         x = value(b, node, operand, start, stop)
+    if op.form in STEPS:
+        return b.add(graph.Step, node, node.name, "step", x=x, at_zero=STEPS[op.form])
     if op.form in FORMS:
         if op.form == "hardsigmoid":
             x = b.diagonal(node, x, np.full(operand.width, 1 / 6), np.full(operand.width, 0.5))
