@@ -20,6 +20,7 @@ from .nodes import (
     Experts,
     Gather,
     Graph,
+    Hard,
     Join,
     LayerNorm,
     Linear,
@@ -38,6 +39,7 @@ from .nodes import (
     SlotExperts,
     Softmax,
     Stack,
+    Step,
     Transpose,
     Window,
 )
@@ -139,6 +141,11 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             fits = s[0] == s[1] and s[2] == (s[0][0], 2 * rates.shape[1]) and rates.shape[0] == s[0][1] and skip.shape == s[0][1:]
             _need(fits, f"x {s[0]}, steps {s[1]}, mix {s[2]} against rates {rates.shape}, skip {skip.shape}")
             _need(bool((rates <= 0).all()), "states that grow")
+            return s[0]
+        case Hard(place=place):
+            _need(0 <= place < s[0][0], f"place {place} of {s[0][0]}")
+            return s[0]
+        case Step():
             return s[0]
         case Received():
             return 1, s[0][1]
