@@ -127,7 +127,6 @@ def taps_of(b: Rows, operand: Operand) -> tuple[tuple[Node, Array], int, dict[st
 # --- convolutions ---
 
 GROUP_CHANNELS = 32  # about what the array takes at a time
-MOST_MIXED = 768  # channels of which groups are mixed by one product: of more the zeros take longer than products by themselves
 
 
 def conv_place(b: Rows, node: Node) -> Place:
@@ -178,12 +177,6 @@ def _conv(b: Rows, node: Node) -> str:
         name = value(b, node, b.kept(view))
         return b.add(graph.Conv, node, node.name, "conv", x=name, weight=b.intern(taps), bias=constant, **fields)
     parts, each, out = [], channels // op.groups, len(taps) // op.groups
-    if kernel == fields["stride"] == (1, 1) and not any(fields["pads"]) and channels <= MOST_MIXED:
-        diagonal = np.zeros((len(taps), channels), np.float32)
-        for g in range(op.groups):
-            diagonal[g * out : (g + 1) * out, g * each : (g + 1) * each] = taps[g * out : (g + 1) * out, 0, 0]
-        name = value(b, node, b.kept(view))
-        return b.add(graph.Linear, node, node.name, "conv", x=name, weight=b.intern(diagonal), bias=constant)
     beside = max(1, GROUP_CHANNELS // each)  # groups that one product computes, each with zeros for the others
     for g in range(0, op.groups, beside):
         count = min(beside, op.groups - g)

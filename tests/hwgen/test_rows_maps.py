@@ -72,11 +72,6 @@ def groups_of_two(w):
     return w.as_tokens(y)
 
 
-def groups_mixed_by_themselves(w):
-    y = w.op("Conv", w.op("Relu", w.patches()), w.normal(D, 2, 1, 1), w.normal(D), group=4, kernel_shape=[1, 1])
-    return w.as_tokens(y)
-
-
 def pooled(kind, **attributes):
     def form(w):
         return w.as_tokens(w.op(kind, w.patches(), kernel_shape=[2, 3], pads=[1, 1, 0, 1], **attributes))
@@ -165,7 +160,6 @@ TAKEN = {
     "largest of tokens": (largest_of_tokens, (1, 1, D), {"Window": 1}),
     "depthwise": (depthwise, (1, T, D), {"Window": 1, "Gather": 0}),
     "groups": (groups_of_two, (1, T, D), {"Conv": 1}),
-    "groups of one pixel": (groups_mixed_by_themselves, (1, T, D), {"Conv": 0, "Linear": 1, "Join": 0}),
     "mean with border": (pooled("AveragePool", count_include_pad=1), (1, "t", D), {"Window": 1, "Linear": 0}),
     "mean within border": (pooled("AveragePool", count_include_pad=0), (1, "t", D), {"Window": 1, "Multiply": 0}),
     "largest": (pooled("MaxPool", strides=[1, 2]), (1, "t", D), {"Window": 1, "Gather": 0}),
