@@ -89,7 +89,7 @@ HWGEN = {
     "notebook": "",
     "example": "errors files",
 }
-COMMANDS = {"", "api", "inspection", "steps", "run", "demo", "package", "cli", "__main__"}
+COMMANDS = {"", "agreement", "api", "inspection", "steps", "run", "demo", "package", "cli", "__main__"}
 SIM = {
     *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
     *("intgraph", "isa", "numerics", "patches", "processes", "progress", "qgraph", "registers", "timeline", "walks"),
