@@ -16,7 +16,7 @@ from .errors import BundleError, Cancelled, DeviceError, HostError, InputError
 from .job import Job
 from .lock import DeviceLock
 from .memory import SLOTS, Memory
-from .pack import pack_run
+from .pack import pack_run, unfit
 from .registers import Registers
 from .runner import Runner
 
@@ -209,7 +209,7 @@ class Accelerator:
 
     def _checked(self, images: Images | np.ndarray, task: str) -> dict[str, np.ndarray]:
         """float32 arrays by input name, all of one length. Raises InputError naming the array."""
-        inputs = self.bundle.inputs(task)
+        inputs, types = self.bundle.inputs(task), self.bundle.types(task)
         if not isinstance(images, Mapping):
             if len(inputs) != 1:
                 raise InputError(f"the inputs {', '.join(inputs)} are given by name, in a mapping")
@@ -226,12 +226,9 @@ class Accelerator:
                 raise InputError(f"input {name!r}: type {array.dtype}, expected numbers")
             if not len(array):
                 raise InputError(f"input {name!r}: holds no image")
-            with np.errstate(over="ignore"):
-                array = array.astype(np.float32)
-            bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-            if bad.any():
-                raise InputError(f"input {name!r}: image {int(bad.argmax())} holds NaN, infinity or more than float32 can")
-            arrays[name] = array
+            if fault := unfit(array, types[name]):
+                raise InputError(f"input {name!r}: holds {fault}")
+            arrays[name] = array.astype(np.float32)
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"inputs of different length: {lengths}")
@@ -243,6 +240,8 @@ class Accelerator:
         for name, shape in inputs.items():
             if name not in arrays or arrays[name].shape[1:] != shape:
                 raise InputError(f"task {task!r} takes {name!r} of shape {list(shape)}, unlike the first task")
+            if fault := unfit(arrays[name], self.bundle.types(task)[name]):
+                raise InputError(f"task {task!r}: input {name!r}: holds {fault}")
         return {name: arrays[name] for name in inputs}
 
     def _program(self, task: str) -> tuple[int, int, int]:

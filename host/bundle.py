@@ -12,7 +12,7 @@ from .errors import BundleError
 from .manifest import check
 
 FORMAT = "hwgen-bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 INSTRUCTION_BYTES = 64
 
 
@@ -149,6 +149,10 @@ class Bundle:
     def inputs(self, task: str) -> dict[str, tuple[int, ...]]:
         """Shapes of a task's ONNX inputs, without the batch axis."""
         return {slot["name"]: tuple(slot["shape"]) for slot in self.task(task)["inputs"]}
+
+    def types(self, task: str = "") -> dict[str, str]:
+        """Types of the numbers of a task's inputs in its file, as NumPy calls them."""
+        return {slot["name"]: slot["type"] for slot in self.task(task)["inputs"]}
 
     def outputs(self, task: str) -> list[str]:
         """Names of a task's ONNX outputs."""

@@ -9,6 +9,7 @@ from typing import Any
 MOST_BYTES = 1 << 40
 MOST = 1 << 31  # of what counts something
 TEXT, NUMBER, ANY = "text", "number", "anything"
+TYPES = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
 
 
 class Each(dict):
@@ -24,6 +25,7 @@ BYTES = whole(0, MOST_BYTES)
 LAYOUT = {**dict.fromkeys(("chunk", "chunk_bytes", "groups", "rows", "width"), whole(1)), "element_bytes": whole(1, 2)}
 SLOT = {"bytes": BYTES, "dram": BYTES, "index": whole(0), "layout": LAYOUT, "name": TEXT, "shape": [whole(1)]}
 INPUT = SLOT | {"offset": NUMBER, "step": NUMBER, "pads": [whole(-MOST)], "patch": [whole(1)], "stride": ANY}
+INPUT |= {"fine": ANY, "type": TEXT}
 OUTPUT = SLOT | {"scale": NUMBER, "transposed": ANY}
 RUN = {"inputs": [INPUT], "outputs": [OUTPUT], "program": {"instructions": whole(1), "offset_bytes": BYTES}}
 TOGETHER = Each(any=RUN | {"tasks": [TEXT]})  # there where the bundle has several tasks that fit together
@@ -106,6 +108,10 @@ def _slot(where: str, slot: Mapping[str, Any], memory: Mapping[str, Any], batch:
     stride, pads, rank = slot["stride"] or slot["patch"], slot["pads"] or [0] * 2 * len(shape), len(shape)
     if not _whole_numbers(stride, 1) or not len(slot["patch"]) == len(stride) == rank or len(pads) != 2 * rank:
         raise ValueError(f"{where}.patch: patch, stride and pads are not of the {rank} axes of its shape")
+    if slot["type"] not in TYPES:
+        raise ValueError(f"{where}.type: {slot['type']!r} is no type of numbers")
+    if slot["fine"] is not (layout["element_bytes"] == 2):
+        raise ValueError(f"{where}.fine: {slot['fine']!r}, with elements of {layout['element_bytes']} bytes")
     if not slot["step"] > 0:
         raise ValueError(f"{where}.step: {slot['step']}, must be above 0")
     spans = [n + a + b - k for n, a, b, k in zip(shape, pads, pads[rank:], slot["patch"], strict=False)]

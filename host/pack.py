@@ -16,21 +16,47 @@ INT16_STEPS = 256  # int16 steps of one int8 step
 
 
 def pack_input(entry: dict, image: np.ndarray) -> bytes:
-    """Bytes for the input region from an image, video or volume, float. Raises ValueError for a wrong shape or NaN.
+    """Bytes for the input region from an image, video or volume. Raises ValueError for a wrong shape or what it cannot hold.
 
-    `patch`, `stride` (None: `patch`) and `pads` (before each axis, then behind each; []: none) have an entry for each axis.
+    `fine`: all 16 bits of an element hold the image, in steps 1/256 as large. `patch`, `stride` (None: `patch`) and `pads`
+    (before each axis, then behind each; []: none) have an entry for each axis.
     """
     image = np.asarray(image)
     if image.shape != tuple(entry["shape"]):
         raise ValueError(f"input {entry['name']!r}: shape {list(image.shape)}, expected {list(entry['shape'])}")
-    if not np.isfinite(image).all():
-        raise ValueError(f"input {entry['name']!r}: holds NaN or infinity")
+    if fault := unfit(image[None], entry["type"]):
+        raise ValueError(f"input {entry['name']!r}: holds {fault}")
     pads = np.reshape(entry["pads"] or [0] * 2 * image.ndim, (2, image.ndim)).T.tolist()
     inside = tuple(slice(max(0, -a), n - max(0, -b)) for n, (a, b) in zip(image.shape, pads, strict=True))
     pixels = np.pad(image[inside].astype(np.float64), [(max(0, a), max(0, b)) for a, b in pads])
-    steps = np.round((pixels - entry["offset"]) / entry["step"])
-    levels = np.clip(steps, -INT8_MAX, INT8_MAX).astype(np.int16) * INT16_STEPS
+    steps = (pixels - entry["offset"]) / entry["step"]
+    steps = np.round(steps * INT16_STEPS) if entry["fine"] else np.round(steps) * INT16_STEPS
+    levels = np.clip(steps, -INT8_MAX * INT16_STEPS, INT8_MAX * INT16_STEPS).astype(np.int16)
     return pack_rows(entry["layout"], patchify(levels, entry["patch"], entry["stride"]))
+
+
+def unfit(images: np.ndarray, kind: str) -> str | None:
+    """What of an array [images, ...] an input of a type cannot hold, and in which image; None where it holds all of it.
+
+    kind: the type as NumPy calls it. Floats hold what float32 does; whole numbers and booleans no fraction, and nothing beyond
+    their range: pixels from 0 to 1 are none of uint8.
+    """
+    flat, dtype = images.reshape(len(images), -1), np.dtype(kind)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(flat.astype(np.float32))
+    if not finite.all():
+        image = int((~finite).any(axis=1).argmax())
+        what = "a value beyond float32" if np.isfinite(flat[image]).all() else "NaN or infinity"
+        return f"{what} in image {image}"
+    if dtype.kind == "f" or flat.dtype == dtype:
+        return None
+    low, high = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    bad = (flat < low) | (flat > high) | (flat != np.floor(flat) if flat.dtype.kind == "f" else False)
+    if not bad.any():
+        return None
+    image = int(bad.any(axis=1).argmax())
+    value = flat[image][bad[image].argmax()]
+    return f"{value:g} in image {image}, the input takes {dtype.name}, whole numbers from {low} to {high}"
 
 
 def unpack_output(entry: dict, data: bytes | np.ndarray) -> np.ndarray:

@@ -201,7 +201,7 @@ class Bundle:
         elif window is not None:
             raise UserError("--cycles: a window of --waves FILE.fst")
         task = run.choose_task(self._held, task)
-        given = images.read(source, run.inputs(self._held, task), check_limit(limit))
+        given = images.read(source, run.inputs(self._held, task), check_limit(limit), self._held.types(task))
         for message in run.outside(self._held, task, given):
             warn(message)
         return run.run(self._held, engine, given, task, progress, dram, cycles, seen)
@@ -232,7 +232,7 @@ class Bundle:
         with model_file(model) as path:
             graph, integers = levels.import_model(path, **how), run.integer_graph(self._held, task)
             run.check_origin(self._held, task, path, graph, warn)
-            given = images.read(held, run.inputs(self._held, task), limit)
+            given = images.read(held, run.inputs(self._held, task), limit, self._held.types(task))
             expected = reference(load(path, **how), given)
         count = len(next(iter(given.values())))
         watch = Watch(integers) if distributions else None
@@ -268,7 +268,7 @@ class Bundle:
         _check_number("min_snr", min_snr, -math.inf, math.inf)
         _check_number("min_accuracy", min_accuracy, 0, 1)
         task, held = run.choose_task(self._held, task), images.collect(source, check_limit(limit))
-        given = images.read(held, run.inputs(self._held, task), limit)
+        given = images.read(held, run.inputs(self._held, task), limit, self._held.types(task))
         answers = {} if labels is None else self._labels(task, labels, held)
         expected = None if min_snr is None else self._expected(task, model, given, held)
         count = len(next(iter(given.values())))

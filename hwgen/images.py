@@ -11,6 +11,7 @@ import numpy as np
 
 from .errors import UserError
 from .files import npz_shapes, read_npz, read_toml
+from .host.pack import unfit
 
 Array = np.ndarray
 Arrays = dict[str, Array]
@@ -78,11 +79,14 @@ def called(held: Held) -> str:
     return held.name if isinstance(held, Path) else "the given arrays"
 
 
-def read(source: Any, inputs: Mapping[str, tuple[int, ...]], limit: int | None = None) -> Arrays:
+def read(
+    source: Any, inputs: Mapping[str, tuple[int, ...]], limit: int | None = None, types: Mapping[str, str] | None = None
+) -> Arrays:
     """A network's images: float32 [images, *shape] for each input, other arrays ignored.
 
-    source: as for `collect`. inputs: names with shapes without the batch axis. limit: use the first so many images. Raises
-    UserError naming the file, the array and what was expected and found.
+    source: as for `collect`. inputs: names with shapes without the batch axis. limit: use the first so many images. types: of the
+    file's inputs that are no floats, as NumPy calls them. Raises UserError naming the file, the array and what was expected and
+    found.
     """
     held, where = collect(source, limit), GIVEN
     if isinstance(held, Path):
@@ -111,14 +115,9 @@ def read(source: Any, inputs: Mapping[str, tuple[int, ...]], limit: int | None =
         if count not in (None, there):
             raise UserError(f"{where}: array {name!r} holds {there} images, another input {count}")
         count = there
-        with np.errstate(over="ignore"):
-            single = array[:limit].astype(np.float32)
-        bad = ~np.isfinite(single.reshape(len(single), -1)).all(axis=1)
-        if bad.any():
-            image = int(bad.argmax())
-            fault = "a value beyond float32" if np.isfinite(array[image]).all() else "NaN or infinity"
-            raise UserError(f"{where}: array {name!r} holds {fault} in image {image}")
-        images[name] = single
+        if fault := unfit(array[:limit], (types or {}).get(name, "float32")):
+            raise UserError(f"{where}: array {name!r} holds {fault}")
+        images[name] = array[:limit].astype(np.float32)
     return images
 
 

@@ -126,7 +126,7 @@ class Constant(Operation):
 @dataclass(frozen=True, eq=False)
 class Input(Operation):
     """The quantised image: the driver cuts input `image`, with `pads` zeros around it, into patches `stride` pixels apart
-    (see `hwgen.patches`) and stores 256 * int8(round((x - offset) / step)).
+    (see `hwgen.patches`) and stores 256 * int8(round((x - offset) / step)), or `fine` all 16 bits.
     """
 
     name: str
@@ -141,6 +141,8 @@ class Input(Operation):
     row: int = 0  # first patch of those that are loaded
     stride: patches.Patch | None = None  # None: one patch
     pads: patches.Pads = ()
+    fine: bool = False
+    type: str = "float32"  # of the numbers in the file's input
 
     @property
     def patches(self) -> int:

@@ -89,10 +89,11 @@ def _row_tables() -> tuple[Array, Array, Array]:
 _FACTORS, _EXPONENTS, _ROW_SCALES = _row_tables()
 
 
-def quantise_image(pixels: Array, step: float, offset: float) -> Array:
-    """Pixels in float64 as int16: 2^STATIC_SHIFT times their int8 value."""
-    y = np.clip(np.round((pixels - offset) / step), -INT8_MAX, INT8_MAX)
-    return (y * (1 << STATIC_SHIFT)).astype(np.int16)
+def quantise_image(pixels: Array, step: float, offset: float, fine: bool = False) -> Array:
+    """Pixels in float64 as int16: 2^STATIC_SHIFT times their int8 value, or `fine` in whole int16 steps of the same reach."""
+    one = 1 << STATIC_SHIFT
+    y = np.round((pixels - offset) / step * one) if fine else np.round((pixels - offset) / step) * one
+    return np.clip(y, -INT8_MAX * one, INT8_MAX * one).astype(np.int16)
 
 
 def quantise_static(x: Array) -> Array:
@@ -198,7 +199,7 @@ def add_residual(x: Array, y: Array) -> Array:
     return saturate(np.add(x, y, dtype=np.int32), INT16_MAX).astype(np.int16)
 
 
-# --- GELU, SiLU = ReLU - delta; tanh ------------------------------------------------------------------------------
+# --- GELU, SiLU = ReLU - delta; softplus, exp, tanh ------------------------------------------------------------------
 
 GELU_ENTRIES = 512  # over |x| in [0, 4)
 GELU_INDEX_BITS = 7  # table step 2^-7
@@ -208,19 +209,25 @@ GELU_SHIFT_MAX = 6  # x has the scale 2^-(7 + gelu_shift): ranges +-256 down to 
 GELU_MAX_ERROR = 0.5 * 2.0 ** -(GELU_INDEX_BITS + 1) + 2.0**-GELU_DELTA_BITS
 # By form: c, where the table is that of f(c * x) / c. SiLU bends over a wider range than GELU, so its table's argument is
 # SiLU's divided by c: its largest error is that of GELU's, in SiLU's own units c times as much (and 2.7e-3 beyond |x| = 8).
-GELU_SPANS = {"gelu": 1.0, "gelu_tanh": 1.0, "silu": 2.0, "hardswish": 2.0, "tanh": 1.25}
+GELU_SPANS = {"gelu": 1.0, "softplus": 4.0, "silu": 2.0, "hardswish": 2.0, "tanh": 1.25, "exp": 4.0}
 GELU_FORMS = tuple(GELU_SPANS)
 # tanh is sign(x) * (1 - delta(|x|)). Hard swish is ReLU from TANH_FIRST on: the rest of its table's room is that of tanh,
 # which is 1 from |x| = 3.125 on. In units of 1, whatever gelu_shift: half a step, the table's rounding.
 TANH_ONE = 1 << 14
 TANH_FIRST = 192
+# Softplus is ReLU + delta, exp(min(x, 0)) is delta alone, in units of 1 as tanh: e^-8 is the last that a half of a table's room
+# holds, and behind it stands the other.
+EXP_ONE = 1 << 14
+EXP_FIRST = 256
+EXP_MAX_ERROR = 0.5 * GELU_SPANS["exp"] * 2.0**-GELU_INDEX_BITS + 0.5 / EXP_ONE
 TANH_MAX_ERROR = 0.5 * GELU_SPANS["tanh"] * 2.0**-GELU_INDEX_BITS + 0.5 / TANH_ONE
 
 
 def gelu_delta(form: str) -> Array:
     """delta(|x|) = ReLU(x) - f(c * x) / c at the table's points, u16 [512] in units of 2^-16. In each case delta is even.
 
-    Of tanh: 1 - tanh(c * x), in units of 1 / TANH_ONE, as many as hard swish leaves room for.
+    Of softplus f(-c * |x|) / c, half as many; of exp that in units of 1 / EXP_ONE. Of tanh: 1 - tanh(c * x), in units of
+    1 / TANH_ONE, as many as hard swish leaves room for.
     """
     from scipy.special import erf, expit
 
@@ -228,9 +235,12 @@ def gelu_delta(form: str) -> Array:
     y = GELU_SPANS[form] * x
     if form == "tanh":
         return np.round((1 - np.tanh(y[: GELU_ENTRIES - TANH_FIRST])) * TANH_ONE).astype(np.int64)
+    if form == "exp":
+        return np.round(np.exp(-y[:EXP_FIRST]) * EXP_ONE).astype(np.int64)
+    if form == "softplus":
+        return np.round(np.log1p(np.exp(-y[:EXP_FIRST])) / GELU_SPANS[form] * 2.0**GELU_DELTA_BITS).astype(np.int64)
     shares: dict[str, Callable[[], Array]] = {
         "gelu": lambda: 0.5 * (1 + erf(y / np.sqrt(2))),
-        "gelu_tanh": lambda: 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))),
         "silu": lambda: expit(y),
         "hardswish": lambda: np.minimum(y / 6 + 0.5, 1.0),
     }
@@ -245,7 +255,8 @@ def gelu(x: Array, form: str, gelu_shift: int) -> Array:
     """int16 -> int16, both with the scale 2^-(7 + gelu_shift). Largest error: GELU_MAX_ERROR and one rounding.
 
     "tanh" gives tanh(c * x) in steps of 1 / TANH_ONE instead. Largest error: TANH_MAX_ERROR; of x that saturates at +-4
-    (gelu_shift 6) as much, so steps need not be larger for larger numbers.
+    (gelu_shift 6) as much, so steps need not be larger for larger numbers. "exp" gives exp(min(c * x, 0)) in steps of
+    1 / EXP_ONE, with EXP_MAX_ERROR.
     """
     return _gelu_of_int16(form, gelu_shift)[np.asarray(x).astype(np.int16, copy=False).view(np.uint16)]
 
@@ -258,7 +269,10 @@ def _gelu_of_int16(form: str, gelu_shift: int) -> Array:
     delta = np.where(index < len(table), table[np.minimum(index, len(table) - 1)], 0)
     if form == "tanh":
         return (np.where(x < 0, -1, 1) * (TANH_ONE - delta)).astype(np.int16)
-    return (np.maximum(x, 0) - round_shift(delta, GELU_DELTA_BITS - GELU_INDEX_BITS - gelu_shift)).astype(np.int16)
+    if form == "exp":
+        return np.where(x > 0, EXP_ONE, delta).astype(np.int16)
+    delta = round_shift(delta, GELU_DELTA_BITS - GELU_INDEX_BITS - gelu_shift)
+    return (np.maximum(x, 0) + (delta if form == "softplus" else -delta)).astype(np.int16)
 
 
 # --- LayerNorm ---------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def _self_test(bundle: Bundle, images: Path | None) -> bytes:
         if images is None:
             given = _noise(bundle, task)
         else:
-            given = read(images, run.inputs(bundle, task), SELF_TEST_IMAGES)
+            given = read(images, run.inputs(bundle, task), SELF_TEST_IMAGES, bundle.types(task))
         outputs = run.run(bundle, "golden", given, task).outputs
         for kind, group in (("in", given), ("out", outputs)):
             arrays |= {array_name(task, kind, name): array for name, array in group.items()}
@@ -165,5 +165,8 @@ def _noise(bundle: Bundle, task: str) -> dict[str, np.ndarray]:
     for slot in bundle.task(task)["inputs"]:
         if slot["name"] not in found:
             steps = rng.uniform(-NOISE_STEPS, NOISE_STEPS, (SELF_TEST_IMAGES, *slot["shape"]))
-            found[slot["name"]] = (slot["offset"] + slot["step"] * steps).astype(np.float32)
+            values, kind = slot["offset"] + slot["step"] * steps, np.dtype(slot["type"])
+            if kind.kind in "iu":
+                values = np.clip(np.round(values), np.iinfo(kind).min, np.iinfo(kind).max)
+            found[slot["name"]] = ((values > 0) if kind.kind == "b" else values).astype(np.float32)
     return found

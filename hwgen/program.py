@@ -24,7 +24,7 @@ from .version import __version__
 Array = np.ndarray
 
 FORMAT = "hwgen-bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 REGION_ALIGNMENT = 4096
 
 
@@ -62,6 +62,8 @@ class InputSlot:
     index: int = 0  # which image of a batch
     stride: Patch | None = None  # pixels from a patch to the next; None: one patch
     pads: Pads = ()
+    fine: bool = False
+    type: str = "float32"
 
 
 @dataclass(frozen=True)

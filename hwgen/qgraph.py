@@ -112,7 +112,10 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Image(Node):
-    """The image as patches (see `hwgen.patches`): 256 * int8(round((x - offset) / step)), [patches, elements of one]."""
+    """The image as patches (see `hwgen.patches`): 256 * int8(round((x - offset) / step)), [patches, elements of one].
+
+    `fine`: all 16 bits, round(256 * (x - offset) / step) of the same reach. `type`: of the numbers in the file's input.
+    """
 
     image: str
     shape: tuple[int, ...]
@@ -121,6 +124,8 @@ class Image(Node):
     offset: float
     stride: patches.Patch | None = None
     pads: patches.Pads = ()
+    fine: bool = False
+    type: str = "float32"
 
 
 @dataclass(frozen=True, eq=False)

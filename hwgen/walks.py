@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .isa import COORDINATE_BITS, INDEX_BITS, WALK_LOOPS, Border, WalkFields
+from .isa import COORDINATE_BITS, INDEX_BITS, TAP_BITS, WALK_LOOPS, Border, WalkFields
 
 Array = np.ndarray
 ZERO_ROW = -1  # of a tap that lies beyond the border
@@ -217,6 +217,12 @@ class Walk:
 def taken(x: Array, rows: Array) -> Array:
     """x[rows], a row of zeros where the number is ZERO_ROW: x [R, C], rows of any shape -> [*rows.shape, C]."""
     return np.where(rows[..., None] == ZERO_ROW, np.zeros((), x.dtype), x[rows])
+
+
+def block(rows: int) -> tuple[int, int] | None:
+    """So many rows as a map that one window covers, height and width; None where there is none."""
+    most = (1 << TAP_BITS) - 1
+    return next(((n, rows // n) for n in range(1, most + 1) if rows % n == 0 and rows // n <= most), None)
 
 
 def window(

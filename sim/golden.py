@@ -67,11 +67,11 @@ class _State:
 
 
 def quantise_image(op: Input, image: Array) -> Array:
-    """Image [C, H, W] -> int16 [patches, C*ph*pw]: 256 times the int8 value."""
+    """Image [C, H, W] -> int16 [patches, C*ph*pw]: 256 times the int8 value, or with all bits."""
     image = np.asarray(image)
     if image.shape != tuple(op.shape):
         raise UserError(f"input {op.image!r} has shape {list(image.shape)}, the model needs {list(op.shape)}")
-    pixels = num.quantise_image(pad(image.astype(np.float64), op.pads), op.step, op.offset)
+    pixels = num.quantise_image(pad(image.astype(np.float64), op.pads), op.step, op.offset, op.fine)
     return patchify(pixels, op.patch, op.stride)
 
 

@@ -64,7 +64,7 @@ def _times(x: Array, m: Matrix, convert: Convert, values: Values, gate: Array | 
 
 def _image(node: qgraph.Image, values: Values) -> Array:
     pixels = patches.pad(values[node.image].astype(np.float64), node.pads)
-    return patches.patchify(num.quantise_image(pixels, node.step, node.offset), node.patch, node.stride)
+    return patches.patchify(num.quantise_image(pixels, node.step, node.offset, node.fine), node.patch, node.stride)
 
 
 def _product(node: qgraph.Product, values: Values) -> Array:

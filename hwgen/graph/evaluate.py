@@ -20,6 +20,7 @@ from .nodes import (
     Experts,
     Gather,
     Graph,
+    Hard,
     Join,
     LayerNorm,
     Linear,
@@ -38,6 +39,7 @@ from .nodes import (
     SlotExperts,
     Softmax,
     Stack,
+    Step,
     Transpose,
     Window,
 )
@@ -72,6 +74,8 @@ FORMS: dict[str, Callable[[Array, float], Array]] = {
     "relu": lambda x, _: np.maximum(x, 0),
     "sigmoid": lambda x, _: expit(x),
     "tanh": lambda x, _: np.tanh(x),
+    "softplus": lambda x, _: np.logaddexp(x, np.zeros((), x.dtype)),
+    "exp": lambda x, _: np.exp(x),
 }
 
 
@@ -170,6 +174,11 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return v[0][np.argsort(-v[1].reshape(-1), kind="stable")[first : first + count]]
         case Scan():
             return _scan(node, *v, peaks=peaks)
+        case Step(at_zero=at_zero):
+            return (v[0] >= 0 if at_zero else v[0] > 0).astype(v[0].dtype)
+        case Hard(place=place):
+            best = np.argsort(-v[0], axis=0, kind="stable")[place]
+            return (best == np.arange(len(v[0]))[:, None]).astype(v[0].dtype)
         case Received():
             return softmax(v[0]).sum(axis=0, keepdims=True)
         case Join():
@@ -184,7 +193,7 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
         case Add():
             return v[0] + v[1]
         case Multiply():
-            return v[0] * v[1]
+            return v[0] * np.tile(v[1], (1, v[0].shape[1] // v[1].shape[1]))
         case Rotate(cos=cos, sin=sin, heads=h):
             c, s = (part.astype(v[0].dtype)[:, None] for part in (cos, sin))
             a, b = np.moveaxis(v[0].reshape(len(cos), h, -1, 2), -1, 0)

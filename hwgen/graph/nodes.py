@@ -138,7 +138,8 @@ class Add(Node):
 
 @dataclass(frozen=True, eq=False)
 class Multiply(Node):
-    """Elementwise product of two values of one shape, or of a and one row b [1, C]."""
+    """Elementwise product of two values of one shape, or of a and one row b [1, C]. Of fewer columns, b is used again for as many
+    of a."""
 
     a: str = value()
     b: str = value()
@@ -267,6 +268,22 @@ class Select(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Step(Node):
+    """1 where x > 0, with `at_zero` also where x is 0; else 0."""
+
+    x: str = value()
+    at_zero: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Hard(Node):
+    """1 where a column of x has its largest element but for `place` larger ones, ties to the lower row, else 0: [R, C]."""
+
+    x: str = value()
+    place: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Scan(Node):
     """A selective scan over the rows, `layers.Scan`: x, steps [T, C], mix [T, 2 N] with what is fed and what is read to [T, C].
 
@@ -370,13 +387,14 @@ class Graph:
     """`inputs` maps an ONNX input name to its shape without the batch axis.
 
     `ranges`, of a model that is quantised already: value -> the smallest and largest number [columns] that its file lets
-    it hold, infinite in columns without limit; of an input [1].
+    it hold, infinite in columns without limit; of an input [1]. `types`: of inputs that are no floats, as NumPy calls them.
     """
 
     inputs: dict[str, tuple[int, ...]]
     nodes: list[Node]
     outputs: list[Output]
     ranges: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
 
     def node(self, name: str) -> Node:
         """The node that makes value `name`; StopIteration where none does (an input)."""

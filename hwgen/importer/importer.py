@@ -41,6 +41,7 @@ def import_program(model: Model, whole: Set[str] = frozenset()) -> tuple[Program
         outputs.pop(name)
     program = Program(outputs, {"opsets": dict(model.opsets), "operators": c.operators})
     bytes_of = {n: np.iinfo(k) for n, k in model.kinds.items() if n in pixels and k.itemsize == 1}
+    program.notes["types"] = {n: k.name for n, k in model.kinds.items() if n in model.inputs and k.kind in "iub"}
     if bytes_of:
         program.notes["ranges"] = {n: (float(limits.min), float(limits.max)) for n, limits in bytes_of.items()}
     names = [i.name for i in program.inputs()]

@@ -64,10 +64,11 @@ class Gelu(IntEnum):
 
     OFF = 0
     GELU = 1
-    GELU_TANH = 2
+    SOFTPLUS = 2
     SILU = 3
     HARDSWISH = 4
     TANH = 5
+    EXP = 6
 
 
 class Convert(IntEnum):

@@ -19,6 +19,7 @@ class Activation(Layer):
     relu6       min(max(x, 0), 6)
     sigmoid, tanh, exp, softplus, hardsigmoid (max(0, min(1, x / 6 + 1/2))), hardswish (x hardsigmoid(x)),
     mish (x tanh(softplus(x))), elu (x, below zero a (exp(x) - 1)), abs, sin, cos
+    positive, nonnegative (1 where x > 0, where x >= 0, else 0)
     """
 
     form: str
@@ -45,6 +46,10 @@ class Activation(Layer):
                 return m("mul", x, Activation("hardsigmoid").define(t, x))
             case "mish":
                 return m("mul", x, m("tanh", m("softplus", x)))
+            case "positive":
+                return m("float", m("lt", 0.0, x))
+            case "nonnegative":
+                return m("float", m("le", 0.0, x))
             case "elu":
                 return m("add", m("max", x, 0.0), m("mul", m("sub", m("exp", m("min", x, 0.0)), 1.0), a))
         return m(self.form, x)

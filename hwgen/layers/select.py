@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..tensor import Builder, Layer, Ref
 from .norm import Softmax
 
@@ -20,6 +22,18 @@ class Select(Layer):
         x, scores = operands
         best = t.topk(scores, self.first + self.count, 0)
         return t.gather(x, t.slice(best, 0, self.first, self.count), 0)
+
+
+@dataclass(frozen=True)
+class Hard(Layer):
+    """1 where a column has its best element but for `place` better ones, else 0, ties to the lower row: x [R, C] -> [R, C]."""
+
+    place: int = 0
+
+    def define(self, t: Builder, *operands: Ref) -> Ref:
+        (x,) = operands
+        best = t.slice(t.topk(x, self.place + 1, 0), 0, self.place, 1)
+        return t.map("float", t.map("eq", best, t.const(np.arange(x.shape[0])[:, None])))
 
 
 @dataclass(frozen=True)

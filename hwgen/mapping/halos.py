@@ -107,17 +107,24 @@ def _of_unit(
     """Tokens that the operations of a unit make: what is needed of what they write, and their share of what stays."""
     found: Rows | None = None
     _, shape = unit[0]
-    for op, _ in unit:
-        for view in op.writes().values():
+    for op, own in unit:
+        for name, view in op.writes().items():
             if view.buffer not in local or view.buffer not in need:
                 found = _hull(found, shares[shape.tokens])
             if view.buffer in need:
-                found = _hull(found, need[view.buffer])
+                rows = need[view.buffer]
+                found = _hull(found, _within(rows, view) if own.axes[name] == ROWS else rows)
     first, end = found or shares[shape.tokens]
     step = shape.step if len(unit) == 1 else math.lcm(*(s.step for _, s in unit))
     if step > 1:
         first, end = first // step * step, np.minimum(-(-end // step) * step, shape.tokens)
     return np.minimum(first, end), end
+
+
+def _within(rows: Rows, view: View) -> Rows:
+    """Which of the rows that are needed of a buffer a view of some of them is: tokens of what writes it."""
+    first, end = (np.clip(a - view.row, 0, view.rows) for a in rows)
+    return np.where(end <= first, NONE, first), np.where(end <= first, 0, end)
 
 
 def _needed(op: Op, shape: Shape, name: str, view: View, rows: Rows) -> Rows:

@@ -18,7 +18,7 @@ from .sensitive import wide_layers
 from .shared import merge, signatures
 from .streams import shared_scales
 
-__all__ = ["Quantisation", "quantise"]
+__all__ = ["Quantisation", "quantise", "fresh_noise"]
 
 UNSEEN = 7, 8  # seeds of the noise by which layers are found that need more than int8
 
@@ -50,7 +50,7 @@ def quantise(
     graphs, stats = ({task: getattr(form, part) for task, form in forms.items()} for part in ("graph", "stats"))
     chosen = shared_scales(graphs, plans, stats)
     keys = {task: signatures(graph) for task, graph in graphs.items()}
-    given = {task: _unseen(graph) if images is None else images for task, graph in graphs.items()}
+    given = {task: fresh_noise(graph) if images is None else images for task, graph in graphs.items()}
     wide = set()
     for task, graph in graphs.items():
         fused = int8_only(plans[task], shapes(graph))
@@ -62,7 +62,7 @@ def quantise(
     return narrow(graphs, lowered, stats, given, options)
 
 
-def _unseen(graph: Graph) -> dict[str, np.ndarray]:
+def fresh_noise(graph: Graph) -> dict[str, np.ndarray]:
     """Noise other than that which ranges were seen on."""
     drawn = ({n: noise(shape, graph.ranges.get(n), seed) for n, shape in graph.inputs.items()} for seed in UNSEEN)
     return {n: np.concatenate(parts) for n, *parts in zip(graph.inputs, *(d.values() for d in drawn), strict=True)}

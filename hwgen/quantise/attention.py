@@ -26,6 +26,7 @@ from .builder import (
     limited,
     low_part,
     own_scale,
+    rest,
     wide_scale,
 )
 from .calibrate import SCORES_MAX, centre
@@ -35,6 +36,7 @@ from .scales import (
     int8_weights,
     multipliers,
     quantise_weights,
+    rounding,
     single,
     smallest_out_scale,
     weight_steps,
@@ -204,30 +206,55 @@ def project(
     """Emit `gain` times one side in int8 steps of `steps` [heads], less `less`; `angles`: tables of positions so far."""
     layer = side.linear
     x = b.held[layer.x]
-    columns, rows = len(layer.weight), x.ref.rows
+    columns = len(layer.weight)
     width = columns // node.heads
     steps = np.repeat(steps / INT16_PER_INT8, width)
     before, (factor, term) = steps * _turn_gain(side), _times(parameters(b, side, less), gain)
     if side.norm is None:
-        made = q.Product(b.name(name), x.ref, quantise_weights(factor, ROW_UNIT, before, term), source=layer.source)
-        ref = b.emit(made, rows, columns, before / gain, None, node.heads)
+        ref = _projected(b, node, layer, name, factor, before, term, before / gain)
     else:
         weight, bias = folded(x, layer.weight, layer.bias)
         scale = wide_scale(b.stats.values[layer.name].magnitude())
         scale = max(scale, float(smallest_out_scale(weight, ROW_UNIT, bias).max()))
         scale = max(scale, width * (side.norm.epsilon / EPSILON_MAX) ** 0.5 * 1.001)
-        made = q.Product(b.name(name), x.ref, quantise_weights(weight, ROW_UNIT, scale, bias), source=layer.source)
-        ref = b.emit(made, rows, columns, scale, None, node.heads)
+        ref = _projected(b, node, layer, name, weight, scale, bias, scale)
         epsilon = max(round(side.norm.epsilon * width**2 / scale**2), 1)
         gamma, beta = (np.rint(a / before).astype(np.int16) for a in (factor, term))
         fields = {"centred": side.norm.centred, "heads": node.heads, "source": side.norm.source}
         normed = q.Norm(b.name(f"{name}.norm"), ref, gamma, beta, epsilon, **fields)
-        ref = b.emit(normed, rows, columns, before / gain, None, node.heads)
+        ref = b.emit(normed, ref.rows, columns, before / gain, None, node.heads)
     if side.rotate is not None:
         table = _angles(b, node, side.rotate, angles)
         turned = q.Multiply(b.name(f"{name}.rotate"), ref, table, pairs=True, source=side.rotate.source)
-        ref = b.emit(turned, rows, columns, steps / gain, None, node.heads)
+        ref = b.emit(turned, ref.rows, columns, steps / gain, None, node.heads)
     return ref
+
+
+def _projected(
+    b: Builder,
+    node: fg.Attention | fg.Rotate,
+    layer: fg.Linear,
+    name: str,
+    weight: Array,
+    step: Array | float,
+    term: Array | None,
+    scale: Array | float,
+) -> Ref:
+    """Emit one side's linear layer in steps of `step`, as a value of `scale`: of a wide attention with 16-bit operands."""
+    x, add = b.held[layer.x], None
+    parts = [(name, x.ref, weight, ROW_UNIT, term, Convert.ROW)]
+    if node.name in b.wide:
+        ref, low = rest(b, node, x)
+        left = rounding(weight, INT16_PER_INT8, step, UNIT_ROW)
+        high = [(weight, term), *([(left, None)] if left.any() else [])]
+        parts = [(f"{name}.high", ref, w, INT16_PER_INT8, t, Convert.STATIC) for w, t in high]
+        parts.append((name, low.ref, weight, ROW_UNIT, None, Convert.ROW))
+    for called, ref, w, unit, t, convert in parts:
+        matrix = quantise_weights(w, unit, step, t, UNIT_ROW if convert == Convert.STATIC else 1)
+        made = q.Product(b.name(called), ref, matrix, convert, add=add, source=layer.source)
+        add = b.emit(made, ref.rows, len(weight), scale, None, node.heads)
+    assert add is not None
+    return add
 
 
 def _angles(b: Builder, node: fg.Attention | fg.Rotate, rotate: fg.Rotate, known: dict[bytes, Ref]) -> Ref:

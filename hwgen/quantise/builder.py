@@ -341,7 +341,7 @@ def linear(
     return Held(add, scale, offset or None, parts[0][0].first_row)
 
 
-def low_part(b: Builder, node: fg.Conv | fg.Attention, x: Held) -> Held:
+def low_part(b: Builder, node: fg.PatchEmbed | fg.Conv | fg.Attention, x: Held) -> Held:
     """What the int8 conversion of x with a fixed step leaves, in steps LOW_STEPS times finer: an operand of its own."""
     _, low = rest(b, node, x)
     made = q.Stack(b.name(f"{node.name}.low"), (piece(b, low, low.scale / LOW_STEPS),), source=node.source)
@@ -349,7 +349,7 @@ def low_part(b: Builder, node: fg.Conv | fg.Attention, x: Held) -> Held:
     return Held(b.emit(made, low.ref.rows, b.cols(low), scale, None, b.groups_of(low)), scale, None, x.first_row)
 
 
-def rest(b: Builder, node: fg.Linear | fg.Conv | fg.Attention, x: Held) -> tuple[Ref, Held]:
+def rest(b: Builder, node: fg.Linear | fg.PatchEmbed | fg.Conv | fg.Attention, x: Held) -> tuple[Ref, Held]:
     """(x, what the int8 conversion of it with a fixed step leaves): products of the two together have all 16 bits.
 
     The rest, x - 256 * int8(x), is made by the array too, by a product with the identity; rows of it are small, so their

@@ -14,7 +14,17 @@ import numpy as np
 from .. import graph as fg
 from .. import qgraph as q
 from ..errors import UserError
-from ..numerics import GELU_SHIFT_MAX, GELU_SPANS, INT16_MAX, PRODUCT_SHIFT_MAX, PRODUCT_SHIFT_MIN, TANH_ONE, WINDOW_ONE
+from ..numerics import (
+    EXP_ONE,
+    GELU_SHIFT_MAX,
+    GELU_SPANS,
+    INT16_MAX,
+    PRODUCT_SHIFT_MAX,
+    PRODUCT_SHIFT_MIN,
+    STATIC_SHIFT,
+    TANH_ONE,
+    WINDOW_ONE,
+)
 from ..qgraph import Matrix, Ref
 from ..walks import window as sliding
 from .builder import (
@@ -24,7 +34,6 @@ from .builder import (
     Builder,
     Held,
     fitting,
-    limited,
     linear,
     linear_need,
     operands,
@@ -43,15 +52,20 @@ WORTH = 4.0  # least reduction of the estimated noise power
 
 def activation(b: Builder, node: fg.Activation) -> None:
     """Emit the linear layer in front of `node` together with it."""
-    source = b.plan.linear(node.x)
-    if source.name in b.wide:
+    source, gain = b.plan.linear(node.x), 1.0
+    if node.form == "exp":  # e^c e^(x - c), as the table's numbers go up to 0
+        top = float(b.stats.values[source.name].high.max() + np.log(WIDE_MARGIN))
+        bias, gain = np.zeros(len(source.weight)) if source.bias is None else source.bias, float(np.exp(top))
+        source = replace(source, bias=bias - top)
+    if source.name in b.wide or (node.form == "exp" and source.name in b.exact):
         need = linear_need(b, source)
-        form = activation_form(b, node, float(b.stats.values[source.name].magnitude().max()), need)
+        low = 3 * 2.0 ** (STATIC_SHIFT - 1) * max(float(np.abs(w).sum(axis=1).max()) for _, w, _ in operands(b, source))
+        form = activation_form(b, node, float(b.stats.values[source.name].magnitude().max()), need, low)
         w, bias = source.weight * form.factor, None if source.bias is None else source.bias * form.factor
         sums = linear(b, replace(source, weight=w, bias=bias), form.step, f"{node.name}.sum")
         act = (form.table, form.shift)
-        ref = activated_alone(b, sums.ref, act, form.scale, form.offset, node.name, source)
-        b.held[node.name] = Held(ref, form.scale, form.offset, sums.first_row)
+        ref = activated_alone(b, sums.ref, act, form.scale * gain, form.offset, node.name, source)
+        b.held[node.name] = Held(ref, form.scale * gain, form.offset, sums.first_row)
         return
     groups = _outliers(b, node)
     if groups is None:
@@ -67,19 +81,22 @@ def activation(b: Builder, node: fg.Activation) -> None:
         fields = {"act": (form.table, form.shift), "layer": source.name, "source": source.source}
         made = q.Product(b.name(name), x.ref, activated(w, constant, form), **fields)
         value = node.name if len(groups) == 1 else None
-        ref = b.emit(made, x.ref.rows, len(columns), form.scale, form.offset, value=value)
-        held.append((columns, Held(ref, form.scale, form.offset, x.first_row)))
+        ref = b.emit(made, x.ref.rows, len(columns), form.scale * gain, form.offset, value=value)
+        held.append((columns, Held(ref, form.scale * gain, form.offset, x.first_row)))
     b.held[node.name] = held[0][1]
     if len(groups) > 1:
         b.groups[node.name] = held
 
 
-def activation_form(b: Builder, node: fg.Activation, peak: float, need: float) -> Form:
-    """For pre-activations that were seen to reach `peak`; `need`: the least step of what makes them."""
-    limit = limited(b, node)
-    if node.form == "relu" and limit is not None and need <= limit[0] and not limit[1]:
-        return Form(1.0, "gelu", 0, limit[0])
-    seen = b.stats.values[node.name]
+def activation_form(b: Builder, node: fg.Activation, peak: float, need: float, low: float = 0.0) -> Form:
+    """For pre-activations that were seen to reach `peak`; `need`: the least step of what makes them. `low`: what is still added
+    to them, at most, once they are stored."""
+    seen, clip = b.stats.values[node.name], b.plan.limits.get(node.name)
+    if node.form == "relu" and clip is not None and clip.low <= 0 < clip.high and node.name not in b.plan.scales:
+        # What saturates lies beyond the limit all the same, also where large biases need larger steps than the limit.
+        step = max((clip.high + low) / INT16_MAX, need)
+        if step * INT16_MAX < peak * seen.room * WIDE_MARGIN:
+            return Form(1.0, "gelu", 0, step)
     margin = static_room(seen) * INT16_MAX / STATIC_MAX if read_static(b.plan, node.name) else seen.room * WIDE_MARGIN
     return form_of(node.form, node.slope, peak * margin, need)
 
@@ -110,7 +127,8 @@ def multiply(b: Builder, node: fg.Multiply) -> None:
 @dataclass(frozen=True)
 class Form:
     """activation(x) ~= gelu(factor * x) / factor, with the table and shift of `numerics.gelu`; `step` is the real value of
-    an int16 step of factor * x. Or tanh(x), and sigmoid(x) = (1 + tanh(x / 2)) / 2, `offset` of which is the 1 / 2."""
+    an int16 step of factor * x. Or exp(min(x, 0)), or tanh(x), and sigmoid(x) = (1 + tanh(x / 2)) / 2, `offset` of which is
+    the 1 / 2."""
 
     factor: float
     table: str
@@ -121,6 +139,8 @@ class Form:
     @property
     def scale(self) -> float:
         """Real value of a step of the activation."""
+        if self.table == "exp":
+            return 1 / EXP_ONE
         if self.table == "tanh":
             return (1 if self.offset is None else self.offset) / TANH_ONE
         return self.step / self.factor
@@ -142,9 +162,17 @@ def activated_alone(
 def form_of(kind: str, slope: float, peak: float, need: float) -> Form:
     """For pre-activations that reach `peak` and a linear layer that needs at least the step `need`.
 
-    Numbers beyond what a table's steps hold are those of ReLU: it is off by less than 0.4 where values go beyond 128, less
-    than an int8 step of theirs. Where int16 saturates, tanh is 1: its steps are as small as the layer allows.
+    Numbers beyond what a table's steps hold are those of ReLU: it is off by less than 0.4 (softplus 0.7) where values go beyond
+    128, less than an int8 step of theirs. Where int16 saturates, tanh is 1 and exp 0: steps are as small as the layer allows.
     """
+    if kind == "gelu_tanh":
+        kind = "gelu"  # which differ by a quarter of what the table is off by
+    if kind == "exp":
+        factor = 1 / GELU_SPANS[kind]
+        shift = int(np.floor(-7 - np.log2(max(need * factor, 2.0 ** -(7 + GELU_SHIFT_MAX)))))
+        if shift < 0:
+            raise OutOfRange(f"weights or biases that need steps of {need:g}, of which exp is nearly a jump")
+        return Form(factor, kind, shift, 2.0 ** -(7 + shift))
     if kind in ("tanh", "sigmoid"):
         offset = 0.5 if kind == "sigmoid" else None
         factor = (offset or 1.0) / GELU_SPANS["tanh"]

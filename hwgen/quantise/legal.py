@@ -67,13 +67,15 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 continue
             case fg.Mean(start=start, stop=stop) if stop - start == 1:
                 node, wanted = fg.Rows(node.name, node.x, start, stop, source=node.source), {}
+            case fg.Activation(form="exp"):  # which moves what the layer gives
+                wanted = {"x": isinstance(made["x"], fg.Linear)}
             case fg.Activation():
                 wanted = {"x": isinstance(made["x"], fg.Linear | fg.Conv | fg.Window | fg.PatchEmbed)}
             case fg.Gather() if _is_before(node, made["x"], graph):
                 put(_gathered_before(node, made["x"], nodes, done, put, graph))
                 continue
-            case fg.Select():
-                wanted, scored = {}, node.scores
+            case fg.Select() | fg.Step() | fg.Hard():
+                wanted, scored = {}, node.scores if isinstance(node, fg.Select) else node.x
                 while isinstance(nodes.get(scored), fg.Rows):
                     scored = nodes[scored].x
                 if isinstance(nodes.get(scored), fg.Linear):
@@ -100,7 +102,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             case _:
                 wanted = {}
         for name in (name for name, good in wanted.items() if not good):
-            exact = isinstance(node, fg.Add | fg.Embed) and not isinstance(made[name], fg.Clip)
+            whole = isinstance(node, fg.Add | fg.Embed) or (isinstance(node, fg.Activation) and node.form == "exp")
+            exact = whole and not isinstance(made[name], fg.Clip)
             changed[name] = identity(node, name, exact)
         put(replace(node, **changed))
         if isinstance(node, fg.Add | fg.Embed):  # an identity that stood there before keeps all bits too
@@ -176,7 +179,8 @@ def _clip(node: fg.Clip, nodes: dict[str, fg.Node], done: Legal, put, trusted: b
     half = step / 2 if np.isfinite(step) else 0.0
     least = float(seen.low.min()) if trusted else -np.inf
     if isinstance(source, fg.Activation):
-        least = max(least, float(fg.FORMS[source.form](GRID, source.slope).min()))
+        with np.errstate(over="ignore"):
+            least = max(least, float(fg.FORMS[source.form](GRID, source.slope).min()))
     low = -np.inf if node.low <= least + half else node.low
     high = np.inf if trusted and node.high >= float(seen.high.max()) - half else node.high
     if (costly or trusted) and done.stats.cut[node.name] <= half**2 / 3:

@@ -16,6 +16,7 @@ from . import maps, products, static
 from .attention import attention
 from .builder import LOGIT_RANGE, Builder, Held, chosen, clip, linear, linear_need, moved, own_scale, plain
 from .experts import experts, experts_need
+from .hard import hard, step
 from .hidden import activation, multiply
 from .legal import Legal
 from .norm import norm
@@ -99,6 +100,10 @@ def _lower(b: Builder, node: fg.Node) -> None:
             products.ratio(b, node)
         case fg.Scan():
             scan(b, node)
+        case fg.Step():
+            step(b, node)
+        case fg.Hard():
+            hard(b, node)
         case fg.Received():
             received(b, node)
         case fg.Softmax():

@@ -28,8 +28,9 @@ class Quantisation:
     # 0..1: how much of the differences between the channels of a LayerNorm goes into the weights of the layers that read it
     # (SmoothQuant's alpha); 0 moves nothing
     equalise: float = 0.5
-    # dB that the worst output must keep of the float model where every layer has int8, by an estimate on the calibration images;
-    # below it the layers whose rounding the outputs hear most of have 16 bits, which costs cycles, and never with 0
+    # dB that the worst output must keep of the float model where every layer has int8, by an estimate on the calibration images
+    # and by running the integers on some; below it the layers whose rounding the outputs hear most of have 16 bits, which costs
+    # cycles, and what that does not mend is told. With 0 nothing is widened, nor measured
     min_snr: float = 20.0
     # linear layers, stored or added, that read their activations with 16 bits, as high byte and rest: names or patterns
     wide: str = ""

@@ -31,7 +31,8 @@ MOST, FEW = 8, 2  # images that are tried: with many layers rounded, with one
 
 
 def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: set[str], least: float) -> set[str]:
-    """Layers of the graph that are to have both operands in 16 bits, and attentions whose queries and keys are to.
+    """Layers of the graph that are to have both operands in 16 bits, and attentions whose queries and keys are to, and what
+    these are made of.
 
     `fused`: layers that only int8 can be. `least`: dB of the worst output, below which layers are made wide; never with 0.
     """
@@ -51,7 +52,7 @@ def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: 
     # wanted, or else nearly what the best leaves.
     left, lowest = (10 ** (-db / 10) for db in (least + MORE, best))
     room = max(left - lowest, lowest * CLOSE)
-    loss = {name: 10 ** (-network.kept({name}, FEW) / 10) for name in free}
+    loss = {name: 10 ** (-network.kept({name} | network.sides.get(name, set()), FEW) / 10) for name in free}
     order = sorted(free, key=lambda name: loss[name])
     return set(order[int(np.searchsorted(np.cumsum([loss[name] for name in order]), room)) :])
 
@@ -64,9 +65,12 @@ class Network:
         count = min(MOST, len(next(iter(images.values()))))
         self.images = [{name: images[name][i] for name in graph.inputs} for i in range(count)]
         self.values: list[dict[str, Array]] = []
+        self.sides = {n.name: self._sides(n) for n in graph.nodes if isinstance(n, fg.Attention)}
 
     def kept(self, names: set[str], images: int = MOST) -> float:
-        """Signal to noise of the worst output, in dB, if the nodes of these names round what they multiply."""
+        """Signal to noise of the worst output, in dB, if the nodes of these names round what they multiply: queries and keys
+        only where their attention does."""
+        names = names - {side for name, sides in self.sides.items() if name not in names for side in sides}
 
         def rounding(node: fg.Node, values: dict[str, Array]) -> tuple[fg.Node, dict[str, Array]]:
             return self._rounding(node, values) if node.name in names else (node, {})
@@ -74,6 +78,16 @@ class Network:
         first = {n.name for n in self.graph.nodes if n.name in names and isinstance(n, Layer | fg.Attention | fg.Window)}
         powers = self._powers(first, rounding, images)
         return min(10 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30))) for signal, noise in powers)
+
+    def _sides(self, node: fg.Attention) -> set[str]:
+        """The layers that make queries and keys for this attention alone."""
+        made, found = {n.name: n for n in self.graph.nodes}, set()
+        for name in {node.q, node.k} - {node.v}:
+            while isinstance(at := made.get(name), fg.Rotate | fg.LayerNorm) and len(self.graph.users(name)) == 1:
+                name = at.x
+            if isinstance(at, fg.Linear) and len(self.graph.users(name)) == 1:
+                found.add(name)
+        return found
 
     def noise(self, changed: dict[str, fg.Node], images: int = MOST) -> float:
         """Noise of the worst output, as a share of its power, with these nodes in the place of those of their names."""

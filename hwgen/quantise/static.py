@@ -87,7 +87,10 @@ def static(b: Builder, node: fg.PatchEmbed | fg.Conv) -> Static:
     """The product that a node stands for; emits its operand."""
     if isinstance(node, fg.PatchEmbed):
         x, step, offset = image(b, node)
-        return Static(node, x, *patch_weights(node, offset), step, fine=node.name in b.wide)
+        fine, more = node.name in b.wide, ()
+        if fine:
+            more = ((low_part(b, node, Held(x, step / (1 << STATIC_SHIFT))).ref, step / LOW_STEPS),)
+        return Static(node, x, *patch_weights(node, offset), step, fine=fine, more=more)
     held = _operand(b, node)
     count, *kernel, _ = node.weight.shape
     weight = node.weight.astype(np.float64) * (np.asarray(held.scale) * (1 << STATIC_SHIFT))
@@ -116,7 +119,7 @@ def activated(b: Builder, node: fg.Activation, source: fg.PatchEmbed | fg.Conv) 
 
 
 def image(b: Builder, node: fg.PatchEmbed) -> tuple[Ref, float, float]:
-    """Emit the quantised patches [patches, C*ph*pw]; their rows, step and offset."""
+    """Emit the quantised patches [patches, C*ph*pw], of a wide layer with 16 bits; their rows, int8 step and offset."""
     pixels = b.stats.values[node.image]
     low, high = float(pixels.low[0]), float(pixels.high[0])
     if any(node.pads):
@@ -125,7 +128,8 @@ def image(b: Builder, node: fg.PatchEmbed) -> tuple[Ref, float, float]:
     offset = (low + high) / 2
     shape, patch = b.graph.inputs[node.image], node.patch
     rows, cols = b.shapes[node.name][0], int(np.prod(node.weight.shape[1:]))
-    cut = {"stride": node.stride, "pads": node.pads, "source": node.source}
+    cut = {"stride": node.stride, "pads": node.pads, "source": node.source, "fine": node.name in b.wide}
+    cut["type"] = b.graph.types.get(node.image, "float32")
     made = q.Image(b.name(f"{node.name}.patches"), node.image, tuple(shape), tuple(patch), step, offset, **cut)
     return b.emit(made, rows, cols, step / (1 << STATIC_SHIFT)), step, offset
 

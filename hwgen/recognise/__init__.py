@@ -6,8 +6,10 @@ from ..errors import Finding
 from ..tensor import Map, Program
 from .activations import clip, curved, leaky, plain, scaled
 from .attention import attention
-from .convolution import convolution
+from .conditions import placed, stepped
+from .convolution import convolution, frames
 from .grouped import grouped
+from .kept_keys import kept_keys
 from .limits import dynamic, joined, limit, of_input, of_inputs
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .moe import mixtures
@@ -16,18 +18,20 @@ from .outer import chosen, outer, weighed
 from .rewrite import Pattern, rewrite
 from .rotary import turned
 from .scans import scan, skipped
-from .selection import received, selected
+from .selection import received, scattered, selected
 from .tokens import channels_last, ordered, padded, pool, positions, shifted, tokens, total
+
+LISTS: tuple[Pattern, ...] = (selected, scattered, placed, stepped)  # what is chosen by what the network computes
 
 # In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
 # be such a step, so that only the second round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
     (
-        *(joined, shifted, scan, skipped, convolution, linear, grouped, attention, softmax, norm, curved, leaky, bias, gain),
-        *(received, selected),
+        *(joined, shifted, scan, skipped, convolution, linear, grouped, kept_keys, attention, softmax, norm, curved, leaky),
+        *(bias, gain, received, *LISTS),
     ),
     # what is left outside attention and norms, and with a number that is no step of it
-    (turned, length, outer, weighed, chosen, scaled),
+    (turned, length, outer, weighed, chosen, scaled, frames),
     (
         joined,
         gain_at_last,
@@ -70,7 +74,9 @@ def recognise(program: Program) -> tuple[Program, list[Finding]]:
         program = rewrite(program, (limit, dynamic), past=False)
         program.notes["ranges"] = program.notes.get("ranges", {}) | of_inputs(program)
         program = rewrite(program, (of_input,), past=False)
-    program, findings = mixtures(program)
+    program, findings, none = mixtures(program)
+    if findings and none:  # what chooses rows may look like a router
+        program, findings, _ = mixtures(rewrite(program, LISTS, past=False))
     for patterns in ROUNDS:
         program = rewrite(program, patterns)
     return program, findings

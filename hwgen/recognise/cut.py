@@ -11,7 +11,7 @@ from ..layers import Combine, Dispatch, Experts, SlotExperts
 from ..tensor import FLOAT, Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref, reached
 from ..tensor.evaluate import apply, evaluate
 from .experts import Expert
-from .routers import NEAR, NoMixture, explain
+from .routers import NEAR, NoMixture, ReadsMore, explain
 
 Array = np.ndarray
 SCALES = (0.02, 0.7, 2.0, 5.0)  # of random logits: near ties, and clear choices
@@ -98,7 +98,7 @@ class Cut:
                 front[n] = None
             seen.add(n)
         if len(front) != 1:
-            raise NoMixture("the experts read more than the tokens")
+            raise ReadsMore("the experts read more than the tokens")
         return next(iter(front))
 
     # --- evaluation ---

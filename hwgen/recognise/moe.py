@@ -14,14 +14,15 @@ from ..tensor import FLOAT, Builder, Const, Contract, Input, Map, Node, Program,
 from .cut import Cut
 from .experts import Expert, parse, rebuild
 from .limits import is_limit, unlimited
-from .routers import PLAIN, NoMixture
+from .routers import PLAIN, NoMixture, ReadsMore
 
 FAR = 16  # values behind the logits that are looked at
 TRIES = 4  # of those that experts' outputs lead to
 
 
-def mixtures(program: Program) -> tuple[Program, list[Finding]]:
-    """The program with layers in place of its mixtures of experts, and what keeps others that choose experts from being one."""
+def mixtures(program: Program) -> tuple[Program, list[Finding], bool]:
+    """The program with layers in place of its mixtures of experts, what keeps others that choose experts from being one, and
+    whether that is that there are none: what is chosen for each token is something else, which stays."""
     plain, under, over = unlimited(program) if any(is_limit(n) for n in program.nodes()) else (program, {}, {})
     search = Search(plain)
     made: dict[Node, Ref] = {}
@@ -42,16 +43,19 @@ def mixtures(program: Program) -> tuple[Program, list[Finding]]:
             break
         if not isinstance(node.op, TopK):
             continue
-        if reasons:
+        if reasons and not all(isinstance(why, ReadsMore) for why, _ in reasons):
+            reasons = [r for r in reasons if not isinstance(r[0], ReadsMore)]
             why, y = reasons[0]
             findings.append(Finding(node.source, "TopK", "recognise", why.reason, why.hint))
             made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
-        elif candidates and sum(n > 1 for n in node.shape[: node.op.axis]) and node.op.axis == len(node.shape) - 1:
-            what = f"chooses the best {node.op.count} of {node.operands[0].shape[-1]} for each token, but no experts follow"
+        elif (candidates or reasons) and sum(n > 1 for n in node.shape[: node.op.axis]) and node.op.axis == len(node.shape) - 1:
+            count = f"{node.op.count} of {node.operands[0].shape[-1]}"
+            what = f"chooses the best {count} for each token, but no experts of that token alone follow"
             others.append(Finding(node.source, "TopK", "recognise", what, PLAIN))
+    none = not findings
     findings = findings or others
     if not made:
-        return program, findings
+        return program, findings, none
     if under:  # of a quantised file: what is read, with its limits
         limited = {n: over[n].ref for n in search.order}
         made = {under[y]: rebuild(search.t, r, dict(limited)) for y, r in made.items()}
@@ -60,7 +64,7 @@ def mixtures(program: Program) -> tuple[Program, list[Finding]]:
     for y in sorted(made, key=search.place.__getitem__):
         changed[y] = rebuild(search.t, made[y], changed)
     outputs = {name: rebuild(search.t, r, changed) for name, r in program.outputs.items()}
-    return Program(outputs, program.notes), findings
+    return Program(outputs, program.notes), findings, none
 
 
 class Search:

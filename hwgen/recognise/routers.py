@@ -24,6 +24,10 @@ class NoMixture(Exception):
         self.reason, self.hint = reason, hint
 
 
+class ReadsMore(NoMixture):
+    """What is chosen for a token reads others too, so that it is no expert: heads, keys, or a choice of another kind."""
+
+
 def explain(logits: Array, weights: Array, alone: Callable[[], bool]) -> tuple[Router, list[tuple[int, float]]]:
     """The router that gives logits [N, E] the weights [N, M] of M networks, and which expert each is, with what factor.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from ..layers import Received, Select, Softmax
-from ..tensor import FLOAT, Builder, Gather, Node, Reduce, Ref, TopK
+from ..tensor import FLOAT, Builder, Gather, Node, Reduce, Ref, Scatter
 from .attention import product_of
-from .match import factor_of, group, layer, regroup
+from .lists import MOST_LISTS, listed, plain
+from .match import constant, group, layer, regroup
 from .names import label
 from .rewrite import relabel
 
 Array = np.ndarray
+MOST_ONES = 1 << 20  # places times rows that are added at them: numbers of a matrix
 
 
 def received(t: Builder, node: Node) -> Ref | None:
@@ -41,24 +45,61 @@ def received(t: Builder, node: Node) -> Ref | None:
 
 
 def selected(t: Builder, node: Node) -> Ref | None:
-    """A run of one list of indices, the same one for all channels."""
-    if not isinstance(node.op, Gather) or node.dtype != FLOAT or not isinstance(node.operands[1].op, TopK):
+    """Rows by an index that is made of lists, the same for all channels; or lists of their own for few lines."""
+    if not isinstance(node.op, Gather) or node.dtype != FLOAT or constant(node.operands[1]):
         return None
     (x, index), axis = node.operands, node.op.axis
-    best = index.node
-    if best.size != best.shape[best.op.axis] or x.shape[axis] != best.operands[0].shape[best.op.axis]:
-        return None  # several lists, or of other rows
-    walked = [(i, n, s) for i, loops in enumerate(index.layout.axes) for n, s in loops if s]
-    along = [axis] if node.op.elements else [i for i, _, _ in walked]
-    if any(s != 1 or i not in along for i, _, s in walked) or len(walked) > 1:
+    index = plain(t, index)
+    if not node.op.elements:
+        rest = [i for i in range(len(x.shape)) if i != axis]
+        y = listed(t, group(x, [axis], rest), t.reshape(index, (index.layout.size,)))
+        if y is None:
+            return None
+        _named(t, y)
+        sizes = [*x.shape[:axis], index.layout.size, *x.shape[axis + 1 :]]
+        return t.reshape(regroup(t, y, sizes, [axis, *rest]), node.shape)
+    lines = [i for i, loops in enumerate(index.layout.axes) if i != axis and any(s for _, s in loops)]
+    shared = [i for i in range(len(x.shape)) if i != axis and i not in lines]
+    if prod(x.shape[i] for i in lines) > MOST_LISTS:
         return None
-    count = walked[0][1] if walked else 1
-    if (index.shape[axis] if node.op.elements else index.layout.size) != count:
-        return None  # one row several times
-    scores = group(best.operands[0], range(len(best.shape)))
+    parts = []
+    for at in np.ndindex(*(x.shape[i] for i in lines)):
+        own, picks = x, index
+        for i, place in zip(lines, at, strict=True):
+            own, picks = (t.slice(r, i, place, 1) for r in (own, picks))
+        for i in shared:
+            picks = t.slice(picks, i, 0, 1)
+        y = listed(t, group(own, [axis], [*lines, *shared]), t.reshape(picks, (index.shape[axis],)))
+        if y is None:
+            return None
+        parts.append(_named(t, y))
+    return regroup(t, t.concat(parts, 0), node.shape, [*lines, axis, *shared])
+
+
+def _named(t: Builder, y: Ref) -> Ref:
+    return relabel(y, label(t.source)) if layer(y, Select) and y.node.name == "" else y
+
+
+def scattered(t: Builder, node: Node) -> Ref | None:
+    """Rows added at places that a list names, by the transpose of rows of ones and zeros, each with its one at the place.
+
+    A product of [N, L] with what is added, so that a row may be named several times: its additions are summed."""
+    if not isinstance(node.op, Scatter) or node.dtype != FLOAT or node.op.reduction != "add":
+        return None
+    (x, index, updates), axis = node.operands, node.op.axis
     rest = [i for i in range(len(x.shape)) if i != axis]
-    scores, factor = factor_of(t, scores)
-    scores = scores if (factor > 0) == best.op.largest else t.map("neg", scores)
-    y = t.node(Select(index.layout.offset, count), group(x, [axis], rest), scores)
-    relabel(y, label(t.source))
-    return t.reshape(regroup(t, y, [*x.shape[:axis], count, *x.shape[axis + 1 :]], [axis, *rest]), node.shape)
+    if constant(index) or any(index.shape[i] != x.shape[i] for i in rest):
+        return None
+    index = plain(t, index)
+    if any(s for i in rest for _, s in index.layout.axes[i]):
+        return None
+    for i in rest:
+        index = t.slice(index, i, 0, 1)
+    count, length = x.shape[axis], updates.shape[axis]
+    if count * length > MOST_ONES:
+        return None
+    ones = listed(t, t.const(np.eye(count, dtype=np.float32)), t.reshape(index, (length,)))
+    if ones is None:
+        return None
+    added = t.contract("ln,lc->nc", ones, group(updates, [axis], rest))
+    return regroup(t, t.map("add", group(x, [axis], rest), added), x.shape, [axis, *rest])

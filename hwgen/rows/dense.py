@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import graph
 from ..layers import Embed, Linear, Norm
 from ..tensor import Input, Node, Pad
-from .lower import Rows
+from .lower import GONE, Rows
 from .map_norms import map_groups, map_norm
-from .maps import taps_of
+from .maps import MOST_DILATION, sliding, taps_of
 from .mixing import mix, mixed
-from .moves import MOST_NARROW, value
+from .moves import MOST_NARROW, below, gathered, value
 from .operands import Operand
 from .patches import ELSEWHERE, patch_embedding
 from .views import Array, Place, Unsupported
@@ -158,8 +160,34 @@ def linear(b: Rows, node: Node, start: int, stop: int) -> str:
             return b.add(graph.Conv, node, node.name, "conv", x=name, weight=taps, bias=constant, **fields)
 
         return b.rows_of(node, start, stop, make)
+    if (across := _patches_across(b, node, operand)) is not None:
+        name, order, fields = across
+        taps = b.intern(weight.reshape(len(weight), *fields.pop("kernel"), -1))
+        fields |= {"weight": taps, "bias": constant}
+
+        def convolved() -> str:
+            y = b.add(graph.Conv, node, node.name, "conv", x=name, **fields)
+            return gathered(b, node, y, order, operand.rows)
+
+        return b.rows_of(node, start, stop, convolved)
     name = value(b, node, operand, start, stop)
     return b.add(graph.Linear, node, node.name, "linear", x=name, weight=weight, bias=constant)
+
+
+def _patches_across(b: Rows, node: Node, operand: Operand) -> tuple[str, Array, dict[str, Any]] | None:
+    """(value, position of a Conv over it that is each row, fields of the Conv) of patches that lie across the columns of a
+    value, so that the columns of each row of patches are rows below each other."""
+    if operand.gone or (shared := below(b, node, operand)) is None:
+        return None
+    name, rows, total = shared
+    stands = np.argsort(rows[:, 0], kind="stable")  # patches one below the other first
+    if name == GONE or (found := sliding(rows[stands], total)) is None or max(found[1].get("dilation", (1, 1))) > MOST_DILATION:
+        return None
+    first, fields = found
+    end = first + fields["size"][0] * fields["size"][1]
+    if (first, end) != (0, total):
+        name = b.add(graph.Rows, node, "", "rows", x=name, start=first, stop=end)
+    return name, np.argsort(stands), fields
 
 
 def norm(b: Rows, node: Node, start: int, stop: int) -> str:

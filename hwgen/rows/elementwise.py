@@ -21,13 +21,16 @@ from .views import Array, Place, Unsupported, View, as_tokens
 
 FORMS = {"relu6": (0.0, 6.0), "hardsigmoid": (0.0, 1.0)}  # what is a range of a value
 
+STEPS = {"positive": False, "nonnegative": True}  # whether 1 at zero
+
 
 def form_of(act: Activation, what: str = "is") -> dict[str, Any]:
     """Form and slope as the row graph's nodes have them."""
     slope = act.slope if act.form in ("silu", "relu") else 1.0
-    if act.form not in graph.FORMS or slope < 0 or (slope == 0) != (act.form == "relu"):
+    unknown = act.form not in graph.FORMS or (act.form == "exp" and what != "is")  # experts move nothing in front of their tables
+    if unknown or slope < 0 or (slope == 0) != (act.form == "relu"):
         named = "LeakyReLU" if act.form == "relu" else act.form
-        hint = "use GELU, SiLU, ReLU, tanh or sigmoid as activation"
+        hint = "use GELU, SiLU, ReLU, softplus, exp, tanh or sigmoid as activation"
         raise Unsupported(f"{what} {named}, which the machine has no table for", hint)
     return {"form": act.form, "slope": slope or 1.0}
 
@@ -177,8 +180,8 @@ def _taken(node: Node) -> bool:
 def activation(b: Rows, node: Node, start: int, stop: int) -> str:
     op = node.op
     (operand,) = arranged(b, node).operands
-    if op.form == "relu" and 0 < op.slope < 1:
-        return _leaky(b, node, operand, start, stop)
+    if op.form in MADE or (op.form == "relu" and 0 < op.slope < 1):
+        return MADE.get(op.form, _leaky)(b, node, operand, start, stop)
     source = operand.plain
     if source is not None and not is_limit(source[0]):
         inner, columns, first = source
@@ -186,6 +189,8 @@ def activation(b: Rows, node: Node, start: int, stop: int) -> str:
         x = b.value(b.identity(made), first + start, first + stop)
     else:
         x = value(b, node, operand, start, stop)
+    if op.form in STEPS:
+        return b.add(graph.Step, node, node.name, "step", x=x, at_zero=STEPS[op.form])
     if op.form in FORMS:
         if op.form == "hardsigmoid":
             x = b.diagonal(node, x, np.full(operand.width, 1 / 6), np.full(operand.width, 0.5))
@@ -196,10 +201,30 @@ def activation(b: Rows, node: Node, start: int, stop: int) -> str:
 
 def _leaky(b: Rows, node: Node, operand: Operand, start: int, stop: int) -> str:
     """LeakyReLU: slope * x + relu((1 - slope) * x), of a layer with weights by these."""
-    slope = node.op.slope
+    slope = node.op.slope if node.op.form == "relu" else -1.0  # |x| = 2 relu(x) - x
     bent = b.add(graph.Activation, node, "", "relu", x=_times(b, node, operand, 1 - slope, start, stop), form="relu", slope=1.0)
     straight = _times(b, node, operand, slope, start, stop)
     return b.add(graph.Add, node, node.name, "leaky_relu", a=bent, b=straight)
+
+
+def _mish(b: Rows, node: Node, operand: Operand, start: int, stop: int) -> str:
+    """x tanh(softplus(x)) (Misra 2019)."""
+    x = value(b, node, operand, start, stop)
+    soft = b.add(graph.Activation, node, "", "softplus", x=x, form="softplus", slope=1.0)
+    part = b.add(graph.Activation, node, "", "tanh", x=soft, form="tanh", slope=1.0)
+    return b.add(graph.Multiply, node, node.name, "mish", a=x, b=part)
+
+
+def _elu(b: Rows, node: Node, operand: Operand, start: int, stop: int) -> str:
+    """relu(x) + a (exp(-relu(-x)) - 1) (Clevert et al. 2015)."""
+    width, slope = np.ones(operand.width, np.float32), np.float32(node.op.slope)
+    above = b.add(graph.Activation, node, "", "relu", x=_times(b, node, operand, 1.0, start, stop), form="relu", slope=1.0)
+    below = b.add(graph.Activation, node, "", "relu", x=_times(b, node, operand, -1.0, start, stop), form="relu", slope=1.0)
+    down = b.add(graph.Activation, node, "", "exp", x=b.diagonal(node, below, -width, 0 * width), form="exp", slope=1.0)
+    return b.add(graph.Add, node, node.name, "elu", a=above, b=b.diagonal(node, down, slope * width, -slope * width))
+
+
+MADE = {"abs": _leaky, "mish": _mish, "elu": _elu}  # of other functions
 
 
 def scale(b: Rows, node: Node, start: int, stop: int) -> str:
@@ -254,7 +279,8 @@ def _times(b: Rows, node: Node, operand: Operand, factor: float, start: int = 0,
     """Rows of an operand times a number: of a layer with weights by those."""
     stop = operand.rows if stop is None else stop
     source = operand.plain
-    if source is not None and isinstance(source[0].op, Linear | Norm | Conv):
+    map_norm = source is not None and isinstance(source[0].op, Norm) and b.place(source[0]).at is not None
+    if source is not None and isinstance(source[0].op, Linear | Norm | Conv) and not map_norm:  # a map is not normed twice
         inner, columns, first = source
         x, *parts = inner.operands
         b.t.name, b.t.source = "", inner.source

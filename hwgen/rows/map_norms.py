@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .lower import Rows
 
 MOST_GROUPS = 16
-GROUP = 32  # most rows that become one: a window is that high
+GROUP = 16  # most rows that become one: a window is that high, and the numbers of so many rows are one chunk
 LEAST = 1e-12  # epsilon of the rows of x: far below that of the norm, of which nothing is taken; less of numbers made of them
 
 
@@ -77,8 +77,9 @@ def _group(b: Rows, node: Node, x: str, size: tuple[int, int]) -> str:
     rows, width = size
     if node.op.centred:
         mean = b.add(graph.Mean, node, "", "mean", x=x, start=0, stop=rows)
-        mean = b.add(graph.Linear, node, "", "mean", x=mean, weight=_average(b, -width), bias=None)
+        mean = b.add(graph.Linear, node, "", "mean", x=mean, weight=b.intern(np.full((1, width), -1 / width)), bias=None)
         mean = b.add(graph.Gather, node, "", "mean", x=mean, rows=np.zeros(rows, np.int64))
+        mean = b.add(graph.Linear, node, "", "mean", x=mean, weight=b.intern(np.ones((width, 1))), bias=None)
         x = b.add(graph.Add, node, "", "centred", a=x, b=mean)
     return _normalised(b, node, x, size, rows * width, float(node.op.epsilon))
 
@@ -96,22 +97,18 @@ def _normalised(
     rows, width = size
     if rows == 1:
         return rows_normalised(b, node, x, width, (count / width) ** 0.5, epsilon * count / width)
-    group = min(GROUP, width, rows)
+    group = min(GROUP, rows)
     many = -(-rows // group)
-    mask = np.eye(group, width, dtype=np.float32)[np.arange(rows) % group]
+    mask = np.eye(group, dtype=np.float32)[np.arange(rows) % group]
     unit = rows_normalised(b, node, x, width, epsilon=least)
     length = b.add(graph.Multiply, node, "", "multiply", a=x, b=unit)
-    length = b.add(graph.Linear, node, "", "length", x=length, weight=_average(b, width), bias=None)
+    length = b.add(graph.Linear, node, "", "length", x=length, weight=b.intern(np.full((group, width), 1 / width)), bias=None)
     slide = {"size": (rows, 1), "kernel": (group, 1), "stride": (group, 1), "pads": (0, 0, many * group - rows, 0)}
     v = b.add(graph.Window, node, "", "lengths", x=b.times(node, length, mask), form="mean", count_pads=True, **slide)
     # v is a part of the lengths, and so are its rows' squares: with them the epsilon gets smaller, or it would count.
-    v = _normalised(b, node, v, (many, width), count / width, epsilon / group**2, least / (group * width))
+    v = _normalised(b, node, v, (many, group), count / width, epsilon / group**2, least / (group * width))
     v = b.add(graph.Gather, node, "", "lengths", x=v, rows=np.arange(rows) // group)
-    weight = b.intern(np.ones((width, width)))
+    wide = GROUP if group == GROUP and width % GROUP == 0 else width  # a chunk is used again for all columns
+    weight = b.intern(np.ones((wide, group)))
     v = b.add(graph.Linear, node, "", "length", x=b.times(node, v, mask), weight=weight, bias=None)
     return b.add(graph.Multiply, node, "", "multiply", a=unit, b=v)
-
-
-def _average(b: Rows, count: int) -> Array:
-    """A matrix that averages columns (less than none: the negative)."""
-    return b.intern(np.full((abs(count), abs(count)), 1 / count))

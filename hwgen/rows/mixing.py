@@ -15,7 +15,7 @@ from .views import Array, Place, View
 
 MOST_WEIGHTS = 16  # different rows of weights
 MOST_TAPS = 16  # tokens that one is mixed of
-MOST_PRODUCTS = 4  # tokens that one is mixed of, where each is of its own weights
+MOST_PRODUCTS = 3  # tokens that one is mixed of, where each is of its own weights
 MOST_PHASES = 64  # of a map made larger by a whole number
 EQUAL = 1e-6  # of the largest weight: sums of weights that an edge has in one
 

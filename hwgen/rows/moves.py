@@ -26,6 +26,9 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
     narrow = all(block.width == 1 for block in operand.blocks)
     most = MOST_NARROW if narrow else MOST_PARTS
     part = operand.at(np.arange(start, stop)) if (start, stop) != (0, operand.rows) else operand
+    if (shared := below(b, node, part)) is not None:
+        name, at, total = shared
+        return joined(b, node, [gathered(b, node, name, rows, total) for rows in at.T])
     if len(operand.blocks) > most or any(len(block.parts) > most for block in operand.blocks):
         if len(part.blocks) == 1 and all((columns == columns[0]).all() for _, columns in part.blocks[0].parts) and not narrow:
             return _repeated(b, node, part)
@@ -40,6 +43,23 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
             if len(part.blocks) > MOST_PARTS or any(len(block.parts) > MOST_PARTS for block in part.blocks):
                 raise
     return joined(b, node, [_value(b, node, block) for block in part.blocks])
+
+
+def below(b: Rows, node: Node, operand: Operand) -> tuple[str, Array, int] | None:
+    """Blocks that show columns of the same several parts, such as patches that lie across the columns of a value: (these parts
+    made once, one below the other; row of it that each row of each block is [R, blocks], ZERO for zeros; its rows)."""
+    parts = operand.blocks[0].parts if operand.blocks else []
+    keys = {block.key[0] for block in operand.blocks}
+    if len(operand.blocks) == 1 or len(parts) == 1 or len(keys) > 1 or len(parts) > MOST_PARTS:
+        return None
+    if parts[0][1].size == 1 or any(isinstance(source.op, Const) for source, _ in parts):
+        return None
+    picks, rows = (np.stack([getattr(block, of) for block in operand.blocks], axis=1) for of in ("picks", "rows"))
+    spans = [(int(r.min()), int(r.max()) + 1) if (r := rows[picks == i]).size else (0, 0) for i in range(len(parts))]
+    shift = np.cumsum([0, *(end - start for start, end in spans)]) - np.array([*(start for start, _ in spans), 0])
+    used = [(part, span) for part, span in zip(parts, spans, strict=True) if span[1]]
+    name = stacked(b, node, [b.part(source, columns, *span) for (source, columns), span in used])
+    return name, np.where(picks < 0, ZERO, rows + shift[picks]), sum(end - start for start, end in spans)
 
 
 def _repeated(b: Rows, node: Node, operand: Operand) -> str:

@@ -1,4 +1,5 @@
-"""GELU or SiLU = ReLU - delta(|x|), or tanh = sign(x) * (1 - delta(|x|)), on the lanes of a row: a pipelined table look-up."""
+"""GELU or SiLU = ReLU - delta(|x|), softplus = ReLU + delta(|x|), exp(min(x, 0)) = delta, or tanh =
+sign(x) * (1 - delta(|x|)), on the lanes of a row: a pipelined table look-up."""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ INDEX_BITS = (numerics.GELU_ENTRIES - 1).bit_length()
 
 def gelu_rom() -> list[int]:
     """The tables one behind the other: delta at (mode - 1) * GELU_ENTRIES + index, mode an isa.Gelu; tanh's behind the part of
-    HARDSWISH's that is not zero."""
+    HARDSWISH's that is not zero, exp's behind softplus's, half a table each."""
     tables = numerics.GELU_TABLE
     assert not tables["hardswish"][numerics.TANH_FIRST :].any()
-    even = [tables[form] for form in numerics.GELU_FORMS if form not in ("hardswish", "tanh")]
+    halves = tables["softplus"], tables["exp"]
     shared = tables["hardswish"][: numerics.TANH_FIRST], tables["tanh"]
-    return [int(delta) for table in (*even, *shared) for delta in table]
+    return [int(delta) for table in (tables["gelu"], *halves, tables["silu"], *shared) for delta in table]
 
 
 def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
@@ -29,12 +30,14 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
 
     `mode(n)` and `shift(n)` are the row's isa.Gelu and gelu_shift (0..GELU_SHIFT_MAX), n cycles after its lanes.
     Two lanes share a ROM (two read ports). Cost: a RAMB36 per two lanes, two shifters of 8 steps a lane.
-    tanh has no table of its own there, which would be a second RAMB36; its sign is that of the last adder.
+    tanh and exp have no table of their own there, which would be a second RAMB36; signs are those of the last adder.
     """
     shifts = numerics.GELU_SHIFT_MAX + 1
     final_shift = numerics.GELU_DELTA_BITS - numerics.GELU_INDEX_BITS  # of delta, less gelu_shift
     hard, tanh = (lambda n: mode(n) == Gelu.HARDSWISH), (lambda n: mode(n) == Gelu.TANH)
-    table = Mux(tanh(3), Gelu.HARDSWISH - 1, mode(3) - 1)[:2]
+    soft, exp = (lambda n: mode(n) == Gelu.SOFTPLUS), (lambda n: mode(n) == Gelu.EXP)
+    table = Mux(tanh(3), Gelu.HARDSWISH - 1, Mux(exp(3), Gelu.SOFTPLUS - 1, mode(3) - 1))[:2]
+    behind = {Gelu.TANH: numerics.TANH_FIRST, Gelu.EXP: numerics.EXP_FIRST}
     one = numerics.TANH_ONE.bit_length() - 1
     out = []
     for first in range(0, len(lanes), 2):
@@ -43,24 +46,25 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
         for k, x in enumerate(lanes[first : first + 2], first):
             # 1: magnitude. 2: shift, keeping the bit that rounds. 3: index.
             magnitude = Signal(unsigned(15), name=f"gelu_abs{k}", reset_less=True)
-            m.d.sync += magnitude.eq(Mux(x[-1], -x, x))
+            m.d.sync += magnitude.eq(Mux(x[-1], -x, Mux(exp(0), 0, x)))
             doubled = Signal(unsigned(16), name=f"gelu_dbl{k}", reset_less=True)
             with m.Switch(shift(1)):
                 for s in range(shifts):
                     with m.Case(s):
                         m.d.sync += doubled.eq((magnitude << 1) >> s)
             index = Signal(unsigned(16), name=f"gelu_idx{k}", reset_less=True)
-            m.d.sync += index.eq((doubled + Mux(tanh(2), 2 * numerics.TANH_FIRST + 1, 1)) >> 1)
+            first_entry = Mux(tanh(2), behind[Gelu.TANH], Mux(exp(2), behind[Gelu.EXP], 0))
+            m.d.sync += index.eq((doubled + Cat(Const(1, 1), first_entry)) >> 1)
             # 4: inside the ROM. 5: its output register, zero beyond the table.
             read = rom.read_port()
             m.d.comb += read.addr.eq(Cat(index[:INDEX_BITS], table))
-            entries = Mux(hard(3), numerics.TANH_FIRST, numerics.GELU_ENTRIES)
+            entries = Mux(hard(3), numerics.TANH_FIRST, Mux(soft(3), numerics.EXP_FIRST, numerics.GELU_ENTRIES))
             inside = register(m, (index < entries) & (mode(3) != Gelu.OFF), f"gelu_in{k}")
             delta = Signal(unsigned(DELTA_BITS), name=f"gelu_delta{k}", reset_less=True)
             m.d.sync += delta.eq(Mux(inside, read.data, 0))
-            # 6: scale to x's steps, keeping the bit that rounds. 7: ReLU - delta, or 1 - delta with the sign of x.
+            # 6: scale to x's steps, keeping the bit that rounds. 7: ReLU -+ delta, or 1 - delta with the sign of x.
             scaled = Signal(unsigned(DELTA_BITS + 1), name=f"gelu_scaled{k}", reset_less=True)
-            with m.Switch(Mux(tanh(5), shifts, shift(5))):
+            with m.Switch(Mux(tanh(5) | exp(5), shifts, shift(5))):
                 for s in range(shifts):
                     with m.Case(s):
                         m.d.sync += scaled.eq(delta >> (final_shift - s - 1))
@@ -68,12 +72,13 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
                     m.d.sync += scaled.eq(delta << 1)
             before = delay(m, x, GELU_LATENCY - 1, f"gelu_x{k}")
             sign = before[-1]
-            relu = Mux(tanh(6) | (sign & (mode(6) != Gelu.OFF)), Const(0, signed(16)), before)
+            relu = Mux(tanh(6) | exp(6) | (sign & (mode(6) != Gelu.OFF)), Const(0, signed(16)), before)
             base = Signal(signed(16), name=f"gelu_base{k}")  # tanh: 1 or -1, whose lower bits are zero
             m.d.comb += base.eq(Cat(relu[:one], relu[one] | tanh(6), relu[-1] | (tanh(6) & sign)))
-            minus = ~(tanh(6) & sign)  # base - round(scaled / 2), or base + scaled / 2 of an even one: one adder with a carry
+            # base -+ round(scaled / 2), an even one where it is not in x's steps: one adder with a carry
+            minus = ~((tanh(6) & sign) | soft(6) | exp(6))
             halved = Cat((scaled >> 1)[:DELTA_BITS], Const(0, 16 - DELTA_BITS)) ^ minus.replicate(16)
             result = Signal(signed(16), name=f"gelu_y{k}", reset_less=True)
-            m.d.sync += result.eq((Cat(Const(1, 1), base) + Cat(minus & ~scaled[0], halved))[1:17])
+            m.d.sync += result.eq((Cat(Const(1, 1), base) + Cat(minus ^ scaled[0], halved))[1:17])
             out.append(result)
     return out

@@ -124,6 +124,8 @@ def _slots(
                 op.index,
                 op.stride,
                 op.pads,
+                op.fine,
+                op.type,
             )
             in_slots[i] = slot
     for number, output in enumerate(graph.outputs):

@@ -87,7 +87,8 @@ def prepare(graph: IntGraph, config: Config, weights: WeightStore, constants: Da
                     needs.narrow.add(i)
                 needs.data[i] = constants.add(pack_rows(op.data, columns, config, i in needs.narrow))
             case Input():
-                needs.narrow.add(i)  # the host quantises images to int8
+                if not op.fine:
+                    needs.narrow.add(i)  # the host quantises images to int8
             case Norm():
                 _check_norm(needs, op, config)
                 rows = np.stack([op.gamma, op.beta])

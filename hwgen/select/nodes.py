@@ -161,7 +161,7 @@ class Selection:
     # --- nodes ------------------------------------------------------------------------------------------------------
 
     def _image(self, node: q.Image, i: int) -> None:
-        cut = {"stride": node.stride, "pads": node.pads, "source": node.source}
+        cut = {"stride": node.stride, "pads": node.pads, "source": node.source, "fine": node.fine, "type": node.type}
         out = self._new(node)
         self._emit(Input, node.name, out, node.image, tuple(node.shape), tuple(node.patch), node.step, node.offset, **cut)
 

@@ -86,7 +86,7 @@ def test_user_faults(host, digits_bundle, images, tmp_path):
         ((digits_bundle, tmp_path / "none.npz", *sim), "none.npz: no such file"),
         ((digits_bundle, tmp_path / "text.npz", *sim), "text.npz: not a readable .npz file"),
         ((digits_bundle, tmp_path / "other.npz", *sim), "other.npz: has no array 'image'; it holds picture"),
-        ((digits_bundle, tmp_path / "nan.npz", *sim), "input 'image': image 0 holds NaN"),
+        ((digits_bundle, tmp_path / "nan.npz", *sim), "input 'image': holds NaN or infinity in image 0"),
         ((tmp_path, images, *sim), "manifest.json: cannot be read"),
         ((digits_bundle, images, "--device", "fpga"), "'fpga' is not one of board, sim, rtl, serial:PATH"),
         ((digits_bundle,), "required: IN.npz"),

@@ -1,12 +1,13 @@
 """Host packing against golden's quantiser and the scheduler's layout of constants."""
 
+import re
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from hwgen.config import Config
-from hwgen.host.pack import pack_input, pack_rows, pack_run, unpack_output, unpack_rows, unpack_run
+from hwgen.host.pack import pack_input, pack_rows, pack_run, unfit, unpack_output, unpack_rows, unpack_run
 from hwgen.intgraph import Buffer, Input, View
 from hwgen.patches import grid, patchify
 from hwgen.program import InputSlot, OutputSlot, RowLayout
@@ -87,6 +88,38 @@ def test_cut_input_equals_golden(shape, patch, stride, pads):
     np.testing.assert_array_equal(got[len(got) // 2], 256 * np.clip(np.round((one - 0.25) / 0.02), -127, 127))
 
 
+def test_a_fine_image_has_all_bits():
+    image = np.random.default_rng(1).normal(size=(3, 8, 12)).astype(np.float32) * 2
+    layout, _ = layout_dict(CONFIGS[0], 12, 24)
+    entry = asdict(InputSlot("image", image.shape, (3, 2, 4), 0.02, 0.25, 0, RowLayout(**layout), fine=True))
+    op = Input("in", View("b", 0, 12, 0, 24), "image", image.shape, (3, 2, 4), 0.02, 0.25, fine=True)
+    got = unpack_rows(layout, pack_input(entry, image))
+    np.testing.assert_array_equal(got, golden.quantise_image(op, image))
+    steps = np.round((image.astype(np.float64) - 0.25) / 0.02 * 256)
+    np.testing.assert_array_equal(got, patchify(np.clip(steps, -127 * 256, 127 * 256), (3, 2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("uint8", [0, 255.0, 7], [(0.5, "0.5 in"), (-1, "-1 in"), (256, "256 in .* uint8, whole numbers from 0 to 255")]),
+        ("int8", [-128, 127], [(128, "128 in"), (-0.25, "-0.25 in"), (-129, "whole numbers from -128 to 127")]),
+        ("bool", [0, 1], [(2, "2 in"), (0.1, "takes bool")]),
+        ("int32", [2**31 - 128], [(1.5, "1.5 in"), (2.0**31, "2.14748e.09 in")]),
+        ("float32", [1e38, -0.5], [(np.nan, "NaN or infinity"), (1e39, "a value beyond float32"), (-np.inf, "NaN or infinity")]),
+    ],
+)
+def test_what_a_type_of_input_cannot_hold(kind, good, bad):
+    zero = np.zeros((2, 1, len(good)))
+    assert unfit(zero + np.array(good), kind) is None
+    for value, said in bad:
+        images = zero.copy()
+        images[1, 0, 0] = value
+        fault = unfit(images, kind)
+        assert fault is not None and re.search(said, fault) and "in image 1" in fault
+    assert unfit(np.full((1, 2), 200, np.uint8), "int8") is not None and unfit(np.ones((1, 2), bool), "uint8") is None
+
+
 def test_narrow_rows_are_bytes():
     layout, _ = layout_dict(CONFIGS[1], 1, 6, narrow=True)  # chunks of 4 in beats of 16 bytes
     assert (layout["element_bytes"], layout["chunk_bytes"]) == (1, 16)
@@ -103,6 +136,8 @@ def test_bad_images_are_refused():
         pack_input(entry, np.zeros((1, 4, 5)))
     with pytest.raises(ValueError, match="'image': holds NaN"):
         pack_input(entry, np.full((1, 4, 4), np.nan))
+    with pytest.raises(ValueError, match="'image': holds 0.5 in image 0, the input takes uint8"):
+        pack_input(entry | {"type": "uint8"}, np.full((1, 4, 4), 0.5))
 
 
 def test_output():

@@ -22,7 +22,7 @@ def graph(task: str, weights) -> IntGraph:
             RouteTokens("r", View("y", 0, 4, 0, 4), 2, True, dense=View("y", 0, 4, 0, 4)),
             MatMul(
                 "m", View("y", 0, 4, 0, 6), full, weights, Convert.ROW, col_mult=np.full(6, 60000, np.uint16),
-                bias=np.zeros(6, np.int16), row_scale=RowScale.CONVERTED, gelu=("gelu_tanh", 3), row_max=RowMax.ABS,
+                bias=np.zeros(6, np.int16), row_scale=RowScale.CONVERTED, gelu=("softplus", 3), row_max=RowMax.ABS,
                 expert=("r", 1), indirect=Indirect.GATHER,
             ),
             MatMul("v", full, full, full, w_convert=Convert.ROW, col_scale=ColScale.IMMEDIATE, col_mult=7, residual=full),

@@ -81,6 +81,31 @@ def maker_images(graph, count, seed=5):
     return {name: rng.uniform(-1, 1, (count, *shape)).astype(np.float32) for name, shape in graph.inputs.items()}
 
 
+def test_an_image_that_outputs_hear_too_much_of_has_sixteen_bits():
+    """Small differences of large pixels: where these are bytes, nothing is left of them. In DRAM, elements of 2 bytes."""
+    m = maker.Maker(seed=3)
+    weight = m.nodes[0].weight.reshape(len(m.nodes[0].weight), -1)
+    weight = (weight - weight.mean(axis=1, keepdims=True)).reshape(m.nodes[0].weight.shape) * np.float32(20)
+    m.nodes[0] = replace(m.nodes[0], weight=weight)
+    m.linear(m.act("patches", "relu"))
+    graph = fg.Graph(m.inputs, m.nodes, [])
+    graph.outputs = [fg.Output("y", m.nodes[-1].name, fg.shapes(graph)[m.nodes[-1].name])]
+    calibration = {name: 40 + data for name, data in maker_images(graph, 8, 1).items()}
+    wide, narrow = (quantise({"": graph}, calibration, Quantisation(min_snr=db))[""] for db in (55.0, 0.0))
+    images, found = {name: 40 + data for name, data in maker_images(graph, 1).items()}, []
+    image = {name: data[0] for name, data in images.items()}
+    wanted = fg.outputs(graph, fg.evaluate(graph, image))["y"]
+    for made in (wide, narrow):
+        rows = quantised.outputs(made, quantised.evaluate(made, image))["y"]
+        found.append(10 * np.log10(np.square(wanted - wanted.mean()).sum() / np.square(wanted - rows).sum()))
+    assert found[0] > found[1] + 12 and found[0] > 45
+    config = replace(machine.CONFIGS["12x20"], bank_words=8192, scale_entries=4096, window_chunks=1)
+    program = schedule({"": select(wide)}, config)
+    (slot,) = program.tasks[""].inputs
+    assert slot.fine and slot.layout.element_bytes == 2
+    machine.assert_equal(machine.run(program, image), golden.run(select(wide), image).outputs)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_layers_whose_rounding_outputs_hear_have_sixteen_bits(network, monkeypatch):
     graph = differences(NETWORKS[network])

@@ -429,7 +429,6 @@ def expert_capacity(moe):
         (chosen_by_sigmoid, "weights experts by the sigmoid", "softmax"),
         (sigmoid_with_correction, "weighted by the sigmoid of their logits, but chosen by something else", "softmax"),
         (gated_experts, "an expert is a gated MLP", "linear, activation, linear"),
-        (linear_experts, "chooses the best 2 of 4 for each token, but no experts", "linear, activation, linear"),
         (gated_operator, "gated activation", "linear, activation, linear"),
         (quantised_operator, "not supported", "give the float model"),
         (expert_capacity, "expert capacity", "softmax"),
@@ -439,7 +438,14 @@ def test_router_or_expert_is_refused_by_name(tmp_path, form, words, hint):
     moe = Moe()
     path = moe.save(tmp_path / "m.onnx", form(moe))
     findings = check(path)
-    assert findings[0].node in {n.name for n in moe.w.nodes} and (len(findings) == 1 or form is linear_experts), findings
+    assert findings[0].node in {n.name for n in moe.w.nodes} and len(findings) == 1, findings
     assert words in findings[0].reason and hint in findings[0].hint, findings[0]
     with pytest.raises(UserError, match=findings[0].node):
         import_model(path)
+
+
+def test_linear_experts_are_choices(tmp_path):
+    """What is chosen among layers without an activation is no mixture, and taken as any choice is: row by row."""
+    moe = Moe()
+    made = import_model(moe.save(tmp_path / "m.onnx", linear_experts(moe)))
+    assert not any(isinstance(n, graph.Experts) for n in made.nodes) and any(isinstance(n, graph.Select) for n in made.nodes)

@@ -58,6 +58,22 @@ def test_samples_of_a_map_at_computed_places(tmp_path, padding, corners):
     assert accuracy(write(tmp_path / "m.onnx", nodes, held, (3, 24, 32), (5, 3, 4)))[0] > 20
 
 
+@pytest.mark.parametrize("size", [64, 128])
+def test_samples_of_a_larger_map_keep_their_place(tmp_path, size):
+    """Noise has no pixel like its neighbour: where places are a tenth of a pixel off, its samples are others. With the image and
+    the places in 8 bits, or hats in steps of how far the places reach, 7 and 3 dB remain."""
+    rng = np.random.default_rng(0)
+    held = {"features": normal(rng, 8, 3, 4, 4), "offsets": normal(rng, 2, 3, 8, 8, scale=0.1), "mix": normal(rng, 5, 8, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["image", "features"], ["map"], strides=[4, 4]),
+        helper.make_node("Conv", ["image", "offsets"], ["places"], strides=[8, 8]),
+        helper.make_node("Transpose", ["places"], ["grid"], perm=[0, 2, 3, 1]),
+        helper.make_node("GridSample", ["map", "grid"], ["sampled"]),
+        helper.make_node("Conv", ["sampled", "mix"], ["out"]),
+    ]
+    assert accuracy(write(tmp_path / "m.onnx", nodes, held, (3, size, size), (5, size // 8, size // 8)))[0] > 22
+
+
 @pytest.mark.parametrize("steps", ["computed", "constant"])
 def test_deformable_attention(tmp_path, steps):
     """Two heads, three points a query on two maps (Zhu et al. 2021): sums over points, weighted by a softmax."""

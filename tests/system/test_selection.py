@@ -12,12 +12,11 @@ from hwgen.config import Config
 from hwgen.levels import import_model
 from hwgen.select import integers
 
-_spec = importlib.util.spec_from_file_location(
-    "selection_maker", Path(__file__).parent.parent / "hwgen" / "selection_maker.py"
-)
+_spec = importlib.util.spec_from_file_location("chosen_maker", Path(__file__).parent.parent / "hwgen" / "chosen_maker.py")
 assert _spec is not None and _spec.loader is not None
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
+chosen = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chosen)
+maker = chosen.maker
 # As the windows of the ladder have it, so that it is compiled once.
 CONFIG = Config(
     array_outputs=8, array_inputs=12, window_chunks=1, window_rows=2, acc_rows=32, select_rows=64, scan_states=2,
@@ -32,3 +31,13 @@ def test_token_dropping(form, tmp_path, climb):
     images = np.random.default_rng(1).standard_normal((18, *maker.IMAGE)).astype(np.float32)
     integer = integers({"": graph}, {"image": images[2:]})
     climb(integer, CONFIG, "", [{"image": image} for image in images[:2]], stall=60)
+
+
+@pytest.mark.xdist_group("window 8x12")
+@pytest.mark.parametrize("form", [chosen.merged, chosen.regions, chosen.clusters, chosen.masked], ids=lambda f: f.__name__)
+def test_choices(form, tmp_path, climb):
+    """Merged tokens, routed windows, a centre for each token, masks: of an image as it comes, and of one without anything."""
+    graph = import_model(chosen.write(tmp_path / "m.onnx", form))
+    images = np.random.default_rng(1).standard_normal((17, *maker.IMAGE)).astype(np.float32)
+    integer = integers({"": graph}, {"image": images[1:]})
+    climb(integer, CONFIG, "", [{"image": images[0]}, {"image": np.zeros_like(images[0])}])

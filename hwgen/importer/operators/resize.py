@@ -49,7 +49,8 @@ def resize(c: Context, op: Op, x: Ref, *rest: Ref | None) -> Ref:
         return c.t.map("int", resize(c, op, c.t.map("float", x), *rest))
     bounds = c.array(roi, "roi").reshape(2, -1) if transform == "tf_crop_and_resize" and roi is not None else None
     outside = np.zeros([1] * rank, bool)
-    for i, (axis, n, to, factor) in enumerate(zip(axes, lengths, wanted, factors, strict=True)):
+    # The last axis first: a map that is as large as it gets is made line by line of whole lines.
+    for i, (axis, n, to, factor) in list(enumerate(zip(axes, lengths, wanted, factors, strict=True)))[::-1]:
         place = _coordinates("asymmetric" if factor == 1 else transform, n, to, factor, None if bounds is None else bounds[:, i])
         if transform == "tf_crop_and_resize":
             outside = outside | ((place < 0) | (place > n - 1)).reshape([-1 if a == axis else 1 for a in range(rank)])

@@ -1,0 +1,115 @@
+"""Functions of single numbers beyond GELU and ReLU: softplus, exp, Mish, ELU, absolute values; features of linear attention."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from hwgen import graph as fg
+from hwgen.levels import check, import_model
+from hwgen.quantise.calibrate import noise
+from hwgen.schedule import schedule
+from hwgen.select import integers
+from hwgen.sim import golden
+
+spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parent / "../sim/test_machine.py")
+machine = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(machine)
+node = helper.make_node
+FUNCTIONS = {
+    "softplus": lambda x, y: [node("Softplus", [x], [y])],
+    "exp": lambda x, y: [node("Exp", [x], [y])],
+    "exp of a sum": lambda x, y: [node("Add", [x, x], [f"{y}_two"]), node("Exp", [f"{y}_two"], [y])],
+    "abs": lambda x, y: [node("Abs", [x], [y])],
+    "elu": lambda x, y: [node("Elu", [x], [y], alpha=0.7)],
+    "mish": lambda x, y: [node("Softplus", [x], ["s"]), node("Tanh", ["s"], ["t"]), node("Mul", [x, "t"], [y])],
+    "elu + 1": lambda x, y: [node("Elu", [x], [f"{y}_e"]), node("Add", [f"{y}_e", "one"], [y])],
+}
+
+
+def write(path, nodes, held, output):
+    held = [numpy_helper.from_array(np.asarray(a), n) for n, a in held.items()]
+    ends = [helper.make_tensor_value_info(n, 1, [1, *s]) for n, s in (("image", (3, 16, 24)), (nodes[-1].output[0], output))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], held)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def normal(rng, *shape, scale=1.0):
+    return rng.standard_normal(shape).astype(np.float32) * np.float32(scale * np.prod(shape[1:]) ** -0.5)
+
+
+def decibels(path):
+    """Golden against the float graph on unseen noise; the machine gives what golden gives."""
+    graph = import_model(path)
+    made = integers({"": graph}, {n: noise(s) for n, s in graph.inputs.items()})[""]
+    image = {n: noise(s, seed=1)[0] for n, s in graph.inputs.items()}
+    (wanted,), found = fg.outputs(graph, fg.evaluate(graph, image)).values(), golden.run(made, image).outputs
+    config = replace(machine.CONFIGS["12x20"], bank_words=8192, scale_entries=4096, acc_rows=64, window_chunks=1)
+    machine.assert_equal(machine.run(schedule({"": made}, config), image), found)
+    (got,) = found.values()
+    return 10 * np.log10(np.square(wanted - wanted.mean()).sum() / np.square(wanted - got).sum())
+
+
+@pytest.mark.parametrize("size", [0.5, 1.0])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_between_two_layers(tmp_path, function, size):
+    rng = np.random.default_rng(0)
+    held = {"p": normal(rng, 16, 3, 4, 4), "w": normal(rng, 24, 16, 1, 1, scale=size), "v": normal(rng, 8, 24, 1, 1)}
+    held |= {"b": rng.standard_normal(24).astype(np.float32), "one": np.float32(1)}
+    nodes = [
+        node("Conv", ["image", "p"], ["x"], strides=[4, 4]),
+        node("Conv", ["x", "w", "b"], ["h"]),
+        *FUNCTIONS[function]("h", "f"),
+        node("Conv", ["f", "v"], ["out"]),
+    ]
+    assert decibels(write(tmp_path / "m.onnx", nodes, held, (8, 4, 6))) > 30
+
+
+def test_features_of_linear_attention(tmp_path):
+    """exp(w x - |x|^2 / 2) of queries and keys, whose products are normalised by their sum (Choromanski et al. 2021)."""
+    rng = np.random.default_rng(1)
+    depth, features, tokens = 8, 12, 24
+    held = {name: normal(rng, 16, depth, scale=0.5) for name in ("wq", "wk", "wv")} | {"p": normal(rng, 16, 3, 4, 4)}
+    held |= {"random": normal(rng, depth, features), "flat": np.array([1, 16, tokens]), "half": np.float32(0.5)}
+    held |= {"last": np.array([2]), "tokens": np.array([1]), "small": np.float32(1e-4), "o": normal(rng, depth, 16)}
+    nodes = [
+        node("Conv", ["image", "p"], ["map"], strides=[4, 4]),
+        node("Reshape", ["map", "flat"], ["channels"]),
+        node("Transpose", ["channels"], ["x"], perm=[0, 2, 1]),
+        node("MatMul", ["x", "wv"], ["v"]),
+    ]
+    for n in "qk":
+        nodes += [
+            node("MatMul", ["x", f"w{n}"], [n]),
+            node("MatMul", [n, "random"], [f"{n}_w"]),
+            node("Mul", [n, n], [f"{n}_squares"]),
+            node("ReduceSum", [f"{n}_squares", "last"], [f"{n}_norm"], keepdims=1),
+            node("Mul", [f"{n}_norm", "half"], [f"{n}_half"]),
+            node("Sub", [f"{n}_w", f"{n}_half"], [f"{n}_diff"]),
+            node("Exp", [f"{n}_diff"], [f"{n}_exp"]),
+        ]
+    nodes += [
+        node("Transpose", ["k_exp"], ["k_turned"], perm=[0, 2, 1]),
+        node("MatMul", ["k_turned", "v"], ["kv"]),
+        node("MatMul", ["q_exp", "kv"], ["sums"]),
+        node("ReduceSum", ["k_exp", "tokens"], ["k_sum"], keepdims=1),
+        node("Mul", ["q_exp", "k_sum"], ["products"]),
+        node("ReduceSum", ["products", "last"], ["weights"], keepdims=1),
+        node("Add", ["weights", "small"], ["positive"]),
+        node("Div", ["sums", "positive"], ["mixed"]),
+        node("MatMul", ["mixed", "o"], ["out"]),
+    ]
+    assert decibels(write(tmp_path / "m.onnx", nodes, held, (tokens, 16))) > 25
+
+
+def test_what_has_no_table_is_named(tmp_path):
+    rng = np.random.default_rng(2)
+    held = {"p": normal(rng, 16, 3, 4, 4), "v": normal(rng, 8, 16, 1, 1)}
+    nodes = [node("Conv", ["image", "p"], ["x"], strides=[4, 4]), node("Sin", ["x"], ["s"]), node("Conv", ["s", "v"], ["out"])]
+    (finding,) = check(write(tmp_path / "m.onnx", nodes, held, (8, 4, 6)))
+    assert "is sin, which the machine has no table for" in finding.reason

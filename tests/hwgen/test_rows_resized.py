@@ -1,0 +1,131 @@
+"""Maps and images that a network resizes, what is projected before or behind, and means of whole maps: few products and
+copies, the same as the ONNX model in floats, and golden and machine alike."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen import graph
+from hwgen.compare import compare
+from hwgen.levels import import_model
+from hwgen.quantise import quantise
+from hwgen.schedule import schedule
+from hwgen.select import select
+from hwgen.sim import golden
+
+
+def beside(name):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+maker, machine = beside("form_maker.py"), beside("../sim/test_machine.py")
+D = maker.D
+
+
+def resized_image(w):
+    """Patches of an image of a size that the network chooses (CrossViT, Chen et al. 2021)."""
+    x = w.op("Resize", "image", "", "", np.array([1, 2, 6, 9]), mode="cubic")
+    return w.as_tokens(w.op("Conv", x, w.normal(D, 2, 2, 3), w.normal(D), kernel_shape=[2, 3], strides=[2, 3]))
+
+
+def fused(bias=True, mode="linear", shared=False, width=D):
+    """Projections of two maps, one made as large as the other, fused (SegFormer, Xie et al. 2021)."""
+
+    def form(w):
+        small = w.patches()
+        large = w.op("Conv", "image", w.normal(16, 2, 1, 1), w.normal(16), kernel_shape=[1, 1])
+        small = w.op("Conv", small, w.normal(16, D, 1, 1), kernel_shape=[1, 1])
+        small = w.op("Relu", small)
+        one = w.op("Conv", small, w.normal(32, 16, 1, 1), *([w.normal(32)] if bias else []), kernel_shape=[1, 1])
+        two = w.op("Conv", w.op("Relu", large), w.normal(32, 16, 1, 1), w.normal(32), kernel_shape=[1, 1])
+        larger = w.op("Resize", one, "", np.array([1, 1, 2, 2], np.float32), mode=mode)
+        y = w.op("Conv", w.op("Concat", larger, two, axis=1), w.normal(width, 64, 1, 1), kernel_shape=[1, 1])
+        y = w.as_tokens(w.op("Relu", y))
+        if not shared:
+            return y
+        return w.op("Concat", y, w.as_tokens(w.op("Conv", one, w.normal(width, 32, 1, 1), kernel_shape=[1, 1])), axis=1)
+
+    return form
+
+
+def averaged(height, width):
+    """Squeeze and excitation (Hu et al. 2018) of a map of `height` x `width` behind a depthwise convolution."""
+
+    def form(w):
+        x = w.op("Resize", w.patches(), "", "", np.array([1, D, height, width]), mode="nearest")
+        x = w.op("Conv", x, w.normal(D, 1, 3, 3), group=D, pads=[1, 1, 1, 1], kernel_shape=[3, 3])
+        row = w.op("Conv", w.op("GlobalAveragePool", x), w.normal(D, D, 1, 1), kernel_shape=[1, 1])
+        y = w.as_tokens(w.op("Mul", x, row))
+        return w.op("ReduceMean", y, [1], keepdims=1)
+
+    return form
+
+
+FORMS = {
+    "image": resized_image,
+    "fused": fused(),
+    "fused without bias": fused(bias=False),
+    "mean": averaged(4, 6),
+    "mean of parts": averaged(24, 17),
+    "mean of no map of windows": averaged(1, 29),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_on_golden_and_machine(tmp_path, form):
+    w = maker.Writer()
+    made = import_model(w.write(tmp_path / "m.onnx", maker.IMAGE, form(w), [1, "t", D]))  # compares with the ONNX model
+    images = np.random.default_rng(0).normal(size=(8, *maker.IMAGE)).astype(np.float32)
+    integer = select(quantise({"": made}, {"image": images})[""])
+    found = compare(made, integer, {"image": images[:3]}, golden.run)
+    assert min(o.snr_db for o in found.outputs) > 28
+    image = {"image": images[0]}
+    sizes = {"bank_words": 4096, "scale_entries": 4096, "acc_rows": 64, "norm_columns": 256, "window_chunks": 1}
+    program = schedule({"": integer}, replace(machine.CONFIGS["12x20"], **sizes))
+    machine.assert_equal(machine.run(program, image), golden.run(integer, image).outputs)
+
+
+def test_patches_of_a_resized_image_are_one_convolution(tmp_path):
+    """Not a product for each row and column of patches: one for each of the three that lie beside each other."""
+    _, kinds = maker.imported(tmp_path, resized_image, (1, 9, D))
+    assert (kinds.count("Conv"), kinds.count("Join"), kinds.count("Linear"), kinds.count("Multiply")) == (1, 0, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("form", "layers"),
+    [
+        (fused(), 2),  # in front of each Relu one, that fuses
+        (fused(bias=False), 2),
+        (fused(mode="nearest"), 2),
+        (fused(shared=True), 5),  # something else reads the projection
+    ],
+)
+def test_projections_go_behind_what_makes_maps_larger(tmp_path, form, layers):
+    w = maker.Writer()
+    made = import_model(w.write(tmp_path / "m.onnx", maker.IMAGE, form(w), [1, "t", D]))
+    linear = [n for n in made.nodes if isinstance(n, graph.Linear)]
+    assert len(linear) == layers, [n.name for n in linear]
+    assert max(n.weight.shape[1] for n in linear) == (32 if layers == 2 else 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "steps"), [((4, 6), [(4, 6)]), ((16, 16), [(16, 16)]), ((24, 17), None), ((32, 24), [(2, 2), (12, 16)])]
+)
+def test_means_of_maps_are_windows(tmp_path, size, steps):
+    found, kinds = maker.imported(tmp_path, averaged(*size), (1, 1, D))
+    means = [n for n in found.nodes if isinstance(n, graph.Window) and n.form == "mean"]
+    if steps is None:
+        assert "Mean" in kinds and not means
+        return
+    assert "Mean" not in kinds and sorted({n.kernel for n in means}) == sorted(steps)
+
+
+def test_a_network_without_windows_needs_no_engine_for_its_mean(tmp_path):
+    found, kinds = maker.imported(tmp_path, lambda w: w.op("ReduceMean", w.tokens(), [1], keepdims=1), (1, 1, D))
+    assert kinds.count("Mean") == 1 and "Window" not in kinds
