@@ -86,7 +86,13 @@ def test_two_tasks_in_one_bundle(config, trained, digits, climb):
     assert any(0 in queue for ladder in moe for run in ladder.machine for queue in run.queues)
 
 
-@SHAPES
+@pytest.mark.parametrize(
+    "config",
+    [  # what the tasks share is found before there is a shape
+        pytest.param(SQUARE, id="16x16", marks=pytest.mark.xdist_group("16x16")),
+        pytest.param(ODD, id="12x20", marks=[pytest.mark.xdist_group("12x20"), pytest.mark.slow]),
+    ],
+)
 def test_two_tasks_as_one_run(config, trained, digits, climb):
     """Both tasks of an image: the answers of each alone, in fewer cycles, with the weights of an expert read once."""
     names = {"digit": "m3vit_digits_digit", "parity": "m3vit_digits_parity"}
