@@ -64,7 +64,7 @@ HWGEN = {
     "verify": "compare errors",
     "intgraph_io": "errors intgraph leveltext",
     "program": "config errors files isa patches version",
-    "schedule": "config errors intgraph isa numerics program walks",
+    "schedule": "config counts errors intgraph isa numerics program walks",
     "latency": "config numerics",
     "memories": "config isa numerics",
     "rtl": "config errors isa latency memories numerics registers",
