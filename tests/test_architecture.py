@@ -88,7 +88,9 @@ HWGEN = {
     "notebook": "",
     "example": "errors files",
 }
-COMMANDS = {"", "accuracy", "api", "images", "inspection", "steps", "run", "demo", "package", "cli", "__main__"}
+COMMANDS = {
+    *("", "accuracy", "agreement", "api", "images", "inspection", "steps", "run", "demo", "package", "cli", "__main__"),
+}
 SIM = {
     *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
     *("intgraph", "isa", "numerics", "patches", "processes", "progress", "qgraph", "registers", "timeline", "walks"),

@@ -100,7 +100,7 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
             queues=_queues(graphs[task], instructions, origins),
         )
         if contents:
-            verify_task(graphs[task], tasks[task], config, regions["spills"].offset if spilled else 0)
+            verify_task(graphs[task], tasks[task], config, regions)
     batch = max(graph.batch for graph in graphs.values())
     return Program(config, tasks, constants.image(), weights.stripes() if contents else [], regions, batch)
 
