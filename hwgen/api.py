@@ -44,6 +44,7 @@ def build(
     explore: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     outputs: Sequence[str] = (),
+    verify: bool = False,
     progress: Callable[[str, float, str], None] = lambda step, seconds, summary: None,
 ) -> Bundle:
     """The bundle of an ONNX model for a board.
@@ -53,8 +54,9 @@ def build(
     calibrate: images that set the scales, anything that `Bundle.run` takes; without them seeded noise does, and a warning
     says so. settings: fields of Config or Quantisation, as `--set` takes them. batch: images that share a run. explore:
     search the Config even where the board stores one that fits. shapes: of inputs whose sizes the file leaves open, with
-    the batch axis. outputs: values of the model to end in, instead of its own outputs. progress: called after each step
-    with its name, its seconds and a line on its artefact. Raises UserError, before any long work where it can.
+    the batch axis. outputs: values of the model to end in, instead of its own outputs. verify: run the program on one
+    calibration image, and raise agreement.Disagreement unless it gives what golden gives. progress: called after each step with
+    its name, its seconds and a line on its artefact. Raises UserError, before any long work where it can.
     """
     models = dict(model) if isinstance(model, Mapping) else {"": model}
     for task in models if isinstance(model, Mapping) else ():
@@ -77,6 +79,7 @@ def build(
             search=explore,
             shapes=dict(shapes or {}),
             outputs=outputs,
+            verify=verify,
             progress=progress,
         )
         for message in state.warnings:

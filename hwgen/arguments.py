@@ -102,6 +102,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=what)
     sub.add_argument("--batch", type=int, default=1, metavar="N", help="images that share a run")
     sub.add_argument("--explore", action="store_true", help="search the machine's size even where the board stores one that fits")
+    what = "run the program on one calibration image, and write no bundle unless it gives what golden gives"
+    sub.add_argument("--verify", action="store_true", help=what)
     sub.add_argument("--stop-after", metavar="STEP|LEVEL", help="end after this step, and write no bundle")
     sub.add_argument("--print", dest="show", metavar="LEVEL", help="a level of the compiler as text: T L R Q M P")
     _shape(sub)

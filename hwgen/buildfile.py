@@ -8,7 +8,7 @@ from typing import Any
 from .errors import UserError
 from .files import read_toml
 
-KEYS = "model, board, output, calibrate, set, batch, explore, shape, outputs, stop_after, print"
+KEYS = "model, board, output, calibrate, set, batch, explore, shape, outputs, verify, stop_after, print"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -51,6 +51,7 @@ def read(path: Path) -> dict[str, Any]:
     for key, name, kind in (
         ("batch", "batch", int),
         ("explore", "explore", bool),
+        ("verify", "verify", bool),
         ("stop_after", "stop_after", str),
         ("print", "show", str),
     ):

@@ -1,4 +1,4 @@
-"""The cache: compiled simulations, generated Verilog, synthesised units; all of it can be made again.
+"""The cache: compiled simulations, what all of them link, generated Verilog, synthesised units; all can be made again.
 
 By hand, where libraries exist: an entry is used by many and made by one, which wants locks that are shared or exclusive and that
 the kernel frees when a process dies; filelock's shared ones are SQLite databases. platformdirs gives the folder that
@@ -19,7 +19,12 @@ from pathlib import Path
 
 from .errors import UserError
 
-KINDS = {"sim": "compiled simulations", "verilog": "generated Verilog", "synth": "synthesised units"}
+KINDS = {
+    "sim": "compiled simulations",
+    "objects": "compiled parts of Verilator",
+    "verilog": "generated Verilog",
+    "synth": "synthesised units",
+}
 SIMULATION_BYTES = 300 << 20  # that compiling a large design takes, and then some; 169 MB of it stay
 DAY = 86400.0
 COMPLETE = "complete"  # a file in an entry that is a folder: it was made to its end

@@ -109,6 +109,7 @@ def _build(options) -> int:
         stop_after=options.stop_after,
         shapes=parse_shapes(options.shapes),
         outputs=parse_outputs(options.outputs),
+        verify=options.verify,
         show=options.show,
         progress=lambda step, seconds, summary: progress.say(f"{step:10} {seconds:6.1f} s  {summary}"),
     )

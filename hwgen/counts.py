@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from . import isa
 from .config import Config
 
@@ -22,6 +24,17 @@ def stream_beats(insn: isa.Stream, config: Config) -> int:
 def expansion(insn: isa.Stream, config: Config) -> float:
     """Cycles of a word of a Stream in the expander of a port: one for each unit, and of narrow ones for each block's numbers."""
     return config.slice_beats * (1 + 1 / config.narrow_block if insn.narrow else 1.0)
+
+
+def expected(route: isa.Route, loads: tuple[int, ...] = ()) -> list[int]:
+    """Queue lengths of a Route whose tokens choose the experts in the proportion of `loads`; evenly where that is empty.
+
+    Whole numbers whose sum is the tokens times top_k.
+    """
+    loads = loads if any(loads) else (1,) * route.experts
+    entries = route.rows * route.top_k
+    ends = [entries * sum(loads[:e]) // sum(loads) for e in range(route.experts + 1)]
+    return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def walks(program: list[isa.Insn]) -> dict[int, isa.WalkFields]:

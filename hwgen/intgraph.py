@@ -276,7 +276,8 @@ class ReduceWindow(Operation):
 class RouteTokens(Operation):
     """numerics.route on logits [T, E]; fills one queue per expert, tokens in rising order.
 
-    `dense`: view [T, E] that receives the gate scores (saturated to int16), zero for experts not chosen.
+    `dense`: view [T, E] that receives the gate scores (saturated to int16), zero for experts not chosen. `loads`: in which
+    proportion an image's tokens are expected to choose the E experts, for estimates; empty: evenly.
     """
 
     READS = ("logits",)
@@ -287,6 +288,7 @@ class RouteTokens(Operation):
     top_k: int
     renormalise: bool
     dense: View | None = None
+    loads: tuple[int, ...] = ()
     source: str = ""
 
 

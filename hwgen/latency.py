@@ -42,8 +42,8 @@ ARRAY_LEVELS = 2  # of adders between registers
 PACKED_BITS = 27  # of two weights in one operand of a multiplier
 ACCUMULATOR = RAM + 1
 GELU = 7
-REQUANTISE = 9  # the post-processor's part before GELU
-PARAMS_USED = 7  # from a row to its parameters' bank being free
+REQUANTISE = 8  # the post-processor's part before GELU
+PARAMS_USED = 6  # from a row to its parameters' bank being free
 Y_WRITE = REQUANTISE + GELU + 2
 LARGEST_LEVELS = 2  # binary levels that one step to the largest of some values stands for
 # Until a row may come again, because what is kept by row is read and written back in between.
@@ -152,7 +152,7 @@ WINDOW_ROWS = 64  # rows, and chunks of results, on their way
 WINDOW_READ = 6  # from the loops' indices to an address
 WINDOW_FIXED = 8  # registers and FIFOs between the pipelines, control
 WINDOW_TOTAL = 7  # from a row's last tap to its sums
-WINDOW_POST = 19 + GELU  # of a chunk of sums
+WINDOW_POST = 18 + GELU  # of a chunk of sums
 
 
 def window_groups(config: Config, rows: int, kernel: tuple[int, int], run: int) -> list[tuple[int, int, int]]:

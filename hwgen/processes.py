@@ -37,7 +37,8 @@ for number, seconds in ((signal.SIGTERM, SECONDS), (signal.SIGKILL, 0)):
 _watcher: subprocess.Popen[str] | None = None
 _living: set[subprocess.Popen[Any]] = set()
 _telling = threading.Lock()
-_starting = 0  # children that are between fork and the moment when somebody knows them
+_starting = 0  # children that are between fork and the moment when somebody knows them, of all threads
+_counting = threading.RLock()  # of what stands above and below; a signal's handler interrupts its own thread
 _asked: set[int] = set()  # signals that came meanwhile
 _told = -REPEAT_SECONDS
 
@@ -66,9 +67,12 @@ def stoppable() -> Iterator[None]:
 
 def _stop(number: int, frame: Any) -> None:
     global _told
-    if _starting:
-        _asked.add(number)
-    elif number == signal.SIGINT:
+    with _counting:
+        if later := _starting > 0:
+            _asked.add(number)
+    if later:
+        return
+    if number == signal.SIGINT:
         raise KeyboardInterrupt
     elif time.monotonic() - _told >= REPEAT_SECONDS:
         _told = time.monotonic()
@@ -92,16 +96,20 @@ def _again(lost: Any) -> bool:
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """A child in a session, and so a process group, of its own: `end` reaches whatever it starts. options: of Popen."""
     global _starting
-    _starting += 1
+    with _counting:
+        _starting += 1
     try:
         child = subprocess.Popen(command, start_new_session=True, **options)
         _living.add(child)
         _tell_watcher(f"+{child.pid}")
     finally:
-        _starting -= 1
+        with _counting:
+            _starting -= 1
     try:
-        for number in [] if _starting else list(_asked):
-            _asked.discard(number)
+        with _counting:
+            due = set() if _starting else _asked.copy()
+            _asked.difference_update(due)
+        for number in due:
             os.kill(os.getpid(), number)
     except BaseException:
         end(child)

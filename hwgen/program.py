@@ -108,6 +108,7 @@ class TaskProgram:
     places: dict[str, list[Place]]  # by buffer, for tracing
     offset: int = 0  # bytes from the start of the DRAM buffer
     together: tuple[str, ...] = ()  # the tasks that it is a run of, where these are several
+    queues: tuple[tuple[int, ...], ...] = ()  # of each Route, the tokens that each expert is expected to have; not in a bundle
 
     def place(self, buffer: str, op: int) -> Place:
         """Where `buffer` lies right after operation number `op`. Raises KeyError if it holds nothing then."""

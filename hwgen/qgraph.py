@@ -285,11 +285,12 @@ class Attention(Node):
 
 @dataclass(frozen=True, eq=False)
 class Route(Node):
-    """numerics.route; its value is (experts [T, top_k], gate scores u16 [T, top_k])."""
+    """numerics.route; its value is (experts [T, top_k], gate scores u16 [T, top_k]). `loads`: as in intgraph.RouteTokens."""
 
     logits: Ref
     top_k: int
     renormalise: bool
+    loads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,6 +380,8 @@ def verify(graph: QGraph) -> None:
             need((taps * x.cols, value.cols) == (k, n), f"[{n}, {k}] times {taps} x {x.cols} columns gives {value.cols}")
             need(node.at + node.rows <= value.rows, f"rows {node.at}..{node.at + node.rows} of {value.rows}")
             need(node.walk is None or node.convert == Convert.STATIC, f"a walk with {node.convert.name} conversion")
+        if isinstance(node, Route):
+            need(len(node.loads) in (0, graph.values[node.logits.value].cols), f"loads of {len(node.loads)} experts")
         if isinstance(node, Experts):
             need(sorted(node.turns) == list(range(len(node.first))), f"order {node.order} of {len(node.first)} experts")
         if isinstance(node, Select):

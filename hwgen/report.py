@@ -53,7 +53,7 @@ def make(
 
 def _task(task, config, memory, batch: int) -> dict:
     """Numbers per image, but `run_cycles` and those of timeline.breakdown: they are of one run, which takes a batch."""
-    result = cost.estimate(task.instructions, config, memory)
+    result = cost.estimate(task.instructions, config, memory, task.queues)
     cycles = max(1, round(result.cycles / batch))
     seconds = cycles / (config.clock_mhz * 1e6)
     macs, active = round(result.macs / batch), round(result.array_active / batch)

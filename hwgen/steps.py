@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from . import (
+    agreement,
     boards,
     cache,
     dataflow,
@@ -73,6 +74,7 @@ class Build:
     search: bool = False
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, as `importer.load` takes them
     outputs: tuple[str, ...] = ()  # values that the files are to end in, instead of their own outputs
+    verify: bool = False  # the program on the machine model against golden
     numbers: dict[str, dict[str, int]] = field(default_factory=dict)  # task name -> integer inputs that select it
     compiled: dict[str, levels.Compiled] = field(default_factory=dict)  # T, L and rows, until the graphs are proven
     graphs: dict[str, Graph] = field(default_factory=dict)
@@ -217,6 +219,8 @@ def _schedule(build: Build) -> str:
         build.program.tasks[name].together = tuple(build.integers)
     count = sum(len(task.instructions) for task in build.program.tasks.values())
     said = [build.mapping.text(build.batch)] + [f"tasks {name} in one run, too" for name in build.joint]
+    if build.verify:
+        said.append(agreement.check(build.program, build.integers | build.joint, build.images))
     return f"{count} instructions, {build.program.size / 1e6:.2f} MB of DRAM; {', '.join(said)}"
 
 
@@ -343,6 +347,7 @@ def build(
     stop_after: str | None = None,
     shapes: dict[str, tuple[int, ...]] | None = None,
     outputs: Sequence[str] = (),
+    verify: bool = False,
     show: str | None = None,
     say: Callable[[str], None] = print,
     progress: Callable[[str, float, str], None] = lambda step, seconds, summary: None,
@@ -352,15 +357,18 @@ def build(
     models: task name -> ONNX file. calibrate: an .npz, a folder of images, or arrays by input name. settings: fields of
     Config or Quantisation, as texts. batch: images that share a run. search: let `explore` choose the Config even where the
     board stores one that fits. stop_after: a step, or the level that it makes. shapes: of inputs whose sizes the file
-    leaves open. outputs: values that the files are to end in, instead of their own outputs. show: the level that is handed
-    to `say` as text. progress: called after each step with its name, its seconds and a line on its artefact. Raises
-    UserError, before any long work where it can.
+    leaves open. outputs: values that the files are to end in, instead of their own outputs. verify: compare the program on
+    the machine model with golden, on one calibration image, and raise agreement.Disagreement where they differ. show: the
+    level that is handed to `say` as text. progress: called after each step with its name, its seconds and a line on its
+    artefact. Raises UserError, before any long work where it can.
     """
     stop_after = _last_step(stop_after)
     shown = None if show is None else level(show)
     order = list(STEPS)
     if shown and stop_after and order.index(LEVELS[shown][1]) > order.index(stop_after):
         raise UserError(f"--print {show}: level {shown} is made by step {LEVELS[shown][1]}, behind {stop_after}")
+    if verify and stop_after and order.index(stop_after) < order.index("schedule"):
+        raise UserError(f"--verify: the program is made by step schedule, behind {stop_after}")
     for path in models.values():
         if not path.is_file():
             raise UserError(f"{path}: no such file")
@@ -372,7 +380,7 @@ def build(
         raise UserError(f"--explore chooses the Config, and --set {fixed[0]} fixes it: one of them only")
     state = Build(
         dict(models), Path(output), chosen, config, calibrate, quantisation, check_batch(batch), bool(fixed), search,
-        dict(shapes or {}), tuple(outputs),
+        dict(shapes or {}), tuple(outputs), verify,
     )
     if stop_after in (None, "bundle"):
         check_target(state.output)

@@ -24,7 +24,7 @@ from . import simulators, trace
 from .dram import plusargs
 
 TRACE_FILE, PROGRESS_FILE = "trace.txt", "progress.txt"
-BENCH_WORDS_MIN = 1 << 20  # the memory's size is a parameter of the compiled bench: round up so that builds are shared
+BENCH_WORDS_MIN = 1 << 22  # the memory's size is a parameter of the compiled bench: 64 MB, so that most networks share a build
 
 
 @dataclass(frozen=True)

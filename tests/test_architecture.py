@@ -64,7 +64,7 @@ HWGEN = {
     "verify": "compare errors",
     "intgraph_io": "errors intgraph leveltext",
     "program": "config errors files isa patches version",
-    "schedule": "config errors intgraph isa numerics program walks",
+    "schedule": "config counts errors intgraph isa numerics program walks",
     "latency": "config numerics",
     "memories": "config isa numerics",
     "rtl": "config errors isa latency memories numerics registers",
@@ -88,7 +88,9 @@ HWGEN = {
     "notebook": "",
     "example": "errors files",
 }
-COMMANDS = {"", "accuracy", "api", "images", "inspection", "steps", "run", "demo", "package", "cli", "__main__"}
+COMMANDS = {
+    *("", "accuracy", "agreement", "api", "images", "inspection", "steps", "run", "demo", "package", "cli", "__main__"),
+}
 SIM = {
     *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),
     *("intgraph", "isa", "numerics", "patches", "processes", "progress", "qgraph", "registers", "timeline", "walks"),

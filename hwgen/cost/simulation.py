@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .. import isa
 from ..config import Config
-from ..counts import data_beats, expansion, stream_beats, taps, walks, windows
+from ..counts import data_beats, expansion, expected, stream_beats, taps, walks, windows
 from ..dram import Dram
 from ..isa import Unit
 from ..latency import FETCH_BATCH, MOST_BEATS, window_reads
@@ -46,15 +47,10 @@ class Estimate:
 
 def balanced(program: list[isa.Insn]) -> list[list[int]]:
     """Queue lengths for each Route if every expert got the same number of tokens: the guess where no image is known."""
-    lengths = []
-    for insn in program:
-        if isinstance(insn, isa.Route):
-            tokens = insn.rows * insn.top_k
-            lengths.append([(tokens * (e + 1)) // insn.experts - tokens * e // insn.experts for e in range(insn.experts)])
-    return lengths
+    return [expected(insn) for insn in program if isinstance(insn, isa.Route)]
 
 
-def estimate(program: list[isa.Insn], config: Config, dram: Dram, queues: list[list[int]] | None = None) -> Estimate:
+def estimate(program: list[isa.Insn], config: Config, dram: Dram, queues: Sequence[Sequence[int]] | None = None) -> Estimate:
     """Follow `program` from start to END.
 
     queues: for each Route in program order the number of tokens per expert; None: `balanced`. Raises ValueError for a
@@ -64,7 +60,7 @@ def estimate(program: list[isa.Insn], config: Config, dram: Dram, queues: list[l
 
 
 class _Simulation:
-    def __init__(self, program: list[isa.Insn], config: Config, dram: Dram, queues: list[list[int]]):
+    def __init__(self, program: list[isa.Insn], config: Config, dram: Dram, queues: Sequence[Sequence[int]]):
         self.program, self.config, self.dram, self.queues = program, config, dram, queues
         self.clock = Clock()
         self.traffic = Traffic(config, dram, self.clock)

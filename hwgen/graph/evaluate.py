@@ -193,7 +193,7 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
         case Add():
             return v[0] + v[1]
         case Multiply():
-            return v[0] * v[1]
+            return v[0] * np.tile(v[1], (1, v[0].shape[1] // v[1].shape[1]))
         case Rotate(cos=cos, sin=sin, heads=h):
             c, s = (part.astype(v[0].dtype)[:, None] for part in (cos, sin))
             a, b = np.moveaxis(v[0].reshape(len(cos), h, -1, 2), -1, 0)

@@ -138,7 +138,8 @@ class Add(Node):
 
 @dataclass(frozen=True, eq=False)
 class Multiply(Node):
-    """Elementwise product of two values of one shape, or of a and one row b [1, C]."""
+    """Elementwise product of two values of one shape, or of a and one row b [1, C]. Of fewer columns, b is used again for as many
+    of a."""
 
     a: str = value()
     b: str = value()

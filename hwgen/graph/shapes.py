@@ -164,7 +164,7 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             fits = (w is None and b is None) if form != "weighted" else w is not None and w.shape == (*kernel, s[0][1])
             _need(fits and (b is None or b.shape == s[0][1:]), "weight or bias shape")
             return _positions(node, s[0], kernel), s[0][1]
-        case Multiply() if s[1] == (1, s[0][1]):
+        case Multiply() if s[1][0] in (1, s[0][0]) and s[1][1] and s[0][1] % s[1][1] == 0:
             return s[0]
         case Add() | Multiply():
             _need(s[0] == s[1], f"{s[0]} and {s[1]}")

@@ -8,6 +8,7 @@ much room it takes. `passes` lists them in order, `search` chooses what each of 
     window tiling         attention of some windows at a time, convolutions by bands   windows, window_runs
     rematerialisation     a LayerNorm computed again for its last reader     rematerialise
     spills                values in DRAM that the scratchpad cannot hold   spills, streamed, sharing, halos, apart, ahead
+    columns               products on the columns that have weight alone          columns
     order                 so that the array waits less                       order
 """
 

@@ -10,6 +10,7 @@ from ..config import Config
 from ..intgraph import IntGraph
 from .batch import batched
 from .bounds import aside, bound, timing
+from .columns import used_columns
 from .depth_first import Limits, depth_first
 from .interleave import interleaved
 from .order import reorder
@@ -83,6 +84,10 @@ def _spills(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> In
     return spilled(graph, limits, config, mapping.interleave is not None)
 
 
+def _columns(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return used_columns(graph, config.chunk, config.array_inputs)
+
+
 def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
     """What tiles for a fraction of the scratchpad must fit."""
     bank = int(room * config.bank_chunks)
@@ -111,6 +116,7 @@ PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
     "window tiling": _windows,
     "depth-first tiling": _depth_first,
     "spills": _spills,
+    "columns": _columns,
     "pieces": _pieces,
     "order": _order,
 }

@@ -179,7 +179,7 @@ def _tried(mapping: Mapping, graphs: dict[str, IntGraph], config: Config, memory
     program = attempt(made, config)
     if isinstance(program, UserError):
         return program
-    runs = {name: cost.estimate(task.instructions, config, memory) for name, task in program.tasks.items()}
+    runs = {name: cost.estimate(task.instructions, config, memory, task.queues) for name, task in program.tasks.items()}
     return Choice(mapping, runs, made)
 
 

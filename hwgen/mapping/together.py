@@ -36,7 +36,7 @@ def together(graphs: dict[str, IntGraph]) -> IntGraph:
     """
     if any(graph.batch != 1 for graph in graphs.values()):
         raise ValueError("tasks of a batch: join them before")
-    return _Together(list(graphs), _in_turns(list(graphs.values()))).graph()
+    return _Together(list(graphs), _in_turns(_with_loads(list(graphs.values())))).graph()
 
 
 class _Together:
@@ -242,6 +242,22 @@ def _like(ours: Op, op: Op, first: IntGraph, graph: IntGraph, names: _Names) -> 
 
 
 # --- turns of experts -------------------------------------------------------------------------------------------------
+
+
+def _with_loads(graphs: list[IntGraph]) -> list[IntGraph]:
+    """The graphs with what all of their n-th routers together expect of each expert, where these are as many."""
+    routers = [[i for i, op in enumerate(graph.ops) if isinstance(op, RouteTokens)] for graph in graphs]
+    if len({len(found) for found in routers}) > 1:
+        return graphs
+    made = [list(graph.ops) for graph in graphs]
+    for layer in zip(*routers, strict=True):
+        ops = [graph.ops[i] for graph, i in zip(graphs, layer, strict=True)]
+        loads = [op.loads for op in ops if isinstance(op, RouteTokens)]
+        if len({len(of) for of in loads}) == 1:
+            total = tuple(map(sum, zip(*loads, strict=True)))
+            for ops_of, i, op in zip(made, layer, ops, strict=True):
+                ops_of[i] = replace(op, loads=total)
+    return [replace(graph, ops=ops) for graph, ops in zip(graphs, made, strict=True)]
 
 
 def _in_turns(graphs: list[IntGraph]) -> list[IntGraph]:

@@ -55,7 +55,8 @@ class Stats:
     values  Range of every input (one column) and value
     hidden  of each `Experts` and `SlotExperts`: largest |pre-activation|; of each `Scan`: largest |state|
     chosen  of the logits of each router: Range (one column) of those that were among a token's top k
-    load    of the logits of each router, by expert: images that used it, tokens that chose it, int64 [2, experts]
+    load    of the logits of each router, sums over images, int64 [3, experts]: by expert whether the image used it and how many
+            tokens chose it; by rank how many tokens chose the expert that most chose, the next one and so on
     covered of Q, K, V and the inputs: see `part`; none where all of their range is covered
     cut     of each `Clip`: mean square of what it takes away
     scores  of each `Attention` that may leave the range of scores: the largest of each head over centred keys, without bias
@@ -151,7 +152,8 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
                 seen = Range(_tidy(best.min(keepdims=True)[0]), _tidy(best.max(keepdims=True)[0]))
                 chosen[node.logits] = seen.merge(chosen.get(node.logits, seen))
                 tokens = np.bincount(values[node.name][0].reshape(-1), minlength=values[node.logits].shape[1])
-                load[node.logits] = load.get(node.logits, 0) + np.stack([tokens > 0, tokens]).astype(np.int64)
+                seen_now = np.stack([tokens > 0, tokens, np.sort(tokens)[::-1]]).astype(np.int64)
+                load[node.logits] = load.get(node.logits, 0) + seen_now
         for name, value in values.items():
             if name in routes:
                 continue

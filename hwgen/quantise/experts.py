@@ -43,8 +43,16 @@ def _by_popularity(b: Builder, logits: str) -> tuple[int, ...]:
     streamed before the router has spoken, and in vain for an image that has no token for them."""
     if logits not in b.stats.load:
         return ()  # no images that tell
-    images, tokens = b.stats.load[logits]
+    images, tokens, _ = b.stats.load[logits]
     return tuple(int(e) for e in np.lexsort((-tokens, -images)))  # stable: equal ones as they are numbered
+
+
+def _typical(b: Builder, logits: str) -> tuple[int, ...]:
+    """In which proportion a calibration image's tokens choose the experts: as unevenly as one image does, which their mean does
+    not show, the most popular expert most."""
+    order = _by_popularity(b, logits)
+    ranked = b.stats.load[logits][2] if order else ()
+    return tuple(int(ranked[order.index(e)]) for e in range(len(order)))
 
 
 def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) -> Held:
@@ -58,7 +66,8 @@ def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) ->
         if peak > LOGIT_RANGE:
             raise UserError(f"{describe(route)}: logits of {peak:g}, the machine holds +-{LOGIT_RANGE:.1f}")
         logits = moved(b, route.logits, LOGIT_SCALE)
-    queues = q.Route(b.name(route.name), logits.ref, route.top_k, route.renormalise, source=route.source)
+    loads = _typical(b, route.logits)
+    queues = q.Route(b.name(route.name), logits.ref, route.top_k, route.renormalise, loads, source=route.source)
     chosen = b.emit(queues, logits.ref.rows, route.top_k)
     form = _form(b, node)
     biases = second_biases(node, form)

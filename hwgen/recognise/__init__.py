@@ -7,7 +7,7 @@ from ..tensor import Map, Program
 from .activations import clip, curved, leaky, plain, scaled
 from .attention import attention
 from .conditions import placed, stepped
-from .convolution import convolution
+from .convolution import convolution, frames
 from .grouped import grouped
 from .kept_keys import kept_keys
 from .limits import dynamic, joined, limit, of_input, of_inputs
@@ -31,7 +31,7 @@ ROUNDS: tuple[tuple[Pattern, ...], ...] = (
         *(bias, gain, received, *LISTS),
     ),
     # what is left outside attention and norms, and with a number that is no step of it
-    (turned, length, outer, weighed, chosen, scaled),
+    (turned, length, outer, weighed, chosen, scaled, frames),
     (
         joined,
         gain_at_last,

@@ -12,6 +12,7 @@ from .names import label
 from .rewrite import relabel
 
 MOST_MAPS = 64  # that are convolved one by one
+MOST_FRAMES = 96  # times taps along time
 
 
 def convolution(t: Builder, node: Node) -> Ref | None:
@@ -65,6 +66,38 @@ def _one_by_one(t: Builder, node: Node, x: Ref, w: Ref, spec: str, batch: str) -
             return None
         parts.append(found)
     return t.concat(parts, spec.split("->")[1].index(batch))
+
+
+def frames(t: Builder, node: Node) -> Ref | None:
+    """A convolution along three axes, time or depth first: where it has one tap and step along the others, along two axes, frames
+    and the pixels of all; else of each frame, summed over the taps along time (UniFormer, Li et al. 2022)."""
+    if not isinstance(node.op, Conv) or len(node.op.strides) != 3 or _of_image(node.operands[0]):
+        return None
+    op, (x, w, *bias) = node.op, node.operands
+    channels, length, height, width = x.shape
+    taps, *kernel = w.shape[2:]
+    before, after = op.pads[0], op.pads[3]
+    if kernel == [1, 1] and op.strides[1:] == (1, 1) and not any(op.pads[1:3] + op.pads[4:]):
+        along = Conv((op.strides[0], 1), (op.dilations[0], 1), (before, 0, after, 0), op.groups)
+        flat = t.reshape(x, (channels, length, height * width))
+        return relabel(t.node(along, flat, t.reshape(w, (*w.shape[:3], 1)), *bias), node.name)
+    count = (length + before + after - (taps - 1) * op.dilations[0] - 1) // op.strides[0] + 1
+    if count * taps > MOST_FRAMES:
+        return None
+    one = Conv(op.strides[1:], op.dilations[1:], op.pads[1:3] + op.pads[4:], op.groups)
+    made = []
+    for i in range(count):
+        total: Ref | None = None
+        for k in range(taps):
+            if 0 <= (at := i * op.strides[0] + k * op.dilations[0] - before) < length:
+                frame = t.reshape(t.slice(x, 1, at, 1), (channels, height, width))
+                tap = t.reshape(t.slice(w, 2, k, 1), (*w.shape[:2], *kernel))
+                y = t.node(one, frame, tap, *(bias if total is None else ())).node.ref
+                total = y if total is None else t.map("add", total, y)
+        if total is None:
+            return None  # a frame of nothing but the border
+        made.append(total)
+    return t.concat(made, 0)
 
 
 Steps = list[tuple[tuple[int, int], tuple[int, int]]]  # by axis: loop over places, loop over the kernel

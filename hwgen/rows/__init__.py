@@ -11,6 +11,7 @@ from ..recognise.match import is_map
 from ..tensor import Map, Program, Ref
 from . import attention, dense, elementwise, lengths, maps, moe, products, reductions, scans, selection
 from .apart import split
+from .beside import beside
 from .commuted import commuted
 from .lower import GONE, Make, Rows, Where
 from .means import by_windows
@@ -53,7 +54,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     types = {name: kind for name, kind in program.notes.get("types", {}).items() if name in b.shapes}
-    made = by_windows(chained(commuted(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))))
+    made = by_windows(chained(commuted(beside(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types)))))
     findings = [Finding(n.source, b.kinds.get(n.source, "norm"), "select", *NORM_OF_HEADS) for n in _norms_of_heads(made)]
     return (None if findings else made), list(dict.fromkeys(findings))
 

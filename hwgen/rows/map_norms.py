@@ -77,8 +77,9 @@ def _group(b: Rows, node: Node, x: str, size: tuple[int, int]) -> str:
     rows, width = size
     if node.op.centred:
         mean = b.add(graph.Mean, node, "", "mean", x=x, start=0, stop=rows)
-        mean = b.add(graph.Linear, node, "", "mean", x=mean, weight=_average(b, -width), bias=None)
+        mean = b.add(graph.Linear, node, "", "mean", x=mean, weight=b.intern(np.full((1, width), -1 / width)), bias=None)
         mean = b.add(graph.Gather, node, "", "mean", x=mean, rows=np.zeros(rows, np.int64))
+        mean = b.add(graph.Linear, node, "", "mean", x=mean, weight=b.intern(np.ones((width, 1))), bias=None)
         x = b.add(graph.Add, node, "", "centred", a=x, b=mean)
     return _normalised(b, node, x, size, rows * width, float(node.op.epsilon))
 
@@ -107,11 +108,7 @@ def _normalised(
     # v is a part of the lengths, and so are its rows' squares: with them the epsilon gets smaller, or it would count.
     v = _normalised(b, node, v, (many, group), count / width, epsilon / group**2, least / (group * width))
     v = b.add(graph.Gather, node, "", "lengths", x=v, rows=np.arange(rows) // group)
-    weight = b.intern(np.ones((width, group)))
+    wide = GROUP if group == GROUP and width % GROUP == 0 else width  # a chunk is used again for all columns
+    weight = b.intern(np.ones((wide, group)))
     v = b.add(graph.Linear, node, "", "length", x=b.times(node, v, mask), weight=weight, bias=None)
     return b.add(graph.Multiply, node, "", "multiply", a=unit, b=v)
-
-
-def _average(b: Rows, count: int) -> Array:
-    """A matrix that averages columns (less than none: the negative)."""
-    return b.intern(np.full((abs(count), abs(count)), 1 / count))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Shape, ShapeCastable, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeCastable, Signal, Value
 from amaranth.lib import data
 
 # Of a register that steers many lanes: Vivado copies it until none drives more (UG901), each copy near its lanes.
@@ -41,6 +41,30 @@ def round_shift(value: Value, shift: int) -> Value:
         return value
     half = (1 << (shift - 1)) - (value[-1] if value.shape().signed else 0)
     return (value + half) >> shift
+
+
+def shift_out(value: Value, amount: Value, bits: int, unit: int = 1) -> tuple[Value, Value]:
+    """The lowest `bits` of an unsigned value >> (amount * unit), and whether one above them is set; combinational.
+
+    Only what is kept is shifted: of the rest it counts whether a bit is set that no shift brings down.
+    """
+    most = (1 << len(amount)) - 1
+    above = value[bits:]
+    left = [(above[j * unit : (j + 1) * unit], amount <= j) for j in range(most)]
+    beyond = [part.any() & stays for part, stays in left if len(part)]
+    if len(above) > most * unit:
+        beyond.append(above[most * unit :].any())
+    steps = Cat(Const(0, unit.bit_length() - 1), amount)
+    return (value >> steps)[:bits], Cat(beyond).any()
+
+
+def add_halves(base: Value, halves: Value, negative: Value) -> Value:
+    """base + round(halves / 2), or less it where `negative`; halves unsigned, a half counts as one; combinational, one adder.
+
+    (2 * base + 1 + halves) / 2 rounded down; less it, -halves - 1 is the complement of halves.
+    """
+    either = Cat(halves ^ negative.replicate(len(halves)), negative).as_signed()
+    return (Cat(Const(1, 1), base).as_signed() + either) >> 1
 
 
 def saturate(value: Value, limit: int) -> Value:

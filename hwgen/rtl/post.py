@@ -14,11 +14,12 @@ from ..isa import RowMax
 from ..memories import memories
 from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, RECIPROCAL_EXPONENT_MAX, SHIFT_MAX, SHIFT_MIN
 from . import ports
-from .common import delay, delay_valid, lanes_mask, largest_tree, register
+from .common import add_halves, delay, delay_valid, lanes_mask, largest_tree, register, shift_out
 from .gelu import GELU_LATENCY, gelu_lanes
 from .memory import RAM_LATENCY, Ram
 
 LOWEST = -(1 << 15)  # below every stored element
+KEPT = 17  # bits of a result in halves; more are beyond every stored element
 
 
 def history(m: Module, value: Value, name: str) -> Callable[[int], Value]:
@@ -137,22 +138,22 @@ class PostProcessor(Component):
                     m.d.sync += [mult[b].eq(self.params.mult[o]), bias[b].eq(self.params.bias[o])]
 
             acc = self.i_acc[o]
-            negative = delay(m, acc[-1], 7, f"neg{o}")
+            negative = delay(m, acc[-1], 6, f"neg{o}")
             # 1: magnitude and multiplier. 2: product. 3: rounded.
             magnitude = stage("mag", ACC_BITS - 1, Mux(acc[-1], -acc, acc))
             column = stage("col", 16, Mux(bank(0), mult[1], mult[0]))
             product = stage("prod", magnitude.shape().width + 16, magnitude * column)
             v = stage("v", ACC_BITS - 1, (product + (1 << (COL_SHIFT - 1))) >> COL_SHIFT)
-            # 4: product with the row multiplier. 5, 6: shift by eights, then by ones. 7: round, note what is too large.
+            # 4: product with the row multiplier. 5, 6: shift by eights, then by ones; note what is too large.
             wide = stage("wide", ACC_BITS - 1 + 16, v * meta["row_mult"](3))
-            eights = stage("shl", ACC_BITS - 1 + 16 - low, (wide >> low) >> (steps(1)[3:] << 3))
-            ones = stage("shr", eights.shape(), eights >> steps(2)[:3])
-            q = stage("q", 17, (ones[:17] + 1) >> 1)
-            over = delay(m, register(m, ones[17:].any(), f"over{o}_0"), 1, f"over{o}")
-            # 8: sign and bias. 9: saturate.
-            offset = Mux(bank(7), bias[1], bias[0])
-            total = stage("sum", signed(19), Mux(negative, offset - q, offset + q))
-            sign = register(m, negative, f"sign{o}")
+            eights, large = shift_out(wide[low:], steps(1)[3:], KEPT + 7, 8)
+            eights, large = stage("shl", KEPT + 7, eights), stage("large", 1, large)
+            ones, larger = shift_out(eights, steps(2)[:3], KEPT)
+            q, over = stage("shr", KEPT, ones), stage("larger", 1, large | larger)
+            # 7: round, sign and bias. 8: saturate.
+            offset = Mux(bank(6), bias[1], bias[0])
+            total = stage("sum", signed(19), add_halves(offset, q, negative))
+            over, sign = stage("over", 1, over), stage("sign", 1, negative)
             lanes.append(stage("req", signed(16), _clip(total, over, sign)))
         return lanes
 

@@ -11,7 +11,7 @@ from ..config import Config
 from ..isa import Convert, RowScale
 from ..latency import GATE_STAGES, PROBABILITY_STAGES, RECIPROCAL_BITS, SUM_STAGES
 from ..memories import SUM_BITS, memories
-from .common import WIDE, delay, delay_valid, lanes_mask, register, round_shift, saturate, tree
+from .common import WIDE, delay, delay_valid, lanes_mask, register, round_shift, shift_out, tree
 from .divide import Divider
 from .memory import RAM_LATENCY, Ram
 from .ports import ELEMENT, ROW_BITS, ROW_SHIFT_BITS
@@ -136,13 +136,16 @@ class RowQuantiser(Component):
             rounded.append(register(m, with_carry[1:25].as_signed(), f"sum_{i}"))
         shift_5, scale_5 = register(m, shift_4, "shift_5", WIDE), register(m, (step_4 >> drop_4)[:16], "scale_5")
 
-        # 6: shift; 7: saturate
-        shifted = [
-            register(m, v[numerics.STATIC_SHIFT :].as_signed() >> shift_5, f"shifted_{i}")
-            for i, v in enumerate(rounded)
-        ]
-        for i, v in enumerate(shifted):
-            m.d.comb += self.o_data[i].eq(register(m, saturate(v, numerics.INT8_MAX), f"y_{i}"))
+        # 6: shift, note what is too large; 7: saturate, symmetric
+        bits = numerics.INT8_MAX.bit_length()
+        for i, v in enumerate(rounded):
+            value = v[numerics.STATIC_SHIFT :].as_signed()
+            _, beyond = shift_out(value[:-1] ^ value[-1].replicate(len(value) - 1), shift_5, bits)
+            low, sign = register(m, (value >> shift_5)[:bits], f"shifted_{i}"), register(m, value[-1], f"sign_{i}")
+            beyond = register(m, beyond, f"beyond_{i}")
+            lowest = sign & (low == 0)  # -128
+            y = Mux(beyond, (~sign).replicate(bits), low) | (beyond | lowest)
+            m.d.comb += self.o_data[i].eq(register(m, Cat(y[:bits], sign).as_signed(), f"y_{i}"))
         m.d.comb += [
             self.o_scale.eq(delay(m, scale_5, 2, "scale_out")),
             self.o_valid.eq(delay_valid(m, self.i_valid, self.LATENCY, "valid")),

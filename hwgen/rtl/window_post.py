@@ -11,13 +11,14 @@ from ..config import Config
 from ..numerics import INT16_MAX, WINDOW_SHIFT_MAX, WINDOW_SUM_BITS, WINDOW_VALUE_BITS
 from . import ports
 from .booth import booth
-from .common import delay, delay_valid, largest_tree, register, saturate
+from .common import add_halves, delay, delay_valid, largest_tree, register, saturate, shift_out
 from .gelu import gelu_lanes
 from .shared import Shared, place
 
 MULT_AT = 4
 PRODUCT = (WINDOW_VALUE_BITS + 1) // 2  # steps of a product with a value of the first shift
-BIAS_AT = MULT_AT + 1 + PRODUCT + 3
+BIAS_AT = MULT_AT + 1 + PRODUCT + 2
+KEPT = 17  # bits of a result in halves; more are beyond every stored element
 
 
 class WindowPostLane(Shared):
@@ -53,23 +54,24 @@ class WindowPostLane(Shared):
         magnitude = register(m, Mux(value[-1], -value, value)[: WINDOW_SUM_BITS - 1], "magnitude")
         negative = delay(m, value[-1], BIAS_AT, "negative")
         # Shifted less the bit that rounds, in two steps.
-        wide = register(m, Cat(Const(0, 1), magnitude) >> (self.before[2:] << 2), "coarse")
-        wide = register(m, wide >> self.before[:2], "fine")
         bits = WINDOW_VALUE_BITS - 1
-        rounded = register(m, (wide[: bits + 1] + 1) >> 1, "rounded")
-        over = register(m, wide[bits + 1 :].any(), "over")
+        coarse, large = shift_out(Cat(Const(0, 1), magnitude), self.before[2:], bits + 1 + 3, 4)
+        coarse, large = register(m, coarse, "coarse"), register(m, large, "large")
+        fine, larger = shift_out(coarse, self.before[:2], bits + 1)
+        fine, over = register(m, fine, "fine"), register(m, large | larger, "larger")
+        rounded = register(m, (fine + 1) >> 1, "rounded")
+        over = register(m, over, "over")
         value = register(m, Mux(over | rounded[bits], (1 << bits) - 1, rounded[:bits]), "value")
         factor = register(m, self.mult, "factor")
         even = Const(0, 2 - bits % 2)
         product = booth(m, Cat(factor, Const(0, 1)).as_signed(), Cat(value, even).as_signed(), "scaled")
         product = product[: 16 + bits]
-        wide = register(m, Cat(Const(0, 1), product) >> (self.shift[3:] << 3), "eights")
-        wide = register(m, wide >> self.shift[:3], "ones")
-        rounded = register(m, (wide[:17] + 1) >> 1, "steps")
-        over = delay(m, register(m, wide[17:].any(), "beyond"), 1, "beyond")
-        bias = self.bias
-        total = register(m, Mux(negative, bias - rounded, bias + rounded), "biased")
-        sign = register(m, negative, "sign")
+        eights, large = shift_out(Cat(Const(0, 1), product), self.shift[3:], KEPT + 7, 8)
+        eights, large = register(m, eights, "eights"), register(m, large, "beyond_eights")
+        ones, larger = shift_out(eights, self.shift[:3], KEPT)
+        ones, over = register(m, ones, "ones"), register(m, large | larger, "beyond_ones")
+        total = register(m, add_halves(self.bias, ones, negative), "biased")
+        over, sign = register(m, over, "beyond"), register(m, negative, "sign")
         limit = Mux(sign, Const(-INT16_MAX, ports.ELEMENT), Const(INT16_MAX, ports.ELEMENT))
         y = Mux(over, limit, saturate(total, INT16_MAX))
         m.d.comb += self.y.eq(register(m, Mux(self.keep, y, 0)[:16].as_signed(), "result"))

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from .. import isa
 from ..config import Config
+from ..counts import expected
 from ..errors import Shortage, UserError
-from ..intgraph import Input, IntGraph, verify
+from ..intgraph import Input, IntGraph, RouteTokens, verify
 from ..program import InputSlot, OutputSlot, Program, RowLayout, TaskProgram, memory_map
 from .checks import verify_task
 from .emit import Emitter
@@ -96,11 +97,19 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
             ],
             places,
             offsets[task],
+            queues=_queues(graphs[task], instructions, origins),
         )
         if contents:
-            verify_task(graphs[task], tasks[task], config, regions["spills"].offset if spilled else 0)
+            verify_task(graphs[task], tasks[task], config, regions)
     batch = max(graph.batch for graph in graphs.values())
     return Program(config, tasks, constants.image(), weights.stripes() if contents else [], regions, batch)
+
+
+def _queues(graph: IntGraph, instructions: list[isa.Insn], origins: list[str]) -> tuple[tuple[int, ...], ...]:
+    """Of each Route, the tokens that each of its experts is expected to have."""
+    loads = {op.name: op.loads for op in graph.ops if isinstance(op, RouteTokens)}
+    routes = zip(instructions, origins, strict=True)
+    return tuple(tuple(expected(insn, loads[name])) for insn, name in routes if isinstance(insn, isa.Route))
 
 
 def _slots(

@@ -3,8 +3,9 @@
 Values: every instruction reads, in program order, what the graph says was written there last; so nothing that is still
 needed has been overwritten. Waits: where two instructions touch the same place, the counts that the later one waits for
 include the earlier one, by themselves or through what they wait for in turn; within a unit only a read after a write must
-wait, because rows go through a unit in order. Weights: streams come in the order in which Matmuls take them. Walks: those
-in front of an operation's instructions make, one behind the other, the rows of its walk.
+wait, because rows go through a unit in order. So no interleaving of the units that the counts allow changes a value.
+Weights: streams come in the order in which Matmuls take them. Walks: those in front of an operation's instructions make, one
+behind the other, the rows of its walk. DRAM: what is stored lies where nothing is loaded from, but for spilled values.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .. import isa
 from ..config import Config
 from ..intgraph import IntGraph, MatMul, Op, SelectRows, Transfer, View
 from ..isa import ColScale, Indirect, Unit, WeightSource
+from ..program import Region as Part
 from ..program import TaskProgram
 from ..walks import Walk
 from .areas import Areas
@@ -36,15 +38,19 @@ class Faulty(ValueError):
     """A program does not do what its graph says: a fault of the compiler."""
 
 
-def verify_task(graph: IntGraph, task: TaskProgram, config: Config, spills: int = 0) -> None:
-    """Raise Faulty naming the instruction that reads what it must not, or that does not wait.
+def verify_task(graph: IntGraph, task: TaskProgram, config: Config, regions: dict[str, Part] | None = None) -> None:
+    """Raise Faulty naming the instruction that reads what it must not, or both of which one does not wait for the other.
 
-    spills: bytes from the start of the data region to the spilled values.
+    regions: parts of the data region, which a program's loads and stores must keep to; without them no value is spilled.
     """
+    spills = 0
+    if regions is not None:
+        _check_dram(graph, task, config, regions)
+        spills = regions["spills"].offset if "spills" in regions else 0
     ops = {op.name: (i, op) for i, op in enumerate(graph.ops)}
     expected = _Graph(graph, config)
     size = addresses(config, expected.areas.size)
-    memory, clocks = np.full(size, -1), _Clocks(size)
+    memory, clocks = np.full(size, -1), _Clocks(size, task.origins)
     rows_done: dict[str, int] = defaultdict(int)
     columns_done: dict[str, int] = defaultdict(int)  # chunks of a transfer
     params_loaded: dict[str, int] = defaultdict(int)
@@ -135,6 +141,23 @@ def _check_walks(name: str, walk: Walk | None, parts: list[Walk]) -> None:
         raise Faulty(f"{name}: its instructions' walks are not its own")
 
 
+def _check_dram(graph: IntGraph, task: TaskProgram, config: Config, regions: dict[str, Part]) -> None:
+    moved = {op.name for op in graph.ops if isinstance(op, Transfer)}
+    for number, (insn, name) in enumerate(zip(task.instructions, task.origins, strict=True)):
+        if isinstance(insn, (isa.Load, isa.Store)):
+            beats = config.narrow_chunk_beats if isinstance(insn, isa.Load) and insn.narrow else config.chunk_beats
+            size = insn.rows * insn.chunks * beats * config.axi_bytes
+        elif isinstance(insn, isa.LoadScales):
+            size = -(-2 * insn.count // config.axi_bytes) * config.axi_bytes
+        else:
+            continue
+        wanted = ("constants", "inputs") if not isinstance(insn, isa.Store) else ("outputs",)
+        parts = [regions[part] for part in (("spills",) if name in moved else wanted)]
+        first = insn.dram * config.axi_bytes
+        if not any(part.offset <= first and first + size <= part.offset + part.size for part in parts):
+            raise Faulty(f"instruction {number} ({name}): bytes {first} to {first + size} of DRAM are not its own")
+
+
 class _Graph:
     """Which operation wrote each chunk of a view, and its rows' maxima, before an operation reads it; -1: none."""
 
@@ -194,9 +217,11 @@ class _Graph:
 class _Clocks:
     """What is sure to have finished when an instruction starts: per unit, how many instructions."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, origins: list[str]):
         self.writes, self.reads = (np.zeros((len(Unit), size), np.int32) for _ in range(2))
         self.starts: list[list[np.ndarray]] = [[] for _ in Unit]  # of every instruction of a unit
+        self.numbers: list[list[int]] = [[] for _ in Unit]  # in the program
+        self.origins = origins
 
     def _sure(self, insn: isa.Insn, number: int) -> np.ndarray:
         sure = np.zeros(len(Unit), np.int64)
@@ -227,8 +252,13 @@ class _Clocks:
             need = np.maximum(need, others)
         for other in Unit:
             if sure[other] < need[other]:
-                raise Faulty(f"instruction {number} does not wait for {other.name} {need[other]}, which it conflicts with")
+                earlier = self.numbers[other][need[other] - 1]
+                raise Faulty(
+                    f"instruction {number} ({self.origins[number]}) does not wait for {other.name} {need[other]}, instruction "
+                    f"{earlier} ({self.origins[earlier]}), which touches the same place"
+                )
         started.append(sure)
+        self.numbers[unit].append(number)
         for table, accesses in ((self.reads, reads), (self.writes, writes)):
             for _, region in accesses:
                 strided(table, region)[unit] = len(started)

@@ -295,7 +295,7 @@ class Selection:
         if experts.gates is not None:
             dense = self._buffer(f"{experts.layer}.gates", logits.rows, logits.cols, scale=2.0**-GATE_BITS)
         self._places[node.name] = dense or logits
-        self._emit(RouteTokens, node.name, logits, node.top_k, node.renormalise, dense, node.source)
+        self._emit(RouteTokens, node.name, logits, node.top_k, node.renormalise, dense, node.loads, node.source)
 
     def _experts(self, node: q.Experts, i: int) -> None:
         """Every expert gathers its tokens and scatters its result; without a router it has its own rows."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from hwgen import isa
@@ -10,6 +11,9 @@ from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim.tb.graphs import Shape, random_graph
+from hwgen.sim.tb.scans import random_scan_graph
+from hwgen.sim.tb.selections import random_selection_graph
+from hwgen.sim.tb.windows import random_window_graph
 
 CONFIG = Config(bank_words=512)
 GRAPH = random_graph(3, Shape())
@@ -45,6 +49,65 @@ def test_a_wait_that_is_missing():
             assert "does not wait for" in str(fault)
             faults += 1
     assert faults > 0.7 * len(waiting) > 20
+
+
+UNITS = Config(bank_words=512, acc_rows=32, window_chunks=1, select_rows=64, scan_states=2)
+NETWORKS = {
+    "experts": (GRAPH, CONFIG),
+    "windows": (random_window_graph(0), UNITS),
+    "selection": (random_selection_graph(0), UNITS),
+    "scans": (random_scan_graph(0), UNITS),
+    "spilled": (Mapping(spill=0.02).apply(random_graph(3, Shape(patches=(4, 5))), CONFIG, 1), CONFIG),
+}
+
+
+def finished(instructions) -> list[np.ndarray]:
+    """For each instruction how many of every unit have finished when it starts, by the waits and the units' order alone."""
+    found, of = [], {unit: [] for unit in isa.Unit}
+    for insn in instructions:
+        sure = np.max([np.zeros(len(isa.Unit), int), *of.get(insn.unit, [])[-1:]], axis=0)
+        for unit in isa.Unit:
+            if count := getattr(insn, f"wait_{unit.name.lower()}", 0):
+                sure = np.maximum(sure, of[unit][count - 1])
+                sure[unit] = max(sure[unit], count)
+        found.append(sure)
+        if insn.unit is not None and not isinstance(insn, isa.WalkFields):
+            of[insn.unit].append(sure)
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_wait_is_needed_or_follows_from_others(name):
+    """Waits taken away one by one: the program is refused, naming both instructions, or nothing is less sure than before.
+    Streams wait for the queue of their Route, which has one place."""
+    graph, config = NETWORKS[name]
+    program = schedule({"": graph}, config)
+    task = program.tasks[""]
+    waits = [(n, w) for n, insn in enumerate(task.instructions[:-1]) for w in vars(insn) if w[:5] == "wait_" and getattr(insn, w)]
+    drawn = np.random.default_rng(0).permutation(len(waits))[:40]
+    before, noticed = finished(task.instructions), 0
+    for number, wait in (waits[i] for i in drawn):
+        insns = list(task.instructions)
+        insns[number] = replace(insns[number], **{wait: 0})
+        implied = all(map(np.array_equal, finished(insns), before))
+        try:
+            verify_task(graph, replace(task, instructions=insns), config, program.regions)
+        except Faulty as fault:
+            assert not implied and f"instruction {number} (" in str(fault) and str(fault).count("instruction ") == 2
+            noticed += 1
+        else:
+            assert implied, f"instruction {number} without {wait}"
+    assert noticed > len(drawn) // 4
+
+
+@pytest.mark.parametrize("kind, region", [(isa.Store, "inputs"), (isa.Store, "constants"), (isa.Load, "outputs")])
+def test_another_place_in_dram(kind, region):
+    """Stores keep to the outputs, and loads away from them."""
+    program = schedule({"": GRAPH}, CONFIG)
+    beat = program.regions[region].offset // CONFIG.axi_bytes
+    verify_task(GRAPH, TASK, CONFIG, program.regions)
+    with pytest.raises(Faulty, match="of DRAM are not its own"):
+        verify_task(GRAPH, changed(numbers(kind)[0], dram=beat), CONFIG, program.regions)
 
 
 @pytest.mark.parametrize("kind, field", [(isa.Matmul, "y"), (isa.Norm, "y"), (isa.Matmul, "x"), (isa.Store, "src")])

@@ -1,5 +1,5 @@
-"""Maps and images that a network resizes, what is projected before or behind, and means of whole maps: few products and
-copies, the same as the ONNX model in floats, and golden and machine alike."""
+"""Maps and images that a network resizes, what is projected before or behind, means of whole maps, values side by side: few
+products and copies, the same as the ONNX model in floats, and golden and machine alike."""
 
 import importlib.util
 from dataclasses import replace
@@ -67,10 +67,33 @@ def averaged(height, width):
     return form
 
 
+def linear_attention(w):
+    """ReLU linear attention, whose weights a column of ones beside the values sums up (EfficientViT, Cai et al. 2023)."""
+    x = w.patches(kernel_shape=[1, 1], strides=[1, 1])
+    positive = np.full(D, 3, np.float32)  # no token without weights, which would be nothing divided by nothing
+    qkv = [w.op("Conv", x, w.normal(D, D, 1, 1), positive, kernel_shape=[1, 1]) for _ in range(3)]
+    q, k, v = (w.op("Reshape", y, [1, 2, D // 2, 24]) for y in qkv)
+    q, k = w.op("Relu", q), w.op("Relu", k)
+    v = w.op("Pad", w.op("Transpose", v, perm=[0, 1, 3, 2]), [0, 0, 0, 0, 0, 0, 0, 1], np.array(1, np.float32))
+    y = w.op("MatMul", w.op("Transpose", q, perm=[0, 1, 3, 2]), w.op("MatMul", k, v))
+    top, bottom = (w.op("Slice", y, [a], [b], [3]) for a, b in ((0, D // 2), (D // 2, D // 2 + 1)))
+    y = w.op("Transpose", w.op("Div", top, w.op("Add", bottom, np.array(1e-6, np.float32))), perm=[0, 2, 1, 3])
+    return w.linear(w.op("Reshape", y, [1, 24, D]))
+
+
+def joined_and_activated(w):
+    x = w.patches()
+    parts = [w.op("Conv", x, w.normal(16, D, 1, 1), w.normal(16), kernel_shape=[1, 1]) for _ in range(2)]
+    y = w.op("Relu", w.op("Concat", *parts, axis=1))
+    return w.linear(w.op("Transpose", w.op("Reshape", y, [1, 32, 6]), perm=[0, 2, 1]), 32, D)
+
+
 FORMS = {
     "image": resized_image,
     "fused": fused(),
     "fused without bias": fused(bias=False),
+    "linear attention": linear_attention,
+    "joined and activated": joined_and_activated,
     "mean": averaged(4, 6),
     "mean of parts": averaged(24, 17),
     "mean of no map of windows": averaged(1, 29),
@@ -129,3 +152,18 @@ def test_means_of_maps_are_windows(tmp_path, size, steps):
 def test_a_network_without_windows_needs_no_engine_for_its_mean(tmp_path):
     found, kinds = maker.imported(tmp_path, lambda w: w.op("ReduceMean", w.tokens(), [1], keepdims=1), (1, 1, D))
     assert kinds.count("Mean") == 1 and "Window" not in kinds
+
+
+def test_ones_beside_values_are_an_output_of_their_layer(tmp_path):
+    found, kinds = maker.imported(tmp_path, linear_attention, (1, 24, D))
+    assert kinds.count("Ratio") == 2
+    joined = [n for n in found.nodes if isinstance(n, graph.Join) and len(n.xs) == 2 and graph.shapes(found)[n.name][1] == 5]
+    wide = [n for n in found.nodes if isinstance(n, graph.Linear) and len(n.weight) == 5]
+    assert not joined and len(wide) == 2 and all(not n.weight[4].any() and n.bias[4] == 1 for n in wide)
+
+
+def test_what_is_joined_is_activated_as_it_is_made(tmp_path):
+    found, _ = maker.imported(tmp_path, joined_and_activated)
+    made = {n.name: n for n in found.nodes}
+    activations = [n for n in found.nodes if isinstance(n, graph.Activation)]
+    assert len(activations) == 2 and all(isinstance(made[n.x], graph.Linear) for n in activations)

@@ -14,7 +14,8 @@ from hwgen.sim.machine import Machine
 class VectorMemory:
     """Scratchpad `data` int16 [chunks, chunk] and `scales` behind the ports of a vector unit, stalling at random.
 
-    `due` cycles pass until a write shows to a reader; `cycle` counts the cycles of the simulation.
+    `due` cycles pass until a write shows to a reader; `cycle` counts the cycles of the simulation, `started` is
+    that of the last start.
     """
 
     def __init__(self, dut, chunks: int, stall: float, seed: int):
@@ -24,7 +25,7 @@ class VectorMemory:
         self.data = self.rng.integers(-32767, 32768, (chunks, self.chunk))
         self.scales = self.rng.integers(0, 1 << 16, 4096)
         self.arriving = [None] * READ_LATENCY
-        self.cycle = 0
+        self.cycle = self.started = 0
         self.visible_at = 0  # the last write shows to reads of this cycle
         self.accepted = {"rd": 0, "wr": 0, "scale": 0}
 
@@ -72,7 +73,7 @@ class VectorMemory:
             self.accepted["rd"] += valid & read_ready
             self.accepted["wr"] += write & write_ready
             self.cycle += 1
-            assert self.cycle < 20000, "the unit hangs"
+            assert self.cycle < self.started + 20000, "the unit hangs"
 
     async def execute(self, ctx, **words) -> int:
         """One instruction from start to done, its words by the ports that take them; its cycles."""
@@ -81,11 +82,11 @@ class VectorMemory:
             ctx.set(port, word & (1 << len(port)) - 1)
         ctx.set(self.dut.start, 1)
         await ctx.tick()
-        begin = self.cycle
+        self.started = self.cycle
         ctx.set(self.dut.start, 0)
         await ctx.tick().until(self.dut.done)
         assert self.cycle - 1 >= self.visible_at
-        return self.cycle - begin
+        return self.cycle - self.started
 
     async def execute_as(self, ctx, writes, insn, **walk) -> int:
         """`execute` leaves what writes(machine, insn, walk), one of `sim.vector`, says; its cycles."""

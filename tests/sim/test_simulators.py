@@ -1,8 +1,10 @@
-"""Compiling a simulation: where the cache has a space in its path, and when it is told to end."""
+"""Compiling a simulation: where the cache has a space in its path, what is compiled once for all, and when it is told to end."""
 
 import os
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +64,44 @@ def test_terminated_while_a_tool_runs(hwgen, tmp_path, monkeypatch, step):
     monkeypatch.setattr("hwgen.boards.table", lambda: simulators.run_bench(SOURCES, "tiny", "tiny_bench", tmp_path))
     assert hwgen("boards") == (143, "", "")
     assert bool(list(tmp_path.glob("cache/sim/*/complete"))) == (step == "test")
+
+
+COMPILER = """#!/bin/sh
+[ "$1" = -v ] && exec echo a compiler
+for source in "$@"; do :; done
+echo "$@" >> "$LOG"
+[ -s "$source" ] && { cat "$source"; echo "$@"; } > "$(basename "$source" .cpp).o"
+"""
+
+
+def test_what_all_models_link_is_compiled_once(tmp_path):
+    """By arguments and text; the model itself, whose name is always the same, every time. Failures are not kept."""
+    root, objects, log = tmp_path / "a root", tmp_path / "kept", tmp_path / "log"
+    (root / "include").mkdir(parents=True)
+    shared, own, compiler = root / "include" / "verilated.cpp", tmp_path / "Vtop.cpp", tmp_path / "cc"
+    for file, text in ((shared, "shared"), (own, "own"), (compiler, COMPILER), (shared.with_name("verilated_config.h"), "1")):
+        file.write_text(text)
+    compiler.chmod(0o755)
+    script = Path(simulators.__file__).parent / "tb" / "objects.sh"
+    environment = {**os.environ, "VERILATOR_ROOT": str(root), "OBJECTS": str(objects), "LOG": str(log)}
+
+    def compiled(source, *options, code=0) -> tuple[str, int]:
+        """The object, and how often the compiler has run."""
+        made = tmp_path / f"{source.stem}.o"
+        made.unlink(missing_ok=True)
+        command = ["sh", script, compiler, *options, source]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (code, "")
+        return made.read_text() if made.exists() else "", len(log.read_text().splitlines())
+
+    first, _ = compiled(shared, "-O1")
+    assert first.startswith("shared-O1") and compiled(shared, "-O1") == (first, 1)
+    assert compiled(shared, "-O2")[1] == 2 and compiled(own, "-O1")[1] == 3 and compiled(own, "-O1")[1] == 4
+    shared.write_text("changed")
+    assert compiled(shared, "-O1")[0].startswith("changed-O1")
+    shared.write_text("")
+    assert [compiled(shared, "-O1", code=1) for _ in range(2)] == [("", 6), ("", 7)]
+    environment["OBJECTS"] = "/dev/null/kept"  # cannot be written: compiled all the same
+    assert compiled(shared.rename(shared.with_name("other.cpp")), "-O1", code=1)[1] == 8
+    shared.write_text("shared")
+    assert [compiled(shared, "-O1") for _ in range(2)] == [(first, 9), (first, 10)]

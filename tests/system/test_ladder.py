@@ -28,7 +28,8 @@ from hwgen.sim.tb.selections import random_selection_graph
 from hwgen.sim.tb.windows import random_window_graph
 
 SQUARE = Config(array_outputs=16, array_inputs=16)
-ODD = Config(array_outputs=12, array_inputs=20, weight_ports=1)  # divides neither 64 nor the heads of 32
+# Divides neither 64 nor the heads of 32. What expands narrow weights lets plain ones through: one compilation for both.
+ODD = Config(array_outputs=12, array_inputs=20, weight_ports=1, narrow_weights=1)
 SMALLEST = Config(
     array_outputs=8, array_inputs=8, banks=2, acc_rows=32, bank_words=512, scale_entries=512, queue_entries=64,
     norm_columns=64, weight_words=64, weight_ports=1, max_experts=8,
@@ -85,7 +86,13 @@ def test_two_tasks_in_one_bundle(config, trained, digits, climb):
     assert any(0 in queue for ladder in moe for run in ladder.machine for queue in run.queues)
 
 
-@SHAPES
+@pytest.mark.parametrize(
+    "config",
+    [  # what the tasks share is found before there is a shape
+        pytest.param(SQUARE, id="16x16", marks=pytest.mark.xdist_group("16x16")),
+        pytest.param(ODD, id="12x20", marks=[pytest.mark.xdist_group("12x20"), pytest.mark.slow]),
+    ],
+)
 def test_two_tasks_as_one_run(config, trained, digits, climb):
     """Both tasks of an image: the answers of each alone, in fewer cycles, with the weights of an expert read once."""
     names = {"digit": "m3vit_digits_digit", "parity": "m3vit_digits_parity"}
@@ -108,20 +115,6 @@ def test_two_tasks_as_one_run(config, trained, digits, climb):
 def test_without_limits_of_dram(config, trained, digits, climb):
     graphs = integers({"": trained("m3vit_digits_2task")}, {"image": digits["calib"][:CALIBRATION]})
     climb(graphs, config, "", [{"image": digits["test"][0]}], dram="unlimited")
-
-
-@pytest.mark.parametrize("shape", [{}, {"weight_ports": 1, "axi_bytes": 8}], ids=["a-beat-a-word", "two-beats-a-word"])
-def test_narrow_weights(shape, trained, digits, climb):
-    """Weights of 4 to 6 bits, plain ones between them, and experts without tokens: the same bits, fewer beats."""
-    graph, calibration = trained("m3vit_digits_2task"), {"image": digits["calib"][:CALIBRATION]}
-    graphs = integers({"": graph}, calibration, Quantisation(weights="5,*.experts:4,head*:6,*blocks.0.*:8"))
-    images = [{"image": image} for image in digits["test"][:2]]
-    config = replace(SQUARE, narrow_weights=1, **shape)
-    climb(graphs, config, "", images)
-    programs = [schedule(graphs, replace(config, narrow_weights=n)).tasks[""].instructions for n in (1, 0)]
-    narrow, plain = ([insn for insn in program if isinstance(insn, isa.Stream)] for program in programs)
-    assert {insn.narrow for insn in narrow} == {0, 4, 5, 6}
-    assert sum(stream_beats(i, config) for i in narrow) < 0.9 * sum(stream_beats(i, config) for i in plain)
 
 
 def test_task_switch_moves_no_weight(trained, digits, hardware):
@@ -217,15 +210,20 @@ def test_maps_in_parts(config, climb):
     climb({"": graph}, config, "", [random_images(graph, seed) for seed in range(2)])
 
 
+# With all units that a machine may be without; chunks of 4 elements, of 16 and of 4.
 WINDOWED = {
+    "8x12": Config(
+        array_outputs=8, array_inputs=12, window_chunks=1, window_rows=2, acc_rows=32, select_rows=64, scan_states=2,
+        narrow_weights=1, axi_bytes=8,
+    ),
     "16x16": replace(SQUARE, window_chunks=1, window_rows=2, acc_rows=32, select_rows=64),
     "12x20": replace(ODD, window_chunks=3, window_rows=3, select_rows=32),
-}
+}  # fmt: skip
 WINDOWS = pytest.mark.parametrize(
     "name",
-    [  # the second one is compiled where there is time
-        pytest.param("16x16", marks=pytest.mark.xdist_group("window 16x16")),
-        pytest.param("12x20", marks=[pytest.mark.xdist_group("window 12x20"), pytest.mark.slow]),
+    [  # the larger ones are compiled where there is time
+        pytest.param("8x12", marks=pytest.mark.xdist_group("window 8x12")),
+        *(pytest.param(n, marks=[pytest.mark.xdist_group(f"window {n}"), pytest.mark.slow]) for n in ("16x16", "12x20")),
     ],
 )
 
@@ -254,6 +252,26 @@ def test_trained_backbone(model, name, trained, digits, climb):
     """Shifted windows and merged patches; dense and depthwise convolutions beside attention."""
     graphs = integers({"": trained(model)}, {"image": digits["calib"][:CALIBRATION]})
     climb(graphs, WINDOWED[name], "", [{"image": image} for image in digits["test"][:2]])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(WINDOWED["8x12"], id="a-beat-a-word", marks=pytest.mark.xdist_group("window 8x12")),
+        pytest.param(ODD, id="two-beats-a-word", marks=pytest.mark.xdist_group("12x20")),
+    ],
+)
+def test_narrow_weights(config, trained, digits, climb):
+    """Weights of 4 to 6 bits, plain ones between them, and experts without tokens: the same bits, fewer beats."""
+    assert config.slice_beats == {1: 2, 2: 1}[config.weight_ports]
+    graph, calibration = trained("m3vit_digits_2task"), {"image": digits["calib"][:CALIBRATION]}
+    graphs = integers({"": graph}, calibration, Quantisation(weights="5,*.experts:4,head*:6,*blocks.0.*:8"))
+    images = [{"image": image} for image in digits["test"][:2]]
+    climb(graphs, config, "", images)
+    programs = [schedule(graphs, replace(config, narrow_weights=n)).tasks[""].instructions for n in (1, 0)]
+    narrow, plain = ([insn for insn in program if isinstance(insn, isa.Stream)] for program in programs)
+    assert {insn.narrow for insn in narrow} == {0, 4, 5, 6}
+    assert sum(stream_beats(i, config) for i in narrow) < 0.9 * sum(stream_beats(i, config) for i in plain)
 
 
 @pytest.mark.slow
