@@ -9,7 +9,7 @@ import numpy as np
 from ..layers import Linear
 from ..tensor import Builder, Node, Ref
 from .linear import linear
-from .match import group, regroup, weighted
+from .match import group, of_part, regroup, weighted
 from .names import label
 from .rewrite import relabel
 
@@ -24,8 +24,11 @@ def grouped(t: Builder, node: Node) -> Ref | None:
         return None
     x, w, first, second, result = found
     shared = [c for c in result if c in first and c in second]
-    if len(x.node.shape) != 2 or not shared or set(second) - set(result) - set(first):
+    if not shared or set(second) - set(result) - set(first):
         return None
+    if len(x.node.shape) != 2:  # such as values one beside the other, each with a matrix of its own
+        few = set(first) - set(result) and x.shape[first.index(shared[0])] <= MOST_PARTS
+        return _by_place(t, node, found, shared[0]) if few else None
     width = x.node.shape[1]
     steps = {c: [abs(s) for _, s in x.layout.axes[first.index(c)] if s] for c in shared}
     wide = [c for c in shared if steps[c] and max(steps[c]) < width]
@@ -44,7 +47,7 @@ def _by_place(t: Builder, node: Node, found: Weighted, letter: str) -> Ref | Non
         sides = []
         for r, letters in ((x, first), (w, second)):
             axis = letters.index(letter)
-            one = t.slice(r, axis, i, 1)
+            one = of_part(t.slice(r, axis, i, 1))
             sides.append(t.reshape(one, one.shape[:axis] + one.shape[axis + 1 :]))
         part = t.contract(spec, *sides).node
         y = linear(t, part) or grouped(t, part)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import Builder, Const, Contract, Layer, Layout, Map, Node, Reduce, Ref
+from ..tensor import Builder, Concat, Const, Contract, Layer, Layout, Map, Node, Reduce, Ref
 from ..tensor.evaluate import FUNCTION, apply
 
 Array = np.ndarray
@@ -102,6 +102,17 @@ def part_of(r: Ref) -> tuple[Layout, Ref] | None:
             return Layout(axes, r.layout.offset // row * own + first - start), part
         start += own
     return None
+
+
+def of_part(r: Ref) -> Ref:
+    """The operand as one of the part of a concatenation that holds all of it; itself where several do."""
+    while isinstance(r.op, Concat) and (found := part_of(r)) is not None:
+        layout, part = found
+        moved = layout.through(part.layout)
+        if moved is None:
+            return r
+        r = part.move(moved)
+    return r
 
 
 def loops(*layouts: Layout) -> list[list[Loop]] | None:

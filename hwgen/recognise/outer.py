@@ -9,7 +9,7 @@ import numpy as np
 
 from ..layers import Scale
 from ..tensor import Builder, Concat, Contract, Layout, Node, Reduce, Ref
-from .match import constant, is_map, layer, part_of
+from .match import constant, is_map, layer, of_part
 
 MOST_HEADS = 64  # products of two values that `rows.apart` takes apart to as many products of matrices
 LARGE = 1e4  # what is filled in beyond it is a mask
@@ -57,7 +57,7 @@ def weighed(t: Builder, node: Node) -> Ref | None:
     total: Ref | None = None
     for i in range(count):
         parts = [t.slice(side, axis, i, 1) for side in sides]
-        found = [_of_part(part) for part in parts]
+        found = [of_part(part) for part in parts]
         if all(f is part for f, part in zip(found, parts, strict=True)):
             return None
         term = t.map("mul", *found)
@@ -67,17 +67,6 @@ def weighed(t: Builder, node: Node) -> Ref | None:
 
 def _concatenated(r: Ref) -> bool:
     return isinstance(r.op, Concat) or (r.op.kind == "copy" and _concatenated(r.node.operands[0]))
-
-
-def _of_part(r: Ref) -> Ref:
-    """The operand as one of the part of a concatenation that holds all of it; itself where several do."""
-    while isinstance(r.op, Concat) and (found := part_of(r)) is not None:
-        layout, part = found
-        moved = layout.through(part.layout)
-        if moved is None:
-            return r
-        r = part.move(moved)
-    return r
 
 
 def chosen(t: Builder, node: Node) -> Ref | None:

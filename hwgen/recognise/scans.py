@@ -12,7 +12,7 @@ import numpy as np
 
 from ..layers import Scan
 from ..tensor import Builder, Concat, Contract, Layout, Node, Ref
-from .match import constant, is_map, layer
+from .match import constant, is_map, layer, of_part
 from .names import label
 from .rewrite import relabel
 
@@ -44,7 +44,7 @@ def scan(t: Builder, node: Node) -> Ref | None:
     each = x.shape[1] // count
     made = []
     for g in range(count):
-        operands = [t.slice(r, 1, g * each, each) for r in (x, steps)]
+        operands = [of_part(t.slice(r, 1, g * each, each)) for r in (x, steps)]
         operands += [_column(t, t.slice(r, 1, g * each, 1), 1) for r in (fed, read)]
         if backwards:
             operands = [t.slice(r, 0, r.shape[0] - 1, r.shape[0], -1) for r in operands]
@@ -56,9 +56,11 @@ def scan(t: Builder, node: Node) -> Ref | None:
 
 
 def skipped(t: Builder, node: Node) -> Ref | None:
-    """The sum of a scan and of what it reads times a number for each channel."""
+    """The sum of a scan and of what it reads times a number for each channel; of several scans side by side, each by itself."""
     if not is_map(node, "add"):
         return None
+    if (found := _skipped_by_group(t, node)) is not None:
+        return found
     for r, other in (node.operands, node.operands[::-1]):
         if not layer(r, Scan) or not is_map(other, "mul") or r.node.operands[5].scalar != 0:
             continue
@@ -67,7 +69,7 @@ def skipped(t: Builder, node: Node) -> Ref | None:
             continue
         x, gain = (t.through(other.layout, o) for o in other.node.operands)
         x, gain = (gain, x) if constant(x) else (x, gain)
-        if not constant(gain) or constant(x) or not _same(x, t.through(r.layout, r.node.operands[0])):
+        if not constant(gain) or constant(x) or not _same(of_part(x), t.through(r.layout, r.node.operands[0])):
             continue
         flat = np.zeros(r.node.size, np.float32)
         flat[shown.reshape(-1)] = gain.numbers.reshape(-1)
@@ -75,6 +77,27 @@ def skipped(t: Builder, node: Node) -> Ref | None:
         if (table == table[:1]).all():
             y = t.node(Scan(), *r.node.operands[:5], t.const(table[0]))
             return relabel(y, r.node.name).move(r.layout)
+    return None
+
+
+def _skipped_by_group(t: Builder, node: Node) -> Ref | None:
+    for r, other in (node.operands, node.operands[::-1]):
+        if not isinstance(r.op, Concat) or not is_map(other, "mul"):
+            continue
+        count = len(r.node.operands)
+        for axis, length in enumerate(node.shape):
+            each = length // count
+            parts = [of_part(t.slice(r, axis, g * each, each)) for g in range(count)] if each * count == length else []
+            if not parts or not all(layer(p, Scan) for p in parts):
+                continue
+            made = []
+            for g, part in enumerate(parts):
+                sides = [of_part(t.slice(t.through(other.layout, o), axis, g * each, each)) for o in other.node.operands]
+                whole = skipped(t, t.map("add", part, t.map("mul", *sides)).node)
+                if whole is None:
+                    return None
+                made.append(whole)
+            return t.concat(made, axis)
     return None
 
 
@@ -125,7 +148,8 @@ def _by_steps(t: Builder, node: Node) -> tuple[Chain, Ref, bool] | None:
     for p in parts:
         if not isinstance(p.op, Contract) or p.op.spec != spec or len(p.node.operands) != 2:
             return None
-        of_state = [(r, i) for function in ("add", "mul") for i, r in enumerate(p.node.operands) if is_map(r, function)]
+        sides = list(enumerate(p.node.operands))
+        of_state = [(r, i) for i, r in sides if is_map(r, "add")] or [(r, i) for i, r in sides if _factors(t, r) is not None]
         if not of_state:
             return None
         state, i = of_state[0]
@@ -223,9 +247,10 @@ def _operands(t: Builder, chain: Chain) -> tuple[Ref, Ref, Ref, Array] | None:
     if not is_map(chain.decays, "exp"):
         return None
     inner = t.through(chain.decays.layout, chain.decays.node.operands[0])
-    if not is_map(inner, "mul"):
+    sides = _factors(t, inner)
+    if sides is None:
         return None
-    d, a = (t.through(inner.layout, r) for r in inner.node.operands)
+    d, a = sides
     d, a = (a, d) if constant(d) else (d, a)
     if not constant(a) or constant(d) or _along(a, 0) or _along(d, 2) or not is_map(d, "softplus"):
         return None
@@ -239,8 +264,8 @@ def _operands(t: Builder, chain: Chain) -> tuple[Ref, Ref, Ref, Array] | None:
         of_channel, of_state = _along(r, 1), _along(r, 2)
         if not of_state and _same(_column(t, r, 2), known):
             steps += 1
-        elif is_map(r, "mul") and (of_state and not _grouped(r) or any(_same_column(t, r, o, known) for o in r.node.operands)):
-            todo += [t.through(r.layout, o) for o in r.node.operands]
+        elif (sides := _factors(t, r)) and (of_state and not _grouped(r) or any(_same_column(t, o, known) for o in sides)):
+            todo += sides
         elif not of_state and of_channel:
             x.append(_column(t, r, 2))
         else:
@@ -249,6 +274,23 @@ def _operands(t: Builder, chain: Chain) -> tuple[Ref, Ref, Ref, Array] | None:
         return None
     decay = np.asarray(t.slice(a, 0, 0, 1).numbers, np.float32)[0]
     return x[0], t.through(known.layout, known.node.operands[0]), b[0], decay
+
+
+def _factors(t: Builder, r: Ref) -> list[Ref] | None:
+    """Both factors of an elementwise product, also where it is written as an outer one."""
+    if is_map(r, "mul"):
+        return [t.through(r.layout, o) for o in r.node.operands]
+    if not isinstance(r.op, Contract) or len(r.node.operands) != 2:
+        return None
+    first, second, result = r.op.letters
+    if set(first + second) - set(result):
+        return None
+    found, sizes = [], dict(zip(result, r.node.shape, strict=True))
+    for o, own in zip(r.node.operands, (first, second), strict=True):
+        axes = dict(zip(own, o.layout.axes, strict=True))
+        wide = tuple(axes.get(c, ((sizes[c], 0),) if sizes[c] > 1 else ()) for c in result)
+        found.append(t.through(r.layout, o.move(Layout(wide, o.layout.offset))))
+    return found
 
 
 def _along(r: Ref, axis: int) -> bool:
@@ -268,9 +310,8 @@ def _groups(r: Ref) -> int | None:
     return factors[0][0] if len(factors) == 2 and not factors[1][1] else None
 
 
-def _same_column(t: Builder, r: Ref, operand: Ref, known: Ref) -> bool:
-    moved = t.through(r.layout, operand)
-    return not _along(moved, 2) and _same(_column(t, moved, 2), known)
+def _same_column(t: Builder, r: Ref, known: Ref) -> bool:
+    return not _along(r, 2) and _same(_column(t, r, 2), known)
 
 
 def _column(t: Builder, r: Ref, axis: int) -> Ref:

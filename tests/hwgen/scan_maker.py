@@ -9,6 +9,7 @@ _spec = importlib.util.spec_from_file_location("selection_maker", Path(__file__)
 maker = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(maker)
 
+ROWS = 2  # of the map that tokens are
 IMAGE, TOKENS, D, INNER, STATES, RANK, CLASSES = maker.IMAGE, maker.PATCHES, maker.D, 32, 4, 3, maker.CLASSES
 
 
@@ -108,6 +109,53 @@ def network(*scans):
 def both(w, x):
     """Two directions, added, as Vision Mamba's blocks do."""
     return w.op("Add", at_once(w, x), flipped(w, x))
+
+
+def four(w, x, together=False):
+    """Rows, columns, and both from their ends, as VMamba's blocks scan maps (Liu et al. 2024): the matrices of all directions in
+    one array; each direction a scan, or `together` one scan over the channels of all."""
+    flat, turned = np.array([1, INNER, TOKENS]), np.array([1, INNER, ROWS, TOKENS // ROWS])
+    back = np.array([1, INNER, TOKENS // ROWS, ROWS])
+
+    def columns(y, shape):
+        return w.op("Reshape", w.op("Transpose", w.op("Reshape", y, shape), perm=[0, 1, 3, 2]), flat)
+
+    def ends(y):
+        axis = 3 if y == pair else 2
+        return w.op("Slice", y, *(np.array([n], np.int64) for n in (-1, np.iinfo(np.int64).min, axis, -1)))
+
+    pair, t = None, w.op("Transpose", x, perm=[0, 2, 1])
+    pair = w.op("Concat", w.wide(t, 1), w.wide(columns(t, turned), 1), axis=1)
+    xs = w.op("Concat", pair, ends(pair), axis=1)
+    both = w.op("Einsum", xs, w.normal(4, RANK + 2 * STATES, INNER, scale=INNER**-0.5), equation="bkdl,kcd->bkcl")
+    dt, b, g = (w.cut(both, 2, *p) for p in ((0, RANK), (RANK, RANK + STATES), (RANK + STATES, RANK + 2 * STATES)))
+    dt = w.op("Einsum", dt, w.normal(4, INNER, RANK, scale=0.3), equation="bkrl,kdr->bkdl")
+    if together:
+        wide = np.array([1, 4 * INNER, TOKENS])
+        u, rates = w.op("Reshape", xs, wide), np.concatenate([w.rates() for _ in range(4)])
+        d = w.op("Softplus", w.op("Add", w.op("Reshape", dt, wide), w.normal(4 * INNER, 1, scale=0.5) - 2))
+        each, all_of = (np.array([1, *n, STATES, TOKENS]) for n in ((4, INNER), (4 * INNER,)))
+        b, g = (w.op("Reshape", w.op("Expand", w.wide(r, 2), each), all_of) for r in (b, g))
+        decay = w.op("Exp", w.op("Einsum", d, rates, equation="bdl,dn->bdln"))
+        fed = w.op("Einsum", d, b, u, equation="bdl,bdnl,bdl->bdln")
+        state, made = None, []
+        for i in range(TOKENS):
+            new = w.at(fed, i, 2)
+            state = new if state is None else w.op("Add", w.op("Mul", w.at(decay, i, 2), state), new)
+            made.append(w.wide(w.op("Einsum", state, w.at(g, i, 3), equation="bdn,bdn->bd"), 2))
+        y = w.op("Add", w.op("Concat", *made, axis=2), w.op("Mul", 1 + w.normal(4 * INNER, 1, scale=0.3), u))
+        ys = [w.at(w.op("Reshape", y, np.array([1, 4, INNER, TOKENS])), k) for k in range(4)]
+    else:
+        ys = []
+        for k in range(4):
+            u, steps, fed, read = (w.op("Transpose", w.at(r, k), perm=[0, 2, 1]) for r in (xs, dt, b, g))
+            d = w.op("Softplus", w.op("Add", steps, w.normal(INNER, scale=0.5) - 2))
+            every = w.op("Concat", *(w.wide(s, 1) for s in w.states_of(d, w.fed(d, u, fed), w.rates())), axis=1)
+            y = w.skip(w.op("Squeeze", w.op("MatMul", every, w.wide(read, 3)), np.array([3], np.int64)), u)
+            ys.append(w.op("Transpose", y, perm=[0, 2, 1]))
+    ys = [ys[0], columns(ys[1], back), ends(ys[2]), columns(ends(ys[3]), back)]
+    total = w.op("Add", w.op("Add", ys[0], ys[1]), w.op("Add", ys[2], ys[3]))
+    return w.op("Transpose", total, perm=[0, 2, 1])
 
 
 def write(path, form):

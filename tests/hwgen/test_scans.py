@@ -36,6 +36,8 @@ FORMS = {
     "backwards step by step": (lambda w, x: maker.by_steps(w, x, backwards=True), 1),
     "tokens turned round": (maker.flipped, 1),
     "two directions": (maker.both, 2),
+    "four directions": (maker.four, 4),
+    "four directions at once": (lambda w, x: maker.four(w, x, together=True), 4),
 }
 
 
@@ -69,14 +71,14 @@ def test_what_is_refused_is_named(tmp_path):
 
     def other(w, x):
         d, b, g = w.operands(x)
-        states = w.states_of(w.op("Sigmoid", d), w.fed(d, x, b), w.rates())
+        states = w.states_of(w.op("Sin", d), w.fed(d, x, b), w.rates())
         every = w.op("Concat", *(w.wide(s, 1) for s in states), axis=1)
         return w.op("Squeeze", w.op("MatMul", every, w.wide(g, 3)), np.array([3], np.int64))
 
     def many(w, x):
         return maker.at_once(w, x, states=num.SCAN_STATES_MAX + 1)
 
-    for scan, reason in ((other, "exp"), (many, "a scan of 17 states a channel, of which the machine holds 16")):
+    for scan, reason in ((other, "sin"), (many, "a scan of 17 states a channel, of which the machine holds 16")):
         path = maker.write(tmp_path / "m.onnx", maker.network(scan))
         findings = check(path)
         assert any(reason in f.reason for f in findings)
@@ -91,7 +93,7 @@ def db(wanted, found):
     return 10 * np.log10(np.square(wanted).mean() / np.square(wanted - found).mean())
 
 
-@pytest.mark.parametrize("scans", [(maker.at_once, maker.flipped), (maker.both,), (maker.by_steps,)])
+@pytest.mark.parametrize("scans", [(maker.at_once, maker.flipped), (maker.both,), (maker.by_steps,), (maker.four,)])
 def test_golden_against_float(tmp_path, scans):
     graph = imported(tmp_path, *scans)
     integer = integers({"": graph}, {"image": images(16)})[""]
