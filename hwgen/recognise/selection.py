@@ -7,8 +7,9 @@ from math import prod
 import numpy as np
 
 from ..layers import Received, Select, Softmax
-from ..tensor import FLOAT, Builder, Gather, Node, Reduce, Ref, Scatter
+from ..tensor import FLOAT, Builder, Gather, Node, Reduce, Ref, Scatter, TopK
 from .attention import product_of
+from .conditions import FEW_LISTS, MOST_PLACES, ones
 from .lists import MOST_LISTS, listed, plain
 from .match import constant, group, layer, regroup
 from .names import label
@@ -60,6 +61,9 @@ def selected(t: Builder, node: Node) -> Ref | None:
         return t.reshape(regroup(t, y, sizes, [axis, *rest]), node.shape)
     lines = [i for i, loops in enumerate(index.layout.axes) if i != axis and any(s for _, s in loops)]
     shared = [i for i in range(len(x.shape)) if i != axis and i not in lines]
+    most = FEW_LISTS if any(x.shape[i] > 1 for i in shared) else 1
+    if prod(x.shape[i] for i in lines) > most and (many := _by_ones(t, x, index, axis)) is not None:
+        return many
     if prod(x.shape[i] for i in lines) > MOST_LISTS:
         return None
     parts = []
@@ -74,6 +78,19 @@ def selected(t: Builder, node: Node) -> Ref | None:
             return None
         parts.append(_named(t, y))
     return regroup(t, t.concat(parts, 0), node.shape, [*lines, axis, *shared])
+
+
+def _by_ones(t: Builder, x: Ref, index: Ref, axis: int) -> Ref | None:
+    """The best few of many lines: of each place the sum of a line times its ones."""
+    if index.shape[axis] > MOST_PLACES or not isinstance(index.op, TopK):
+        return None
+    places = []
+    for i in range(index.shape[axis]):
+        one = ones(t, t.slice(index, axis, i, 1), x.shape[axis], axis)
+        if one is None:
+            return None
+        places.append(t.reduce("sum", t.map("mul", one, x), [axis]))
+    return t.concat(places, axis)
 
 
 def _named(t: Builder, y: Ref) -> Ref:

@@ -9,7 +9,7 @@ from ..errors import Finding
 from ..layers import Activation
 from ..recognise.match import is_map
 from ..tensor import Map, Program, Ref
-from . import attention, dense, elementwise, lengths, maps, moe, products, scans, selection
+from . import attention, dense, elementwise, lengths, maps, moe, products, reductions, scans, selection
 from .apart import split
 from .beside import beside
 from .commuted import commuted
@@ -24,7 +24,7 @@ NORM_OF_HEADS = (
     "let products with queries or keys read them before the norm",
 )
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
-_LAYERS = (dense, elementwise, lengths, maps, attention, moe, products, scans, selection)
+_LAYERS = (dense, elementwise, lengths, maps, reductions, attention, moe, products, scans, selection)
 KINDS: dict[type, tuple[Where, Make]] = {kind: how for module in _LAYERS for kind, how in module.KINDS.items()}
 
 __all__ = ["KINDS", "lower"]

@@ -13,10 +13,10 @@ from ..recognise.names import label, parent
 from ..tensor import Const, Map, Node, Ref
 from .dense import like_input
 from .lower import GONE, Rows
-from .maps import mean_of
 from .moves import value
 from .operands import Operand
 from .reasons import reason
+from .reductions import mean_of
 from .views import Array, Place, Unsupported, View, as_tokens
 
 FORMS = {"relu6": (0.0, 6.0), "hardsigmoid": (0.0, 1.0)}  # what is a range of a value

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import graph, walks
 from ..layers import Conv, Pool
-from ..recognise.match import is_map
-from ..tensor import Node, Reduce
+from ..tensor import Node
 from .depthwise import depthwise
 from .lower import GONE, Rows
 from .moves import joined, value
 from .operands import Operand, kept
-from .views import LOWEST, Array, Place, Unsupported, View, as_tokens
+from .views import LOWEST, Array, Place, Unsupported, View
 
 # --- windows as fields of a node --------------------------------------------------------------------------------------
 
@@ -234,7 +232,7 @@ class Pooled:
         return kept(self.view.group([0, 1], [2]))
 
 
-def _pooled(view: View, form: str) -> Pooled:
+def pooled_of(view: View, form: str) -> Pooled:
     which = np.zeros((1, 1, 1), np.int64) if view.which is None else view.which
     if form == "max" and ((which < 0) & (which != LOWEST)).any():
         raise Unsupported("takes the largest of values and zeros around them", "pad by less than any number")
@@ -249,12 +247,12 @@ def _pooled(view: View, form: str) -> Pooled:
     return Pooled(view, rows, (view.node, columns.copy()) if alike else None)
 
 
-def _windows(b: Rows, node: Node, pooled: Pooled, form: str, start: int, stop: int) -> str:
+def windows_of(b: Rows, node: Node, pooled: Pooled, form: str, start: int, stop: int) -> str:
     """Mean, largest or sum ("weighted" by ones) of the taps of each position."""
-    return GONE if b.lost(pooled.view) else b.rows_of(node, start, stop, lambda: _window(b, node, pooled, form))
+    return GONE if b.lost(pooled.view) else b.rows_of(node, start, stop, lambda: window_of(b, node, pooled, form))
 
 
-def _window(b: Rows, node: Node, pooled: Pooled, form: str, count_pads: bool = True) -> str:
+def window_of(b: Rows, node: Node, pooled: Pooled, form: str, count_pads: bool = True) -> str:
     positions, taps, width = pooled.view.shape
     if positions == 1 and form != "max":
         return _mean(b, node, pooled, form)
@@ -294,104 +292,11 @@ def pool(b: Rows, node: Node, start: int, stop: int) -> str:
     if b.lost(view):
         return GONE
     view = b.upright(view, 2)
-    return _windows(b, node, _pooled(view, node.op.form), node.op.form, start, stop)
+    return windows_of(b, node, pooled_of(view, node.op.form), node.op.form, start, stop)
 
 
 def pool_place(b: Rows, node: Node) -> Place:
     return Place(node.shape[0], node.shape[1])
 
 
-# --- sums that no layer is made of ---
-
-
-@dataclass(eq=False)
-class Reduced:
-    """A sum or a largest over rows, or a sum over all columns, of a value of any axes."""
-
-    place: Place
-    pooled: Pooled | None  # None: over columns
-    operand: Operand | None
-
-
-def reduced(b: Rows, node: Node) -> Reduced:
-    return b.once("reduced", node, lambda: _reduced(b, node))
-
-
-def _reduced(b: Rows, node: Node) -> Reduced:
-    (x,), op = node.operands, node.op
-    if op.function not in ("sum", "max") or node.dtype != "f":
-        raise Unsupported(f"takes the {op.function} over elements", "only sums and the largest are taken")
-    view = b.view(x)
-    if b.lost(view):
-        return Reduced(Place(node.size // node.shape[-1], node.shape[-1]), None, None)
-    _, order, split = as_tokens(view)
-    down, across = order[:split], order[split:]
-    over = [i for i in op.axes if x.shape[i] > 1]
-    sums = op.function == "sum" and set(across) == set(over) | {i for i in across if x.shape[i] == 1}
-    if over and not sums and all(i in across for i in over):  # rows are channels: of the transposed value
-        down, across = across, down
-    rows_left = [i for i in down if i not in over]
-    where: list[Array]
-    if all(i in down for i in over):
-        standing = b.upright(view.group(rows_left, [i for i in down if i in over], across), 2)
-        pooled = _pooled(standing, "max" if op.function == "max" else "sum")
-        count, width = pooled.view.shape[0], pooled.view.shape[2]
-        operand, axes = None, rows_left + across
-    elif sums:
-        pooled, operand = None, b.kept(view.group(down, across))
-        count, width, axes = operand.rows, 1, down
-    else:
-        what = "averages over channels" if op.function == "sum" else "takes the largest of channels"
-        raise Unsupported(f"{what} of which others stay", "only tokens, or all channels of each, can be averaged")
-    shape = [x.shape[i] for i in axes]
-    where = [np.broadcast_to(a, (count, width)).reshape(shape) for a in (np.arange(count)[:, None], np.arange(width)[None])]
-    left = [i for i in range(len(x.shape)) if i in axes]
-    turned = [a.transpose([axes.index(i) for i in left]).reshape(-1) for a in where]
-    return Reduced(Place(count, width, at=(turned[0], turned[1])), pooled, operand)
-
-
-def reduce_place(b: Rows, node: Node) -> Place:
-    return reduced(b, node).place
-
-
-def reduction(b: Rows, node: Node, start: int, stop: int) -> str:
-    found = reduced(b, node)
-    if found.pooled is not None:
-        return _windows(b, node, found.pooled, "max" if node.op.function == "max" else "weighted", start, stop)
-    if found.operand is None:
-        return GONE
-    x, ones = value(b, node, found.operand, start, stop), np.ones((1, found.operand.width), np.float32)
-    return b.add(graph.Linear, node, node.name, "sum", x=x, weight=b.intern(ones), bias=None)
-
-
-def mean_of(b: Rows, node: Node, operand: Operand, table: Array) -> Callable[[], str] | None:
-    """A sum or mean over windows times constants [rows or 1, 1]: the mean over what of them lies in the map, or over all."""
-    source = operand.plain
-    if source is None or table.shape[1] != 1:
-        return None
-    inner, columns, first = source
-    if is_map(inner, "mul") and (number := next((r.scalar for r in inner.operands if r.scalar is not None), None)) is not None:
-        b.place(inner)
-        (below,) = b.arranged[inner].operands
-        same = below.rows == operand.rows and not first and np.array_equal(columns, np.arange(below.width))
-        return mean_of(b, node, below, table * number) if same else None
-    place = b.place(inner)
-    if first or operand.rows != place.rows or not np.array_equal(columns, np.arange(place.width)):
-        return None
-    if isinstance(inner.op, Pool) and inner.op.form == "mean":
-        pooled: Pooled | None = _pooled(b.view(inner.operands[0]), "mean")
-        table = table / inner.operands[0].shape[1]
-    elif isinstance(inner.op, Reduce) and inner.op.function == "sum":
-        pooled = reduced(b, inner).pooled
-    else:
-        return None
-    if pooled is None:
-        return None
-    for count_pads in (True, False):
-        counts = pooled.rows.shape[1] if count_pads else (pooled.rows >= 0).sum(axis=1, keepdims=True)
-        if np.allclose(table * counts, 1, rtol=1e-5):
-            return partial(_window, b, node, pooled, "mean", count_pads)
-    return None
-
-
-KINDS = {Conv: (conv_place, conv), Pool: (pool_place, pool), Reduce: (reduce_place, reduction)}
+KINDS = {Conv: (conv_place, conv), Pool: (pool_place, pool)}

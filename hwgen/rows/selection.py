@@ -87,11 +87,11 @@ def select(b: Rows, node: Node, start: int, stop: int) -> str:
     if each > 1:
         given = given.map(lambda a: np.repeat(a, each, axis=0))
     operand = b.kept(given.group([0], []) if column else given.group([], [0]))
-    name = b.table(node, b.array(x)) if found is None else value(b, node, b.kept(found.x))
-    names = name, value(b, node, operand)
+    names = [value(b, node, operand)]  # before a constant, which needs something of the image
+    names.append(b.table(node, b.array(x)) if found is None else value(b, node, b.kept(found.x)))
     if GONE in names:
         return GONE
-    fields = {"x": names[0], "scores": names[1], "first": op.first * each + start, "count": stop - start}
+    fields = {"x": names[1], "scores": names[0], "first": op.first * each + start, "count": stop - start}
     return b.add(graph.Select, node, node.name, "select", **fields)
 
 

@@ -198,7 +198,48 @@ def gated(w):
     return w.classes(w.op("Mul", w.mlp(x), keep))
 
 
-NETWORKS = (dynamic, complement, merged, regions, clusters, scattered, prototypes, masked, gated)
+def returned(w):
+    """Tokens made of few centres and back of the two most like each, by a softmax of the two (Expedit: Liang et al. 2022)."""
+    x = w.mlp(w.tokens())
+    centres = w.op("MatMul", w.softmax(w.normal(1, QUERIES, PATCHES)), x)
+    centres = w.mlp(centres)
+    alike = w.op("Mul", w.op("MatMul", x, w.turned(centres)), 0.05)
+    weights, best = w.op("TopK", alike, ints(2), outputs=2, axis=2)
+    zeros = np.zeros((1, PATCHES, QUERIES), np.float32)
+    back = w.op("ScatterElements", zeros, best, w.softmax(weights), axis=2)
+    return w.classes(w.mlp(w.op("MatMul", back, centres)))
+
+
+def heads(w):
+    """Attention heads of which each token takes the best two, weighed by their gates (Mod-Squad: Chen et al. 2023)."""
+    count, width = 4, D // 2
+    x = w.tokens()
+    y = w.norm(x)
+    gate, best = w.op("TopK", w.softmax(w.linear(y, D, count)), ints(2), outputs=2, axis=2)
+    gate = w.op("Div", gate, w.op("ReduceSum", gate, ints(2), keepdims=1))
+    gates = w.op("ScatterElements", np.zeros((1, PATCHES, count), np.float32), best, gate, axis=2)
+    keys, values = (w.linear(y, D, width) for _ in range(2))
+    total = None
+    for h in range(count):
+        scores = w.op("Mul", w.op("MatMul", w.linear(y, D, width), w.turned(keys)), width**-0.5)
+        part = w.linear(w.op("MatMul", w.softmax(scores), values), width, D)
+        part = w.op("Mul", part, w.cut(gates, 2, h, h + 1))
+        total = part if total is None else w.op("Add", total, part)
+    return w.classes(w.mlp(w.op("Add", x, total)))
+
+
+def shifted(w):
+    """The one of four phases of the map that is the largest (polyphase sampling: Ding et al. 2023)."""
+    x = w.op("Reshape", w.tokens(), [1, SIDE // 2, 2, SIDE // 2, 2, D])
+    phases = w.op("Reshape", w.op("Transpose", x, perm=[0, 2, 4, 1, 3, 5]), [1, 4, PATCHES // 4, D])
+    size = w.op("ReduceSum", w.op("Mul", phases, phases), ints(2, 3), keepdims=0)
+    best = w.op("Reshape", w.op("ArgMax", size, axis=1, keepdims=1), [1, 1, 1, 1])
+    best = w.op("Expand", best, ints(1, 1, PATCHES // 4, D))
+    x = w.op("Reshape", w.op("GatherElements", phases, best, axis=1), [1, PATCHES // 4, D])
+    return w.classes(w.mlp(w.attention(x, PATCHES // 4)[0]))
+
+
+NETWORKS = (dynamic, complement, merged, regions, clusters, scattered, prototypes, masked, gated, returned, heads, shifted)
 
 
 def write(path, form):

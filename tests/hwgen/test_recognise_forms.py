@@ -341,7 +341,8 @@ def test_if_of_a_constant_is_the_branch_taken(tmp_path):
 def test_control_flow_that_depends_on_the_image(tmp_path, kind):
     w = Writer()
     x = w.tokens()
-    holds = w.op("Greater", w.op("ReduceMax", x, keepdims=0), 0.0)
+    score = w.op("MatMul", w.op("ReduceMean", x, np.array([1], np.int64)), np.linspace(-1, 1, D)[:, None])
+    holds = w.op("Greater", w.op("Squeeze", score), 0.0)
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, T, D])
     if kind == "If":
         one, other = (helper.make_graph([helper.make_node(k, [x], ["y"], k)], k, [], [out]) for k in ("Relu", "Tanh"))

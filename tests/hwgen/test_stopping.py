@@ -143,6 +143,35 @@ def test_children_of_threads_end_too(hwgen, tmp_path, monkeypatch):
     until(lambda: gone(tmp_path / "pids", 4))
 
 
+def test_a_signal_is_not_lost_while_another_thread_has_started_a_child(monkeypatch):
+    """It finds that one is being started, and is put off; before it is written down, the thread looks whether one was."""
+    starting, put_off = threading.Event(), threading.Event()
+
+    class Asked(set):
+        def add(self, number):
+            put_off.set()
+            time.sleep(0.5)
+            super().add(number)
+
+    class Slow(subprocess.Popen):
+        def __init__(self, command, **options):
+            if command == ["sleep", "0"]:
+                starting.set()
+                put_off.wait(PATIENCE)
+            super().__init__(command, **options)
+
+    monkeypatch.setattr(processes, "_asked", Asked())
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    thread = threading.Thread(target=processes.run, args=(["sleep", "0"],))
+    with pytest.raises(Terminated), processes.stoppable():
+        thread.start()
+        assert starting.wait(PATIENCE)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    thread.join(PATIENCE)
+    assert not thread.is_alive() and not processes._asked
+
+
 @pytest.mark.parametrize(
     "number, code, said", [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "hwgen: interrupted\n")]
 )
