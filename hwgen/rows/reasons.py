@@ -13,8 +13,14 @@ REASONS: dict[type[Op], tuple[str, str]] = {
         "let class, distilled and register tokens go through every layer with the others",
     ),
     TopK: ("chooses tokens or channels by their values", "keep all tokens"),
-    Gather: ("picks elements by computed indices", "export with static shapes"),
-    Scatter: ("writes elements at given places", "export without index arithmetic over tokens"),
+    Gather: (
+        "picks elements by computed indices that are not made of at most 64 top-k lists",
+        "choose rows by TopK, ArgMax or a sort of scores, or export with static shapes",
+    ),
+    Scatter: (
+        "writes elements at computed places, more than four of a list or several to one place",
+        "add with reduction, or export without index arithmetic over tokens",
+    ),
 }
 MAPS = {
     "add": "adds a constant that differs from token to token, or two values of different shapes",
