@@ -25,10 +25,11 @@ def gelu_rom() -> list[int]:
     return [int(delta) for table in (tables["gelu"], *halves, tables["silu"], *shared) for delta in table]
 
 
-def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
+def gelu_lanes(m: Module, lanes: list, mode, shift, keep=None) -> list[Signal]:
     """numerics.gelu of each int16 lane, GELU_LATENCY cycles later; lanes pass unchanged in rows with Gelu.OFF.
 
-    `mode(n)` and `shift(n)` are the row's isa.Gelu and gelu_shift (0..GELU_SHIFT_MAX), n cycles after its lanes.
+    `mode(n)` and `shift(n)` are the row's isa.Gelu and gelu_shift (0..GELU_SHIFT_MAX), n cycles after its lanes. `keep`: which
+    lanes are not made zero, GELU_LATENCY - 1 cycles after them (softplus and exp of zero are not zero); None: all.
     Two lanes share a ROM (two read ports). Cost: a RAMB36 per two lanes, two shifters of 8 steps a lane.
     tanh and exp have no table of their own there, which would be a second RAMB36; signs are those of the last adder.
     """
@@ -80,5 +81,8 @@ def gelu_lanes(m: Module, lanes: list, mode, shift) -> list[Signal]:
             halved = Cat((scaled >> 1)[:DELTA_BITS], Const(0, 16 - DELTA_BITS)) ^ minus.replicate(16)
             result = Signal(signed(16), name=f"gelu_y{k}", reset_less=True)
             m.d.sync += result.eq((Cat(Const(1, 1), base) + Cat(minus ^ scaled[0], halved))[1:17])
+            if keep is not None:
+                with m.If(~keep[k]):
+                    m.d.sync += result.eq(0)
             out.append(result)
     return out

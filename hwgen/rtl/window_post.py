@@ -24,7 +24,7 @@ KEPT = 17  # bits of a result in halves; more are beyond every stored element
 class WindowPostLane(Shared):
     """numerics.window_post of an element: y LATENCY cycles after its sum.
 
-    Ports: sum; before, shift (held); mult, bias, keep (else y is zero) MULT_AT, BIAS_AT and BIAS_AT + 1 cycles later; y.
+    Ports: sum; before, shift (held); mult, bias MULT_AT and BIAS_AT cycles later; y.
     Halves are rounded away from zero, so magnitudes are. Cost: about 430 LUTs.
     """
 
@@ -40,7 +40,6 @@ class WindowPostLane(Shared):
                 "shift": In(WINDOW_SHIFT_MAX.bit_length()),
                 "mult": In(16),
                 "bias": In(ports.ELEMENT),
-                "keep": In(1),
                 "y": Out(ports.ELEMENT),
             }
         )
@@ -73,8 +72,7 @@ class WindowPostLane(Shared):
         total = register(m, add_halves(self.bias, ones, negative), "biased")
         over, sign = register(m, over, "beyond"), register(m, negative, "sign")
         limit = Mux(sign, Const(-INT16_MAX, ports.ELEMENT), Const(INT16_MAX, ports.ELEMENT))
-        y = Mux(over, limit, saturate(total, INT16_MAX))
-        m.d.comb += self.y.eq(register(m, Mux(self.keep, y, 0)[:16].as_signed(), "result"))
+        m.d.comb += self.y.eq(register(m, Mux(over, limit, saturate(total, INT16_MAX))[:16].as_signed(), "result"))
         return m
 
 
@@ -116,7 +114,6 @@ class WindowPost(Component):
 
     def elaborate(self, platform):
         m = Module()
-        keep = delay(m, self.i_keep, self.BIAS_AT + 1, "keep")
         results = []
         for i in range(self.config.chunk):
             lane = place(m, f"lane_{i}", WindowPostLane, self.config, platform)
@@ -126,10 +123,10 @@ class WindowPost(Component):
                 lane.shift.eq(self.shift),
                 lane.mult.eq(self.mult[i]),
                 lane.bias.eq(self.bias[i]),
-                lane.keep.eq(keep[i]),
             ]
             results.append(lane.y)
-        results = gelu_lanes(m, results, lambda n: self.gelu, lambda n: self.gelu_shift)
+        keep = delay(m, self.i_keep, self.LATENCY - 1, "keep")
+        results = gelu_lanes(m, results, lambda n: self.gelu, lambda n: self.gelu_shift, keep)
         magnitudes = [register(m, Mux(y[-1], -y, y)[:15], f"magnitude_{i}") for i, y in enumerate(results)]
         m.d.comb += [
             self.o_valid.eq(delay_valid(m, self.i_valid, self.LATENCY, "valid")),

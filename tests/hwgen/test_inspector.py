@@ -94,7 +94,7 @@ def network(tmp_path, kind: str, **attributes):
 
 
 def test_what_is_refused_stands_with_its_reason(tmp_path):
-    model = network(tmp_path, "Hardmax", axis=-1)
+    model = network(tmp_path, "Cos")
     (finding,) = hwgen.check(model)
     page = hwgen.inspect(model)
     assert "1 of 2 nodes are not supported" in page and finding.node in page and finding.reason in page
@@ -104,7 +104,7 @@ def test_what_is_refused_stands_with_its_reason(tmp_path):
 
 
 def test_the_command_tells_beside_the_page_what_it_tells_without(hwgen, tmp_path):
-    model = network(tmp_path, "Hardmax", axis=-1)
+    model = network(tmp_path, "Cos")
     told = hwgen("check", model)
     assert hwgen("check", model, "--html", tmp_path / "x.html") == told
     code, out, err = told

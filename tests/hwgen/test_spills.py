@@ -214,8 +214,8 @@ def test_what_fits_does_not_spill():
 
 def test_checks_find_a_fetch_that_does_not_wait():
     _, spilled, program = spilled_program(1)
-    task, spills = program.tasks[""], program.regions["spills"].offset
-    verify_task(spilled, task, TIGHT, spills)
+    task = program.tasks[""]
+    verify_task(spilled, task, TIGHT, program.regions)
     fetches = {op.name for op in spilled.ops if isinstance(op, Fetch)}
     waiting = [n for n, insn in enumerate(task.instructions) if task.origins[n] in fetches and insn.wait_store]
 
@@ -223,7 +223,7 @@ def test_checks_find_a_fetch_that_does_not_wait():
         instructions = list(task.instructions)
         instructions[number] = replace(instructions[number], **fields)
         try:
-            verify_task(spilled, replace(task, instructions=instructions), TIGHT, spills)
+            verify_task(spilled, replace(task, instructions=instructions), TIGHT, program.regions)
         except Faulty:
             return True
         return False
