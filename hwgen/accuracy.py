@@ -9,7 +9,7 @@ import numpy as np
 from .compare import snr_db
 from .graph import Graph, evaluate, outputs
 from .qgraph import QGraph
-from .quantise import Quantisation, fresh_noise, quantise
+from .quantise import Quantisation, calibrated, fresh_noise, integers
 from .quantise.options import MOST_SNR
 from .sim import quantised
 
@@ -17,6 +17,7 @@ IMAGES = 2  # that are measured
 MORE = 6.0  # dB beyond what is missing that the estimate is asked for, where it promised too much
 GAIN = 1.0  # dB, without which more layers in 16 bits are not worth their cycles
 Arrays = dict[str, np.ndarray]
+Sample = list[tuple[Arrays, Arrays]]  # images by input, with the float model's outputs
 
 
 @dataclass(frozen=True)
@@ -41,37 +42,39 @@ def accurate(graphs: dict[str, Graph], images: Arrays | None, options: Quantisat
     The estimate by which layers are chosen knows of what they multiply; what else the integers lose is only seen by
     running them. With a min_snr of 0 nothing is promised, nor measured. Raises UserError as `quantise` does.
     """
-    first = best = _measured(graphs, images, options, options)
+    known = calibrated(graphs, images, options)
+    made = integers(known, options)
+    if not options.min_snr:
+        return Accurate(made, dict.fromkeys(graphs, (MOST_SNR, "")))
+    samples = {task: _sample(graph, images) for task, graph in graphs.items()}
+    first = best = _measured(made, samples)
     asked = options.min_snr
     while best.worst < options.min_snr and asked < MOST_SNR:
         asked = min(asked + options.min_snr - best.worst + MORE, MOST_SNR) if asked == options.min_snr else MOST_SNR
-        found = _measured(graphs, images, replace(options, min_snr=asked), options)
+        found = _measured(integers(known, replace(options, min_snr=asked)), samples)
         if found.worst > best.worst + GAIN:
             best = found
     return best if best is first else replace(best, before=first.worst)
 
 
-def _measured(graphs: dict[str, Graph], images: Arrays | None, options: Quantisation, wanted: Quantisation) -> Accurate:
-    made = quantise(graphs, images, options)
-    none = dict.fromkeys(graphs, (MOST_SNR, ""))
-    return Accurate(made, none if not wanted.min_snr else {task: _kept(graphs[task], made[task], images) for task in graphs})
-
-
-def _kept(graph: Graph, made: QGraph, images: Arrays | None) -> tuple[float, str]:
-    """dB that the worst output keeps on the first images, and its name."""
+def _sample(graph: Graph, images: Arrays | None) -> Sample:
+    """The first images of a task and what the float model makes of each."""
     given = fresh_noise(graph) if images is None else images
     count = min(IMAGES, len(next(iter(given.values()))))
-    wanted: dict[str, list[np.ndarray]] = {o.name: [] for o in graph.outputs}
-    found: dict[str, list[np.ndarray]] = {o.name: [] for o in graph.outputs}
-    for i in range(count):
-        image = {name: given[name][i] for name in graph.inputs}
-        for held, values in (
-            (wanted, outputs(graph, evaluate(graph, image))),
-            (found, quantised.outputs(made, quantised.evaluate(made, image))),
-        ):
-            for name in held:
-                held[name].append(np.asarray(values[name]).reshape(-1))
-    return min((snr_db(np.stack(wanted[name]), np.stack(found[name])), name) for name in wanted)
+    chosen = [{name: given[name][i] for name in graph.inputs} for i in range(count)]
+    return [(image, outputs(graph, evaluate(graph, image))) for image in chosen]
+
+
+def _measured(made: dict[str, QGraph], samples: dict[str, Sample]) -> Accurate:
+    return Accurate(made, {task: _kept(graph, samples[task]) for task, graph in made.items()})
+
+
+def _kept(made: QGraph, sample: Sample) -> tuple[float, str]:
+    """dB that the worst output keeps, and its name."""
+    wanted = [output for _, output in sample]
+    found = [quantised.outputs(made, quantised.evaluate(made, image)) for image, _ in sample]
+    flat = {name: [np.stack([o[name].reshape(-1) for o in side]) for side in (wanted, found)] for name in wanted[0]}
+    return min((snr_db(*sides), name) for name, sides in flat.items())
 
 
 def told(made: Accurate, options: Quantisation, images: Arrays | None) -> list[str]:

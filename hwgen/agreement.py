@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import numpy as np
 
-from .host.pack import pack_input, unpack_output
+from . import transfer
 from .intgraph import Input, IntGraph
-from .program import Program, TaskProgram
+from .program import Program, TaskProgram, task_entry
 from .progress import work
 from .quantise.calibrate import noise
-
-Images = dict[str, np.ndarray]
+from .transfer import Images
 
 
 class Disagreement(RuntimeError):
@@ -39,7 +37,8 @@ def _compare(name: str, task: TaskProgram, program: Program, graph: IntGraph, im
     if images is None:
         images = {op.image: noise(op.shape) for op in graph.ops if isinstance(op, Input)}
     batch = [{image: array[i % len(array)] for image, array in images.items()} for i in range(program.batch)]
-    found = _on_machine(program, task, batch)
+    bases = program.data_base, program.weight_bases
+    found = transfer.on_machine(program.config, task_entry(task), program.dram(), *bases, batch)
     for i, image in enumerate(batch):
         for output, wanted in golden.run(graph, image).outputs.items():
             got = found[i][output]
@@ -51,20 +50,3 @@ def _compare(name: str, task: TaskProgram, program: Program, graph: IntGraph, im
                 f"the program differ from those of the quantised graph, the first at {list(where)}: {got[where]} for "
                 f"{wanted[where]}; no bundle was written"
             )
-
-
-def _on_machine(program: Program, task: TaskProgram, batch: list[Images]) -> list[Images]:
-    """Outputs of each image of a batch."""
-    from .sim.machine import Machine
-
-    dram = program.dram()
-    for slot in task.inputs:
-        data = pack_input(asdict(slot), batch[slot.index][slot.name])
-        dram[slot.dram : slot.dram + len(data)] = np.frombuffer(data, np.uint8)
-    machine = Machine(program.config)
-    machine.run(dram, task.offset, len(task.instructions), program.data_base, program.weight_bases)
-    found: list[Images] = [{} for _ in batch]
-    for out in task.outputs:
-        data = dram[out.dram : out.dram + out.layout.bytes].tobytes()
-        found[out.index][out.name] = unpack_output(asdict(out), data)
-    return found

@@ -242,15 +242,16 @@ def manifest(
             "regions": {name: {"offset": r.offset, "bytes": r.size} for name, r in program.regions.items()},
             "segments": segments,
         },
-        "tasks": {name: _task_entry(task) for name, task in program.tasks.items() if not task.together},
+        "tasks": {name: task_entry(task) for name, task in program.tasks.items() if not task.together},
         "together": {
-            name: _task_entry(task) | {"tasks": list(task.together)} for name, task in program.tasks.items() if task.together
+            name: task_entry(task) | {"tasks": list(task.together)} for name, task in program.tasks.items() if task.together
         },
         "files": files,
     }
 
 
-def _task_entry(task: TaskProgram) -> dict:
+def task_entry(task: TaskProgram) -> dict:
+    """A task in the manifest."""
     return {
         "program": {"offset_bytes": task.offset, "instructions": len(task.instructions)},
         "inputs": [_slot_entry(slot) for slot in task.inputs],

@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from . import boards, cache, energy, intgraph_io, isa
+from . import boards, cache, energy, intgraph_io, isa, transfer
 from .config import Config
 from .dram import Dram, setting
 from .errors import UserError
 from .files import check_writable, write_atomic
 from .graph import Graph
 from .host.bundle import Bundle, BundleError
-from .host.pack import INT8_MAX, pack_input, unpack_output
+from .host.pack import INT8_MAX
 from .importer.external import fingerprint
 from .intgraph import IntGraph
 from .progress import work
 from .steps import GRAPH_FILE, REPORT_FILE
 from .timeline import Span, Waves, breakdown
+from .transfer import Images
 
 ENGINES = ("golden", "machine", "rtl")
-Images = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 Cycles = Callable[[int, int, int], None]  # run, runs, cycles of this run so far
 TRACE_VERSION = 2
@@ -310,19 +310,12 @@ def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress)
 
 
 def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
-    from .sim.machine import Machine
-
     instructions(bundle, task)
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
-    program = entry["program"]
     outputs: list[Images] = []
     with work("machine", len(images), "images") as here:
-        for batch in _batches(images, bundle.batch):
-            for offset, data in _writes(entry, batch):
-                dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
-            machine = Machine(config(bundle))
-            machine.run(dram, program["offset_bytes"], program["instructions"], memory["data_base"], memory["weight_bases"])
-            outputs += _outputs(entry, [dram[at : at + size].tobytes() for at, size in _reads(entry)], bundle.batch)
+        for batch in transfer.batches(images, bundle.batch):
+            outputs += transfer.on_machine(config(bundle), entry, dram, memory["data_base"], memory["weight_bases"], batch)
             here.at(min(len(outputs), len(images)))
             progress(min(len(outputs), len(images)), len(images))
     return outputs[: len(images)]
@@ -383,8 +376,9 @@ def _rtl(
     cache.check()
     entry, memory, shape = bundle.task(task), bundle.memory, config(bundle)
     program = (entry["program"]["offset_bytes"] - memory["data_base"]) // shape.axi_bytes
-    count, reads = entry["program"]["instructions"], _reads(entry)
-    runs = [rtl.Run(_writes(entry, batch), program, count, reads) for batch in _batches(images, bundle.batch)]
+    count, reads = entry["program"]["instructions"], transfer.reads(entry)
+    batches = transfer.batches(images, bundle.batch)
+    runs = [rtl.Run(transfer.writes(entry, batch), program, count, reads) for batch in batches]
     estimate = report_of(bundle)["tasks"][task]["cycles"]
     with work("rtl", estimate * len(runs), "cycles") as here:
 
@@ -404,7 +398,7 @@ def _rtl(
             dram=dram,
             progress=told,
         )
-    outputs = [image for result in results for image in _outputs(entry, result.reads, bundle.batch)]
+    outputs = [image for result in results for image in transfer.outputs(entry, result.reads, bundle.batch)]
     return outputs[: len(images)], [_counters(result) for result in results], [result.spans for result in results]
 
 
@@ -423,28 +417,6 @@ def _simulate(waves: Waves | None, *design, **options) -> list[Any]:
         with open(written, "rb") as file:
             write_atomic(waves.path, lambda to: shutil.copyfileobj(file, to))
     return results
-
-
-def _batches(images: list[Images], size: int) -> list[list[Images]]:
-    """The images in runs of `size`; the last image fills the last run."""
-    padded = images + images[-1:] * (-len(images) % size)
-    return [padded[first : first + size] for first in range(0, len(padded), size)]
-
-
-def _writes(entry: dict, batch: list[Images]) -> list[tuple[int, bytes]]:
-    return [(slot["dram"], pack_input(slot, batch[slot["index"]][slot["name"]])) for slot in entry["inputs"]]
-
-
-def _reads(entry: dict) -> list[tuple[int, int]]:
-    return [(slot["dram"], slot["bytes"]) for slot in entry["outputs"]]
-
-
-def _outputs(entry: dict, data: list[bytes], batch: int) -> list[Images]:
-    """Outputs of every image of a batch."""
-    found: list[Images] = [{} for _ in range(batch)]
-    for slot, part in zip(entry["outputs"], data, strict=True):
-        found[slot["index"]][slot["name"]] = unpack_output(slot, part)
-    return found
 
 
 def _counters(result) -> dict[str, int]:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files as resource_files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -422,21 +423,20 @@ def _settings(board: boards.Board, settings: dict[str, str]) -> tuple[Config, Qu
 
 def common_types(graphs: dict[str, Graph]) -> dict[str, str]:
     """Types of the inputs that are no floats. Raises UserError where two tasks want different ones under one name."""
-    found = {name: graph.types.get(name, "float32") for graph in graphs.values() for name in graph.inputs}
-    for task, graph in graphs.items():
-        for name in graph.inputs:
-            if (kind := graph.types.get(name, "float32")) != found[name]:
-                raise UserError(f"task {task!r}: input {name!r} is {kind}, another task's {found[name]}")
-    return found
+    return _common(graphs, Graph.type_of, "is")
 
 
 def common_inputs(graphs: dict[str, Graph]) -> dict[str, tuple[int, ...]]:
     """Inputs of all tasks with their shapes. Raises UserError where two tasks want different shapes under one name."""
-    inputs: dict[str, tuple[int, ...]] = {}
+    shapes = _common(graphs, lambda graph, name: list(graph.inputs[name]), "has shape")
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _common(graphs: dict[str, Graph], of: Callable[[Graph, str], Any], what: str) -> dict[str, Any]:
+    """What every input of all tasks has. Raises UserError where two tasks want different things under one name."""
+    found: dict[str, Any] = {}
     for task, graph in graphs.items():
-        for name, shape in graph.inputs.items():
-            if inputs.setdefault(name, tuple(shape)) != tuple(shape):
-                raise UserError(
-                    f"task {task!r}: input {name!r} has shape {list(shape)}, another task's {list(inputs[name])}"
-                )
-    return inputs
+        for name in graph.inputs:
+            if (own := of(graph, name)) != found.setdefault(name, own):
+                raise UserError(f"task {task!r}: input {name!r} {what} {own}, another task's {found[name]}")
+    return found

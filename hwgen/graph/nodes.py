@@ -396,6 +396,10 @@ class Graph:
     ranges: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
 
+    def type_of(self, name: str) -> str:
+        """The type of an input's numbers in the file, as NumPy calls it."""
+        return self.types.get(name, "float32")
+
     def node(self, name: str) -> Node:
         """The node that makes value `name`; StopIteration where none does (an input)."""
         return next(n for n in self.nodes if n.name == name)

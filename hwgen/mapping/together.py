@@ -246,17 +246,15 @@ def _like(ours: Op, op: Op, first: IntGraph, graph: IntGraph, names: _Names) -> 
 
 def _with_loads(graphs: list[IntGraph]) -> list[IntGraph]:
     """The graphs with what all of their n-th routers together expect of each expert, where these are as many."""
-    routers = [[i for i, op in enumerate(graph.ops) if isinstance(op, RouteTokens)] for graph in graphs]
+    routers = [[(i, op) for i, op in enumerate(graph.ops) if isinstance(op, RouteTokens)] for graph in graphs]
     if len({len(found) for found in routers}) > 1:
         return graphs
     made = [list(graph.ops) for graph in graphs]
     for layer in zip(*routers, strict=True):
-        ops = [graph.ops[i] for graph, i in zip(graphs, layer, strict=True)]
-        loads = [op.loads for op in ops if isinstance(op, RouteTokens)]
-        if len({len(of) for of in loads}) == 1:
-            total = tuple(map(sum, zip(*loads, strict=True)))
-            for ops_of, i, op in zip(made, layer, ops, strict=True):
-                ops_of[i] = replace(op, loads=total)
+        if len({len(op.loads) for _, op in layer}) == 1:
+            total = tuple(map(sum, zip(*(op.loads for _, op in layer), strict=True)))
+            for ops, (i, op) in zip(made, layer, strict=True):
+                ops[i] = replace(op, loads=total)
     return [replace(graph, ops=ops) for graph, ops in zip(graphs, made, strict=True)]
 
 

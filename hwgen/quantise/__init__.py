@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..graph import Add, Graph, Linear, shapes
 from ..qgraph import QGraph
 from .calibrate import check_images, limited, noise, observe
-from .legal import legal
+from .legal import Legal, legal
 from .lower import lower
 from .narrow import narrow
 from .options import Quantisation, check_patterns, patterns_of
@@ -18,7 +18,7 @@ from .sensitive import wide_layers
 from .shared import merge, signatures
 from .streams import shared_scales
 
-__all__ = ["Quantisation", "quantise", "fresh_noise"]
+__all__ = ["Quantisation", "calibrated", "fresh_noise", "integers", "quantise"]
 
 UNSEEN = 7, 8  # seeds of the noise by which layers are found that need more than int8
 
@@ -34,6 +34,22 @@ def quantise(
     that the machine cannot do, or `options` name a layer that it has not.
     """
     options = options or Quantisation()
+    return integers(calibrated(graphs, images, options), options)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """What `quantise` knows of each task before it chooses integers: legal graphs with what images show, plans with their scales,
+    the layers' signatures, and the images by which losses are judged."""
+
+    forms: dict[str, Legal]
+    plans: dict[str, Plan]
+    keys: dict[str, dict[str, str]]
+    given: dict[str, dict[str, np.ndarray]]
+
+
+def calibrated(graphs: dict[str, Graph], images: dict[str, np.ndarray] | None, options: Quantisation) -> Calibrated:
+    """As `quantise` begins; `min_snr` and `weights` of the options do not matter yet."""
     stats = {}
     for task, graph in graphs.items():
         data = images
@@ -49,17 +65,24 @@ def quantise(
     check_names(plans, options)
     graphs, stats = ({task: getattr(form, part) for task, form in forms.items()} for part in ("graph", "stats"))
     chosen = shared_scales(graphs, plans, stats)
+    plans = {task: replace(known, scales=chosen[task]) for task, known in plans.items()}
     keys = {task: signatures(graph) for task, graph in graphs.items()}
     given = {task: fresh_noise(graph) if images is None else images for task, graph in graphs.items()}
+    return Calibrated(forms, plans, keys, given)
+
+
+def integers(known: Calibrated, options: Quantisation) -> dict[str, QGraph]:
+    """Level-Q graphs by task of what is calibrated, with as many layers of 16 bits and of narrow weights as the options ask."""
+    graphs, stats = ({task: getattr(form, part) for task, form in known.forms.items()} for part in ("graph", "stats"))
     wide = set()
     for task, graph in graphs.items():
-        fused = int8_only(plans[task], shapes(graph))
-        wide |= {keys[task][name] for name in wide_layers(graph, stats[task], given[task], fused, options.min_snr)}
+        fused = int8_only(known.plans[task], shapes(graph))
+        wide |= {known.keys[task][name] for name in wide_layers(graph, stats[task], known.given[task], fused, options.min_snr)}
     lowered = {}
     for task in graphs:
-        names = {name for name, key in keys[task].items() if key in wide}
-        lowered[task] = lower(forms[task], replace(plans[task], scales=chosen[task]), task, options, names)
-    return narrow(graphs, lowered, stats, given, options)
+        names = {name for name, key in known.keys[task].items() if key in wide}
+        lowered[task] = lower(known.forms[task], known.plans[task], task, options, names)
+    return narrow(graphs, lowered, stats, known.given, options)
 
 
 def fresh_noise(graph: Graph) -> dict[str, np.ndarray]:

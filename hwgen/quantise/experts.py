@@ -47,12 +47,10 @@ def _by_popularity(b: Builder, logits: str) -> tuple[int, ...]:
     return tuple(int(e) for e in np.lexsort((-tokens, -images)))  # stable: equal ones as they are numbered
 
 
-def _typical(b: Builder, logits: str) -> tuple[int, ...]:
+def _typical(b: Builder, logits: str, order: tuple[int, ...]) -> tuple[int, ...]:
     """In which proportion a calibration image's tokens choose the experts: as unevenly as one image does, which their mean does
-    not show, the most popular expert most."""
-    order = _by_popularity(b, logits)
-    ranked = b.stats.load[logits][2] if order else ()
-    return tuple(int(ranked[order.index(e)]) for e in range(len(order)))
+    not show, the first of `order` most."""
+    return tuple(int(b.stats.load[logits][2][order.index(e)]) for e in range(len(order)))
 
 
 def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) -> Held:
@@ -66,7 +64,8 @@ def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) ->
         if peak > LOGIT_RANGE:
             raise UserError(f"{describe(route)}: logits of {peak:g}, the machine holds +-{LOGIT_RANGE:.1f}")
         logits = moved(b, route.logits, LOGIT_SCALE)
-    loads = _typical(b, route.logits)
+    order = _by_popularity(b, route.logits)
+    loads = _typical(b, route.logits, order)
     queues = q.Route(b.name(route.name), logits.ref, route.top_k, route.renormalise, loads, source=route.source)
     chosen = b.emit(queues, logits.ref.rows, route.top_k)
     form = _form(b, node)
@@ -88,7 +87,7 @@ def experts(b: Builder, node: fg.Experts, add: Ref, scale: float, value: str) ->
         (form.table, form.shift),
         form.scale,
         None if biases is None else quantise_weights(biases.T, GATE_STEP, scale, None, UNIT_ROW),
-        order=_by_popularity(b, route.logits),
+        order=order,
         layer=node.name,
         source=node.source,
     )

@@ -129,7 +129,7 @@ def image(b: Builder, node: fg.PatchEmbed) -> tuple[Ref, float, float]:
     shape, patch = b.graph.inputs[node.image], node.patch
     rows, cols = b.shapes[node.name][0], int(np.prod(node.weight.shape[1:]))
     cut = {"stride": node.stride, "pads": node.pads, "source": node.source, "fine": node.name in b.wide}
-    cut["type"] = b.graph.types.get(node.image, "float32")
+    cut["type"] = b.graph.type_of(node.image)
     made = q.Image(b.name(f"{node.name}.patches"), node.image, tuple(shape), tuple(patch), step, offset, **cut)
     return b.emit(made, rows, cols, step / (1 << STATIC_SHIFT)), step, offset
 

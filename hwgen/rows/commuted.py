@@ -30,16 +30,17 @@ class _Side:
 
 def commuted(graph: Graph) -> Graph:
     """The graph with such projections in the layers behind, where that saves multiplications."""
+    made = {node.name: node for node in graph.nodes}
     for node in graph.nodes:
-        if isinstance(node, Linear) and (found := _behind(graph, node)) is not None:
+        join = made.get(node.x) if isinstance(node, Linear) else None
+        if isinstance(node, Linear) and isinstance(join, Join) and (found := _behind(graph, made, join, node)) is not None:
             graph = found
+            made = {node.name: node for node in graph.nodes}
     return graph
 
 
-def _behind(graph: Graph, last: Linear) -> Graph | None:
-    made = {node.name: node for node in graph.nodes}
-    join = made.get(last.x)
-    if not isinstance(join, Join) or len(graph.users(join.name)) > 1 or _held(graph, join.name):
+def _behind(graph: Graph, made: dict[str, Node], join: Join, last: Linear) -> Graph | None:
+    if len(graph.users(join.name)) > 1 or _held(graph, join.name):
         return None
     sides = [_side(graph, made, name, join) for name in join.xs]
     known = shapes(graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeCastable, Signal, Value
 from amaranth.lib import data
 
+HALVES_BITS = 17  # of a stored element's magnitude in halves; more are beyond every one
 # Of a register that steers many lanes: Vivado copies it until none drives more (UG901), each copy near its lanes.
 WIDE = {"max_fanout": 64}
 
@@ -56,6 +57,20 @@ def shift_out(value: Value, amount: Value, bits: int, unit: int = 1) -> tuple[Va
         beyond.append(above[most * unit :].any())
     steps = Cat(Const(0, unit.bit_length() - 1), amount)
     return (value >> steps)[:bits], Cat(beyond).any()
+
+
+def shift_by_steps(
+    m: Module, value: Value, coarse: Value, fine: Value, bits: int, name: str = "shift"
+) -> tuple[Signal, Signal]:
+    """`shift_out` of an unsigned value by coarse and fine bits of an amount, two cycles later: what is kept, what is beyond.
+
+    `coarse` counts as many steps as `fine` can hold, and is taken with the value, `fine` a cycle later.
+    """
+    steps = 1 << len(fine)
+    kept, large = shift_out(value, coarse, bits + steps - 1, steps)
+    kept, large = register(m, kept, f"{name}_coarse"), register(m, large, f"{name}_large")
+    kept, larger = shift_out(kept, fine, bits)
+    return register(m, kept, f"{name}_fine"), register(m, large | larger, f"{name}_beyond")
 
 
 def add_halves(base: Value, halves: Value, negative: Value) -> Value:

@@ -14,12 +14,11 @@ from ..isa import RowMax
 from ..memories import memories
 from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, RECIPROCAL_EXPONENT_MAX, SHIFT_MAX, SHIFT_MIN
 from . import ports
-from .common import add_halves, delay, delay_valid, lanes_mask, largest_tree, register, shift_out
+from .common import HALVES_BITS, add_halves, delay, delay_valid, lanes_mask, largest_tree, register, shift_by_steps
 from .gelu import GELU_LATENCY, gelu_lanes
 from .memory import RAM_LATENCY, Ram
 
 LOWEST = -(1 << 15)  # below every stored element
-KEPT = 17  # bits of a result in halves; more are beyond every stored element
 
 
 def history(m: Module, value: Value, name: str) -> Callable[[int], Value]:
@@ -146,10 +145,7 @@ class PostProcessor(Component):
             v = stage("v", ACC_BITS - 1, (product + (1 << (COL_SHIFT - 1))) >> COL_SHIFT)
             # 4: product with the row multiplier. 5, 6: shift by eights, then by ones; note what is too large.
             wide = stage("wide", ACC_BITS - 1 + 16, v * meta["row_mult"](3))
-            eights, large = shift_out(wide[low:], steps(1)[3:], KEPT + 7, 8)
-            eights, large = stage("shl", KEPT + 7, eights), stage("large", 1, large)
-            ones, larger = shift_out(eights, steps(2)[:3], KEPT)
-            q, over = stage("shr", KEPT, ones), stage("larger", 1, large | larger)
+            q, over = shift_by_steps(m, wide[low:], steps(1)[3:], steps(2)[:3], HALVES_BITS, f"shift{o}")
             # 7: round, sign and bias. 8: saturate.
             offset = Mux(bank(6), bias[1], bias[0])
             total = stage("sum", signed(19), add_halves(offset, q, negative))

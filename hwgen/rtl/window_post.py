@@ -11,21 +11,20 @@ from ..config import Config
 from ..numerics import INT16_MAX, WINDOW_SHIFT_MAX, WINDOW_SUM_BITS, WINDOW_VALUE_BITS
 from . import ports
 from .booth import booth
-from .common import add_halves, delay, delay_valid, largest_tree, register, saturate, shift_out
+from .common import HALVES_BITS, add_halves, delay, delay_valid, largest_tree, register, saturate, shift_by_steps
 from .gelu import gelu_lanes
 from .shared import Shared, place
 
 MULT_AT = 4
 PRODUCT = (WINDOW_VALUE_BITS + 1) // 2  # steps of a product with a value of the first shift
 BIAS_AT = MULT_AT + 1 + PRODUCT + 2
-KEPT = 17  # bits of a result in halves; more are beyond every stored element
 
 
 class WindowPostLane(Shared):
     """numerics.window_post of an element: y LATENCY cycles after its sum.
 
     Ports: sum; before, shift (held); mult, bias MULT_AT and BIAS_AT cycles later; y.
-    Halves are rounded away from zero, so magnitudes are. Cost: about 430 LUTs.
+    Halves are rounded away from zero, so magnitudes are. Cost: about 410 LUTs.
     """
 
     MODULE = "hwgen_window_post"
@@ -54,22 +53,16 @@ class WindowPostLane(Shared):
         negative = delay(m, value[-1], BIAS_AT, "negative")
         # Shifted less the bit that rounds, in two steps.
         bits = WINDOW_VALUE_BITS - 1
-        coarse, large = shift_out(Cat(Const(0, 1), magnitude), self.before[2:], bits + 1 + 3, 4)
-        coarse, large = register(m, coarse, "coarse"), register(m, large, "large")
-        fine, larger = shift_out(coarse, self.before[:2], bits + 1)
-        fine, over = register(m, fine, "fine"), register(m, large | larger, "larger")
-        rounded = register(m, (fine + 1) >> 1, "rounded")
+        halves, over = shift_by_steps(m, Cat(Const(0, 1), magnitude), self.before[2:], self.before[:2], bits + 1, "before")
+        rounded = register(m, (halves + 1) >> 1, "rounded")
         over = register(m, over, "over")
         value = register(m, Mux(over | rounded[bits], (1 << bits) - 1, rounded[:bits]), "value")
         factor = register(m, self.mult, "factor")
         even = Const(0, 2 - bits % 2)
         product = booth(m, Cat(factor, Const(0, 1)).as_signed(), Cat(value, even).as_signed(), "scaled")
         product = product[: 16 + bits]
-        eights, large = shift_out(Cat(Const(0, 1), product), self.shift[3:], KEPT + 7, 8)
-        eights, large = register(m, eights, "eights"), register(m, large, "beyond_eights")
-        ones, larger = shift_out(eights, self.shift[:3], KEPT)
-        ones, over = register(m, ones, "ones"), register(m, large | larger, "beyond_ones")
-        total = register(m, add_halves(self.bias, ones, negative), "biased")
+        halves, over = shift_by_steps(m, Cat(Const(0, 1), product), self.shift[3:], self.shift[:3], HALVES_BITS, "after")
+        total = register(m, add_halves(self.bias, halves, negative), "biased")
         over, sign = register(m, over, "beyond"), register(m, negative, "sign")
         limit = Mux(sign, Const(-INT16_MAX, ports.ELEMENT), Const(INT16_MAX, ports.ELEMENT))
         m.d.comb += self.y.eq(register(m, Mux(over, limit, saturate(total, INT16_MAX))[:16].as_signed(), "result"))

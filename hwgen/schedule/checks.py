@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import isa
 from ..config import Config
+from ..counts import data_beats
 from ..intgraph import IntGraph, MatMul, Op, SelectRows, Transfer, View
 from ..isa import ColScale, Indirect, Unit, WeightSource
 from ..program import Region as Part
@@ -144,18 +145,12 @@ def _check_walks(name: str, walk: Walk | None, parts: list[Walk]) -> None:
 def _check_dram(graph: IntGraph, task: TaskProgram, config: Config, regions: dict[str, Part]) -> None:
     moved = {op.name for op in graph.ops if isinstance(op, Transfer)}
     for number, (insn, name) in enumerate(zip(task.instructions, task.origins, strict=True)):
-        if isinstance(insn, (isa.Load, isa.Store)):
-            beats = config.narrow_chunk_beats if isinstance(insn, isa.Load) and insn.narrow else config.chunk_beats
-            size = insn.rows * insn.chunks * beats * config.axi_bytes
-        elif isinstance(insn, isa.LoadScales):
-            size = -(-2 * insn.count // config.axi_bytes) * config.axi_bytes
-        else:
+        if not isinstance(insn, (isa.Load, isa.LoadScales, isa.Store)):
             continue
-        wanted = ("constants", "inputs") if not isinstance(insn, isa.Store) else ("outputs",)
-        parts = [regions[part] for part in (("spills",) if name in moved else wanted)]
-        first = insn.dram * config.axi_bytes
-        if not any(part.offset <= first and first + size <= part.offset + part.size for part in parts):
-            raise Faulty(f"instruction {number} ({name}): bytes {first} to {first + size} of DRAM are not its own")
+        wanted = ("spills",) if name in moved else ("outputs",) if isinstance(insn, isa.Store) else ("constants", "inputs")
+        first, end = (beat * config.axi_bytes for beat in (insn.dram, insn.dram + data_beats(insn, config)))
+        if not any(regions[part].offset <= first and end <= regions[part].end for part in wanted):
+            raise Faulty(f"instruction {number} ({name}): bytes {first} to {end} of DRAM are not its own")
 
 
 class _Graph:
