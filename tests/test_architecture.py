@@ -89,7 +89,8 @@ HWGEN = {
     "example": "errors files",
 }
 COMMANDS = {
-    *("", "accuracy", "agreement", "api", "images", "inspection", "steps", "transfer", "run", "demo", "package", "cli", "__main__"),
+    *("", "accuracy", "agreement", "api", "images", "inspection", "steps", "transfer", "run", "demo", "package"),
+    *("cli", "__main__"),
 }
 SIM = {
     *("boards", "cache", "config", "counts", "doctor", "dram", "energy", "errors", "graph"),

@@ -1,13 +1,9 @@
 """Small networks that decide on tokens by what they see in ways beyond a plain top-k, written as exporters write them."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 
-_spec = importlib.util.spec_from_file_location("selection_maker", Path(__file__).with_name("selection_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
+import selection_maker as maker
 
 IMAGE, PATCHES, D, H, KEPT, CLASSES = maker.IMAGE, maker.PATCHES, maker.D, maker.H, maker.KEPT, maker.CLASSES
 MERGED, SIDE, QUERIES = 4, 4, 6

@@ -1,16 +1,11 @@
 """Small networks written node by node: what tests of the ways to write a model build theirs from."""
 
-import importlib.util
-from pathlib import Path
 
 import pytest
 
+import moe_maker as maker
 from hwgen.errors import UserError
 from hwgen.levels import check, import_model
-
-_spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 IMAGE, PIXELS = (2, 4, 6), 8  # 2 x 3 patches of 2 x 2 pixels of 2 channels
 T, D, H = 6, 8, 2  # tokens, width, heads

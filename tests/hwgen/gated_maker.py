@@ -1,16 +1,11 @@
 """graph_maker's network with gated MLPs, rotary positions and norms of queries and keys."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
+import graph_maker as maker
 from hwgen import graph as fg
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 WIDTH, HEADS, HIDDEN = 32, 2, 64
 

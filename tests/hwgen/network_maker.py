@@ -1,14 +1,12 @@
 """Random vision transformers as ONNX graphs, in many shapes and in many ways of writing them."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-_spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
-moe_maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(moe_maker)
+import moe_maker
+
 FORMS = {form.__name__: form for form in [*moe_maker.FORMS, *moe_maker.SOFT_FORMS]}
 
 

@@ -1,13 +1,9 @@
 """Selective scans written node by node as exporters write them, and small networks with them."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 
-_spec = importlib.util.spec_from_file_location("selection_maker", Path(__file__).with_name("selection_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
+import selection_maker as maker
 
 ROWS = 2  # of the map that tokens are
 IMAGE, TOKENS, D, INNER, STATES, RANK, CLASSES = maker.IMAGE, maker.PATCHES, maker.D, 32, 4, 3, maker.CLASSES

@@ -1,13 +1,9 @@
 """Small networks that keep tokens by scores of their own, written node by node as exporters write them."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 
-_spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
+import moe_maker as maker
 
 IMAGE, PATCH = (3, 16, 16), 4
 PATCHES, D, H, HIDDEN, CLASSES = 16, 32, 2, 64, 10

@@ -1,11 +1,11 @@
 """Networks that choose by what they see: proven against their files, in integers as in floating point, on the machine."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import chosen_maker as maker
+import test_machine as machine
 from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.errors import UserError
@@ -15,15 +15,6 @@ from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
 
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-maker, machine = beside("chosen_maker.py"), beside("../sim/test_machine.py")
 CONFIG = Config(array_outputs=16, array_inputs=16, bank_words=4096, window_chunks=1, select_rows=64)
 
 

@@ -1,12 +1,11 @@
 """Products on the columns that have weight alone change no bit, and are made where they save steps of the array."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import test_machine as machine
 from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, View, verify
 from hwgen.isa import ColScale, Convert, RowMax
 from hwgen.mapping import Mapping
@@ -15,9 +14,6 @@ from hwgen.schedule import schedule
 from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Builder, Shape, random_images
 
-_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parents[1] / "sim/test_machine.py")
-machine = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(machine)
 CONFIG = machine.CONFIGS["12x20"]
 COLUMNS = 80
 

@@ -1,21 +1,16 @@
 """The per-layer report: its numbers, its offsets, its table."""
 
-import importlib.util
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
+import graph_maker as maker
 from hwgen import compare
 from hwgen import graph as fg
 from hwgen.intgraph import Buffer, IntGraph, Output, View
 from hwgen.select import integers
 from hwgen.sim import golden
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 
 def compared(graph, count=2):

@@ -1,13 +1,12 @@
 """Values of layers on the grid of 8 bits: steps, what is cut, and the page of it."""
 
 import dataclasses
-import importlib.util
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import graph_maker as maker
 from hwgen import compare, distributions
 from hwgen.distributions import BINS, ROW, STATIC, WIDE, Watch
 from hwgen.intgraph import Buffer, IntGraph, MatMul, View
@@ -15,10 +14,6 @@ from hwgen.isa import Convert
 from hwgen.pages import compare as compare_page
 from hwgen.select import integers
 from hwgen.sim import golden
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 
 def product(name: str, source: str, target: str, convert=Convert.STATIC) -> MatMul:

@@ -1,11 +1,10 @@
 """Experts run in the order in which the calibration images use them; what they are called and what comes out stays."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import graph_maker
 from hwgen import graph as fg
 from hwgen import isa
 from hwgen import qgraph as q
@@ -16,10 +15,6 @@ from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from hwgen.select import select
 from hwgen.sim import golden, quantised
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-graph_maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(graph_maker)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
 """Functions of single numbers beyond GELU and ReLU: softplus, exp, Mish, ELU, absolute values; features of linear attention."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import test_machine as machine
 from hwgen import graph as fg
 from hwgen.levels import check, import_model
 from hwgen.quantise.calibrate import noise
@@ -16,9 +15,6 @@ from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
 
-spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parent / "../sim/test_machine.py")
-machine = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(machine)
 node = helper.make_node
 FUNCTIONS = {
     "softplus": lambda x, y: [node("Softplus", [x], [y])],

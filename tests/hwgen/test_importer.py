@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx.helper import make_node
 
+import operator_maker as maker
 from hwgen.importer.importer import import_program
 from hwgen.tensor import TooLarge, evaluate
-
-_spec = importlib.util.spec_from_file_location("operator_maker", Path(__file__).with_name("operator_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 
 def image(*shape: int) -> np.ndarray:

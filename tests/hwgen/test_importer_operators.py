@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
+import operator_maker as maker
+
 pytest.importorskip("onnxruntime")
-_spec = importlib.util.spec_from_file_location("operator_maker", Path(__file__).with_name("operator_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 Const = maker.Const
 RNG = np.random.default_rng(12)
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+import moe_maker as maker
 from hwgen.importer.importer import import_program
 from hwgen.importer.load import load
 from hwgen.importer.reference import reference
 from hwgen.tensor import evaluate, verify
 
 pytest.importorskip("onnxruntime")
-_spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 T, D, E, HIDDEN = 6, 8, 4, 5
 IMAGE = (1, 2, 2 * T)

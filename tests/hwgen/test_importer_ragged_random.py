@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import test_importer_ragged as forms
 from hwgen.importer.importer import import_program
 from hwgen.importer.load import load
 from hwgen.tensor import evaluate, verify
 
 onnxruntime = pytest.importorskip("onnxruntime")
-_spec = importlib.util.spec_from_file_location("ragged_forms", Path(__file__).with_name("test_importer_ragged.py"))
-forms = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(forms)
 T, D = forms.T, forms.D
 
 SHAPES = [[-1, D], [-1], [-1, 2, 4], [0, 2, -1], [1, -1, D], [2, -1]]

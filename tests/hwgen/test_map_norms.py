@@ -1,12 +1,12 @@
 """Norms of several tokens together: the same as the ONNX model's, in floats and in integers, on golden and machine."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import form_maker as maker
+import test_machine as machine
 from hwgen import graph
 from hwgen.compare import compare
 from hwgen.levels import import_model
@@ -15,15 +15,6 @@ from hwgen.schedule import schedule
 from hwgen.select import select
 from hwgen.sim import golden
 
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-maker, machine = beside("form_maker.py"), beside("../sim/test_machine.py")
 D = maker.D
 
 

@@ -1,12 +1,11 @@
 """Pieces change no bit, read the bands of rows that their taps reach, and let array and vector unit work side by side."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import test_window_tiling as tiling
 from hwgen import cost, mapping
 from hwgen.dram import Dram
 from hwgen.intgraph import MatMul, Norm, ReduceWindow, verify
@@ -19,9 +18,6 @@ from hwgen.schedule import attempt, schedule
 from hwgen.select import select
 from hwgen.sim import golden
 
-_spec = importlib.util.spec_from_file_location("window_tiling", Path(__file__).with_name("test_window_tiling.py"))
-tiling = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiling)
 machine = tiling.machine
 CONFIG = replace(tiling.CONFIG, bank_words=2048, acc_rows=512)
 MEMORY = Dram(latency=64, bytes_per_cycle=64.0)

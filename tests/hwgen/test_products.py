@@ -1,12 +1,12 @@
 """Products of two computed values outside softmax attention of tokens: from ONNX to the machine, each form in small."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import form_maker as maker
+import test_machine as machine
 from hwgen import graph as fg
 from hwgen.errors import UserError
 from hwgen.levels import import_model
@@ -17,15 +17,6 @@ from hwgen.schedule import schedule
 from hwgen.select import select
 from hwgen.sim import golden, quantised
 
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-maker, machine = beside("form_maker.py"), beside("../sim/test_machine.py")
 T, D, H = maker.T, maker.D, maker.H
 TURNED = [0, 1, 3, 2]
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import moe_maker as maker
 from hwgen import graph, proof
 from hwgen.errors import UserError
 from hwgen.levels import Compiled, compiled
 from hwgen.proof import confirm, difference
 
 pytest.importorskip("onnxruntime")
-_spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 T, D, H = 6, 8, 12
 

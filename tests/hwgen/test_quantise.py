@@ -1,12 +1,11 @@
 """The quantiser on random networks: accuracy of the integer graph, structure, oddities, bad input."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import graph_maker as maker
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.errors import UserError
@@ -17,10 +16,6 @@ from hwgen.quantise.calibrate import observe
 from hwgen.quantise.shared import signatures
 from hwgen.select import integers
 from hwgen.sim import golden
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 
 def one(graph, images=None, **options):

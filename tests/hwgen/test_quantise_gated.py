@@ -1,22 +1,17 @@
 """Lowering of gated MLPs, rotary positions and norms of queries and keys."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gated_maker as maker
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.errors import UserError
 from hwgen.intgraph import Norm
 from hwgen.select import integers
 from hwgen.sim import golden
-
-_spec = importlib.util.spec_from_file_location("gated_maker", Path(__file__).with_name("gated_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 
 def test_norms_of_heads_leave_no_row_maxima():

@@ -1,12 +1,12 @@
 """Maps on levels Q and M: golden computes what Q means, bit for bit, and both are near the float graph."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import map_maker as maker
+import test_machine as machine
 from hwgen import graph as fg
 from hwgen import qgraph
 from hwgen.errors import UserError
@@ -17,16 +17,6 @@ from hwgen.quantise import quantise
 from hwgen.schedule import schedule
 from hwgen.select import select
 from hwgen.sim import golden, quantised
-
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-maker, machine = beside("map_maker.py"), beside("../sim/test_machine.py")
 
 
 def conv(m):

@@ -1,12 +1,11 @@
 """Narrow weights: grids in groups, less loss with error feedback than without, tasks alike, fewer beats of DRAM."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import graph_maker as maker
 from hwgen import compare, isa
 from hwgen.config import Config
 from hwgen.counts import stream_beats
@@ -18,10 +17,6 @@ from hwgen.schedule import schedule
 from hwgen.schedule.narrow import factors
 from hwgen.select import integers
 from hwgen.sim import golden
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 CONFIG = Config(array_outputs=16, array_inputs=16, banks=2, bank_words=4096, acc_rows=64, weight_ports=1, norm_columns=256)
 

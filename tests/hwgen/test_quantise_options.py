@@ -1,12 +1,11 @@
 """What `--set` chooses about quantisation: calibration, equalisation, 16-bit activations, narrow weights."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import graph_maker as maker
 from hwgen import compare
 from hwgen import graph as fg
 from hwgen.config import Config
@@ -19,10 +18,6 @@ from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
 from hwgen.sim.machine import Machine
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 
 def built(graph, **options):

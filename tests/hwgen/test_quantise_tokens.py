@@ -1,12 +1,11 @@
 """Operations beyond the plain ViT in the quantiser: accuracy against float, and the machine against golden."""
 
-import importlib.util
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import graph_maker as maker
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.config import Config
@@ -15,10 +14,6 @@ from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
 from hwgen.sim.machine import Machine
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 T, D = 7, 32  # of maker.vit's defaults
 

@@ -1,13 +1,14 @@
 """What int8 loses too much of: layers in 16 bits where outputs hear it, room where few numbers were seen, large scores."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import graph_maker as vits
 import hwgen.quantise
+import map_maker as maker
+import test_machine as machine
 from hwgen import graph as fg
 from hwgen import qgraph
 from hwgen.leveltext import parse, text
@@ -17,16 +18,6 @@ from hwgen.quantise.plan import map_height
 from hwgen.schedule import schedule
 from hwgen.select import select
 from hwgen.sim import golden, quantised
-
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-maker, vits, machine = beside("map_maker.py"), beside("graph_maker.py"), beside("../sim/test_machine.py")
 
 
 def differences(build, seed=0):

@@ -5,23 +5,17 @@ Every form that is taken is checked against the ONNX model itself, which `import
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
 
+import moe_maker as maker
 from hwgen import graph
 from hwgen.levels import check, import_model
 from hwgen.quantise.calibrate import noise
 from hwgen.select import integers
 from hwgen.sim import golden
-
-_spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 T, D, H = 6, 8, 2  # tokens, width, heads
 MICROSOFT = {"domain": "com.microsoft"}

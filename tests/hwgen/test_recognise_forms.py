@@ -5,20 +5,15 @@ Every form that is taken is checked against the ONNX model itself, which `import
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import form_maker as maker
 from hwgen import graph
 from hwgen.levels import check, import_model
 
-_spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 IMAGE, PIXELS, MICROSOFT, Writer, imported = maker.IMAGE, maker.PIXELS, maker.MICROSOFT, maker.Writer, maker.imported
 T, D, H = maker.T, maker.D, maker.H
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import form_maker as maker
 from hwgen import graph
 
-_spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 IMAGE, T, D, H, Writer, imported = maker.IMAGE, maker.T, maker.D, maker.H, maker.Writer, maker.imported
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import moe_maker as maker
 from hwgen import graph
 from hwgen.errors import UserError
 from hwgen.layers import Experts
 from hwgen.levels import check, import_model, layers, tasks, tensor
 from hwgen.tensor import evaluate
 
-_spec = importlib.util.spec_from_file_location("moe_maker", Path(__file__).with_name("moe_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 gathered = maker.gathered
 
 T, D, E, HIDDEN = 6, 8, 4, 5

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+import network_maker as maker
 from hwgen import graph
 from hwgen.errors import UserError
 from hwgen.levels import check, import_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
-_spec = importlib.util.spec_from_file_location("network_maker", Path(__file__).with_name("network_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 Layer, Network = maker.Layer, maker.Network
 
 LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")

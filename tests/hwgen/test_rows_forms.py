@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import form_maker as maker
 from hwgen import graph
 from hwgen.levels import import_model
 from hwgen.select import integers
 from hwgen.sim import golden
 
-_spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 D, T, IMAGE = maker.D, maker.T, maker.IMAGE
 
 

@@ -1,17 +1,13 @@
 """Feature maps, windows and streams of tokens on their way to the row graph: each form is proven against its ONNX file by
 `import_model`, and has the nodes that the machine runs fast."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import form_maker as maker
 from hwgen import graph
 
-_spec = importlib.util.spec_from_file_location("form_maker", Path(__file__).with_name("form_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 D, H, T, imported = maker.D, maker.H, maker.T, maker.imported
 
 

@@ -1,11 +1,10 @@
 """Selective scans: the ways to write them, and their states in integers as in floating point."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import scan_maker as maker
 from hwgen import graph as fg
 from hwgen import numerics as num
 from hwgen.errors import UserError
@@ -13,10 +12,6 @@ from hwgen.intgraph import ScanRows
 from hwgen.levels import check, import_model
 from hwgen.select import integers
 from hwgen.sim import golden
-
-_spec = importlib.util.spec_from_file_location("scan_maker", Path(__file__).with_name("scan_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 
 def imported(tmp_path, *scans):

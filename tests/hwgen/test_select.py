@@ -1,11 +1,10 @@
 """Levels Q and M as text: the round trip, and selection as text in, text out."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import graph_maker as maker
 from hwgen import intgraph, qgraph
 from hwgen.intgraph import IntGraph
 from hwgen.leveltext import parse, text
@@ -13,10 +12,6 @@ from hwgen.qgraph import QGraph
 from hwgen.quantise import quantise
 from hwgen.select import select
 from hwgen.sim import golden, quantised
-
-_spec = importlib.util.spec_from_file_location("graph_maker", Path(__file__).with_name("graph_maker.py"))
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 SUM = """
 task = ''

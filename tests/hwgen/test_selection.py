@@ -1,11 +1,11 @@
 """Rows that a network chooses by its own scores: the ways to write it, and the same rows in integers as in floating point."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import selection_maker as maker
+import test_machine as machine
 from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.intgraph import SelectRows
@@ -15,15 +15,6 @@ from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
 
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-maker, machine = beside("selection_maker.py"), beside("../sim/test_machine.py")
 KEPT, PATCHES, D = maker.KEPT, maker.PATCHES, maker.D
 CONFIG = Config(array_outputs=16, array_inputs=16, bank_words=2048, window_chunks=1, select_rows=64)
 

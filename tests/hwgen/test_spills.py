@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import test_machine as machine
 from hwgen import mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
@@ -24,10 +23,6 @@ from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 from hwgen.sim.tb.windows import random_window_graph
 from hwgen.walks import Walk
-
-_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).parents[1] / "sim/test_machine.py")
-machine = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(machine)
 
 SHAPES = {
     "plain": Shape(),

@@ -3,11 +3,11 @@
 import dataclasses
 import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import opensta
 from hwgen import boards, cli, report, synth, timing
 from hwgen.errors import UserError
 from hwgen.synth.families import Cell
@@ -16,10 +16,6 @@ from hwgen.timing.arrival import arrivals, wires, worst_paths
 from hwgen.timing.data import FILES, SCENARIOS, delays, parse
 from hwgen.timing.graph import build
 from hwgen.timing.place import place
-
-_spec = importlib.util.spec_from_file_location("opensta", Path(__file__).with_name("opensta.py"))
-opensta = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(opensta)
 
 HAS_YOSYS = any(importlib.util.find_spec(module) for module, _ in synth.yosys.TOOLS.values())
 OUTPUTS = {"O", "Q", "P", "PCOUT", "CO", "DOUTADOUT", "DOUT_A", "DOUT_B", "F", "S0", "S1", "COUT"}

@@ -1,12 +1,12 @@
 """Blocks of windows change no bit, and a map's attention finds room where all windows together do not."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import map_maker as maker
+import test_machine as machine
 from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
@@ -24,15 +24,6 @@ from hwgen.select import select
 from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph
 
-
-def beside(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-maker, machine = beside("map_maker.py"), beside("../sim/test_machine.py")
 SIZES = {"window_chunks": 1, "norm_columns": 128, "scale_entries": 2048, "queue_entries": 256, "max_experts": 4}
 CONFIG = Config(array_outputs=16, array_inputs=16, banks=2, bank_words=512, **SIZES)
 MEMORY = Dram(latency=64, bytes_per_cycle=16.0)

@@ -1,12 +1,11 @@
 """Selective scans on the machine against golden, through the scheduler."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import test_machine as machine
 from hwgen import intgraph, isa, mapping
 from hwgen.config import Config
 from hwgen.errors import Shortage, UserError
@@ -18,9 +17,6 @@ from hwgen.sim.machine import MachineFault
 from hwgen.sim.tb.graphs import random_images
 from hwgen.sim.tb.scans import random_scan_graph
 
-_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
-machine = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(machine)
 SHAPES = {
     "plain": {},
     "many states": {"states": 16},

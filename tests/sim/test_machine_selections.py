@@ -1,12 +1,11 @@
 """Rows chosen by their scores on the machine against golden, through the scheduler."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import test_machine as machine
 from hwgen import intgraph, isa, mapping
 from hwgen.config import Config
 from hwgen.errors import Shortage, UserError
@@ -17,9 +16,6 @@ from hwgen.sim.machine import MachineFault
 from hwgen.sim.tb.graphs import random_images
 from hwgen.sim.tb.selections import random_selection_graph, tied
 
-_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
-machine = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(machine)
 NAMES = ("CONFIGS", "assert_equal", "assert_keeps", "run", "execute", "assert_saved", "assert_checked")
 CONFIGS, assert_equal, assert_keeps, run, execute, assert_saved, assert_checked = (getattr(machine, name) for name in NAMES)
 SHAPES = {"plain": {}, "grouped": {"groups": 3}, "wide": {"width": 70, "tokens": (2, 4)}}

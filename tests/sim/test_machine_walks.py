@@ -1,12 +1,11 @@
 """Walks on the machine against golden, through the scheduler: convolutions, shifted windows, attention in a window."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import test_machine as machine
 from hwgen import intgraph, intgraph_io, isa, mapping
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
@@ -15,9 +14,6 @@ from hwgen.sim.tb.graphs import random_images
 from hwgen.sim.tb.maps import random_map_graph
 from hwgen.walks import Walk
 
-_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
-machine = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(machine)
 CONFIGS, assert_equal, assert_keeps, run = machine.CONFIGS, machine.assert_equal, machine.assert_keeps, machine.run
 
 SHAPES = {

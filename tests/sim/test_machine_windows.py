@@ -1,12 +1,11 @@
 """Windowed reductions on the machine against golden, through the scheduler: depthwise convolution, pooling, copies of rows."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import test_machine as machine
 from hwgen import intgraph, isa, mapping
 from hwgen.config import Config
 from hwgen.errors import Shortage, UserError
@@ -19,9 +18,6 @@ from hwgen.sim.tb.graphs import random_images
 from hwgen.sim.tb.windows import random_window_graph
 from hwgen.walks import window
 
-_spec = importlib.util.spec_from_file_location("test_machine", Path(__file__).with_name("test_machine.py"))
-machine = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(machine)
 NAMES = ("CONFIGS", "assert_equal", "assert_keeps", "run", "execute", "assert_saved", "assert_checked")
 CONFIGS, assert_equal, assert_keeps, run, execute, assert_saved, assert_checked = (getattr(machine, name) for name in NAMES)
 

@@ -1,11 +1,10 @@
 """Gated MLPs, rotary positions, norms of queries and keys: float against golden, golden against machine and Verilog."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gated_maker as maker
 from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.intgraph import Multiply
@@ -13,10 +12,6 @@ from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
-
-_spec = importlib.util.spec_from_file_location("gated_maker", Path(__file__).parents[1] / "hwgen" / "gated_maker.py")
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 
 SQUARE = Config(array_outputs=16, array_inputs=16)
 UNEVEN = Config(array_outputs=12, array_inputs=20, weight_ports=1)

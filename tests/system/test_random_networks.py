@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import network_maker as maker
 from hwgen import graph as fg
 from hwgen.compare import compare
 from hwgen.config import Config
@@ -20,11 +20,6 @@ from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
 
-_spec = importlib.util.spec_from_file_location(
-    "network_maker", Path(__file__).parents[1] / "hwgen" / "network_maker.py"
-)
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 Network, Layer = maker.Network, maker.Layer
 
 CONFIGS = (

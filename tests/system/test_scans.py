@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import scan_maker as maker
 from hwgen.config import Config
 from hwgen.levels import import_model
 from hwgen.select import integers
 from hwgen.sim.tb.graphs import random_images
 from hwgen.sim.tb.scans import random_scan_graph
 
-_spec = importlib.util.spec_from_file_location("scan_maker", Path(__file__).parent.parent / "hwgen" / "scan_maker.py")
-assert _spec is not None and _spec.loader is not None
-maker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maker)
 # As the windows of the ladder have it, so that it is compiled once.
 CONFIG = Config(
     array_outputs=8, array_inputs=12, window_chunks=1, window_rows=2, acc_rows=32, select_rows=64, scan_states=2,

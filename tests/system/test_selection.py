@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import chosen_maker as chosen
 from hwgen.config import Config
 from hwgen.levels import import_model
 from hwgen.select import integers
 
-_spec = importlib.util.spec_from_file_location("chosen_maker", Path(__file__).parent.parent / "hwgen" / "chosen_maker.py")
-assert _spec is not None and _spec.loader is not None
-chosen = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(chosen)
 maker = chosen.maker
 # As the windows of the ladder have it, so that it is compiled once.
 CONFIG = Config(
