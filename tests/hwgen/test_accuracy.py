@@ -51,7 +51,7 @@ def test_where_the_estimate_promised_too_much_more_layers_have_sixteen_bits(grap
     """A measurement that loses 15 dB more than the estimate knows of."""
     kept = accuracy._kept
     monkeypatch.setattr(accuracy, "_kept", lambda *a: (kept(*a)[0] - 15, "out"))
-    options = Quantisation(min_snr=float(round(kept(graph, quantise({"": graph}, None)[""], None)[0] - 3)))
+    options = Quantisation(min_snr=float(round(kept(quantise({"": graph}, None)[""], accuracy._sample(graph, None))[0] - 3)))
     made = accurate({"": graph}, None, options)
     assert made.before is not None and made.before < options.min_snr <= made.worst
     assert len(made.graphs[""].nodes) > len(quantise({"": graph}, None, options)[""].nodes)
