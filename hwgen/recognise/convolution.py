@@ -41,7 +41,9 @@ def convolution(t: Builder, node: Node) -> Ref | None:
         return None
     one = {c: axes[c][0] if axes[c] else (1, 0) for c in places + summed[1:]}
     steps = [(one[c], one[d]) for c, d in zip(places, summed[1:], strict=True)]
-    if not groups and (_of_image(x) or all(n * s <= step for (_, step), (n, s) in steps)):
+    if any(step * s < 0 for (_, step), (_, s) in steps):
+        return None  # places one way, taps the other
+    if not groups and (_of_image(x) or all(n * abs(s) <= abs(step) for (_, step), (n, s) in steps)):
         return None
     channels = tuple(f for c in groups + summed[:1] for f in axes[c])
     source, (strides, dilations, pads) = _source(t, x, channels, steps)
@@ -108,7 +110,7 @@ def _source(
 ) -> tuple[Ref, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
     """(what is convolved, [C, lengths..]; strides, dilations, pads)."""
     rank, op = len(steps), x.node.op
-    units = [gcd(a, b) or 1 for (_, a), (_, b) in steps]
+    units = [-gcd(a, b) if a < 0 or b < 0 else gcd(a, b) or 1 for (_, a), (_, b) in steps]  # a map may be turned round
     if (
         isinstance(op, Pad)
         and not op.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import re
 import signal
 import sys
 import traceback
@@ -49,6 +50,8 @@ BOARDS = (
 CHECKED = 4  # one of so many networks is given to `check`, too, and to the search for the fastest mapping
 QUANTISED, REWRITTEN, OUTSIDE = 0.12, 0.6, 0.05  # shares of networks on grids, in another form, with their data beside them
 UNKNOWN_TO_ONNXRUNTIME = ": onnxruntime cannot run it"  # as convolutions in double precision
+# What hwgen says of a level that it made itself: not well formed, or another computation than the file's.
+OWN_FAULT = re.compile(r": (level \w+: (?!.*too many$)|the graph was not understood)")
 SECONDS = 60  # of CPU, for one network
 
 
@@ -58,8 +61,9 @@ class TooLong(BaseException):
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: "right", "refused", "fault" (an exception that is no UserError), "wrong", "machine" (differs from golden),
-    "check" (which says another thing than the build), "form" (refused for how it is written), "slow"."""
+    """kind: "right", "refused", "fault" (an exception that is no UserError, or a level that hwgen itself finds wrong), "wrong",
+    "machine" (differs from golden), "check" (which says another thing than the build), "form" (refused for how it is
+    written), "slow"."""
 
     seed: int
     kind: str
@@ -107,19 +111,25 @@ def judge(seed: int, folder: Path) -> Verdict:
     onnx.save(file, path, save_as_external_data=outside, location=f"{seed}.data", size_threshold=0)
     try:
         kind, text = _judged(net, path, seed)
-    except UserError as error:
-        kind, text = "refused", str(error).replace(str(path), "")
+        if kind == "refused" and file is not net.model and not text.startswith(UNKNOWN_TO_ONNXRUNTIME):
+            plain = folder / f"{seed}_plain.onnx"
+            onnx.save(net.model, plain)
+            if levels.check(path) and not levels.check(plain):
+                kind, text = "form", f"refused in this form only: {text}"
     except Exception:
         kind, text = "fault", traceback.format_exc()
-    if kind == "refused" and file is not net.model and not text.startswith(UNKNOWN_TO_ONNXRUNTIME):
-        plain = folder / f"{seed}_plain.onnx"
-        onnx.save(net.model, plain)
-        if levels.check(path) and not levels.check(plain):
-            kind, text = "form", f"refused in this form only: {text}"
     return Verdict(seed, kind, text, tuple(net.parts))
 
 
 def _judged(net: Network, path: Path, seed: int) -> tuple[str, str]:
+    try:
+        return _built(net, path, seed)
+    except UserError as error:
+        text = str(error).replace(str(path), "")
+        return "fault" if OWN_FAULT.match(text) else "refused", text
+
+
+def _built(net: Network, path: Path, seed: int) -> tuple[str, str]:
     settings = {name: str(value) for name, value in BOARDS[seed % len(BOARDS)].items()}
     calibrate, test = net.images(CALIBRATION, seed), net.images(TEST, seed + 1)
     checked = seed % CHECKED == 0

@@ -210,3 +210,27 @@ def test_resizing_reads_only_what_has_weight(tmp_path, form, rows, taps):
     kernels = [n.kernel for n in found.nodes if isinstance(n, graph.Window)]
     assert kernels and max(a * b for a, b in kernels) <= taps
     assert "Multiply" not in kinds
+
+
+TURNED = {
+    "one pixel": ((D, D, 1, 1), {}),
+    "windows": ((D, D, 2, 3), {}),
+    "with borders": ((D, D, 3, 3), {"pads": [1, 1, 1, 1]}),
+    "with strides": ((D, D, 1, 2), {"strides": [2, 1]}),
+    "with gaps": ((D, D, 2, 2), {"dilations": [1, 2]}),
+    "depthwise": ((D, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": D}),
+    "groups": ((D, 2, 2, 2), {"group": D // 2}),
+}
+
+
+@pytest.mark.parametrize("axes", [[2], [3], [2, 3]], ids=["rows", "columns", "both"])
+@pytest.mark.parametrize("kind", TURNED)
+def test_convolution_of_a_map_that_is_turned_round(tmp_path, kind, axes):
+    """Rows and columns from the last to the first, as a backward scan leaves them."""
+    shape, attributes = TURNED[kind]
+
+    def form(w):
+        x = w.op("Slice", w.op("Relu", w.patches()), [-1] * len(axes), [-(1 << 40)] * len(axes), axes, [-1] * len(axes))
+        return w.as_tokens(w.op("Conv", x, w.normal(*shape), kernel_shape=list(shape[2:]), **attributes))
+
+    assert "PatchEmbed" in imported(tmp_path, form, (1, "t", D))[1]

@@ -20,6 +20,8 @@ RTL = {
     "norm_pipeline": ("tests/rtl/test_norm.py",),
     "tiles": ("tests/rtl/test_core.py",),
     "issue": ("tests/rtl/test_core.py",),
+    "scan_lanes": ("tests/rtl/test_scan.py",),
+    "row_walk": ("tests/rtl/test_row_walk.py", "tests/rtl/test_core.py"),
     "walk": ("tests/rtl/test_window.py",),
     "window_finish": ("tests/rtl/test_window.py",),
     "window_lanes": ("tests/rtl/test_window.py",),
@@ -33,7 +35,7 @@ APART = {"__init__", "booth", "memory", "small_memory", "ports", "insn", "shared
 
 @dataclass(frozen=True)
 class Area:
-    """files: globs. tests: globs of the tests that should notice, the quickest first; for hwgen/rtl see `tests_of`."""
+    """files: globs. tests: globs of the tests that should notice, the quickest first; for hwgen/rtl see RTL."""
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
@@ -41,31 +43,81 @@ class Area:
 
 
 AREAS = {
-    "rtl": Area(("hwgen/rtl/*.py",), (), 0.45),
+    "rtl": Area(("hwgen/rtl/*.py",), (), 0.25),
+    "window": Area(("hwgen/rtl/window*.py", "hwgen/rtl/row_walk.py", "hwgen/rtl/walk.py"), (), 0.06),
+    "scan": Area(
+        ("hwgen/rtl/scan*.py", "hwgen/quantise/scan.py", "hwgen/rows/scans.py", "hwgen/recognise/scans.py"),
+        ("tests/hwgen/test_scans.py", "tests/sim/test_machine_scans.py"), 0.06,
+    ),
+    "narrow": Area(
+        ("hwgen/rtl/expander.py", "hwgen/quantise/narrow.py", "hwgen/schedule/narrow.py"),
+        ("tests/hwgen/test_narrow.py", "tests/hwgen/test_quantise_narrow.py", "tests/sim/test_machine.py"), 0.05,
+    ),
+    "selection": Area(
+        (
+            "hwgen/rtl/select.py", "hwgen/rtl/ranking.py", "hwgen/rows/selection.py", "hwgen/quantise/received.py",
+            "hwgen/quantise/hard.py", "hwgen/recognise/selection.py", "hwgen/recognise/lists.py",
+        ),
+        ("tests/hwgen/test_selection.py", "tests/hwgen/test_chosen.py", "tests/sim/test_machine_selections.py"), 0.06,
+    ),
+    "walks": Area(
+        ("hwgen/walks.py", "hwgen/select/nests.py", "hwgen/mapping/bands.py"),
+        (
+            "tests/hwgen/test_walks.py", "tests/hwgen/test_nests.py", "tests/sim/test_machine_walks.py",
+            "tests/sim/test_machine_windows.py", "tests/hwgen/test_window_tiling.py",
+        ), 0.05,
+    ),
+    "columns": Area(
+        ("hwgen/mapping/columns.py", "hwgen/mapping/halos.py", "hwgen/mapping/window*.py", "hwgen/mapping/streamed.py"),
+        (
+            "tests/hwgen/test_columns.py", "tests/hwgen/test_window_tiling.py", "tests/hwgen/test_depth_first.py",
+            "tests/hwgen/test_spills.py",
+        ), 0.06,
+    ),
+    "accuracy": Area(
+        (
+            "hwgen/accuracy.py", "hwgen/quantise/sensitive.py", "hwgen/quantise/feedback.py", "hwgen/quantise/clipping.py",
+            "hwgen/quantise/calibrate.py", "hwgen/compare.py",
+        ),
+        ("tests/hwgen/test_accuracy.py", "tests/hwgen/test_quantise*.py", "tests/hwgen/test_compare.py"), 0.05,
+    ),
+    "transfer": Area(
+        ("hwgen/transfer.py", "hwgen/counts.py", "hwgen/schedule/areas.py", "hwgen/agreement.py", "host/pack.py"),
+        (
+            "tests/hwgen/test_spills.py", "tests/hwgen/test_agreement.py", "tests/hwgen/test_cost.py", "tests/host/test_pack.py",
+            "tests/sim/test_machine.py",
+        ), 0.04,
+    ),
     "numerics": Area(
-        ("hwgen/numerics.py",), ("tests/hwgen/test_numerics.py", "tests/sim/test_golden.py", "tests/rtl/test_post.py"), 0.08
+        ("hwgen/numerics.py",), ("tests/hwgen/test_numerics.py", "tests/sim/test_golden.py", "tests/rtl/test_post.py"), 0.07
     ),
     "quantise": Area(
-        ("hwgen/quantise/*.py",), ("tests/hwgen/test_quantise_*.py", "tests/hwgen/test_quantise.py", "tests/fuzz/test_*.py"), 0.14
+        ("hwgen/quantise/*.py",), ("tests/hwgen/test_quantise_*.py", "tests/hwgen/test_quantise.py", "tests/fuzz/test_*.py"), 0.08
     ),
     "schedule": Area(
         ("hwgen/schedule/*.py",),
         (
             "tests/hwgen/test_narrow.py", "tests/hwgen/test_program_checks.py", "tests/hwgen/test_schedule*.py",
             "tests/sim/test_machine*.py",
-        ),
-        0.12,
-    ),  # fmt: skip
+        ), 0.08,
+    ),
     "mapping": Area(
         ("hwgen/mapping/*.py",),
         (
             "tests/hwgen/test_mapping.py", "tests/hwgen/test_depth_first.py", "tests/hwgen/test_interleave.py",
+            "tests/hwgen/test_pieces.py", "tests/hwgen/test_together.py", "tests/hwgen/test_columns.py",
             "tests/hwgen/test_spills.py", "tests/hwgen/test_window_tiling.py",
-        ),
-        0.11,
-    ),  # fmt: skip
-    "rows": Area(("hwgen/rows/*.py",), ("tests/hwgen/test_rows*.py", "tests/hwgen/test_recognise*.py"), 0.1),
-}
+        ), 0.08,
+    ),
+    "rows": Area(("hwgen/rows/*.py",), ("tests/hwgen/test_rows*.py", "tests/hwgen/test_recognise*.py"), 0.07),
+    "host": Area(
+        ("host/*.py",),
+        (
+            "tests/host/test_pack.py", "tests/host/test_accelerator.py", "tests/host/test_faults.py", "tests/host/test_serial.py",
+            "tests/host/test_main.py", "tests/host/test_multitask.py", "tests/host/test_energy.py",
+        ), 0.04,
+    ),
+}  # fmt: skip
 
 
 def files(area: Area, top: Path) -> list[str]:
@@ -75,9 +127,10 @@ def files(area: Area, top: Path) -> list[str]:
 
 
 def tests_of(area: Area, path: str, top: Path) -> list[str]:
-    """Paths of the tests that should notice a fault in a file."""
-    if area is AREAS["rtl"]:
-        stem = Path(path).stem
+    """Paths of the tests that should notice a fault in a file; those that are named as it is come first."""
+    folder, stem = Path(path).parent.name, Path(path).stem
+    if folder == "rtl":
         return list(RTL.get(stem, (f"tests/rtl/test_{stem}.py",)))
     found = {str(p.relative_to(top)): None for pattern in area.tests for p in sorted(top.glob(pattern))}
-    return list(found)
+    named = (f"test_{stem}.py", f"test_{folder}_{stem}.py")
+    return sorted(found, key=lambda test: Path(test).name not in named)
