@@ -19,7 +19,7 @@ import numpy as np
 
 Array = np.ndarray
 
-REVISION = 4  # of this arithmetic: a bundle whose Verilog computes by another one is not run
+REVISION = 5  # of this arithmetic: a bundle whose Verilog computes by another one is not run
 INT8_MAX = 127
 INT16_MAX = 32767
 U16_MAX = 65535
@@ -210,7 +210,7 @@ GELU_MAX_ERROR = 0.5 * 2.0 ** -(GELU_INDEX_BITS + 1) + 2.0**-GELU_DELTA_BITS
 # By form: c, where the table is that of f(c * x) / c. SiLU bends over a wider range than GELU, so its table's argument is
 # SiLU's divided by c: its largest error is that of GELU's, in SiLU's own units c times as much (and 2.7e-3 beyond |x| = 8).
 GELU_SPANS = {"gelu": 1.0, "softplus": 4.0, "silu": 2.0, "hardswish": 2.0, "tanh": 1.25, "exp": 4.0}
-GELU_FORMS = tuple(GELU_SPANS)
+GELU_FORMS = (*GELU_SPANS, "relu")  # which has no table: GELU's would be off by 22 steps around 0
 # tanh is sign(x) * (1 - delta(|x|)). Hard swish is ReLU from TANH_FIRST on: the rest of its table's room is that of tanh,
 # which is 1 from |x| = 3.125 on. In units of 1, whatever gelu_shift: half a step, the table's rounding.
 TANH_ONE = 1 << 14
@@ -248,7 +248,7 @@ def gelu_delta(form: str) -> Array:
     return np.round((x - x * share) * 2.0**GELU_DELTA_BITS).astype(np.int64)
 
 
-GELU_TABLE = {form: gelu_delta(form) for form in GELU_FORMS}
+GELU_TABLE = {form: gelu_delta(form) for form in GELU_SPANS}
 
 
 def gelu(x: Array, form: str, gelu_shift: int) -> Array:
@@ -256,7 +256,7 @@ def gelu(x: Array, form: str, gelu_shift: int) -> Array:
 
     "tanh" gives tanh(c * x) in steps of 1 / TANH_ONE instead. Largest error: TANH_MAX_ERROR; of x that saturates at +-4
     (gelu_shift 6) as much, so steps need not be larger for larger numbers. "exp" gives exp(min(c * x, 0)) in steps of
-    1 / EXP_ONE, with EXP_MAX_ERROR.
+    1 / EXP_ONE, with EXP_MAX_ERROR. "relu" gives max(x, 0) in steps of any size.
     """
     return _gelu_of_int16(form, gelu_shift)[np.asarray(x).astype(np.int16, copy=False).view(np.uint16)]
 
@@ -265,6 +265,8 @@ def gelu(x: Array, form: str, gelu_shift: int) -> Array:
 def _gelu_of_int16(form: str, gelu_shift: int) -> Array:
     """Its value for each int16, by the bits of the argument."""
     x = np.arange(1 << 16, dtype=np.uint16).view(np.int16).astype(np.int64)
+    if form == "relu":
+        return np.maximum(x, 0).astype(np.int16)
     index, table = round_shift(np.abs(x), gelu_shift), GELU_TABLE[form]
     delta = np.where(index < len(table), table[np.minimum(index, len(table) - 1)], 0)
     if form == "tanh":

@@ -69,6 +69,7 @@ class Gelu(IntEnum):
     HARDSWISH = 4
     TANH = 5
     EXP = 6
+    RELU = 7
 
 
 class Convert(IntEnum):

@@ -96,7 +96,7 @@ def activation_form(b: Builder, node: fg.Activation, peak: float, need: float, l
         # What saturates lies beyond the limit all the same, also where large biases need larger steps than the limit.
         step = max((clip.high + low) / INT16_MAX, need)
         if step * INT16_MAX < peak * seen.room * WIDE_MARGIN:
-            return Form(1.0, "gelu", 0, step)
+            return Form(1.0, "relu", 0, step)
     margin = static_room(seen) * INT16_MAX / STATIC_MAX if read_static(b.plan, node.name) else seen.room * WIDE_MARGIN
     return form_of(node.form, node.slope, peak * margin, need)
 
@@ -186,8 +186,7 @@ def form_of(kind: str, slope: float, peak: float, need: float) -> Form:
             step = 2.0 ** -(7 + shift)
             if INT16_MAX * step >= peak * factor and step >= need * factor:
                 return Form(factor, kind, shift, step)
-    # GELU in steps so small that its bend around 0 is next to nothing: 22 steps of some ten thousand.
-    return Form(1.0, "gelu", 0, max(peak / INT16_MAX, need))
+    return Form(1.0, "relu", 0, max(peak / INT16_MAX, need))
 
 
 def second_biases(node: fg.Experts | fg.SlotExperts, form: Form) -> Array | None:

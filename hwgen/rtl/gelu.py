@@ -1,4 +1,4 @@
-"""GELU or SiLU = ReLU - delta(|x|), softplus = ReLU + delta(|x|), exp(min(x, 0)) = delta, or tanh =
+"""ReLU, GELU or SiLU = ReLU - delta(|x|), softplus = ReLU + delta(|x|), exp(min(x, 0)) = delta, or tanh =
 sign(x) * (1 - delta(|x|)), on the lanes of a row: a pipelined table look-up."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def gelu_lanes(m: Module, lanes: list, mode, shift, keep=None) -> list[Signal]:
             read = rom.read_port()
             m.d.comb += read.addr.eq(Cat(index[:INDEX_BITS], table))
             entries = Mux(hard(3), numerics.TANH_FIRST, Mux(soft(3), numerics.EXP_FIRST, numerics.GELU_ENTRIES))
-            inside = register(m, (index < entries) & (mode(3) != Gelu.OFF), f"gelu_in{k}")
+            inside = register(m, (index < entries) & (mode(3) != Gelu.OFF) & (mode(3) != Gelu.RELU), f"gelu_in{k}")
             delta = Signal(unsigned(DELTA_BITS), name=f"gelu_delta{k}", reset_less=True)
             m.d.sync += delta.eq(Mux(inside, read.data, 0))
             # 6: scale to x's steps, keeping the bit that rounds. 7: ReLU -+ delta, or 1 - delta with the sign of x.
