@@ -201,14 +201,16 @@ def _matmul(state: _State, op: MatMul, weights: Array | None) -> None:
 
 
 def _reduce_window(state: _State, op: ReduceWindow) -> None:
-    taps, y_rows = op.walk.x_rows(), op.walk.y_rows()
-    total = num.reduce_window(taken(state.read(op.x), taps), op.weights, taps >= 0 if op.reduce == Reduce.MAX else None)
-    y = num.window_post(total, op.mult, op.before, op.shift, op.bias)
-    if op.gelu is not None:
-        y = num.gelu(y, *op.gelu)
-    state.write(op.out, y, y_rows)
-    if op.row_max != RowMax.NONE:
-        state.maxima[op.out.buffer][op.out.row + y_rows] = num.row_max_abs(y)
+    x = state.read(op.x)
+    for walk, weights in op.parts:
+        taps, y_rows = walk.x_rows(), walk.y_rows()
+        total = num.reduce_window(taken(x, taps), weights, taps >= 0 if op.reduce == Reduce.MAX else None)
+        y = num.window_post(total, op.mult, op.before, op.shift, op.bias)
+        if op.gelu is not None:
+            y = num.gelu(y, *op.gelu)
+        state.write(op.out, y, y_rows)
+        if op.row_max != RowMax.NONE:
+            state.maxima[op.out.buffer][op.out.row + y_rows] = num.row_max_abs(y)
 
 
 def _convert(state: _State, view: View, convert: Convert, rows: Array) -> tuple[Array, Array | None, Array]:

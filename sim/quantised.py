@@ -89,10 +89,10 @@ def _piece(piece: qgraph.Piece, values: Values) -> Array:
 
 def _window(node: qgraph.Window, values: Values) -> Array:
     x = _rows(node.x, values)
-    y = np.empty((sum(walk.rows for walk in node.walks), x.shape[1]), np.int16)
-    for walk, mult in zip(node.walks, node.mults, strict=True):
+    y = np.empty((sum(walk.rows for walk, _, _ in node.parts), x.shape[1]), np.int16)
+    for walk, mult, weights in node.parts:
         taps = walk.x_rows()
-        total = num.reduce_window(taken(x, taps), node.weights, taps >= 0 if node.reduce == Reduce.MAX else None)
+        total = num.reduce_window(taken(x, taps), weights, taps >= 0 if node.reduce == Reduce.MAX else None)
         y[walk.y_rows()] = num.window_post(total, mult, node.before, node.shift, node.bias)
     return y if node.act is None else num.gelu(y, *node.act)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_atomic, write_npz
-from .synthetic import MICRO, TINY, Spec, images, model
+from .synthetic import DEPTH, MICRO, SEGMENTATION, TINY, Spec, images, model
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ EXAMPLES = {
         "trained hybrid of depthwise and dense convolutions and attention on the same digits", _trained("hybrid_digits.onnx")
     ),
     "m3vit-tiny": Example("the reference workload M3ViT-tiny, 782.7 M MAC, seeded random weights", _seeded(TINY)),
+    "m3vit-segmentation": Example(
+        "m3vit-tiny with the convolutional head of its public code, 19 classes a pixel, 7.2 G MAC", _seeded(SEGMENTATION)
+    ),
+    "m3vit-depth": Example("the same backbone with gates and head of a second task, depth a pixel", _seeded(DEPTH)),
     "m3vit-micro": Example("the smallest MoE ViT, seeded random weights, for tests", _seeded(MICRO)),
 }
 

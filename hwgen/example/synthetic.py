@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -11,7 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 @dataclass(frozen=True)
 class Spec:
-    """An M3ViT: blocks 1, 3, 5, ... are mixtures of experts, the others dense. `classes` None: all tokens are the output."""
+    """An M3ViT: blocks 1, 3, 5, ... are mixtures of experts, the others dense.
+
+    `classes` None: all tokens are the output. `dense` is the name of a task of maps, which puts the convolutional head of M3ViT's
+    public code (four upsampling steps, SETR's) behind the tokens; tasks of one seed differ in gates and head alone.
+    """
 
     image: tuple[int, int, int]  # C, H, W
     patch: int
@@ -23,6 +27,8 @@ class Spec:
     expert_hidden: int
     top_k: int
     classes: int | None = None
+    dense: str = ""
+    channels: int = 256  # between the convolutions of a dense head
     seed: int = 2023
 
     @property
@@ -35,6 +41,8 @@ class Spec:
 
 
 TINY = Spec((3, 128, 256), 16, 192, 3, 12, 768, 16, 384, 2)
+SEGMENTATION = replace(TINY, classes=19, dense="segmentation")
+DEPTH = replace(TINY, classes=1, dense="depth")
 MICRO = Spec((1, 8, 8), 4, 16, 2, 2, 32, 4, 16, 2, classes=5)
 
 
@@ -55,6 +63,7 @@ class _Writer:
     def __init__(self, spec: Spec):
         self.spec = spec
         self.rng = np.random.default_rng(spec.seed)
+        self.of_task = np.random.default_rng([spec.seed, *spec.dense.encode()]) if spec.dense else self.rng
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
@@ -69,8 +78,9 @@ class _Writer:
         self.nodes.append(helper.make_node("Constant", [], [f"{name}_output_0"], name, value=tensor))
         return f"{name}_output_0"
 
-    def weight(self, name: str, *shape: int, deviation: float, mean: float = 0.0) -> str:
-        array = self.rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation) + np.float32(mean)
+    def weight(self, name: str, *shape: int, deviation: float, mean: float = 0.0, of_task: bool = False) -> str:
+        rng = self.of_task if of_task else self.rng
+        array = rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation) + np.float32(mean)
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 
@@ -135,7 +145,7 @@ class _Writer:
         s = self.spec
         e, t, d, h = s.experts, s.tokens, s.width, s.expert_hidden
         x = self.reshape(x, [t, d], f"{name}/flat")
-        gate = self.weight(f"{weights}.gate.w_gate", d, e, deviation=1.5 / d**0.5)
+        gate = self.weight(f"{weights}.gate.w_gate", d, e, deviation=1.5 / d**0.5, of_task=True)
         logits = self.op("MatMul", [x, gate], f"{name}/gate")
         scores = self.op("Softmax", [logits], f"{name}/gate", axis=1)
         top = {"axis": 1, "largest": 1, "sorted": 1}
@@ -173,16 +183,50 @@ class _Writer:
         b = self.weight("head.bias", s.classes, deviation=0.02)
         return self.op("Gemm", [x, w, b], "/head", alpha=1.0, beta=1.0, transB=1)
 
+    def conv(self, x: str, name: str, inputs: int, outputs: int, size: int = 3) -> str:
+        """A convolution that keeps the map's size; BatchNorm is folded into it, as exporters do."""
+        deviation = (2 / (inputs * size**2)) ** 0.5
+        w = self.weight(f"{name[1:]}.weight", outputs, inputs, size, size, deviation=deviation, of_task=True)
+        b = self.weight(f"{name[1:]}.bias", outputs, deviation=0.05, of_task=True)
+        window = {"kernel_shape": [size] * 2, "pads": [size // 2] * 4, "strides": [1, 1], "dilations": [1, 1], "group": 1}
+        return self.op("Conv", [x, w, b], name, **window)
+
+    def doubled(self, x: str, name: str) -> str:
+        scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32))
+        self.nodes.append(helper.make_node("Constant", [], [f"{name}/scales"], f"{name}/scales", value=scales))
+        half = {"coordinate_transformation_mode": "half_pixel", "cubic_coeff_a": -0.75, "mode": "linear"}
+        return self.op("Resize", [x, "", f"{name}/scales"], name, nearest_mode="floor", **half)
+
+    def dense_head(self, x: str) -> str:
+        """Patch tokens as a map, then convolutions of 3 x 3, each on a map of twice the size, and classes on the largest."""
+        s = self.spec
+        bounds = [self.constant([n], f"/head/slice/{what}") for n, what in ((1, "from"), (s.tokens, "to"), (1, "axes"))]
+        x = self.norm(self.op("Slice", [x, *bounds], "/head/slice"), "/head/norm", "head.norm")
+        x = self.op("Transpose", [x], "/head/map", perm=[0, 2, 1])
+        x = self.reshape(x, [1, s.width, s.image[1] // s.patch, s.image[2] // s.patch], "/head/map")
+        for index in range(4):
+            x = self.doubled(x, f"/head/up_{index}") if index else x
+            x = self.conv(x, f"/head.conv_{index}", s.channels if index else s.width, s.channels)
+            x = self.op("Relu", [x], f"/head/relu_{index}")
+        return self.doubled(self.conv(x, "/head.conv_4", s.channels, s.classes, size=1), "/head/up_4")
+
 
 def model(spec: Spec) -> onnx.ModelProto:
-    """The network of `spec` as ONNX: input `image` [1, C, H, W]; output `tokens` [1, T, D], or `logits` [1, classes]."""
+    """The network of `spec` as ONNX: input `image` [1, C, H, W].
+
+    Output: `tokens` [1, T, D], `logits` [1, classes], or, named as the dense task, [1, classes, 16 H / patch, 16 W / patch].
+    """
     w = _Writer(spec)
     x = w.embedding()
     for index in range(spec.layers):
         x = w.block(x, index)
-    name, shape = ("tokens", [1, spec.tokens, spec.width]) if spec.classes is None else ("logits", [1, spec.classes])
-    if spec.classes is not None:
+    name, shape = "tokens", [1, spec.tokens, spec.width]
+    if spec.dense:
+        x = w.dense_head(x)
+        name, shape = spec.dense, [1, spec.classes, *(16 * n // spec.patch for n in spec.image[1:])]
+    elif spec.classes is not None:
         x = w.head(x)
+        name, shape = "logits", [1, spec.classes]
     w.nodes[-1].output[0] = name  # the node that makes x
     graph = helper.make_graph(
         w.nodes,

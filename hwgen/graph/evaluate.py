@@ -31,6 +31,7 @@ from .nodes import (
     Product,
     Ratio,
     Received,
+    Resample,
     Rotate,
     Route,
     Rows,
@@ -170,6 +171,8 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             return (p @ x).transpose(0, 2, 1, 3).reshape(v[0].shape[0], -1)
         case Gather(rows=rows):
             return walks.taken(v[0], rows)
+        case Resample(resampling=resampling):
+            return resampling.evaluate(v[0])
         case Select(first=first, count=count):
             return v[0][np.argsort(-v[1].reshape(-1), kind="stable")[first : first + count]]
         case Scan():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from .. import patches
+from ..resampling import Resampling
 
 Array = np.ndarray
 
@@ -351,6 +352,14 @@ class Window(Node):
     weight: Array | None = None  # [kernel height, kernel width, C]
     bias: Array | None = None  # [C]
     count_pads: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(Node):
+    """A map [height * width, C] made larger by whole numbers, the same in every channel."""
+
+    x: str = value()
+    resampling: Resampling
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ from .nodes import (
     Product,
     Ratio,
     Received,
+    Resample,
     Rotate,
     Route,
     Rows,
@@ -129,6 +130,9 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(bias is None or bias.shape == alike or (w > 1 and bias.shape == (w, *alike)), "bias shape")
             _need(factors is None or factors.shape == (h,) and (factors > 0).all(), f"factors {factors} of {h} heads")
             return s[0][0], s[2][1]
+        case Resample(resampling=resampling):
+            _need(resampling.size[0] * resampling.size[1] == s[0][0], f"a map of {resampling.size} of x {s[0]}")
+            return resampling.made[0] * resampling.made[1], s[0][1]
         case Gather(rows=rows):
             fits = rows.ndim == 1 and rows.size > 0 and rows.dtype.kind == "i" and -1 <= rows.min() and rows.max() < s[0][0]
             _need(fits, f"rows {rows.dtype}{rows.shape} of x {s[0]}")

@@ -126,6 +126,8 @@ def banded(op: Op) -> dict[str, str] | None:
     walk = op.walk
     if not isinstance(op, MatMul | ReduceWindow) or walk is None or walk.rows < 2 or op.x.buffer == op.out.buffer:
         return None
+    if isinstance(op, ReduceWindow) and not op.cuts:
+        return None
     if isinstance(op, MatMul) and (op.continue_max or op.row_scale == RowScale.TABLE):
         return None
     if isinstance(op, MatMul) and op.residual is not None and op.residual.buffer in (op.x.buffer, *_stationary(op)):

@@ -20,6 +20,7 @@ from ..intgraph import (
     SelectRows,
     View,
 )
+from ..isa import Reduce
 from ..latency import (
     load_cycles,
     multiply_cycles,
@@ -30,6 +31,7 @@ from ..latency import (
     select_cycles,
     window_cycles,
 )
+from ..walks import Walk
 from .order import Timing
 
 
@@ -53,8 +55,7 @@ def vector(op: Op, rows: int, config: Config) -> float:
         case ReduceWindow():
             if not config.window_chunks:  # the scheduler says so
                 return 0.0
-            run = min(op.walk.run, rows)  # a band may be less than the rows that follow each other by a tap
-            return window_cycles(config, rows, op.x.cols, op.walk.kernel, run, op.weights is not None)
+            return sum(_window(op, walk, -(-rows * walk.rows // op.walk.rows), config) for walk, _ in op.parts)
         case SelectRows(x=x, scores=scores):
             return select_cycles(config, rows, x.cols, scores.rows, scores.cols)
         case RouteTokens():
@@ -62,6 +63,11 @@ def vector(op: Op, rows: int, config: Config) -> float:
         case ScanRows():
             return scan_cycles(config, rows, op.x.cols, op.states) if config.scan_states else 0.0
     return 0.0
+
+
+def _window(op: ReduceWindow, walk: Walk, rows: int, config: Config) -> int:
+    run = min(walk.run, rows)  # a band may be less than the rows that follow each other by a tap
+    return window_cycles(config, rows, op.x.cols, walk.kernel, run, op.reduce == Reduce.WEIGHTED)
 
 
 def timing(config: Config) -> Timing:

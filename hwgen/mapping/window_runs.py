@@ -221,7 +221,7 @@ def _borders(walk: Walk, side: str) -> dict[int, int] | None:
 
 def _walked(graph: IntGraph, op: Op, walk: Walk, tokens: int) -> Shape | None:
     """How an operation with a walk takes them: in the order of the rows that it writes, or else of those that it reads."""
-    if walk.rows != tokens or walk.rows == 1:
+    if walk.rows != tokens or walk.rows == 1 or (isinstance(op, ReduceWindow) and not op.cuts):
         return None
     sides = ("out", "x") if walk.count == 1 else ("out",)
     axes = dict.fromkeys(op.views(), WHOLE)

@@ -77,6 +77,8 @@ def _lower(b: Builder, node: fg.Node) -> None:
             maps.stack(b, node)
         case fg.Window():
             maps.window(b, node)
+        case fg.Resample():
+            maps.resample(b, node)
         case fg.Attention():
             attention(b, node)
         case fg.Add():

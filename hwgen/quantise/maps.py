@@ -267,3 +267,26 @@ def activated(b: Builder, node: fg.Activation, source: fg.Window) -> None:
     made = reduction(b, source)
     form = activation_form(b, node, float(b.stats.values[source.name].magnitude().max()), made.need())
     b.held[node.name] = made.emit(b, node.name, 0.0, form=form)
+
+
+def resample(b: Builder, node: fg.Resample) -> None:
+    """Emit a map made larger, in steps of its own."""
+    larger, x = node.resampling, b.held[node.x]
+    if larger.taps > WINDOW_TAPS:
+        raise UserError(f"{describe(node)}: {larger.taps} taps, the machine weights up to {WINDOW_TAPS}")
+    if x.offset is not None and not larger.keeps_sums:
+        x = plain(b, node.x)
+    offset = 0.0 if x.offset is None else np.asarray(x.offset, np.float64)
+    rows, cols = b.shapes[node.name]
+    scale = own_scale(b, node, float(np.abs(offset).max()) / INT16_MAX)
+    seen = b.stats.values[node.x].magnitude(offset)
+    largest = np.minimum(np.ceil(seen / x.scale * 1.5) + 1, INT16_MAX)  # int16 number of x, with room
+    before = int(np.clip(np.ceil(np.log2(max(float(largest.max()) * larger.gain, 1.0) / VALUE_MAX)), 0, BEFORE_MAX))
+    factor = np.broadcast_to(np.asarray(x.scale, np.float64) * 2.0**before / (larger.steps * scale), cols)
+    shift = fraction(float(factor.max()))
+    mult = np.rint(factor * 2.0**shift).astype(np.int64)
+    bias = np.broadcast_to(np.rint(offset / scale), cols).astype(np.int16)
+    fields = {"before": before, "shift": shift, "resampling": larger, "layer": node.name, "source": node.source}
+    made = q.Window(b.name(node.name), x.ref, (), (mult,), bias, Reduce.WEIGHTED, **fields)
+    ref = b.emit(made, rows, cols, scale, None, b.groups_of(x), node.name)
+    b.held[node.name] = Held(ref, scale)

@@ -13,6 +13,7 @@ from . import attention, dense, elementwise, lengths, maps, moe, products, reduc
 from .apart import split
 from .beside import beside
 from .commuted import commuted
+from .larger import at_once
 from .lower import GONE, Make, Rows, Where
 from .means import by_windows
 from .moves import value
@@ -54,7 +55,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     types = {name: kind for name, kind in program.notes.get("types", {}).items() if name in b.shapes}
-    made = by_windows(chained(commuted(beside(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types)))))
+    made = by_windows(chained(commuted(at_once(beside(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))))))
     findings = [Finding(n.source, b.kinds.get(n.source, "norm"), "select", *NORM_OF_HEADS) for n in _norms_of_heads(made)]
     return (None if findings else made), list(dict.fromkeys(findings))
 

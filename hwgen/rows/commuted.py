@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .. import walks
-from ..graph import Gather, Graph, Join, Linear, Node, Rows, Stack, Window, shapes
+from ..graph import Gather, Graph, Join, Linear, Node, Resample, Rows, Stack, Window, shapes
 
 Array = np.ndarray
 WHOLE = 16  # columns of values side by side lie without a gap where all have a multiple of so many
@@ -91,7 +91,7 @@ def _side(graph: Graph, made: dict[str, Node], name: str, join: Join) -> _Side:
         node = made.get(at)
         if node is None or _held(graph, at):
             return none
-        mixes = isinstance(node, Gather | Rows | Stack) or (isinstance(node, Window) and _alike(node))
+        mixes = isinstance(node, Gather | Resample | Rows | Stack) or (isinstance(node, Window) and _alike(node))
         (inside if mixes else leaves)[at] = node
         todo += [x for x in node.inputs if x not in inside and x not in leaves] if mixes else []
     (first, *more) = leaves.values()
@@ -120,6 +120,8 @@ def _keeps_sums(s: _Side, known: dict[str, tuple[int, ...]]) -> bool:
             values[node.name] = walks.taken(x[0], node.rows)
         elif isinstance(node, Rows):
             values[node.name] = x[0][node.start : node.stop]
+        elif isinstance(node, Resample):
+            values[node.name] = node.resampling.evaluate(x[0])
         else:
             assert isinstance(node, Window) and node.weight is not None
             rows = walks.window(node.size, node.kernel, node.stride, node.pads, node.dilation).x_rows()
@@ -131,7 +133,7 @@ def _narrowed(node: Node, first: Linear, width: int) -> Node:
     """A node of a chain on what the first layer reads."""
     if isinstance(node, Stack):
         return replace(node, xs=tuple(first.x if x == first.name else x for x in node.xs))
-    assert isinstance(node, Gather | Rows | Window)
+    assert isinstance(node, Gather | Resample | Rows | Window)
     moved = replace(node, x=first.x if node.x == first.name else node.x)
     if isinstance(moved, Window) and moved.weight is not None:
         return replace(moved, weight=np.ascontiguousarray(np.broadcast_to(moved.weight[..., :1], (*moved.kernel, width))))

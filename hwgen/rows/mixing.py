@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph
+from ..resampling import SAME, Axis, Resampling
 from ..tensor import Node
 from .lower import Rows
 from .moves import gathered, stacked, value
@@ -27,13 +28,13 @@ class Mixed:
     view    [tokens of the result without the mixed axis, mixed axis, channels] of what is read
     place   of the layer's value [rows, outputs]
     outputs_first   tokens of the value run over the outputs first, then over the others
-    phases  of a map that is made larger by a whole number; None for others
+    phases  of a map that is made larger by a whole number, with its edges repeated; None for others
     """
 
     view: View
     place: Place
     outputs_first: bool
-    phases: Phases | None
+    phases: Axis | None
 
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
@@ -91,9 +92,11 @@ def _in_windows(weight: Array) -> bool:
 
 def resamples(b: Rows, node: Node) -> bool:
     """Whether tokens are mixed of few others each, such as the rows of a map that is resized."""
-    weight = node.operands[1]
-    if mixed(b, node) is None or weight.constant is None:
+    weight, found = node.operands[1], mixed(b, node)
+    if found is None or weight.constant is None:
         return False
+    if found.phases is not None:
+        return True
     numbers = b.array(weight)
     return bool((numbers != 0).sum(axis=1).max(initial=0) <= min(MOST_TAPS, numbers.shape[1] // 2))
 
@@ -113,8 +116,9 @@ def _mix(b: Rows, node: Node) -> str:
     assert found is not None
     weight = b.array(node.operands[1], "its weight")
     each, tokens, width = found.view.shape
-    phases = found.phases
-    if phases is None and not _in_windows(weight):
+    if found.phases is not None and found.phases.weights.shape[1] > 1:  # of one token each they are moved
+        return _plus(b, node, found, _larger(b, node, found, found.phases))
+    if not _in_windows(weight):
         return _weighted(b, node, found, weight)
     spans = _spans(weight)
     forms: dict[bytes, list[int]] = {}
@@ -152,57 +156,39 @@ def _mix(b: Rows, node: Node) -> str:
         order[outputs] = total + table(positions)[starts]
         total += positions * each
 
-    if phases is not None:
-        place = np.clip(np.arange(-phases.before, tokens + phases.behind), 0, tokens - 1)
-        for p, (numbers, start) in enumerate(zip(phases.weights, phases.starts, strict=True)):
-            windowed(slice(p, None, len(phases.weights)), start + np.arange(tokens), numbers, place)
-    else:
-        for own in forms.values():
-            first, end = spans[own[0]]
-            windowed(own, np.array([spans[o][0] for o in own]), weight[own[0], first:end], np.arange(tokens))
+    for own in forms.values():
+        first, end = spans[own[0]]
+        windowed(own, np.array([spans[o][0] for o in own]), weight[own[0], first:end], np.arange(tokens))
     rows = (order if found.outputs_first else order.T).reshape(-1)
     return _plus(b, node, found, gathered(b, node, stacked(b, node, names), rows, total))
 
 
-@dataclass(eq=False)
-class Phases:
-    """Outputs p, p + n, p + 2 n.. of which each reads the same weights, one token further on, of tokens with the first one
-    `before` times more in front and the last one `behind` times more after them.
-
-    weights  [n, taps]; starts: token that the first output of each reads first, of these
-    """
-
-    weights: Array
-    starts: Array
-    before: int
-    behind: int
+def _larger(b: Rows, node: Node, found: Mixed, axis: Axis) -> str:
+    """A map made larger along one axis."""
+    each, tokens, _ = found.view.shape
+    x = value(b, node, kept(found.view.group([1, 0] if found.outputs_first else [0, 1], [2])))
+    larger = Resampling((tokens, each), axis, SAME) if found.outputs_first else Resampling((each, tokens), SAME, axis)
+    return b.add(graph.Resample, node, "", "larger", x=x, resampling=larger)
 
 
-def _phases(weight: Array) -> Phases | None:
+def _phases(weight: Array) -> Axis | None:
     """A map made larger by a whole number, with its edges repeated; None where it is none."""
     outputs, tokens = weight.shape
     count = outputs // tokens
     if outputs % tokens or count < 2 or count > MOST_PHASES:
         return None
-    middle = tokens // 2
-    spans = [(first - middle, end - middle) for first, end in _spans(weight[middle * count : (middle + 1) * count])]
-    taps = max(end - first for first, end in spans)
+    spans = _spans(weight)
+    own = [range(p, outputs, count) for p in range(count)]  # of each phase the output farthest from edges
+    inner = [max(of, key=lambda o: (spans[o][1] - spans[o][0], -abs(2 * o - outputs))) for of in own]
+    taps = max(spans[o][1] - spans[o][0] for o in inner)
     if taps > MOST_TAPS:
         return None
-    starts = np.array([first for first, _ in spans])
     weights = np.zeros((count, taps), np.float32)
-    made = np.zeros_like(weight)
-    for p, start in enumerate(starts):
-        own = np.arange(taps) + middle + start
-        inside = (own >= 0) & (own < tokens)
-        weights[p, inside] = weight[middle * count + p, own[inside]]
-        at = np.clip(np.arange(tokens)[:, None] + start + np.arange(taps), 0, tokens - 1)
-        np.add.at(made, (p + count * np.arange(tokens)[:, None], at), weights[p])
-    if np.abs(made - weight).max() > EQUAL * np.abs(weight).max():
-        return None
-    before = max(0, -int(starts.min()))
-    behind = max(0, int(starts.max()) + taps - 1)
-    return Phases(weights, starts + before, before, behind)
+    for p, o in enumerate(inner):
+        first, end = spans[o]
+        weights[p, : end - first] = weight[o, first:end]
+    axis = Axis(weights, tuple(spans[o][0] - o // count for o in inner))
+    return axis if np.abs(axis.matrix(tokens) - weight).max() <= EQUAL * np.abs(weight).max() else None
 
 
 def _weighted(b: Rows, node: Node, found: Mixed, weight: Array) -> str:

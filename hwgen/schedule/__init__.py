@@ -9,7 +9,8 @@ from .. import isa
 from ..config import Config
 from ..counts import expected
 from ..errors import Shortage, UserError
-from ..intgraph import Input, IntGraph, RouteTokens, verify
+from ..intgraph import Input, IntGraph, RouteTokens
+from ..intgraph_checks import verify
 from ..program import InputSlot, OutputSlot, Program, RowLayout, TaskProgram, memory_map
 from .checks import verify_task
 from .emit import Emitter

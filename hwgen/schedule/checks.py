@@ -17,7 +17,7 @@ import numpy as np
 from .. import isa
 from ..config import Config
 from ..counts import data_beats
-from ..intgraph import IntGraph, MatMul, Op, SelectRows, Transfer, View
+from ..intgraph import IntGraph, MatMul, Op, ReduceWindow, SelectRows, Transfer, View
 from ..isa import ColScale, Indirect, Unit, WeightSource
 from ..program import Region as Part
 from ..program import TaskProgram
@@ -55,8 +55,9 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config, regions: dic
     rows_done: dict[str, int] = defaultdict(int)
     columns_done: dict[str, int] = defaultdict(int)  # chunks of a transfer
     params_loaded: dict[str, int] = defaultdict(int)
+    params: dict[str, int] = {}  # where those of an operation begin
     held: dict[Unit | None, tuple[isa.WalkFields, str]] = {}  # of the unit's next instruction, and its operation
-    walks: dict[str, list[Walk]] = {}
+    walks: dict[str, list[tuple[Walk, int]]] = {}  # of each operation, and which of its chunks of parameters come first
     streamed = [name for insn, name in zip(task.instructions, task.origins, strict=True) if isinstance(insn, isa.Stream)]
     taken = 0
     for number, (insn, name) in enumerate(zip(task.instructions, task.origins, strict=True)):
@@ -69,7 +70,7 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config, regions: dic
             continue
         if insn.unit in held or (op.walk is not None and isinstance(insn, (isa.Matmul, isa.ReduceWindow))):
             walk = _walk_of(insn, name, number, held)
-            walks.setdefault(name, []).append(walk)
+            walks.setdefault(name, []).append((walk, getattr(insn, "params", 0)))
         else:
             walk = None
         picked = {} if walk is None else reach(walk)
@@ -91,6 +92,8 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config, regions: dic
             if field == QUEUE:
                 continue
             base, rows = _rows(field, first, picked)
+            if field == PARAMS:
+                base += region.start - params.setdefault(name, region.start)
             found = strided(memory, region)[rows]
             want = expected.read(i, op, field, base, column, region)
             if want is not None and not ((found == want[rows]) | (want[rows] == -1)).all():
@@ -113,7 +116,7 @@ def verify_task(graph: IntGraph, task: TaskProgram, config: Config, regions: dic
     if taken != len(streamed):
         raise Faulty(f"{len(streamed) - taken} weight streams that no Matmul takes")
     for name, parts in walks.items():
-        _check_walks(name, ops[name][1].walk, parts)
+        _check_walks(ops[name][1], parts, expected)
 
 
 def _rows(field: str, first: int, picked: dict[str, np.ndarray]) -> tuple[int, tuple[slice | np.ndarray, ...]]:
@@ -136,10 +139,26 @@ def _walk_of(insn: isa.Insn, name: str, number: int, held: dict[Unit | None, tup
     return Walk.of(fields, insn.rows)  # type: ignore[attr-defined]
 
 
-def _check_walks(name: str, walk: Walk | None, parts: list[Walk]) -> None:
-    x, y = (np.concatenate([rows(part) for part in parts], axis=-1) for rows in (Walk.x_rows, Walk.y_rows))
-    if walk is None or not (np.array_equal(x, walk.x_rows()) and np.array_equal(y, walk.y_rows())):
-        raise Faulty(f"{name}: its instructions' walks are not its own")
+def _check_walks(op: Op, parts: list[tuple[Walk, int]], graph: _Graph) -> None:
+    """Whether the instructions of an operation go through its rows, with each kind of weights those that are of this kind."""
+    wanted = op.parts if isinstance(op, ReduceWindow) else [(op.walk, None)] if op.walk is not None else []
+    start, left = parts[0][1], list(parts)
+    for walk, weights in wanted:
+        own: list[Walk] = []
+        while left and left[0][1] == start and sum(part.rows for part in own) < walk.rows:
+            own.append(left.pop(0)[0])
+        if not _same(walk, own):
+            raise Faulty(f"{op.name}: its instructions' walks are not its own")
+        if weights is not None:
+            start += (2 + len(weights)) * graph.width(op.writes()["out"])
+    if left:
+        raise Faulty(f"{op.name}: its instructions' walks are not its own")
+
+
+def _same(walk: Walk, parts: list[Walk]) -> bool:
+    """Whether parts one behind the other are a walk."""
+    sides = (Walk.x_rows, Walk.y_rows)
+    return bool(parts) and all(np.array_equal(np.concatenate([rows(p) for p in parts], axis=-1), rows(walk)) for rows in sides)
 
 
 def _check_dram(graph: IntGraph, task: TaskProgram, config: Config, regions: dict[str, Part]) -> None:

@@ -115,11 +115,12 @@ class Emitter:
         self._load(i, *place, dram, i in self.needs.narrow)
 
     def _load_params(self, i: int) -> None:
-        """The parameters of a Norm or a ReduceWindow: two rows, then weights."""
-        item, weights = self.spaces.params[i], self.needs.sizes[i][1] if i in self.needs.taps else 0
-        chunks = item.size // (2 + weights)
-        self._load(i, item.address, 2, chunks, chunks, self.needs.data[i])
-        if weights:
+        """The parameters of a Norm or a ReduceWindow: two rows, then weights; of several kinds of weights all of it as one."""
+        item, op = self.spaces.params[i], self.graph.ops[i]
+        weights = self.needs.sizes[i][1] if isinstance(op, ReduceWindow) else 0
+        chunks, apart = item.size // (2 + weights), i in self.needs.taps
+        self._load(i, item.address, 2 if apart else 2 + weights, chunks, chunks, self.needs.data[i])
+        if apart:
             self._load(i, item.address + 2 * chunks, weights, chunks, chunks, self.needs.taps[i], True)
 
     def _transfer(self, i: int, op: Transfer) -> None:
@@ -222,12 +223,14 @@ class Emitter:
         self._rows(isa.Multiply, i, op, columns=columns, pairs=int(op.pairs), shift=op.shift, **values)
 
     def _window(self, i: int, op: ReduceWindow) -> None:
-        values: dict[str, Any] = {"columns": self.needs.sizes[i][0], "params": self.spaces.params[i].address}
-        values |= {"reduce": op.reduce, "before": op.before, "shift": op.shift}
+        columns, params = self.needs.sizes[i][0], self.spaces.params[i].address
+        values: dict[str, Any] = {"columns": columns, "reduce": op.reduce, "before": op.before, "shift": op.shift}
         if op.gelu is not None:
             values |= {"gelu": isa.Gelu[op.gelu[0].upper()], "gelu_shift": op.gelu[1]}
-        for part in op.walk.parts(self.config.acc_rows):
-            self._rows(isa.ReduceWindow, i, op, part, **values)
+        for walk, weights in op.parts:
+            for part in walk.parts(self.config.acc_rows):
+                self._rows(isa.ReduceWindow, i, op, part, params=params, **values)
+            params += (2 + (0 if weights is None else len(weights))) * -(-columns // self.config.chunk)
 
     def _rows(
         self, kind: type[isa.RowInsn], i: int, op: Norm | Multiply | ReduceWindow, walk: Walk | None = None, **values: Any

@@ -176,19 +176,28 @@ def _prepare_window(needs: Needs, i: int, op: ReduceWindow, config: Config, cons
     ):
         if value is not None and (value.min() < low or value.max() > high):
             raise ValueError(f"{op.name}: {name} outside {low}..{high}")
-    weights = 0 if op.weights is None else len(op.weights)
-    if weights > WINDOW_TAPS:
-        raise UserError(f"{op.name}: a window of {weights} taps with weights, the machine takes at most {WINDOW_TAPS}")
-    needs.sizes[i] = int(columns[-1]) + 1, weights
     scales = np.stack([op.mult.astype(np.uint16).view(np.int16), op.bias.astype(np.int16)])
+    if op.resampling is not None:
+        rows = np.concatenate([np.concatenate([scales, _taps(op, weights, config)]) for _, weights in op.parts])
+        needs.sizes[i] = int(columns[-1]) + 1, len(rows) - len(scales)
+        needs.data[i] = constants.add(pack_rows(rows, columns, config))
+        return
+    needs.sizes[i] = int(columns[-1]) + 1, 0 if op.weights is None else len(op.weights)
     needs.data[i] = constants.add(pack_rows(scales, columns, config))
     if op.weights is not None:
-        taps = op.weights.astype(np.int16) << num.STATIC_SHIFT
-        needs.taps[i] = constants.add(pack_rows(taps, columns, config, narrow=True))
+        needs.taps[i] = constants.add(pack_rows(_taps(op, op.weights, config), columns, config, narrow=True))
+
+
+def _taps(op: ReduceWindow, weights: Array | None, config: Config) -> Array:
+    """Weights as rows of the scratchpad."""
+    assert weights is not None
+    if len(weights) > WINDOW_TAPS:
+        raise UserError(f"{op.name}: a window of {len(weights)} taps with weights, the machine takes at most {WINDOW_TAPS}")
+    return np.asarray(weights).astype(np.int16) << num.STATIC_SHIFT
 
 
 def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict[str, RouteTokens]) -> None:
-    """What the machine asks beyond `intgraph.verify`."""
+    """What the machine asks beyond `intgraph_checks.verify`."""
 
     def need(condition: object, message: str) -> None:
         if not condition:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Graph
-from ..intgraph import IntGraph, Output, verify
+from ..intgraph import IntGraph, Output
+from ..intgraph_checks import verify
 from ..qgraph import QGraph
 from ..quantise import Quantisation, quantise
 from .nodes import Selection

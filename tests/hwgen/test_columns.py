@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import test_machine as machine
-from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, View, verify
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, View
+from hwgen.intgraph_checks import verify
 from hwgen.isa import ColScale, Convert, RowMax
 from hwgen.mapping import Mapping
 from hwgen.mapping.columns import used_columns

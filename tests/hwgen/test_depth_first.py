@@ -10,7 +10,8 @@ from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
-from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, View, verify
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, RouteTokens, View
+from hwgen.intgraph_checks import verify
 from hwgen.isa import ColScale, Convert, RowMax
 from hwgen.levels import import_model
 from hwgen.mapping import Mapping

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hwgen.intgraph import Buffer, Constant, IntGraph, MatMul, Norm, Output, View, verify
+from hwgen.intgraph import Buffer, Constant, IntGraph, MatMul, Norm, Output, View
+from hwgen.intgraph_checks import verify
 from hwgen.mapping.depth_first import Limits
 from hwgen.mapping.interleave import interleaved
 from hwgen.mapping.order import Timing, dependencies

@@ -9,7 +9,8 @@ from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
-from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, View, verify
+from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, View
+from hwgen.intgraph_checks import verify
 from hwgen.isa import RowMax
 from hwgen.mapping import Mapping
 from hwgen.mapping.batch import batched

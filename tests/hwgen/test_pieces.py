@@ -8,7 +8,8 @@ import pytest
 import test_window_tiling as tiling
 from hwgen import cost, mapping
 from hwgen.dram import Dram
-from hwgen.intgraph import MatMul, Norm, ReduceWindow, verify
+from hwgen.intgraph import MatMul, Norm, ReduceWindow
+from hwgen.intgraph_checks import verify
 from hwgen.mapping import Mapping
 from hwgen.mapping.bounds import timing
 from hwgen.mapping.order import dependencies

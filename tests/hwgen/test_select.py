@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import graph_maker as maker
-from hwgen import intgraph, qgraph
+from hwgen import intgraph, intgraph_checks, qgraph
 from hwgen.intgraph import IntGraph
 from hwgen.leveltext import parse, text
 from hwgen.qgraph import QGraph
@@ -49,7 +49,7 @@ def test_both_levels_survive_the_round_trip(experts):
         if kind is QGraph:
             qgraph.verify(again)
         else:
-            intgraph.verify(again)
+            intgraph_checks.verify(again)
     image = maker.images(maker.vit(), 1)["image"][0]
     wanted, found = (golden.run(g, {"image": image}).outputs["logits"] for g in (select(made), again))
     np.testing.assert_array_equal(wanted, found)

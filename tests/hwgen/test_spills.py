@@ -12,7 +12,8 @@ from hwgen import mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import Shortage, UserError
-from hwgen.intgraph import Buffer, Fetch, IntGraph, MatMul, Output, ReduceWindow, RouteTokens, Spill, View, verify
+from hwgen.intgraph import Buffer, Fetch, IntGraph, MatMul, Output, ReduceWindow, RouteTokens, Spill, View
+from hwgen.intgraph_checks import verify
 from hwgen.mapping import Mapping
 from hwgen.mapping.apart import constants_apart, heads_apart
 from hwgen.mapping.runs import chains

@@ -7,7 +7,8 @@ import pytest
 
 from hwgen import mapping
 from hwgen.config import Config
-from hwgen.intgraph import Constant, MatMul, Norm, Output, RouteTokens, verify
+from hwgen.intgraph import Constant, MatMul, Norm, Output, RouteTokens
+from hwgen.intgraph_checks import verify
 from hwgen.mapping import Mapping, name_of, together
 from hwgen.schedule import schedule
 from hwgen.sim import golden

@@ -11,7 +11,8 @@ from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import Shortage
-from hwgen.intgraph import Constant, MatMul, ReduceWindow, verify
+from hwgen.intgraph import Constant, MatMul, ReduceWindow
+from hwgen.intgraph_checks import verify
 from hwgen.mapping import Mapping
 from hwgen.mapping.bounds import vector
 from hwgen.mapping.depth_first import Limits

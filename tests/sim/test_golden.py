@@ -5,7 +5,8 @@ import pytest
 
 from hwgen import numerics as num
 from hwgen.errors import UserError
-from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Norm, Output, RouteTokens, View, verify
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Norm, Output, RouteTokens, View
+from hwgen.intgraph_checks import verify
 from hwgen.isa import ColScale, Convert, Indirect, RowMax, RowScale
 from hwgen.sim import golden
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import test_machine as machine
-from hwgen import intgraph, isa, mapping
+from hwgen import intgraph_checks, isa, mapping
 from hwgen.config import Config
 from hwgen.errors import Shortage, UserError
 from hwgen.intgraph import Buffer, Constant, IntGraph, Output, ScanRows, View
@@ -34,7 +34,7 @@ def roomy(name, **fields):
 @pytest.mark.parametrize("config", machine.CONFIGS)
 def test_scans_equal_golden(config, shape):
     graph = random_scan_graph(len(shape), **SHAPES[shape])
-    intgraph.verify(graph)
+    intgraph_checks.verify(graph)
     images = random_images(graph, 1)
     wanted = golden.run(graph, images).outputs
     assert all(100 < np.abs(value * 1024).max() and (np.abs(value) * 1024 < 32767).any() for value in wanted.values())
@@ -48,7 +48,7 @@ def test_mappings_keep_scans(chosen):
     batch = 2 if chosen in mapping.candidates(2) else 1
     graph, config = random_scan_graph(3), roomy("12x20")
     mapped = chosen.apply(graph, config, batch)
-    intgraph.verify(mapped)
+    intgraph_checks.verify(mapped)
     machine.assert_keeps(graph, mapped, config, batch)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import test_machine as machine
-from hwgen import intgraph, intgraph_io, isa, mapping
+from hwgen import intgraph_checks, intgraph_io, isa, mapping
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
@@ -34,7 +34,7 @@ def test_maps_equal_golden(config, shape, acc_rows):
     """Whole, and in parts where the accumulators have fewer rows."""
     seed = len(shape) + acc_rows
     graph = random_map_graph(seed, **SHAPES[shape])
-    intgraph.verify(graph)
+    intgraph_checks.verify(graph)
     images = random_images(graph, seed)
     wanted = golden.run(graph, images).outputs
     assert all(0 < value.std() and (np.abs(value) < 32).mean() > 0.8 for value in wanted.values())  # few saturate
@@ -56,7 +56,7 @@ def test_mappings_keep_walks(chosen):
     batch = 2 if chosen in mapping.candidates(2) else 1
     graph, config = random_map_graph(3), roomy("12x20")
     mapped = chosen.apply(graph, config, batch)
-    intgraph.verify(mapped)
+    intgraph_checks.verify(mapped)
     if chosen.group == 2:  # a convolution of both images reads its weights once
         assert next(op for op in mapped.ops if op.name.startswith("down")).walk.rows > graph.buffers["down"].rows
     assert_keeps(graph, mapped, config, batch)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import test_machine as machine
-from hwgen import intgraph, isa, mapping
+from hwgen import intgraph_checks, isa, mapping
 from hwgen.config import Config
 from hwgen.errors import Shortage, UserError
 from hwgen.intgraph import Buffer, Constant, IntGraph, Output, ReduceWindow, View
@@ -40,7 +40,7 @@ def test_windows_equal_golden(config, shape, acc_rows):
     """Whole, and in parts where the engine keeps the maxima of fewer rows."""
     seed = len(shape) + acc_rows
     graph = random_window_graph(seed, **SHAPES[shape])
-    intgraph.verify(graph)
+    intgraph_checks.verify(graph)
     images = random_images(graph, seed)
     wanted = golden.run(graph, images).outputs
     assert all(0 < value.std() and (np.abs(value) < 31).mean() > 0.7 for name, value in wanted.items() if name != "logits")
@@ -62,7 +62,7 @@ def test_mappings_keep_windows(chosen):
     batch = 2 if chosen in mapping.candidates(2) else 1
     graph, config = random_window_graph(3), roomy("12x20")
     mapped = chosen.apply(graph, config, batch)
-    intgraph.verify(mapped)
+    intgraph_checks.verify(mapped)
     if chosen.group == 2:  # one instruction, and one load of its parameters, for the windows of both images
         assert next(op for op in mapped.ops if op.name.startswith("dw")).walk.rows == 2 * graph.buffers["mixed"].rows
     assert_keeps(graph, mapped, config, batch)

@@ -1,0 +1,114 @@
+"""Maps made larger by whole numbers: the same as ONNX's Resize, in whole and in bands, on golden and machine."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import form_maker as maker
+import map_maker
+import test_machine as machine
+from hwgen import graph
+from hwgen import resampling as rs
+from hwgen.levels import import_model
+from hwgen.mapping.bands import banded, cut_walk, reach
+from hwgen.quantise import quantise
+from hwgen.schedule import schedule
+from hwgen.select import select
+from hwgen.sim import golden
+
+IMAGE = (maker.IMAGE[0], 12, 10)
+SIZES = {"bank_words": 4096, "scale_entries": 4096, "acc_rows": 64, "norm_columns": 256, "window_chunks": 1}
+LINEAR = rs.Axis(np.array([[0.25, 0.75], [0.75, 0.25]], np.float32), (-1, 0))
+FOURTHS = rs.Axis(np.array([[3, 5], [1, 7], [7, 1], [5, 3]], np.float32) / 8, (-1, -1, 0, 0))
+
+
+def resized(x, scales, **attributes):
+    """onnxruntime's Resize of a map [C, H, W]."""
+    node = helper.make_node("Resize", ["x", "", "s"], ["y"], **attributes)
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "xy"]
+    scale = helper.make_tensor("s", TensorProto.FLOAT, [4], [1, 1, *scales])
+    made = helper.make_graph([node], "g", values[:1], values[1:], [scale])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x[None]})[0][0]
+
+
+def network(scales, **attributes):
+    """A map made larger between two convolutions."""
+
+    def form(w):
+        x = w.op("Relu", w.op("Conv", w.patches(), w.normal(16, maker.D, 3, 3), pads=[1] * 4, kernel_shape=[3, 3]))
+        x = w.op("Resize", x, "", np.array([1, 1, *scales], np.float32), **attributes)
+        return w.as_tokens(w.op("Conv", x, w.normal(maker.D, 16, 3, 3), w.normal(maker.D), pads=[1] * 4, kernel_shape=[3, 3]))
+
+    return form
+
+
+WAYS = {
+    "twice": ((2, 2), {"mode": "linear"}),
+    "four times": ((4, 4), {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}),
+    "three times down": ((3, 1), {"mode": "linear"}),
+    "twice and three times": ((2, 3), {"mode": "linear"}),
+    "cubic": ((2, 2), {"mode": "cubic", "cubic_coeff_a": -0.75}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_as_onnx_in_floats_and_integers(tmp_path, way):
+    scales, attributes = way
+    w = maker.Writer()
+    made = import_model(w.write(tmp_path / "m.onnx", IMAGE, network(scales, **attributes)(w), [1, "t", maker.D]))
+    larger = [n for n in made.nodes if isinstance(n, graph.Resample)]
+    kinds = {type(n).__name__ for n in made.nodes}
+    assert len(larger) == 1 and not kinds & {"Gather", "Stack", "Window"}, kinds
+    node = larger[0].resampling
+    x = np.random.default_rng(1).normal(size=(5, *node.size)).astype(np.float32)
+    found = node.evaluate(x.reshape(5, -1).T).T.reshape(5, *node.made)
+    np.testing.assert_allclose(found, resized(x, scales, **attributes), atol=2e-6)
+    images = np.random.default_rng(0).normal(size=(6, *IMAGE)).astype(np.float32)
+    integer = select(quantise({"": made}, {"image": images})[""])
+    image = {"image": images[0]}
+    wanted = next(iter(graph.outputs(made, graph.evaluate(made, image)).values()))
+    answer = golden.run(integer, image).outputs
+    error = next(iter(answer.values())) - wanted
+    assert 10 * np.log10(np.square(wanted).sum() / np.square(error).sum()) > 28
+    machine.assert_equal(machine.run(schedule({"": integer}, replace(machine.CONFIGS["12x20"], **SIZES)), image), answer)
+
+
+@pytest.mark.parametrize("axes", [(LINEAR, LINEAR), (FOURTHS, LINEAR), (rs.SAME, FOURTHS)])
+@pytest.mark.parametrize("size", [(5, 3), (1, 4), (2, 1)])
+def test_parts_make_every_output_once(axes, size):
+    made = rs.Resampling(size, *axes)
+    x = np.random.default_rng(0).integers(-1000, 1000, (size[0] * size[1], 2)).astype(np.float64)
+    y = np.full((made.made[0] * made.made[1], 2), np.nan)
+    for walk, weights in made.parts(made.walk()):
+        assert np.isnan(y[walk.y_rows()]).all()
+        y[walk.y_rows()] = np.einsum("trc,t->rc", x[walk.x_rows()], weights.astype(np.float64)) / made.steps
+    np.testing.assert_allclose(y, made.evaluate(x), atol=1e-3)
+
+
+def test_weights_keep_their_sum():
+    twelfths = rs.Axis(np.array([[1, 11], [5, 7], [9, 3]], np.float32) / 12, (0, 0, 0))
+    made = rs.Resampling((4, 4), twelfths, twelfths)
+    assert made.keeps_sums and made.steps != rs.EXACT
+    assert {int(w.astype(np.int64).sum()) for _, w in made.parts(made.walk())} == {round(made.steps)}
+
+
+def test_a_band_reads_the_rows_around_it():
+    m = map_maker.Maker((6, 4))
+    m.put(graph.Resample, "patches", rs.Resampling((6, 4), LINEAR, LINEAR))
+    y = m.nodes[-1].name
+    made = m.graph(y)
+    images = {"image": np.random.default_rng(0).normal(size=(3, *m.inputs["image"])).astype(np.float32)}
+    integer = select(quantise({"": made}, images)[""])
+    op = next(op for op in integer.ops if getattr(op, "resampling", None) is not None)
+    axes = banded(op)
+    assert axes is not None and axes["out"] == "rows" and reach(op.walk).step == 2 * 8
+    cut = [part for k in range(3) for part in cut_walk(op, axes, 32 * k, 32 * k + 32, f"{op.name}.{k}", lambda field, view: view)]
+    assert [(part.x.row // 4, part.x.rows // 4) for part in cut] == [(0, 3), (1, 4), (3, 3)]
+    at = integer.ops.index(op)
+    pieces = replace(integer, ops=[*integer.ops[:at], *cut, *integer.ops[at + 1 :]], trace={})
+    image = {"image": images["image"][1]}
+    machine.assert_equal(golden.run(pieces, image).outputs, golden.run(integer, image).outputs)
