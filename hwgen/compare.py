@@ -222,11 +222,9 @@ def _spread(totals: _Totals, graph: fg.Graph, values: dict[str, Array], own: dic
     expected = fg.outputs(graph, values)
     for name, error in own.items():
         changed = {name: (values[name] + error).astype(values[name].dtype)}
-        after = False
         for node in graph.nodes:
-            if after and any(operand in changed for operand in node.inputs):
+            if any(operand in changed for operand in node.inputs):
                 changed[node.name] = fg.evaluate_node(node, values | changed)
-            after |= node.name == name
         for output, real in fg.outputs(graph, values | changed).items():
             if any(o.name == output and o.value in changed for o in graph.outputs):
                 totals.spread.setdefault(name, {}).setdefault(output, _Sums()).add(expected[output], real)

@@ -7,7 +7,9 @@ as before: the memory image finds the grids and stores them in fewer bits. Layer
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from .sensitive import TRIED, Network
 from .shared import signatures
 
 Array = np.ndarray
+Key = TypeVar("Key", bound=Hashable)
 HIGH = ".high"  # behind the name of a layer, of the product of the high bytes where its operands have 16 bits
 ROWS = 4096  # of a layer's input in an image that are looked at, at most
 EVERY, OTHERS = 0.005, 8  # of a token's weight: what experts learn of every so manyth token of others, for want of their own
@@ -221,10 +224,17 @@ def _chosen(
                     scale = lowered[task].values[use.made.x.value].scale
                     own[use.node.name] = _float(use.node, scale, layer.matrices, layer.narrow(AS_TRIED))
             loss[key] = max(loss[key], network.noise(own, FEW) * 10 ** (kept / 10))
-    sizes = {key: sum(w.size for w in layer.matrices) for key, layer in layers.items()}
-    bits, room = dict.fromkeys(layers, INT8_BITS), LOSS
+    return fewest_bits(loss, {key: sum(w.size for w in layer.matrices) for key, layer in layers.items()})
+
+
+def fewest_bits(loss: Mapping[Key, float], sizes: Mapping[Key, int]) -> dict[Key, int]:
+    """Bits of the weights of each layer: where a byte less costs least they are taken first, until LOSS is reached.
+
+    loss: of the outputs, in parts of their noise, where this layer alone has AS_TRIED bits. sizes: weights.
+    """
+    bits, room = dict.fromkeys(loss, INT8_BITS), LOSS
     steps = []
-    for key in layers:
+    for key in loss:
         before, at = 0.0, INT8_BITS
         for fewer in sorted(NARROW_BITS, reverse=True):
             lost = loss[key] * A_BIT ** (AS_TRIED - fewer)

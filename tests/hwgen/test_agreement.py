@@ -1,5 +1,6 @@
 """`hwgen build --verify`: good programs pass, and one that computes something else is found before anything is written."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hwgen.config import Config
 from hwgen.example import write
 from hwgen.mapping import Mapping
 from hwgen.schedule import schedule
+from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 
 SMALL = {"array_outputs": 8, "array_inputs": 8}
@@ -86,3 +88,19 @@ def test_every_task_and_every_image_of_a_batch():
     pair.tasks[""] = replace(pair.tasks[""], inputs=swapped)
     with pytest.raises(agreement.Disagreement, match="^output"):
         agreement.check(pair, {"": graphs["a"]}, varied)
+
+
+def test_the_first_value_that_differs_is_named(monkeypatch):
+    graph, config = random_graph(0, Shape()), Config(**SMALL)
+    image = random_images(graph, 0)
+    right = golden.run(graph, image).outputs
+    name, values = next(iter(right.items()))
+    assert values.size > 4
+    for flat in ([values.size - 2], [1, values.size - 1]):
+        wrong = values.copy().reshape(-1)
+        wrong[flat] += 1
+        found = [right | {name: wrong.reshape(values.shape)}]
+        monkeypatch.setattr(agreement.transfer, "on_machine", lambda *_, found=found: found)
+        where = re.escape(str([int(k) for k in np.unravel_index(flat[0], values.shape)]))
+        with pytest.raises(agreement.Disagreement, match=f"{len(flat)} of {values.size} values .* the first at {where}: "):
+            agreement.check(schedule({"": graph}, config), {"": graph}, {k: v[None] for k, v in image.items()})

@@ -13,6 +13,7 @@ from hwgen.intgraph import MatMul
 from hwgen.numerics import INT8_MAX, NARROW_BITS
 from hwgen.quantise import Quantisation
 from hwgen.quantise.feedback import GROUP, narrowed
+from hwgen.quantise.narrow import LOSS, fewest_bits
 from hwgen.schedule import schedule
 from hwgen.schedule.narrow import factors
 from hwgen.select import integers
@@ -97,6 +98,17 @@ def test_auto_loses_little():
     plain, found = built(graph, "8"), built(graph, "auto")
     assert snr(graph, found) > snr(graph, plain) - 1.0
     assert any(fits(w, 6) for _, w in products(found))
+
+
+def test_bits_are_taken_where_they_cost_least():
+    """Of what a layer loses with 5 bits it loses 1/3.2 with 6 and 3.2 times with 4: what comes on top is what counts."""
+    for times, bits in ((1 / 3.21, 4), (1 / 3.19, 5), (0.999, 5), (1.001, 6), (3.19, 6), (3.21, 8)):
+        assert fewest_bits({"a": times * LOSS}, {"a": 10}) == {"a": bits}
+    assert fewest_bits({"a": 9 * LOSS, "b": LOSS}, {"a": 10, "b": 10}) == {"a": 8, "b": 5}
+    part = LOSS / 2.5  # a's sixth and fifth bits cost 0.31 and 0.69 of it, b's 1.88: there is no room for all
+    losses = {"a": part, "b": 6 * part}
+    assert fewest_bits(losses, {"a": 10, "b": 10}) == {"a": 5, "b": 8}
+    assert fewest_bits(losses, {"a": 10, "b": 14}) == {"a": 6, "b": 6}  # b's are more bytes
 
 
 def test_layers_that_tasks_share_stay_one():

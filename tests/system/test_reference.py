@@ -1,6 +1,7 @@
 """The reference workload M3ViT-tiny for the zcu104, full size, up to the machine model; in RTL it is the slow tests'."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -14,8 +15,15 @@ from hwgen import doctor, run
 from hwgen.example import write
 from hwgen.files import read_npz
 from hwgen.sim.simulators import verilator_environment
+from hwgen.synth.partition import TOP as TOP_MODULE
+from hwgen.synth.partition import split
 
 TOP = Path(hwgen.__file__).parents[1]
+PORT = re.compile(r"\b(?:input|output|inout) +(?:wire +|reg +|signed +)*(?:\[[^\]]*\] *)*(\\\S+|\w+)")
+INSTANCE = re.compile(
+    r"^ +(\\\S+|\w+) +(?:#\([^;]*?\n? *\) +)?(?:\\\S+|\w+) +\(\n?((?: *\.(?:\\\S+|\w+) ?\([^;]*?)+)\);", re.M
+)
+CONNECTION = re.compile(r"^ *\.(\\\S+|\w+) ?\(", re.M)
 GIGABYTE = 1 << 20  # in the kilobytes that the system counts
 
 
@@ -32,6 +40,21 @@ def bundle(tmp_path_factory) -> Path:
     return folder / "tiny.bundle"
 
 
+@pytest.mark.xdist_group("reference")
+def test_verilog_is_whole(bundle):
+    """Every instance is of a module that is there and connects ports that it has; every module but the top is used."""
+    modules = split("".join(path.read_text() for path in sorted((bundle / "rtl").glob("*.v"))))
+    used = set()
+    for name, text in modules.items():
+        for found in INSTANCE.finditer(text):
+            module, connections = found[1].lstrip("\\"), set(CONNECTION.findall(found[2]))
+            assert module in modules, f"{name} has a {module}"
+            assert connections and connections <= set(PORT.findall(modules[module])), f"{name}: {module}"
+            used.add(module)
+    assert modules.keys() - used == {TOP_MODULE} and len(used) > 100
+
+
+@pytest.mark.slow  # in every run the same hardware for smaller arrays is compiled
 @pytest.mark.xdist_group("reference")
 def test_verilog_elaborates(bundle):
     root = doctor.verilator_root()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from drawing import Mutation, draw, places
 TOP = Path(__file__).resolve().parents[3]
 COPIED = ("hwgen", "sim", "host", "boards", "rtl_templates", "tests", "docs", "pyproject.toml", "README.md", "CONTRIBUTING.md")
 LEAST_KILLED = 0.95
+WAITING = 20  # times the seconds of CPU: where many share a core
 
 
 def known() -> dict[str, str]:
@@ -40,17 +42,21 @@ def called(mutation: Mutation) -> str:
 
 
 def notices(copy: Path, tests: list[str], seconds: float) -> str:
-    """The test that fails, "time" where they do not end in time, or "" where all pass."""
+    """The test that fails, "time" where they do not end within so many seconds of CPU, or "" where all pass."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=no", *tests]
+    limit = round(seconds)
     process = subprocess.Popen(
-        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5)),
+    )  # fmt: skip
     try:
-        out, _ = process.communicate(timeout=seconds)
+        out, _ = process.communicate(timeout=WAITING * seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        return "time"
+    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return "time"
     if process.returncode == 0:
         return ""
@@ -85,10 +91,14 @@ def again(entries: dict[tuple[str, int], dict]) -> list[tuple[str, Mutation]]:
     found = []
     for (name, line), entry in entries.items():
         path = name.split(":")[0]
-        if not entry["by"] or entry["by"] == "time":
+        if not noticed(entry):
             here = [m for m in places(path, (TOP / path).read_text(encoding="utf-8")) if called(m) == name]
             found += [(entry["area"], min(here, key=lambda m: abs(m.line - line)))] if here else []
     return found
+
+
+def noticed(entry: dict) -> bool:
+    return entry["by"] not in ("", "time")
 
 
 def summary(entries: dict[tuple[str, int], dict], equivalent: dict[str, str]) -> int:
@@ -98,12 +108,13 @@ def summary(entries: dict[tuple[str, int], dict], equivalent: dict[str, str]) ->
         here = [entry for entry in seen if entry["area"] == name]
         if here:
             none = sum(entry["area"] == name for entry in entries.values()) - len(here)
-            print(f"{name:10} {sum(bool(e['by']) for e in here):3} of {len(here):3} noticed, {none} without effect")
-    killed = sum(bool(entry["by"]) for entry in seen)
+            found, late = sum(noticed(e) for e in here), sum(e["by"] == "time" for e in here)
+            print(f"{name:10} {found:3} of {len(here):3} noticed, {late} not in time, {none} without effect")
+    killed = sum(noticed(entry) for entry in seen)
     print(f"{'all':10} {killed:3} of {len(seen):3} noticed, {len(entries) - len(seen)} without effect")
     for entry in seen:
-        if not entry["by"]:
-            print(f"lives: line {entry['line']} of {entry['mutation']}")
+        if not noticed(entry):
+            print(f"{'late' if entry['by'] else 'lives'}: line {entry['line']} of {entry['mutation']}")
     return 0 if killed >= LEAST_KILLED * len(seen) else 1
 
 
@@ -113,7 +124,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--area", nargs="+", choices=AREAS, default=list(AREAS))
     parser.add_argument("--file", nargs="+", help="only these files of the areas")
-    parser.add_argument("--seconds", type=float, default=600.0, help="for the tests of one mutation")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of CPU, for the tests of one mutation")
     parser.add_argument("--output", type=Path, help="verdicts; those that are there already are not asked for again")
     parser.add_argument("--again", action="store_true", help="what lived, by --output, instead of what would be drawn")
     parser.add_argument("--list", action="store_true", help="only show what would be drawn")

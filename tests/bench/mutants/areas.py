@@ -92,7 +92,11 @@ AREAS = {
         ("hwgen/numerics.py",), ("tests/hwgen/test_numerics.py", "tests/sim/test_golden.py", "tests/rtl/test_post.py"), 0.07
     ),
     "quantise": Area(
-        ("hwgen/quantise/*.py",), ("tests/hwgen/test_quantise_*.py", "tests/hwgen/test_quantise.py", "tests/fuzz/test_*.py"), 0.08
+        ("hwgen/quantise/*.py",),
+        (
+            "tests/hwgen/test_quantise_scales.py", "tests/hwgen/test_quantise.py", "tests/hwgen/test_quantise_*.py",
+            "tests/hwgen/test_select.py", "tests/fuzz/test_random_graphs.py",
+        ), 0.08,
     ),
     "schedule": Area(
         ("hwgen/schedule/*.py",),

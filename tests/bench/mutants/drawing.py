@@ -53,7 +53,7 @@ class _Places(ast.NodeVisitor):
         return self.lines[line - 1] + column
 
     def of(self, node: ast.AST) -> str:
-        return ast.get_source_segment(self.source, node)
+        return self.source[self.at(node.lineno, node.col_offset) : self.at(node.end_lineno, node.end_col_offset)]
 
     def visit(self, node: ast.AST) -> None:
         if not isinstance(node, TEXTUAL | ast.AnnAssign | ast.arguments):
