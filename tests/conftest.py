@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +16,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by then stays: builds collect garbage several times, and would go through all of it each time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,14 @@ def test_where_the_estimate_promised_too_much_more_layers_have_sixteen_bits(grap
     assert len(made.graphs[""].nodes) > len(quantise({"": graph}, None, options)[""].nodes)
 
 
+def test_first_what_is_missing_is_asked_for_then_all_that_there_is(graph, monkeypatch):
+    asked, integers = [], accuracy.integers
+    monkeypatch.setattr(accuracy, "integers", lambda known, options: asked.append(options.min_snr) or integers(known, options))
+    monkeypatch.setattr(accuracy, "_kept", lambda *_: (31.0, "out"))
+    made = accurate({"": graph}, None, Quantisation(min_snr=40.0))
+    assert asked == [40.0, 49.0 + accuracy.MORE, accuracy.MOST_SNR] and made.before is None
+
+
 def test_what_is_not_mended_is_told(graph, monkeypatch):
     options = Quantisation(min_snr=99.0)
     made = accurate({"a": graph}, None, options)

@@ -100,6 +100,32 @@ def test_golden_against_float(tmp_path, scans):
     assert np.mean(found) >= 27 and min(found) >= 20
 
 
+def test_what_is_fed_has_room_where_little_of_it_is_mixed_in():
+    """Of some tokens a tenth of the weight meets ten times as much, so that states stay small; channels differ by as much."""
+    rng = np.random.default_rng(3)
+    channels, states = 8, 4
+
+    def linear(name, rows):
+        return fg.Linear(name, "p", np.array(rows, np.float32), np.zeros(len(rows), np.float32))
+
+    nodes = [
+        fg.PatchEmbed("p", "image", np.eye(3, dtype=np.float32)[:, :, None, None], None),
+        linear("x", [[0.1 ** (k / 7), 0.0, 0.0] for k in range(channels)]),
+        linear("steps", [[0.0, 0.0, 1.0]] * channels),
+        linear("mix", [[0.0, 1.0, 0.0]] * states + [[1.0, 1.0, 0.0]] * states),
+        fg.Scan("y", "x", "steps", "mix", -np.full((channels, states), 4.0, np.float32), np.zeros(channels, np.float32)),
+    ]
+    graph = fg.Graph({"image": (3, 4, 8)}, nodes, [fg.Output("out", "y", (32, channels))])
+    fg.verify(graph)
+    first = rng.integers(0, 2, (9, 4, 8)) * 0.9 + 0.1
+    data = np.stack([first, 0.1 / first, np.ones_like(first)], 1) * rng.uniform(0.7, 1.0, (9, 3, 4, 8))
+    integer = integers({"": graph}, {"image": data[1:].astype(np.float32)})[""]
+    image = {"image": data[0].astype(np.float32)}
+    ((name, wanted),) = fg.outputs(graph, fg.evaluate(graph, image, np.float64)).items()
+    found = golden.run(integer, image).outputs[name]
+    assert db(wanted[:, 0], found[:, 0]) > 27
+
+
 def test_softplus():
     s = np.arange(-num.INT16_MAX, num.INT16_MAX + 1)
     for steps, step in ((0, 8), (3, 4), (6, 0), (6, 2)):

@@ -8,13 +8,13 @@ import pytest
 from hwgen import isa
 from hwgen.config import Config
 from hwgen.errors import UserError
-from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Output, View
-from hwgen.isa import RowMax
+from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Norm, Output, View
+from hwgen.isa import Convert, RowMax, RowScale
 from hwgen.schedule import schedule
 from hwgen.schedule.allocate import Item, place
 from hwgen.schedule.emit import Emitter
 from hwgen.schedule.layout import DataStore, WeightStore, fits_narrow, layout_of, pack_rows, pack_stream
-from hwgen.schedule.liveness import Access, spans
+from hwgen.schedule.liveness import Access, maximum_accesses, spans
 from hwgen.schedule.prepare import prepare
 from hwgen.sim.tb.graphs import Shape, random_graph
 
@@ -277,3 +277,27 @@ def test_streams_run_ahead_but_not_past_a_queue():
             ahead -= 1
         largest = max(largest, ahead)
     assert ahead == 0 and 3 < largest <= isa.QUEUE_DEPTH
+
+
+def test_maxima_live_from_a_whole_write_to_their_last_reader():
+    """A LayerNorm and a product of all rows begin them anew; a product of some, or one that goes on with them, does not."""
+    x, y, z = Buffer("x", 6, 16), Buffer("y", 6, 16), Buffer("z", 6, 8)
+    all_of = {b.name: View(b.name, 0, 6, 0, b.cols) for b in (x, y, z)}
+    weight = np.ones((16, 16), np.int8)
+    plain = {"col_mult": np.full(16, 9), "bias": np.zeros(16, np.int16), "shift": 4}
+    by_row = {"x_convert": Convert.ROW, "row_scale": RowScale.CONVERTED}
+    ops = [
+        Constant("x", all_of["x"], np.ones((6, 16), np.int16)),
+        Norm("norm", all_of["y"], all_of["x"], np.ones(16, np.int16), np.zeros(16, np.int16), 1),
+        MatMul("a", View("z", 0, 6, 0, 4), all_of["y"], weight[:4], row_max=RowMax.ABS, **by_row,
+               col_mult=np.full(4, 9), bias=np.zeros(4, np.int16), shift=4),
+        MatMul("b", View("z", 0, 6, 4, 4), all_of["x"], weight[:4], row_max=RowMax.ABS, continue_max=True,
+               col_mult=np.full(4, 9), bias=np.zeros(4, np.int16), shift=4),
+        MatMul("c", View("y", 0, 3, 0, 16), View("x", 0, 3, 0, 16), weight, row_max=RowMax.ABS, **plain),
+        MatMul("d", all_of["x"], all_of["y"], weight, **by_row, **plain),
+    ]  # fmt: skip
+    found = maximum_accesses(IntGraph({b.name: b for b in (x, y, z)}, ops, []))
+    assert {name: [(a.index, set(a.reads), set(a.kills)) for a in one] for name, one in found.items()} == {
+        "y": [(1, set(), {0}), (2, {0}, set()), (4, set(), set()), (5, {0}, set())],
+        "z": [(2, set(), {0}), (3, set(), set())],
+    }

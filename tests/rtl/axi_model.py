@@ -14,19 +14,24 @@ READ_ADDRESS = ("arvalid", "araddr", "arlen", "arsize", "arburst")
 WRITE_ADDRESS = ("awvalid", "awaddr", "awlen", "awsize", "awburst")
 
 
-def simulate(dut, *testbenches, background=(), cycles=20_000, vcd=None):
-    """Run `testbenches` to their end; fail after `cycles`."""
+def deadline(cycles=20_000):
+    """A testbench that fails after so many cycles."""
 
-    async def deadline(ctx):
+    async def wait(ctx):
         for _ in range(cycles):
             await ctx.tick()
         raise TimeoutError(f"not finished after {cycles} cycles")
 
+    return wait
+
+
+def simulate(dut, *testbenches, background=(), cycles=20_000, vcd=None):
+    """Run `testbenches` to their end; fail after `cycles`."""
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)
     for process in testbenches:
         simulator.add_testbench(process)
-    for process in (*background, deadline):
+    for process in (*background, deadline(cycles)):
         simulator.add_testbench(process, background=True)
     if vcd is None:
         simulator.run()

@@ -1,4 +1,5 @@
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,49 @@ from hwgen.rtl.ports import READ_LATENCY, WRITE_LATENCY
 from hwgen.sim.machine import Machine
 
 
+class Simulation:
+    """A component in Amaranth's simulator. Most of a short run is making it, so that it is kept: every run starts at reset."""
+
+    def __init__(self, dut, period: float):
+        self.dut, self.simulator, self.benches = dut, Simulator(dut), ()
+        self.simulator.add_clock(period)
+
+    def run(self, *benches) -> None:
+        """Simulate until the last testbench that is not in the background ends; benches: (function, in the background), which
+        act in this order. Their number and which are in the background are those of the first run."""
+        known, self.benches = [background for _, background in self.benches], benches
+        if known:
+            assert known == [background for _, background in benches]
+            self.simulator.reset()
+        else:
+            for place, (_, background) in enumerate(benches):
+                self.simulator.add_testbench(self._bench(place), background=background)
+        try:
+            self.simulator.run()
+        except BaseException:
+            elaborated.cache_clear()  # it stands where the testbench has failed
+            raise
+
+    def _bench(self, place: int):
+        async def bench(ctx):
+            await self.benches[place][0](ctx)
+
+        return bench
+
+
+@lru_cache(maxsize=8)
+def elaborated(unit, config, period: float = 1e-6) -> Simulation:
+    """unit(config) in the simulator, the same for all that ask for it."""
+    return Simulation(unit(config), period)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Tests of a file that run the same components go to one worker."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and {"vector_memory", "elaborated_unit"} & {*item.fixturenames}:
+            item.add_marker(pytest.mark.xdist_group(f"rtl {item.path.stem}"))
+
+
 class VectorMemory:
     """Scratchpad `data` int16 [chunks, chunk] and `scales` behind the ports of a vector unit, stalling at random.
 
@@ -18,8 +62,10 @@ class VectorMemory:
     that of the last start.
     """
 
-    def __init__(self, dut, chunks: int, stall: float, seed: int):
-        self.dut, self.stall, self.rng = dut, stall, np.random.default_rng(seed)
+    def __init__(self, unit, config, chunks: int, stall: float, seed: int):
+        self.simulation = elaborated(unit, config)
+        dut = self.dut = self.simulation.dut
+        self.stall, self.rng = stall, np.random.default_rng(seed)
         self.chunk = dut.config.chunk
         self.wide = len(dut.rd.data.as_value()) // (16 * self.chunk)  # chunks of a read
         self.data = self.rng.integers(-32767, 32768, (chunks, self.chunk))
@@ -102,16 +148,17 @@ class VectorMemory:
 
     def run(self, bench) -> None:
         """Simulate until the testbench `bench` returns."""
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-6)
-        simulator.add_testbench(self.serve, background=True)
-        simulator.add_testbench(bench)
-        simulator.run()
+        self.simulation.run((self.serve, True), (bench, False))
 
 
 @pytest.fixture
 def vector_memory():
     return VectorMemory
+
+
+@pytest.fixture
+def elaborated_unit():
+    return elaborated
 
 
 @pytest.fixture(scope="session")

@@ -155,9 +155,10 @@ def write(writes) -> None:
         memory[index] = values
 
 
-def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], stalls: random.Random) -> None:
+def simulate(axi_model, elaborated_unit, machine: Machine, scratch, scale, steps: list[Step], stalls: random.Random) -> None:
     """The core from `scratch` and `scale` through the steps; it must end with the machine's scratchpad."""
-    dut, chunk = Core(CONFIG), CONFIG.chunk
+    simulation = elaborated_unit(Core, CONFIG, 1e-8)
+    dut, chunk = simulation.dut, CONFIG.chunk
     finished = {"matmul": 0, "vector": 0}
     words: tuple[list, list] = [], []  # still to be offered on each of the two streams
 
@@ -222,10 +223,11 @@ def simulate(axi_model, machine: Machine, scratch, scale, steps: list[Step], sta
             await wait()
         await check(ctx)
 
-    axi_model.simulate(dut, process, background=[count, stream(0), stream(1)])
+    beside = count, stream(0), stream(1), axi_model.deadline()
+    simulation.run((process, False), *((bench, True) for bench in beside))
 
 
-def test_products(axi_model):
+def test_products(axi_model, elaborated_unit):
     """Batches of products between routes; a norm runs beside them and contends for the scratchpad."""
     rng = np.random.default_rng(7)
     machine = filled(rng)
@@ -248,11 +250,11 @@ def test_products(axi_model):
         done += step.products
     kinds = {(insn.x_convert, insn.w_source, insn.col_source, insn.indirect) for insn in done}
     assert len(kinds) > BATCH and any(insn.x >= Y for insn in done)
-    simulate(axi_model, machine, scratch, scale, steps, random.Random(8))
+    simulate(axi_model, elaborated_unit, machine, scratch, scale, steps, random.Random(8))
 
 
 @pytest.mark.parametrize("seed", [8, 24])
-def test_walks(axi_model, seed):
+def test_walks(axi_model, elaborated_unit, seed):
     """Products with walks of every kind among others without."""
     rng = np.random.default_rng(seed)
     machine = filled(rng)
@@ -267,15 +269,15 @@ def test_walks(axi_model, seed):
         step.products.append(insn)
     walks = [insn for insn in step.products if isinstance(insn, isa.MatmulWalk)]
     assert {insn.border for insn in walks} == set(Border) and sum(insn.kernel_u * insn.kernel_v > 1 for insn in walks) > 2
-    simulate(axi_model, machine, scratch, scale, [step], random.Random(seed))
+    simulate(axi_model, elaborated_unit, machine, scratch, scale, [step], random.Random(seed))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_tiles_of_one_column(axi_model, rows):
+def test_tiles_of_one_column(axi_model, elaborated_unit, rows):
     """They load in three cycles, faster than the accumulator takes the same row again."""
     rng = np.random.default_rng(rows)
     machine = filled(rng)
     scratch, scale = machine.scratch.copy(), machine.scale.copy()
     step = Step(products=[product(0, rows=rows, inputs=COLUMNS, outputs=1)])
     step.words = applied(rng, machine, step.products[0])
-    simulate(axi_model, machine, scratch, scale, [step], random.Random(rows))
+    simulate(axi_model, elaborated_unit, machine, scratch, scale, [step], random.Random(rows))

@@ -31,8 +31,7 @@ def rows_of(kind: str, rows: int, columns: int, rng):
 def run_norm(vector_memory, config, cases, stall, seed):
     """Instructions (rows, columns, kind, epsilon) one after another in one simulation; cycles of each."""
     rng = np.random.default_rng(seed)
-    dut = Norm(config)
-    memory = vector_memory(dut, 4096, stall, seed)
+    memory = vector_memory(Norm, config, 4096, stall, seed)
     cycles = []
 
     async def bench(ctx):
@@ -105,8 +104,7 @@ def test_throughput(vector_memory, config, columns):
 def run_multiply(vector_memory, config, cases, stall, seed):
     """Instructions (rows, columns, chunks of factors, kind, place of the result) one after another; cycles of each."""
     rng = np.random.default_rng(seed)
-    dut = Norm(config)
-    memory = vector_memory(dut, 4096, stall, seed)
+    memory = vector_memory(Norm, config, 4096, stall, seed)
     cycles = []
 
     async def bench(ctx):

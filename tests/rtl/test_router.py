@@ -59,8 +59,8 @@ async def read_queues(ctx, dut, experts: int) -> list[list[tuple[int, int]]]:
 def run_route(vector_memory, config, cases, stall, seed):
     """Instructions (rows, experts, top_k, renormalise, dense, kind) one after another; cycles of each."""
     rng = np.random.default_rng(seed)
-    dut = Router(config)
-    memory = vector_memory(dut, 4096, stall, seed)
+    memory = vector_memory(Router, config, 4096, stall, seed)
+    dut = memory.dut
     cycles = []
 
     async def bench(ctx):

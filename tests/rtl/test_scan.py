@@ -49,8 +49,7 @@ def case(config, rng, rows, columns, states, backwards=False, kind="any", group=
 
 def run_scans(vector_memory, config, cases, stall, seed):
     """Instructions one after another in one simulation; cycles of each."""
-    dut = Scanner(config)
-    memory = vector_memory(dut, config.scratch_chunks, stall, seed)
+    memory = vector_memory(Scanner, config, config.scratch_chunks, stall, seed)
     cycles = []
 
     async def bench(ctx):
@@ -97,8 +96,8 @@ def test_cycles(vector_memory, config):
 def test_beside_a_norm(vector_memory):
     """Scans and a LayerNorm take turns on the vector unit's ports."""
     rng = np.random.default_rng(5)
-    dut = VectorUnit(ONE)
-    memory = vector_memory(dut, ONE.scratch_chunks, 0.2, 5)
+    memory = vector_memory(VectorUnit, ONE, ONE.scratch_chunks, 0.2, 5)
+    dut = memory.dut
     insn, memory.data[:] = case(ONE, rng, 4, 19, 3, True, "small")
     norm = Norm(rows=4, columns=19, x=insn.x - 3 * insn.x_pitch, x_pitch=insn.x_pitch, y=900, y_pitch=4, params=800, epsilon=9)
     machine = Machine(ONE)

@@ -46,8 +46,7 @@ def case(config, rng, count, rows=None, first=0, column=True, columns=None, kind
 def run_selections(vector_memory, config, cases, stall, seed):
     """Instructions one after another in one simulation; cycles of each."""
     rng = np.random.default_rng(seed)
-    dut = Selection(config)
-    memory = vector_memory(dut, config.scratch_chunks, stall, seed)
+    memory = vector_memory(Selection, config, config.scratch_chunks, stall, seed)
     cycles = []
 
     async def bench(ctx):

@@ -107,8 +107,8 @@ async def check_queues(ctx, dut, queues):
 def test_program(vector_memory, config, stall, seed):
     """A random program, one instruction after another; queues outlive the NORMs that follow their ROUTE."""
     rng = np.random.default_rng(seed)
-    dut = VectorUnit(config)
-    memory = vector_memory(dut, SCRATCH, stall, seed)
+    memory = vector_memory(VectorUnit, config, SCRATCH, stall, seed)
+    dut = memory.dut
 
     async def bench(ctx):
         queues = [[] for _ in range(config.max_experts)]
@@ -145,8 +145,8 @@ def test_program(vector_memory, config, stall, seed):
 
 def test_instructions_wait_for_each_other(vector_memory):
     """An instruction offered during another is taken only after `done`, and then runs on what that one has written."""
-    dut = VectorUnit(SQUARE)
-    memory = vector_memory(dut, SCRATCH, 0.2, 4)
+    memory = vector_memory(VectorUnit, SQUARE, SCRATCH, 0.2, 4)
+    dut = memory.dut
     rng = np.random.default_rng(4)
     values, gamma, beta = rng.integers(-999, 999, (3, 40)), rng.integers(-9000, 9000, 40), rng.integers(-99, 99, 40)
     memory.put_rows(0, 5, values)
@@ -181,8 +181,8 @@ def test_windows_among_others(vector_memory, stall):
         array_outputs=8, array_inputs=9, window_chunks=3, max_experts=4, queue_entries=16, norm_columns=16, bank_words=64
     )  # fmt: skip
     rng = np.random.default_rng(5)
-    dut = VectorUnit(config)
-    memory = vector_memory(dut, config.scratch_chunks, stall, 5)
+    memory = vector_memory(VectorUnit, config, config.scratch_chunks, stall, 5)
+    dut = memory.dut
     place = {"rows": 4, "columns": 5, "x": 0, "x_pitch": 5}
     norm = Norm(**place, y=100, y_pitch=5, y_scale=3, params=200, epsilon=9)
     pool = ReduceWindow(**place, y=300, y_pitch=6, y_scale=20, params=200, shift=15, before=1)

@@ -77,8 +77,7 @@ def case(config, rng, rows=None, **fields):
 def run_windows(vector_memory, config, cases, stalls, seed):
     """Instructions one after another in one simulation, in equal parts with each share of stalls; cycles of each."""
     rng = np.random.default_rng(seed)
-    dut = Window(config)
-    memory = vector_memory(dut, config.scratch_chunks, stalls[0], seed)
+    memory = vector_memory(Window, config, config.scratch_chunks, stalls[0], seed)
     cycles = []
 
     async def bench(ctx):
@@ -157,8 +156,7 @@ def test_maxima_of_few_rows_over_blocks(vector_memory, config):
 def test_no_rows(vector_memory):
     rng = np.random.default_rng(4)
     none = case(THIN, rng, rows=4)
-    dut = Window(THIN)
-    memory = vector_memory(dut, 64, 0.0, 0)
+    memory = vector_memory(Window, THIN, 64, 0.0, 0)
 
     async def bench(ctx):
         await memory.execute(ctx, insn=encode(replace(none[0], rows=0)))
