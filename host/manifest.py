@@ -85,9 +85,11 @@ def _run(where: str, run: Mapping[str, Any], manifest: Mapping[str, Any], sizes:
             raise ValueError(f"{where}.{side}: is empty")
         for i, slot in enumerate(run[side]):
             _slot(f"{where}.{side}.{i}", slot, memory, manifest["batch"])
-            region = memory["regions"].get(side)
-            if region is not None:
-                _within(f"{where}.{side}.{i}.dram", slot["dram"] - region["offset"], slot["bytes"], region["bytes"])
+            # An output that is larger than the scratchpad is read where it has been spilled.
+            named = [memory["regions"].get(name) for name in ((side,) if side == "inputs" else (side, "spills"))]
+            regions = [region for region in named if region is not None]
+            if regions and not any(_lies(slot, region) for region in regions):
+                _within(f"{where}.{side}.{i}.dram", slot["dram"] - regions[0]["offset"], slot["bytes"], regions[0]["bytes"])
 
 
 def _slot(where: str, slot: Mapping[str, Any], memory: Mapping[str, Any], batch: int) -> None:
@@ -121,6 +123,11 @@ def _slot(where: str, slot: Mapping[str, Any], memory: Mapping[str, Any], batch:
 
 def _whole_numbers(value: Any, low: int) -> bool:
     return isinstance(value, list) and all(type(n) is int and n >= low for n in value)
+
+
+def _lies(slot: Mapping[str, Any], region: Mapping[str, int]) -> bool:
+    """Whether an input or output lies in a region."""
+    return region["offset"] <= slot["dram"] and slot["dram"] + slot["bytes"] <= region["offset"] + region["bytes"]
 
 
 def _within(where: str, first: int, size: int, end: int) -> None:

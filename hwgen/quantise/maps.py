@@ -14,10 +14,11 @@ from ..isa import WINDOW_TAPS, Reduce
 from ..numerics import INT8_MAX, INT16_MAX, WINDOW_VALUE_BITS
 from ..walks import Plane, Walk
 from ..walks import window as sliding
-from .builder import Builder, Held, chosen, fitting, fraction, linear, linear_need, own_scale, piece, plain
+from .builder import Builder, Held, chosen, fitting, fraction, linear, linear_need, own_scale, piece, plain, read_static
 from .hidden import Form, activation_form
 from .plan import describe
 from .scales import OutOfRange
+from .static import best_steps
 
 Array = np.ndarray
 VALUE_MAX = (1 << (WINDOW_VALUE_BITS - 1)) - 1
@@ -270,7 +271,7 @@ def activated(b: Builder, node: fg.Activation, source: fg.Window) -> None:
 
 
 def resample(b: Builder, node: fg.Resample) -> None:
-    """Emit a map made larger, in steps of its own."""
+    """Emit a map made larger: in the steps that suit the convolution that alone reads it, else in steps of its own."""
     larger, x = node.resampling, b.held[node.x]
     if larger.taps > WINDOW_TAPS:
         raise UserError(f"{describe(node)}: {larger.taps} taps, the machine weights up to {WINDOW_TAPS}")
@@ -278,7 +279,10 @@ def resample(b: Builder, node: fg.Resample) -> None:
         x = plain(b, node.x)
     offset = 0.0 if x.offset is None else np.asarray(x.offset, np.float64)
     rows, cols = b.shapes[node.name]
-    scale = own_scale(b, node, float(np.abs(offset).max()) / INT16_MAX)
+    scale: float | Array = own_scale(b, node, float(np.abs(offset).max()) / INT16_MAX)
+    match b.plan.readers(node.name):
+        case [fg.Conv(x=read) as conv] if read == node.name and read_static(b.plan, read) and read not in b.plan.scales:
+            scale = np.maximum(best_steps(b, conv)[1], np.abs(offset) / INT16_MAX)
     seen = b.stats.values[node.x].magnitude(offset)
     largest = np.minimum(np.ceil(seen / x.scale * 1.5) + 1, INT16_MAX)  # int16 number of x, with room
     before = int(np.clip(np.ceil(np.log2(max(float(largest.max()) * larger.gain, 1.0) / VALUE_MAX)), 0, BEFORE_MAX))

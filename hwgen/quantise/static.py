@@ -148,6 +148,17 @@ def _operand(b: Builder, node: fg.Conv) -> Held:
     held = b.held[node.x]
     if node.name in b.wide and held.offset is None:
         return held
+    magnitude, best = best_steps(b, node)
+    now = np.broadcast_to(held.scale, len(magnitude))
+    if held.offset is None and _noise(node.weight, magnitude, now) <= WORTH * _noise(node.weight, magnitude, best):
+        return held
+    scale: float | Array = float(best[0]) if (best == best[0]).all() else best
+    made = q.Stack(b.name(f"{node.name}.x"), (piece(b, held, scale),), source=node.source)
+    return Held(b.emit(made, held.ref.rows, len(magnitude), scale, None, b.groups_of(held)), scale)
+
+
+def best_steps(b: Builder, node: fg.Conv) -> tuple[Array, Array]:
+    """(largest magnitude of each column of what a convolution reads, the steps of columns that leave it least noise)."""
     magnitude = np.maximum(b.stats.values[node.x].magnitude(), 1e-30)
     magnitude = np.maximum(magnitude, magnitude.max() * LEAST_SHARE)
     weight = np.abs(node.weight.astype(np.float64)).reshape(-1, node.weight.shape[3])
@@ -155,13 +166,7 @@ def _operand(b: Builder, node: fg.Conv) -> Held:
     evened = [magnitude**share / largest ** (1 - share) if share else np.ones(len(magnitude)) for share in SHARES]
     reach = STATIC_MAX / static_room(b.stats.values[node.x])
     columns = [even * ((magnitude / even).max() / reach) for even in evened]
-    best = min(columns, key=lambda scale: _noise(node.weight, magnitude, scale))
-    now = np.broadcast_to(held.scale, len(magnitude))
-    if held.offset is None and _noise(node.weight, magnitude, now) <= WORTH * _noise(node.weight, magnitude, best):
-        return held
-    scale: float | Array = float(best[0]) if (best == best[0]).all() else best
-    made = q.Stack(b.name(f"{node.name}.x"), (piece(b, held, scale),), source=node.source)
-    return Held(b.emit(made, held.ref.rows, len(magnitude), scale, None, b.groups_of(held)), scale)
+    return magnitude, min(columns, key=lambda scale: _noise(node.weight, magnitude, scale))
 
 
 def _noise(weight: Array, magnitude: Array, scale: Array) -> float:

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 import test_machine as machine
-from hwgen import mapping
+from hwgen import boards, mapping, registers
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import Shortage, UserError
+from hwgen.host.bundle import Bundle
+from hwgen.host.manifest import check
 from hwgen.intgraph import Buffer, Fetch, IntGraph, MatMul, Output, ReduceWindow, RouteTokens, Spill, View
 from hwgen.intgraph_checks import verify
+from hwgen.isa import Reduce
 from hwgen.mapping import Mapping
 from hwgen.mapping.apart import constants_apart, heads_apart
 from hwgen.mapping.runs import chains
-from hwgen.program import manifest
+from hwgen.program import manifest, write_bundle
+from hwgen.resampling import Axis, Resampling
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
@@ -127,6 +131,35 @@ def test_phases_of_a_larger_map_are_read_side_by_side():
     turns = [op for op in spilled.ops if op.name.startswith("turn") and isinstance(op, ReduceWindow)]
     assert len(turns) > 4 and max(op.x.rows for op in turns) < 32
     assert not any(isinstance(op, Fetch) and op.x.buffer == "turned" for op in spilled.ops)
+
+
+def test_an_output_in_dram(tmp_path):
+    """A map that is made larger, row by row of what it is made of, and read where it has been spilled, through the driver too."""
+    graph = random_window_graph(0, size=(8, 4))
+    axis = Axis(np.array([[0.25, 0.75], [0.75, 0.25]], np.float32), (-1, 0))
+    larger, view = Resampling((8, 4), axis, axis), View("up", 0, 128, 0, 20)
+    graph.buffers["up"] = Buffer("up", 128, 20)
+    copy = next(op for op in graph.ops if op.name == "parts")
+    fields = {"walk": larger.walk(), "reduce": Reduce.WEIGHTED, "resampling": larger, "before": 4, "shift": 16}
+    graph.ops.append(replace(copy, name="up", out=view, x=View("x", 0, 32, 0, 20), **fields))
+    graph.outputs.append(Output("up", view, 1 / 1024, (128, 20)))
+    spilled = Mapping(spill=0.02).apply(graph, WINDOWS, 1)
+    verify(spilled)
+    assert_equal(graph, spilled, 0)
+    made = [op for op in spilled.ops if isinstance(op, ReduceWindow) and op.resampling is not None]
+    assert len(made) > 3 and max(op.x.rows for op in made) < 32
+    program = schedule({"": spilled}, WINDOWS)
+    images = random_images(graph, 0)
+    machine.assert_equal(machine.run(program, images), golden.run(graph, images).outputs)
+    files = {boards.BOARD_FILE: boards.to_json(boards.load("zcu104"))}
+    write_bundle(tmp_path / "b", program, models=[], board="zcu104", registers=registers.manifest(WINDOWS), files=files)
+    bundle = Bundle(tmp_path / "b")
+    (slot,) = (s for s in bundle.task("")["outputs"] if s["name"] == "up")
+    regions = bundle.memory["regions"]
+    assert regions["spills"]["offset"] <= slot["dram"] < regions["spills"]["offset"] + regions["spills"]["bytes"]
+    slot["dram"] = regions["constants"]["offset"]
+    with pytest.raises(ValueError, match="outputs.*dram"):
+        check(bundle.manifest, {name: (bundle.path / name).stat().st_size for name in ("program.bin", "dram.bin")})
 
 
 @pytest.mark.parametrize(("room", "copies"), [(0.8, 1), (0.4, 2)])
