@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import Finding
 from ..tensor import Map, Program
-from .activations import clip, curved, leaky, plain, scaled
+from .activations import clip, curved, leaky, plain, scaled, undone
 from .attention import attention
 from .conditions import placed, stepped
 from .convolution import convolution, frames
@@ -28,7 +28,7 @@ LISTS: tuple[Pattern, ...] = (selected, scattered, placed, stepped)  # what is c
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
     (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, kept_keys, attention, softmax, norm, curved, leaky),
-        *(bias, gain, received, *LISTS),
+        *(undone, bias, gain, received, *LISTS),
     ),
     # what is left outside attention and norms, and with a number that is no step of it
     (turned, length, outer, weighed, chosen, scaled, frames),

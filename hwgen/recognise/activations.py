@@ -113,6 +113,22 @@ def plain(t: Builder, node: Node) -> Ref | None:
     return _match(t, node, PLAIN)
 
 
+def undone(t: Builder, node: Node) -> Ref | None:
+    """The inverse of a sigmoid behind a sigmoid, kept from infinity by bounds: the value itself, within the bounds. So
+    detectors refine the places that a layer before them gave."""
+    if not is_map(node, "log"):
+        return None
+    for source in sources(node):
+        values = elementwise(node, source, GRID) if source.shape == node.shape else None
+        if values is None or np.shape(values) != GRID.shape:
+            continue
+        low, high = float(np.min(values)), float(np.max(values))
+        if low < 0 < high and np.isfinite([low, high]).all() and np.abs(values - np.clip(GRID, low, high)).max() <= CLOSE:
+            t.notes["rounded"] = True  # in single precision 1 - sigmoid has few digits left near its end
+            return t.through(source.layout, t.node(Clip(low, high), source.node.ref))
+    return None
+
+
 def clip(t: Builder, node: Node) -> Ref | None:
     """min(max(x, low), high), either of them or both."""
     low, high, r = -np.inf, np.inf, node.ref

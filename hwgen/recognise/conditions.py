@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from ..layers import Activation, Hard
-from ..tensor import BOOL, FLOAT, INT, Builder, Node, Reduce, Ref, Scatter, TopK
+from ..tensor import BOOL, FLOAT, INT, Builder, Concat, Gather, Node, Reduce, Ref, Scatter, TopK
 from .lists import listed, plain
 from .match import constant, group, is_map, layer, regroup
 
@@ -66,6 +66,11 @@ def _number(t: Builder, node: Node) -> Ref | None:
     if isinstance(node.op, Reduce) and node.op.function == "sum" and node.dtype == INT:
         inner = number(t, node.operands[0])
         return None if inner is None else t.reduce("sum", inner, node.op.axes)
+    if isinstance(node.op, Concat | Gather) and node.dtype in (BOOL, INT):
+        count = 1 if isinstance(node.op, Gather) else len(node.operands)  # a gather's second operand says where
+        parts = [number(t, r) for r in node.operands[:count]]
+        fixed = count == len(node.operands) or constant(node.operands[1])
+        return t.node(node.op, *(r for r in parts if r), *node.operands[count:]) if fixed and all(parts) else None
     if not is_map(node):
         return None
     f, operands = node.op.function, node.operands

@@ -15,7 +15,8 @@ from .conditions import is_number, number, opposite
 from .match import constant, factor_of, is_map, layer
 
 FAR = -1e3  # a score below it is a mask
-SAME = -1e6  # beyond it a masked score is the same as any other, so that attention to masked keys alone is their mean
+SAME = -1e6  # beyond it a masked score loses digits that tell it from others
+ALIKE = -1e8  # beyond it it loses all of them in float32, so that attention to masked keys alone is their mean
 
 
 def kept_keys(t: Builder, node: Node) -> Ref | None:
@@ -38,16 +39,17 @@ def _kept(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result: str)
     found = _weights(t, p.node.operands[0])
     if found is None:
         return None
-    scores, weights, soft = found
+    scores, weights, none_kept = found
     p = t.through(p.layout, t.node(Softmax(), scores))
     weights = _once(t, t.through(p.layout, t.expand(weights, p.node.shape)))
-    if soft:  # a mask that leaves no key leaves all
-        some = t.reduce("max", weights, [lp.index(keys[0])])
-        weights = t.map("add", weights, opposite(t, some))
+    none = opposite(t, t.reduce("max", weights, [lp.index(keys[0])])) if none_kept else None
+    if none is not None and none_kept == "scores":
+        weights = t.map("add", weights, none)
     axis = lv.index(wide[0])
-    own = any(weights.shape[lp.index(c)] > 1 for c in queries)
+    own = none_kept == "mean" or any(weights.shape[lp.index(c)] > 1 for c in queries)
     if own:
         p = t.map("mul", p, weights)
+        p = t.map("add", p, none) if none is not None and none_kept == "mean" else p
         one = t.full(tuple(1 if i == axis else n for i, n in enumerate(v.shape)), np.float32(1))
     else:
         order = [c for c in lp if c not in queries]
@@ -63,15 +65,19 @@ def _kept(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result: str)
     return t.map("div", t.slice(y, at, 0, count), t.expand(total, node.shape))
 
 
-def _weights(t: Builder, x: Ref) -> tuple[Ref, Ref, bool] | None:
-    """(scores, weights, whether these may all be zero) of scores to which the logarithm of weights is added."""
+def _weights(t: Builder, x: Ref) -> tuple[Ref, Ref, str] | None:
+    """(scores, weights, what takes part where all of these are zero) of scores to which the logarithm of weights is added:
+    "scores" as without weights, the "mean" of all, or "" where that does not come up or is no number."""
     operands = [t.through(x.layout, o) for o in x.node.operands] if is_map(x, "add", "where") else []
     if is_map(x, "where"):
         condition, one, other = operands
         for low, scores, turned in ((one, other, True), (other, one, False)):
-            if low.scalar == -np.inf and not constant(condition) and not constant(scores):
+            if low.scalar is None or constant(condition) or constant(scores):
+                continue
+            if low.scalar == -np.inf or low.scalar <= ALIKE:  # in the place of the scores: masked ones are alike
                 made = number(t, condition)
-                return None if made is None else (scores, opposite(t, made) if turned else made, False)
+                none_kept = "" if low.scalar == -np.inf else "mean"
+                return None if made is None else (scores, opposite(t, made) if turned else made, none_kept)
         return None
     for term, scores in (operands, operands[::-1]) if operands else ():
         if (found := _exponential(t, _once(t, term))) is not None:
@@ -86,16 +92,30 @@ def _once(t: Builder, r: Ref) -> Ref:
     return r
 
 
-def _exponential(t: Builder, term: Ref) -> tuple[Ref, bool] | None:
-    """(exp(term), whether all of it may be zero) where that is a number that needs no function."""
+def _exponential(t: Builder, term: Ref) -> tuple[Ref, str] | None:
+    """(exp(term), what takes part where all of it is zero) where that is a number that needs no function."""
     if is_map(term, "log"):
-        return t.through(term.layout, term.node.operands[0]), False
+        return t.through(term.layout, term.node.operands[0]), ""
     if is_map(term, "where") and not constant(term.node.operands[0]):
         condition, one, other = (t.through(term.layout, o) for o in term.node.operands)
         for low, zero, turned in ((one, other, True), (other, one, False)):
-            if zero.scalar == 0 and low.scalar is not None and (low.scalar == -np.inf or SAME < low.scalar < FAR):
+            if low.scalar is None or not _steady(t, condition, zero):
+                continue
+            if low.scalar <= ALIKE or SAME < low.scalar < FAR:
                 made = number(t, condition)
-                return None if made is None else (opposite(t, made) if turned else made, low.scalar != -np.inf)
+                none_kept = "" if low.scalar == -np.inf else "mean" if low.scalar <= ALIKE else "scores"
+                return None if made is None else (opposite(t, made) if turned else made, none_kept)
         return None
     bare, factor = factor_of(t, term)
-    return (opposite(t, bare), True) if SAME < factor < FAR and is_number(bare) else None
+    return (opposite(t, bare), "scores") if SAME < factor < FAR and is_number(bare) else None
+
+
+def _steady(t: Builder, condition: Ref, kept: Ref) -> bool:
+    """Whether what is added to the scores of the keys that a condition keeps is one number, which softmax does not see: itself
+    one, or the condition as a number, which is the same for all that are kept."""
+    if kept.scalar is not None:
+        return abs(kept.scalar) < -FAR
+    while is_map(condition, "not", "bool"):
+        condition = t.through(condition.layout, condition.node.operands[0])
+    made = number(t, condition)
+    return made is not None and made in (kept, opposite(t, kept))

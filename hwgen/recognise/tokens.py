@@ -95,7 +95,9 @@ def shifted(t: Builder, node: Node) -> Ref | None:
     if not isinstance(node.op, Pad) or node.op.value or len(node.shape) != 4 or node.dtype != "f":
         return None
     r, steps = node.operands[0], list[tuple[str, Array]]()
-    while len(steps) < 8 and r.whole and (found := with_constant(t, r.node, "add", "sub", "mul", "div")) is not None:
+    while len(steps) < 8 and r.whole and r.shape == r.node.shape:
+        if (found := with_constant(t, r.node, "add", "sub", "mul", "div")) is None:
+            break
         numbers = np.broadcast_to(np.asarray(found[1].constant, np.float64), node.operands[0].shape)
         if (numbers != numbers[:, :, :1, :1]).any():
             return None

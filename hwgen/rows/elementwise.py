@@ -58,13 +58,7 @@ class Arranged:
         elif len(node.shape) == 2 and (finer := _maps_in_rows(views[lead])) is not None:
             self.shape = finer
             views = [_reshaped(v, finer) for v in views]
-        try:
-            _, order, split = as_tokens(views[lead], *views[:lead], *views[lead + 1 :])
-            self.groups = order[:split], order[split:]
-        except Unsupported:
-            if len(self.shape) != 2:
-                raise
-            self.groups = [0], [1]
+        self.groups = _groups(views[lead], views[:lead] + views[lead + 1 :])
         flat = [v.group(*self.groups) for v in (views[lead], *views[:lead], *views[lead + 1 :])]
         settled = b.settled(flat)
         if settled[0].order is not None and not all(self._alike(r, settled[0].order) for r in node.operands):
@@ -105,6 +99,19 @@ class Arranged:
         table: Array = self._rows_of(r)[self.first]
         table = table[:1] if (table == table[:1]).all() else table
         return table[:, :1] if (table == table[:, :1]).all() else table
+
+
+def _groups(lead: View, others: list[View]) -> tuple[list[int], list[int]]:
+    """Axes that make rows and axes that make columns: as the first operand stands that is tokens by channels; where none is,
+    such as a mask over the pixels of a map that was made larger row by row, the last axis makes the columns."""
+    for view in (lead, *others):
+        try:
+            _, order, split = as_tokens(view, *(v for v in (lead, *others) if v is not view))
+        except Unsupported:
+            continue
+        return order[:split], order[split:]
+    rank = len(lead.shape)
+    return [*range(rank - 1)], [rank - 1]
 
 
 def _reshaped(view: View, shape: tuple[int, ...]) -> View:

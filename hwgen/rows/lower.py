@@ -236,21 +236,17 @@ class Rows:
         return self.once("columns", (node, columns.tobytes()), lambda: self._columns(node, columns))
 
     def _columns(self, node: Node, columns: Array) -> Node:
-        op, index = node.op, self.t.const(columns)
+        op, at, index = node.op, self.place(node), self.t.const(columns)
         self.t.source, self.t.name = node.source, node.name
-        if isinstance(op, Linear) and self.place(node).at is None:
+        made: Node | None = None
+        if isinstance(op, Linear) and at.at is None or isinstance(op, Conv) and op.groups == 1:
             x, *parts = node.operands
-            made: Node = self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
-            if self.place(made).at is None:  # few outputs may be made another way than many, with channels as rows
-                return made
-        if isinstance(op, Conv) and op.groups == 1:
-            x, *parts = node.operands
-            return self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
-        at = self.place(node)
-        own = at.at is None and node.shape[1:] == (at.width,) and len(np.unique(columns)) == len(columns)
-        if own and (isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul")):
-            return self.t.node(op, *(self.t.gather(r, index, 1) for r in node.operands)).node
-        return self.identity(node, columns)
+            made = self.t.node(op, x, *(self.t.gather(p, index, 0) for p in parts)).node
+        elif at.at is None and node.shape[1:] == (at.width,) and len(np.unique(columns)) == len(columns):
+            if isinstance(op, Activation | Clip) or (isinstance(op, Map) and op.function == "mul"):
+                made = self.t.node(op, *(self.t.gather(r, index, 1) for r in node.operands)).node
+        # few columns may stand another way than many: channels as rows, or rows in another order
+        return made if made is not None and self.place(made).alike(at) else self.identity(node, columns)
 
     def identity(self, node: Node, columns: Array | None = None) -> Node:
         """A linear layer that copies columns of a value (all without `columns`); the value itself where it is one already."""

@@ -36,6 +36,12 @@ class Place:
     column: Array | None = None
     at: tuple[Array, Array] | None = None
 
+    def alike(self, other: Place) -> bool:
+        """Whether the rows of two layers stand alike, none of them in an order by element."""
+        pairs = ((self.row, other.row), (self.column, other.column))
+        same = all(a is b is None or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)
+        return same and self.rows == other.rows and self.at is None and other.at is None
+
 
 @dataclass(eq=False)
 class View:

@@ -180,6 +180,37 @@ def masked(w):
     return w.classes(w.mlp(w.op("Add", queries, w.linear(y))))
 
 
+def pixels_masked(w):
+    """A mask over the pixels of a map that was made larger and smaller again, one among known ones, of queries and patches
+    attended to together; by a number so low that masked keys are alike (EoMT: Kerssies et al. 2025)."""
+    x = w.norm(w.op("Concat", w.op("Add", w.normal(1, QUERIES, D), np.zeros((1, QUERIES, D), np.float32)), w.tokens(), axis=1))
+    count = QUERIES + PATCHES
+    parts = (w.cut(x, 1, *ends) for ends in ((0, QUERIES), (QUERIES, count)))
+    logits = w.op("MatMul", w.linear(next(parts)), w.turned(next(parts)))
+    logits = w.op("Reshape", logits, [1, QUERIES, SIDE, SIDE])
+    for n in (2 * SIDE, SIDE):
+        logits = w.op("Resize", logits, "", "", ints(1, QUERIES, n, n), mode="linear")
+    seen = w.op("Greater", w.op("Reshape", logits, [1, QUERIES, PATCHES]), 0.0)
+    places = np.stack(np.meshgrid(0, np.arange(QUERIES), QUERIES + np.arange(PATCHES), indexing="ij"), -1).astype(INT)
+    seen = w.op("Unsqueeze", w.op("ScatterND", np.ones((1, count, count), bool), places, seen), ints(1))
+    seen = w.op("Expand", seen, ints(1, H, 1, 1))
+    mask = w.op("Where", w.op("Cast", w.op("Not", seen), to=9), -1e9, w.op("Cast", seen, to=1))
+    q, k, v = (w.heads(w.linear(x), count) for _ in range(3))
+    scores = w.op("Mul", w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2])), float((D // H) ** -0.5))
+    y = w.op("MatMul", w.softmax(w.op("Add", scores, mask)), v)
+    y = w.op("Reshape", w.op("Transpose", y, perm=[0, 2, 1, 3]), [1, count, D])
+    return w.classes(w.mlp(w.op("Add", x, w.linear(y))))
+
+
+def all_masked(w):
+    """A mask that may leave a query no key: the mean of all, by a number so low that masked keys are alike."""
+    x = w.norm(w.tokens())
+    seen = w.op("Greater", w.op("MatMul", w.linear(x), w.turned(w.linear(x))), 4.0)
+    scores = w.op("Mul", w.op("MatMul", w.linear(x), w.turned(w.linear(x))), float(D**-0.5))
+    y = w.op("MatMul", w.softmax(w.op("Where", seen, scores, float(np.finfo(np.float32).min))), w.linear(x))
+    return w.classes(w.mlp(w.op("Add", x, w.linear(y))))
+
+
 def gated(w):
     """Tokens below a threshold, which nothing attends to (IA-RED2: Pan et al. 2021)."""
     x = w.mlp(w.tokens())
@@ -235,7 +266,10 @@ def shifted(w):
     return w.classes(w.mlp(w.attention(x, PATCHES // 4)[0]))
 
 
-NETWORKS = (dynamic, complement, merged, regions, clusters, scattered, prototypes, masked, gated, returned, heads, shifted)
+NETWORKS = (
+    *(dynamic, complement, merged, regions, clusters, scattered, prototypes, masked, pixels_masked, all_masked, gated),
+    *(returned, heads, shifted),
+)
 
 
 def write(path, form):

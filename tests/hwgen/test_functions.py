@@ -23,6 +23,11 @@ FUNCTIONS = {
     "abs": lambda x, y: [node("Abs", [x], [y])],
     "elu": lambda x, y: [node("Elu", [x], [y], alpha=0.7)],
     "mish": lambda x, y: [node("Softplus", [x], ["s"]), node("Tanh", ["s"], ["t"]), node("Mul", [x, "t"], [y])],
+    "sigmoid undone": lambda x, y: [  # as detectors refine the places that a layer before gave
+        *(node("Sigmoid", [x], ["chance"]), node("Sub", ["one", "chance"], ["rest"])),
+        *(node("Clip", [n, "least"], [f"{n}_"]) for n in ("chance", "rest")),
+        *(node("Div", ["chance_", "rest_"], ["odds"]), node("Log", ["odds"], [y])),
+    ],
     "elu + 1": lambda x, y: [node("Elu", [x], [f"{y}_e"]), node("Add", [f"{y}_e", "one"], [y])],
 }
 
@@ -56,7 +61,7 @@ def decibels(path):
 def test_a_function_between_two_layers(tmp_path, function, size):
     rng = np.random.default_rng(0)
     held = {"p": normal(rng, 16, 3, 4, 4), "w": normal(rng, 24, 16, 1, 1, scale=size), "v": normal(rng, 8, 24, 1, 1)}
-    held |= {"b": rng.standard_normal(24).astype(np.float32), "one": np.float32(1)}
+    held |= {"b": rng.standard_normal(24).astype(np.float32), "one": np.float32(1), "least": np.float32(1e-5)}
     nodes = [
         node("Conv", ["image", "p"], ["x"], strides=[4, 4]),
         node("Conv", ["x", "w", "b"], ["h"]),

@@ -188,6 +188,7 @@ CONVOLUTIONS = [
 ]
 
 K3 = {"kernel_shape": [3, 3]}
+WIDE = {"kernel_shape": [40, 50], "strides": [40, 50], "pads": [1, 1, 0, 1], "ceil_mode": 1, "opset": 19}
 POOLS = [
     row("MaxPool", x(1, 2, 7, 8), kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
     row("MaxPool", x(1, 2, 8, 8), kernel_shape=[3, 3], dilations=[2, 2]),
@@ -205,6 +206,8 @@ POOLS = [
     ),
     row("AveragePool", x(1, 2, 8, 8), kernel_shape=[3, 2], dilations=[2, 3], opset=19, pads=[1, 1, 1, 1]),
     row("AveragePool", x(1, 2, 7, 7), kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 2]),
+    *(row("AveragePool", x(1, 2, 3, 2), count_include_pad=n, **WIDE) for n in (0, 1)),
+    row("MaxPool", x(1, 2, 3, 2), **WIDE),
     row("LpPool", x(1, 2, 7, 7), kernel_shape=[3, 3], strides=[2, 2]),
     row("LpPool", x(1, 2, 7, 7), kernel_shape=[2, 3], p=3, pads=[1, 1, 0, 1]),
     row("GlobalAveragePool", x(1, 2, 4, 5)),
@@ -436,3 +439,9 @@ def test_forms_that_onnxruntime_has_no_kernel_for():
     wanted = maker.run(plain.proto(), plain.feed)[0].transpose(0, 2, 3, 1)
     channels_last = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
     maker.confirm(row("NhwcConv", channels_last, weight, group=2, pads=[1, 0, 1, 2], judge=wanted, **MS))
+
+
+def test_windows_far_larger_than_a_map_have_the_taps_that_meet_it():
+    """transformers pools EfficientNet's last map by a window as wide as its channels."""
+    program = maker.lowered(row("AveragePool", x(1, 2, 3, 2), **WIDE).proto())
+    assert max(np.prod(operand.shape) for node in program.nodes() for operand in node.operands) <= 2 * 4 * 4

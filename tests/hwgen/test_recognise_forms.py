@@ -50,11 +50,24 @@ def batch_norm(w):
     return w.as_tokens(w.op("BatchNormalization", w.patches(), *parameters))
 
 
+def normalised_in_blocks(w):
+    """Numbers added to the pixels while these stand in blocks, and a border around the image behind that."""
+    x = w.op("Reshape", "image", [1, 2, 2, 2, 3, 2])
+    x = w.op("Reshape", w.op("Sub", x, w.rng.uniform(0.2, 0.8, (2, 1, 1, 1, 1))), [1, *IMAGE])
+    return w.as_tokens(w.patches(x, pads=[0, 1, 0, 1], strides=[2, 3]))
+
+
 @pytest.mark.parametrize("form", [reshaped, unfolded, space_to_depth, normalised_image, batch_norm])
 def test_patches(tmp_path, form):
     result, kinds = imported(tmp_path, form)
     assert kinds == ["PatchEmbed"] or kinds == ["PatchEmbed", "Linear"]
     assert result.outputs[0].shape == (T, D)
+
+
+def test_a_border_around_pixels_that_were_normalised_in_blocks(tmp_path):
+    w = Writer()
+    path = w.write(tmp_path / "m.onnx", IMAGE, normalised_in_blocks(w), [1, "t", D])
+    assert {f.op for f in check(path)} <= {"input"}, "taken, or said by name"
 
 
 CUTS = {

@@ -14,7 +14,8 @@ from .products import geometry, windows
 @rule("MaxPool", "AveragePool", "LpPool", "com.microsoft.nchwc.MaxPool", "com.microsoft.nchwc.AveragePool")
 def pool(c: Context, op: Op, x: Ref) -> Ref:
     """With ceil_mode, a last window that starts behind the tensor and its front pad is dropped, as onnxruntime does (ONNX's
-    shape inference before opset 22 keeps it); an average divides by the elements inside, pads only on request."""
+    shape inference before opset 22 keeps it); an average divides by the elements inside, pads only on request. Taps that
+    lie behind the tensor and its pads in the first window already, as of a window of 640 over a map of 2, are left out."""
     t, kernel, kind = c.t, op.attribute("kernel_shape"), op.type.rpartition(".")[2]
     lengths = x.shape[2:]
     strides, dilations, pads = geometry(op, lengths, kernel)
@@ -22,13 +23,15 @@ def pool(c: Context, op: Op, x: Ref) -> Ref:
     op.ignore("storage_order")
     if any(op.outputs[1:]):
         raise Unsupported("gives the indices of its maxima")
-    over = []
+    over, within = [], []
     for n, k, s, d, (a, b) in zip(lengths, kernel, strides, dilations, pads, strict=True):
         count = (n + a + b - d * (k - 1) - 1) // s + 1
         if ceil:
             count = -(-(n + a + b - d * (k - 1) - 1) // s) + 1
             count -= (count - 1) * s >= n + a
-        over.append(max((count - 1) * s + d * (k - 1) + 1 - n - a - b, 0))
+        within.append(min(k, -(-(n + a + b) // d)))
+        over.append(max((count - 1) * s + d * (within[-1] - 1) + 1 - n - a - b, 0))
+    kernel = within
     wide = [(a, b + o) for (a, b), o in zip(pads, over, strict=True)]
     axes = range(2 + len(kernel), 2 + 2 * len(kernel))
 
