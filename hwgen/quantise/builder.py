@@ -57,7 +57,7 @@ EPSILON_MAX = (1 << 48) - 1  # of numerics.layer_norm
 class Held:
     """Where a float value is: real[r, c] = int16[r - first_row, c] * scale[c] + offset[c].
 
-    scale     a float, or [cols]
+    scale     a float, or [cols]; [rows, 1] of what only products read, as their second operand
     offset    a float or [cols]; None for zero
     """
 

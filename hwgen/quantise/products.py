@@ -24,27 +24,83 @@ from .attention import (
     smallest_transposed_step,
     transposed,
 )
-from .builder import ROW_UNIT, TINY, Builder, Held, folded, own_scale, piece, plain
+from .builder import ROW_UNIT, TINY, WIDE_MARGIN, Builder, Held, folded, own_scale, piece, plain
 from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
+Array = np.ndarray
+# What columns that are divided have room for at least, of the largest of them: less of one is noise of the others' size. (Of
+# int8, where what is beyond makes a row smaller: an EfficientViT's column of 26 beside some of 500 read 77, and its row a half.)
+LEAST_INT16, LEAST_INT8 = 2.0**-5, 2.0**-3
+UNIT_SHIFT = UNIT_ROW.bit_length() - 1
 COARSE = 16  # score steps in a step of logits, 0.7: beyond it probabilities would be noise
 RATIO_ROOM = 1.2  # of what rows divided by their sums were seen to reach
 SCORE = float(np.log(2)) / SCORE_STEPS  # what a score step is
 
 
 def product(b: Builder, node: fg.Product) -> None:
-    """x streamed against the stationary rows of the other value."""
-    one, other = plain(b, node.a), plain(b, node.b)
-    steps = float(one.scale) * float(other.scale) * node.scale
-    unit = steps * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)  # what a step is with a shift of 0
-    wanted = own_scale(b, node, unit * 2.0**SHIFT_MIN)
-    shift = int(np.ceil(np.log2(wanted / unit)))
+    """x streamed against the stationary rows of the other value.
+
+    Rows of what is divided by its last column may have any size: rows of x are made equally large, so that those of small
+    sums keep their bits.
+    """
+    one, other = plain(b, node.a), b.held[node.b]
+    by_row = np.ndim(other.scale) == 2
+    other = other if by_row else plain(b, node.b)
+    steps = np.asarray(other.scale, np.float64).reshape(-1) * node.scale
+    alike = _divided(b, node)
+    if alike:  # a row counts in int8 steps of x, its own scale is left away
+        unit = steps * 2.0 ** (COL_SHIFT - ROW_STEP_BITS - UNIT_SHIFT)
+        wanted = _bound(b, node) * (INT8_MAX * node.scale / INT16_MAX)
+    else:
+        unit = steps * float(one.scale) * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)
+        wanted = _column_steps(b, node.name) if by_row else np.array([own_scale(b, node, 0.0)])
+    shift = max(int(np.ceil(np.log2((wanted / unit).max()))), SHIFT_MIN)
     if shift > SHIFT_MAX:
-        raise OutOfRange(f"a product {wanted / unit:g} times beyond its operands' steps")
-    shift = max(shift, SHIFT_MIN)
-    made = q.Product(b.name(node.name), one.ref, Matrix(other.ref, None, shift), source=node.source)
+        raise OutOfRange(f"a product {float((wanted / unit).max()):g} times beyond its operands' steps")
+    matrix = Matrix(other.ref, None, shift, row=UNIT_ROW if alike else None)
+    made = q.Product(b.name(node.name), one.ref, matrix, source=node.source)
     scale = unit * 2.0**shift
-    b.held[node.name] = Held(b.emit(made, one.ref.rows, other.ref.rows, scale, value=node.name), scale)
+    scale = scale if by_row else float(scale[0])
+    ref = b.emit(made, one.ref.rows, other.ref.rows, scale, value=None if alike else node.name)
+    b.held[node.name] = Held(ref, scale)
+
+
+def _divided(b: Builder, node: fg.Product) -> bool:
+    """Whether all that becomes of a product is divided by its last column, where no epsilon matters beside the sums."""
+    readers = b.plan.users.get(node.name, [])
+    if node.name in b.plan.outputs or not readers or not all(isinstance(r, fg.Ratio) for r in readers):
+        return False
+    last = float(b.stats.values[node.name].magnitude()[-1]) * WIDE_MARGIN
+    return all(r.epsilon < last / INT16_MAX / 2 for r in readers if isinstance(r, fg.Ratio))
+
+
+def _bound(b: Builder, node: fg.Product) -> Array:
+    """What each column of a product [N] can reach of rows up to 1."""
+    other = b.plan.nodes[node.b]
+    if isinstance(other, fg.Transpose):
+        seen = b.stats.values[other.x]
+        return np.maximum(seen.magnitude() * (seen.room * b.shapes[other.x][0]), TINY)
+    seen = b.stats.values[node.b]
+    return np.full(b.shapes[node.name][1], max(float(seen.magnitude().sum()) * seen.room, TINY))
+
+
+def _column_steps(b: Builder, name: str) -> Array:
+    """int16 steps of the columns of a value [cols], the last of which, that of the sums, is a number of another kind."""
+    seen = b.stats.values[name]
+    reach = np.maximum(seen.magnitude(), TINY)
+    reach[:-1] = np.maximum(reach[:-1], reach[:-1].max(initial=0.0) * LEAST_INT16)
+    return reach * (seen.room * WIDE_MARGIN / INT16_MAX)
+
+
+def _apart(b: Builder, node: fg.Transpose) -> bool:
+    """Whether rows of a transposed value may have steps of their own: products, whose columns they become, go into a division or
+    are transposed again."""
+    products = b.plan.users.get(node.name, [])
+    if node.name in b.plan.outputs or not all(isinstance(p, fg.Product) and p.a != node.name for p in products):
+        return False
+    readers = [r for p in products for r in b.plan.users.get(p.name, [])]
+    free = all(isinstance(r, fg.Ratio) or (isinstance(r, fg.Transpose) and _apart(b, r)) for r in readers)
+    return bool(readers) and free and not any(p.name in b.plan.outputs for p in products)
 
 
 def transpose(b: Builder, node: fg.Transpose) -> None:
@@ -56,20 +112,21 @@ def transpose(b: Builder, node: fg.Transpose) -> None:
     else:
         x = b.held[node.x]
         weight, bias = folded(x, np.eye(b.cols(x)), None)
-    need = float(smallest_transposed_step(weight).max()) / INT16_PER_INT8
-    need = need if bias is None else max(need, float(np.abs(bias).max()) / INT16_MAX)
-    scale = own_scale(b, node, need)
+    need = smallest_transposed_step(weight) / INT16_PER_INT8
+    need = need if bias is None else np.maximum(need, np.abs(bias) / INT16_MAX)
+    apart = _apart(b, node)
+    scale = np.maximum(_column_steps(b, node.x), need) if apart else np.full(len(weight), own_scale(b, node, float(need.max())))
+    held = scale[:, None] if apart else float(scale[0])
     add = None
     if bias is not None and bias.any():
         table = np.broadcast_to(np.rint(bias / scale)[:, None], (len(weight), rows))
-        add = b.table(f"{node.name}.bias", table, np.full((len(weight), 1), scale), node.source)
-    step = np.full(len(weight), scale * INT16_PER_INT8)
-    ref = transposed(b, b.name(node.name), x, weight, step, node.source, add=add)
-    b.made.values[ref.value] = replace(b.made.values[ref.value], scale=scale)
+        add = b.table(f"{node.name}.bias", table, scale[:, None], node.source)
+    ref = transposed(b, b.name(node.name), x, weight, scale * INT16_PER_INT8, node.source, add=add)
+    b.made.values[ref.value] = replace(b.made.values[ref.value], scale=held)
     if add is not None:
-        b.made.values[add.value] = replace(b.made.values[add.value], scale=scale)
+        b.made.values[add.value] = replace(b.made.values[add.value], scale=held)
     b.made.trace[node.name] = ref
-    b.held[node.name] = Held(ref, scale)
+    b.held[node.name] = Held(ref, held)
 
 
 def rotate(b: Builder, node: fg.Rotate) -> None:
@@ -95,20 +152,23 @@ def ratio(b: Builder, node: fg.Ratio) -> None:
     """
     if float(b.stats.values[node.x].low[-1]) < 0:
         raise OutOfRange("divides by sums of weights of which some are below zero")
-    x, columns = plain(b, node.x), b.shapes[node.name][1]
-    ref, rows = x.ref, x.ref.rows
-    if steps := round(node.epsilon / float(x.scale)):
+    x, columns = b.held[node.x], b.shapes[node.name][1]
+    x = x if x.offset is None else plain(b, node.x)
+    ref, rows, units = x.ref, x.ref.rows, np.broadcast_to(np.float64(x.scale), columns + 1)
+    divided = isinstance(b.plan.nodes[node.x], fg.Product) and _divided(b, b.plan.nodes[node.x])
+    if not divided and (steps := round(node.epsilon / float(units[-1]))):
         bias = np.append(np.zeros(columns), min(steps, INT16_MAX)).astype(np.int16)
         ref = b.emit(q.Shift(b.name(f"{node.name}.sum"), ref, bias, source=node.source), rows, columns + 1, x.scale)
-    seen = b.stats.values[node.name]
+    seen, units = b.stats.values[node.name], units[:-1] / units[-1]
     reach = np.maximum(seen.magnitude() * RATIO_ROOM * seen.room, TINY)
+    reach = np.maximum(reach, reach.max() * LEAST_INT8) / units
     reach = np.maximum(reach, reach.max() * 2.0**-12)
     parts = np.append(1 / reach, 1.0)
     step = max((columns + 1) ** 0.5, float(parts.max())) / INT16_MAX
     gamma = np.minimum(np.rint(parts / step), INT16_MAX).astype(np.int16)
     normed = q.Norm(b.name(f"{node.name}.norm"), ref, gamma, np.zeros_like(gamma), 1, centred=False, source=node.source)
     ref = b.emit(normed, rows, columns + 1, step)
-    weight = np.eye(columns, columns + 1) * (gamma[-1] / np.maximum(gamma[:-1], 1))[:, None]
+    weight = np.eye(columns, columns + 1) * (units * gamma[-1] / np.maximum(gamma[:-1], 1))[:, None]
     scale = own_scale(b, node, float(smallest_out_scale(weight, 1 / INT8_MAX, None, UNIT_ROW).max()))
     weights = quantise_weights(weight, 1 / INT8_MAX, scale, None, UNIT_ROW)
     made = q.Product(b.name(node.name), ref, weights, Convert.ROW, source=node.source)
