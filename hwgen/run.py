@@ -265,7 +265,11 @@ def run(
     elif engine == "machine":
         outputs, counters = _machine(bundle, task, one_by_one, progress), []
     else:
-        outputs, counters, spans = _rtl(bundle, task, one_by_one, memory, cycles, waves)
+        try:
+            outputs, counters, spans = _rtl(bundle, task, one_by_one, memory, cycles, waves)
+        except RuntimeError:
+            _machine(bundle, task, one_by_one[: bundle.batch], progress)  # which tells where the program is at fault
+            raise
         trace = trace_of(bundle, task, dram, memory, counters, spans)
     stacked = {name: np.stack([image[name] for image in outputs]) for name in outputs[0]}
     return Run(engine, task, stacked, time.monotonic() - start, counters, bundle.batch, trace)
@@ -310,12 +314,18 @@ def _golden(bundle: Bundle, task: str, images: list[Images], progress: Progress)
 
 
 def _machine(bundle: Bundle, task: str, images: list[Images], progress: Progress) -> list[Images]:
+    from .sim.machine import MachineFault
+
     instructions(bundle, task)
     entry, memory, dram = bundle.task(task), bundle.memory, bundle.dram()
     outputs: list[Images] = []
     with work("machine", len(images), "images") as here:
         for batch in transfer.batches(images, bundle.batch):
-            outputs += transfer.on_machine(config(bundle), entry, dram, memory["data_base"], memory["weight_bases"], batch)
+            try:
+                outputs += transfer.on_machine(config(bundle), entry, dram, memory["data_base"], memory["weight_bases"], batch)
+            except MachineFault as error:
+                why = "no program that hwgen made for this machine"
+                raise UserError(f"{bundle.path / 'program.bin'}: {why}: {error}") from None
             here.at(min(len(outputs), len(images)))
             progress(min(len(outputs), len(images)), len(images))
     return outputs[: len(images)]

@@ -85,16 +85,20 @@ class Machine:
         program = isa.disassemble(code)
         if not program or len(program) != instructions or not isinstance(program[-1], isa.End):
             raise MachineFault("a program ends with END")
-        _Run(self, program, observe, order).to_end()
+        run = _Run(self, program, observe, order)
+        try:
+            run.to_end()
+        except (LookupError, ValueError, OverflowError, ZeroDivisionError) as error:
+            raise MachineFault(f"{isa.text(program[run.asked])}: {error}") from error
 
     # --- memories -----------------------------------------------------------------------------------------------
 
     def rows(self, address: int, pitch: int, rows: Array, columns: int) -> Array:
         """Indices into `scratch` of elements 0..columns of the given rows: int64 [rows, columns]."""
-        index = ((address + np.asarray(rows, np.int64) * pitch) * self.config.chunk)[:, None] + np.arange(columns)
-        if index.size and not 0 <= index.min() <= index.max() < self.scratch.size:
+        starts = (address + np.asarray(rows, np.int64) * pitch) * self.config.chunk
+        if starts.size and columns and not 0 <= starts.min() <= starts.max() + columns - 1 < self.scratch.size:
             raise MachineFault(f"scratchpad access from chunk {address} reaches beyond the end")
-        return index
+        return starts[:, None] + np.arange(columns)
 
     def read_place(self, address: int, pitch: int, rows: int, columns: Array) -> Array:
         """int16 [rows, len(columns)] from a buffer's place (hwgen.program.Place)."""
@@ -119,15 +123,16 @@ class Machine:
         config, lanes, count = self.config, self.config.axi_bytes, stream_beats(insn, self.config)
         if insn.narrow and (not config.narrow_weights or insn.narrow not in num.NARROW_BITS):
             raise MachineFault(f"weights of {insn.narrow} bits on a machine with narrow_weights={config.narrow_weights}")
-        words = np.empty((insn.words, config.weight_ports, config.slice_bytes), np.uint8)
-        for port, base in enumerate(self.weight_bases):
+        parts = []
+        for base in self.weight_bases:
             start = base + insn.dram * lanes
             beats = self.dram[start : start + count * lanes].reshape(-1, lanes)
             if len(beats) != count:
                 raise DramFault(f"weight words at byte {start} reach beyond the end of DRAM")
             if insn.narrow:
                 beats = expand(config, beats, insn.words * config.slice_beats, insn.narrow)
-            words[:, port] = beats.reshape(insn.words, -1)
+            parts.append(beats.reshape(insn.words, config.slice_bytes))
+        words = np.stack(parts, axis=1)
         return words.reshape(insn.words, -1)[:, : config.array_inputs]
 
     # --- instructions: each returns what it will write --------------------------------------------------------------
@@ -204,6 +209,8 @@ class Machine:
             row_mult = np.full(count, insn.row_mult)
         elif insn.row_source == RowScale.TABLE:
             row_mult = self.scale[self.scales(insn.x_scale, x_rows)].astype(np.int64)
+        if col_mult is None or row_mult is None:
+            raise MachineFault(f"{isa.text(insn)}: multipliers of operands that are converted with none")
         if insn.indirect == Indirect.SCATTER:
             row_mult = num.gated_scale(row_mult, gates)
 
@@ -288,7 +295,7 @@ class _Run:
         self.random = None if isinstance(order, str) else np.random.default_rng(order)
         self.priority = None if self.random else PRIORITIES[order]
         self.in_flight = 1 if order == "program" else 2
-        self.next = 0
+        self.next = self.asked = 0  # instruction to dispatch, and the one that was looked at last
         self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
         self.started: dict[Unit, deque[_Started]] = {unit: deque() for unit in Unit}
         self.done = dict.fromkeys(Unit, 0)
@@ -337,7 +344,8 @@ class _Run:
     def _can_start(self, unit: Unit) -> bool:
         if not self.queues[unit]:
             return False
-        insn = self.program[self.queues[unit][0]]
+        self.asked = self.queues[unit][0]
+        insn = self.program[self.asked]
         if isinstance(insn, isa.WalkFields):
             return True
         if len(self.started[unit]) == self.in_flight or not self._met(insn):
@@ -365,7 +373,7 @@ class _Run:
         return bool(self.started[unit])
 
     def _start(self, unit: Unit) -> None:
-        index = self.queues[unit].popleft()
+        index = self.asked = self.queues[unit].popleft()
         insn, machine = self.program[index], self.machine
         if isinstance(insn, isa.WalkFields):
             self._hold(unit, index, insn)

@@ -200,7 +200,7 @@ class MachineEngine:
         except ValueError as error:  # no instruction
             self.why = str(error)
             return Status.ILLEGAL
-        except (MachineFault, IndexError) as error:  # hardware would wait for ever, or do something that nobody defined
+        except MachineFault as error:  # hardware would wait for ever, or do something that nobody defined
             self.why = str(error)
             return None
         finally:

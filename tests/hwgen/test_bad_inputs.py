@@ -18,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import hwgen as library
+from hwgen import isa
 from hwgen.errors import Terminated, UserError
 from hwgen.example import write
 from hwgen.files import read_npz
@@ -303,6 +304,29 @@ def test_a_manifest_changed_and_hashed_again(hwgen, made, tmp_path, seed):
         for command in (("run", "--engine", "machine", "--input", tmp_path / "x.npz"), ("report",), ("disasm",)):
             code, _, err = hwgen(command[0], tmp_path / "b", *command[1:])
             assert code in (0, 2) and "Traceback" not in err, (where, err)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_program_changed_and_hashed_again(hwgen, made, tmp_path, seed):
+    """Deadlocks, words left over, places that are not there, numbers that nobody defined: named, whatever they lead to."""
+    shutil.copytree(made, tmp_path / "b")
+    rng, said = random.Random(seed), set()
+    manifest, good = json.loads((made / "manifest.json").read_text()), (made / "program.bin").read_bytes()
+    np.savez(tmp_path / "x.npz", image=images((1, 8, 8), 1))
+    for _ in range(50):
+        program = bytearray(good)
+        for _ in range(rng.choice((1, 1, 2))):
+            at = rng.randrange(len(program) // isa.WORD_BYTES) * isa.WORD_BYTES + rng.randrange(22)
+            program[at] = rng.choice((0, 255, rng.randrange(256), program[at] ^ 1 << rng.randrange(8)))
+        (tmp_path / "b" / "program.bin").write_bytes(program)
+        manifest["files"]["program.bin"] = hashlib.sha256(program).hexdigest()
+        text = json.dumps(manifest).encode()
+        (tmp_path / "b" / "manifest.json").write_bytes(text)
+        (tmp_path / "b" / "manifest.sha256").write_text(hashlib.sha256(text).hexdigest() + "\n")
+        code, _, err = hwgen("run", tmp_path / "b", "--engine", "machine", "--input", tmp_path / "x.npz")
+        assert code in (0, 2) and (not code or "program.bin: " in err), err
+        said |= {why for why in ("no program that hwgen made", "deadlock", "beyond the end", "bits beyond") if why in err}
+    assert len(said) >= 3
 
 
 @pytest.mark.parametrize("kind, said", [
