@@ -8,7 +8,6 @@ from ..cost.simulation import DISPATCH
 from ..intgraph import (
     Buffer,
     Constant,
-    Fetch,
     Input,
     MatMul,
     Multiply,
@@ -18,6 +17,7 @@ from ..intgraph import (
     RouteTokens,
     ScanRows,
     SelectRows,
+    Transfer,
     View,
 )
 from ..isa import Reduce
@@ -93,12 +93,12 @@ def timing(config: Config) -> Timing:
 
 
 def aside(op: Op, buffers: dict[str, Buffer], config: Config) -> float:
-    """Cycles of an operation beside the array: a load, or one of the vector unit."""
-    if isinstance(op, Constant | Input | Fetch):
+    """Cycles of an operation beside the array: a load or a store, or one of the vector unit."""
+    if isinstance(op, Constant | Input | Transfer):
         buffer = buffers[op.out.buffer]
         width = buffer.cols // buffer.groups
         chunks = op.out.rows * op.out.cols // width * -(-width // config.chunk)
-        return chunks * (config.chunk_beats if isinstance(op, Fetch) else config.narrow_chunk_beats)
+        return chunks * (config.chunk_beats if isinstance(op, Transfer) else config.narrow_chunk_beats)
     return timing(config).duration(op, 0)
 
 

@@ -20,13 +20,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..intgraph import Buffer, Constant, Fetch, Input, IntGraph, MatMul, Op
+from ..intgraph import Buffer, Constant, Fetch, Input, IntGraph, MatMul, Op, Spill
 from .apart import values_apart
 from .depth_first import Limits
 from .order import VECTOR, Timing, dependencies
 
 REACH = 8  # operations in the old order among which the next one is looked for: more would take room far ahead of their use
 LOADS = (Constant, Input, Fetch)
+MOVES = (*LOADS, Spill)
 Array = np.ndarray
 NOTHING = np.zeros(2, np.int64)
 Load = Callable[[Op, dict[str, Buffer]], float]
@@ -36,7 +37,7 @@ def interleaved(graph: IntGraph, timing: Timing, load: Load, limits: Limits) -> 
     """`graph` with its operations in an order in which array and vector unit wait less for each other, every buffer `held`
     while its last reader is at work.
 
-    load(op, buffers): cycles of a load. limits: the room; where that is full, the old order stays.
+    load(op, buffers): cycles of a load or a store. limits: the room; where that is full, the old order stays.
     """
     graph = values_apart(graph)
     schedule = _Schedule(graph, timing, load, limits)
@@ -56,7 +57,7 @@ class _Schedule:
         nodes = dependencies(graph)
         before, needs = [node.before for node in nodes], [node.needs for node in nodes]
         self.ops, self.before, self.needs = graph.ops, before, needs
-        self.cycles = [load(op, graph.buffers) if isinstance(op, LOADS) else timing.duration(op, 0) for op in graph.ops]
+        self.cycles = [load(op, graph.buffers) if isinstance(op, MOVES) else timing.duration(op, 0) for op in graph.ops]
         self.latency = timing.latency
         self.most = np.array([limits.banks * limits.bank_chunks, limits.banks])
         sizes = {n: limits.size(b, b.rows) for n, b in graph.buffers.items() if not b.dram}

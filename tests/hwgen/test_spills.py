@@ -19,6 +19,9 @@ from hwgen.intgraph_checks import verify
 from hwgen.isa import Reduce
 from hwgen.mapping import Mapping
 from hwgen.mapping.apart import constants_apart, heads_apart
+from hwgen.mapping.bounds import aside, timing
+from hwgen.mapping.depth_first import Limits
+from hwgen.mapping.interleave import interleaved
 from hwgen.mapping.runs import chains
 from hwgen.program import manifest, write_bundle
 from hwgen.resampling import Axis, Resampling
@@ -189,6 +192,21 @@ def test_blocks_in_turns_on_the_machine():
     wanted = golden.run(graph, images).outputs
     for order in ("program", "lazy", 3):
         machine.assert_equal(machine.run(program, images, order), wanted)
+
+
+def test_stores_take_their_time_where_blocks_go_in_turns():
+    config = replace(WINDOWS, bank_words=2048)
+    spilled = Mapping(spill=0.2).apply(random_window_graph(3, size=(24, 12)), config, 1)
+    timed: dict[str, float] = {}
+
+    def load(op, buffers):
+        timed[op.name] = aside(op, buffers, config)
+        return timed[op.name]
+
+    room = Limits(config.banks, config.bank_chunks, config.chunk, config.acc_rows, config.queue_entries, 1, config.scale_entries)
+    interleaved(spilled, timing(config), load, room)
+    stores = [op for op in spilled.ops if isinstance(op, Spill)]
+    assert stores and all(timed[op.name] >= op.out.rows for op in stores)
 
 
 def test_less_room_makes_more_blocks():
