@@ -7,7 +7,7 @@ much room it takes. `passes` lists them in order, `search` chooses what each of 
     depth-first tiling    some tokens through a run of layers at a time      depth_first
     window tiling         attention of some windows at a time, convolutions by bands   windows, window_runs
     rematerialisation     a LayerNorm computed again for its last reader     rematerialise
-    spills                values in DRAM that the scratchpad cannot hold   spills, streamed, sharing, halos, apart, ahead
+    spills                values in DRAM that the scratchpad cannot hold   spills, streamed, kept, sharing, halos, apart, ahead
     columns               products on the columns that have weight alone          columns
     order                 so that the array waits less                       order
 """

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..intgraph import MatMul, Op, ReduceWindow, View
-from ..isa import RowScale
+from ..isa import ColScale, RowScale
 from ..walks import Walk
-from .parts import ROWS, WHOLE, part_name
+from .parts import COLUMNS, ROWS, WHOLE, part, part_name
 
 BAND = "band"  # axis of a view: of what a block of the operation's walk reaches
 
@@ -190,3 +190,26 @@ def cut_walk(
         moved = replace(walk, x_start=starts["x"], y_start=starts["out"])
         pieces.append(replace(op, name=part_name(name, n, n == len(found) - 1, "lane"), walk=moved, **changes))
     return pieces
+
+
+def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[str, View], View]) -> list[Op]:
+    """`op` called `name` on tokens first..end-1, in the order of these; place(field, view) may put what it then works on
+    elsewhere. Several where a walk has `lanes`."""
+    if op.walk is not None:
+        return cut_walk(op, shape.axes, first, end, name, place)
+    if COLUMNS not in shape.axes.values():
+        piece, views = part(op, first, end, name, lambda view: view), op.views()
+        placed: dict[str, Any] = {
+            field: place(field, views[field] if shape.axes[field] == WHOLE else view)
+            for field, view in piece.views().items()
+        }
+        return [replace(piece, **placed)]
+    assert isinstance(op, MatMul) and isinstance(op.w, View)
+    changes = {"w": replace(op.w, row=op.w.row + first, rows=end - first), "x": op.x}
+    changes["out"] = replace(op.out, col=op.out.col + first, cols=end - first)
+    values: dict[str, Any] = {field: place(field, view) for field, view in changes.items()}
+    params: dict[str, Any] = {}
+    if op.col_scale == ColScale.PARAMETERS:
+        params["col_mult"] = np.broadcast_to(np.asarray(op.col_mult), op.out.cols)[first:end]
+        params["bias"] = None if op.bias is None else np.asarray(op.bias)[first:end]
+    return [replace(op, name=name, **values, **params)]

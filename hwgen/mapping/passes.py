@@ -31,7 +31,8 @@ class Mapping:
     piece: int | None = None  # cycles of the longest piece of an operation of the vector unit, and of the products around it
     interleave: float | None = None  # tiles in turns, so that what lives at one time takes this fraction of the scratchpad
     windows: bool = False  # attention of a few windows at a time, for the same fraction of the scratchpad as `room` or `spill`
-    room: float | None = None  # depth-first tiles, so that what lives at one time takes this fraction of the scratchpad
+    room: float | None = None  # depth-first tiles, so that what lives at one time takes this fraction of the scratchpad; with
+    # `spill` whole values, where they take no more
     spill: float | None = None  # values in DRAM instead, so that what lives at one time takes this fraction of the scratchpad
     copies: int = 2  # of a buffer that depth-first tiles load: two is a double buffer, see `depth_first.Limits`
 
@@ -48,7 +49,9 @@ class Mapping:
         parts += ["blocks of windows"] if self.windows else []
         parts += [f"pieces of {self.piece} cycles"] if self.piece is not None else []
         parts += ["blocks in turns"] if self.interleave is not None else []
-        parts += [f"depth-first tiles for {self.room:.0%} of the scratchpad"] if self.room is not None else []
+        if self.room is not None:
+            what = "depth-first tiles for" if self.spill is None else "whole values where they take"
+            parts.append(f"{what} {self.room:.0%} of the scratchpad")
         parts += [f"values spilled to DRAM, tiles for {self.spill:.0%} of the scratchpad"] if self.spill is not None else []
         return ", ".join(parts)
 
@@ -66,13 +69,14 @@ def _in_place(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> 
 
 
 def _windows(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    room = mapping.room if mapping.spill is None else mapping.spill
-    return window_tiling(graph, _limits(room, mapping, config)) if mapping.windows and room is not None else graph
+    if not mapping.windows or mapping.room is None:
+        return graph
+    return window_tiling(graph, _limits(mapping.room, mapping, config), mapping.spill is None)
 
 
 def _depth_first(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
     """Rematerialises LayerNorms where that is faster."""
-    if mapping.room is None:
+    if mapping.room is None or mapping.spill is not None:
         return graph
     return depth_first(graph, _limits(mapping.room, mapping, config), partial(bound, config=config))
 
@@ -81,7 +85,8 @@ def _spills(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> In
     if mapping.spill is None:
         return graph
     limits = _limits(mapping.spill, mapping, config)
-    return spilled(graph, limits, config, mapping.interleave is not None)
+    room = None if mapping.room is None else _limits(mapping.room, mapping, config)
+    return spilled(graph, limits, config, mapping.interleave is not None, room)
 
 
 def _columns(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..intgraph import Buffer, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, View
+from ..intgraph import Buffer, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, Spill, View
 from .bands import banded, cut_walk, reach
 from .order import VECTOR, Timing, dependencies
 from .parts import edges, is_token_wise, lifetimes, part_name, parts, read, renamed, written
@@ -90,11 +90,11 @@ def _pieces(op: Op, count: int) -> list[Op]:
 
 
 def when_wanted(graph: IntGraph) -> IntGraph:
-    """`graph` with operations of the vector unit just before the first product that depends on them."""
+    """`graph` with operations of the vector unit, and loads, just before the first product or spill that depends on them."""
     before = [sorted(node.before) for node in dependencies(graph)]
     order: dict[int, None] = {}
     last = len(graph.ops)
-    for wanted in [*(i for i, op in enumerate(graph.ops) if isinstance(op, MatMul)), *range(last)]:
+    for wanted in [*(i for i, op in enumerate(graph.ops) if isinstance(op, MatMul | Spill)), *range(last)]:
         stack = [wanted]
         while stack:
             if missing := [j for j in before[stack[-1]] if j not in order]:

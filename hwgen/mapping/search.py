@@ -35,6 +35,8 @@ PIECES_ROOM = 0.92  # the fraction for pieces in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
 MAP_SPILLS = (0.5, 0.35, 0.2)  # fractions that are tried in turn where maps go through in bands
 TURNS = 0.9  # and that for their blocks in turns
+KEPT = Mapping(spill=MAP_SPILLS[0], interleave=TURNS, room=0.8, windows=True)  # whole values where these find room
+KEPT_PIECE = 4000  # cycles of a piece there
 ENDS = tuple(Mapping(shared_hidden=True, ordered=False, windows=True, room=room) for room in (WINDOWS[-1], WINDOWS[0]))
 MAX_BATCH = 64
 FIRST_SMALL = Mapping(shared_hidden=True, ordered=False, room=ROOM[0][0], copies=COPIES[0])
@@ -86,6 +88,9 @@ def spill_candidates(maps: bool) -> Iterator[list[Mapping]]:
     """Those that keep in DRAM what does not fit, for networks that no other fits; of maps few, as such graphs are long."""
     if maps:
         for room in MAP_SPILLS:
+            kept = replace(KEPT, spill=room)
+            yield [replace(kept, piece=KEPT_PIECE)]
+            yield [kept]
             yield [Mapping(spill=room, interleave=TURNS)]
             yield [Mapping(spill=room)]
     for rooms in SPILLS:
@@ -164,7 +169,7 @@ def _first(
                 break
         if best is None:
             continue
-        if batch > 1 or quick or best.mapping.room is None:
+        if batch > 1 or quick or best.mapping.room is None or best.mapping.spill is not None:
             return best
         walked = any(op.walk is not None for graph in graphs.values() for op in graph.ops)
         pieced = [m for m in piece_candidates() if walked and not (hopeless and not m.windows)]

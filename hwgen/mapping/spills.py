@@ -27,24 +27,25 @@ from ..intgraph import (
 )
 from .ahead import ahead
 from .apart import constants_apart, heads_apart, measure, weights_apart
-from .bands import Shape, tight
+from .bands import Shape, cut, tight
 from .bounds import aside, bound, vector
 from .depth_first import Limits
 from .halos import Rows
 from .parts import WHOLE, part_name
 from .row_tiling import row_tiling
-from .streamed import Run, Streamed, cut
+from .streamed import Run, Streamed
 
 TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
 WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
 
 
-def spilled(graph: IntGraph, limits: Limits, config: Config, turns: bool = False) -> IntGraph:
+def spilled(graph: IntGraph, limits: Limits, config: Config, turns: bool = False, room: Limits | None = None) -> IntGraph:
     """`graph` with all that lives longer than a run of operations in DRAM, in blocks that fit the limits if any do.
 
-    turns: another pass orders the operations of several blocks. `trace` loses what is no longer there as a whole.
+    turns: another pass orders the operations of several blocks. room: for runs that work on whole values; None: there are no
+    such. `trace` loses what is no longer there as a whole.
     """
-    result, floors = _in_blocks(_Same(graph), limits, config)
+    result, floors = _in_blocks(_Same(graph), limits, config, room)
     if turns or limits.copies == 1:  # no room for what comes next
         return result
     return loads_ahead(result, config, limits, floors)
@@ -64,13 +65,13 @@ class _Same:
 
 
 @lru_cache(maxsize=8)
-def _in_blocks(of: _Same, limits: Limits, config: Config) -> tuple[IntGraph, list[int]]:
+def _in_blocks(of: _Same, limits: Limits, config: Config, room: Limits | None) -> tuple[IntGraph, list[int]]:
     """The graph in blocks, and of each operation the one that it may go up to where loads go ahead. Kept, as a search asks
     for blocks in turns and then for the same ones one after another."""
     whole = weights_apart(constants_apart(of.graph), max(1, limits.bank_chunks // WEIGHTS), config.chunk)
     apart = heads_apart(replace(whole, ops=[tight(op) for op in whole.ops]), config.chunk)
     cycles = partial(bound, config=config), partial(vector, config=config)
-    found = _Spills(Streamed(apart, limits, *cycles, config.chunk_beats, config.array_outputs))
+    found = _Spills(Streamed(apart, limits, *cycles, config.chunk_beats, config.array_outputs, room))
     result = found.graph()
     ops: list[Op] = []
     floors: list[int] = []

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
-from ..isa import ColScale, RowMax
-from .bands import BAND, Shape, banded, cut_walk, reach, tallest
+from ..isa import RowMax
+from .bands import BAND, Shape, banded, reach, tallest
 from .depth_first import MIN_ROWS, Bound, Cost, Limits
 from .halos import Blocks, area, blocks, sound, taken_by_band
-from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, lifetimes, part
+from .kept import Kept, Touched, rows_of, side_by_side, whole_cycles
+from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, lifetimes
 from .runs import units
 from .sharing import Together, with_maxima
 
@@ -90,7 +91,9 @@ class Streamed:
     `fixed`: buffers that one Constant or Input writes, loaded anew wherever they are read. `units`, `shapes`: of the others.
     """
 
-    def __init__(self, graph: IntGraph, limits: Limits, array: Bound, vector: Bound, beats: int, granule: int):
+    def __init__(
+        self, graph: IntGraph, limits: Limits, array: Bound, vector: Bound, beats: int, granule: int, room: Limits | None = None
+    ):
         self.graph, self.limits, self.array, self.vector = graph, limits, array, vector
         self.beats, self.granule = beats, granule
         outputs = {output.view.buffer for output in graph.outputs}
@@ -126,8 +129,24 @@ class Streamed:
         self.changed = [0] * len(self.units)  # the last cut before which these became others
         self.cuts = 0
         self.tried: dict[tuple[int, int], tuple[int, Run | None]] = {}  # by units: in which cut, and what was found
-        self.full = {name: limits.size(graph.buffers[name], graph.buffers[name].rows) for name in self.spans}
+        self.full = {name: self._full(name) for name in self.spans}
         self.least = [np.array(self._least(unit)) for unit in self.units]
+        self.kept = None if room is None else self._kept(room)
+
+    def _kept(self, room: Limits) -> Kept:
+        """What may work on whole values, of which there is so much room for."""
+        touched: list[list[Touched]] = []
+        for unit in self.units:
+            writes = {view.buffer for op, _ in unit for view in op.writes().values()}
+            names = dict.fromkeys(view.buffer for op, _ in unit for view in op.views().values())
+            touched.append([Touched(n, self._full(n), self._entries(n), n in writes) for n in names])
+        cycles = [whole_cycles([op for op, _ in unit], self.array, self.vector) for unit in self.units]
+        total = (room.banks * room.bank_chunks, room.scales)
+        return Kept(touched, self.spans, set(self.fixed), cycles, total, room.bank_chunks, self.beats)
+
+    def _full(self, name: str) -> int:
+        """Chunks of a buffer."""
+        return self.limits.size(self.graph.buffers[name], self.graph.buffers[name].rows)
 
     def _least(self, unit: list[tuple[Op, Shape]]) -> tuple[float, float]:
         """Cycles of the array and of the vector unit that a unit takes in a run, however many blocks there are."""
@@ -195,6 +214,10 @@ class Streamed:
                 self._stay(before)
                 break
             found = again
+        for run in found:
+            if not run.tokens and run.end > run.first + 1:  # its own values are whole
+                inside = {n for n, (first, last) in self.spans.items() if run.first <= first and last < run.end}
+                self.resident |= inside - self.fixed.keys()
         return found
 
     def _keep(self, runs: list[Run]) -> bool:
@@ -285,11 +308,18 @@ class Streamed:
                 return
         if not streams and end == first + 1:
             yield self._whole(first)
+        if self.kept is not None:
+            for end, cycles in self.kept.runs(first, self.resident, self._held):
+                yield Run(first, end, 1, 0, 1, (0, cycles))
+
+    def _held(self, u: int) -> tuple[int, int]:
+        """Chunks and row maxima of what stays while a unit works."""
+        return sum(self.full[n] for n in self.stays[u]), sum(self._entries(n) for n in self.stays[u])
 
     def _whole(self, first: int) -> Run:
         """A unit as it is."""
         places = self._places(first, first + 1, set(), True)
-        rows = [_rows(op) for op, _ in self.units[first]]
+        rows = [rows_of(op) for op, _ in self.units[first]]
         sizes = _Sizes(lambda key: 1, lambda key: 1, rows.__getitem__)
         over = self._over(first, first + 1, places, sizes)
         return Run(first, first + 1, 1, 0, 1, (over, self._cycles(first, first + 1, places, sizes, 1)))
@@ -438,36 +468,7 @@ class Streamed:
                 vector += self.vector(op, height)
         moved = [(p, p.size * sizes.mean(p.key) * self.beats / (blocks if p.key == WHOLE else 1)) for p in places]
         read, written = sum(c for p, c in moved if p.fetched), sum(c for p, c in moved if p.spilled)
-        return max(array, vector, read, written)
-
-
-def cut(op: Op, shape: Shape, first: int, end: int, name: str, place: Callable[[str, View], View]) -> list[Op]:
-    """`op` called `name` on tokens first..end-1, in the order of these; place(field, view) may put what it then works on
-    elsewhere. Several where a walk has `lanes`."""
-    if op.walk is not None:
-        return cut_walk(op, shape.axes, first, end, name, place)
-    if COLUMNS not in shape.axes.values():
-        piece, views = part(op, first, end, name, lambda view: view), op.views()
-        placed: dict[str, Any] = {
-            field: place(field, views[field] if shape.axes[field] == WHOLE else view)
-            for field, view in piece.views().items()
-        }
-        return [replace(piece, **placed)]
-    assert isinstance(op, MatMul) and isinstance(op.w, View)
-    changes = {"w": replace(op.w, row=op.w.row + first, rows=end - first), "x": op.x}
-    changes["out"] = replace(op.out, col=op.out.col + first, cols=end - first)
-    values: dict[str, Any] = {field: place(field, view) for field, view in changes.items()}
-    params: dict[str, Any] = {}
-    if op.col_scale == ColScale.PARAMETERS:
-        params["col_mult"] = np.broadcast_to(np.asarray(op.col_mult), op.out.cols)[first:end]
-        params["bias"] = None if op.bias is None else np.asarray(op.bias)[first:end]
-    return [replace(op, name=name, **values, **params)]
-
-
-def _rows(op: Op) -> int:
-    """Rows that go through an operation."""
-    views = op.row_views()
-    return next(views[name].rows for name in ("x", "logits", "out") if name in views)
+        return side_by_side(array, vector, read, written)
 
 
 def _scale(op: Op, shape: Shape, name: str) -> Key:

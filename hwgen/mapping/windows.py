@@ -23,17 +23,17 @@ from .parts import COLUMNS, ROWS, WHOLE, edges, lifetimes, part, part_name
 from .window_runs import Run, Shape, window_runs
 
 
-def window_tiling(graph: IntGraph, limits: Limits) -> IntGraph:
-    """`graph` with runs of operations on windows in blocks of as many windows as find room. `trace` loses what is no longer
-    there as a whole."""
-    return _Windows(_weights_apart(graph, limits), limits).graph()
+def window_tiling(graph: IntGraph, limits: Limits, convolutions: bool = True) -> IntGraph:
+    """`graph` with runs of operations on windows in blocks of as many windows as find room; without `convolutions` only those
+    that multiply two values. `trace` loses what is no longer there as a whole."""
+    return _Windows(_weights_apart(graph, limits), limits, convolutions).graph()
 
 
 class _Windows:
     """State of one transformation."""
 
-    def __init__(self, graph: IntGraph, limits: Limits):
-        self.source, self.limits = graph, limits
+    def __init__(self, graph: IntGraph, limits: Limits, convolutions: bool):
+        self.source, self.limits, self.convolutions = graph, limits, convolutions
         self.spans = lifetimes([op] for op in graph.ops)
         for output in graph.outputs:
             self.spans[output.view.buffer][1] = len(graph.ops)
@@ -44,7 +44,9 @@ class _Windows:
     def graph(self) -> IntGraph:
         ops: list[Op] = []
         for run in window_runs(self.source, self._trimmed):
-            ops += self._run(run) if run.windows else self.source.ops[run.first : run.end]
+            own = self.source.ops[run.first : run.end]
+            attention = any(isinstance(op, MatMul) and isinstance(op.w, View) for op in own)
+            ops += self._run(run) if run.windows and (attention or self.convolutions) else own
         trace = {value: (view, op) for value, (view, op) in self.trace.items() if view.buffer in self.buffers}
         return replace(self.source, ops=ops, buffers=self.buffers, trace=trace)
 

@@ -20,7 +20,8 @@ Array = np.ndarray
 # Loads that may be waiting for their use, as many as there is room for; fewer than the sequencer's instruction FIFO holds.
 LOAD_LEADS = (6, 3, 1)
 SHOWN = 5  # items that an error names
-RELAXED = 12  # attempts with less and less time for those that are in the way
+RELAXED = 24  # attempts with less and less time for those that are in the way
+AROUND = 8  # steps around one that found no place in which others give way, too, where those beside it have; then twice as many
 PASSES = 4  # over all items, to move those apart that clash
 ORDERS: tuple[Callable[[Item], tuple[float, ...]], ...] = (
     lambda item: (-item.size, item.first),
@@ -103,6 +104,7 @@ def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[i
     wishes = [item.wishes() for item in items]
     level = [0] * len(items)
     must = [choices[-1] for choices in wishes]
+    steps = max((item.last for item in items), default=0)
     for _ in range(RELAXED):
         for item, choices, k in zip(items, wishes, level, strict=True):
             item.first, item.last = choices[k]
@@ -112,7 +114,11 @@ def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[i
             for item, (_, last) in zip(items, must, strict=True):
                 item.last = last
             return None
-        less = [i for i in range(len(items)) if level[i] + 1 < len(wishes[i]) and _in_the_way(items[i], must[i], failed)]
+        could = [i for i in range(len(items)) if level[i] + 1 < len(wishes[i])]
+        around, less = 0, list[int]()
+        while not less and around <= steps:
+            less = [i for i in could if _in_the_way(items[i], must[i], failed, around)]
+            around = 2 * around or AROUND
         for i in less:
             level[i] += 1
         if not less:
@@ -127,10 +133,11 @@ def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[i
     return failed
 
 
-def _in_the_way(item: Item, must: tuple[int, int], failed: Item) -> bool:
-    """Whether an item lives beside one that found no place, in time that it would like and need not have."""
-    before = item.first <= failed.last and failed.first < must[0]
-    return before or (item.last >= failed.first and failed.last > must[1])
+def _in_the_way(item: Item, must: tuple[int, int], failed: Item, around: int) -> bool:
+    """Whether an item lives beside one that found no place, or so many steps around it, in time that it would like and need not
+    have."""
+    first, last = failed.first - around, failed.last + around
+    return (item.first <= last and first < must[0]) or (item.last >= first and last > must[1])
 
 
 def peak(items: list[Item]) -> list[Item]:

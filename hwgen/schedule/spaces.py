@@ -74,20 +74,22 @@ class Spaces:
                 item = Item(f"row maxima of {name!r}", graph.buffers[name].rows, first, last)
                 self.maxima.setdefault(name, []).append((span, item))
         for i, op in enumerate(graph.ops):
-            step = first = self.step_of[i]
+            step = self.step_of[i]
+            early: tuple[int, ...] = (step,)
             load = 0
             if self.spills and i:
-                first, load = self._near(i, -2 * AHEAD), self._near(i, -AHEAD)
+                load = self._near(i, -AHEAD)
+                early = (self._near(i, -2 * AHEAD), load, self._near(i, -1))
             if isinstance(op, Norm):
                 size = 2 * (align(op.x.cols, config.chunk) // config.chunk)
-                self.params[i] = Item(f"gamma and beta of {op.name!r}", size, first, step, load=load)
+                self.params[i] = Item(f"gamma and beta of {op.name!r}", size, step, step, early, load=load)
             elif isinstance(op, ReduceWindow):
                 columns, weights = needs.sizes[i]
                 size = (2 + weights) * (align(columns, config.chunk) // config.chunk)
                 name = f"multipliers, biases and weights of {op.name!r}"
-                self.params[i] = Item(name, size, first, step, load=load)
+                self.params[i] = Item(name, size, step, step, early, load=load)
             elif isinstance(op, MatMul) and op.row_scale == RowScale.TABLE:
-                self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, first, step, load=load)
+                self.tables[i] = Item(f"row multipliers of {op.name!r}", op.x.rows, step, step, early, load=load)
 
     def _near(self, i: int, matmuls: int) -> int:
         """The step of the MatMul so many behind operation `i` (negative: before it), or of the last or first one."""
