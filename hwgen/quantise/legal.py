@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import graph as fg
 from .calibrate import Range, Stats
-from .plan import live, product_side
+from .plan import live, map_height, product_side
 
 GRID = np.linspace(-50, 50, 20001)  # on which the least value of an activation is found
 INT8_STEPS = 255  # of the range of a quantised file: half a step more or less is its own rounding
@@ -53,6 +53,18 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             done.exact |= {name} if exact else set()
         return name
 
+    known, windows = fg.shapes(graph), any(isinstance(node, fg.Window) for node in graph.nodes)
+
+    def as_stored(reader: fg.Activation) -> str:
+        """A window of one tap between a value and its activation, which keeps all 16 bits, in a graph that has windows anyhow; a
+        product where none holds the rows."""
+        rows = known[reader.name][0]
+        if not windows or (height := map_height(rows)) is None:
+            return identity(reader, "x")
+        name, size = f"{reader.name}.x.as_is", (height, rows // height)
+        done.stats.values[name] = done.stats.values[reader.x]
+        return put(fg.Window(name, reader.x, "mean", size, (1, 1), source=reader.source))
+
     for node in live(graph).values():
         read = {f.name: getattr(node, f.name) for f in fields(node) if f.metadata.get("value")}
         node = replace(node, **{name: _renamed(value, done.aliases) for name, value in read.items()})
@@ -70,7 +82,9 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             case fg.Activation(form="exp"):  # which moves what the layer gives
                 wanted = {"x": isinstance(made["x"], fg.Linear)}
             case fg.Activation():
-                wanted = {"x": isinstance(made["x"], fg.Linear | fg.Conv | fg.Window | fg.PatchEmbed)}
+                wanted = {}
+                if not isinstance(made["x"], fg.Linear | fg.Conv | fg.Window | fg.PatchEmbed):
+                    changed["x"] = as_stored(node)
             case fg.Gather() if _is_before(node, made["x"], graph):
                 put(_gathered_before(node, made["x"], nodes, done, put, graph))
                 continue

@@ -24,6 +24,7 @@ Array = np.ndarray
 VALUE_MAX = (1 << (WINDOW_VALUE_BITS - 1)) - 1
 BEFORE_MAX = 15
 WHOLE = 16  # columns that lie side by side without a gap in the machines of boards/*.toml; others are brought together
+BY_COLUMN = fg.Linear | fg.Conv | fg.Window | fg.Mean | fg.Experts  # what takes columns as they lie
 REACH = 4.0  # times what was seen: how far sums may go before they saturate
 
 
@@ -97,8 +98,7 @@ def join(b: Builder, node: fg.Join) -> None:
     rows, cols = b.shapes[node.name]
     ref = b.emit(q.Join(b.name(node.name), pieces, source=node.source), rows, cols, scale, offset, groups, node.name)
     b.held[node.name] = Held(ref, scale, offset)
-    by_column = fg.Linear | fg.Conv | fg.Window | fg.Mean | fg.Experts
-    if cols // groups % WHOLE and not all(isinstance(r, by_column) for r in b.plan.readers(node.name)):
+    if cols // groups % WHOLE and not all(isinstance(r, BY_COLUMN) for r in b.plan.readers(node.name)):
         b.held[node.name] = _grouped(b, node.name, b.held[node.name], 1)
 
 
@@ -213,6 +213,8 @@ def reduction(b: Builder, node: fg.Window) -> Reduction:
     x = b.held[node.x]
     if x.offset is not None and (zeros or fused or node.form == "weighted" or not b.plan.only_multiplied(node.name)):
         x = plain(b, node.x)
+    if (cols // b.groups_of(x)) % WHOLE and b.groups_of(x) > 1 and not all(isinstance(r, BY_COLUMN) for r in _behind(b, node)):
+        x = _grouped(b, node.x, x, 1)
     if node.form == "weighted":
         assert node.weight is not None
         if walk.count > WINDOW_TAPS:
@@ -224,6 +226,12 @@ def reduction(b: Builder, node: fg.Window) -> Reduction:
         return Reduction(node, x, (walk,), (1,), None, np.zeros(cols))
     walks = ((walk, walk.count),) if full or node.count_pads else by_count(walk)
     return Reduction(node, x, tuple(w for w, _ in walks), tuple(n for _, n in walks), None, np.zeros(cols))
+
+
+def _behind(b: Builder, node: fg.Window) -> list[fg.Node]:
+    """What reads a window, or the activation that it is computed with."""
+    readers = b.plan.readers(node.name)
+    return [r for reader in readers for r in (b.plan.readers(reader.name) if isinstance(reader, fg.Activation) else [reader])]
 
 
 def by_count(walk: Walk) -> tuple[tuple[Walk, int], ...]:

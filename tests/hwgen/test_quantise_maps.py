@@ -125,9 +125,16 @@ def tables(m):
     return gate, y, total
 
 
+def stored_activated(m):
+    """Activations of a sum, as in residual networks, and of values side by side that do not fill chunks, which a norm reads."""
+    x = m.add("patches", m.window(m.norm("patches"), "weighted"))
+    side = m.put(fg.Join, (m.act(x, "relu"), m.linear("patches", outputs=8)))
+    return m.linear(m.norm(m.act(side, "hardswish"), 24), 24), m.act(x, "silu")
+
+
 NETWORKS = [
     conv, conv_stem, conv_residual, depthwise, stacked, depthwise_activated, pooled, windows, gathered, joined, squeezed,
-    tables,
+    tables, stored_activated,
 ]  # fmt: skip
 
 
@@ -159,6 +166,21 @@ def test_maps(network, seed):
         errors.append(10 * np.log10(lost))
     least = 28 if network is conv_stem else 30  # int8 image and two convolutions of int8 maps: 3 times 33 dB
     assert np.mean(errors, axis=0).min() > least, errors
+
+
+def test_activations_of_stored_values_keep_their_bits():
+    """No product with the identity is between, whose operand has int8."""
+    graph, level_q = made(stored_activated, 0)
+    image = {"image": maker.images(graph, 1, 5)["image"][0]}
+    values = quantised.evaluate(level_q, image)
+
+    def real(name):
+        ref = level_q.trace[name]
+        return values[ref.value][ref.row : ref.row + ref.rows] * level_q.values[ref.value].scale
+
+    for act in (node for node in graph.nodes if isinstance(node, fg.Activation) and node.form in ("relu", "silu")):
+        wanted, found = fg.evaluate_node(act, {act.x: real(act.x)}), real(act.name)
+        assert np.square(wanted - found).sum() < 10**-5 * np.square(wanted).sum(), act
 
 
 @pytest.mark.parametrize("network", NETWORKS)
