@@ -128,12 +128,7 @@ def _parts(points: Array, inner: tuple[Loop, ...] = ()) -> Iterator[tuple[Array,
         step = points[start + 1] - points[start] if end - start > 1 else 0 * points[start]
         groups.setdefault((end - start, tuple(step.tolist())), []).append(start)
     for (n, strides), starts in groups.items():
-        loop = ((n, strides),) if n > 1 else ()
-        if not loop and len(groups) == 1:  # no two points have a step in common
-            for start in starts:
-                yield points[start], list(inner) or [(1, (0,) * points.shape[1])]
-        else:
-            yield from _parts(points[starts], (*loop, *inner))
+        yield from _parts(points[starts], (*(((n, strides),) if n > 1 else ()), *inner))
 
 
 def _runs(points: Array) -> Iterator[tuple[int, int]]:

@@ -328,7 +328,9 @@ def branches(form: Form) -> None:
 
 
 def other_floats(form: Form) -> None:
-    """All of it in double or half precision, inputs and outputs too."""
+    """All of it in double or half precision, inputs and outputs too; grids are of single precision only."""
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in form.graph.node):
+        return
     kind = form.choose((TensorProto.DOUBLE, TensorProto.FLOAT16))
     dtype = np.float64 if kind == TensorProto.DOUBLE else np.float16
     for tensor in form.floats():

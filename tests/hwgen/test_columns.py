@@ -72,6 +72,22 @@ def test_rows_of_weights_that_stream_against_tokens(used):
     machine.assert_equal(machine.run(schedule({"": Mapping().apply(graph, CONFIG, 1)}, CONFIG), images), wanted)
 
 
+def test_a_table_that_is_a_residual_too_stays():
+    graph = picking(Convert.STATIC, (0, COLUMNS))
+    data = np.zeros((7, COLUMNS), np.int16)
+    data[:, 23:41] = 256
+    table, turned = View("table", 0, 7, 0, COLUMNS), View("turned", 0, 7, 0, 9)
+    graph.buffers |= {"table": Buffer("table", 7, COLUMNS), "turned": Buffer("turned", 7, 9)}
+    fields = {"w_convert": Convert.ROW, "col_scale": ColScale.ROW_SCALES, "row_mult": 1 << 14, "shift": 20}
+    turn = MatMul("turn", turned, table, View("x", 0, 9, 0, COLUMNS), **fields)
+    graph.ops += [Constant("table", table, data), turn]
+    graph.outputs.append(Output("turned", turned, 1 / 1024, (7, 9)))
+    assert used_columns(graph, CONFIG.chunk, CONFIG.array_inputs).ops != graph.ops
+    graph.ops[-1] = replace(turn, residual=View("table", 0, 7, 30, 9))
+    verify(graph)
+    assert used_columns(graph, CONFIG.chunk, CONFIG.array_inputs).ops == graph.ops
+
+
 def test_what_saves_nothing_stays():
     """Weights in all steps of the array; sums of a whole row; columns that do not lie as one."""
     for graph in (picking(Convert.ROW, (0, COLUMNS)), picking(Convert.ROW, (10, 75))):

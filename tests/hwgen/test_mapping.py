@@ -13,7 +13,7 @@ from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, View
 from hwgen.intgraph_checks import verify
 from hwgen.isa import RowMax
 from hwgen.mapping import Mapping
-from hwgen.mapping.batch import batched
+from hwgen.mapping.batch import Batch, _Scope, batched
 from hwgen.mapping.bounds import timing
 from hwgen.mapping.order import reorder
 from hwgen.mapping.row_tiling import row_tiling
@@ -172,3 +172,17 @@ def test_plan_says_what_is_short():
     for batch in (0, 65):
         with pytest.raises(UserError, match=f"batch={batch}"):
             mapping.choose({"": graph}, CONFIG, MEMORY, batch)
+
+
+def test_rows_of_several_images_have_no_gaps():
+    """Of a whole buffer those of all images follow each other; of a part they do not, and are refused."""
+    graph = random_graph(0, SHAPES["plain"])
+    both = Batch(graph, 2, 2)
+    for name, rows in ((name, graph.buffers[name].rows) for name in sorted(both.tall)):
+        whole = View(name, 0, rows, 0, 2)
+        assert both._view(whole, _Scope(0, 2)).rows == 2 * rows
+        assert (both._view(whole, _Scope(1, 1)).row, both._view(whole, _Scope(1, 1)).rows) == (rows, rows)
+        for row, count in ((1, rows - 1), (0, rows - 1)):
+            with pytest.raises(ValueError, match="2 images: their rows have gaps"):
+                both._view(View(name, row, count, 0, 2), _Scope(0, 2))
+    assert len(both.tall) > 1

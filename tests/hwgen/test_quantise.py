@@ -349,3 +349,22 @@ def test_ranges_do_not_hang_on_the_order_of_sums():
     for name, (a, b) in found.items():
         np.testing.assert_array_equal(a.low, b.low, name)
         np.testing.assert_array_equal(a.high, b.high, name)
+
+
+def test_loads_of_experts():
+    """Of each expert the images that ask it, also those with a single token, its tokens, and the loads of images in order."""
+    graph = maker.vit(experts=4, image=(1, 4, 6), patch=2, prefix=0, top_k=1)
+    data = maker.images(graph, 9)
+    (route, *_) = (n for n in graph.nodes if isinstance(n, fg.Route))
+    asked, tokens, ordered = np.zeros((3, 4), int)
+    lone = 0
+    for i in range(9):
+        chosen = fg.evaluate(graph, {name: array[i] for name, array in data.items()}, np.float64)[route.name][0]
+        counts = [sum(int(e == expert) for e in chosen.flat) for expert in range(4)]
+        asked += [count > 0 for count in counts]
+        tokens += counts
+        ordered += sorted(counts, reverse=True)
+        lone += counts.count(1)
+        assert sum(counts) == chosen.size
+    np.testing.assert_array_equal(observe(graph, data).load[route.logits], [asked, tokens, ordered])
+    assert lone

@@ -1,5 +1,6 @@
 """Narrow weights: grids in groups, less loss with error feedback than without, tasks alike, fewer beats of DRAM."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -75,11 +76,11 @@ def test_every_bit_costs_accuracy_and_saves_beats():
         kept = snr(graph, integer)
         assert kept < last + 0.3
         last = kept
-        for narrow in (0, 1):
-            config = replace(CONFIG, narrow_weights=narrow)
+        for stored in (0, 1):
+            config = replace(CONFIG, narrow_weights=stored)
             program = schedule({"": integer}, config)
             streams = [i for i in program.tasks[""].instructions if isinstance(i, isa.Stream)]
-            if narrow:
+            if stored:
                 beats.append(sum(stream_beats(i, config) for i in streams))
             else:
                 assert not any(i.narrow for i in streams)
@@ -88,9 +89,9 @@ def test_every_bit_costs_accuracy_and_saves_beats():
 
 def test_single_layers_by_name_and_the_last_that_fits():
     graph = maker.vit(experts=4)
-    for weights, narrow in (("1.*:5", {"1"}), ("4,0.*:8,head:8", {"1"}), ("1.experts:6,1.add2:8", set())):
+    for weights, layers in (("1.*:5", {"1"}), ("4,0.*:8,head:8", {"1"}), ("1.experts:6,1.add2:8", set())):
         found = {name.split(".")[0] for name, w in products(built(graph, weights)) if fits(w, 6)}
-        assert found == narrow, weights
+        assert found == layers, weights
 
 
 def test_auto_loses_little():
@@ -109,6 +110,16 @@ def test_bits_are_taken_where_they_cost_least():
     losses = {"a": part, "b": 6 * part}
     assert fewest_bits(losses, {"a": 10, "b": 10}) == {"a": 5, "b": 8}
     assert fewest_bits(losses, {"a": 10, "b": 14}) == {"a": 6, "b": 6}  # b's are more bytes
+
+
+def test_a_layer_loses_in_parts_of_what_the_network_loses_anyway(monkeypatch):
+    narrow, seen = sys.modules["hwgen.quantise.narrow"], {}  # the package has a function of that name
+    monkeypatch.setattr(narrow.Network, "kept", lambda *_: 30.0)  # a thousandth of the outputs is noise
+    monkeypatch.setattr(narrow.Network, "noise", lambda *_: 2e-4)
+    monkeypatch.setattr(narrow, "fewest_bits", lambda loss, sizes: seen.update(loss=loss, sizes=sizes) or dict.fromkeys(loss, 8))
+    built(maker.vit(), "auto")
+    assert seen["loss"] and seen["loss"].keys() == seen["sizes"].keys()
+    assert all(lost == pytest.approx(0.2) for lost in seen["loss"].values()) and min(seen["sizes"].values()) > 100
 
 
 def test_layers_that_tasks_share_stay_one():

@@ -76,6 +76,24 @@ def test_mse_chooses_the_smallest_error():
     assert error(part) <= best * 1.01 < error(1.0)
 
 
+def test_entropy_of_a_part_is_that_of_its_levels():
+    """Against loops: what lies beyond joins the last bin, each level's count is spread over its bins that have any."""
+    rng = np.random.default_rng(2)
+    counts = counts_of(rng.standard_t(3, (1, 3000)))
+    counts[0, 700:760] = 0
+    for end in (512, 800, 1200, clipping.BINS):
+        p = counts[0, :end].astype(float)
+        p[-1] += counts[0, end:].sum()
+        q = np.zeros(end)
+        for level in range(clipping.LEVELS):
+            bins = [b for b in range(end) if b * clipping.LEVELS // end == level]
+            full = [b for b in bins if counts[0, b]]
+            q[full] = counts[0, bins].sum() / max(len(full), 1)
+        p, q = p / p.sum(), q / q.sum()
+        wanted = sum(a * np.log(a / max(b, 1e-9)) for a, b in zip(p, q, strict=True) if a > 0)
+        assert clipping._divergence(counts, end)[0] == pytest.approx(wanted, rel=1e-9)
+
+
 @pytest.mark.parametrize("method", ("mse", "entropy"))
 def test_calibration_reaches_the_steps(method):
     graph = maker.vit(experts=4)

@@ -30,15 +30,16 @@ WAITING = 20  # times the seconds of CPU: where many share a core
 
 
 def known() -> dict[str, str]:
-    """Changes without effect: `path: was -> text` and the reason, from `equivalent.txt`."""
+    """Changes without effect: `path: was -> text @ line` and the reason, from `equivalent.txt`."""
     lines = (Path(__file__).parent / "equivalent.txt").read_text(encoding="utf-8").splitlines()
     pairs = [line.split(" # ", 1) for line in lines if line and not line.startswith("#")]
     return {change: reason for change, reason in pairs}
 
 
 def called(mutation: Mutation) -> str:
-    """A mutation without its line, which moves."""
-    return f"{mutation.path}: {mutation.was} -> {' '.join(mutation.text.split())}"
+    """A mutation with the text of its line, whose number moves."""
+    line = (TOP / mutation.path).read_text(encoding="utf-8").splitlines()[mutation.line - 1]
+    return f"{mutation.path}: {mutation.was} -> {' '.join(mutation.text.split())} @ {line.split(' # ')[0].strip()}"
 
 
 def notices(copy: Path, tests: list[str], seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 # Tests of a file of hwgen/rtl that is not named as its test is.
@@ -31,6 +32,8 @@ RTL = {
 }
 # Not mutated: what describes modules of others, or is held by synthesis and boards.
 APART = {"__init__", "booth", "memory", "small_memory", "ports", "insn", "shared", "block", "top", "claims"}
+if find_spec("pynq") is None:
+    APART.add("board")  # whose tests need it
 
 
 @dataclass(frozen=True)
