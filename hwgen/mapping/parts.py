@@ -71,7 +71,7 @@ def part_name(name: str, number: int, last: bool, kind: str = "rows") -> str:
 
 def parts(op: Op, count: int, kind: str = "rows") -> list[Op]:
     """`op` in so many parts of about equal numbers of rows, fewer where it has fewer, each where its rows were."""
-    rows = op.row_views()["x"].rows
+    rows = next(iter(op.row_views().values())).rows
     return [
         part(op, first, end, part_name(op.name, k, end == rows, kind), lambda view: view)
         for k, (first, end) in enumerate(edges(rows, count))

@@ -101,7 +101,9 @@ def _limits(room: float, mapping: Mapping, config: Config) -> Limits:
 
 
 def _pieces(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    return graph if mapping.piece is None else when_wanted(pieces(graph, timing(config), mapping.piece))
+    if mapping.piece is None:
+        return graph
+    return when_wanted(pieces(graph, timing(config), partial(aside, config=config), mapping.piece))
 
 
 def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:

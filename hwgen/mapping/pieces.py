@@ -8,9 +8,10 @@ the cost is that weights and parameters are read once for every piece.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from ..intgraph import Buffer, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, Spill, View
+from ..intgraph import Buffer, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, Spill, View
 from .bands import banded, cut_walk, reach
 from .order import VECTOR, Timing, dependencies
 from .parts import edges, is_token_wise, lifetimes, part_name, parts, read, renamed, written
@@ -50,16 +51,18 @@ def _whole(buffer: Buffer) -> View:
     return View(buffer.name, 0, buffer.rows, 0, buffer.cols)
 
 
-def pieces(graph: IntGraph, timing: Timing, most: float) -> IntGraph:
+def pieces(graph: IntGraph, timing: Timing, load: Callable[[Op, dict[str, Buffer]], float], most: float) -> IntGraph:
     """`graph` with operations that take more than `most` cycles in pieces: those of the vector unit, and products of weights
-    that read what it makes or make what it reads. The last piece of an operation keeps its name, for `trace`.
+    that read what it, or a load of the image, makes or make what it reads; such loads, too. The last piece of an operation keeps
+    its name, for `trace`.
     """
-    beside = [op for op in graph.ops if isinstance(op, VECTOR)]
+    beside = [op for op in graph.ops if isinstance(op, (*VECTOR, Input))]
     made, taken = (set[str]().union(*(of(op) for op in beside)) for of in (written, read))
     ops: list[Op] = []
     for chain in chains(graph.ops):
         for op in chain:
-            count = int(-(-timing.duration(op, 0) // most)) if len(chain) == 1 and _splits(op) else 1
+            cycles = load(op, graph.buffers) if isinstance(op, Input) else timing.duration(op, 0)
+            count = int(-(-cycles // most)) if len(chain) == 1 and _splits(op) else 1
             if isinstance(op, MatMul):
                 meets = read(op) & made or written(op) & taken
                 count = min(count, op.rows // MIN_ROWS) if meets else 1
@@ -70,7 +73,7 @@ def pieces(graph: IntGraph, timing: Timing, most: float) -> IntGraph:
 def _splits(op: Op) -> bool:
     if isinstance(op, MatMul):
         return op.expert is None and not isinstance(op.w, View) and (op.walk is not None or is_token_wise(op))
-    return isinstance(op, Norm | Multiply) and is_token_wise(op) or isinstance(op, ReduceWindow)
+    return isinstance(op, Input | ReduceWindow) or (isinstance(op, Norm | Multiply) and is_token_wise(op))
 
 
 def _pieces(op: Op, count: int) -> list[Op]:

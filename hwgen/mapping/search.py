@@ -89,8 +89,7 @@ def spill_candidates(maps: bool) -> Iterator[list[Mapping]]:
     if maps:
         for room in MAP_SPILLS:
             kept = replace(KEPT, spill=room)
-            yield [replace(kept, piece=KEPT_PIECE)]
-            yield [kept]
+            yield [replace(kept, piece=KEPT_PIECE), kept]
             yield [Mapping(spill=room, interleave=TURNS)]
             yield [Mapping(spill=room)]
     for rooms in SPILLS:

@@ -1,6 +1,7 @@
 """Pieces change no bit, read the bands of rows that their taps reach, and let array and vector unit work side by side."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ import pytest
 import test_window_tiling as tiling
 from hwgen import cost, mapping
 from hwgen.dram import Dram
-from hwgen.intgraph import MatMul, Norm, ReduceWindow
+from hwgen.intgraph import Input, MatMul, Norm, ReduceWindow
 from hwgen.intgraph_checks import verify
 from hwgen.mapping import Mapping
-from hwgen.mapping.bounds import timing
+from hwgen.mapping.bounds import aside, timing
 from hwgen.mapping.order import dependencies
 from hwgen.mapping.pieces import norms_in_place, pieces, when_wanted
 from hwgen.quantise import quantise
@@ -22,6 +23,7 @@ from hwgen.sim import golden
 machine = tiling.machine
 CONFIG = replace(tiling.CONFIG, bank_words=2048, acc_rows=512)
 MEMORY = Dram(latency=64, bytes_per_cycle=64.0)
+LOAD = partial(aside, config=CONFIG)
 
 
 def convnext(size, columns=16, seed=0, blocks=2):
@@ -50,7 +52,7 @@ def test_no_bit_changes(network, most):
         graph, image = NETWORKS[network](seed)
         wanted = golden.run(graph, image, trace=True)
         placed = norms_in_place(graph)
-        cut = pieces(placed, timing(CONFIG), most)
+        cut = pieces(placed, timing(CONFIG), LOAD, most)
         for made in (placed, cut, when_wanted(cut)):
             verify(made)
             assert len({op.name for op in made.ops}) == len(made.ops)
@@ -73,7 +75,7 @@ def test_norms_take_the_place_of_what_only_they_read():
 
 def test_pieces_of_a_convolution_read_bands_and_go_when_they_are_wanted():
     graph, _ = convnext((28, 15), blocks=1)
-    made = when_wanted(pieces(norms_in_place(graph), timing(CONFIG), 400))
+    made = when_wanted(pieces(norms_in_place(graph), timing(CONFIG), LOAD, 400))
     windows = [op for op in made.ops if isinstance(op, ReduceWindow)]
     assert len(windows) > 2 and all(op.walk.rows <= op.x.rows < 28 * 15 for op in windows)
     # The first product of the layers behind starts before the last piece of the convolution.
@@ -82,6 +84,16 @@ def test_pieces_of_a_convolution_read_bands_and_go_when_they_are_wanted():
     assert len(hidden) > 1 and place[hidden[0]] < place[windows[-1].name]
     for i, node in enumerate(dependencies(made)):
         assert all(j < i for j in node.before)
+
+
+def test_the_array_begins_with_the_first_piece_of_an_image():
+    """While the others are loaded: each piece of the first product waits for the pieces of its rows alone."""
+    graph, _ = convnext((24, 15))
+    made = when_wanted(pieces(graph, timing(CONFIG), LOAD, 150))
+    kinds = [type(op) for op in made.ops if isinstance(op, Input | MatMul)]
+    assert kinds.count(Input) > 1 and kinds[:2] == [Input, MatMul]
+    first = next(i for i, op in enumerate(made.ops) if isinstance(op, MatMul))
+    assert sum(isinstance(made.ops[j], Input) for j in dependencies(made)[first].before) == 1
 
 
 def test_a_convolutional_network_takes_fewer_cycles_and_keeps_its_bits():
