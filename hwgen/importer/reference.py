@@ -23,6 +23,8 @@ Array = np.ndarray
 Feed = dict[str, Array]
 ZERO_POINT = 2  # where all of them have that of the first factor
 INT8 = onnx.TensorProto.INT8
+INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)  # as which shapes are written
+FOLDER = "session.model_external_initializers_file_folder_path"
 Runner = Callable[[Feed], dict[str, Array]]
 INTEGER_PRODUCTS = {  # operator -> position of its second factor and of that one's zero point
     "MatMulInteger": (1, 3), "ConvInteger": (1, 3), "QLinearMatMul": (3, 5), "QLinearConv": (3, 5),
@@ -97,9 +99,19 @@ def _onnxruntime(model: Model) -> Callable[[Feed], list[Array]] | None:
         proto = read(model.path, model.outputs if model.part else ())
         _unsigned(model, proto)
         source = proto.SerializeToString()
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.path.parent))
+        options.add_session_config_entry(FOLDER, str(model.path.parent))
+
+    def opened() -> Any:
+        try:
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception:
+            if (near := _shapes_within(model, source)) is None:
+                raise
+            options.add_session_config_entry(FOLDER, str(model.path.parent))
+            return onnxruntime.InferenceSession(near, options, providers=["CPUExecutionProvider"])
+
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = opened()
     except Exception as error:  # onnxruntime has a class of its own for every kind of failure
         try:
             _evaluator(model)  # an onnxruntime older than the model's opset must not stop a build
@@ -107,6 +119,18 @@ def _onnxruntime(model: Model) -> Callable[[Feed], list[Array]] | None:
         except UserError:
             raise UserError(f"{model.path}: onnxruntime cannot run it: {_brief(error)}") from None
     return _telling(f"{model.path}: onnxruntime cannot run it", lambda feed: session.run(model.outputs, feed))
+
+
+def _shapes_within(model: Model, source: str | bytes) -> bytes | None:
+    """The file with integers that lie beside it brought in, of which onnxruntime infers shapes; None where there are none."""
+    if isinstance(source, bytes):
+        return None
+    proto = read(model.path)
+    outside = onnx.TensorProto.EXTERNAL
+    beside = [(t, what) for t, what in everything(proto) if t.data_type in INTEGERS and t.data_location == outside]
+    for tensor, what in beside:
+        fetch(model.path, tensor, what)
+    return proto.SerializeToString() if beside else None
 
 
 def _evaluator(model: Model) -> Callable[[Feed], list[Array]]:

@@ -93,11 +93,23 @@ class QuantizeLinear(OpRun):
         return (np.clip(np.rint(x / _along(x, scale, axis)) + offset, limits.min, limits.max).astype(kind),)
 
 
+class BatchNormalization(OpRun):
+    """Per channel (x - mean) / sqrt(variance + epsilon) * scale + bias, of the file's mean and variance."""
+
+    def _run(
+        self, x: Array, scale: Array, bias: Array, mean: Array, variance: Array, epsilon: Any = None, **_: Any
+    ) -> tuple[Array, ...]:
+        scale, bias, mean, variance = (_along(x, a, 1) for a in (scale, bias, mean, variance))
+        return (((x - mean) / np.sqrt(variance + np.float32(epsilon)) * scale + bias).astype(x.dtype),)
+
+
 def operators(opset: int) -> list[type[OpRun]]:
     """What a file of this opset needs beside the evaluator's own."""
     pairs = (DequantizeLinear, QuantizeLinear)
     contrib = [type(c.__name__, (c,), {"op_domain": "com.microsoft"}) for c in pairs]
-    return [Gelu, BiasGelu, FastGelu, SkipLayerNormalization, *contrib, *(pairs if opset < 19 else ())]
+    # Below opset 14 the evaluator normalises by what it sees of the batch, as in training.
+    old = [*(pairs if opset < 19 else ()), *([BatchNormalization] if opset < 14 else [])]
+    return [Gelu, BiasGelu, FastGelu, SkipLayerNormalization, *contrib, *old]
 
 
 def faults(opset: int, nodes: Iterable[NodeProto], constants: Mapping[str, Array]) -> list[str]:

@@ -13,6 +13,7 @@ from hwgen.intgraph import Constant, MatMul, Norm, RouteTokens
 from hwgen.isa import Indirect
 from hwgen.quantise import Quantisation
 from hwgen.quantise.calibrate import observe
+from hwgen.quantise.sensitive import Network
 from hwgen.quantise.shared import signatures
 from hwgen.select import integers
 from hwgen.sim import golden
@@ -368,3 +369,18 @@ def test_loads_of_experts():
         assert sum(counts) == chosen.size
     np.testing.assert_array_equal(observe(graph, data).load[route.logits], [asked, tokens, ordered])
     assert lone
+
+
+def test_noise_is_that_of_the_worst_output():
+    """A change that one output does not see shows as in the other, whichever comes first."""
+    graph = maker.vit(classes=5)
+    data = maker.images(graph, 2)
+    values = fg.evaluate(graph, {name: array[0] for name, array in data.items()})
+    early = fg.Output("early", "0.add1", values["0.add1"].shape)
+    head = next(n for n in graph.nodes if n.name == "head")
+    changed = {"head": replace(head, weight=head.weight * np.float32(1.1))}
+    found = []
+    for outputs in ([*graph.outputs, early], [early, *graph.outputs]):
+        both = replace(graph, outputs=outputs)
+        found.append(Network(both, observe(graph, data), data).noise(changed))
+    assert found[0] == found[1] > 1e-3

@@ -89,6 +89,30 @@ def test_contrib_operators_without_onnxruntime(tmp_path, monkeypatch):
     np.testing.assert_allclose(slow, fast, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("opset", [9, 13, 14, 17])
+def test_batch_norm_without_onnxruntime(tmp_path, monkeypatch, opset):
+    """By the file's mean and variance, in every opset."""
+    rng = np.random.default_rng(0)
+    held = {"s": rng.normal(size=6), "b": rng.normal(size=6), "m": rng.normal(size=6), "v": rng.uniform(0.3, 2, 6)}
+    held = {name: array.astype(np.float32) for name, array in held.items()}
+    nodes = [("BatchNormalization", ["image", *held], ["y"], {"epsilon": 0.01})]
+    fast, slow = both(written(tmp_path, nodes, held, opset), IMAGES, monkeypatch)
+    m, v, s, b = (held[n][:, None] for n in "mvsb")
+    np.testing.assert_allclose(fast, (IMAGES - m) / np.sqrt(v + 0.01) * s + b, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(slow, fast, rtol=1e-4, atol=1e-5)
+
+
+def test_onnxruntime_runs_a_file_whose_shapes_lie_beside_it(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    held = {"shape": np.array([1, 48]), "w": rng.normal(size=(48, 5)).astype(np.float32)}
+    path = written(tmp_path, [("Reshape", ["image", "shape"], ["x"], {}), ("MatMul", ["x", "w"], ["y"], {})], held)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    monkeypatch.setattr("onnx.reference.ReferenceEvaluator", None)
+    one = IMAGES[:1]
+    np.testing.assert_allclose(reference(path, {"image": one})["y"], one.reshape(1, 48) @ held["w"], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "kind, inputs, attributes, opset, said",
     [

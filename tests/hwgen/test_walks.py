@@ -109,3 +109,13 @@ def test_what_does_not_fit_is_refused() -> None:
         Walk.of(isa.MatmulWalk(n0=2), 7)
     with pytest.raises(ValueError, match=r"MatmulWalk\.n0=5000"):
         isa.encode(isa.MatmulWalk(**Walk((1, 5000), (1, 1), (1, 1)).fields()))
+
+
+@pytest.mark.parametrize("walk", [
+    Walk((3, 5, 2, 6), (-70, -30, -4, -2), (60, 12, 6, 1), 900, 0),
+    Walk((4, 3, 2, 6), (50, -9, 700, -2), (-36, -12, -6, -1), 900, 143),
+])  # fmt: skip
+def test_strides_come_back_from_the_fields(walk) -> None:
+    """Not only the rows, which are counted modulo the width of an address: the same numbers, of either sign."""
+    again = through_fields(walk)
+    assert (again.loops, again.x, again.y) == (walk.loops, walk.x, walk.y)

@@ -66,8 +66,8 @@ AREAS = {
     "walks": Area(
         ("hwgen/walks.py", "hwgen/select/nests.py", "hwgen/mapping/bands.py"),
         (
-            "tests/hwgen/test_walks.py", "tests/hwgen/test_nests.py", "tests/sim/test_machine_walks.py",
-            "tests/sim/test_machine_windows.py", "tests/hwgen/test_window_tiling.py",
+            "tests/hwgen/test_walks.py", "tests/hwgen/test_nests.py", "tests/hwgen/test_bands.py",
+            "tests/sim/test_machine_walks.py", "tests/sim/test_machine_windows.py", "tests/hwgen/test_window_tiling.py",
         ), 0.05,
     ),
     "columns": Area(
@@ -111,12 +111,14 @@ AREAS = {
     "mapping": Area(
         ("hwgen/mapping/*.py",),
         (
-            "tests/hwgen/test_mapping.py", "tests/hwgen/test_depth_first.py", "tests/hwgen/test_interleave.py",
-            "tests/hwgen/test_pieces.py", "tests/hwgen/test_together.py", "tests/hwgen/test_columns.py",
-            "tests/hwgen/test_spills.py", "tests/hwgen/test_window_tiling.py",
+            "tests/hwgen/test_mapping.py", "tests/hwgen/test_bands.py", "tests/hwgen/test_depth_first.py",
+            "tests/hwgen/test_interleave.py", "tests/hwgen/test_pieces.py", "tests/hwgen/test_together.py",
+            "tests/hwgen/test_columns.py", "tests/hwgen/test_spills.py", "tests/hwgen/test_window_tiling.py",
         ), 0.08,
     ),
-    "rows": Area(("hwgen/rows/*.py",), ("tests/hwgen/test_rows*.py", "tests/hwgen/test_recognise*.py"), 0.07),
+    "rows": Area(
+        ("hwgen/rows/*.py",), ("tests/hwgen/test_rows*.py", "tests/hwgen/test_recognise*.py", "tests/hwgen/test_scans.py"), 0.07
+    ),
     "host": Area(
         ("host/*.py",),
         (
