@@ -1,12 +1,13 @@
-"""Resampling: a map made larger by whole numbers along both axes, nearest, linear or cubic, with its edges repeated.
+"""Resampling: every output is a weighted sum of a few neighbouring tokens of a map, the same for all channels, along both axes.
 
-Rows of the larger map take turns: output (n*i + p, m*j + q) is a weighted sum of the tokens around (i, j), with weights that are
-those of the phase (p, q) for every i and j. Beyond an edge stands the map's last token, so that weights which reach there count
-for that one: rows and columns at an edge have weights of their own. One walk makes all outputs of one kind of weights.
+Maps made larger or smaller by any ratio, nearest, linear or cubic, whatever is done at their edges. Outputs of the same weights
+whose tokens go on in equal steps are a span, such as every second column of a map made twice as large, or one at an edge. One
+walk makes the outputs of a span of rows and a span of columns, so that the larger map is written in place, by few instructions.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,77 +21,126 @@ EXACT = 64  # steps of weight one, where all weights are whole numbers of them; 
 EQUAL = 1e-6  # what a sum of weights may differ from one
 
 
+@dataclass(frozen=True)
+class Span:
+    """Outputs begin, begin + step, .. of an axis, `count` of them, made of tokens from start, start + move, .. on."""
+
+    begin: int
+    step: int
+    count: int
+    start: int
+    move: int
+    weights: tuple[float, ...]
+
+    def within(self, begin: int, end: int) -> Span | None:
+        """Those of its outputs that are in begin..end-1."""
+        skipped = max(0, -(-(begin - self.begin) // self.step))
+        count = min(self.count, -(-(end - self.begin) // self.step)) - skipped
+        if count <= 0:
+            return None
+        return Span(self.begin + skipped * self.step, self.step, count, self.start + skipped * self.move, self.move, self.weights)
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """Output n*i + p is the sum over taps a of weights[p, a] times token i + first[p] + a, or the nearest one that is.
+    """An axis of so many tokens: output o is the sum over taps a of weights[o, a] times token first[o] + a.
 
-    weights  float32 [n, taps]
+    weights  float32 [outputs, taps], zero beyond the taps that an output has; first  int64 [outputs]
     """
 
+    tokens: int
     weights: Array
-    first: tuple[int, ...]
+    first: Array
+
+    @property
+    def outputs(self) -> int:
+        return len(self.first)
+
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether outputs are the tokens as they are."""
+        return np.array_equal(self.first, np.arange(self.tokens)) and np.array_equal(self.weights, np.ones((self.tokens, 1)))
+
+    @property
+    def turns(self) -> tuple[int, int, int]:
+        """(g, n, m): g times n outputs of which each time the tokens around the next m are made."""
+        g = math.gcd(self.tokens, self.outputs)
+        return g, self.outputs // g, self.tokens // g
 
     @property
     def reach(self) -> tuple[int, int]:
-        """(first tap of all phases, taps from there on that some phase has)."""
-        low = min(self.first)
-        return low, max(self.first) + self.weights.shape[1] - low
+        """(first tap that some output of a turn has, from the turn's first token on; taps from there on)."""
+        _, n, m = self.turns
+        at = self.first - np.arange(self.outputs) // n * m
+        low = int(at.min())
+        return low, int((at + self._taps).max()) - low
 
-    def spans(self, tokens: int) -> list[_Span]:
-        """Outputs of an axis of so many tokens by their weights, each made by tokens within it."""
+    @cached_property
+    def _taps(self) -> Array:
+        """Of each output."""
+        used = self.weights != 0
+        return np.where(used.any(axis=1), self.weights.shape[1] - np.argmax(used[:, ::-1], axis=1), 1)
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """All outputs, each in one."""
+        kinds: dict[bytes, list[int]] = {}
+        for o, taps in enumerate(self._taps):
+            kinds.setdefault(self.weights[o, :taps].tobytes(), []).append(o)
         found = []
-        for p, (weights, first) in enumerate(zip(self.weights, self.first, strict=True)):
-            low, high = max(0, -first), min(tokens, tokens - first - len(weights) + 1)
-            if low >= high:
-                low = high = 0
-            else:
-                found.append(_Span(p, low, high, low + first, tuple(weights.tolist())))
-            for i in (*range(low), *range(high, tokens)):
-                at = np.clip(i + first + np.arange(len(weights)), 0, tokens - 1)
-                merged = np.zeros(at[-1] - at[0] + 1)
-                np.add.at(merged, at - at[0], weights)
-                found.append(_Span(p, i, i + 1, int(at[0]), tuple(merged.tolist())))
-        return found
+        for outputs in kinds.values():
+            weights = tuple(self.weights[outputs[0], : self._taps[outputs[0]]].tolist())
+            while outputs:
+                at, tokens = np.array(outputs), self.first[outputs]
+                alike = (np.diff(at) == np.diff(at)[:1]) & (np.diff(tokens) == np.diff(tokens)[:1])
+                count = len(alike) + 1 if alike.all() else int(alike.argmin()) + 1
+                step, move = (int(np.diff(a)[0]) if count > 1 else 1 for a in (at, tokens))
+                found.append(Span(int(at[0]), step, count, int(tokens[0]), move, weights))
+                outputs = outputs[count:]
+        return tuple(found)
 
-    def matrix(self, tokens: int) -> Array:
-        """[n * tokens, tokens]: what makes the outputs of the tokens."""
-        made, count = np.zeros((len(self.first) * tokens, tokens)), len(self.first)
-        for s in self.spans(tokens):
-            for i in range(s.begin, s.end):
-                made[i * count + s.phase, s.start + i - s.begin :][: len(s.weights)] = s.weights
+    @cached_property
+    def matrix(self) -> Array:
+        """[outputs, tokens]: what makes the outputs of the tokens."""
+        made = np.zeros((self.outputs, self.tokens))
+        for o, (first, count) in enumerate(zip(self.first, self._taps, strict=True)):
+            made[o, first : first + count] = self.weights[o, :count]
         return made
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Outputs n*i + phase, i = begin..end-1, whose first taps are the tokens from `start` on."""
-
-    phase: int
-    begin: int
-    end: int
-    start: int
-    weights: tuple[float, ...]
-
-    def within(self, begin: int, end: int) -> _Span | None:
-        first, last = max(self.begin, begin), min(self.end, end)
-        return None if first >= last else _Span(self.phase, first, last, self.start + first - self.begin, self.weights)
+def axis_of(matrix: Array) -> Axis:
+    """The axis of a matrix [outputs, tokens], from the first weight of each output to its last."""
+    outputs, tokens = matrix.shape
+    used = matrix != 0
+    first = np.where(used.any(axis=1), used.argmax(axis=1), 0)
+    end = np.where(used.any(axis=1), tokens - used[:, ::-1].argmax(axis=1), 1)
+    weights = np.zeros((outputs, int((end - first).max())), np.float32)
+    for o in range(outputs):
+        weights[o, : end[o] - first[o]] = matrix[o, first[o] : end[o]]
+    return Axis(tokens, weights, first.astype(np.int64))
 
 
-SAME = Axis(np.ones((1, 1), np.float32), (0,))
+def same(tokens: int) -> Axis:
+    """Outputs that are the tokens."""
+    return Axis(tokens, np.ones((tokens, 1), np.float32), np.arange(tokens))
 
 
 @dataclass(frozen=True, eq=False)
 class Resampling:
-    """A map [height, width] of tokens made larger along both axes."""
+    """A map [height, width] of tokens, each axis resampled by itself."""
 
-    size: tuple[int, int]
     down: Axis
     across: Axis
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what is read."""
+        return self.down.tokens, self.across.tokens
+
+    @property
     def made(self) -> tuple[int, int]:
-        """Height and width of the larger map."""
-        return self.size[0] * len(self.down.first), self.size[1] * len(self.across.first)
+        """Height and width of what is made."""
+        return self.down.outputs, self.across.outputs
 
     @property
     def taps(self) -> int:
@@ -99,8 +149,8 @@ class Resampling:
 
     @property
     def kinds(self) -> int:
-        """Different weights: walks, each an instruction of the machine at least."""
-        return len(self.down.spans(self.size[0])) * len(self.across.spans(self.size[1]))
+        """Walks: instructions of the machine at least."""
+        return len(self.down.spans) * len(self.across.spans)
 
     @property
     def keeps_sums(self) -> bool:
@@ -122,12 +172,12 @@ class Resampling:
     @cached_property
     def _weights(self) -> list[Array]:
         """Of each kind, tap by tap."""
-        down, across = (axis.spans(n) for axis, n in zip((self.down, self.across), self.size, strict=True))
-        return [np.outer(a.weights, b.weights).reshape(-1) for a in down for b in across]
+        down, across = ({span.weights for span in axis.spans} for axis in (self.down, self.across))
+        return [np.outer(a, b).reshape(-1) for a in down for b in across]
 
     def evaluate(self, x: Array) -> Array:
         """[height * width, C] -> [rows of the larger map, C]."""
-        down, across = (axis.matrix(n).astype(x.dtype) for axis, n in zip((self.down, self.across), self.size, strict=True))
+        down, across = (axis.matrix.astype(x.dtype) for axis in (self.down, self.across))
         larger = np.einsum("uh,hwc->uwc", down, x.reshape(*self.size, -1), optimize=True)
         made: Array = np.einsum("vw,uwc->uvc", across, larger, optimize=True).reshape(-1, x.shape[1])
         return made
@@ -135,11 +185,12 @@ class Resampling:
     def walk(self) -> Walk:
         """All outputs in order, with every token that some output around reads as its tap. A part of it, of some rows of the map,
         says which outputs an operation makes, and which tokens it reads."""
-        (height, width), n, m = self.size, len(self.down.first), len(self.across.first)
-        (up, tall), (left, wide) = self.down.reach, self.across.reach
-        plane = Plane(height, width, u=up, v=left, u_strides=(1, 0, 0, 0), v_strides=(0, 0, 1, 0))
-        loops, y = (height, n, width, m), (n * width * m, width * m, m, 1)
-        return Walk(loops, (width, 0, 1, 0), y, up * width + left, 0, (tall, wide), (width, 1), (1, 1), plane)
+        (height, width), wide = self.size, self.made[1]
+        (rows, n, down), (columns, m, across) = self.down.turns, self.across.turns
+        (up, tall), (left, broad) = self.down.reach, self.across.reach
+        plane = Plane(height, width, u=up, v=left, u_strides=(down, 0, 0, 0), v_strides=(0, 0, across, 0))
+        loops, x, y = (rows, n, columns, m), (down * width, 0, across, 0), (n * wide, wide, m, 1)
+        return Walk(loops, x, y, up * width + left, 0, (tall, broad), (width, 1), (1, 1), plane)
 
     def parts(self, walk: Walk) -> list[tuple[Walk, Array]]:
         """The walks that make the outputs of a part of `walk()`, with the weights int8 [taps] of each."""
@@ -156,20 +207,20 @@ class Resampling:
 def _parts(self: Resampling, walk: Walk) -> list[tuple[Walk, Array]]:
     if walk.plane is None or len(walk.loops) != 4:
         raise ValueError(f"{walk} is no part of a map in rows")
-    (_, width), n, m = self.size, len(self.down.first), len(self.across.first)
-    begin = walk.plane.u - self.down.reach[0]
+    (_, width), wide, (_, n, down) = self.size, self.made[1], self.down.turns
+    begin = (walk.plane.u - self.down.reach[0]) // down * n
     x_base = walk.plane.u * width + walk.plane.v - walk.x_start
-    y_base = begin * n * width * m - walk.y_start
+    y_base = begin * wide - walk.y_start
     found = []
-    rows = [span.within(begin, begin + walk.loops[0]) for span in self.down.spans(self.size[0])]
+    rows = [span.within(begin, begin + walk.loops[0] * n) for span in self.down.spans]
     for a in (a for a in rows if a is not None):
-        for b in self.across.spans(width):
+        for b in self.across.spans:
             made = Walk(
-                (a.end - a.begin, b.end - b.begin),
-                (width, 1),
-                (n * width * m, m),
+                (a.count, b.count),
+                (a.move * width, b.move),
+                (a.step * wide, b.step),
                 a.start * width + b.start - x_base,
-                (a.begin * n + a.phase) * width * m + b.begin * m + b.phase - y_base,
+                a.begin * wide + b.begin - y_base,
                 (len(a.weights), len(b.weights)),
                 (width, 1),
             )

@@ -177,11 +177,13 @@ def total(t: Builder, node: Node) -> Ref | None:
 
 
 def ordered(t: Builder, node: Node) -> Ref | None:
-    """An elementwise function in the order of rows and columns in which its first computed operand stands."""
-    if layer(node, Clip, Activation) and node.operands[0] != node.operands[0].node.ref:
+    """An elementwise function in the order of rows and columns in which its first computed operand stands: tokens by channels,
+    where that is a map which is resampled axis by axis."""
+    function = layer(node, Clip, Activation)
+    if function and _mixed_channels(node.operands[0].node) is None:
         (x,) = node.operands
-        return t.through(x.layout, relabel(t.node(node.op, x.node.ref), node.name))
-    if not is_map(node):
+        return None if x == x.node.ref else t.through(x.layout, relabel(t.node(node.op, x.node.ref), node.name))
+    if not function and not is_map(node):
         return None
     computed = [r for r in node.operands if not constant(r)]
     lead = max(computed, key=lambda r: prod(n for axis in r.layout.axes for n, s in axis if s), default=None)
@@ -192,21 +194,62 @@ def ordered(t: Builder, node: Node) -> Ref | None:
     cut = split and loops(split, *(r.layout for r in node.operands))
     if not cut:
         return None
+    limits = is_map(node, "max", "min") and len(computed) == 1  # of a Clip, which is to be found first
+    channels = None if limits else _mixed_channels(lead.node)
+    if channels is not None:
+        cut = [[part for n, s in axis for part in _apart(n, s, channels)] for axis in cut]
     flat = [(i, n, s) for i, axis in enumerate(cut) for n, s in axis if any(s)]
     if any(s[0] <= 0 for _, _, s in flat):
         return None
-    walk = sorted(flat, key=lambda f: -f[2][0])
-    down, across = ([f for f in walk if (f[2][0] >= columns) == rows] for rows in (True, False))
+    if channels is None:
+        walk = sorted(flat, key=lambda f: -f[2][0])
+        down, across = ([f for f in walk if (f[2][0] >= columns) == rows] for rows in (True, False))
+    else:
+        moves = [channels[f[2][0]] != channels[0] for f in flat]
+        down, across = ([f for f, moved in zip(flat, moves, strict=True) if moved == wide] for wide in (False, True))
+        across.sort(key=lambda f: -f[2][0])
     operands = [
         r.move(Layout(tuple(tuple((n, s[k]) for _, n, s in part) for part in (down, across)), r.layout.offset))
         for k, r in enumerate(node.operands, 1)
     ]
     if tuple(operands) == node.operands:
         return None
-    y = relabel(t.node(node.op, *operands), label(t.source))
+    y = relabel(t.node(node.op, *operands), node.name if function else label(t.source))
     weight, place = 1, {}
     for f in reversed(down + across):
         place[f] = weight
         weight *= f[1]
     axes = tuple(tuple((n, place.get((i, n, s), 0)) for n, s in axis) for i, axis in enumerate(cut))
     return y.move(Layout(axes, 0))
+
+
+def _mixed_channels(node: Node) -> Array | None:
+    """Of each element of a linear layer's value the channel that it is of, where the layer mixes tokens of one channel, such as
+    rows of a map that is resized; None for others."""
+    if layer(node, Clip, Activation) and node.operands[0] == node.operands[0].node.ref:
+        return _mixed_channels(node.operands[0].node)
+    if not layer(node, Linear) or len(node.shape) != 2 or node.operands[0].shape[1] < 2 or constant(node.operands[0]):
+        return None
+    x = node.operands[0]
+    if len(x.node.shape) != 2 or x.node.shape[1] < 2:
+        return None
+    of = _mixed_channels(x.node)
+    if of is None and not any(s and s % x.node.shape[1] == 0 for _, s in x.layout.axes[1]):
+        return None
+    at = x.layout.positions()
+    own: Array = (np.arange(prod(x.node.shape)) % x.node.shape[1] if of is None else of)[at]
+    return np.repeat(own[:, 0], node.shape[1]) if (own == own[:, :1]).all() else None
+
+
+def _apart(n: int, strides: tuple[int, ...], channels: Array) -> list[tuple[int, tuple[int, ...]]]:
+    """A loop over elements as one over channels and one over tokens, either of them first; itself where it is neither."""
+    if strides[0] <= 0:
+        return [(n, strides)]
+    change = np.flatnonzero(np.diff(channels[np.arange(n) * strides[0]]))
+    inner = int(change[0]) + 1 if len(change) else n
+    if inner == 1:  # channels first, until the first one comes again
+        again = np.flatnonzero(channels[np.arange(1, n) * strides[0]] == channels[0])
+        inner = int(again[0]) + 1 if len(again) else n
+    if inner == n or n % inner:
+        return [(n, strides)]
+    return [(n // inner, tuple(s * inner for s in strides)), (inner, strides)]

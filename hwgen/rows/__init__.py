@@ -13,10 +13,10 @@ from . import attention, dense, elementwise, lengths, maps, moe, products, reduc
 from .apart import split
 from .beside import beside
 from .commuted import commuted
-from .larger import at_once
 from .lower import GONE, Make, Rows, Where
 from .means import by_windows
 from .moves import value
+from .resampled import at_once
 from .sums import chained
 from .views import Unsupported, View
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import graph
-from ..resampling import SAME, Axis, Resampling
+from ..resampling import Axis, Resampling, axis_of, same
 from ..tensor import Node
 from .lower import Rows
-from .moves import gathered, stacked, value
+from .moves import gathered, value
 from .operands import kept
 from .views import Array, Place, View
 
 MOST_WEIGHTS = 16  # different rows of weights
-MOST_TAPS = 16  # tokens that one is mixed of
-MOST_PRODUCTS = 3  # tokens that one is mixed of, where each is of its own weights
-MOST_PHASES = 64  # of a map made larger by a whole number
-EQUAL = 1e-6  # of the largest weight: sums of weights that an edge has in one
+MOST_TAPS = 16  # tokens from the first to the last that one is mixed of
+FEW_TAPS, MOST_ROWS = 4, 768  # the same, and rows of the scratchpad for parameters, where weights are as many as outputs
+MOST_FULL = 0.75  # part of the weights that are not zero: two tokens made four have so many
+MOST_PRODUCTS = 3  # tokens that one is mixed of by sums of products
 
 
 @dataclass(eq=False)
@@ -28,13 +28,13 @@ class Mixed:
     view    [tokens of the result without the mixed axis, mixed axis, channels] of what is read
     place   of the layer's value [rows, outputs]
     outputs_first   tokens of the value run over the outputs first, then over the others
-    phases  of a map that is made larger by a whole number, with its edges repeated; None for others
+    axis    the resampling that it is; None where it is none of few kinds of weights
     """
 
     view: View
     place: Place
     outputs_first: bool
-    phases: Axis | None
+    axis: Axis | None
 
 
 def mixed(b: Rows, node: Node) -> Mixed | None:
@@ -65,8 +65,8 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     if (rows != rows[:, :, :1]).any():
         return None
     weight = b.array(node.operands[1], "its weight")
-    phases = _phases(weight)
-    if phases is None and not _in_windows(weight) and (weight != 0).sum(axis=1).max() > MOST_PRODUCTS:
+    axis = _axis(weight)
+    if axis is None and (weight != 0).sum(axis=1).max() > MOST_PRODUCTS:
         return None
     outputs = node.shape[1]
     first = each > 1 and abs(int(rows[0, 1, 0] - rows[0, 0, 0])) > abs(int(rows[1, 0, 0] - rows[0, 0, 0]))
@@ -74,31 +74,13 @@ def _mixed(b: Rows, node: Node) -> Mixed | None:
     token = o * each + j if first else j * outputs + o
     order = (0, 2, 1) if inner else (2, 0, 1)
     at = token.transpose(order).reshape(-1), c.transpose(order).reshape(-1)
-    return Mixed(own, Place(each * outputs, width, at=at), first, phases)
-
-
-def _spans(weight: Array) -> list[tuple[int, int]]:
-    """First and end of what has weight, of each output."""
-    used = [np.flatnonzero(row) for row in weight]
-    return [(int(u[0]), int(u[-1]) + 1) if len(u) else (0, 1) for u in used]
-
-
-def _in_windows(weight: Array) -> bool:
-    """Whether a few windows make every output."""
-    spans = _spans(weight)
-    forms = {weight[o, first:end].tobytes() for o, (first, end) in enumerate(spans)}
-    return max(end - first for first, end in spans) <= MOST_TAPS and len(forms) <= MOST_WEIGHTS
+    return Mixed(own, Place(each * outputs, width, at=at), first, axis)
 
 
 def resamples(b: Rows, node: Node) -> bool:
-    """Whether tokens are mixed of few others each, such as the rows of a map that is resized."""
-    weight, found = node.operands[1], mixed(b, node)
-    if found is None or weight.constant is None:
-        return False
-    if found.phases is not None:
-        return True
-    numbers = b.array(weight)
-    return bool((numbers != 0).sum(axis=1).max(initial=0) <= min(MOST_TAPS, numbers.shape[1] // 2))
+    """Whether tokens are mixed of few others each, such as the rows of a map that is resized: not heads of all heads."""
+    found = mixed(b, node)
+    return found is not None and found.axis is not None and bool((found.axis.matrix != 0).mean() <= MOST_FULL)
 
 
 def _split(view: View, shape: tuple[int, ...]) -> tuple[Array, Array, Array | None]:
@@ -111,84 +93,42 @@ def mix(b: Rows, node: Node, start: int, stop: int) -> str:
 
 
 def _mix(b: Rows, node: Node) -> str:
-    """One window for each form that the weights of an output have, over the map: resampling by a whole number has few."""
+    """Tokens moved, a resampling, or sums of products."""
     found = mixed(b, node)
     assert found is not None
     weight = b.array(node.operands[1], "its weight")
-    each, tokens, width = found.view.shape
-    if found.phases is not None and found.phases.weights.shape[1] > 1:  # of one token each they are moved
-        return _plus(b, node, found, _larger(b, node, found, found.phases))
-    if not _in_windows(weight):
+    if found.axis is None:
         return _weighted(b, node, found, weight)
-    spans = _spans(weight)
-    forms: dict[bytes, list[int]] = {}
-    for o, (first, end) in enumerate(spans):
-        forms.setdefault(weight[o, first:end].tobytes(), []).append(o)
-
-    def table(positions: int) -> Array:
-        """Row of each [position along the mixed axis, place beside it] in a map that runs as the layer's value does."""
-        rows = np.arange(positions * each)
-        return rows.reshape(positions, each) if found.outputs_first else rows.reshape(each, positions).T
-
-    def tall(positions: int) -> tuple[int, int]:
-        return (positions, each) if found.outputs_first else (each, positions)
-
-    names: list[str] = []
-    order, total = np.zeros((len(weight), each), np.int64), 0
-
-    def windowed(outputs: list[int] | slice, starts: Array, numbers: Array, tokens: Array) -> None:
-        """Outputs of the same weights, from the first token of each among those `tokens` of the mixed axis."""
-        nonlocal total
-        count = len(numbers)
-        step = int(np.gcd.reduce(np.diff(starts), initial=0)) or 1
-        if begin := int(starts.min()) % step if count > 1 else 0:  # a map that need not be cut is read where it is
-            tokens, starts = tokens[begin : int(starts.max()) + count], starts - begin
-        part = found.view.map(lambda a: a[:, tokens])
-        x = value(b, node, kept(part.group([1, 0] if found.outputs_first else [0, 1], [2])))
-        positions = len(tokens)
-        if count > 1 or numbers[0] != 1:
-            kernel, stride = ((n, 1) if found.outputs_first else (1, n) for n in (count, step))
-            taps = b.intern(np.broadcast_to(numbers.reshape(*kernel, 1), (*kernel, width)))
-            fields = {"size": tall(positions), "kernel": kernel, "stride": stride, "weight": taps}
-            x = b.add(graph.Window, node, "", "mix", x=x, form="weighted", **fields)
-            starts, positions = starts // step, (positions - count) // step + 1
-        names.append(x)
-        order[outputs] = total + table(positions)[starts]
-        total += positions * each
-
-    for own in forms.values():
-        first, end = spans[own[0]]
-        windowed(own, np.array([spans[o][0] for o in own]), weight[own[0], first:end], np.arange(tokens))
-    rows = (order if found.outputs_first else order.T).reshape(-1)
-    return _plus(b, node, found, gathered(b, node, stacked(b, node, names), rows, total))
-
-
-def _larger(b: Rows, node: Node, found: Mixed, axis: Axis) -> str:
-    """A map made larger along one axis."""
+    if found.axis.weights.shape[1] > 1 or not (found.axis.weights == 1).all():
+        return _plus(b, node, found, _resampled(b, node, found, found.axis))
     each, tokens, _ = found.view.shape
-    x = value(b, node, kept(found.view.group([1, 0] if found.outputs_first else [0, 1], [2])))
-    larger = Resampling((tokens, each), axis, SAME) if found.outputs_first else Resampling((each, tokens), SAME, axis)
-    return b.add(graph.Resample, node, "", "larger", x=x, resampling=larger)
+    rows = np.arange(tokens * each)
+    table = (rows.reshape(tokens, each) if found.outputs_first else rows.reshape(each, tokens).T)[found.axis.first]
+    rows = (table if found.outputs_first else table.T).reshape(-1)
+    return _plus(b, node, found, gathered(b, node, _read(b, node, found), rows, tokens * each))
 
 
-def _phases(weight: Array) -> Axis | None:
-    """A map made larger by a whole number, with its edges repeated; None where it is none."""
-    outputs, tokens = weight.shape
-    count = outputs // tokens
-    if outputs % tokens or count < 2 or count > MOST_PHASES:
+def _read(b: Rows, node: Node, found: Mixed) -> str:
+    """The map that is read, row-major as what is made of it."""
+    return value(b, node, kept(found.view.group([1, 0] if found.outputs_first else [0, 1], [2])))
+
+
+def _resampled(b: Rows, node: Node, found: Mixed, axis: Axis) -> str:
+    each = found.view.shape[0]
+    made = Resampling(axis, same(each)) if found.outputs_first else Resampling(same(each), axis)
+    return b.add(graph.Resample, node, "", "resampled", x=_read(b, node, found), resampling=made)
+
+
+def _axis(weight: Array) -> Axis | None:
+    """The resampling that a matrix is, where its outputs are of few tokens and few kinds; None for others."""
+    used = weight != 0
+    ends = (used.shape[1] - used[:, ::-1].argmax(axis=1), used.argmax(axis=1))
+    if int((ends[0] - ends[1])[used.any(axis=1)].max(initial=1)) > MOST_TAPS:
         return None
-    spans = _spans(weight)
-    own = [range(p, outputs, count) for p in range(count)]  # of each phase the output farthest from edges
-    inner = [max(of, key=lambda o: (spans[o][1] - spans[o][0], -abs(2 * o - outputs))) for of in own]
-    taps = max(spans[o][1] - spans[o][0] for o in inner)
-    if taps > MOST_TAPS:
-        return None
-    weights = np.zeros((count, taps), np.float32)
-    for p, o in enumerate(inner):
-        first, end = spans[o]
-        weights[p, : end - first] = weight[o, first:end]
-    axis = Axis(weights, tuple(spans[o][0] - o // count for o in inner))
-    return axis if np.abs(axis.matrix(tokens) - weight).max() <= EQUAL * np.abs(weight).max() else None
+    axis = axis_of(weight)
+    taps, kinds = axis.weights.shape[1], len(axis.spans)
+    few = len({span.weights for span in axis.spans}) <= MOST_WEIGHTS
+    return axis if few or (taps <= FEW_TAPS and kinds * (2 + taps) <= MOST_ROWS) else None
 
 
 def _weighted(b: Rows, node: Node, found: Mixed, weight: Array) -> str:

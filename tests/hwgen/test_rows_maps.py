@@ -207,9 +207,9 @@ def test_border_counts_as_the_file_says(tmp_path):
 )
 def test_resizing_reads_only_what_has_weight(tmp_path, form, rows, taps):
     found, kinds = imported(tmp_path, form, (1, rows, D))
-    kernels = [n.kernel for n in found.nodes if isinstance(n, graph.Window)]
-    assert kernels and max(a * b for a, b in kernels) <= taps
-    assert "Multiply" not in kinds
+    axes = [axis for n in found.nodes if isinstance(n, graph.Resample) for axis in (n.resampling.down, n.resampling.across)]
+    assert axes and max(axis.weights.shape[1] for axis in axes) == taps
+    assert not {"Multiply", "Transpose"} & set(kinds), kinds
 
 
 TURNED = {

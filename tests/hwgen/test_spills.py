@@ -24,13 +24,14 @@ from hwgen.mapping.depth_first import Limits
 from hwgen.mapping.interleave import interleaved
 from hwgen.mapping.runs import chains
 from hwgen.program import manifest, write_bundle
-from hwgen.resampling import Axis, Resampling
+from hwgen.resampling import Resampling
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 from hwgen.sim.tb.windows import random_window_graph
 from hwgen.walks import Walk
+from resampling_maker import linear
 
 SHAPES = {
     "plain": Shape(),
@@ -139,8 +140,7 @@ def test_phases_of_a_larger_map_are_read_side_by_side():
 def test_an_output_in_dram(tmp_path):
     """A map that is made larger, row by row of what it is made of, and read where it has been spilled, through the driver too."""
     graph = random_window_graph(0, size=(8, 4))
-    axis = Axis(np.array([[0.25, 0.75], [0.75, 0.25]], np.float32), (-1, 0))
-    larger, view = Resampling((8, 4), axis, axis), View("up", 0, 128, 0, 20)
+    larger, view = Resampling(linear(8, 16), linear(4, 8)), View("up", 0, 128, 0, 20)
     graph.buffers["up"] = Buffer("up", 128, 20)
     copy = next(op for op in graph.ops if op.name == "parts")
     fields = {"walk": larger.walk(), "reduce": Reduce.WEIGHTED, "resampling": larger, "before": 4, "shift": 16}

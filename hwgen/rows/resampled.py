@@ -1,11 +1,11 @@
-"""Maps made larger along one axis and then along the other: both at once, where the machine holds so many kinds of weights."""
+"""Maps resampled along one axis and then along the other: both at once, where the weights are of few kinds."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..graph import Graph, Node, Resample
-from ..resampling import SAME
+from ..resampling import Resampling
 
 MOST_KINDS = 64  # of weights: instructions for a map, and rows of parameters
 MOST_TAPS = 16  # tokens that one is made of
@@ -30,10 +30,10 @@ def _both(first: Resample, then: Resample) -> Resample | None:
     a, b = first.resampling, then.resampling
     if a.made != b.size:
         return None
-    if a.across is SAME and b.down is SAME:
-        whole = replace(a, across=b.across)
-    elif a.down is SAME and b.across is SAME:
-        whole = replace(a, down=b.down)
+    if a.across.moves_nothing and b.down.moves_nothing:
+        whole = Resampling(a.down, b.across)
+    elif a.down.moves_nothing and b.across.moves_nothing:
+        whole = Resampling(b.down, a.across)
     else:
         return None
     return replace(then, x=first.x, resampling=whole) if whole.kinds <= MOST_KINDS and whole.taps <= MOST_TAPS else None
