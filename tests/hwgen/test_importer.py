@@ -130,6 +130,7 @@ def test_nodes_behind_an_unknown_operator_are_judged_by_the_shapes_that_the_file
         (make_node("Cast", ["x"], ["y"], to=2), "uint8"),
         (make_node("Cast", ["x"], ["y"], to=8), "type 8"),
         (make_node("ConvTranspose", ["x", "w3"], ["y"], output_shape=[9, 9]), "output_shape"),
+        (make_node("GridSample", ["x", "far"], ["y"], padding_mode="border"), "samples at 1e+07"),
         (make_node("Nothing", ["x"], ["y"], domain="com.example"), "not an operator that hwgen knows"),
         (make_node("Det", ["x"], ["y"]), "no rule"),
     ],
@@ -139,7 +140,7 @@ def test_refusals_name_the_node_and_what_it_holds(node, said):
     node.name = "this one"
     constants = {"v": np.ones(3, np.float32), "w": np.ones((4, 3, 3, 3), np.float32), "true": np.array(True)}
     constants |= {"rate": np.float32(0.5), "twice": np.array([1, 1, 2, 2], np.float32), "pads": np.ones(8, np.int64)}
-    constants |= {"w3": np.ones((3, 4, 2, 2), np.float32)}
+    constants |= {"w3": np.ones((3, 4, 2, 2), np.float32), "far": np.full((1, 2, 2, 2), 1e7, np.float32)}
     proto = maker.graph([node, make_node("Exp", ["y"], ["z0"])], {"x": (1, 3, 6, 6)}, ["z0"], **constants)
     found = findings(proto)
     assert found[0].node == "this one" and said in f"{found[0].reason} {found[0].hint}"

@@ -302,6 +302,7 @@ SIGNALS = [
         for a in (0, 1)
     ),
     row("GridSample", x(1, 2, 4, 5, 3), x(1, 2, 3, 2, 3), opset=20),
+    row("GridSample", x(1, 3, 5, 6), Const(np.append(x(1, 2, 2, 2), np.full((1, 1, 2, 2), 1e17, np.float32), axis=1)), opset=20),
     *(row("AffineGrid", x(2, 2, 3), [2, 3, 4, 5], opset=20, align_corners=a) for a in (0, 1)),
     row("AffineGrid", x(2, 3, 4), [2, 3, 4, 5, 3], opset=20),
     row("CenterCropPad", x(1, 3, 8, 7), [5, 9], axes=[2, 3]),

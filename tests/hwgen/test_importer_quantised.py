@@ -398,6 +398,13 @@ def matmul_nbits(bits, zeros, bias=False):
     return form
 
 
+def zeros_that_are_no_integers(net):
+    w, scales = net.rng.integers(0, 256, (5, 1, 16)).astype(np.uint8), np.full(5, 0.01, np.float32)
+    x = net.op("MatMul", net.x, net.normal(D, 16))
+    numbers = {"K": 16, "N": 5, "bits": 8, "block_size": 16, "domain": "com.microsoft"}
+    return net.op("MatMul", net.op("MatMulNBits", x, w, scales, np.full(5, 99.5, np.float32), **numbers), net.normal(5, D))
+
+
 def blocks_of_int4(kind, zeros):
     """A weight whose initialiser has 4 bits, in blocks along its inputs."""
 
@@ -452,6 +459,7 @@ def test_operators_of_onnxruntime(tmp_path, form):
             "holds float8_e4m3fn",
         ),
         (lambda n: n.op("DequantizeLinear", np.ones((3, 4), np.int8), np.ones(2, np.float32), axis=1), "does not fit"),
+        (zeros_that_are_no_integers, "8 bits and zero points that are no whole numbers"),
         (lambda n: n.op("QMoE", n.x, n.x, n.x, domain="com.microsoft"), "not supported"),
     ],
 )

@@ -151,13 +151,16 @@ def matmul_nbits(c: Context, op: Op, a: Ref, b: Ref, scales: Ref, *rest: Ref | N
     if order is not None or bits not in (2, 4, 8):
         raise Unsupported(f"has its columns in another order, or {bits} bits", HINT)
     blocks = -(-inputs // block)
+    whole = zeros is None or kind_of(c, op, 3) == "uint8"
+    if bits == 8 and not whole:
+        raise Unsupported("has 8 bits and zero points that are no whole numbers, which onnxruntime runs with fewer bits alone", HINT)
     packed = c.array(b, "the weight").reshape(outputs, blocks, -1)
     w = _unpacked(packed, bits).astype(np.float32)
     if zeros is None:
         zero: Array = np.float32(2 ** (bits - 1))
     else:
         zero = c.array(zeros, "the zero points").reshape(outputs, -1)
-        zero = zero if kind_of(c, op, 3) != "uint8" else _unpacked(zero, bits)[:, :blocks]
+        zero = zero if not whole else _unpacked(zero, bits)[:, :blocks]
         zero = zero.reshape(outputs, blocks, 1).astype(np.float32)
     w = (w - zero) * c.array(scales, "the scales").reshape(outputs, blocks, 1)
     y = c.t.matmul(a, c.t.const(w.reshape(outputs, -1)[:, :inputs].T, op.inputs[1]))
