@@ -25,7 +25,7 @@ Make = Callable[[fg.Node, dict[str, Array]], tuple[fg.Node, dict[str, Array]]]
 MORE = 8.0  # dB that wide layers are to reach beyond what is the least
 CLOSE = 0.25  # of the noise that no wide layer helps against, which int8 layers may add beyond that
 WORTH = 3.0  # dB
-TRIED = 100_000  # layers times nodes of the network, beyond which trying each by itself takes minutes: all stay in int8
+TRIED = 100_000  # layers times nodes of the network, beyond which trying each by itself takes minutes: neighbours go together
 SURE = 3.0  # dB more, with which FEW images tell that it is enough
 MOST, FEW = 8, 2  # images that are tried: with many layers rounded, with one
 
@@ -41,7 +41,7 @@ def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: 
     network = Network(graph, stats, images)
     free = [n.name for n in graph.nodes if isinstance(n, Layer | fg.Attention) and n.name not in fused and not is_identity(n)]
     every = {n.name for n in graph.nodes}
-    if not free or len(free) * len(every) > TRIED or network.kept(every, FEW) >= least + SURE:
+    if not free or network.kept(every, FEW) >= least + SURE:
         return set()
     if (now := network.kept(every)) >= least:
         return set()
@@ -52,9 +52,12 @@ def wide_layers(graph: fg.Graph, stats: Stats, images: dict[str, Array], fused: 
     # wanted, or else nearly what the best leaves.
     left, lowest = (10 ** (-db / 10) for db in (least + MORE, best))
     room = max(left - lowest, lowest * CLOSE)
-    loss = {name: 10 ** (-network.kept({name} | network.sides.get(name, set()), FEW) / 10) for name in free}
-    order = sorted(free, key=lambda name: loss[name])
-    return set(order[int(np.searchsorted(np.cumsum([loss[name] for name in order]), room)) :])
+    tried = min(len(free), max(TRIED // len(every), 1))
+    groups = [free[len(free) * i // tried : len(free) * (i + 1) // tried] for i in range(tried)]
+    names = [set(group).union(*(network.sides.get(name, set()) for name in group)) for group in groups]
+    loss = np.array([10 ** (-network.kept(group, FEW) / 10) for group in names])
+    order = np.argsort(loss, kind="stable")
+    return {name for i in order[int(np.searchsorted(np.cumsum(loss[order]), room)) :] for name in groups[i]}
 
 
 class Network:

@@ -97,6 +97,15 @@ def test_an_image_that_outputs_hear_too_much_of_has_sixteen_bits():
     machine.assert_equal(machine.run(program, image), golden.run(select(wide), image).outputs)
 
 
+def test_neighbours_are_tried_together_where_layers_are_many(monkeypatch):
+    """As many trials as there is time for, and no network whose layers all stay in int8 for the number of them."""
+    graph = differences(convolutions)
+    calibration, limit = maker_images(graph, 8, 1), 2 * len(graph.nodes)
+    monkeypatch.setattr(hwgen.quantise.sensitive, "TRIED", limit)
+    wide, narrow = (quantise({"": graph}, calibration, Quantisation(min_snr=db))[""] for db in (60.0, 0.0))
+    assert decibels(graph, wide) > decibels(graph, narrow) + 6
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_layers_whose_rounding_outputs_hear_have_sixteen_bits(network, monkeypatch):
     graph = differences(NETWORKS[network])

@@ -153,7 +153,7 @@ def matmul_nbits(c: Context, op: Op, a: Ref, b: Ref, scales: Ref, *rest: Ref | N
     blocks = -(-inputs // block)
     whole = zeros is None or kind_of(c, op, 3) == "uint8"
     if bits == 8 and not whole:
-        raise Unsupported("has 8 bits and zero points that are no whole numbers, which onnxruntime runs with fewer bits alone", HINT)
+        raise Unsupported("has 8 bits and zero points that are no whole numbers, which onnxruntime refuses", HINT)
     packed = c.array(b, "the weight").reshape(outputs, blocks, -1)
     w = _unpacked(packed, bits).astype(np.float32)
     if zeros is None:

@@ -14,8 +14,8 @@ from ...tensor.build import wrapped
 from ..rules import Array, Context, Op, Unsupported, rule
 
 MOST_POINTS = 16  # places of a row of a grid that are taken one by one
-# Coordinates, half of the image being 1, from which on onnxruntime's numbers are not what the operator says: float32 holds no place
-# within a pixel (at 1e7 of a border its weights add up to two), and int64 no pixel.
+# Coordinates, half of the image being 1, from which on onnxruntime's numbers are not what the operator says: float32 holds no
+# place within a pixel (at 1e7 of a border its weights add up to two), and int64 no pixel.
 FAR, FARTHEST = 1e6, 1e18
 KERNELS = {"linear": "linear", "bilinear": "linear", "nearest": "nearest", "cubic": "cubic", "bicubic": "cubic"}
 
@@ -30,7 +30,7 @@ def grid_sample(c: Context, op: Op, x: Ref, grid: Ref) -> Ref:
         raise Unsupported(f"mode is {op.attribute('mode')!r}, padding_mode {padding!r}")
     far = 0.0 if grid.constant is None else float(np.abs(np.asarray(grid.constant)).max(initial=0.0))
     if far > (FAR if mode == "cubic" or padding != "zeros" else FARTHEST):
-        raise Unsupported(f"samples at {far:g}, where float32 tells no places apart", "give places near the image: outside is outside")
+        raise Unsupported(f"samples at {far:g}, where float32 tells no places apart", "give places near the image")
     if mode == "linear" and len(lengths) == 2 and padding != "reflection" and (n > 1 or grid.constant is None):
         return _sampled(c, x, grid, padding, corners)
     places = grid.shape[:-1]
