@@ -23,7 +23,7 @@ RTL = {
     "issue": ("tests/rtl/test_core.py",),
     "scan_lanes": ("tests/rtl/test_scan.py",),
     "row_walk": ("tests/rtl/test_row_walk.py", "tests/rtl/test_core.py"),
-    "walk": ("tests/rtl/test_window.py",),
+    "walk": ("tests/rtl/test_norm.py", "tests/rtl/test_load.py"),
     "window_finish": ("tests/rtl/test_window.py",),
     "window_lanes": ("tests/rtl/test_window.py",),
     "window_post": ("tests/rtl/test_window.py",),
