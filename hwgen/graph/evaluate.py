@@ -152,11 +152,12 @@ def _evaluate(node: Node, *v: Array, peaks: dict[str, float] | None = None) -> A
             y[: len(prefix)] += prefix
             y[len(prefix) : len(prefix) + len(v[0])] += v[0]
             return y
-        case LayerNorm(gamma=g, beta=b, epsilon=eps):
-            x = v[0].astype(np.float64).reshape(-1, len(g))
+        case LayerNorm(gamma=g, beta=b, epsilon=eps, heads=h):
+            x = v[0].astype(np.float64).reshape(-1, v[0].shape[1] // h)
             if node.centred:
                 x = x - x.mean(axis=1, keepdims=True)
-            return (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps) * g + b).astype(v[0].dtype).reshape(v[0].shape)
+            x = (x / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)).reshape(len(v[0]), -1, len(g))
+            return (x * g + b).astype(v[0].dtype).reshape(v[0].shape)
         case Linear(weight=w, bias=b):
             return _linear(v[0], w, b)
         case Activation(form=form, slope=slope):

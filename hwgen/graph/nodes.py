@@ -75,8 +75,8 @@ class LayerNorm(Node):
     """
 
     x: str = value()
-    gamma: Array  # [D / heads]
-    beta: Array  # [D / heads]
+    gamma: Array  # [D / heads], or [D] where each head has its own
+    beta: Array  # as gamma
     epsilon: float
     centred: bool = True
     heads: int = 1

@@ -109,7 +109,7 @@ def _shape(node: Node, *s: tuple[int, ...]) -> tuple[int, ...]:
             _need(fits, f"x {s[0]}, prefix {prefix.shape}, position {position.shape}")
             return position.shape
         case LayerNorm(gamma=g, beta=b, heads=h):
-            fits = g.shape == b.shape == (s[0][1] // h,) and s[0][1] % h == 0
+            fits = g.shape == b.shape and s[0][1] % h == 0 and g.shape in ((s[0][1] // h,), (s[0][1],))
             _need(fits, f"x {s[0]} against gamma {g.shape}, beta {b.shape}, {h} heads")
             return s[0]
         case Linear(weight=w, bias=b):

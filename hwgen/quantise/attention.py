@@ -171,7 +171,7 @@ def _balance(b: Builder, node: fg.Attention, q_side: Side, k_side: Side, middle:
 def parameters(b: Builder, side: Side, less: Array | float) -> tuple[Array, Array]:
     """(factor, term) whose sizes an int16 step must leave room for: of the norm by column, else of the linear layer."""
     if side.norm is not None:
-        gamma, beta = (np.tile(np.asarray(a, np.float64), side.norm.heads) for a in (side.norm.gamma, side.norm.beta))
+        gamma, beta = (np.resize(np.asarray(a, np.float64), len(side.linear.weight)) for a in (side.norm.gamma, side.norm.beta))
         return gamma, beta - less
     weight, bias = folded(b.held[side.linear.x], side.linear.weight, side.linear.bias)
     return weight, (np.zeros(len(weight)) if bias is None else bias) - less

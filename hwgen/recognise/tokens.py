@@ -149,9 +149,6 @@ def pool(t: Builder, node: Node) -> Ref | None:
     over = [f for f in flat if f[0] in axes]
     walk = tuple(tuple((n, s) for _, n, s in part) for part in (kept[0], over, kept[1]))
     form = "mean" if node.op.function == "sum" else "max"
-    if form == "max" and isinstance(x.op, Pad) and not x.op.value:  # zeros of which the largest may be one: tokens as others
-        whole = t.node(Linear(), t.reshape(x.node.ref, (-1, columns)), t.const(np.eye(columns, dtype=np.float32)))
-        x = Ref(whole.node, x.layout)
     y = relabel(t.node(Pool(form), x.move(Layout(walk, x.layout.offset))), label(t.source))
     parts = kept[0] + kept[1]
     y = t.reshape(y, [n for _, n, _ in parts])

@@ -213,9 +213,10 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
         if r.constant is None:
             raise Unsupported("its scale or bias is not constant")
         table = np.broadcast_to(r.constant, node.shape)[:, columns]
-        if heads > 1 and r.shape[0] != 1 and (table != table[:1]).any():
-            raise Unsupported("normalises the heads with a scale or bias of their own", "share them between the heads")
-        tables.append(table[:1] if heads > 1 else table[_first(b.tokens(x))[start:stop]])
+        tables.append(table[_first(b.tokens(x))[start:stop]] if heads == 1 else _of_heads(table, place, heads))
+    if heads > 1 and all((t == t[:1]).all() for t in tables):  # the same for all heads
+        tables = [t[:1] for t in tables]
+    tables = [t.reshape(1, -1) for t in tables] if heads > 1 else tables
     own = [(t == t[:1]).all() for t in tables]
     if not all(own) and b.tokens(x).rows != node.shape[0]:
         raise Unsupported("has a scale or bias for each token, of which several are the same")
@@ -228,6 +229,16 @@ def norm(b: Rows, node: Node, start: int, stop: int) -> str:
     }
     y = b.add(graph.LayerNorm, node, node.name, "layernorm", x=name, **fields)
     return y if all(own) else b.plus(node, b.times(node, y, tables[0] / fields["gamma"]), tables[1] - fields["beta"])
+
+
+def _of_heads(table: Array, place: Place, heads: int) -> Array:
+    """A scale or bias [heads, width] from one for each row of a norm of heads."""
+    assert place.column is not None
+    which = place.column // table.shape[1]
+    first = np.array([int(np.flatnonzero(which == h)[0]) for h in range(heads)])
+    if (table != table[first][which]).any():
+        raise Unsupported("normalises the heads with a scale or bias of each token", "give all tokens the same")
+    return np.asarray(table[first])
 
 
 def _first(operand: Operand) -> Array:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .. import graph, walks
-from ..layers import Conv, Pool
+from ..layers import Activation, Clip, Conv, Pool
 from ..tensor import Node
 from .depthwise import depthwise
 from .lower import GONE, Rows
 from .moves import joined, value
 from .operands import Operand, kept
-from .views import LOWEST, Array, Place, Unsupported, View
+from .views import LOWEST, ZERO, Array, Place, Unsupported, View
 
 # --- windows as fields of a node --------------------------------------------------------------------------------------
 
@@ -225,6 +225,7 @@ class Pooled:
     view: View  # [positions, taps, columns]
     rows: Array
     source: tuple[Node, Array] | None
+    solid: bool = False  # zeros are values like others, of which the largest is taken
 
     @property
     def read(self) -> Operand:
@@ -233,9 +234,12 @@ class Pooled:
 
 
 def pooled_of(view: View, form: str) -> Pooled:
+    if form == "max" and view.which is not None and all(_never_negative(n) for n in view.sources):
+        full = np.broadcast_to(view.which, view.shape)
+        if (full >= 0).any(axis=1).all():  # beside such values zeros are never larger than all
+            view = replace(view, which=np.where(view.which == ZERO, LOWEST, view.which))
     which = np.zeros((1, 1, 1), np.int64) if view.which is None else view.which
-    if form == "max" and ((which < 0) & (which != LOWEST)).any():
-        raise Unsupported("takes the largest of values and zeros around them", "pad by less than any number")
+    solid = form == "max" and bool(((which < 0) & (which != LOWEST)).any())
     if form != "max" and (which == LOWEST).any():
         raise Unsupported("averages values and infinities around them", "pad by zeros")
     rows = np.broadcast_to(np.where(which < 0, -1, view.rows)[..., 0], view.shape[:2])
@@ -244,7 +248,17 @@ def pooled_of(view: View, form: str) -> Pooled:
     u, t = np.argwhere(rows >= 0)[0]
     columns = np.broadcast_to(view.columns, view.shape)[u, t]
     alike = len(view.sources) == 1 and ((view.columns == columns) | (which < 0)).all()
-    return Pooled(view, rows, (view.node, columns.copy()) if alike else None)
+    return Pooled(view, rows, (view.node, columns.copy()) if alike and not solid else None, solid)
+
+
+def _never_negative(node: Node) -> bool:
+    if isinstance(node.op, Pool):
+        return node.op.form != "sum" and _never_negative(node.operands[0].node)
+    if isinstance(node.op, Clip):
+        return node.op.low >= 0
+    return isinstance(node.op, Activation) and (
+        node.op.form in ("relu6", "sigmoid", "hardsigmoid", "softplus", "exp") or (node.op.form == "relu" and not node.op.slope)
+    )
 
 
 def windows_of(b: Rows, node: Node, pooled: Pooled, form: str, start: int, stop: int) -> str:
@@ -261,7 +275,7 @@ def window_of(b: Rows, node: Node, pooled: Pooled, form: str, count_pads: bool =
         first, fields = found
         x = b.part(*pooled.source, first, first + fields["size"][0] * fields["size"][1])
     else:
-        if (pooled.rows < 0).any() and (form == "max" or not count_pads):
+        if (pooled.rows < 0).any() and (form == "max" and not pooled.solid or not count_pads):
             raise Unsupported("pools windows that leave the map in another way than by a border", "pool a map row by row")
         x = value(b, node, pooled.read)
         wide = max(n for n in range(1, taps + 1) if taps % n == 0 and n <= MOST_KERNEL)

@@ -17,8 +17,9 @@ def angles(tokens, pairs, rng, prefix=1):
     return np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)
 
 
-def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, seed=3):
-    """graph_maker's network with a gated MLP (`act` makes its activation), rotary positions, norms of q and k."""
+def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, own=False, seed=3):
+    """graph_maker's network with a gated MLP (`act` makes its activation), rotary positions, norms of q and k (of each head
+    with its `own` scales)."""
     graph = maker.vit(seed, columns=WIDTH, heads=HEADS, hidden=HIDDEN)
     rng = np.random.default_rng(seed)
     tokens, depth = fg.shapes(graph)["0.q"][0], WIDTH // HEADS
@@ -38,7 +39,7 @@ def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, seed=3):
             for part in "qk":
                 name = getattr(node, part)
                 if norm_heads is not None:
-                    gamma, beta = rng.normal(1, 0.2, (2, depth)).astype(np.float32)
+                    gamma, beta = rng.normal(1, 0.2, (2, WIDTH if own else depth)).astype(np.float32)
                     nodes.append(fg.LayerNorm(f"{name}.norm", name, gamma, beta - 1, 1e-6, norm_heads, HEADS))
                     name = f"{name}.norm"
                 if rotate:
@@ -58,5 +59,6 @@ FORMS = {
     "rotary": dict(rotate=True),
     "norm of heads": dict(norm_heads=True),
     "rms norm of heads": dict(norm_heads=False),
+    "norm of heads of their own": dict(norm_heads=True, own=True),
     "all": dict(act=lambda n, x: fg.Activation(n, x, "silu", 1.0), norm_inside=True, rotate=True, norm_heads=False),
 }

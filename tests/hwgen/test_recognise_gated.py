@@ -129,6 +129,8 @@ def norm_of_queries(kind, turned=False):
         q, k, v = (w.heads(w.linear(x)) for _ in range(3))
         if kind == "layer":
             q, k = (w.norm(part, D // H) for part in (q, k))
+        elif kind == "own":  # of each head its own, behind the norm of all
+            q, k = (w.op("Add", w.op("Mul", w.norm(part, D // H), w.normal(H, 1, D // H)), w.normal(H, 1, 1)) for part in (q, k))
         else:
             q, k = (w.op(kind, part, w.normal(D // H), axis=-1, epsilon=1e-5) for part in (q, k))
         if turned:
@@ -148,6 +150,7 @@ def norm_of_queries(kind, turned=False):
 QK_NORMS = {
     "layer": norm_of_queries("layer"),
     "rms": norm_of_queries("SimplifiedLayerNormalization"),
+    "scales of each head": norm_of_queries("own"),
     "layer, then rotary": norm_of_queries("layer", turned=True),
 }
 

@@ -77,6 +77,19 @@ def test_pools_of_a_map_whose_rows_are_channels(tmp_path, pool):
     agrees(imported(tmp_path, form, (1, D, 1, 1) if pool.startswith("Global") else (1, D, 1, 2)))
 
 
+@pytest.mark.parametrize("function", ["Relu", "Tanh"])
+def test_the_largest_of_values_and_zeros_around_them(tmp_path, function):
+    """As the stem of HGNetV2 pads before it pools: behind a ReLU they change nothing."""
+
+    def form(w):
+        x = w.op("Pad", w.op(function, w.patches()), np.array([0, 0, 0, 0, 0, 0, 1, 1]))
+        return w.as_tokens(w.op("MaxPool", x, kernel_shape=[2, 2], strides=[1, 1]))
+
+    made = imported(tmp_path, form)
+    assert any(isinstance(n, graph.Gather) for n in made.nodes) == (function == "Tanh"), "zeros as rows only where they count"
+    agrees(made)
+
+
 @pytest.mark.parametrize("before", ["linear", "conv", "sum"])
 def test_leaky_relu(tmp_path, before):
     def form(w):
