@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_grid_sample import GridSample as Sampler
 from scipy.special import erf
 
 Array = np.ndarray
@@ -103,12 +104,22 @@ class BatchNormalization(OpRun):
         return (((x - mean) / np.sqrt(variance + np.float32(epsilon)) * scale + bias).astype(x.dtype),)
 
 
+class GridSample(Sampler):  # type: ignore[misc]
+    """The evaluator's own, which knows the modes of opset 20 only."""
+
+    def _run(self, x: Array, grid: Array, mode: Any = None, **options: Any) -> tuple[Array, ...]:
+        mode = {"bilinear": "linear", "bicubic": "cubic", None: "linear"}.get(mode, mode)
+        y: tuple[Array, ...] = super()._run(x, grid, mode=mode, **options)
+        return y
+
+
 def operators(opset: int) -> list[type[OpRun]]:
     """What a file of this opset needs beside the evaluator's own."""
     pairs = (DequantizeLinear, QuantizeLinear)
     contrib = [type(c.__name__, (c,), {"op_domain": "com.microsoft"}) for c in pairs]
-    # Below opset 14 the evaluator normalises by what it sees of the batch, as in training.
+    # Below opset 14 the evaluator normalises by what it sees of the batch, as in training; below 20 modes have other names.
     old = [*(pairs if opset < 19 else ()), *([BatchNormalization] if opset < 14 else [])]
+    old += [GridSample] if opset < 20 else []
     return [Gelu, BiasGelu, FastGelu, SkipLayerNormalization, *contrib, *old]
 
 

@@ -37,14 +37,17 @@ def stepped(t: Builder, node: Node) -> Ref | None:
     if any(r.scalar is not None and abs(r.scalar) >= 1e3 for r in (one, other)):
         return None  # a mask
     holds = number(t, condition)
-    if holds is None:
-        return None
+    return None if holds is None else chosen(t, holds, one, other)
+
+
+def chosen(t: Builder, holds: Ref, one: Ref, other: Ref) -> Ref:
+    """One number where `holds` is 1, another where it is 0."""
     if other.scalar is not None:
         y = t.map("mul", t.map("sub", one, other.scalar) if other.scalar else one, holds)
-        return t.map("add", y, other.scalar)
+        return t.map("add", y, other.scalar) if other.scalar else y
     if one.scalar is not None:
         y = t.map("mul", t.map("sub", other, one.scalar) if one.scalar else other, opposite(t, holds))
-        return t.map("add", y, one.scalar)
+        return t.map("add", y, one.scalar) if one.scalar else y
     return t.map("add", t.map("mul", one, holds), t.map("mul", other, opposite(t, holds)))
 
 
@@ -77,10 +80,8 @@ def _number(t: Builder, node: Node) -> Ref | None:
     if f in ("int", "bool", "float") and operands[0].dtype in (BOOL, INT):
         return number(t, operands[0]) if f != "bool" or operands[0].dtype == BOOL else None
     if f == "where":
-        holds, on, off = number(t, operands[0]), operands[1].scalar, operands[2].scalar
-        if holds is None or on is None or off is None:
-            return None
-        return t.map("add", t.map("mul", holds, on - off), off)
+        holds, on, off = (number(t, r) for r in operands)
+        return None if holds is None or on is None or off is None else chosen(t, holds, on, off)
     if f == "not":
         inner = number(t, operands[0])
         return None if inner is None else opposite(t, inner)

@@ -165,7 +165,7 @@ def prototypes(w):
     return w.classes(w.mlp(w.op("Add", queries, w.linear(w.op("Mul", best, queries)))))
 
 
-def masked(w):
+def masked(w, where=False):
     """Cross attention under a mask of the network's own, which opens where it would leave nothing (Mask2Former: Cheng et al.
     2022)."""
     x = w.norm(w.tokens())
@@ -173,11 +173,17 @@ def masked(w):
     mask = w.op("Sigmoid", w.op("MatMul", w.linear(queries), w.turned(x)))
     hidden = w.op("Less", mask, 0.5)
     count = w.op("ReduceSum", w.op("Cast", hidden, to=7), ints(2), keepdims=1)
-    hidden = w.op("And", hidden, w.op("Not", w.op("Equal", count, np.array(PATCHES, INT))))
+    every = w.op("Equal", count, np.array(PATCHES, INT))
+    hidden = w.op("Where", every, np.array(False), hidden) if where else w.op("And", hidden, w.op("Not", every))
     scores = w.op("Mul", w.op("MatMul", w.linear(queries), w.turned(w.linear(x))), float(D**-0.5))
     scores = w.op("Where", hidden, float("-inf"), scores)
     y = w.op("MatMul", w.softmax(scores), w.linear(x))
     return w.classes(w.mlp(w.op("Add", queries, w.linear(y))))
+
+
+def masked_where(w):
+    """The same, written by a choice (OneFormer: Jain et al. 2023)."""
+    return masked(w, where=True)
 
 
 def pixels_masked(w):
@@ -267,8 +273,8 @@ def shifted(w):
 
 
 NETWORKS = (
-    *(dynamic, complement, merged, regions, clusters, scattered, prototypes, masked, pixels_masked, all_masked, gated),
-    *(returned, heads, shifted),
+    *(dynamic, complement, merged, regions, clusters, scattered, prototypes, masked, masked_where, pixels_masked, all_masked),
+    *(gated, returned, heads, shifted),
 )
 
 

@@ -113,6 +113,16 @@ def test_onnxruntime_runs_a_file_whose_shapes_lie_beside_it(tmp_path, monkeypatc
     np.testing.assert_allclose(reference(path, {"image": one})["y"], one.reshape(1, 48) @ held["w"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_sampling_in_the_words_of_opset_16(tmp_path, monkeypatch, mode):
+    """Also where places are in double precision, which onnxruntime refuses: so TorchScript writes Mask2Former."""
+    places = np.random.default_rng(0).uniform(-1.2, 1.2, (1, 3, 5, 2)).astype(np.float32)
+    steps = [("Reshape", ["image", "shape"], ["x"], {}), ("GridSample", ["x", "at"], ["y"], {"mode": mode})]
+    shape = np.array([-1, 1, 6, 8])
+    fast, slow = both(written(tmp_path, steps, {"at": places, "shape": shape}), IMAGES[:1], monkeypatch)
+    np.testing.assert_allclose(slow, fast, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "kind, inputs, attributes, opset, said",
     [

@@ -196,7 +196,6 @@ def test_border_counts_as_the_file_says(tmp_path):
 @pytest.mark.parametrize(
     ("form", "rows", "taps"),
     [
-        (resized(16, 24, "linear"), 384, 2),  # by eight
         (resized(4, 9, "linear", coordinate_transformation_mode="align_corners"), 36, 2),
         (resized(2, 2, "linear"), 4, 2),  # smaller
         (resized(1, 1, "linear", antialias=1), 1, 3),
