@@ -104,13 +104,13 @@ class BatchNormalization(OpRun):
         return (((x - mean) / np.sqrt(variance + np.float32(epsilon)) * scale + bias).astype(x.dtype),)
 
 
-class GridSample(Sampler):  # type: ignore[misc]
+class GridSample(Sampler):
     """The evaluator's own, which knows the modes of opset 20 only."""
 
-    def _run(self, x: Array, grid: Array, mode: Any = None, **options: Any) -> tuple[Array, ...]:
+    def _run(self, X: Any, grid: Any, mode: Any = None, padding_mode: Any = None, align_corners: Any = None, **_: Any) -> Any:
         mode = {"bilinear": "linear", "bicubic": "cubic", None: "linear"}.get(mode, mode)
-        y: tuple[Array, ...] = super()._run(x, grid, mode=mode, **options)
-        return y
+        own: Any = super()._run
+        return own(X, grid, mode=mode, padding_mode=padding_mode, align_corners=align_corners)
 
 
 def operators(opset: int) -> list[type[OpRun]]:

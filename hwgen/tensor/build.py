@@ -191,16 +191,22 @@ class Builder:
         return total
 
     def contract(self, spec: str, a: Ref, b: Ref) -> Ref:
-        """A product with one number everywhere, summed over nothing, is elementwise."""
+        """A product summed over nothing is elementwise with one number everywhere, or with a constant along axes of both."""
         first, second, result = Contract(spec).letters
         sizes = dict(zip(first + second, a.shape + b.shape, strict=True))
         if all(sizes[c] == 1 for c in sizes if c not in result):
+
+            def aligned(x: Ref, own: str) -> Ref:
+                order = [c for c in result if c in own] + [c for c in own if c not in result]
+                y = self.transpose(x, [own.index(c) for c in order])
+                y = self.reshape(y, [sizes[c] if c in own else 1 for c in result])
+                return self.expand(y, [sizes[c] for c in result])
+
             for x, own, other in ((a, first, b), (b, second, a)):
                 if x.constant is None and (number := other.scalar) is not None:
-                    order = [c for c in result if c in own] + [c for c in own if c not in result]
-                    y = self.transpose(x, [own.index(c) for c in order])
-                    y = self.reshape(y, [sizes[c] if c in own else 1 for c in result])
-                    return self.map("mul", self.expand(y, [sizes[c] for c in result]), number)
+                    return self.map("mul", aligned(x, own), number)
+            if (a.constant is None) != (b.constant is None) and any(c in first and c in second and sizes[c] > 1 for c in result):
+                return self.map("mul", aligned(a, first), aligned(b, second))
         return self.node(Contract(spec), a, b)
 
     def matmul(self, a: Ref, b: Ref) -> Ref:

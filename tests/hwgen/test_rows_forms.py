@@ -90,6 +90,16 @@ def test_the_largest_of_values_and_zeros_around_them(tmp_path, function):
     agrees(made)
 
 
+def test_a_product_by_axes_that_both_have_is_elementwise(tmp_path):
+    """The mean of all tokens times each of six constant rows, as prompts that are chosen by likeness write it."""
+
+    def form(w):
+        mean = w.op("ReduceMean", w.tokens(), [1], keepdims=0)
+        return w.linear(w.norm(w.op("Einsum", mean, w.normal(T, D), equation="bd,kd->bkd")))
+
+    agrees(imported(tmp_path, form))
+
+
 @pytest.mark.parametrize("before", ["linear", "conv", "sum"])
 def test_leaky_relu(tmp_path, before):
     def form(w):

@@ -1,10 +1,11 @@
 """What the exporters really write, network by network: does hwgen take the file, and how near is the golden model?
 
-    python tests/bench/exports [REGEX] [--list] [--keep FOLDER]
+    python tests/bench/exports [REGEX] [--list | --table] [--keep FOLDER]
 
-REGEX picks jobs by name, NETWORK:EXPORT[+REWRITE], such as "^timm_vit:" or "^moe_.*:dy"; --list names them all (several
-hundred; a few seconds each). --keep leaves the files in FOLDER and takes those that are there already. It needs torch,
-timm, transformers and onnxscript, which hwgen does not; onnxsim, onnxslim and onnxruntime for rewritten files.
+REGEX picks jobs by name, NETWORK:EXPORT[+REWRITE], such as "^timm_vit:" or "^moe_.*:dy"; --list names them all (over a
+thousand; a few seconds each). --table prints docs/systems.md, of published systems. --keep leaves the files in FOLDER and
+takes those that are there already. It needs torch, torchvision, timm, transformers, vit-pytorch and onnxscript, which hwgen
+does not; onnxsim, onnxslim and onnxruntime for rewritten files.
 
 One row for each file: "passed" with the golden model's signal-to-noise ratio against onnxruntime in dB, "refused" with
 the reason, "no export" where the exporter itself failed, "FAULT" where hwgen did. Exit status 1 if there is a FAULT.
@@ -23,6 +24,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,8 @@ try:
     import torch
     from exporters import EXPORTS, REWRITES, seeded
     from networks import NETWORKS, SIZE
+    from systems import SHAPES, SYSTEMS
+    from table import document
 except ImportError as error:
     print(
         f"tests/bench/exports: {error}; it needs an environment with torch, timm, transformers and onnxscript",
@@ -49,6 +53,7 @@ IMAGES = 4
 PLAIN = {"timm_vit": 14, "attention_products": 13}
 EXPORTED = "ts17-dyn", "ts14-dyn-raw", "dy18", "dy23-dyn"  # of every other network
 REWRITTEN = {"ts17-dyn": ("slim", "all"), "dy18": ("extended", "transformers")}
+SYSTEMS_EXPORTED = {"ts17": ("sim", "qdq"), "dy18": ("slim", "extended")}  # of systems.py, with their rewritings
 REWRITTEN_IN_ALL_WAYS = "ts17", "ts17-dyn", "ts13-raw", "dy18", "dy18-dyn", "dy23"
 
 
@@ -71,8 +76,9 @@ class Job:
             REWRITES[self.rewrite](Job(self.network, self.export).write(folder), path)
         else:
             torch.manual_seed(0)
-            image = torch.randn(1, 3, SIZE, SIZE)
-            EXPORTS[self.export].write(seeded(NETWORKS[self.network]()), image, path)
+            image = torch.randn(1, *SHAPES.get(self.network, (3, SIZE, SIZE)))
+            maker = NETWORKS.get(self.network) or SYSTEMS[self.network]
+            EXPORTS[self.export].write(seeded(maker()), image, path)
         return path
 
 
@@ -83,6 +89,9 @@ def jobs() -> Iterator[Job]:
             yield Job(network, export)
             every = REWRITES if oldest and export in REWRITTEN_IN_ALL_WAYS else REWRITTEN.get(export, ())
             yield from (Job(network, export, rewrite) for rewrite in every)
+    for network in SYSTEMS:
+        for export, rewritten in SYSTEMS_EXPORTED.items():
+            yield from (Job(network, export, rewrite) for rewrite in ("", *rewritten))
 
 
 def judge(path: Path) -> tuple[str, str]:
@@ -150,6 +159,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python tests/bench/exports")
     parser.add_argument("regex", nargs="?", default="", help="jobs to run, by name")
     parser.add_argument("--list", action="store_true", help="only name the jobs")
+    parser.add_argument("--table", action="store_true", help="print docs/systems.md")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the files")
     options = parser.parse_args(arguments)
     chosen = [job for job in jobs() if re.search(options.regex, job.name)]
@@ -164,6 +174,11 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        if options.table:
+            found = {job.name: job for job in jobs()}
+            judged = cache(lambda name: " ".join(run(found[name], folder)).removeprefix("passed "))
+            print(document(judged), end="")
+            return 0
         for job in chosen:
             outcome, words = run(job, folder)
             outcomes[outcome] += 1

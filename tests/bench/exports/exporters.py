@@ -125,7 +125,34 @@ def sixteen_bit(source: Path, target: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(source)), target)
 
 
+def static_int8(source: Path, target: Path) -> None:
+    """onnxruntime's static quantisation with its defaults: pairs of QuantizeLinear and DequantizeLinear."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = target.with_suffix(".prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    rng = np.random.default_rng(0)
+    shapes = {
+        value.name: [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+        for value in onnx.load(prepared).graph.input
+    }
+
+    class Noise(CalibrationDataReader):  # type: ignore[misc]
+        left = 4
+
+        def get_next(self):
+            self.left -= 1
+            if self.left < 0:
+                return None
+            return {name: rng.uniform(-1.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
+
+    quantize_static(str(prepared), str(target), Noise(), weight_type=QuantType.QInt8, per_channel=True)
+    prepared.unlink()
+
+
 REWRITES = {
+    "qdq": static_int8,
     "sim": simplified,
     "slim": slimmed,
     "basic": optimised("ORT_ENABLE_BASIC"),
