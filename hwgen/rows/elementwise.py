@@ -17,7 +17,7 @@ from .moves import value
 from .operands import Operand
 from .reasons import reason
 from .reductions import mean_of
-from .views import Array, Place, Unsupported, View, as_tokens
+from .views import MOST_SOURCES, Array, Place, Unsupported, View, as_tokens
 
 FORMS = {"relu6": (0.0, 6.0), "hardsigmoid": (0.0, 1.0)}  # what is a range of a value
 
@@ -103,15 +103,27 @@ class Arranged:
 
 def _groups(lead: View, others: list[View]) -> tuple[list[int], list[int]]:
     """Axes that make rows and axes that make columns: as the first operand stands that is tokens by channels; where none is,
-    such as a mask over the pixels of a map that was made larger row by row, the last axis makes the columns."""
+    such as a mask over the pixels of a map that was made larger row by row, the axes along which columns change."""
     for view in (lead, *others):
         try:
             _, order, split = as_tokens(view, *(v for v in (lead, *others) if v is not view))
         except Unsupported:
             continue
         return order[:split], order[split:]
-    rank = len(lead.shape)
-    return [*range(rank - 1)], [rank - 1]
+    if len(lead.shape) == 2:
+        return [0], [1]
+    across = [i for i in range(len(lead.shape)) if _across(lead, i)] or [len(lead.shape) - 1]
+    return [i for i in range(len(lead.shape)) if i not in across], across
+
+
+def _across(view: View, axis: int) -> bool:
+    """Whether columns of one value change from an element to the next along an axis, or next but few where zeros lie between."""
+    which, columns = (np.broadcast_to(0 if a is None else a, view.shape).swapaxes(0, axis) for a in (view.which, view.columns))
+    for step in range(1, max(2, min(len(which), MOST_SOURCES + 1))):
+        same = (which[step:] == which[:-step]) & (which[step:] >= 0)
+        if same.any():
+            return bool(((columns[step:] != columns[:-step]) & same).any())
+    return False
 
 
 def _reshaped(view: View, shape: tuple[int, ...]) -> View:

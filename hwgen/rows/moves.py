@@ -42,7 +42,9 @@ def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | Non
         except Unsupported:  # such as scores of each pixel's neighbours, one value for each of them
             if len(part.blocks) > MOST_PARTS or any(len(block.parts) > MOST_PARTS for block in part.blocks):
                 raise
-    return joined(b, node, [_value(b, node, block) for block in part.blocks])
+    order = sorted(range(len(part.blocks)), key=lambda i: bool((part.blocks[i].picks < 0).all()))  # zeros last: of what is there
+    names = {i: _value(b, node, part.blocks[i]) for i in order}
+    return joined(b, node, [names[i] for i in range(len(names))])
 
 
 def below(b: Rows, node: Node, operand: Operand) -> tuple[str, Array, int] | None:
@@ -193,7 +195,7 @@ def _across(b: Rows, node: Node, operand: Operand) -> str:
 def _value(b: Rows, node: Node, block: Block) -> str:
     used = [int(p) for p in np.unique(block.picks) if p >= 0]
     if not used:
-        raise Unsupported("adds channels of zeros")
+        return b.table(node, np.zeros((len(block.picks), block.width), np.float32))
     shown = [block.rows[block.picks == p] for p in used]
     spans = [(int(rows.min()), int(rows.max()) + 1) for rows in shown]
     names, offsets, total = [""] * len(used), np.zeros(len(block.parts), np.int64), 0

@@ -278,3 +278,17 @@ def pairs_turned_unevenly(w):
 )
 def test_forms_of_decoders_and_stems(tmp_path, form, shape):
     agrees(imported(tmp_path, form, shape), 26)
+
+
+def test_overlapping_windows_added_up(tmp_path):
+    """`fold`, as VOLO's outlook attention ends."""
+
+    def form(w):
+        taps = w.op("Transpose", w.linear(w.tokens(), D, 4 * D), perm=[0, 2, 1])
+        return w.op("Col2Im", taps, np.array([3, 4]), np.array([2, 2]))
+
+    agrees(imported(tmp_path, form, (1, D, 3, 4)))
+
+
+def test_channels_of_zeros(tmp_path):
+    agrees(imported(tmp_path, lambda w: w.norm(w.op("Pad", w.tokens(), np.array([0, 0, 2, 0, 0, 0])), D + 2), (1, T, D + 2)))

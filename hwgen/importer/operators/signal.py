@@ -190,17 +190,47 @@ def col2im(c: Context, op: Op, x: Ref, image: Ref, block: Ref) -> Ref:
     pads = op.attribute("pads") or [0] * 2 * rank
     wide = [n + a + b for n, a, b in zip(shape, pads[:rank], pads[rank:], strict=True)]
     counts = [(w - d * (k - 1) - 1) // s + 1 for w, k, s, d in zip(wide, kernel, strides, dilations, strict=True)]
-    grids = [np.arange(k)[:, None] * d + np.arange(o) * s for k, o, s, d in zip(kernel, counts, strides, dilations, strict=True)]
-    flat: Array = np.zeros([1] * 2 * rank, np.int64)
-    for i, (grid, w) in enumerate(zip(grids, wide, strict=True)):
-        flat = flat * w + grid.reshape([n if j in (i, rank + i) else 1 for j, n in enumerate((*kernel, *counts))])
     n, rows = x.shape[0], x.shape[0] * x.shape[1] // prod(kernel)
-    index = c.t.expand(c.t.const(flat.reshape(1, -1)), (rows, flat.size))
-    y = c.t.scatter(c.t.full((rows, prod(wide)), np.float32(0)), index, c.t.reshape(x, (rows, flat.size)), 1, "add")
+    overlap = any(d * (k - 1) >= s and o > 1 for k, o, s, d in zip(kernel, counts, strides, dilations, strict=True))
+    if overlap and prod(kernel) <= MOST_SUMMED:
+        y = _summed(c, c.t.reshape(x, (rows, *kernel, *counts)), wide, strides, dilations)
+    else:
+        steps = zip(kernel, counts, strides, dilations, strict=True)
+        grids = [np.arange(k)[:, None] * d + np.arange(o) * s for k, o, s, d in steps]
+        flat: Array = np.zeros([1] * 2 * rank, np.int64)
+        for i, (grid, w) in enumerate(zip(grids, wide, strict=True)):
+            flat = flat * w + grid.reshape([n if j in (i, rank + i) else 1 for j, n in enumerate((*kernel, *counts))])
+        index = c.t.expand(c.t.const(flat.reshape(1, -1)), (rows, flat.size))
+        y = c.t.scatter(c.t.full((rows, prod(wide)), np.float32(0)), index, c.t.reshape(x, (rows, flat.size)), 1, "add")
     y = c.t.reshape(y, (n, rows // n, *wide))
     for i in range(rank):
         y = c.t.slice(y, 2 + i, pads[i], shape[i])
     return y
+
+
+MOST_SUMMED = 64  # taps of windows that overlap
+
+
+def _summed(c: Context, x: Ref, wide: list[int], strides: list[int], dilations: list[int]) -> Ref:
+    """Taps [N, kernel.., positions..] added up as maps [N, *wide] of one tap each, with zeros between its positions."""
+    t, rank = c.t, len(wide)
+    total: Ref | None = None
+    for tap in np.ndindex(*x.shape[1 : 1 + rank]):
+        y = x
+        for i, k in enumerate(tap):
+            y = t.slice(y, 1 + i, k, 1)
+        y = t.reshape(y, (x.shape[0], *x.shape[1 + rank :]))
+        for i, (k, s, d, w) in enumerate(zip(tap, strides, dilations, wide, strict=True)):
+            axis, count = 1 + i, y.shape[1 + i]
+            y = t.reshape(y, (*y.shape[: axis + 1], 1, *y.shape[axis + 1 :]))
+            y = t.pad(y, [0] * (rank + 2), [s - 1 if a == axis + 1 else 0 for a in range(rank + 2)])
+            y = t.reshape(y, (*y.shape[:axis], count * s, *y.shape[axis + 2 :]))
+            y = t.slice(y, axis, 0, (count - 1) * s + 1)
+            before, after = ([n if a == axis else 0 for a in range(rank + 1)] for n in (k * d, w - k * d - y.shape[axis]))
+            y = t.pad(y, before, after)
+        total = y if total is None else t.map("add", total, y)
+    assert total is not None
+    return total
 
 
 @rule("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
