@@ -105,3 +105,14 @@ def test_the_script_with_timm_runs_as_it_stands(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "logits as golden  equal bit for bit" in done.stdout and "ok      logits SNR" in done.stdout
     assert "most of the error enters at" in done.stdout and "<svg" in (tmp_path / "vit.html").read_text()
+
+
+def test_the_table_of_systems_is_that_of_the_bench():
+    """Its outcomes are of a run of the bench; what shows a system is there."""
+    table = runpy.run_path(str(TOP / "tests" / "bench" / "exports" / "table.py"))
+    rows = re.findall(r"\| ([^|]+) \| (?:`([^`]+)`)? \| ([^|]+) \|", DOCS["systems.md"])
+    assert [(system, shown) for system, shown, _ in rows] == [row[1:] for row in table["rows"]()]
+    for system, shown, outcome in rows:
+        path, _, name = shown.partition("::")
+        assert not name or re.search(rf"^(def|class) {name}\b", (TOP / path).read_text(encoding="utf-8"), re.M), system
+        assert (outcome == "not run") == (not shown), system

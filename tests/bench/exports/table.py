@@ -139,6 +139,6 @@ def document(judged: Callable[[str], str]) -> str:
     for family, system, shown in rows():
         text += f"| **{family}** | | |\n" if family != before else ""
         before = family
-        outcome = "not run" if not shown else "held by the test" if "::" in shown else judged(shown)
+        outcome = "not run" if not shown else "held by the test" if "::" in shown else judged(shown).replace(" | ", "; ")[:150]
         text += f"| {system} | {f'`{shown}`' if shown else ''} | {outcome} |\n"
     return text
