@@ -44,6 +44,9 @@ def test_forms(tmp_path, form):
     assert len(found) == count
     assert all(n.rates.shape == (maker.INNER, maker.STATES) and n.skip.any() == (form != "without a skip") for n in found)
     kinds = [type(n) for n in graph.nodes]
+    if count < 4:  # tokens stay where they are: the machine goes from the last to the first
+        turned = form.startswith(("backwards", "two")) or "turned" in form
+        assert any(n.backwards for n in found) == turned and fg.Gather not in kinds
     assert fg.Transpose not in kinds and kinds.count(fg.Multiply) == 1  # of the block's gate
 
 
