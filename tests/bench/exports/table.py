@@ -10,7 +10,7 @@ from collections.abc import Callable
 FAMILIES: dict[str, str] = {
     "Accelerators and mixtures of experts": """
         Edge-MoE | tests/hwgen/test_recognise_moe.py::test_every_form_is_one_mixture
-        M^3ViT | tests/hwgen/test_recognise_moe.py::test_every_form_is_one_mixture
+        M^3ViT | tests/system/test_decoders.py::test_dense_heads
         MTHL modular (Mod-Squad) | tests/hwgen/chosen_maker.py::heads
         TaskExpert |
         Experts Weights Averaging | timm.deit3:dy18""",
@@ -39,7 +39,7 @@ FAMILIES: dict[str, str] = {
         CrossViT | timm.crossvit:dy18
         Dual-stream (Brain-Score) | timm.crossvit:dy18
         FcaFormer |
-        CroCo v2 |""",
+        CroCo v2 | tests/system/test_decoders.py::test_whole_networks""",
     "Windows, axes, pooled attention": """
         ViT-ResNAS |
         MAFormer |
@@ -73,7 +73,7 @@ FAMILIES: dict[str, str] = {
     "Tokens or scores chosen at run time": """
         EViT | tests/hwgen/selection_maker.py::evit
         ECO-M2F | hf.mask2former:dy18
-        MCTF | tests/hwgen/chosen_maker.py::merged
+        MCTF |
         IA-RED2 | tests/hwgen/chosen_maker.py::gated
         LookupViT | vp.look_vit:ts17
         ATS | vp.ats:dy18
