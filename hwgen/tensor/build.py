@@ -205,7 +205,9 @@ class Builder:
             for x, own, other in ((a, first, b), (b, second, a)):
                 if x.constant is None and (number := other.scalar) is not None:
                     return self.map("mul", aligned(x, own), number)
-            if (a.constant is None) != (b.constant is None) and any(c in first and c in second and sizes[c] > 1 for c in result):
+            # With a sum, if only of one number, it is a layer of as many outputs.
+            shared = any(c in first and c in second and sizes[c] > 1 for c in result)
+            if shared and (a.constant is None) != (b.constant is None) and set(first + second) == set(result):
                 return self.map("mul", aligned(a, first), aligned(b, second))
         return self.node(Contract(spec), a, b)
 
