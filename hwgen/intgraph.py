@@ -16,7 +16,7 @@ import numpy as np
 from . import patches
 from .isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
 from .numerics import GAMMA_SHIFT, WINDOW_ONE_SHIFT, ScanShifts
-from .resampling import Resampling
+from .resampling import Resampled, Resampling
 from .walks import Walk
 
 Array = np.ndarray
@@ -253,8 +253,8 @@ class ReduceWindow(Operation):
 
     `walk`: which rows of x are the taps of which row of out, among those of the views; rows of out that it leaves out stay
     as they are. `weights` int8 [taps, C] with Reduce.WEIGHTED, else None. One tap with SUM copies rows. `row_max` NONE or ABS:
-    stored with the rows of out that are written. `resampling`, WEIGHTED, in the place of weights: the operation makes the outputs
-    of a part of its walk, which is `walk`, by an instruction for each of its kinds of weights.
+    stored with the rows of out that are written. With a `Resampled` walk the weights are those of the resampling (WEIGHTED),
+    and an instruction makes the rows of each kind of weights.
     """
 
     READS = ("x",)
@@ -272,19 +272,23 @@ class ReduceWindow(Operation):
     gelu: tuple[str, int] | None = None
     row_max: RowMax = RowMax.NONE
     source: str = ""
-    resampling: Resampling | None = None
+
+    @property
+    def resampling(self) -> Resampling | None:
+        """What the walk is a part of, whose weights are those of the operation."""
+        return self.walk.resampling if isinstance(self.walk, Resampled) else None
 
     @property
     def cuts(self) -> bool:
-        """Whether parts of its walk are such operations: a resampling goes by rows of its map."""
-        return self.resampling is None or self.walk.loops[0] > 1
+        """Whether parts of its walk are such operations: a resampling goes by rows of the map that is made."""
+        return not isinstance(self.walk, Resampled) or self.walk.loops[0] > 1
 
     @property
     def parts(self) -> list[tuple[Walk, Array | None]]:
         """Walks that make the rows, each with its weights int8 [taps, C]."""
-        if self.resampling is None:
+        if not isinstance(self.walk, Resampled):
             return [(self.walk, self.weights)]
-        made = self.resampling.parts(self.walk)
+        made = self.walk.parts_by_weights()
         return [(walk, np.broadcast_to(w[:, None], (len(w), self.x.cols))) for walk, w in made]
 
 

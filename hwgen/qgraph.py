@@ -219,7 +219,7 @@ class Window(Node):
         if self.resampling is None:
             return [(walk, mult, self.weights) for walk, mult in zip(self.walks, self.mults, strict=True)]
         cols = len(self.mults[0])
-        made = self.resampling.parts(self.resampling.walk())
+        made = self.resampling.walk().parts_by_weights()
         return [(walk, self.mults[0], np.broadcast_to(w[:, None], (len(w), cols))) for walk, w in made]
 
 

@@ -7,14 +7,13 @@ walk makes the outputs of a span of rows and a span of columns, so that the larg
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
 from .numerics import INT8_MAX
-from .walks import Plane, Walk
+from .walks import Walk
 
 Array = np.ndarray
 EXACT = 64  # steps of weight one, where all weights are whole numbers of them; else as many as int8 has
@@ -61,20 +60,6 @@ class Axis:
         """Whether outputs are the tokens as they are."""
         return np.array_equal(self.first, np.arange(self.tokens)) and np.array_equal(self.weights, np.ones((self.tokens, 1)))
 
-    @property
-    def turns(self) -> tuple[int, int, int]:
-        """(g, n, m): g times n outputs of which each time the tokens around the next m are made."""
-        g = math.gcd(self.tokens, self.outputs)
-        return g, self.outputs // g, self.tokens // g
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """(first tap that some output of a turn has, from the turn's first token on; taps from there on)."""
-        _, n, m = self.turns
-        at = self.first - np.arange(self.outputs) // n * m
-        low = int(at.min())
-        return low, int((at + self._taps).max()) - low
-
     @cached_property
     def _taps(self) -> Array:
         """Of each output."""
@@ -98,6 +83,12 @@ class Axis:
                 found.append(Span(int(at[0]), step, count, int(tokens[0]), move, weights))
                 outputs = outputs[count:]
         return tuple(found)
+
+    @cached_property
+    def reads(self) -> Array:
+        """Tokens that an output is made of, the last one again where it has fewer taps than others: int64 [taps, outputs]."""
+        found: Array = self.first + np.minimum(np.arange(self.weights.shape[1])[:, None], self._taps - 1)
+        return found
 
     @cached_property
     def matrix(self) -> Array:
@@ -182,19 +173,11 @@ class Resampling:
         made: Array = np.einsum("vw,uwc->uvc", across, larger, optimize=True).reshape(-1, x.shape[1])
         return made
 
-    def walk(self) -> Walk:
-        """All outputs in order, with every token that some output around reads as its tap. A part of it, of some rows of the map,
-        says which outputs an operation makes, and which tokens it reads."""
-        (height, width), wide = self.size, self.made[1]
-        (rows, n, down), (columns, m, across) = self.down.turns, self.across.turns
-        (up, tall), (left, broad) = self.down.reach, self.across.reach
-        plane = Plane(height, width, u=up, v=left, u_strides=(down, 0, 0, 0), v_strides=(0, 0, across, 0))
-        loops, x, y = (rows, n, columns, m), (down * width, 0, across, 0), (n * wide, wide, m, 1)
-        return Walk(loops, x, y, up * width + left, 0, (tall, broad), (width, 1), (1, 1), plane)
-
-    def parts(self, walk: Walk) -> list[tuple[Walk, Array]]:
-        """The walks that make the outputs of a part of `walk()`, with the weights int8 [taps] of each."""
-        return _parts(self, walk)
+    def walk(self) -> Resampled:
+        """All outputs in order."""
+        height, width = self.made
+        kernel = self.down.weights.shape[1], self.across.weights.shape[1]
+        return Resampled((height, width), (0, 0), (width, 1), kernel=kernel, resampling=self)
 
     def integers(self, weights: Array) -> Array:
         """Weights in int8 steps; the largest of them makes up for what rounding changes of their sum."""
@@ -203,26 +186,55 @@ class Resampling:
         return np.clip(made, -INT8_MAX, INT8_MAX).astype(np.int8)
 
 
+@dataclass(frozen=True)
+class Resampled(Walk):
+    """Outputs of a resampling in order, rows of the made map from row `first` on: with every token that one is made of as a tap.
+
+    No instruction walks so, but it says which outputs an operation makes and which tokens it reads. `parts` are what the machine
+    walks. It is cut at rows of the made map.
+    """
+
+    resampling: Resampling | None = None
+    first: int = 0
+
+    def x_rows(self) -> Array:
+        of = self._of()
+        down, across = of.down.reads[:, self.first : self.first + self.loops[0]], of.across.reads
+        rows: Array = self.x_start + down[:, None, :, None] * of.size[1] + across[None, :, None, :]
+        return rows.reshape(self.count, -1)
+
+    def part(self, at: tuple[int, ...], loops: tuple[int, ...]) -> Resampled:
+        if len(at) != 1 or len(loops) != 2:
+            raise ValueError(f"rows of a resampled map are not cut: {at}, {loops}")
+        made = super().part(at, loops)
+        assert isinstance(made, Resampled)
+        return replace(made, first=self.first + at[0])
+
+    def parts_by_weights(self) -> list[tuple[Walk, Array]]:
+        """The walks of the machine, with the weights int8 [taps] of each."""
+        return _parts(self)
+
+    def _of(self) -> Resampling:
+        assert self.resampling is not None
+        return self.resampling
+
+
 @lru_cache(maxsize=256)
-def _parts(self: Resampling, walk: Walk) -> list[tuple[Walk, Array]]:
-    if walk.plane is None or len(walk.loops) != 4:
-        raise ValueError(f"{walk} is no part of a map in rows")
-    (_, width), wide, (_, n, down) = self.size, self.made[1], self.down.turns
-    begin = (walk.plane.u - self.down.reach[0]) // down * n
-    x_base = walk.plane.u * width + walk.plane.v - walk.x_start
-    y_base = begin * wide - walk.y_start
+def _parts(walk: Resampled) -> list[tuple[Walk, Array]]:
+    of = walk._of()
+    width, wide, end = of.size[1], of.made[1], walk.first + walk.loops[0]
     found = []
-    rows = [span.within(begin, begin + walk.loops[0] * n) for span in self.down.spans]
-    for a in (a for a in rows if a is not None):
-        for b in self.across.spans:
+    for a in (span.within(walk.first, end) for span in of.down.spans):
+        for b in of.across.spans if a is not None else ():
+            assert a is not None
             made = Walk(
                 (a.count, b.count),
                 (a.move * width, b.move),
                 (a.step * wide, b.step),
-                a.start * width + b.start - x_base,
-                a.begin * wide + b.begin - y_base,
+                walk.x_start + a.start * width + b.start,
+                walk.y_start + (a.begin - walk.first) * wide + b.begin,
                 (len(a.weights), len(b.weights)),
                 (width, 1),
             )
-            found.append((made, self.integers(np.outer(a.weights, b.weights).reshape(-1))))
+            found.append((made, of.integers(np.outer(a.weights, b.weights).reshape(-1))))
     return found

@@ -74,7 +74,7 @@ HWGEN = {
     "dram": "boards config errors",
     "cost": "config counts dram isa latency memories timeline walks",
     "listing": "isa program",
-    "mapping": "config cost dram errors intgraph isa latency numerics program schedule walks",
+    "mapping": "config cost dram errors intgraph isa latency numerics program resampling schedule walks",
     "resources": "boards config latency memories numerics",
     "explore": "boards config cost dram energy errors intgraph isa latency mapping processes resources schedule timeline",
     "synth": "boards config errors processes progress",

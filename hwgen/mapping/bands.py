@@ -15,6 +15,7 @@ import numpy as np
 
 from ..intgraph import MatMul, Op, ReduceWindow, View
 from ..isa import ColScale, RowScale
+from ..resampling import Resampled
 from ..walks import Walk
 from .parts import COLUMNS, ROWS, WHOLE, part, part_name
 
@@ -89,7 +90,7 @@ def lanes(walk: Walk) -> tuple[Walk, ...]:
     another the rows of several maps below each other, such as the phases of a map that is made larger. Else the walk itself."""
     found: tuple[Walk, ...] = (walk,)
     least = _tall(walk, "x", 1)
-    if walk.plane is not None or walk.count > 1:
+    if walk.plane is not None or walk.count > 1 or isinstance(walk, Resampled):
         return found
     outer = _outermost(walk)
     for k in (k for k in range(outer + 1, len(walk.loops)) if 1 < walk.loops[k] <= MOST_LANES):

@@ -31,6 +31,7 @@ from ..intgraph import (
     View,
 )
 from ..isa import WALK_LOOPS, Indirect, RowScale
+from ..resampling import Resampled
 from .parts import renamed
 from .runs import chains
 
@@ -162,7 +163,7 @@ class Batch:
         """Whether one operation can do the rows of a whole group: they must lie without a gap in all its buffers."""
         if not isinstance(op, (MatMul, ReduceWindow)) or op.stationary() is not None or not self._alike(op):
             return False
-        if op.walk is not None and len(op.walk.loops) == WALK_LOOPS:  # it takes one more
+        if op.walk is not None and (len(op.walk.loops) == WALK_LOOPS or isinstance(op.walk, Resampled)):  # it takes one more
             return False
         return all(
             view.buffer not in self.shared and view.row == 0 and view.rows == self.source.buffers[view.buffer].rows

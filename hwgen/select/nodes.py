@@ -240,7 +240,6 @@ class Selection:
         fields |= {"row_max": row_max, "source": node.source}
         larger = node.resampling
         walks = node.walks if larger is None else (larger.walk(),)
-        fields |= {} if larger is None else {"resampling": larger}
         for walk, mult in zip(walks, node.mults, strict=True):
             self._emit(ReduceWindow, node.layer or node.name, out, x, walk, mult, node.bias, node.reduce, **fields)
 

@@ -143,7 +143,7 @@ def test_an_output_in_dram(tmp_path):
     larger, view = Resampling(linear(8, 16), linear(4, 8)), View("up", 0, 128, 0, 20)
     graph.buffers["up"] = Buffer("up", 128, 20)
     copy = next(op for op in graph.ops if op.name == "parts")
-    fields = {"walk": larger.walk(), "reduce": Reduce.WEIGHTED, "resampling": larger, "before": 4, "shift": 16}
+    fields = {"walk": larger.walk(), "reduce": Reduce.WEIGHTED, "before": 4, "shift": 16}
     graph.ops.append(replace(copy, name="up", out=view, x=View("x", 0, 32, 0, 20), **fields))
     graph.outputs.append(Output("up", view, 1 / 1024, (128, 20)))
     spilled = Mapping(spill=0.02).apply(graph, WINDOWS, 1)
