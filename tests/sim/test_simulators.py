@@ -1,8 +1,10 @@
 """Compiling a simulation: where the cache has a space in its path, what is compiled once for all, and when it is told to end."""
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -105,3 +107,14 @@ def test_what_all_models_link_is_compiled_once(tmp_path):
     assert compiled(shared.rename(shared.with_name("other.cpp")), "-O1", code=1)[1] == 8
     shared.write_text("shared")
     assert [compiled(shared, "-O1") for _ in range(2)] == [(first, 9), (first, 10)]
+
+
+def test_the_python_of_the_makefile_is_this_one(monkeypatch, tmp_path):
+    """Verilator's makefile runs python3 with this Python's folders on PYTHONPATH, which another version cannot load."""
+    other = tmp_path / "python3"
+    other.write_text("#!/bin/sh\necho another")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
+    path = simulators.verilator_environment()["PATH"]
+    command = [shutil.which("python3", path=path), "-c", "import sys; print(sys.version)"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == sys.version
