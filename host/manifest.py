@@ -88,7 +88,7 @@ def _run(where: str, run: Mapping[str, Any], manifest: Mapping[str, Any], sizes:
             # An output that is larger than the scratchpad is read where it has been spilled.
             named = [memory["regions"].get(name) for name in ((side,) if side == "inputs" else (side, "spills"))]
             regions = [region for region in named if region is not None]
-            if regions and not any(_lies(slot, region) for region in regions):
+            if regions and not any(_fits(slot["dram"] - r["offset"], slot["bytes"], r["bytes"]) for r in regions):
                 _within(f"{where}.{side}.{i}.dram", slot["dram"] - regions[0]["offset"], slot["bytes"], regions[0]["bytes"])
 
 
@@ -125,13 +125,12 @@ def _whole_numbers(value: Any, low: int) -> bool:
     return isinstance(value, list) and all(type(n) is int and n >= low for n in value)
 
 
-def _lies(slot: Mapping[str, Any], region: Mapping[str, int]) -> bool:
-    """Whether an input or output lies in a region."""
-    return region["offset"] <= slot["dram"] and slot["dram"] + slot["bytes"] <= region["offset"] + region["bytes"]
+def _fits(first: int, size: int, end: int) -> bool:
+    return first >= 0 and first + size <= end
 
 
 def _within(where: str, first: int, size: int, end: int) -> None:
-    if first < 0 or first + size > end:
+    if not _fits(first, size, end):
         raise ValueError(f"{where}: {first} and {size} bytes on, of {end}")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from . import patches
 from .isa import ColScale, Convert, Indirect, Reduce, RowMax, RowScale
 from .numerics import GAMMA_SHIFT, WINDOW_ONE_SHIFT, ScanShifts
-from .resampling import Resampled, Resampling
+from .resampling import Resampled, Resampling, by_weights
 from .walks import Walk
 
 Array = np.ndarray
@@ -286,10 +286,7 @@ class ReduceWindow(Operation):
     @property
     def parts(self) -> list[tuple[Walk, Array | None]]:
         """Walks that make the rows, each with its weights int8 [taps, C]."""
-        if not isinstance(self.walk, Resampled):
-            return [(self.walk, self.weights)]
-        made = self.walk.parts_by_weights()
-        return [(walk, np.broadcast_to(w[:, None], (len(w), self.x.cols))) for walk, w in made]
+        return by_weights(self.walk, self.weights, self.x.cols)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import isa
-from .resampling import Axis
+from .resampling import Axis, Resampled, Resampling
 from .walks import Plane
 
 SMALL = 16  # elements of an array that is written out
@@ -78,7 +78,7 @@ def parse(written: str, kind: type, arrays: list[np.ndarray] | None = None) -> A
     """The inverse of `text` for a graph of class `kind`. Raises ValueError naming the line."""
     module = vars(sys.modules[kind.__module__])
     names = {n: c for n, c in module.items() if isinstance(c, type) and is_dataclass(c)} | ENUMS
-    names |= {"Axis": Axis, "Plane": Plane}
+    names |= {kind.__name__: kind for kind in (Axis, Plane, Resampled, Resampling)}
     containers = {f.name: f.default_factory for f in fields(kind) if f.default is MISSING}
     graph: dict[str, Any] = {f.name: [] if str(f.type).startswith("list") else {} for f in fields(kind) if f.name in containers}
     for number, line in enumerate(written.splitlines(), 1):

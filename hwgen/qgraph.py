@@ -16,7 +16,7 @@ from . import numerics as num
 from . import patches
 from .isa import Convert, Reduce
 from .numerics import ScanShifts
-from .resampling import Resampling
+from .resampling import Resampled, by_weights
 from .walks import Walk
 
 Array = np.ndarray
@@ -197,8 +197,7 @@ class Join(Node):
 class Window(Node):
     """act(numerics.window_post(numerics.reduce_window)): each walk makes its rows with a multiplier [cols] of its own.
 
-    weights     int8 [taps, cols] where `reduce` is WEIGHTED
-    resampling  in the place of walks and weights: a map made larger, by one multiplier
+    weights  int8 [taps, cols] where `reduce` is WEIGHTED, but for a `Resampled` walk, which has its own
     bias     int16 [cols]
     """
 
@@ -211,16 +210,12 @@ class Window(Node):
     before: int = 0
     shift: int = num.WINDOW_ONE_SHIFT
     act: tuple[str, int] | None = None
-    resampling: Resampling | None = None
 
     @property
     def parts(self) -> list[tuple[Walk, Array, Array | None]]:
-        """Each walk with its multipliers and weights."""
-        if self.resampling is None:
-            return [(walk, mult, self.weights) for walk, mult in zip(self.walks, self.mults, strict=True)]
-        cols = len(self.mults[0])
-        made = self.resampling.walk().parts_by_weights()
-        return [(walk, self.mults[0], np.broadcast_to(w[:, None], (len(w), cols))) for walk, w in made]
+        """Each walk of the machine with its multipliers and weights."""
+        pairs = zip(self.walks, self.mults, strict=True)
+        return [(own, mult, w) for walk, mult in pairs for own, w in by_weights(walk, self.weights, len(mult))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -435,17 +430,15 @@ def _check_pieces(graph: QGraph, node: Stack | Join, need: Callable[[bool, str],
 def _check_window(graph: QGraph, node: Window, need: Callable[[bool, str], None]) -> None:
     value, x = graph.values[node.name], graph.values[node.x.value]
     need(value.cols == x.cols, f"{x.cols} columns give {value.cols}")
-    if (larger := node.resampling) is not None:
-        made = larger.made[0] * larger.made[1], larger.size[0] * larger.size[1]
-        need(made == (value.rows, node.x.rows), f"{larger.size} to {larger.made} of {node.x.rows} rows to {value.rows}")
-        need(len(node.mults) == 1 and node.reduce == Reduce.WEIGHTED, f"{len(node.mults)} multipliers")
-        _check_post(node.mults[0], node.bias, node.before, node.shift, need)
-        return
-    need((node.weights is not None) == (node.reduce == Reduce.WEIGHTED), f"weights of {node.reduce.name}")
+    resampled = [walk.resampling for walk in node.walks if isinstance(walk, Resampled)]
+    weighted = node.weights is not None or bool(resampled)
+    need(weighted == (node.reduce == Reduce.WEIGHTED), f"weights of {node.reduce.name}")
+    for larger in resampled:
+        need(larger is not None and larger.size[0] * larger.size[1] == node.x.rows, f"a map of {node.x.rows} rows")
     rows = np.concatenate([walk.y_rows() for walk in node.walks])
     need(np.array_equal(np.sort(rows), np.arange(value.rows)), "walks do not make every row once")
-    for walk, mult in zip(node.walks, node.mults, strict=True):
-        need(node.weights is None or node.weights.shape == (walk.count, x.cols), "weights' shape")
+    for walk, mult, weights in node.parts:
+        need(weights is None or weights.shape == (walk.count, x.cols), "weights' shape")
         _check_post(mult, node.bias, node.before, node.shift, need)
 
 

@@ -190,8 +190,8 @@ class Resampling:
 class Resampled(Walk):
     """Outputs of a resampling in order, rows of the made map from row `first` on: with every token that one is made of as a tap.
 
-    No instruction walks so, but it says which outputs an operation makes and which tokens it reads. `parts` are what the machine
-    walks. It is cut at rows of the made map.
+    No instruction walks so, but it says which outputs an operation makes and which tokens it reads; `by_weights` is what the
+    machine walks. It is cut at rows of the made map.
     """
 
     resampling: Resampling | None = None
@@ -209,10 +209,6 @@ class Resampled(Walk):
         made = super().part(at, loops)
         assert isinstance(made, Resampled)
         return replace(made, first=self.first + at[0])
-
-    def parts_by_weights(self) -> list[tuple[Walk, Array]]:
-        """The walks of the machine, with the weights int8 [taps] of each."""
-        return _parts(self)
 
     def _of(self) -> Resampling:
         assert self.resampling is not None
@@ -238,3 +234,11 @@ def _parts(walk: Resampled) -> list[tuple[Walk, Array]]:
             )
             found.append((made, of.integers(np.outer(a.weights, b.weights).reshape(-1))))
     return found
+
+
+def by_weights(walk: Walk, weights: Array | None, columns: int) -> list[tuple[Walk, Array | None]]:
+    """The walks of the machine, with the weights int8 [taps, columns] of each: of a resampling one for each kind of its own
+    weights, else the walk itself with those given."""
+    if not isinstance(walk, Resampled):
+        return [(walk, weights)]
+    return [(own, np.broadcast_to(w[:, None], (len(w), columns))) for own, w in _parts(walk)]

@@ -87,7 +87,7 @@ def _tall(walk: Walk, side: str, steps: int) -> int:
 @lru_cache(maxsize=4096)
 def lanes(walk: Walk) -> tuple[Walk, ...]:
     """Walks that make the same rows in as many steps, where each reads a narrow band and all together a wide one: one after
-    another the rows of several maps below each other, such as the phases of a map that is made larger. Else the walk itself."""
+    another the rows of several maps below each other, such as pixels that are put side by side. Else the walk itself."""
     found: tuple[Walk, ...] = (walk,)
     least = _tall(walk, "x", 1)
     if walk.plane is not None or walk.count > 1 or isinstance(walk, Resampled):

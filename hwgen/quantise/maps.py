@@ -298,7 +298,7 @@ def resample(b: Builder, node: fg.Resample) -> None:
     shift = fraction(float(factor.max()))
     mult = np.rint(factor * 2.0**shift).astype(np.int64)
     bias = np.broadcast_to(np.rint(offset / scale), cols).astype(np.int16)
-    fields = {"before": before, "shift": shift, "resampling": larger, "layer": node.name, "source": node.source}
-    made = q.Window(b.name(node.name), x.ref, (), (mult,), bias, Reduce.WEIGHTED, **fields)
+    fields = {"before": before, "shift": shift, "layer": node.name, "source": node.source}
+    made = q.Window(b.name(node.name), x.ref, (larger.walk(),), (mult,), bias, Reduce.WEIGHTED, **fields)
     ref = b.emit(made, rows, cols, scale, None, b.groups_of(x), node.name)
     b.held[node.name] = Held(ref, scale)

@@ -177,7 +177,8 @@ def ordered(t: Builder, node: Node) -> Ref | None:
     """An elementwise function in the order of rows and columns in which its first computed operand stands: tokens by channels,
     where that is a map which is resampled axis by axis."""
     function = layer(node, Clip, Activation)
-    if function and _mixed_channels(node.operands[0].node) is None:
+    channels = _mixed_channels(node.operands[0].node) if function else None
+    if function and channels is None:
         (x,) = node.operands
         return None if x == x.node.ref else t.through(x.layout, relabel(t.node(node.op, x.node.ref), node.name))
     if not function and not is_map(node):
@@ -192,7 +193,8 @@ def ordered(t: Builder, node: Node) -> Ref | None:
     if not cut:
         return None
     limits = is_map(node, "max", "min") and len(computed) == 1  # of a Clip, which is to be found first
-    channels = None if limits else _mixed_channels(lead.node)
+    if not function and not limits:
+        channels = _mixed_channels(lead.node)
     if channels is not None:
         cut = [[part for n, s in axis for part in _apart(n, s, channels)] for axis in cut]
     flat = [(i, n, s) for i, axis in enumerate(cut) for n, s in axis if any(s)]

@@ -121,12 +121,11 @@ def _resampled(b: Rows, node: Node, found: Mixed, axis: Axis) -> str:
 
 def _axis(weight: Array) -> Axis | None:
     """The resampling that a matrix is, where its outputs are of few tokens and few kinds; None for others."""
-    used = weight != 0
-    ends = (used.shape[1] - used[:, ::-1].argmax(axis=1), used.argmax(axis=1))
-    if int((ends[0] - ends[1])[used.any(axis=1)].max(initial=1)) > MOST_TAPS:
-        return None
     axis = axis_of(weight)
-    taps, kinds = axis.weights.shape[1], len(axis.spans)
+    taps = axis.weights.shape[1]
+    if taps > MOST_TAPS:
+        return None
+    kinds = len(axis.spans)
     few = len({span.weights for span in axis.spans}) <= MOST_WEIGHTS
     return axis if few or (taps <= FEW_TAPS and kinds * (2 + taps) <= MOST_ROWS) else None
 

@@ -238,9 +238,7 @@ class Selection:
         x, out, row_max = self.view(node.x), self._new(node), self._keep(node)
         fields: dict[str, Any] = {"weights": node.weights, "before": node.before, "shift": node.shift, "gelu": node.act}
         fields |= {"row_max": row_max, "source": node.source}
-        larger = node.resampling
-        walks = node.walks if larger is None else (larger.walk(),)
-        for walk, mult in zip(walks, node.mults, strict=True):
+        for walk, mult in zip(node.walks, node.mults, strict=True):
             self._emit(ReduceWindow, node.layer or node.name, out, x, walk, mult, node.bias, node.reduce, **fields)
 
     def _shift(self, node: q.Shift, i: int) -> None:

@@ -88,9 +88,9 @@ def test_parts_make_every_output_once(size, outputs, corners):
     made = rs.Resampling(*(linear(n, o, corners) for n, o in zip(size, outputs, strict=True)))
     x = np.random.default_rng(0).integers(-1000, 1000, (size[0] * size[1], 2)).astype(np.float64)
     y = np.full((outputs[0] * outputs[1], 2), np.nan)
-    for walk, weights in made.walk().parts_by_weights():
+    for walk, weights in rs.by_weights(made.walk(), None, 2):
         assert np.isnan(y[walk.y_rows()]).all()
-        y[walk.y_rows()] = np.einsum("trc,t->rc", x[walk.x_rows()], weights.astype(np.float64)) / made.steps
+        y[walk.y_rows()] = np.einsum("trc,tc->rc", x[walk.x_rows()], weights.astype(np.float64)) / made.steps
     np.testing.assert_allclose(y, made.evaluate(x), atol=16)  # weights of two taps are off by less than a step of 127 each
 
 
@@ -102,7 +102,7 @@ def test_few_instructions_for_maps_twice_and_four_times_as_large():
 def test_weights_keep_their_sum():
     made = rs.Resampling(linear(4, 12), linear(4, 12))
     assert made.keeps_sums and made.steps != rs.EXACT
-    assert {int(w.astype(np.int64).sum()) for _, w in made.walk().parts_by_weights()} == {round(made.steps)}
+    assert {int(w.astype(np.int64).sum()) for _, w in rs.by_weights(made.walk(), None, 1)} == {round(made.steps)}
 
 
 def test_a_band_reads_the_rows_around_it():
