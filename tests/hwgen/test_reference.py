@@ -172,3 +172,17 @@ def test_any_number_of_images_on_a_fixed_batch_and_sizes_from_the_images(tmp_pat
 def test_wrong_arrays_are_named(tmp_path, images, words):
     with pytest.raises(UserError, match=words):
         reference(written(tmp_path, [("Neg", ["image"], ["y"], {})], {}), images)
+
+
+def test_half_precision_is_rounded_to_its_grid(tmp_path):
+    """onnxruntime before 1.30, newer than which Python 3.10 has none, truncates it."""
+    constants = {"s": np.float16(1), "z": np.int8(0)}
+    nodes = [
+        ("Cast", ["image"], ["h"], {"to": TensorProto.FLOAT16}),
+        ("QuantizeLinear", ["h", "s", "z"], ["q"], {}),
+        ("DequantizeLinear", ["q", "s", "z"], ["d"], {}),
+        ("Cast", ["d"], ["y"], {"to": TensorProto.FLOAT}),
+    ]
+    path = written(tmp_path, nodes, constants, opset=19, shape=(1, 4))
+    image = np.array([[0.75, -0.75, 1.5, 2.25]], np.float32)
+    np.testing.assert_array_equal(reference(path, {"image": image})["y"], [[1, -1, 2, 2]])

@@ -12,6 +12,7 @@ import network_maker as maker
 from hwgen import graph
 from hwgen.errors import UserError
 from hwgen.levels import check, import_model
+from operator_maker import onnxruntime_version
 
 onnxruntime = pytest.importorskip("onnxruntime")
 Layer, Network = maker.Layer, maker.Network
@@ -105,5 +106,7 @@ def test_product_fused_with_its_activation(tmp_path, activation):
         y = linear(w.op(activation, linear(x)))
     plain = w.write(tmp_path / "plain.onnx", (1, 4, 6), w.op("Reshape", y, [1, 6, 8]), [1, 6, 8])
     path = optimised(plain, "ORT_ENABLE_EXTENDED", tmp_path / "m.onnx")
+    if activation == "LeakyRelu" and onnxruntime_version() < (1, 28):
+        pytest.skip("this onnxruntime does not fuse a product with LeakyRelu")
     assert "com.microsoft.FusedGemm" in operators(path)
     assert [type(n) for n in import_model(path).nodes] == [type(n) for n in import_model(plain).nodes]

