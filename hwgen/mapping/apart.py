@@ -8,17 +8,18 @@ each other. With this, all queries pass a head before the next one: of K and V o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..intgraph import Buffer, Constant, IntGraph, MatMul, Multiply, Op, View
+from ..intgraph import Buffer, Constant, IntGraph, MatMul, Multiply, Norm, Op, View
 from ..isa import RowMax
 from ..numerics import GAMMA_SHIFT
 from ..schedule.liveness import buffer_accesses, final_reads, spans
-from .parts import part, part_name, parts
+from .parts import part, part_name, parts, renamed, whole
 from .runs import chains
 
 
@@ -34,8 +35,8 @@ def heads_apart(graph: IntGraph, chunk: int) -> IntGraph:
             continue
         ops += [replace(op, row_max=RowMax.NONE, continue_max=False) if op in parts else op for op in chain]
         last, buffer = parts[-1], buffers[parts[-1].out.buffer]
-        whole = View(buffer.name, last.out.row, last.x.rows, 0, buffer.cols)
-        ops += measure(f"{last.name}.maxima", whole, buffer, chunk, buffers)
+        written = View(buffer.name, last.out.row, last.x.rows, 0, buffer.cols)
+        ops += measure(f"{last.name}.maxima", written, buffer, chunk, buffers)
     return replace(graph, ops=ops, buffers=buffers)
 
 
@@ -63,6 +64,49 @@ def values_apart(graph: IntGraph) -> IntGraph:
     index = {op.name: i for i, op in enumerate(graph.ops)}
     trace = {value: (v, op) for value, (v, op) in graph.trace.items() if (index[op], v.buffer) not in renamed}
     return replace(graph, ops=ops, buffers=buffers, trace=trace)
+
+
+def sums_apart(graph: IntGraph, norms: bool) -> IntGraph:
+    """`graph` with a buffer of its own for every sum in the place of what it is added to, where taps of a walk reach rows of that
+    on their way into the sum (inverted residuals): a block's sums would stand where the next block still reads.
+
+    norms: also where rows go through a LayerNorm before taps reach them; without it that is no part of a block.
+    """
+    buffers, ops, place = dict(graph.buffers), list[Op](), dict[str, str]()
+    rows: dict[str, set[str]] = {}  # of each buffer those that its rows are made of, row by row
+    taps: dict[str, set[str]] = {}  # and those of which it has what taps reach
+    moved: list[tuple[int, str, str]] = []  # from which operation on a buffer's value lies in another one
+    for i, source in enumerate(graph.ops):
+        op = renamed(source, place)
+        streamed = {view.buffer for field, view in op.reads().items() if field != "w"}
+        made = streamed.union(*(rows.get(name, ()) for name in streamed))
+        reached = set[str]().union(*(taps.get(name, ()) for name in streamed))
+        if op.walk is not None and op.walk.count > 1:
+            x = op.reads()["x"].buffer
+            reached |= {x} | rows.get(x, set())
+        if isinstance(op, MatMul) and op.residual == op.out == whole(buffers[op.out.buffer]) and op.out.buffer in reached:
+            old = op.out.buffer
+            new = next(name for k in itertools.count() if (name := f"{old}.sum{k}") not in buffers)
+            buffers[new] = replace(buffers[old], name=new)
+            op = replace(op, out=replace(op.out, buffer=new))
+            origin = source.out.buffer if isinstance(source, MatMul) else old
+            place[origin] = new
+            moved.append((i, origin, new))
+            made, reached = set(), set()
+        if isinstance(op, Norm) and not norms:
+            made = set()
+        for view in op.writes().values():
+            rows.setdefault(view.buffer, set()).update(made - {view.buffer})
+            taps.setdefault(view.buffer, set()).update(reached - {view.buffer})
+        ops.append(op)
+    index = {op.name: i for i, op in enumerate(graph.ops)}
+    trace = dict(graph.trace)
+    for since, origin, new in moved:
+        for value, (view, name) in graph.trace.items():
+            if view.buffer == origin and index[name] >= since:
+                trace[value] = replace(view, buffer=new), name
+    outputs = [replace(o, view=replace(o.view, buffer=place.get(o.view.buffer, o.view.buffer))) for o in graph.outputs]
+    return replace(graph, ops=ops, buffers=buffers, outputs=outputs, trace=trace)
 
 
 def constants_apart(graph: IntGraph) -> IntGraph:
@@ -116,5 +160,5 @@ def _is_whole(graph: IntGraph, parts: list[MatMul]) -> bool:
     first, columns = parts[0].out, sorted((op.out.col, op.out.col + op.out.cols) for op in parts)
     same = all((op.out.buffer, op.out.row, op.x.rows) == (first.buffer, first.row, parts[0].x.rows) for op in parts)
     joined = all(a[1] == b[0] for a, b in zip(columns, columns[1:], strict=False))
-    whole = columns[0][0] == 0 and columns[-1][1] == graph.buffers[first.buffer].cols
-    return same and joined and whole and all(op.continue_max for op in parts[1:]) and not parts[0].continue_max
+    complete = columns[0][0] == 0 and columns[-1][1] == graph.buffers[first.buffer].cols
+    return same and joined and complete and all(op.continue_max for op in parts[1:]) and not parts[0].continue_max

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..intgraph import Constant, Input, MatMul, Op, ScanRows, SelectRows, View
+from ..intgraph import Buffer, Constant, Input, MatMul, Op, ScanRows, SelectRows, View
 from ..isa import RowScale
 
 ROWS, COLUMNS, WHOLE = "rows", "columns", "whole"  # along which axis of a view the tokens lie, or that all of it is needed
@@ -32,6 +32,11 @@ def lifetimes(groups: Iterable[Iterable[Op]]) -> dict[str, list[int]]:
             for view in op.views().values():
                 found.setdefault(view.buffer, [number, number])[1] = number
     return found
+
+
+def whole(buffer: Buffer) -> View:
+    """All of a buffer."""
+    return View(buffer.name, 0, buffer.rows, 0, buffer.cols)
 
 
 def renamed(op: Op, names: Mapping[str, str]) -> Op:

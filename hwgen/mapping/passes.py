@@ -8,6 +8,7 @@ from functools import partial
 
 from ..config import Config
 from ..intgraph import IntGraph
+from .apart import sums_apart
 from .batch import batched
 from .bounds import aside, bound, timing
 from .columns import used_columns
@@ -68,6 +69,10 @@ def _in_place(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> 
     return graph if mapping.piece is None else norms_in_place(graph)
 
 
+def _sums(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    return sums_apart(graph, mapping.spill is not None) if mapping.windows or mapping.spill is not None else graph
+
+
 def _windows(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
     if not mapping.windows or mapping.room is None:
         return graph
@@ -120,6 +125,7 @@ PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
     "batches": _batches,
     "row tiling": _row_tiling,
     "norms in place": _in_place,
+    "sums apart": _sums,
     "window tiling": _windows,
     "depth-first tiling": _depth_first,
     "spills": _spills,

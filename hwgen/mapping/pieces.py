@@ -14,7 +14,7 @@ from dataclasses import replace
 from ..intgraph import Buffer, Input, IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, Spill, View
 from .bands import banded, cut_walk, reach
 from .order import VECTOR, Timing, dependencies
-from .parts import edges, is_token_wise, lifetimes, part_name, parts, read, renamed, written
+from .parts import edges, is_token_wise, lifetimes, part_name, parts, read, renamed, whole, written
 from .runs import chains
 
 MIN_ROWS = 64  # of a piece of a product: its weights come from DRAM in about the cycles that its rows take
@@ -33,7 +33,7 @@ def norms_in_place(graph: IntGraph) -> IntGraph:
         if isinstance(op, Norm) and not {op.x.buffer, op.out.buffer} & kept:
             x, out = graph.buffers[op.x.buffer], graph.buffers[op.out.buffer]
             alone = spans[x.name][1] == i == spans[out.name][0] and (x.rows, x.cols, x.groups) == (out.rows, out.cols, out.groups)
-            if alone and op.x == replace(op.out, buffer=x.name) == _whole(x):
+            if alone and op.x == replace(op.out, buffer=x.name) == whole(x):
                 place[out.name] = place.get(x.name, x.name)
                 buffers[place[out.name]] = replace(buffers[place[out.name]], scale=out.scale)
                 del buffers[out.name]
@@ -45,10 +45,6 @@ def norms_in_place(graph: IntGraph) -> IntGraph:
         if view.buffer not in taken
     }
     return replace(graph, ops=ops, buffers=buffers, trace=trace)
-
-
-def _whole(buffer: Buffer) -> View:
-    return View(buffer.name, 0, buffer.rows, 0, buffer.cols)
 
 
 def pieces(graph: IntGraph, timing: Timing, load: Callable[[Op, dict[str, Buffer]], float], most: float) -> IntGraph:

@@ -62,11 +62,16 @@ def describe(node: fg.Node) -> str:
 
 
 def product_side(nodes: dict[str, fg.Node], add: fg.Add) -> tuple[str, str] | None:
-    """(the operand that is computed and added on the fly, the operand that is stored); None where neither is a product."""
-    for product, stored in ((add.b, add.a), (add.a, add.b)):
-        if isinstance(nodes.get(product), fg.Linear | fg.Experts | fg.Conv) and product != stored:
-            return product, stored
-    return None
+    """(the operand that is computed and added on the fly, the operand that is stored); None where neither is a product.
+
+    Of two products the one that less else reads: what others read, too, would be computed for them again.
+    """
+    pairs = ((add.b, add.a), (add.a, add.b))
+    found = [(p, s) for p, s in pairs if isinstance(nodes.get(p), fg.Linear | fg.Experts | fg.Conv) and p != s]
+    if len(found) < 2:
+        return found[0] if found else None
+    readers = {p: sum(p in node.inputs for node in nodes.values()) for p, _ in found}
+    return min(found, key=lambda pair: readers[pair[0]])
 
 
 def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:

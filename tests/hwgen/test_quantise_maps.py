@@ -247,3 +247,14 @@ def test_windows_are_made_in_the_place_of_a_stack():
     copies = [op for op in windows if op.walk.count == 1]
     assert len(windows) == 4 and [op.walk.rows for op in copies] == [1, 1]
     assert {op.out.buffer for op in windows} == {op.out.buffer for op in copies}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_products_that_are_added_what_others_read_is_computed_once(first):
+    m = maker.Maker((6, 8))
+    x = m.conv("patches")
+    y = m.linear(m.act(m.linear(x)))
+    graph = m.graph(m.linear(m.add(*((x, y) if first else (y, x)))))
+    level_m = select(quantise({"": graph}, maker.images(graph, 2))[""])
+    names = [op.name for op in level_m.ops]
+    assert [name for name in names if x in name and name != f"{x}.x"] == [x]

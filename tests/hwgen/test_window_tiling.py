@@ -100,6 +100,36 @@ def test_bands_change_no_bit(stride):
         assert rows == sorted(rows) and rows[0] < rows[-1] and not kept
 
 
+def residual(size, columns=16, seed=0, normed=False):
+    """Inverted residuals, whose sums are of the rows that the hidden columns of a depthwise convolution are made of."""
+    m = maker.Maker(size, columns, seed)
+    x, hidden = m.linear("patches"), 4 * columns
+    for _ in range(3):
+        y = m.linear(m.norm(x) if normed else x, outputs=hidden)
+        x = m.add(x, m.linear(m.act(m.window(y, "weighted", (3, 3), columns=hidden)), hidden))
+    images = maker.images(graph := m.graph(m.linear(x)), 3, seed)
+    return select(quantise({"": graph}, images)[""]), {name: values[0] for name, values in images.items()}
+
+
+@pytest.mark.parametrize("normed, spill", [(False, None), (False, 0.2), (True, 0.2)])
+def test_blocks_whose_sums_stand_in_the_place_of_what_the_next_block_reads(normed, spill):
+    """Each sum has a place of its own, so that hidden maps are made a block at a time; no bit changes."""
+    graph, image = residual((16, 12), normed=normed)
+    sums = [op for op in graph.ops if isinstance(op, MatMul) and op.residual is not None]
+    assert len(sums) == 3 and all(op.residual == op.out for op in sums[1:])
+    config = replace(CONFIG, bank_words=512)
+    mapped = Mapping(ordered=False, windows=True, room=None if spill else 0.5, spill=spill, copies=1).apply(graph, config, 1)
+    verify(mapped)
+    hidden = [mapped.buffers[op.out.buffer].rows for op in mapped.ops if isinstance(op, ReduceWindow)]
+    assert max(hidden) < graph.buffers[sums[0].x.buffer].rows
+    wanted, found = (golden.run(g, image, trace=True) for g in (graph, mapped))
+    for name, values in wanted.outputs.items():
+        np.testing.assert_array_equal(found.outputs[name], values, name)
+    for name, values in found.values.items():
+        np.testing.assert_array_equal(values, wanted.values[name], name)
+    machine.assert_equal(machine.run(schedule({"": mapped}, config), image), wanted.outputs)
+
+
 def test_blocks_for_more_room_are_tried_where_those_for_less_find_none():
     """Blocks for half of the scratchpad leave whole what those for nearly all of it cut."""
     graph, _ = inverted((12, 9))
