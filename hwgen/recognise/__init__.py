@@ -74,9 +74,9 @@ def recognise(program: Program) -> tuple[Program, list[Finding]]:
         program = rewrite(program, (limit, dynamic), past=False)
         program.notes["ranges"] = program.notes.get("ranges", {}) | of_inputs(program)
         program = rewrite(program, (of_input,), past=False)
-    program, findings, none = mixtures(program)
+    made, findings, none = mixtures(program)
     if findings and none:  # what chooses rows may look like a router
-        program, findings, _ = mixtures(rewrite(program, LISTS, past=False))
+        made, findings, _ = mixtures(rewrite(program, LISTS, past=False))
     for patterns in ROUNDS:
-        program = rewrite(program, patterns)
-    return program, findings
+        made = rewrite(made, patterns)
+    return made, findings

@@ -38,6 +38,8 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
     wide = [c for c in lv if c not in lp and c in result]
     if len(batch + queries + keys) < len(lp) or len(batch + keys + wide) < len(lv) or not keys:
         return None
+    if not _summed_to_one(p, [lp.index(c) for c in keys]):
+        return None
     places = (tuple(lp.index(c) for c in part) for part in (queries, keys))
     found = product_of(t, t.through(p.layout, p.node.operands[0]), *places)
     if found is None:
@@ -94,6 +96,15 @@ def _attention(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result:
         own: list[int | str] = [i for i, loop in enumerate(flat) if loop[0] == letter] if letter in batch else [letter]
         place += map(parts.index, own)
     return t.reshape(t.transpose(y, place), node.shape)
+
+
+def _summed_to_one(p: Ref, keys: list[int]) -> bool:
+    """Whether axes of what a softmax gives run through all that sums to one, and no other axis does."""
+    width = p.node.shape[-1]
+    within = [[(n, s) for n, s in axis if n > 1 and 0 < abs(s) < width] for axis in p.layout.axes]
+    own = [f for i in keys for f in within[i]]
+    whole = prod(n for n, _ in own) == width and all(f in own for i in keys for f in p.layout.axes[i] if f[0] > 1 and f[1])
+    return whole and not any(part for i, part in enumerate(within) if i not in keys)
 
 
 def _keys_of(r: Ref, axes: list[int]) -> int:

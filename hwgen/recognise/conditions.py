@@ -66,9 +66,11 @@ def number(t: Builder, r: Ref) -> Ref | None:
 
 
 def _number(t: Builder, node: Node) -> Ref | None:
-    if isinstance(node.op, Reduce) and node.op.function == "sum" and node.dtype == INT:
+    if isinstance(node.op, Reduce) and node.op.function in ("sum", "max", "min") and node.dtype == INT:
         inner = number(t, node.operands[0])
-        return None if inner is None else t.reduce("sum", inner, node.op.axes)
+        if inner is None or node.op.function != "min":
+            return None if inner is None else t.reduce(node.op.function, inner, node.op.axes)
+        return opposite(t, t.reduce("max", opposite(t, inner), node.op.axes))
     if isinstance(node.op, Concat | Gather) and node.dtype in (BOOL, INT):
         count = 1 if isinstance(node.op, Gather) else len(node.operands)  # a gather's second operand says where
         parts = [number(t, r) for r in node.operands[:count]]
@@ -78,7 +80,8 @@ def _number(t: Builder, node: Node) -> Ref | None:
         return None
     f, operands = node.op.function, node.operands
     if f in ("int", "bool", "float") and operands[0].dtype in (BOOL, INT):
-        return number(t, operands[0]) if f != "bool" or operands[0].dtype == BOOL else None
+        inner = number(t, operands[0])
+        return inner if f != "bool" or operands[0].dtype == BOOL or (inner is not None and is_number(inner)) else None
     if f == "where":
         holds, on, off = (number(t, r) for r in operands)
         return None if holds is None or on is None or off is None else chosen(t, holds, on, off)
@@ -235,4 +238,6 @@ def is_number(r: Ref) -> bool:
         return True
     if is_map(r, "sub"):
         return r.node.operands[0].scalar == 1 and is_number(r.node.operands[1])
+    if isinstance(r.op, Reduce) and r.op.function == "max":
+        return is_number(r.node.operands[0])
     return is_map(r, "mul") and all(is_number(o) for o in r.node.operands)

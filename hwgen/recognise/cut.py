@@ -11,7 +11,7 @@ from ..layers import Combine, Dispatch, Experts, SlotExperts
 from ..tensor import FLOAT, Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref, reached
 from ..tensor.evaluate import apply, evaluate
 from .experts import Expert
-from .routers import NEAR, NoMixture, ReadsMore, explain
+from .routers import NEAR, NoMixture, OfAll, ReadsMore, explain
 
 Array = np.ndarray
 SCALES = (0.02, 0.7, 2.0, 5.0)  # of random logits: near ties, and clear choices
@@ -245,7 +245,7 @@ class Cut:
         order = np.argsort([np.abs(wanted - rows[0]).max(axis=1).argmin() for rows in read])  # the slots of each expert
         self.cells = [self.cells[i] for i in order]
         if not alike or not np.allclose(np.concatenate([read[i] for i in order]), wanted):
-            raise NoMixture("the experts read neither single tokens nor their means weighted by a softmax over the tokens")
+            raise OfAll("the experts read neither single tokens nor their means weighted by a softmax over the tokens")
         outputs = self.rng.standard_normal((slots, self.outputs))
         rests = self.rng.standard_normal((len(self.rests), self.tokens, self.outputs))
         given = self.routed(logits) | self.beside(rests)

@@ -14,7 +14,7 @@ from ..tensor import FLOAT, Builder, Const, Contract, Input, Map, Node, Program,
 from .cut import Cut
 from .experts import Expert, parse, rebuild
 from .limits import is_limit, unlimited
-from .routers import PLAIN, NoMixture, ReadsMore
+from .routers import PLAIN, NoMixture, OfAll, ReadsMore
 
 FAR = 16  # values behind the logits that are looked at
 TRIES = 4  # of those that experts' outputs lead to
@@ -29,6 +29,7 @@ def mixtures(program: Program) -> tuple[Program, list[Finding], bool]:
     findings: list[Finding] = []
     others: list[Finding] = []  # said where nothing else is
     inside: set[Node] = set()
+    none = True
     for node in search.order:
         reasons: list[tuple[NoMixture, Node]] = []
         candidates = search.logits(node) if node not in inside else []
@@ -46,13 +47,13 @@ def mixtures(program: Program) -> tuple[Program, list[Finding], bool]:
         if reasons and not all(isinstance(why, ReadsMore) for why, _ in reasons):
             reasons = [r for r in reasons if not isinstance(r[0], ReadsMore)]
             why, y = reasons[0]
+            none = none and all(isinstance(r, OfAll) for r, _ in reasons)
             findings.append(Finding(node.source, "TopK", "recognise", why.reason, why.hint))
             made.setdefault(y, search.t.input(f"?{y.source}", y.shape))  # what lies inside is not judged again
         elif (candidates or reasons) and sum(n > 1 for n in node.shape[: node.op.axis]) and node.op.axis == len(node.shape) - 1:
             count = f"{node.op.count} of {node.operands[0].shape[-1]}"
             what = f"chooses the best {count} for each token, but no experts of that token alone follow"
             others.append(Finding(node.source, "TopK", "recognise", what, PLAIN))
-    none = not findings
     findings = findings or others
     if not made:
         return program, findings, none

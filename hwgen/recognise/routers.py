@@ -24,6 +24,10 @@ class NoMixture(Exception):
         self.reason, self.hint = reason, hint
 
 
+class OfAll(NoMixture):
+    """What would be experts read several tokens together: what is chosen may be tokens, not experts."""
+
+
 class ReadsMore(NoMixture):
     """What is chosen for a token reads others too, so that it is no expert: heads, keys, or a choice of another kind."""
 

@@ -13,6 +13,7 @@ from . import attention, dense, elementwise, lengths, maps, moe, products, reduc
 from .apart import split
 from .beside import beside
 from .commuted import commuted
+from .head_norms import heads_apart
 from .lower import GONE, Make, Rows, Where
 from .means import by_windows
 from .moves import value
@@ -20,10 +21,6 @@ from .resampled import at_once
 from .sums import chained
 from .views import Unsupported, View
 
-NORM_OF_HEADS = (
-    "normalises each head, and is read by something else than the scores of attention",
-    "let products with queries or keys read them before the norm",
-)
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
 _LAYERS = (dense, elementwise, lengths, maps, reductions, attention, moe, products, scans, selection)
 KINDS: dict[type, tuple[Where, Make]] = {kind: how for module in _LAYERS for kind, how in module.KINDS.items()}
@@ -55,23 +52,8 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     types = {name: kind for name, kind in program.notes.get("types", {}).items() if name in b.shapes}
-    made = by_windows(chained(commuted(at_once(beside(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))))))
-    findings = [Finding(n.source, b.kinds.get(n.source, "norm"), "select", *NORM_OF_HEADS) for n in _norms_of_heads(made)]
-    return (None if findings else made), list(dict.fromkeys(findings))
-
-
-def _norms_of_heads(made: graph.Graph) -> list[graph.LayerNorm]:
-    """Those of each head that something reads beside the scores of attention, which alone can hold them."""
-
-    def held(norm: graph.LayerNorm, name: str) -> bool:
-        for user in made.users(name):
-            passed = isinstance(user, graph.Gather | graph.Clip) or (isinstance(user, graph.Rotate) and user.heads == norm.heads)
-            scores = isinstance(user, graph.Attention) and user.heads == norm.heads and name != user.v
-            if not scores and not (passed and held(norm, user.name)):
-                return False
-        return all(o.value != name for o in made.outputs)
-
-    return [n for n in made.nodes if isinstance(n, graph.LayerNorm) and n.heads > 1 and not held(n, n.name)]
+    made = commuted(at_once(beside(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))))
+    return by_windows(heads_apart(chained(made))), []
 
 
 def _output(b: Rows, name: str, r: Ref) -> graph.Output:

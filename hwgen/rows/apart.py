@@ -4,6 +4,7 @@ divisor is known or made beside what it divides."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -137,16 +138,22 @@ def _by_total(t: Builder, node: Node) -> Ref | None:
     epsilon = 0.0
     if (found := scalar_of(total, "add")) is not None:
         total, epsilon = found
-    if x.shape != node.shape or x.shape[-1] < 2 or epsilon < 0 or any(s for _, s in total.layout.axes[-1]):
+    alike = [i for i, axis in enumerate(total.layout.axes) if node.shape[i] > 1 and not any(s for _, s in axis)]
+    if x.shape != node.shape or not alike or epsilon < 0:
         return None
-    *lead, count, columns = node.shape
-    heads = int(np.prod(lead))
+    rank = len(node.shape)
+    order = [i for i in range(rank) if i not in alike] + alike  # channels last, of maps too
+    x, total = (t.transpose(r, order) for r in (x, total))
+    columns = prod(node.shape[i] for i in alike)
+    heads = prod(x.shape[:-2]) if alike == [rank - 1] else 1
+    count = node.size // columns // heads
     if heads > MOST_HEADS:
         return None
-    one = t.slice(total, len(node.shape) - 1, 0, 1)
-    whole = t.reshape(t.concat([x, one], len(node.shape) - 1), (heads, count, columns + 1))
+    one = t.slice(t.reshape(total, (heads, count, columns)), 2, 0, 1)
+    whole = t.concat([t.reshape(x, (heads, count, columns)), one], 2)
     parts = [t.reshape(t.slice(whole, 0, h, 1), (count, columns + 1)) for h in range(heads)]
-    return t.reshape(t.concat([t.node(Ratio(epsilon), part) for part in parts], 0), node.shape)
+    y = t.reshape(t.concat([t.node(Ratio(epsilon), part) for part in parts], 0), x.shape)
+    return t.transpose(y, [order.index(i) for i in range(rank)])
 
 
 def _padded(t: Builder, node: Node) -> Ref | None:

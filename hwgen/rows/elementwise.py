@@ -21,6 +21,7 @@ from .views import MOST_SOURCES, Array, Place, Unsupported, View, as_tokens
 
 FORMS = {"relu6": (0.0, 6.0), "hardsigmoid": (0.0, 1.0)}  # what is a range of a value
 
+MOST_LOOPS = 8  # that a row of a map runs through
 STEPS = {"positive": False, "nonnegative": True}  # whether 1 at zero
 
 
@@ -141,7 +142,7 @@ def _map_in_a_row(view: View) -> tuple[int, ...] | None:
         for down, across in ((r, c), (c, r)):
             if (down == down[:, :1]).all() and (across == across[:1]).all() and np.ptp(down) and np.ptp(across):
                 return 1, count // inner, inner
-    return None
+    return _loops(view)
 
 
 def _maps_in_rows(view: View) -> tuple[int, ...] | None:
@@ -158,7 +159,28 @@ def _maps_in_rows(view: View) -> tuple[int, ...] | None:
             except Unsupported:
                 continue
             return shape
-    return None
+    return _loops(view)
+
+
+def _loops(view: View) -> tuple[int, ...] | None:
+    """The shape [rows, loop, loop, ..] of rows that all run through tokens and channels by the same loops, each of which changes
+    one of the two alone, as where pixels were shuffled out of channels; None where they do not."""
+    rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
+    steps = np.stack([a - a[:, :1] for a in (rows, columns)], axis=2)
+    if view.which is not None or (steps != steps[:1]).any():
+        return None
+    walk, shape = steps[0], list[int]()
+    while len(walk) > 1:
+        step = walk[1] - walk[0]
+        same = (walk == np.arange(len(walk))[:, None] * step).all(axis=1)
+        most = len(walk) if same.all() else int(np.argmin(same))
+        size = next(n for n in range(most, 0, -1) if len(walk) % n == 0)
+        loops = walk.reshape(-1, size, 2)
+        if size == 1 or step.all() or (loops - loops[:, :1] != loops[:1] - loops[:1, :1]).any():
+            return None
+        shape.append(size)
+        walk = loops[:, 0]
+    return (view.shape[0], *shape[::-1]) if 2 < len(shape) <= MOST_LOOPS else None
 
 
 def _natural(view: View) -> bool:

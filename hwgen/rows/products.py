@@ -152,6 +152,8 @@ def _heads(b: Rows, node: Node) -> Heads | None:
     height, width = int(r.max()) + 1, int(c.max()) + 1
     if min(height, width) < 2 or height * width != count or len(np.unique(r * width + c)) != count:
         return None
+    if width < heads:  # channels of pixels that were shuffled out of few columns, which are rows of their own
+        return None
     order = np.argsort(r * width + c)
     views = []
     for h in range(heads):

@@ -12,14 +12,14 @@ FAMILIES: dict[str, str] = {
         Edge-MoE | tests/hwgen/test_recognise_moe.py::test_every_form_is_one_mixture
         M^3ViT | tests/system/test_decoders.py::test_dense_heads
         MTHL modular (Mod-Squad) | tests/hwgen/chosen_maker.py::heads
-        TaskExpert |
+        TaskExpert | own.task_expert:dy18
         Experts Weights Averaging | timm.deit3:dy18""",
     "Plain backbones, or nearly": """
         Visual analytics of attention | timm.deit3:dy18
         Path Ensemble | timm.vit_parallel:dy18
         Activator | timm.gmlp:dy18
-        GiT |
-        Sliced Recursive Transformer |
+        GiT | own.git:dy18
+        Sliced Recursive Transformer | own.sret:dy18
         MVLPT (its image encoder) | hf.clip:ts17
         Transformer in Transformer | timm.tnt:dy18
         Uni4Eye | vp.vit_3d:ts17
@@ -33,18 +33,18 @@ FAMILIES: dict[str, str] = {
         CODA-Prompt | own.coda_prompt:dy18
         SN-Netv2 | timm.deit3:dy18
         MAE thorax | hf.vit:ts17
-        Controllable MTA |
+        Controllable MTA | hf.segformer:ts17
         SiT | timm.deit3:dy18""",
     "Cross attention, several branches": """
         CrossViT | timm.crossvit:dy18
         Dual-stream (Brain-Score) | timm.crossvit:dy18
-        FcaFormer |
+        FcaFormer | own.fcaformer:dy18
         CroCo v2 | tests/system/test_decoders.py::test_whole_networks""",
     "Windows, axes, pooled attention": """
-        ViT-ResNAS |
-        MAFormer |
+        ViT-ResNAS | own.vit_resnas:dy18
+        MAFormer | own.maformer:dy18
         CrossFormer | vp.crossformer:ts17
-        TurboViT |
+        TurboViT | timm.hiera:ts17
         MaxViT | timm.maxvit:dy18
         HiLo / LITv2 | own.hilo:dy18
         TinyViT | timm.tiny_vit:dy18
@@ -53,19 +53,19 @@ FAMILIES: dict[str, str] = {
         BiFormer | tests/hwgen/chosen_maker.py::regions
         Revive equivariance | tests/hwgen/chosen_maker.py::shifted""",
     "Convolution hybrids": """
-        FMViT |
-        TiC |
+        FMViT | own.fmvit:dy18
+        TiC | own.tic:dy18
         ConTraCon | vp.cct:ts17
         SHViT | timm.shvit:dy18
-        ViT-CoMer |
+        ViT-CoMer | own.vit_comer:dy18
         CvT | vp.cvt:ts17
         EfficientFormer | timm.efficientformer:dy18
         EfficientViT (MSRA) | timm.efficientvit_msra:dy18
         Next-ViT | timm.nextvit:dy18
-        BiSeNet revenge |
+        BiSeNet revenge | own.bisenet:dy18
         SMT | own.smt:dy18
         ConvNeXt | timm.convnext:dy18
-        DualToken-ViT |
+        DualToken-ViT | own.dualtoken:dy18
         CAS-ViT | own.cas_vit:dy18
         HorNet | own.hornet:dy18
         MetaFormer | timm.caformer:dy18
@@ -73,24 +73,24 @@ FAMILIES: dict[str, str] = {
     "Tokens or scores chosen at run time": """
         EViT | tests/hwgen/selection_maker.py::evit
         ECO-M2F | hf.mask2former:dy18
-        MCTF |
+        MCTF | own.mctf:dy18
         IA-RED2 | tests/hwgen/chosen_maker.py::gated
         LookupViT | vp.look_vit:ts17
         ATS | vp.ats:dy18
-        Sparsifiner |
+        Sparsifiner | own.sparsifiner:dy18
         Expedit | tests/hwgen/chosen_maker.py::returned
-        Super Token |
+        Super Token | own.super_token:dy18
         Pruned PlainMamba | tests/hwgen/scan_maker.py::four""",
     "Quantisation and pruning": """
-        ShiftAddViT |
+        ShiftAddViT | own.shiftadd:dy18
         Q-HyViT | timm.mobilevit:dy18
         LPViT | timm.deit3:dy18
         Quantisation survey | timm.deit3:dy18""",
     "Spectral, state-space, retention": """
         SpectFormer | own.spectformer:dy18
-        SVT |
+        SVT | own.svt:dy18
         ViR | own.vir:dy18
-        Hyena N-D |
+        Hyena N-D | own.hyena:dy18
         MSVMamba | tests/hwgen/scan_maker.py::four
         RetNet via convolution | own.rmt:dy18
         SSM survey | tests/hwgen/scan_maker.py::both
@@ -98,20 +98,20 @@ FAMILIES: dict[str, str] = {
     "Over several devices": """
         ED-ViT | timm.deit3:dy18""",
     "Decoders, video, large systems": """
-        InterFormer |
+        InterFormer | own.interformer:dy18
         kMaX-DeepLab | tests/hwgen/chosen_maker.py::clusters
         OneFormer | hf.oneformer:ts17
         ViDT+ | hf.deformable_detr:ts17
         ViViT | hf.vivit:ts17
-        UniFormerV2 |
-        LeTFuser |
+        UniFormerV2 | own.uniformerv2:dy18
+        LeTFuser | own.letfuser:dy18
         PredFormer | hf.timesformer:ts17
         PEM | tests/hwgen/chosen_maker.py::prototypes
-        FaceXFormer |
-        Video Task Decathlon |
-        eP-ALM |
-        Vitron |
-        LaVin-DiT |""",
+        FaceXFormer | own.facexformer:dy18
+        Video Task Decathlon (up to its boxes) | own.decathlon:dy18
+        eP-ALM (its image encoder) | hf.vit:ts17
+        Vitron (its image encoder) | hf.clip:ts17
+        LaVin-DiT | own.lavin_dit:dy18""",
 }
 HEAD = """# Published systems
 

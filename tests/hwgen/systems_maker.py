@@ -1,0 +1,110 @@
+"""Small networks with the part that made a published system be refused, written as exporters write them."""
+
+
+import numpy as np
+
+import chosen_maker as maker
+
+IMAGE, PATCHES, D, CLASSES, SIDE = maker.IMAGE, maker.PATCHES, maker.D, maker.CLASSES, maker.SIDE
+ints = maker.ints
+
+
+def rms(w, x, width):
+    square = w.op("ReduceMean", w.op("Mul", x, x), ints(-1), keepdims=1)
+    y = w.op("Mul", x, w.op("Div", 1.0, w.op("Sqrt", w.op("Add", square, 1e-6))))
+    return w.op("Mul", y, 1 + w.normal(width, scale=0.2))
+
+
+def shared_keys(w):
+    """Normalised keys of two heads that four heads of queries share (LaVin-DiT: Wang et al. 2024)."""
+    x = w.tokens()
+    y = w.norm(x)
+    q, k, v = (w.op("Reshape", w.linear(y, D, n * 8), [1, PATCHES, n, 8]) for n in (4, 2, 2))
+    q, k = rms(w, q, 8), rms(w, k, 8)
+    twice = (w.op("Expand", w.op("Unsqueeze", r, ints(3)), ints(1, PATCHES, 2, 2, 8)) for r in (k, v))
+    k, v = (w.op("Reshape", r, [1, PATCHES, 4, 8]) for r in twice)
+    q, v = (w.op("Transpose", r, perm=[0, 2, 1, 3]) for r in (q, v))
+    p = w.softmax(w.op("Mul", w.op("MatMul", q, w.op("Transpose", k, perm=[0, 2, 3, 1])), float(8**-0.5)))
+    y = w.op("Reshape", w.op("Transpose", w.op("MatMul", p, v), perm=[0, 2, 1, 3]), [1, PATCHES, D])
+    return w.classes(w.op("Add", x, w.linear(y)))
+
+
+def normalised_values(w):
+    """Heads of unit length that a linear layer reads (looped transformers of vit-pytorch)."""
+    x = w.tokens()
+    heads = w.unit(w.op("Reshape", w.linear(x), [1, PATCHES, 2, D // 2]))
+    return w.classes(w.op("Add", x, w.linear(w.op("Reshape", heads, [1, PATCHES, D]))))
+
+
+def centres(w):
+    """Tokens given to centres by a softmax, summed over the tokens and divided by what each centre got, channels first (super
+    tokens: Huang et al. 2023)."""
+    x = w.norm(w.tokens())
+    share = w.softmax(w.op("MatMul", x, w.turned(w.op("MatMul", w.normal(1, 6, PATCHES, scale=0.2), x))))
+    total = w.op("ReduceSum", share, ints(1), keepdims=1)
+    made = w.op("Div", w.op("MatMul", w.turned(x), share), w.op("Add", total, 1e-6))
+    back = w.op("MatMul", share, w.turned(made))
+    return w.classes(w.op("Add", x, w.linear(back)))
+
+
+def none_left(w):
+    """A mask that opens where it closes all, which PyTorch's exporter writes as a least number (BiSeNet with queries, 2024)."""
+    x = w.norm(w.tokens())
+    queries = w.op("Add", w.linear(w.op("Reshape", w.mean(x), [1, 1, D])), w.normal(1, 5, D))
+    closed = w.op("Less", w.op("Sigmoid", w.op("MatMul", w.linear(queries), w.turned(x))), 0.5)
+    every = w.op("Cast", w.op("ReduceMin", w.op("Cast", closed, to=7), ints(2), keepdims=1), to=9)
+    scores = w.op("Mul", w.op("MatMul", w.linear(queries), w.turned(w.linear(x))), float(D**-0.5))
+    scores = w.op("Where", w.op("And", closed, w.op("Not", every)), float("-inf"), scores)
+    return w.classes(w.op("Add", queries, w.linear(w.op("MatMul", w.softmax(scores), w.linear(x)))))
+
+
+def fused(w):
+    """Tokens joined to the most similar of the others by likeness and by how little they tell, twice, which looks like a choice
+    of experts (MCTF: Lee et al. 2024)."""
+    x = w.tokens()
+    for _ in range(2):
+        x = w.mlp(w.op("Add", x, _joined(w, w.norm(x))))
+    return w.classes(x)
+
+
+def _joined(w, x, few=3):
+    half = PATCHES // 2
+    y, p = w.attention(x, PATCHES)
+    told = w.op("Sub", 1.0, w.op("ReduceMean", p, ints(1, 2), keepdims=0))  # [1, PATCHES]
+    a, b = (w.every(w.unit(y), 1, i, PATCHES, 2) for i in (0, 1))
+    score = w.op("Mul", w.op("MatMul", a, w.turned(b)), w.op("Unsqueeze", w.every(told, 1, 0, PATCHES, 2), ints(2)))
+    best, to = w.op("ReduceMax", score, ints(2), keepdims=0), w.op("ArgMax", score, axis=2, keepdims=0)
+    order = w.op("TopK", best, ints(half), outputs=2, axis=1)[1]
+    gone, rest = w.cut(order, 1, 0, few), w.cut(order, 1, few, half)
+    at = w.op("Unsqueeze", w.op("GatherElements", to, gone, axis=1), ints(2))
+    one = w.op("Cast", w.op("Equal", at, np.arange(half)), to=1)  # [1, few, half]
+    first, other = (w.every(y, 1, i, PATCHES, 2) for i in (0, 1))
+    other = w.op("Add", other, w.op("MatMul", w.turned(one), w.picked(first, gone, few)))
+    size = w.op("Add", w.op("ReduceSum", one, ints(1), keepdims=0), 1.0)
+    other = w.op("Div", other, w.op("Unsqueeze", size, ints(2)))
+    x = w.op("Concat", w.picked(first, rest, half - few), other, axis=1)
+    return w.turned(w.op("MatMul", w.turned(x), w.normal(PATCHES - few, PATCHES, scale=0.3)))
+
+
+def shuffled(w):
+    """Pixels made finer twice by transposed convolutions, normalised together between, times a token each (FaceXFormer: Narayan
+    et al. 2024)."""
+    x = w.norm(w.tokens())
+    y = w.op("Reshape", w.turned(x), [1, D, SIDE, SIDE])
+    y = w.op("ConvTranspose", y, w.normal(D, 48, 2, 2, scale=0.2), w.normal(48, scale=0.1), strides=[2, 2])
+    y = w.op("InstanceNormalization", w.op("Reshape", y, [1, 1, -1]), np.ones(1), np.zeros(1))
+    y = w.op("Reshape", y, [1, 48, 2 * SIDE, 2 * SIDE])
+    y = w.op("Gelu", w.op("Add", w.op("Mul", y, 1 + w.normal(48, 1, 1, scale=0.2)), w.normal(48, 1, 1, scale=0.2)))
+    y = w.op("ConvTranspose", y, w.normal(48, 8, 2, 2, scale=0.2), w.normal(8, scale=0.1), strides=[2, 2])
+    y = w.op("Reshape", w.op("Gelu", y), [1, 8, 16 * SIDE * SIDE])
+    masks = w.op("MatMul", w.linear(w.cut(x, 1, 0, 3), D, 8), y)
+    return w.linear(w.op("Reshape", masks, [1, 48 * SIDE * SIDE]), 48 * SIDE * SIDE, CLASSES)
+
+
+NETWORKS = (shared_keys, normalised_values, centres, none_left, fused, shuffled)
+
+
+def write(path, form):
+    """The network `form`, a function of a Writer, as a file."""
+    w = maker.Writer()
+    return w.write(path, IMAGE, form(w), [1, CLASSES])

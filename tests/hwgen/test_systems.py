@@ -1,0 +1,33 @@
+"""Parts of published systems: proven against their files, in integers as in floating point, on the machine."""
+
+
+import numpy as np
+import pytest
+
+import systems_maker as maker
+import test_chosen
+import test_machine as machine
+from hwgen import graph as fg
+from hwgen.levels import import_model
+from hwgen.schedule import schedule
+from hwgen.select import integers
+from hwgen.sim import golden
+
+
+@pytest.mark.parametrize("form", maker.NETWORKS, ids=lambda f: f.__name__)
+def test_networks(form, tmp_path):
+    """The import compares with the file on random images; outputs keep 20 dB where the same is chosen; the machine is golden bit
+    for bit."""
+    graph = import_model(maker.write(tmp_path / "m.onnx", form))
+    integer = integers({"": graph}, {"image": test_chosen.images(8)})[""]
+    program = schedule({"": integer}, test_chosen.CONFIG)
+    found = []
+    for i, image in enumerate(test_chosen.images(6, 5)):
+        values = fg.evaluate(graph, {"image": image}, np.float64)
+        run = golden.run(integer, {"image": image}, trace=True)
+        ((name, wanted),) = fg.outputs(graph, values).items()
+        if test_chosen.same_choices(graph, values, run):
+            found.append(test_chosen.db(wanted, run.outputs[name].reshape(wanted.shape)))
+        if i == 0:
+            machine.assert_equal(machine.run(program, {"image": image}), run.outputs)
+    assert len(found) >= 2 and np.mean(found) >= 20, found
