@@ -16,7 +16,7 @@ from .views import Array, Place, View
 
 MOST_WEIGHTS = 16  # different rows of weights
 MOST_TAPS = 16  # tokens from the first to the last that one is mixed of
-FEW_TAPS, MOST_ROWS = 4, 768  # the same, and rows of the scratchpad for parameters, where weights are as many as outputs
+FEW_TAPS, MOST_ROWS = 4, 6144  # the same, and rows of the scratchpad for parameters, where weights are as many as outputs
 MOST_FULL = 0.75  # part of the weights that are not zero: two tokens made four have so many
 MOST_PRODUCTS = 3  # tokens that one is mixed of by sums of products
 

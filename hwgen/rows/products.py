@@ -22,6 +22,8 @@ from .moves import value
 from .standing import Standing
 from .views import Array, Place, View, shown
 
+MOST_HEADS = 63  # that windows mix: taps of a kernel along an axis
+
 # --- operands ---
 
 
@@ -141,7 +143,7 @@ def _heads(b: Rows, node: Node) -> Heads | None:
     if isinstance(node.op, Linear) and resamples(b, node):
         return None
     view = b.view(x)
-    if b.lost(view) or len(view.shape) != 2 or view.shape[1] < 2 or (view.which is not None and (view.which < 0).any()):
+    if b.lost(view) or len(view.shape) != 2 or not 2 <= view.shape[1] <= MOST_HEADS or (view.which is not None and (view.which < 0).any()):
         return None
     count, heads = view.shape
     rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))

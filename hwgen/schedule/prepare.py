@@ -169,6 +169,7 @@ def _prepare_window(needs: Needs, i: int, op: ReduceWindow, config: Config, cons
     if not np.array_equal(columns, _layout(needs, op.out).columns(op.out)):
         raise UserError(f"{op.name}: columns of {op.x.buffer!r} and {op.out.buffer!r} are padded differently")
     needs.ask(op, config, "window_chunks", 1, "windows of rows")
+    _check_walked(op, config)
     for name, value, low, high in (
         ("weights", op.weights, -num.INT8_MAX, num.INT8_MAX),
         ("mult", op.mult, 0, num.U16_MAX),
@@ -233,14 +234,21 @@ def _check_matmul(needs: Needs, op: MatMul, config: Config, routes: dict[str, Ro
         need(op.residual.cols == op.out.cols and op.residual.rows >= least, "residual shape")
         if not np.array_equal(_layout(needs, op.residual).columns(op.residual), out.columns(op.out)):
             raise UserError(f"{op.name}: {op.residual.buffer!r} and {op.out.buffer!r} are padded differently")
-    if op.walk is not None and max(op.x.rows, op.out.rows) > 1 << INDEX_BITS:
-        raise UserError(f"{op.name}: walks {max(op.x.rows, op.out.rows)} rows, the machine at most {1 << INDEX_BITS}")
+    if op.walk is not None:
+        _check_walked(op, config)
     if op.expert is not None:
         tokens = routes[op.expert[0]].logits.rows
         rows = op.out if op.indirect == Indirect.GATHER else op.x
         need(rows.rows >= tokens, f"{rows.rows} rows for queues of up to {tokens} tokens")
         need((op.x if op.indirect == Indirect.GATHER else op.out).rows >= tokens, f"fewer rows than {tokens} tokens")
         needs.ask(op, config, "acc_rows", tokens, f"queues of up to {tokens} tokens")
+
+
+def _check_walked(op: MatMul | ReduceWindow, config: Config) -> None:
+    """Rows are counted modulo 2^16. What no bank holds is not looked at: it finds no room, or lies in DRAM and is cut."""
+    rows = max(op.x.rows, op.out.rows)
+    if 1 << INDEX_BITS < rows <= config.bank_chunks:
+        raise UserError(f"{op.name}: walks {rows} rows, the machine at most {1 << INDEX_BITS}")
 
 
 def _check_norm(needs: Needs, op: Norm, config: Config) -> None:
