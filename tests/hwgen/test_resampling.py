@@ -81,6 +81,18 @@ def test_as_onnx_in_floats_and_integers(tmp_path, way):
     machine.assert_equal(machine.run(schedule({"": integer}, replace(machine.CONFIGS["12x20"], **SIZES)), image), answer)
 
 
+@pytest.mark.parametrize("tokens", [60, 200])
+def test_hundreds_of_kinds_of_weights_in_place(tmp_path, tokens):
+    """With its corners kept, no two columns of a map twice as wide have the same weights."""
+    w = maker.Writer()
+    x = w.op("Resize", w.patches(), "", np.array([1, 1, 1, 2], np.float32), mode="linear",
+             coordinate_transformation_mode="align_corners")  # fmt: skip
+    size = (maker.IMAGE[0], 4, 2 * tokens)
+    made = import_model(w.write(tmp_path / "m.onnx", size, w.as_tokens(x), [1, "t", maker.D]))
+    assert [type(n).__name__ for n in made.nodes] == ["PatchEmbed", "Resample"]
+    assert made.nodes[1].resampling.kinds == 2 * tokens - 1  # the first and the last are tokens as they are
+
+
 @pytest.mark.parametrize("outputs", [(10, 6), (20, 3), (5, 12), (7, 4), (3, 2)])
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("size", [(5, 3), (1, 4), (2, 1)])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import map_maker
 import test_machine as machine
 from hwgen import boards, mapping, registers
 from hwgen.config import Config
@@ -24,9 +25,11 @@ from hwgen.mapping.depth_first import Limits
 from hwgen.mapping.interleave import interleaved
 from hwgen.mapping.runs import chains
 from hwgen.program import manifest, write_bundle
+from hwgen.quantise import quantise
 from hwgen.resampling import Resampling
 from hwgen.schedule import schedule
 from hwgen.schedule.checks import Faulty, verify_task
+from hwgen.select import select
 from hwgen.sim import golden
 from hwgen.sim.tb.graphs import Shape, random_graph, random_images
 from hwgen.sim.tb.windows import random_window_graph
@@ -278,6 +281,17 @@ def test_checks_find_a_fetch_that_does_not_wait():
     # Some waits are met by what others wait for; a fetch of other rows is always wrong.
     assert any(faulty(number, wait_store=0) for number in waiting)
     assert faulty(waiting[-1], dram=task.instructions[waiting[-1]].dram + TIGHT.chunk_beats)
+
+
+def test_rows_beyond_the_bits_of_a_walk_are_cut():
+    """Maps of more than 2^16 rows, of which no operation sees more than its block."""
+    m = map_maker.Maker((280, 240), columns=4)
+    made = m.graph(m.conv(m.conv("patches"), outputs=2))
+    integer = select(quantise({"": made}, map_maker.images(made, 2))[""])
+    config = boards.load("zcu104").make_config({"window_chunks": "1"})
+    found = mapping.choose({"": integer}, config, MEMORY)
+    assert found.mapping.spill is not None
+    assert max(op.out.rows for op in found.graphs[""].ops if isinstance(op, MatMul)) < 1 << 16
 
 
 def test_what_no_block_makes_small_enough_is_refused():
