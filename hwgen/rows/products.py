@@ -143,9 +143,11 @@ def _heads(b: Rows, node: Node) -> Heads | None:
     if isinstance(node.op, Linear) and resamples(b, node):
         return None
     view = b.view(x)
-    if b.lost(view) or len(view.shape) != 2 or not 2 <= view.shape[1] <= MOST_HEADS or (view.which is not None and (view.which < 0).any()):
+    if b.lost(view) or len(view.shape) != 2 or (view.which is not None and (view.which < 0).any()):
         return None
     count, heads = view.shape
+    if not 2 <= heads <= MOST_HEADS:
+        return None
     rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
     which = np.zeros(view.shape, np.int64) if view.which is None else np.broadcast_to(view.which, view.shape)
     place = np.stack([np.arange(count)] * heads, 1)
