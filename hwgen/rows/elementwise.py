@@ -17,6 +17,7 @@ from .moves import value
 from .operands import Operand
 from .reasons import reason
 from .reductions import mean_of
+from .standing import one_way
 from .views import MOST_SOURCES, Array, Place, Unsupported, View, as_tokens
 
 FORMS = {"relu6": (0.0, 6.0), "hardsigmoid": (0.0, 1.0)}  # what is a range of a value
@@ -52,6 +53,7 @@ class Arranged:
             self.place = Place(node.size // max(node.shape[-1:] or (1,)), max(node.shape[-1:] or (1,)))
             self.operands = [Operand.missing((1, 1)) for _ in views]
             return
+        views = [one_way(v, b.transposed) for v in views]
         lead = max(range(len(views)), key=lambda i: (_natural(views[i]), _spread(views[i]), -i))
         if len(node.shape) == 2 and node.shape[0] == 1 and (whole := _map_in_a_row(views[lead])) is not None:
             self.shape = whole

@@ -55,7 +55,7 @@ def _fits(fields: dict[str, Any], wanted: Array, places: tuple[int, int], before
         for n, s, k, d in zip(places, *(fields[f] for f in ("stride", "kernel", "dilation")), strict=True)
     ]
     for height in {total // width: 0, int(wanted.max()) // width + 1: 0}:
-        if height * width > total:
+        if height * width > total or max(height, width, *spans) >= MOST_ALONG:
             continue
         pads = (top, left, max(0, spans[0] - top - height), max(0, spans[1] - left - width))
         walk = walks.window((height, width), pads=pads, **fields)
@@ -104,6 +104,7 @@ def _widths(down: Array, up: Array, wanted: Array) -> list[int]:
     return [n for n in range(step, 0, -1) if step % n == 0] if step > 0 else [int(wanted.max()) + 1]
 
 
+MOST_ALONG = 1 << 12  # tokens along an axis of a map that a walk tells from each other: `isa.COORDINATE_BITS`, signed
 MOST_KERNEL = 63  # taps along an axis that a walk holds
 MOST_DILATION = 63  # tokens from one tap of a window to the next
 

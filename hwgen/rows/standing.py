@@ -41,6 +41,33 @@ def upright(view: View, split: int, transposed: Callable[[Node], Node]) -> View:
     return View(tuple(sources), view.shape, rows.reshape(view.shape), columns.reshape(view.shape), view.which)
 
 
+def one_way(view: View, transposed: Callable[[Node], Node]) -> View:
+    """The view of several values, of which those that stand the other way round than the first are transposed."""
+    if view.which is None or len(view.sources) == 1:
+        return view
+    rows, columns, which = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns, view.which))
+    sources, first = list(view.sources), _moving(rows, columns, which == 0)
+    for i, source in enumerate(sources[1:], 1):
+        here = which == i
+        if isinstance(source.op, Const | Input) or first[0] == first[1] or _moving(rows, columns, here) != first[::-1]:
+            continue
+        sources[i] = transposed(source)
+        rows, columns = np.where(here, columns, rows), np.where(here, rows, columns)
+    return view if tuple(sources) == view.sources else View(tuple(sources), view.shape, rows, columns, view.which)
+
+
+def _moving(rows: Array, columns: Array, here: Array) -> list[list[int]]:
+    """The axes along which rows change where `here` holds, and those along which columns do."""
+    found: list[list[int]] = [[], []]
+    for axis in range(here.ndim):
+        at = np.moveaxis(here, axis, 0)
+        for changes, a in zip(found, (rows, columns), strict=True):
+            a = np.moveaxis(a, axis, 0)
+            if ((a[1:] != a[:-1]) & at[1:] & at[:-1]).any():
+                changes.append(axis)
+    return found
+
+
 def _turned(rows: Array, columns: Array, here: Array) -> bool:
     """Whether, where `here` holds, columns change from row to row only, and rows from column to column."""
     across, down = here[:, 1:] & here[:, :-1], here[1:] & here[:-1]

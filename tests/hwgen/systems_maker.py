@@ -101,7 +101,18 @@ def shuffled(w):
     return w.linear(w.op("Reshape", masks, [1, 48 * SIDE * SIDE]), 48 * SIDE * SIDE, CLASSES)
 
 
-NETWORKS = (shared_keys, normalised_values, centres, none_left, fused, shuffled)
+def sampled(w):
+    """Values of two heads at places that are the same for every image, of which one head needs more pixels than the other, times
+    weights of each (the first layer of a Deformable DETR's decoder: Zhu et al. 2021)."""
+    x = w.norm(w.tokens())
+    values = w.op("Reshape", w.turned(w.linear(x)), [2, D // 2, SIDE, SIDE])
+    places = np.stack([np.full((5, 3, 2), 0.25), w.rng.uniform(-0.7, 0.7, (5, 3, 2))])
+    y = w.op("GridSample", values, places, mode="linear", padding_mode="zeros", align_corners=0)  # [2, D / 2, 5, 3]
+    y = w.op("ReduceSum", w.op("Mul", y, w.rng.uniform(0.1, 0.5, (2, 1, 5, 3))), ints(3), keepdims=0)
+    return w.classes(w.op("Add", w.linear(w.turned(w.op("Reshape", y, [1, D, 5]))), w.normal(1, 5, D)))
+
+
+NETWORKS = (shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled)
 
 
 def write(path, form):

@@ -9,6 +9,7 @@ import test_chosen
 import test_machine as machine
 from hwgen import graph as fg
 from hwgen.levels import import_model
+from hwgen.rows.maps import MOST_ALONG, sliding
 from hwgen.schedule import schedule
 from hwgen.select import integers
 from hwgen.sim import golden
@@ -31,3 +32,10 @@ def test_networks(form, tmp_path):
         if i == 0:
             machine.assert_equal(machine.run(program, {"image": image}), run.outputs)
     assert len(found) >= 2 and np.mean(found) >= 20, found
+
+
+def test_taps_of_a_long_value_lie_in_two_directions():
+    """Frequencies below each other, which a layer behind a Fourier transform reads (Hyena): a map of which no side is longer than
+    the numbers of a walk."""
+    first, fields = sliding(np.arange(512)[:, None] + 512 * np.arange(17), 17 * 512)
+    assert first == 0 and max(fields["size"]) < MOST_ALONG and np.prod(fields["kernel"]) == 17

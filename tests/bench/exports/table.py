@@ -44,7 +44,7 @@ FAMILIES: dict[str, str] = {
         ViT-ResNAS | own.vit_resnas:dy18
         MAFormer | own.maformer:dy18
         CrossFormer | vp.crossformer:ts17
-        TurboViT | timm.hiera:ts17
+        TurboViT | hf.hiera:dy18
         MaxViT | timm.maxvit:dy18
         HiLo / LITv2 | own.hilo:dy18
         TinyViT | timm.tiny_vit:dy18
