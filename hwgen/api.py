@@ -356,7 +356,7 @@ class Bundle:
     def _repr_html_(self) -> str:
         """A notebook shows what it is and what it is estimated to do."""
         text = escape(report.text(self.report()))
-        return f"<b>{escape(self.path.name)}</b> for {escape(self.board.description)}<pre>{text}</pre>"
+        return f"<b>{escape(files.readable(self.path))}</b> for {escape(self.board.description)}<pre>{text}</pre>"
 
 
 @contextmanager

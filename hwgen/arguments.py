@@ -61,7 +61,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if held := next((a for a in arguments or () if "\0" in a), None):
         raise UserError(f"{held!r}: holds a NUL, which no name does")
     top, commands = parsers()
-    options = top.parse_args(arguments)
+    options, unknown = top.parse_known_args(arguments)
+    if unknown:
+        commands[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     if getattr(options, "config", None) is not None:
         from . import buildfile
 

@@ -34,6 +34,8 @@ REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, e
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. 0: good; 1: a check failed; 2: the user's input is at fault; 3: a fault of hwgen itself."""
+    if hasattr(sys.stdout, "reconfigure"):  # names of files and layers that the terminal's character set has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     with stoppable():
         return _main(arguments)
 
@@ -157,7 +159,7 @@ def _compare(options) -> int:
     from dataclasses import asdict
 
     from . import api, compare
-    from .files import check_writable, write_atomic
+    from .files import check_writable, readable, write_atomic
 
     if options.html is not None:
         check_writable(options.html)
@@ -167,7 +169,8 @@ def _compare(options) -> int:
     if options.html is not None:
         from .pages import compare as compare_page
 
-        write_atomic(options.html, compare_page.page(found, options.model.name, options.bundle.name).encode())
+        page = compare_page.page(found, readable(options.model), readable(options.bundle))
+        write_atomic(options.html, page.encode())
     print(json.dumps(_finite(asdict(found))) if options.json else compare.text(found))
     return GOOD
 

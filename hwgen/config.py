@@ -207,5 +207,5 @@ class Config:
             try:
                 values[name] = type(values[name])(text)
             except ValueError:
-                raise UserError(f"--set {name}={text}: not a {type(values[name]).__name__}") from None
+                raise UserError(f"--set {name}={text}: not a {'whole ' * isinstance(values[name], int)}number") from None
         return Config(**values)

@@ -48,6 +48,11 @@ def write_atomic(path: Path, content: bytes | Callable) -> None:
         raise
 
 
+def readable(path: Path) -> str:
+    """The name of a file as text that any file can hold: of a name that is no UTF-8, the bytes at fault as U+FFFD."""
+    return os.fsencode(path.name).decode(errors="replace")
+
+
 def check_writable(path: Path) -> None:
     """Raise UserError where `write_atomic` would, before the long work whose result is to go there."""
     path = Path(path)

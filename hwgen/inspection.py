@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from . import boards, levels, origins, report, steps
 from .errors import Finding, UserError
+from .files import readable
 from .images import Held
 from .importer.part import Cut
 from .pages import inspector
@@ -35,7 +36,7 @@ def inspect(
     compiled = levels.tasks(path, **how)
     findings = levels.standing(compiled)
     cut = levels.proposal(path, findings, shapes=how["shapes"]) if findings and not outputs else None
-    about: dict[str, Any] = {"model": path.name, "board": boards.load(board), "fit": "", "mapping": ""}
+    about: dict[str, Any] = {"model": readable(path), "board": boards.load(board), "fit": "", "mapping": ""}
     about["cut"] = "" if cut is None else ",".join(cut.outputs)
     made = None
     if not findings:
@@ -44,7 +45,7 @@ def inspect(
                 {"": path}, path, board=board, stop_after="schedule", settings=dict(settings or {}), calibrate=calibrate, **how
             )
             assert state.program is not None and state.mapping is not None  # of the step `schedule`
-            made = report.make(state.program, state.board, [path.name])
+            made = report.make(state.program, state.board, [readable(path)])
             over = report.exceeded(made)
             about |= {"mapping": state.mapping.text(state.batch), "fit": f"more {over} than the part has" if over else ""}
         except UserError as error:

@@ -39,6 +39,7 @@ from . import (
 from .config import Config
 from .dram import of_board
 from .errors import UserError
+from .files import readable
 from .graph import Graph, without_range
 from .importer.external import fingerprint
 from .intgraph import IntGraph
@@ -106,7 +107,7 @@ def _import(build: Build) -> str:
 
 
 def _called(build: Build, task: str) -> str:
-    return build.models[task].name + "".join(f" {name}={value}" for name, value in build.numbers[task].items())
+    return readable(build.models[task]) + "".join(f" {name}={value}" for name, value in build.numbers[task].items())
 
 
 def _recognise(build: Build) -> str:
@@ -260,7 +261,7 @@ def _rtl(build: Build) -> str:
 
 def _report(build: Build) -> str:
     edges = {task: dataflow.edges(graph) for task, graph in build.mapped.items()}
-    names = list(dict.fromkeys(path.name for path in build.models.values()))
+    names = list(dict.fromkeys(readable(path) for path in build.models.values()))
     build.report = report.make(build.program, build.board, names, edges)
     return f"{max(build.report['tasks'][task]['cycles'] for task in build.integers):,} cycles estimated"
 
@@ -277,7 +278,7 @@ def _bundle(build: Build) -> str:
     hashes = [
         {
             "task": task,
-            "file": path.name,
+            "file": readable(path),
             "sha256": fingerprint(path),
             "inputs": build.numbers[task],
             "outputs": list(build.outputs),
@@ -372,7 +373,7 @@ def build(
         raise UserError(f"--verify: the program is made by step schedule, behind {stop_after}")
     for path in models.values():
         if not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     if isinstance(calibrate, Path) and not calibrate.exists():
         raise UserError(f"{calibrate}: no such file")
     chosen = boards.load(board)

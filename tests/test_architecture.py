@@ -46,7 +46,7 @@ HWGEN = {
     "completion": "arguments errors",
     "fields": "",
     "doctor": "",
-    "boards": "config errors",
+    "boards": "config errors files",
     "registers": "config isa",
     "counts": "config isa",
     "energy": "config numerics",

@@ -119,8 +119,10 @@ def read(path: Path, outputs: Sequence[str] = ()) -> onnx.ModelProto:
         raise UserError(f"{path}: not an ONNX file, or a truncated one") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not proto.ir_version or not proto.graph.node or not proto.graph.output:
+    if not proto.ir_version or not proto.HasField("graph"):
         raise UserError(f"{path}: not an ONNX file, or a truncated one (it holds no graph)")
+    if not proto.graph.node or not proto.graph.output:
+        raise UserError(f"{path}: the model has no {'output' if proto.graph.node else 'node'}")
     if (name := _unreadable(proto)) is not None:
         raise UserError(f"{path}: holds the name {name!r}, which is no UTF-8")
     _one_domain(path, proto)

@@ -350,3 +350,22 @@ def test_a_bundle_that_names_what_is_not_in_it(hwgen, made, tmp_path, kind, said
         code, _, err = hwgen(command[0], bundle, *command[1:])
         assert code == 2 and said in err and "Traceback" not in err, err
     assert not (tmp_path / "board").exists()
+
+
+def test_files_whose_names_are_no_utf8(hwgen, tmp_path):
+    """As those of an archive from another system; Python holds the bytes at fault as lone surrogates, which nothing can write."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    name = folder / os.fsdecode(b"th\xe9.onnx")
+    assert hwgen("example", "m3vit-micro", "-o", name)[0] == 0
+    code, out, _ = hwgen("check", name, "--html", tmp_path / "nodes.html")
+    assert code == 0 and out.endswith("caf\\udce9/th\\udce9.onnx: every node is supported\n")
+    bundle = folder / os.fsdecode(b"th\xe9.bundle")
+    assert hwgen("build", name, "-o", bundle, "--set", "array_outputs=8", "--set", "array_inputs=8")[0] == 0
+    assert json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["models"][0]["file"] == "th\ufffd.onnx"
+    images = folder / os.fsdecode(b"th\xe9_test.npz")
+    assert hwgen("compare", name, bundle, "--input", images, "--html", tmp_path / "errors.html")[0] == 0
+    assert hwgen("package", bundle, "-o", folder / os.fsdecode(b"th\xe9.package"))[0] == 0
+    assert hwgen("report", bundle, "--html", tmp_path / "report.html")[0] == 0
+    for page in ("nodes", "errors", "report"):
+        assert "th\ufffd" in (tmp_path / f"{page}.html").read_text(encoding="utf-8")

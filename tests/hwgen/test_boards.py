@@ -59,6 +59,33 @@ def test_bad_description_is_named():
         boards.parse("x", "part = ")
 
 
+@pytest.mark.parametrize(
+    "line, other, said",
+    [
+        ("family = ", "family = 3", "family: 3 is no text"),
+        ("lut = ", "lut = '9'", "resources.lut = '9': must be a whole number, at least 0"),
+        ("lut = ", "luts = 9", r"\[resources\]: unknown key 'luts'; known are lut, ff"),
+        ("bram_kbit = ", "bram_kbit = 0", "fabric.bram_kbit = 0: must be a whole number from 1 to"),
+        ("clock_mhz = ", "clock_mhz = nan", "fabric.clock_mhz = nan: must be a number from 1 to 100000"),
+        ("peak_gb_per_s = ", "peak_gb_per_s = [1]", r"dram.peak_gb_per_s.* = \[1\]: must be a number"),
+        ("usable = ", "usable = 75", "dram.usable = 75: must be a number from 0.01 to 1"),
+        ("count = ", "count = true", "ports.count = True: must be a whole number"),
+        ("bits = ", "bits = 48", "ports.bits = 48: must be 32, 64, 128, 256, 512"),
+        ("rails = ", "rails = '12V'", "power.rails = '12V': must be a list of texts"),
+        ("idle_w = ", "idle = 1", "unknown key 'idle'"),
+        ("[config]", "[Config]", "unknown key 'Config'"),
+        ("[dram]", "dram = 3\n[other]", "dram"),
+    ],
+)
+def test_every_value_of_a_board_file_is_judged(tmp_path, line, other, said):
+    text = (resources.files("hwgen.board_files") / "zcu104.toml").read_text(encoding="utf-8")
+    lines = [other if held.startswith(line) else held for held in text.splitlines()]
+    assert lines != text.splitlines()
+    (file := tmp_path / "mine.toml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=f"board file {file}: .*{said}"):
+        boards.load(str(file))
+
+
 def test_table_has_every_board():
     table = boards.table()
     assert len(table.splitlines()) == 1 + len(boards.names())

@@ -39,6 +39,8 @@ def one_line(err: str) -> bool:
         (["build"], "MODEL.onnx"),
         (["run", "b", "--engine", "rtl"], "--input"),
         (["build", "no-such.onnx"], "no-such.onnx: no such file"),
+        (["build", "."], ".: is a folder"),
+        (["build", "no-such.onnx", "--bord", "x"], "unrecognized arguments: --bord x (hwgen build --help tells more)"),
         (["build", "a=x.onnx", "y.onnx"], "y.onnx: several models are several tasks"),
         (["build", "a=x.onnx", "a=y.onnx"], "task 'a' is named twice"),
         (["build", "a/b=x.onnx", "c=y.onnx"], "'a/b' is no task name"),
@@ -68,7 +70,7 @@ def test_bad_arguments_are_exit_2_and_one_line(hwgen, tmp_path, monkeypatch, arg
     [
         (["--board", "nexys"], "unknown board 'nexys'; known are"),
         (["--set", "array_outputs"], "--set array_outputs: written as KEY=VALUE"),
-        (["--set", "array_outputs=lots"], "array_outputs=lots: not a int"),
+        (["--set", "array_outputs=lots"], "array_outputs=lots: not a whole number"),
         (["--set", "array_outputs=7"], "array_outputs=7"),
         (["--set", "rows=7"], "--set rows: Config has no such field"),
         (["--stop-after", "lunch"], "unknown step 'lunch'; the steps are import"),

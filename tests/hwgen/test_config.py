@@ -74,7 +74,7 @@ def test_settings():
     config = Config().replace({"array_outputs": "48", "clock_mhz": "250"})
     assert (config.array_outputs, config.clock_mhz) == (48, 250.0)
     assert Config.from_dict(config.to_dict()) == config
-    with pytest.raises(UserError, match="--set banks=four: not a int"):
+    with pytest.raises(UserError, match="--set banks=four: not a whole number"):
         Config().replace({"banks": "four"})
     with pytest.raises(UserError, match="--set bank: Config has no such field; it has acc_rows"):
         Config().replace({"bank": "4"})

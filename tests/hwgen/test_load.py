@@ -351,6 +351,16 @@ def test_missing_file(tmp_path):
             load(path)
 
 
+@pytest.mark.parametrize("what", ["node", "output"])
+def test_a_graph_without_nodes_or_outputs(tmp_path, what):
+    nodes = [helper.make_node("Relu", ["image"], ["y"])] if what == "output" else []
+    image, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1, 8, 8]) for n in ("image", "y"))
+    graph = helper.make_graph(nodes, "g", [image], [y] if what == "node" else [])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=f"m.onnx: the model has no {what}"):
+        load(tmp_path / "m.onnx")
+
+
 def test_truncated_or_foreign_file(tmp_path):
     whole = small().SerializeToString()
     path = tmp_path / "cut.onnx"
