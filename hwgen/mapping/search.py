@@ -201,7 +201,7 @@ def no_room(graph: IntGraph, config: Config) -> bool:
                 change[span.last + 1] -= sizes[name]
         return max(itertools.accumulate(change))
 
-    if max(size.values(), default=0) >= config.bank_chunks:
+    if max(size.values(), default=0) > config.bank_chunks:
         return True
     chunks, entries = most(buffer_accesses(graph), size, final_reads(graph)), most(maximum_accesses(graph), rows, {})
     return chunks > config.scratch_chunks or entries > config.scale_entries

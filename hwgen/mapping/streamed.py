@@ -340,7 +340,8 @@ class Streamed:
             return Run(first, end, -(-tokens // tall), tokens, step, plain=plain)
 
         places = self._places(first, end, self.local(first, end), plain)
-        few, many = -(-tokens // most), max(1, -(-tokens // most), -(-tokens // max(MIN_ROWS, step)))
+        least = MIN_ROWS if any(isinstance(op, MatMul) for op, _ in entries) else 1
+        few, many = -(-tokens // most), max(1, -(-tokens // most), -(-tokens // max(least, step)))
         known: dict[int, tuple[int, _Sizes]] = {}
 
         def over(blocks: int) -> int:

@@ -56,13 +56,15 @@ class Run:
 
 
 def window_runs(graph: IntGraph, trim: Callable[[Run], Run] = lambda run: run) -> Iterator[Run]:
-    """The longest runs from each operation on, those that have windows, trimmed; each other operation is one by itself."""
+    """The longest runs from each operation on, those that have windows, trimmed at either end; each other operation is one by
+    itself."""
     ends = np.cumsum([len(unit) for unit in units(graph.ops)])
     starts, at, feeds = {0, *ends.tolist()}, 0, _feeds(graph)
     while at < len(graph.ops):
         run = _longest(graph, at, starts, feeds) if at in starts else None
         if run is not None and run.windows:
             run = trim(run)
+            yield from (Run(i, i + 1, 0, []) for i in range(at, run.first))
             yield run
             at = run.end
         else:

@@ -51,7 +51,9 @@ class _Windows:
         return replace(self.source, ops=ops, buffers=self.buffers, trace=trace)
 
     def _trimmed(self, run: Run) -> Run:
-        """The run without operations behind its last window or band, where that takes fewer blocks."""
+        """The run without operations behind its last window or band, where that takes fewer blocks, and without those in front
+        that touch what is too large for a bank and outlives it: who spills that lets it stream past them once."""
+        run = self._headless(run)
         inner = [shape.borders is None or BAND in shape.axes.values() for shape in run.shapes]
         least = run.first + len(inner) - inner[::-1].index(True)
         best = run
@@ -62,6 +64,14 @@ class _Windows:
             if shorter.windows and blocks < fewest:
                 best, fewest = shorter, blocks
         return best
+
+    def _headless(self, run: Run) -> Run:
+        own = self.source.ops[run.first : run.end]
+        large = {n for n, size in self.size.items() if size > self.limits.bank_chunks}
+        large = {n for n in large if self.spans[n][0] < run.first or self.spans[n][1] >= run.end}
+        head = next((k + 1 for k in range(len(own) - 1, -1, -1) if large & {v.buffer for v in own[k].views().values()}), 0)
+        shorter = replace(run, first=run.first + head, shapes=run.shapes[head:])
+        return shorter if head and shorter.windows else run
 
     def _run(self, run: Run) -> list[Op]:
         """The operations of a run, in blocks where they would find no room otherwise."""

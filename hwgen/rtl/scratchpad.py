@@ -19,7 +19,8 @@ class Scratchpad(Component):
     """scratch_chunks chunks of `chunk` int16 elements; every port moves 1 or more consecutive chunks a cycle.
 
     A chunk address is bank | word | sub-bank from high to low bits. An access of n chunks touches n consecutive
-    sub-banks, of the next word where it wraps; it stays inside one bank. Each bank serves one read and one write a
+    sub-banks, of the next word where it wraps, and of the bank's first behind its last: a row is read in whole accesses, and
+    what lies behind its end is used by nobody. Each bank serves one read and one write a
     cycle: requesters in different banks never meet, and reads never meet writes. Address bits beyond the memory are not
     used.
 

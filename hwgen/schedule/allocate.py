@@ -22,6 +22,7 @@ LOAD_LEADS = (6, 3, 1)
 SHOWN = 5  # items that an error names
 RELAXED = 24  # attempts with less and less time for those that are in the way
 AROUND = 8  # steps around one that found no place in which others give way, too, where those beside it have; then twice as many
+SQUEAKS = 24  # attempts more, in each of which what found no place in the one before is placed first
 PASSES = 4  # over all items, to move those apart that clash
 ORDERS: tuple[Callable[[Item], tuple[float, ...]], ...] = (
     lambda item: (-item.size, item.first),
@@ -125,8 +126,15 @@ def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[i
             break
     for item, (first, last) in zip(items, must, strict=True):
         item.first, item.last = first, last
+    squeaked: dict[int, int] = {}
     for order in ORDERS:
         failed = _fill(items, banks, bank_size, clashes, order)
+        if failed is None:
+            _bring_forward(items)
+            return None
+    for _ in range(SQUEAKS):  # what found no place comes before the others
+        squeaked[id(failed)] = len(squeaked) + 1
+        failed = _fill(items, banks, bank_size, clashes, lambda item: (-squeaked.get(id(item), 0), *ORDERS[0](item)))
         if failed is None:
             _bring_forward(items)
             return None

@@ -103,13 +103,8 @@ class Spaces:
         loaded = [item for pairs in self.spans.values() for span, item in pairs if span.loads]
         if not self.spills:
             set_lead([*loaded, *self.params.values(), *self.tables.values()])
-        # A row is read in whole accesses: none may run over the end of a bank.
-        margin = max(config.input_chunks, config.output_chunks) - 1
-        usable = config.bank_chunks - margin
         scratch = [*buffers, *self.params.values()]
-        place(scratch, config.banks, usable, self._clashes(scratch), "chunks of scratchpad", "bank_words or banks")
-        for item in scratch:
-            item.address += item.address // usable * margin
+        place(scratch, config.banks, config.bank_chunks, self._clashes(scratch), "chunks of scratchpad", "bank_words or banks")
         scales = [*maxima, *self.tables.values()]
         place(scales, 1, config.scale_entries, {}, "entries of the scale memory", "scale_entries")
 

@@ -158,6 +158,23 @@ def test_what_has_room_stays_as_it_is():
     assert window_tiling(graph, limits(1 << 20)).ops == graph.ops
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_streams_past_a_bank_is_no_part_of_a_block_of_windows(kept):
+    """A map larger than a bank: where it outlives the windows what reads it goes through once, else it is made block by block."""
+    m = maker.Maker((12, 16), 16)
+    wide = m.act(m.linear("patches", outputs=128))
+    x = m.add("patches", m.linear(wide, 128))
+    x = m.add(x, m.attention(m.norm(x)))
+    images = maker.images(graph := m.graph(*((x, wide) if kept else (x,))), 3)
+    graph = select(quantise({"": graph}, images)[""])
+    image = {name: values[0] for name, values in images.items()}
+    tiled = window_tiling(graph, limits(192 * 128 // 16 - 1))
+    machine.assert_equal(golden.run(tiled, image).outputs, golden.run(graph, image).outputs)
+    read = sum(op.name.startswith("3.linear") for op in tiled.ops)
+    gathered = sum(isinstance(op, ReduceWindow) for op in tiled.ops)
+    assert gathered > 1 and (read == 1 if kept else read == gathered)
+
+
 def test_weights_that_stream_in_pieces():
     graph, image = swin((6, 8), columns=32)
     tiled = window_tiling(graph, limits(40))

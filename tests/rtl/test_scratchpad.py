@@ -29,9 +29,14 @@ class Model:
                 taken.add(bank)
         return ready
 
+    def inside(self, addr: int, behind: np.ndarray) -> np.ndarray:
+        """Chunk addresses so far behind an address in its bank, whose first chunk is behind its last."""
+        size = self.config.bank_chunks
+        return addr // size * size + (addr + behind) % size
+
     def write(self, cycle: int, request: dict) -> None:
         mask = request["mask"].astype(bool)
-        self.writes.append((cycle, request["addr"] + np.flatnonzero(mask), request["data"][mask]))
+        self.writes.append((cycle, self.inside(request["addr"], np.flatnonzero(mask)), request["data"][mask]))
 
     def read(self, cycle: int, addr: int, count: int) -> list:
         """Chunks that a read accepted in `cycle` delivers; to be called with the writes of earlier cycles only."""
@@ -42,7 +47,8 @@ class Model:
             self.defined[addresses] = True
         unsure = {a for _, addresses, _ in self.writes for a in addresses}
         return [
-            self.chunks[a].copy() if self.defined[a] and a not in unsure else None for a in range(addr, addr + count)
+            self.chunks[a].copy() if self.defined[a] and a not in unsure else None
+            for a in self.inside(addr, np.arange(count)).tolist()
         ]
 
 
@@ -56,11 +62,7 @@ def chunk_counts(config: Config) -> dict:
 
 
 def random_request(config: Config, count: int, kind: str, load: float, rng) -> dict:
-    bank = int(rng.integers(config.banks))
-    request = {
-        "valid": bool(rng.random() < load),
-        "addr": bank * config.bank_chunks + int(rng.integers(config.bank_chunks - count + 1)),
-    }
+    request = {"valid": bool(rng.random() < load), "addr": int(rng.integers(config.scratch_chunks))}
     if kind == "wr":
         request["mask"] = rng.integers(0, 2, count) if rng.random() < 0.5 else np.ones(count, np.int64)
         request["data"] = rng.integers(-(1 << 15), 1 << 15, (count, config.chunk))
