@@ -243,8 +243,12 @@ def moved(b: Builder, name: str, scale: float) -> Held:
 
 def plain(b: Builder, name: str) -> Held:
     """The value with one step for all columns and no offset."""
-    held = b.held[name]
-    return held if held.common else moved(b, name, own_scale(b, b.plan.nodes[name], 0.0))
+    held, seen = b.held[name], b.stats.values[name]
+    if held.common:
+        return held
+    offset = np.asarray(0.0 if held.offset is None else held.offset, np.float64)  # that, and what lies beside it, in 16 bits
+    reach = max(float(np.abs(a).max()) for a in (offset, seen.low - offset, seen.high - offset))
+    return moved(b, name, own_scale(b, b.plan.nodes[name], reach / INT16_MAX if offset.any() else 0.0))
 
 
 def fraction(largest: float) -> int:

@@ -12,6 +12,7 @@ from .grouped import grouped
 from .kept_keys import kept_keys
 from .limits import dynamic, joined, limit, of_input, of_inputs
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
+from .match import parted
 from .moe import mixtures
 from .norms import length, norm, softmax
 from .outer import chosen, outer, weighed
@@ -23,9 +24,10 @@ from .tokens import channels_last, ordered, padded, pool, positions, shifted, to
 
 LISTS: tuple[Pattern, ...] = (selected, scattered, placed, stepped)  # what is chosen by what the network computes
 
-# In order. The first round finds layers in the steps that exporters write; a single number that multiplies or is added may
-# be such a step, so that only the second round folds those, and puts rows and columns in order.
+# In order. Behind parts of concatenations a round finds layers in the steps that exporters write; a single number that
+# multiplies or is added may be such a step, so that only a later round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
+    (parted,),
     (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, kept_keys, attention, softmax, norm, curved, leaky),
         *(undone, bias, gain, received, *LISTS),

@@ -12,6 +12,7 @@ from ..layers import Softmax
 from ..tensor import Builder, Contract, Node, Ref
 from .attention import attention
 from .conditions import is_number, number, opposite
+from .limits import beneath
 from .match import constant, factor_of, is_map, layer
 
 FAR = -1e3  # a score below it is a mask
@@ -29,6 +30,7 @@ def kept_keys(t: Builder, node: Node) -> Ref | None:
 
 
 def _kept(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result: str) -> Ref | None:
+    p = beneath(t, p)
     if not layer(p, Softmax):
         return None
     keys = [c for c in lp if c in lv and c not in result]
@@ -36,7 +38,7 @@ def _kept(t: Builder, node: Node, p: Ref, lp: str, v: Ref, lv: str, result: str)
     wide = [c for c in lv if c not in lp]
     if len(keys) != 1 or len(wide) != 1:
         return None
-    found = _weights(t, p.node.operands[0])
+    found = _weights(t, beneath(t, p.node.operands[0]))
     if found is None:
         return None
     scores, weights, none_kept = found
@@ -80,7 +82,7 @@ def _weights(t: Builder, x: Ref) -> tuple[Ref, Ref, str] | None:
                 return None if made is None else (scores, opposite(t, made) if turned else made, none_kept)
         return None
     for term, scores in (operands, operands[::-1]) if operands else ():
-        if (found := _exponential(t, _once(t, term))) is not None:
+        if (found := _exponential(t, _once(t, beneath(t, term)))) is not None:
             return scores, *found
     return None
 

@@ -115,6 +115,12 @@ def of_part(r: Ref) -> Ref:
     return r
 
 
+def parted(t: Builder, node: Node) -> Ref | None:
+    """A node that reads parts of concatenations, as one of those parts."""
+    operands = [of_part(r) for r in node.operands]
+    return None if operands == [*node.operands] else t.node(node.op, *operands)
+
+
 def loops(*layouts: Layout) -> list[list[Loop]] | None:
     """By axis, the loops of layouts of one shape cut so that all have the same sizes; None where they have no such cut."""
     result = []

@@ -12,7 +12,7 @@ from ..recognise.limits import is_limit
 from ..recognise.names import label, parent
 from ..tensor import Const, Map, Node, Ref
 from .dense import like_input
-from .lower import GONE, Rows
+from .lower import GONE, Rows, moves
 from .moves import value
 from .operands import Operand
 from .reasons import reason
@@ -361,7 +361,7 @@ def _with_constant(b: Rows, node: Node, found: Arranged, start: int, stop: int) 
 def limited_place(b: Rows, node: Node) -> Place:
     """That of its input, also of a norm of each head."""
     x = node.operands[0]
-    return b.place(x.node) if x.whole and b.place(x.node).column is not None else place(b, node)
+    return b.place(x.node) if x.whole and not moves(x) and b.place(x.node).column is not None else place(b, node)
 
 
 def limited(b: Rows, node: Node, start: int, stop: int) -> str:

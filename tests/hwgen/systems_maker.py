@@ -112,7 +112,53 @@ def sampled(w):
     return w.classes(w.op("Add", w.linear(w.turned(w.op("Reshape", y, [1, D, 5]))), w.normal(1, 5, D)))
 
 
-NETWORKS = (shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled)
+def steady_gate(w):
+    """A gate by a sigmoid that is nearly the same for all (sizes of boxes in D-FINE: Peng et al. 2024)."""
+    x = w.norm(w.tokens())
+    gate = w.op("Sigmoid", w.op("Sub", w.op("Mul", w.linear(x), 1e-3), 2.5))
+    return w.classes(w.op("Mul", w.linear(x), gate))
+
+
+def refined(w):
+    """Places that each layer moves, two channels of four in place, from the inverse of the sigmoid of the last (refined boxes of
+    Deformable DETR: Zhu et al. 2021)."""
+    x = w.norm(w.tokens())
+    box, every = w.linear(x, D, 4), np.stack(np.meshgrid([0], np.arange(PATCHES), np.arange(2), indexing="ij"), -1)
+    box = w.op("ScatterND", box, every, w.op("Add", w.cut(box, 2, 0, 2), w.normal(1, PATCHES, 2, scale=0.3)))
+    boxes = [w.op("Sigmoid", box)]
+    boxes.append(w.op("Sigmoid", w.op("Add", w.linear(x, D, 4), _inverse(w, boxes[0]))))
+    both = w.op("Concat", *(w.op("Unsqueeze", b, ints(1)) for b in boxes), axis=1)
+    last = w.op("Add", w.linear(x, D, 4), _inverse(w, w.op("Gather", both, np.array(1), axis=1)))
+    return w.classes(w.op("Add", x, w.linear(w.op("Sigmoid", last), 4, D)))
+
+
+def _inverse(w, x):
+    x = w.op("Clip", x, np.float32(0), np.float32(1))
+    one, other = (w.op("Clip", part, np.float32(1e-5)) for part in (x, w.op("Sub", 1.0, x)))
+    return w.op("Log", w.op("Div", one, other))
+
+
+def _stepped(w, x, scale, kind=np.int8):
+    """A pair of QuantizeLinear and DequantizeLinear."""
+    zero = np.array(0, kind)
+    return w.op("DequantizeLinear", w.op("QuantizeLinear", x, np.float32(scale), zero), np.float32(scale), zero)
+
+
+def sized(w):
+    """Attention by sizes of tokens, and to tokens that the network keeps, in a file that is quantised."""
+    x = _stepped(w, w.norm(w.tokens()), 0.03)
+    size = w.op("Add", w.op("Sigmoid", w.linear(x, D, 1)), 1.0)
+    q, k, v = (_stepped(w, w.linear(x), 0.03) for _ in range(3))
+    scores = _stepped(w, w.op("Mul", w.op("MatMul", q, w.turned(k)), float(D**-0.5)), 0.02)
+    sizes = _stepped(w, w.turned(w.op("Log", size)), 0.006)
+    p = _stepped(w, w.softmax(w.op("Add", scores, sizes)), 1 / 255, np.uint8)
+    x = w.op("Add", x, w.linear(w.op("MatMul", p, v)))
+    closed = w.op("Less", w.turned(w.linear(x, D, 1)), 0.5)
+    p = _stepped(w, w.softmax(w.op("Where", closed, float("-inf"), scores)), 1 / 255, np.uint8)
+    return w.classes(w.op("Add", x, w.linear(w.op("MatMul", p, v))))
+
+
+NETWORKS = (shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled, steady_gate, refined, sized)
 
 
 def write(path, form):

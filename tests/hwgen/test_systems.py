@@ -8,7 +8,7 @@ import systems_maker as maker
 import test_chosen
 import test_machine as machine
 from hwgen import graph as fg
-from hwgen.levels import import_model
+from hwgen.levels import check, import_model
 from hwgen.rows.maps import MOST_ALONG, sliding
 from hwgen.schedule import schedule
 from hwgen.select import integers
@@ -37,5 +37,14 @@ def test_networks(form, tmp_path):
 def test_taps_of_a_long_value_lie_in_two_directions():
     """Frequencies below each other, which a layer behind a Fourier transform reads (Hyena): a map of which no side is longer than
     the numbers of a walk."""
-    first, fields = sliding(np.arange(512)[:, None] + 512 * np.arange(17), 17 * 512)
-    assert first == 0 and max(fields["size"]) < MOST_ALONG and np.prod(fields["kernel"]) == 17
+    first, fields = sliding(np.arange(9 * 512).reshape(512, 9), 9 * 512)
+    assert first == 0 and max(fields["size"]) < MOST_ALONG and np.prod(fields["kernel"]) == 9
+
+
+def test_an_infinite_scale_is_refused(tmp_path):
+    """onnxruntime's static quantisation gives one to scores that are masked by minus infinity."""
+    w = maker.maker.Writer()
+    x = w.op("QuantizeLinear", w.norm(w.tokens()), np.float32(np.inf), np.array(0, np.int8))
+    y = w.classes(w.op("DequantizeLinear", x, np.float32(np.inf), np.array(0, np.int8)))
+    (finding, *_) = check(w.write(tmp_path / "m.onnx", maker.IMAGE, y, [1, maker.CLASSES]))
+    assert finding.op == "QuantizeLinear" and finding.reason == "its scale is infinite"

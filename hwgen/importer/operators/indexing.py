@@ -66,6 +66,10 @@ def scatter_nd(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Ref:
     deep = index.shape[-1]
     rows, width = prod(x.shape[:deep]), prod(x.shape[deep:])
     flat = c.t.reshape(flat_index(c, index, x.shape[:deep]), (prod(index.shape[:-1]),))
+    if flat.constant is not None and op.attribute("reduction", "none") == "none":
+        whole = _replaced(c, x, deep, flat.constant, updates)
+        if whole is not None:
+            return whole
     y = _scatter(c, op, c.t.reshape(x, (rows, width)), flat, c.t.reshape(updates, (flat.shape[0], width)))
     return c.t.reshape(y, x.shape)
 
@@ -79,9 +83,34 @@ def scatter_elements(c: Context, op: Op, x: Ref, index: Ref, updates: Ref) -> Re
         place: list[Array] = list(np.indices(known.shape, sparse=True))
         place[axis] = known
         flat = c.t.const(np.ravel_multi_index(tuple(np.broadcast_arrays(*place)), x.shape).reshape(-1))
+        if (whole := _replaced(c, x, len(x.shape), flat.numbers, updates)) is not None:
+            return whole
         y = _scatter(c, op, c.t.reshape(x, (prod(x.shape), 1)), flat, c.t.reshape(updates, (known.size, 1)))
         return c.t.reshape(y, x.shape)
     return c.t.scatter(x, index, updates, axis, op.attribute("reduction", "none"))
+
+
+def _replaced(c: Context, x: Ref, deep: int, flat: Array, updates: Ref) -> Ref | None:
+    """x, of which whole slices along one of the first `deep` axes are replaced by the updates in their order, such as channels
+    that are assigned in place; None where it is not so."""
+    lead = x.shape[:deep]
+    places = np.full(prod(lead), -1)
+    places[flat] = np.arange(len(flat))
+    origin = places.reshape(lead)
+    for axis, count in enumerate(lead):
+        new = np.moveaxis(origin >= 0, axis, 0).reshape(count, -1)
+        if (new != new[:, :1]).any():
+            continue
+        taken = np.compress(new[:, 0], origin, axis)
+        if not np.array_equal(taken.reshape(-1), np.arange(len(flat))):
+            continue
+        inner, used, parts = c.t.reshape(updates, (*taken.shape, *x.shape[deep:])), 0, []
+        for run in np.split(np.arange(count), np.flatnonzero(np.diff(new[:, 0])) + 1):
+            own = bool(new[run[0], 0])
+            parts.append(c.t.slice(inner if own else x, axis, used if own else int(run[0]), len(run)))
+            used += len(run) if own else 0
+        return c.t.concat(parts, axis)
+    return None
 
 
 def _scatter(c: Context, op: Op, x: Ref, flat: Ref, updates: Ref) -> Ref:

@@ -35,6 +35,8 @@ def kind_of(c: Context, op: Op, position: int) -> str | None:
 
 def shaped(c: Context, p: Any, shape: tuple[int, ...], axis: int, block: int = 0) -> Any:
     """A scale or zero point, per tensor, per slice of an axis or per block of it, such that it broadcasts."""
+    if p is not None and p.constant is not None and not np.isfinite(p.numbers).all():
+        raise Unsupported("its scale is infinite", "quantise again without what masks by -inf (nodes_to_exclude)")
     if p is None or p.layout.size == 1:
         return p if p is None else c.t.reshape(p, ())
     axis = axis % len(shape) if -len(shape) <= axis < len(shape) else -1
