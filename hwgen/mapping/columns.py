@@ -1,21 +1,25 @@
 """Columns that weights use: a product whose weights are zero but in some columns of what they meet, as one that picks a head out
-of many has, goes over these alone. A row takes a step of the array for every 64 columns, and a tile of weights."""
+of many has, goes over these alone. A row takes a step of the array for every 64 columns, and a tile of weights. Where outputs use
+different columns, as those of a convolution with groups do, those that the array makes together become a product of their own."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ..intgraph import Buffer, Constant, IntGraph, MatMul, Op, View
-from ..isa import Convert
+from ..isa import Convert, RowMax
+from .parts import part_name
 
 Span = tuple[int, int]  # first column, and the one behind the last
 
 
-def used_columns(graph: IntGraph, chunk: int, lanes: int) -> IntGraph:
+def used_columns(graph: IntGraph, chunk: int, lanes: int, outputs: int) -> IntGraph:
     """The graph with products with constants on the chunks of columns that have weight, where that saves steps of `lanes`
-    columns."""
+    columns for every `outputs` outputs."""
+    graph = _outputs_apart(graph, chunk, lanes, outputs)
     buffers, changed = dict(graph.buffers), dict[str, Op]()
     cut: dict[tuple[int, Span], np.ndarray] = {}  # weights that blocks share stay one
 
@@ -34,12 +38,14 @@ def used_columns(graph: IntGraph, chunk: int, lanes: int) -> IntGraph:
     for op in graph.ops:
         if not isinstance(op, MatMul) or not isinstance(op.w, np.ndarray) or op.expert is not None:
             continue
-        taps = op.walk is not None and op.walk.count > 1
-        if taps or op.x_convert == Convert.PROBABILITY:  # of sums of whole rows
+        if op.x_convert == Convert.PROBABILITY:  # of sums of whole rows
             continue
-        if (found := span(op.w, op.x)) is not None:
-            w = cut.setdefault((id(op.w), found), np.ascontiguousarray(op.w[:, slice(*found)]))
-            changed[op.name] = replace(op, x=part(op.x, found), w=w)
+        by_tap = op.w.reshape(len(op.w) * op.taps, op.x.cols)
+        if (found := span(by_tap, op.x)) is not None:
+            key = id(op.w), found
+            if key not in cut:
+                cut[key] = np.ascontiguousarray(by_tap[:, slice(*found)]).reshape(len(op.w), -1)
+            changed[op.name] = replace(op, x=part(op.x, found), w=cut[key])
     for constant, readers in _streamed(graph):
         views = [op.w for op in readers if isinstance(op.w, View)]
         spans = [span(constant.data, view) for view in views]
@@ -52,6 +58,52 @@ def used_columns(graph: IntGraph, chunk: int, lanes: int) -> IntGraph:
         for op, view in zip(readers, views, strict=True):
             changed[op.name] = replace(op, x=out, w=part(view, of))
     return replace(graph, ops=[changed.get(op.name, op) for op in graph.ops], buffers=buffers)
+
+
+def _outputs_apart(graph: IntGraph, chunk: int, lanes: int, outputs: int) -> IntGraph:
+    """The graph with products with constants in parts of `outputs` outputs, where these use other columns each."""
+    ops: list[Op] = []
+    buffers = dict(graph.buffers)
+    known: dict[tuple[int, int], Any] = {}  # of what blocks share each part once
+
+    def rows(values: Any, first: int) -> Any:
+        if np.ndim(values) == 0:
+            return values
+        return known.setdefault((id(values), first), np.ascontiguousarray(np.asarray(values)[first : first + outputs]))
+
+    for op in graph.ops:
+        plain = isinstance(op, MatMul) and isinstance(op.w, np.ndarray) and op.expert is None
+        if not isinstance(op, MatMul) or not plain or not _apart(op, buffers, chunk, lanes, outputs):
+            ops.append(op)
+            continue
+        for view in (op.out, *((op.residual,) if op.residual else ())):
+            buffers[view.buffer] = replace(buffers[view.buffer], groups=1)  # groups of whole chunks lie as one
+        for first in range(0, op.out.cols, outputs):
+            cols = min(outputs, op.out.cols - first)
+            last = first + outputs >= op.out.cols
+            views = (("out", op.out), ("residual", op.residual))
+            fields: dict[str, Any] = {f: replace(v, col=v.col + first, cols=cols) for f, v in views if v is not None}
+            chained = op.row_max != RowMax.NONE and (first > 0 or op.continue_max)
+            fields |= {f: rows(getattr(op, f), first) for f in ("w", "col_mult", "bias")} | {"continue_max": chained}
+            ops.append(replace(op, name=part_name(op.name, first // outputs, last, "outputs"), **fields))
+    return replace(graph, ops=ops, buffers=buffers)
+
+
+def _apart(op: MatMul, buffers: dict[str, Buffer], chunk: int, lanes: int, outputs: int) -> bool:
+    """Whether a product in parts of so many outputs takes less than half of the steps."""
+    views = [op.x, op.out, *((op.residual,) if op.residual else ())]
+    if op.out.cols <= outputs or op.x_convert == Convert.PROBABILITY or outputs % chunk:
+        return False
+    if any(buffers[v.buffer].cols // buffers[v.buffer].groups % chunk or v.col % chunk for v in views):
+        return False
+    assert isinstance(op.w, np.ndarray)
+    used = np.asarray(op.w.reshape(len(op.w), op.taps, op.x.cols).any(axis=1))
+    steps = 0
+    for first in range(0, op.out.cols, outputs):
+        columns = np.flatnonzero(used[first : first + outputs].any(axis=0))
+        span = (int(columns[-1]) // chunk + 1 - int(columns[0]) // chunk) * chunk if columns.size else 1
+        steps += -(-span // lanes)
+    return 2 * steps <= -(-op.out.cols // outputs) * -(-op.x.cols // lanes)
 
 
 def _streamed(graph: IntGraph) -> list[tuple[Constant, list[MatMul]]]:

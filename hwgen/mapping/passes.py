@@ -95,7 +95,7 @@ def _spills(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> In
 
 
 def _columns(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    return used_columns(graph, config.chunk, config.array_inputs)
+    return used_columns(graph, config.chunk, config.array_inputs, config.array_outputs)
 
 
 def _limits(room: float, mapping: Mapping, config: Config) -> Limits:

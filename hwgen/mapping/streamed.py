@@ -467,6 +467,9 @@ class Streamed:
             elif height:
                 array += self.array(op, math.ceil(height * share) if op.expert is not None else height)
                 vector += self.vector(op, height)
+        # Row maxima of what is fetched are taken again, by a product with rows of one chunk.
+        measured = (p for p in places if p.maxima and p.fetched and p.key not in (COLUMNS, WHOLE))
+        vector += sum((p.size + 1) * sizes.mean(p.key) for p in measured)
         moved = [(p, p.size * sizes.mean(p.key) * self.beats / (blocks if p.key == WHOLE else 1)) for p in places]
         read, written = sum(c for p, c in moved if p.fetched), sum(c for p, c in moved if p.spilled)
         return side_by_side(array, vector, read, written)

@@ -134,11 +134,18 @@ def _term(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
         return _sum_term(t, *found[:2])
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
         return None
+    if _stays(t, found[0].node):
+        return None
     x, b = _part(t, found[0]), found[1]
     c = by_element(b, x)
     if c is None or (c.shape[0] != 1 and not (by_row and layer(x, Norm, Scale, Embed))):
         return None
     return _replaced(t, x, _added(t, x.node, c), b)
+
+
+def _stays(t: Builder, node: Node) -> bool:
+    """Whether a layer had better stay as it is, as others read it, too: a convolution by several taps would be computed twice."""
+    return isinstance(node.op, Conv) and prod(node.operands[1].shape[2:]) > 1 and t.readers.get(node, 1) > 1
 
 
 def _part(t: Builder, x: Ref) -> Ref:
@@ -179,6 +186,8 @@ def _factor(t: Builder, node: Node, by_row: bool = True) -> Ref | None:
     if found is not None and is_map(found[0], "add") and found[1].scalar is not None:
         return _sum_factor(t, *found)
     if found is None or not layer(found[0], Linear, Norm, Conv, Scale, Embed):
+        return None
+    if _stays(t, found[0].node):
         return None
     x, b, function = _part(t, found[0]), *found[1:]
     c = by_element(b, x)

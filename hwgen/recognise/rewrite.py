@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from ..tensor import Builder, Const, Node, Program, Ref
@@ -17,10 +18,13 @@ def rewrite(program: Program, patterns: Iterable[Pattern], past: bool = True) ->
     """
     t = Builder()
     t.notes = program.notes
+    nodes = list(program.nodes())
+    readers = Counter(o.node for node in nodes for o in {o.node: o for o in node.operands}.values())
+    readers.update(r.node for r in program.outputs.values())
     made: dict[Node, Ref] = {}
     bare: dict[Node, Ref] = {}  # of a quantised file: without such limits
     patterns = tuple(patterns)
-    for node in program.nodes():
+    for node in nodes:
         if isinstance(node.op, Const):
             made[node] = node.ref
             continue
@@ -33,6 +37,7 @@ def rewrite(program: Program, patterns: Iterable[Pattern], past: bool = True) ->
             bare[node] = r
         if past and is_limit(made[node]) and not stands(made[node].node.operands[0].node):
             bare[node] = beneath(t, bare.get(node, made[node]))
+        t.readers[made[node].node] = max(readers[node], t.readers.get(made[node].node, 0))
         assert made[node].shape == node.shape, (node.op, node.shape, made[node].shape)
     return Program({name: t.through(r.layout, made[r.node]) for name, r in program.outputs.items()}, program.notes)
 

@@ -125,7 +125,7 @@ def taps_of(b: Rows, operand: Operand) -> tuple[tuple[Node, Array], int, dict[st
 
 # --- convolutions ---
 
-GROUP_CHANNELS = 32  # about what the array takes at a time
+MOST_WEIGHTS = 1 << 22  # of a convolution with groups as one product, with zeros between them: the mapping leaves them out
 
 
 def conv_place(b: Rows, node: Node) -> Place:
@@ -176,7 +176,8 @@ def _conv(b: Rows, node: Node) -> str:
         name = value(b, node, b.kept(view))
         return b.add(graph.Conv, node, node.name, "conv", x=name, weight=b.intern(taps), bias=constant, **fields)
     parts, each, out = [], channels // op.groups, len(taps) // op.groups
-    beside = max(1, GROUP_CHANNELS // each)  # groups that one product computes, each with zeros for the others
+    beside = max(1, int((MOST_WEIGHTS / (out * each * taps[0, ..., 0].size)) ** 0.5))  # groups that one product computes
+    alone = kernel == (1, 1) and fields["stride"] == (1, 1) and not any(fields["pads"])
     for g in range(0, op.groups, beside):
         count = min(beside, op.groups - g)
         inputs, outputs = slice(g * each, (g + count) * each), slice(g * out, (g + count) * out)
@@ -187,10 +188,14 @@ def _conv(b: Rows, node: Node) -> str:
         for i in range(count):
             diagonal[i * out : (i + 1) * out, ..., i * each : (i + 1) * each] = taps[outputs][i * out : (i + 1) * out]
         term = None if constant is None else b.intern(constant[outputs])
-        name = node.name and f"{node.name}.{g}"
+        name = node.name and (node.name if count == op.groups else f"{node.name}.{g}")
         read = value(b, node, kept(own))
+        if alone:
+            weight = b.intern(diagonal.reshape(count * out, count * each))
+            parts.append(b.add(graph.Linear, node, name, "linear", x=read, weight=weight, bias=term))
+            continue
         parts.append(b.add(graph.Conv, node, name, "conv", x=read, weight=b.intern(diagonal), bias=term, **fields))
-    return joined(b, node, parts)
+    return parts[0] if len(parts) == 1 else joined(b, node, parts)
 
 
 def _uncovered(view: View) -> tuple[View, tuple[int, ...], tuple[int, ...]]:

@@ -49,6 +49,7 @@ class Selection:
         self._traced = {ref.value for ref in graph.trace.values()}
         self._walked = _read_by_walks(graph)
         self._stacked = _made_in_stacks(graph)
+        self._joined = _made_in_joins(graph)
         for i, node in enumerate(graph.nodes):
             for name in dict.fromkeys(ref.value for ref in node.reads()):
                 self._readers.setdefault(name, []).append(node)
@@ -78,9 +79,14 @@ class Selection:
         return View(name, 0, rows, 0, cols)
 
     def _new(self, node: q.Node) -> View:
-        """A place for the node's value: in that of the Stack that alone reads it, or a buffer of its own, named after the sum
-        that alone reads it and takes its place."""
+        """A place for the node's value: in that of the Stack or Join that alone reads it, or a buffer of its own, named after the
+        sum that alone reads it and takes its place."""
         value, name = self.graph.values[node.name], node.name
+        if name in self._joined:
+            join, col = self._joined[name]
+            whole = self._places[join.name] if join.name in self._places else self._new(join)
+            self._places[name] = replace(whole, col=col, cols=value.cols)
+            return self._places[name]
         if name in self._stacked:
             stack, row = self._stacked[name]
             whole = self._places[stack.name] if stack.name in self._places else self._new(stack)
@@ -116,6 +122,8 @@ class Selection:
 
     def _keep(self, node: q.Node) -> RowMax:
         """What an operation that writes all of the node's value keeps of its rows."""
+        if node.name in self._joined:
+            return RowMax.NONE  # of some columns
         stored = self._stacked[node.name][0] if node.name in self._stacked else node
         row_max = self._wanted.get(stored.name, RowMax.NONE)
         if row_max == RowMax.SIGNED and not isinstance(stored, q.Product | q.Shift):
@@ -210,10 +218,11 @@ class Selection:
             row += piece.count
 
     def _join(self, node: q.Join, i: int) -> None:
-        out, col = self._new(node), 0
+        out, col = self._places[node.name] if node.name in self._places else self._new(node), 0
         for n, piece in enumerate(node.pieces):
             end = col + len(piece.mult)
-            self._piece(f"{node.name}.{n}", piece, _columns(out, slice(col, end)), RowMax.NONE, node.source)
+            if piece.x.value not in self._joined:
+                self._piece(f"{node.name}.{n}", piece, _columns(out, slice(col, end)), RowMax.NONE, node.source)
             col = end
 
     def _piece(self, name: str, piece: q.Piece, out: View, row_max: RowMax, source: str) -> None:
@@ -385,6 +394,24 @@ def _made_in_stacks(graph: q.QGraph) -> dict[str, tuple[q.Stack, int]]:
             if whole and name in windows and len(readers[name]) == 1 and value.groups == groups:
                 inside[name] = node, row
             row += piece.count
+        found |= inside if len(inside) < len(node.pieces) else {}
+    return found
+
+
+def _made_in_joins(graph: q.QGraph) -> dict[str, tuple[q.Join, int]]:
+    """The same of a Join: value -> (the Join in whose place it is made, its first column there)."""
+    kept = {o.x.value for o in graph.outputs}
+    readers = _readers(graph)
+    windows = {node.name for node in graph.nodes if isinstance(node, q.Window)} - kept
+    found: dict[str, tuple[q.Join, int]] = {}
+    for node in (node for node in graph.nodes if isinstance(node, q.Join)):
+        col, inside = 0, {}
+        for piece in node.pieces:
+            value, name = graph.values[piece.x.value], piece.x.value
+            whole = piece.plain and piece.rows is None and piece.x == q.Ref(name, 0, value.rows)
+            if whole and name in windows and len(readers[name]) == 1:
+                inside[name] = node, col
+            col += len(piece.mult)
         found |= inside if len(inside) < len(node.pieces) else {}
     return found
 

@@ -67,13 +67,15 @@ class Builder:
     """Nodes of one program. `source` and `name` are given to the nodes made from now on.
 
     fold: evaluate nodes whose operands are all constants. pixels: inputs of integers whose `float` is an input of floating
-    point of the same name; what reads their integers still reads integers. `notes`: those of the program that is made.
+    point of the same name; what reads their integers still reads integers. `notes`: those of the program that is made. `readers`:
+    where a program is made again, of a node that stands for one of it how many read that one.
     """
 
     def __init__(self, fold: bool = True, pixels: Container[str] = ()):
         self.fold = fold
         self.pixels = pixels
         self.notes: dict[str, Any] = {}
+        self.readers: dict[Node, int] = {}
         self.source = ""
         self.name = ""
         self._made: dict[Any, Node] = {}

@@ -50,6 +50,13 @@ def stacked(m):
     return m.linear(y), m.put(fg.Stack, (m.window(x, "weighted", stride=(2, 2)), token))
 
 
+def beside(m):
+    """As decoders that join maps: what windows make lies side by side with another value."""
+    x = m.linear("patches")
+    y = m.put(fg.Join, (x, m.window(x, "weighted"), m.window(x, "max")))
+    return m.linear(y, 48)
+
+
 def depthwise_activated(m):
     """As the feed-forward layer of PVTv2 (Wang et al. 2022) and an inverted residual with a stride."""
     x = m.linear(m.act(m.window(m.linear(m.norm("patches"), outputs=32), "weighted", columns=32)), 32)
@@ -134,7 +141,7 @@ def stored_activated(m):
 
 NETWORKS = [
     conv, conv_stem, conv_residual, depthwise, stacked, depthwise_activated, pooled, windows, gathered, joined, squeezed,
-    tables, stored_activated,
+    tables, stored_activated, beside,
 ]  # fmt: skip
 
 
@@ -258,3 +265,10 @@ def test_of_two_products_that_are_added_what_others_read_is_computed_once(first)
     level_m = select(quantise({"": graph}, maker.images(graph, 2))[""])
     names = [op.name for op in level_m.ops]
     assert [name for name in names if x in name and name != f"{x}.x"] == [x]
+
+
+def test_windows_are_made_in_the_place_of_a_join():
+    level_m = select(made(beside, 0)[1])
+    windows = [op for op in level_m.ops if isinstance(op, ReduceWindow)]
+    assert [op.walk.count for op in windows].count(1) == 1 and len(windows) == 3
+    assert len({op.out.buffer for op in windows}) == 1 and sorted(op.out.col for op in windows) == [0, 16, 32]

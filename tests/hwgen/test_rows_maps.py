@@ -68,6 +68,19 @@ def groups_of_two(w):
     return w.as_tokens(y)
 
 
+def groups_alone(w):
+    y = w.op("Conv", w.op("Relu", w.patches()), w.normal(D, 2, 1, 1), w.normal(D), group=4, kernel_shape=[1, 1])
+    return w.as_tokens(y)
+
+
+def normalised_beside(w):
+    """A convolution whose result is read as it is and normalised (as MaxViT's stem): computed once."""
+    y = w.op("Conv", w.op("Relu", w.patches()), w.normal(D, D, 3, 3), w.normal(D), pads=[1, 1, 1, 1], kernel_shape=[3, 3])
+    parameters = 1 + w.normal(D, scale=0.2), w.normal(D), w.normal(D), w.rng.uniform(0.5, 2, D)
+    z = w.op("Conv", w.op("BatchNormalization", y, *parameters), w.normal(D, D, 1, 1), w.normal(D), kernel_shape=[1, 1])
+    return w.as_tokens(w.op("Add", w.op("Relu", y), w.op("Relu", z)))
+
+
 def pooled(kind, **attributes):
     def form(w):
         return w.as_tokens(w.op(kind, w.patches(), kernel_shape=[2, 3], pads=[1, 1, 0, 1], **attributes))
@@ -156,6 +169,8 @@ TAKEN = {
     "largest of tokens": (largest_of_tokens, (1, 1, D), {"Window": 1}),
     "depthwise": (depthwise, (1, T, D), {"Window": 1, "Gather": 0}),
     "groups": (groups_of_two, (1, T, D), {"Conv": 1}),
+    "groups of channels": (groups_alone, (1, T, D), {"Linear": 1, "Conv": 0, "Join": 0}),
+    "normalised beside": (normalised_beside, (1, T, D), {"Conv": 1, "Linear": 1}),
     "mean with border": (pooled("AveragePool", count_include_pad=1), (1, "t", D), {"Window": 1, "Linear": 0}),
     "mean within border": (pooled("AveragePool", count_include_pad=0), (1, "t", D), {"Window": 1, "Multiply": 0}),
     "largest": (pooled("MaxPool", strides=[1, 2]), (1, "t", D), {"Window": 1, "Gather": 0}),
