@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Client, Connection, Listener
+from contextlib import contextmanager
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from threading import Thread
 
 from hwgen import processes
 from hwgen.errors import UserError
@@ -29,7 +31,10 @@ class Child:
         self._folder = tempfile.TemporaryDirectory(prefix="hwgen-cosim-")
         folder = self.path = Path(self._folder.name)
         (folder / JOB).write_text(json.dumps(job))
-        listener = Listener(str(folder / SOCKET), "AF_UNIX")
+        listener = socket.socket(socket.AF_UNIX)
+        with _short(folder) as place:
+            listener.bind(f"{place}/{SOCKET}")
+        listener.listen()
         with open(folder / LOG, "w") as log:
             command = [sys.executable, "-m", module, str(folder)]
             self._process = processes.start(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -41,17 +46,18 @@ class Child:
             self.close()
             raise
 
-    def _accept(self, listener: Listener) -> Connection:
+    def _accept(self, listener: socket.socket) -> Connection:
         """The child's connection. Raises RuntimeError with what it said when it ends without."""
-        found: list[Connection] = []
-        waiting = Thread(target=lambda: found.append(listener.accept()), daemon=True)
-        waiting.start()
+        listener.settimeout(0.1)
         for _ in range(COMPILE_SECONDS * 10):
-            waiting.join(0.1)
-            if not waiting.is_alive():
-                return found[0]
-            if self._process.poll() is not None:
+            try:
+                found, _ = listener.accept()
+            except TimeoutError:
+                if self._process.poll() is None:
+                    continue
                 break
+            found.setblocking(True)
+            return Connection(found.detach())
         raise RuntimeError(f"the simulator did not start: {self._said()}")
 
     def _said(self) -> str:
@@ -80,6 +86,20 @@ class Child:
         self._folder.cleanup()
 
 
+@contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """A name of the folder for a socket's path, which 108 bytes must hold, however long TMPDIR is: of Linux."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        yield str(folder)
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        yield str(descriptors / str(number))
+    finally:
+        os.close(number)
+
+
 def main(bench: Callable[[Path, dict], None]) -> int:
     """The child's main program: `bench` compiles and runs the job in the folder until its commands end. The exit code."""
     folder = Path(sys.argv[1])
@@ -94,7 +114,9 @@ def main(bench: Callable[[Path, dict], None]) -> int:
 
 def commands(folder: Path) -> Iterator[tuple[str, list, Callable[[object], None]]]:
     """The cocotb side: what `Child.ask` asks, its arguments, and where the answer goes, until the connection closes."""
-    with Client(str(folder / SOCKET), "AF_UNIX") as connection:
+    with _short(folder) as place:
+        client = Client(f"{place}/{SOCKET}", "AF_UNIX")
+    with client as connection:
         while True:
             try:
                 name, *arguments = connection.recv()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -53,3 +54,35 @@ def test_a_simulator_that_still_compiles_ends_with_its_compilers(tmp_path, monke
     for pid in written.read_text().split():
         state = Path(f"/proc/{pid}/stat")
         assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_simulator_that_ends_at_once_leaves_no_thread_and_no_folder(tmp_path, monkeypatch):
+    """Nor a thread that complains later, as one does in which `accept` waits for a socket that is closed."""
+    (tmp_path / "ended_bench.py").write_text("raise SystemExit('no licence')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="the simulator did not start: no licence"):
+        Child("ended_bench", {})
+    assert threading.active_count() == before and not list(temporary.iterdir())
+
+
+def test_a_temporary_folder_of_any_length(tmp_path, monkeypatch):
+    """A socket's path holds 108 bytes."""
+    (tmp_path / "answering_bench.py").write_text(
+        "import sys\n"
+        "from hwgen.sim.child import commands, main\n\n\n"
+        "def bench(folder, job):\n"
+        "    for name, arguments, answer in commands(folder):\n"
+        "        answer([name, *arguments])\n\n\n"
+        "sys.exit(main(bench))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (long := tmp_path / ("long" * 40)).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    child = Child("answering_bench", {})
+    assert child.ask("read", 3) == ["read", 3]
+    child.close()
+    assert not list(long.iterdir())
