@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from ..numerics import (
     WINDOW_SHIFT_MAX,
 )
 from ..qgraph import UNIT_ROW, Matrix, Piece, QGraph, Ref, Value
-from ..walks import Walk
+from ..walks import ZERO_ROW, Walk
 from .calibrate import Range, Stats
 from .options import Quantisation, matches
 from .plan import Plan, describe
@@ -278,10 +278,13 @@ def piece(b: Builder, held: Held, scale: float | Array, offset: float | Array | 
 
 
 def fitting(node: fg.Node, walk: Walk) -> Walk:
-    """The walk of a window. Raises UserError where no instruction holds it."""
+    """The walk of a window, without coordinates where these do not fit and none lies beyond the map. Raises UserError where no
+    instruction holds it."""
     try:
         isa.encode(isa.WindowWalk(**walk.fields()))
     except ValueError as error:
+        if walk.plane is not None and (walk.x_rows() != ZERO_ROW).all():
+            return fitting(node, replace(walk, plane=None, dilation=(0, 0)))
         raise UserError(f"{describe(node)}: {error}") from None
     return walk
 

@@ -10,21 +10,32 @@ from .lower import Rows
 from .views import Array, Unsupported
 
 MOST_TAPS = 64  # of a kernel: what the machine weights in one instruction
+MOST_KERNEL = 63  # taps along an axis that a walk holds
+MOST_DILATION = 63  # tokens from one tap of a window to the next, where taps may lie beyond the map
+
+
+def check_walk(kernel: tuple[int, ...], fields: dict[str, Any], tall: bool = True) -> None:
+    """Raises Unsupported for what no walk of the machine's holds. tall: a kernel of any height can be cut."""
+    sides = kernel[1:] if tall else kernel
+    if max(sides) > MOST_KERNEL:
+        raise Unsupported(f"convolves with {max(sides)} taps along an axis", f"use a kernel of at most {MOST_KERNEL}")
+    far = max(d for d, n in zip(fields["dilation"], kernel, strict=True) if n > 1) if max(kernel) > 1 else 0
+    if far > MOST_DILATION and any(fields["pads"]):
+        raise Unsupported(f"convolves taps {far} apart over a border", f"use a dilation of at most {MOST_DILATION}")
 
 
 def depthwise(b: Rows, node: Node, x: str, taps: Array, bias: Array | None, fields: dict[str, Any]) -> str:
     """A window with weights `taps` [height, width, C]; a kernel of more than the machine takes as a sum of parts of it, each
     over the rows of the map that it meets."""
     height, width, _ = taps.shape
-    if height * width <= MOST_TAPS:
+    check_walk(taps.shape[:2], fields)
+    if height * width <= MOST_TAPS and height <= MOST_KERNEL:
         own = {"form": "weighted", "kernel": (height, width), "weight": b.intern(taps), "bias": bias, **fields}
         return b.add(graph.Window, node, node.name, "window", x=x, **own)
-    if width > MOST_TAPS:
-        raise Unsupported(f"convolves channels with {width} taps along a row", f"use a kernel at most {MOST_TAPS} wide")
     (rows, across), (top, left, bottom, right) = fields["size"], fields["pads"]
     (stride, _), (dilation, _) = fields["stride"], fields["dilation"]
     places = (rows + top + bottom - dilation * (height - 1) - 1) // stride + 1
-    each, total = MOST_TAPS // width, ""
+    each, total = min(MOST_TAPS // width, MOST_KERNEL), ""
     for first in range(0, height, each):
         part = taps[first : first + each]
         start = first * dilation - top  # row of the map under the first position's first tap

@@ -11,7 +11,7 @@ import numpy as np
 from .. import graph, walks
 from ..layers import Activation, Clip, Conv, Pool
 from ..tensor import Node
-from .depthwise import depthwise
+from .depthwise import MOST_DILATION, MOST_KERNEL, check_walk, depthwise
 from .lower import GONE, Rows
 from .moves import joined, value
 from .operands import Operand, kept
@@ -105,8 +105,6 @@ def _widths(down: Array, up: Array, wanted: Array) -> list[int]:
 
 
 MOST_ALONG = 1 << 12  # tokens along an axis of a map that a walk tells from each other: `isa.COORDINATE_BITS`, signed
-MOST_KERNEL = 63  # taps along an axis that a walk holds
-MOST_DILATION = 63  # tokens from one tap of a window to the next
 
 
 def taps_of(b: Rows, operand: Operand) -> tuple[tuple[Node, Array], int, dict[str, Any]] | None:
@@ -163,6 +161,7 @@ def _conv(b: Rows, node: Node) -> str:
         "dilation": two(op.dilations, 1),
     }
     kernel = two(weight.shape[2:], 1)
+    fields["dilation"] = tuple(d if n > 1 else 1 for d, n in zip(fields["dilation"], kernel, strict=True))
     weight = weight.reshape(*weight.shape[:2], *kernel)
     if op.groups == channels:  # a window for each channel
         times = weight.shape[0] // channels
@@ -171,6 +170,7 @@ def _conv(b: Rows, node: Node) -> str:
             view = view.group([0], [1]).map(lambda a: a[:, columns])
         name = value(b, node, b.kept(view))
         return depthwise(b, node, name, weight[:, 0].transpose(1, 2, 0), constant, fields)
+    check_walk(kernel, fields, tall=False)
     taps = np.ascontiguousarray(weight.transpose(0, 2, 3, 1))
     if op.groups == 1:
         name = value(b, node, b.kept(view))

@@ -10,6 +10,7 @@ import form_maker as maker
 import test_machine as machine
 from hwgen import graph
 from hwgen.compare import compare
+from hwgen.errors import UserError
 from hwgen.levels import import_model
 from hwgen.quantise import quantise
 from hwgen.schedule import schedule
@@ -79,7 +80,22 @@ def joined_and_activated(w):
     return w.linear(w.op("Transpose", w.op("Reshape", y, [1, 32, 6]), perm=[0, 2, 1]), 32, D)
 
 
+def gated_by_columns(w):
+    """A map of which each column is weighted by its own mean (coordinate attention, Hou et al. 2021)."""
+    x = w.op("Resize", w.patches(), "", "", np.array([1, D, 64, 65]), mode="nearest")
+    x = w.op("Relu", w.op("Conv", x, w.normal(D, D, 3, 1), pads=[1, 0, 1, 0], kernel_shape=[3, 1]))
+    return w.as_tokens(w.op("Mul", x, w.op("Sigmoid", w.op("ReduceMean", x, [2], keepdims=1))))
+
+
+def tall_kernel(w):
+    """A depthwise convolution of more taps along an axis than a walk has, by the bits that count them."""
+    x = w.op("Resize", w.patches(), "", "", np.array([1, D, 40, 3]), mode="nearest")
+    return w.as_tokens(w.op("Conv", x, w.normal(D, 1, 64, 1), group=D, pads=[32, 0, 31, 0], kernel_shape=[64, 1]))
+
+
 FORMS = {
+    "gated by columns": gated_by_columns,
+    "tall kernel": tall_kernel,
     "image": resized_image,
     "fused": fused(),
     "fused without bias": fused(bias=False),
@@ -100,7 +116,7 @@ def test_on_golden_and_machine(tmp_path, form):
     found = compare(made, integer, {"image": images[:3]}, golden.run)
     assert min(o.snr_db for o in found.outputs) > 28
     image = {"image": images[0]}
-    sizes = {"bank_words": 4096, "scale_entries": 4096, "acc_rows": 64, "norm_columns": 256, "window_chunks": 1}
+    sizes = {"bank_words": 16384, "scale_entries": 16384, "acc_rows": 64, "norm_columns": 256, "window_chunks": 1}
     program = schedule({"": integer}, replace(machine.CONFIGS["12x20"], **sizes))
     machine.assert_equal(machine.run(program, image), golden.run(integer, image).outputs)
 
@@ -158,3 +174,14 @@ def test_what_is_joined_is_activated_as_it_is_made(tmp_path):
     made = {n.name: n for n in found.nodes}
     activations = [n for n in found.nodes if isinstance(n, graph.Activation)]
     assert len(activations) == 2 and all(isinstance(made[n.x], graph.Linear) for n in activations)
+
+
+def test_convolutions_that_no_walk_holds_are_refused(tmp_path):
+    def refused(slide, message, size=(1, 1)):
+        w = maker.Writer()
+        y = w.op("Conv", w.patches(), w.normal(D, D, *size), kernel_shape=size, **slide)
+        with pytest.raises(UserError, match=message):
+            import_model(w.write(tmp_path / "m.onnx", maker.IMAGE, w.as_tokens(y), [1, "t", D]))
+
+    refused({"pads": [40, 0, 40, 0]}, "convolves with 64 taps along an axis", (64, 1))
+    refused({"pads": [0, 70, 0, 70], "dilations": [1, 64]}, "convolves taps 64 apart over a border", (1, 3))
