@@ -26,6 +26,20 @@ class Part:
     chunks: int
 
 
+Placed = tuple[int, int, int, int]  # first and last operation, address, end
+
+
+def first_fit(placed: list[Placed], begin: int, last: int, size: int) -> int:
+    """The lowest address of `size` chunks that none of those in use between operations `begin` and `last` has; it is added."""
+    address = 0
+    for _, _, start, end in sorted((p for p in placed if p[0] <= last and begin <= p[1]), key=lambda p: p[2]):
+        if start - address >= size:
+            break
+        address = max(address, end)
+    placed.append((begin, last, address, address + size))
+    return address
+
+
 class Areas:
     """Chunk addresses of the buffers in DRAM. `size`: of the region, in chunks.
 
@@ -48,17 +62,12 @@ class Areas:
                 spans[output.view.buffer] = spans[output.view.buffer][0], len(graph.ops)
         step = config.burst_beats // gcd(config.burst_beats, config.chunk_beats)
         self.size = 0
-        placed: list[tuple[int, int, int, int]] = []  # first and last operation, address, end
+        placed: list[Placed] = []
         for name, (begin, last) in spans.items():
             edges = sorted(borders[name])
             rows = graph.buffers[name].rows
             sizes = [align(rows * (b - a), step) for a, b in zip(edges, edges[1:], strict=False)]
-            address = 0
-            for _, _, start, end in sorted((p for p in placed if p[0] <= last and begin <= p[1]), key=lambda p: p[2]):
-                if start - address >= sum(sizes):
-                    break
-                address = max(address, end)
-            placed.append((begin, last, address, address + sum(sizes)))
+            address = first_fit(placed, begin, last, sum(sizes))
             self.size = max(self.size, address + sum(sizes))
             self.pieces[name] = []
             for first, behind, size in zip(edges, edges[1:], sizes, strict=False):

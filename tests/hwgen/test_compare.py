@@ -39,6 +39,17 @@ def test_attention_is_compared_without_the_folded_bias():
     assert attention.snr_db > 30  # here the bias is in the stored value, and most of it
 
 
+def test_an_error_is_followed_through_sums_to_the_outputs():
+    """What one layer adds shows in an output that another value goes into as well."""
+    layers = [fg.Linear("first", "image2d", np.eye(3), None), fg.Linear("second", "image2d", np.eye(3), None)]
+    graph = fg.Graph({"image2d": (2, 3)}, [*layers, fg.Add("sum", "first", "second")], [fg.Output("y", "sum", (6,))])
+    totals = compare._Totals()
+    values = fg.evaluate(graph, {"image2d": np.ones((2, 3), np.float32)})
+    compare._spread(totals, graph, values, {"first": np.full((2, 3), 0.2), "second": np.full((2, 3), 0.02)})
+    found = {name: outputs["y"].snr_db for name, outputs in totals.spread.items()}
+    assert abs(found["first"] - 20) < 1e-3 and abs(found["second"] - 40) < 1e-3
+
+
 def test_numbers():
     """A fake golden result with known errors: 1 % of every element is 40 dB; one of two choices differs."""
     layers = [fg.Linear(name, "image2d", np.eye(3), None) for name in ("value", "logits")]

@@ -16,7 +16,7 @@ from hwgen.isa import ColScale, Convert, RowMax
 from hwgen.levels import import_model
 from hwgen.mapping import Mapping
 from hwgen.mapping.depth_first import Limits, _delayed, depth_first
-from hwgen.mapping.parts import edges
+from hwgen.mapping.parts import edges, read
 from hwgen.mapping.rematerialise import rematerialise
 from hwgen.mapping.runs import units
 from hwgen.schedule import schedule
@@ -197,4 +197,15 @@ def test_rematerialise_only_where_x_is_as_it_was():
     spoilt = replace(norm, name="spoilt", out=norm.x, x=norm.x)
     at = delayed.ops.index(norm) + 1
     changed = replace(delayed, ops=[*delayed.ops[:at], spoilt, *delayed.ops[at:]])
+    assert f"{norm.name}.again" not in {op.name for op in rematerialise(changed).ops}
+
+
+def test_rematerialise_only_for_a_reader_that_has_no_other_use_of_it():
+    graph = random_graph(3, SHAPES["plain"])
+    delayed = replace(graph, ops=_delayed(graph.ops))
+    added = {op.name.removesuffix(".again") for op in rematerialise(delayed).ops if op.name.endswith(".again")}
+    norm = next(op for op in delayed.ops if op.name in added)
+    last = next(op for op in delayed.ops[::-1] if norm.out.buffer in read(op))
+    twice = replace(last, residual=norm.out)
+    changed = replace(delayed, ops=[twice if op is last else op for op in delayed.ops])
     assert f"{norm.name}.again" not in {op.name for op in rematerialise(changed).ops}

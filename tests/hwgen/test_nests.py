@@ -17,6 +17,7 @@ def copied(rows, sources):
     for walk in zeros:
         walk.fields()
         found[walk.y_rows()] = ZERO_ROW
+        assert 0 <= walk.x_rows().min() <= walk.x_rows().max() < sources  # what is read is multiplied by zero
     for walk in held:
         walk.fields()
         found[walk.y_rows()] = walk.x_rows()[0]
@@ -28,6 +29,11 @@ def copied(rows, sources):
 @given(st.lists(st.integers(-1, 12), min_size=1, max_size=40))
 def test_any_list(rows) -> None:
     copied(rows, 13)
+
+
+@given(st.lists(st.integers(-1, 0), min_size=1, max_size=12))
+def test_one_row_among_zeros(rows) -> None:
+    copied(rows, 1)
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(-3, 9)), min_size=1, max_size=4))

@@ -140,9 +140,10 @@ def test_equalisation_evens_out_an_outlier_channel():
     assert layers["0.norm1"].own_db > 70  # compared in real units
 
 
-def test_equalisation_leaves_weights_quantised_before():
+@pytest.mark.parametrize("parts", ["qkv", "k"])
+def test_equalisation_leaves_weights_quantised_before(parts):
     graph = with_outliers(shift=False)
-    for part in "qkv":
+    for part in parts:
         weight = graph.node(f"0.{part}").weight
         step = np.abs(weight).max(axis=1, keepdims=True) / 127
         graph = maker.change(graph, f"0.{part}", weight=(np.rint(weight / step) * step).astype(np.float32))

@@ -15,7 +15,7 @@ from hwgen.dram import Dram
 from hwgen.errors import Shortage, UserError
 from hwgen.host.bundle import Bundle
 from hwgen.host.manifest import check
-from hwgen.intgraph import Buffer, Fetch, IntGraph, MatMul, Output, ReduceWindow, RouteTokens, Spill, View
+from hwgen.intgraph import Buffer, Fetch, Input, IntGraph, MatMul, Output, ReduceWindow, RouteTokens, Spill, View
 from hwgen.intgraph_checks import verify
 from hwgen.isa import Reduce
 from hwgen.mapping import Mapping
@@ -28,6 +28,7 @@ from hwgen.program import manifest, write_bundle
 from hwgen.quantise import quantise
 from hwgen.resampling import Resampling
 from hwgen.schedule import schedule
+from hwgen.schedule.areas import first_fit
 from hwgen.schedule.checks import Faulty, verify_task
 from hwgen.select import select
 from hwgen.sim import golden
@@ -273,6 +274,27 @@ def test_spilled_values_are_no_part_of_the_image():
 def test_what_fits_does_not_spill():
     graph = random_graph(0)
     assert mapping.choose({"": graph}, Config(bank_words=4096), MEMORY).mapping.spill is None
+
+
+def test_areas_in_use_at_the_same_time_lie_apart():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        placed = []
+        for begin in np.sort(rng.integers(0, 12, 8)).tolist():
+            first_fit(placed, begin, begin + int(rng.integers(0, 6)), int(rng.integers(1, 9)))
+        for i, (begin, last, start, end) in enumerate(placed):
+            beside = [p for p in placed[:i] if p[0] <= last and begin <= p[1]]
+            assert all(end <= p[2] or p[3] <= start for p in beside), placed
+            assert start == 0 or any(p[3] == start for p in beside)
+
+
+def test_a_transfer_takes_the_beats_of_its_chunks():
+    """Cycles beside the array: values of int16 by the chunk, images by as many int8."""
+    buffers = {"v": Buffer("v", 6, 40, 2)}
+    view = View("v", 0, 6, 0, 40)
+    chunks = 6 * 2 * 3  # 20 columns of a group are three chunks of 8
+    assert aside(Spill("s", view, view), buffers, CONFIG) == chunks * CONFIG.chunk_beats
+    assert aside(Input("i", view, "image", (240,), (40,), 1.0, 0.0), buffers, CONFIG) == chunks * CONFIG.narrow_chunk_beats
 
 
 def test_checks_find_a_fetch_that_does_not_wait():

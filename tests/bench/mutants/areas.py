@@ -92,13 +92,15 @@ AREAS = {
         ), 0.04,
     ),
     "numerics": Area(
-        ("hwgen/numerics.py",), ("tests/hwgen/test_numerics.py", "tests/sim/test_golden.py", "tests/rtl/test_post.py"), 0.07
+        ("hwgen/numerics.py",),
+        ("tests/hwgen/test_numerics.py", "tests/hwgen/test_scans.py", "tests/sim/test_golden.py", "tests/rtl/test_post.py",
+         "tests/rtl/test_norm.py", "tests/rtl/test_scan.py"), 0.07,
     ),
     "quantise": Area(
         ("hwgen/quantise/*.py",),
         (
             "tests/hwgen/test_quantise_scales.py", "tests/hwgen/test_quantise.py", "tests/hwgen/test_quantise_*.py",
-            "tests/hwgen/test_select.py", "tests/fuzz/test_random_graphs.py",
+            "tests/hwgen/test_select.py", "tests/hwgen/test_chosen.py", "tests/fuzz/test_random_graphs.py",
         ), 0.08,
     ),
     "schedule": Area(
