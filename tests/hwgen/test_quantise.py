@@ -384,3 +384,17 @@ def test_noise_is_that_of_the_worst_output():
         both = replace(graph, outputs=outputs)
         found.append(Network(both, observe(graph, data), data).noise(changed))
     assert found[0] == found[1] > 1e-3
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_layers_of_an_attention_alone_are_its_sides(readers):
+    """Not those whose positions are turned for two."""
+    graph = maker.vit(depth=1)
+    nodes = {n.name: n for n in graph.nodes}
+    attention, angles = nodes["0.attn"], np.zeros((7, 8), np.float32)
+    turned = fg.Rotate("turned", "0.q", np.cos(angles), np.sin(angles), 2)
+    both = [replace(attention, q="turned"), *[replace(attention, name="again", q="turned", k="embed")] * (readers - 1)]
+    at = graph.nodes.index(attention)
+    graph = replace(graph, nodes=[*graph.nodes[:at], turned, *both, *graph.nodes[at + 1 :]])
+    data = maker.images(graph, 2)
+    assert Network(graph, observe(graph, data), data).sides["0.attn"] == ({"0.q", "0.k"} if readers == 1 else {"0.k"})

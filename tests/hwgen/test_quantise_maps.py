@@ -272,3 +272,15 @@ def test_windows_are_made_in_the_place_of_a_join():
     windows = [op for op in level_m.ops if isinstance(op, ReduceWindow)]
     assert [op.walk.count for op in windows].count(1) == 1 and len(windows) == 3
     assert len({op.out.buffer for op in windows}) == 1 and sorted(op.out.col for op in windows) == [0, 16, 32]
+
+
+def test_what_is_gathered_stays_an_output():
+    m = maker.Maker()
+    x = m.linear("patches")
+    made = m.graph(x, m.linear(m.put(fg.Gather, x, np.arange(48)[::-1].copy())))
+    images = maker.images(made, 5)
+    integer = select(quantise({"": made}, images)[""])
+    image = {name: array[0] for name, array in images.items()}
+    wanted, found = fg.outputs(made, fg.evaluate(made, image)), golden.run(integer, image).outputs
+    for name, values in wanted.items():
+        assert 10 * np.log10(np.square(values).sum() / np.square(values - found[name]).sum()) > 28, name
