@@ -9,9 +9,10 @@ import numpy as np
 from .. import graph
 from ..layers import Embed, Linear, Norm
 from ..tensor import Input, Node, Pad
+from .depthwise import MOST_DILATION
 from .lower import GONE, Rows
 from .map_norms import map_groups, map_norm
-from .maps import MOST_DILATION, sliding, taps_of
+from .maps import sliding, taps_of
 from .mixing import mix, mixed
 from .moves import MOST_NARROW, below, gathered, value
 from .operands import Operand

@@ -1,19 +1,23 @@
-"""Full-size RTL on the zcu104 Config: cycles from the hardware's own counters, every output compared with golden.
+"""Full-size networks on the zcu104 Config: cycles from the hardware's own counters, every output compared with golden.
 
-    python tests/bench/full_size.py [MODELS | FILE.onnx ...] [KEY=VALUE ...]
+    python tests/bench/full_size.py [MODELS | FILE.onnx ...] [--only REGEX] [--estimate] [KEY=VALUE ...]
 
 MODELS: the folder of the real networks (default: shared/models beside the checkout); without it the seeded example
-m3vit-tiny takes the place of the trained network (its routing is even), and ViT-small is left out. FILE.onnx: these instead,
-calibrated and run with noise (from timm, say: vit_base_patch16_224). KEY=VALUE: Config fields.
-Prints one table. Compiling the design takes minutes, once; then a run takes seconds for a million cycles.
+m3vit-tiny takes the place of the trained network (its routing is even), and the networks of others are left out. FILE.onnx: these
+instead, calibrated and run with noise (from timm, say: vit_base_patch16_224). --only: of the titles that the table has.
+--estimate: by the cycle model, without RTL: minutes instead of hours. KEY=VALUE: Config fields.
+Prints one table. Compiling the design takes minutes, once; then a run takes a minute for a million cycles.
 """
 
 from __future__ import annotations
 
+import argparse
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +32,12 @@ from hwgen.quantise.calibrate import noise
 from hwgen.steps import build
 
 BATCH = 8
+WIDE = (
+    "timm_swin_tiny", "timm_convnext_tiny", "timm_maxvit_tiny", "timm_crossvit_15_240", "timm_pvt_v2_b1", "hf_cvt_13",
+    "timm_tiny_vit_5m", "timm_efficientformer_l1", "timm_efficientvit_m5", "timm_efficientvit_b1", "timm_mobilevit_s",
+    "timm_poolformer_s12", "hf_segformer_b0",
+)  # fmt: skip
+COLUMNS = ("network", "DRAM", "cycles an image", "ms", "array busy", "MB moved", "cycles of DRAM alone", "= golden", "seconds")
 
 
 @dataclass
@@ -46,22 +56,30 @@ def m3vit_tiny(folder: Path, work: Path) -> Network:
             calib, test = (file[name].astype(np.float32) / 256 for name in ("calib", "test"))
         write_npz(work / "edge_calib.npz", {"image": calib})
         return Network(folder / "m3vit_edge_task0.onnx", work / "edge_calib.npz", {"image": test[:BATCH]})
-    model, calib, test = example.write("m3vit-tiny", work / "tiny.onnx")
+    return of_example("m3vit-tiny", work)
+
+
+def of_example(name: str, work: Path) -> Network:
+    model, calib, test = example.write(name, work / f"{name}.onnx")
     with np.load(test) as file:
-        few = file["image"]
-    return Network(model, calib, {"image": np.resize(few, (BATCH, *few.shape[1:]))})
+        few = {key: file[key] for key in import_model(model).inputs}
+    return Network(model, calib, {key: np.resize(array, (BATCH, *array.shape[1:])) for key, array in few.items()})
 
 
-def vit_small(folder: Path, work: Path) -> Network | None:
-    """ViT-small 224, the shape of DeiT-Small, with random weights on photographs."""
-    hollow = folder / "hollow" / "timm_vit_small_ts16_dyn.onnx"
-    if not hollow.exists():
-        return None
-    command = [sys.executable, folder / "hollow.py", "fill", hollow, work / "small.onnx"]
+def filled(hollow: Path, work: Path) -> Path:
+    """A file without weights, with random ones."""
+    path = work / hollow.name
+    command = [sys.executable, hollow.parents[1] / "hollow.py", "fill", hollow, path]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def vit_small(folder: Path, work: Path) -> Network:
+    """ViT-small 224, the shape of DeiT-Small, with random weights on photographs."""
+    model = filled(folder / "hollow" / "timm_vit_small_ts16_dyn.onnx", work)
     with np.load(folder / "photos224.npz") as file:
         write_npz(work / "small_calib.npz", {"image": file["calib"].astype(np.float32)})
-        return Network(work / "small.onnx", work / "small_calib.npz", {"image": file["test"][:1].astype(np.float32)})
+        return Network(model, work / "small_calib.npz", {"image": file["test"][:1].astype(np.float32)})
 
 
 def noisy(model: Path, work: Path) -> Network:
@@ -72,56 +90,81 @@ def noisy(model: Path, work: Path) -> Network:
     return Network(model, work / "noise.npz", images)
 
 
-def measure(title: str, network: Network, work: Path, settings: dict[str, str], batch: int, dram: str) -> bool:
-    """One row of the table; whether RTL and golden are equal."""
-    built = build({"": network.model}, work / "bundle", calibrate=network.calibrate, settings=settings, batch=batch)
-    bundle, config = run.open_bundle(work / "bundle"), built.config
-    images = {name: array[:batch] for name, array in network.images.items()}
-    golden = run.run(bundle, "golden", images)
-    start = time.monotonic()
-    rtl = run.run(bundle, "rtl", images, dram=dram)
-    seconds = time.monotonic() - start
-    same = all(np.array_equal(golden.outputs[name], rtl.outputs[name]) for name in golden.outputs)
-    counters = rtl.counters[0]
-    moved = sum(n for name, n in counters.items() if "beats" in name) * config.axi_bytes / batch
-    memory = of_board(load("zcu104"), config)
-    cells = (
-        title,
-        dram,
-        f"{counters['cycles'] / batch:,.0f}",
-        f"{counters['cycles'] / batch / config.clock_mhz / 1e3:.2f}",
-        f"{counters['array_active'] / counters['cycles']:.1%}",
-        f"{moved / 1e6:.1f}",
-        f"{moved / memory.bytes_per_cycle / memory.open:,.0f}",
-        "yes" if same else "NO",
-        f"{seconds:.0f}",
-    )
+def row(cells: tuple[str, ...]) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def measure(title: str, network: Network, work: Path, options: argparse.Namespace, batch: int, dram: str) -> bool:
+    """One row of the table; whether RTL and golden are equal."""
+    made = {"": network.model}
+    start = time.monotonic()
+    last = {"stop_after": "report"} if options.estimate else {}
+    built = build(made, work / "bundle", calibrate=network.calibrate, settings=options.settings, batch=batch, **last)
+    config, memory = built.config, of_board(load("zcu104"), built.config)
+    if options.estimate:
+        (task,) = built.report["tasks"].values()
+        cycles, active = (batch * task[key] for key in ("cycles", "array_active_cycles"))
+        moved = batch * sum(task["traffic_bytes"].values())
+        same, equal = True, "not run"
+    else:
+        bundle = run.open_bundle(work / "bundle")
+        images = {name: array[:batch] for name, array in network.images.items()}
+        golden = run.run(bundle, "golden", images)
+        start = time.monotonic()
+        rtl = run.run(bundle, "rtl", images, dram=dram)
+        same = all(np.array_equal(golden.outputs[name], rtl.outputs[name]) for name in golden.outputs)
+        counters, equal = rtl.counters[0], "yes" if same else "NO"
+        cycles, active = counters["cycles"], counters["array_active"]
+        moved = sum(n for name, n in counters.items() if "beats" in name) * config.axi_bytes
+    row((
+        title, dram, f"{cycles / batch:,.0f}", f"{cycles / batch / config.clock_mhz / 1e3:.2f}", f"{active / cycles:.1%}",
+        f"{moved / batch / 1e6:.1f}", f"{moved / batch / memory.bytes_per_cycle / memory.open:,.0f}", equal,
+        f"{time.monotonic() - start:.0f}",
+    ))  # fmt: skip
     return same
 
 
-def main(arguments: list[str]) -> None:
-    settings = dict(a.split("=", 1) for a in arguments if "=" in a)
-    files = [Path(a) for a in arguments if a.endswith(".onnx")]
-    folders = [a for a in arguments if "=" not in a and not a.endswith(".onnx")]
-    folder = Path(folders[0]) if folders else Path(__file__).resolve().parents[2].parent / "shared" / "models"
-    print(
-        "| network | DRAM | cycles an image | ms | array busy | MB moved | cycles of DRAM alone | = golden | seconds |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+def networks(folder: Path, work: Path) -> dict[str, tuple[Callable[[], Network], int, tuple[str, ...]]]:
+    """Title -> (what makes the network, images a run, memories)."""
+    both, board = ("board", "unlimited"), ("board",)
+    found = {
+        "M3ViT-tiny, one image": (lambda: m3vit_tiny(folder, work), 1, both),
+        f"M3ViT-tiny, batch of {BATCH}": (lambda: m3vit_tiny(folder, work), BATCH, both),
+    }
+    if (folder / "hollow").exists():
+        found["ViT-small 224, one image"] = lambda: vit_small(folder, work), 1, both
+    for head in ("depth", "segmentation"):
+        found[f"M3ViT-tiny with its head for {head}"] = lambda head=head: of_example(f"m3vit-{head}", work), 1, board
+    for name in WIDE:
+        if (hollow := folder / "wide" / f"{name}_ts17.onnx").exists():
+            found[name] = lambda hollow=hollow: noisy(filled(hollow, work), work), 1, board
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="MODELS | FILE.onnx | KEY=VALUE")
+    parser.add_argument("--only", default="", metavar="REGEX")
+    parser.add_argument("--estimate", action="store_true")
+    options = parser.parse_args(arguments)
+    options.settings = dict(a.split("=", 1) for a in options.names if "=" in a)
+    files = [Path(a) for a in options.names if a.endswith(".onnx")]
+    folders = [Path(a) for a in options.names if "=" not in a and not a.endswith(".onnx")]
+    folder = (folders or [Path(__file__).resolve().parents[2].parent / "shared" / "models"])[0]
+    row(COLUMNS)
+    print(f"|{'---|' * len(COLUMNS)}")
     same = []
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        if files:
-            sys.exit(not all([measure(f.stem, noisy(f, work), work, settings, 1, "board") for f in files]))
-        tiny, small = m3vit_tiny(folder, work), vit_small(folder, work)
-        for dram in ("board", "unlimited"):
-            same.append(measure("M3ViT-tiny, one image", tiny, work, settings, 1, dram))
-            same.append(measure(f"M3ViT-tiny, batch of {BATCH}", tiny, work, settings, BATCH, dram))
-            if small is not None:
-                same.append(measure("ViT-small 224, one image", small, work, settings, 1, dram))
-    sys.exit(not all(same))
+        jobs = {f.stem: (lambda f=f: noisy(f, work), 1, ("board",)) for f in files} or networks(folder, work)
+        for title, (make, batch, memories) in jobs.items():
+            if not re.search(options.only, title):
+                continue
+            network = make()
+            for dram in memories[: 1 if options.estimate else None]:
+                same.append(measure(title, network, work, options, batch, dram))
+    return 0 if all(same) else 1
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
