@@ -378,10 +378,14 @@ def model_file(model: Model) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hwgen-model-") as folder:
         path = Path(folder) / MODEL_FILE
         path.write_bytes(data)
-        for tensor, what in everything(read(path)):
-            if tensor.data_location == tensor.EXTERNAL:
-                raise UserError(f"{MODEL_FILE}: {what} stands in a file beside the model: give the model's path")
-        yield path
+        try:
+            for tensor, what in everything(read(path)):
+                if tensor.data_location == tensor.EXTERNAL:
+                    raise UserError(f"{path}: {what} stands in a file beside the model: give the model's path")
+            yield path
+        except UserError as error:  # the caller knows of no such folder
+            error.args = (str(error).replace(str(path), MODEL_FILE), *error.args[1:])
+            raise
 
 
 def check_limit(limit: int | None) -> int | None:

@@ -1,6 +1,10 @@
 """The ways a command fails; `cli` turns them into exit codes."""
 
+import errno
+import os
 from dataclasses import dataclass
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -22,6 +26,11 @@ class Shortage(UserError):
 
 class Mismatch(Exception):
     """A check failed (exit code 1): two things that must agree do not."""
+
+
+def full_disk(said: str) -> str:
+    """What a tool, which may only have said it in its log, tells of a full disk; "" where it tells of none."""
+    return next((words for number in FULL if (words := os.strerror(number)) in said), "")
 
 
 class Terminated(SystemExit):

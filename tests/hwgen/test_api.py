@@ -103,6 +103,11 @@ def test_faults_are_user_errors(example, arguments, said):
         hwgen.build(**{"model": example[0], **arguments})
 
 
+def test_a_model_without_a_file_is_named_without_a_folder():
+    with pytest.raises(UserError, match="^model.onnx: not an ONNX file"):
+        hwgen.build(b"nothing")
+
+
 def test_weights_beside_a_model_need_its_path(example, tmp_path):
     onnx.save(onnx.load(example[0]), tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=0)
     with pytest.raises(UserError, match="stands in a file beside the model: give the model's path"):

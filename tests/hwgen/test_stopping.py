@@ -1,5 +1,6 @@
 """Told to end, or in want of room: one line or none, the exit code, no process and no folder left."""
 
+import errno
 import os
 import resource
 import signal
@@ -14,8 +15,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from amaranth.back import verilog
 
-from hwgen import boards, processes, synth
+from hwgen import boards, processes, steps, synth
 from hwgen.errors import Terminated
 from hwgen.example import write
 
@@ -341,6 +343,23 @@ def test_a_full_disk_is_one_line(hwgen, tmp_path, monkeypatch, command):
         done.stderr
     )
     assert "Traceback" not in done.stderr and sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_under_yosys_is_one_line(hwgen, tmp_path, monkeypatch, words):
+    """Which makes the Verilog, and says it within a traceback of its own."""
+
+    def full(*_, **__):
+        raise verilog.YosysError(f"Traceback:\n  ...\nError: {os.strerror(words)} (os error {words})")
+
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(verilog, "_convert_rtlil_text", full)
+    steps.verilog.cache_clear()
+    model, *_ = write("m3vit-micro", tmp_path / "m.onnx")
+    small = ["--set", "array_outputs=8", "--set", "array_inputs=8"]
+    code, _, err = hwgen("build", model, "-o", tmp_path / "b", *small)
+    assert code == 2 and "Traceback" not in err and not (tmp_path / "b").exists()
+    assert os.strerror(words) in err.splitlines()[-1] and "temporary files" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
