@@ -26,7 +26,7 @@ from .data import FILES, SCENARIOS, Delays, delays
 from .graph import Graph, build
 from .place import place
 
-VERSION = 1  # of the method: results of another one are not taken from the cache
+VERSION = 2  # of the method: results of another one are not taken from the cache
 LISTED = 10
 LIKELY = SCENARIOS.index("likely")
 

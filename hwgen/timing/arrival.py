@@ -53,8 +53,9 @@ Wire = Callable[[Way], float]
 
 def wires(graph: Graph, scenario: int, xy: np.ndarray) -> Wire:
     """The delay of a way's wire."""
-    net, leave, carry = graph.delays.net, graph.delays["carry"]["leave"], graph.delays["carry"]["types"]
-    chained = [kind.startswith(tuple(carry)) for kind in graph.kinds]
+    net, carry, out = graph.delays.net, graph.delays["carry"], graph.chain_outs
+    leave, chained = carry["leave"], [kind.startswith(tuple(carry["types"])) for kind in graph.kinds]
+    block = [graph.delays.kind(kind) in ("dsp", "bram", "uram") for kind in graph.kinds]
     driver, fanout, rows = graph.driver, graph.fanout, xy.tolist()
 
     def wire(way: Way) -> float:
@@ -64,8 +65,9 @@ def wires(graph: Graph, scenario: int, xy: np.ndarray) -> Wire:
         if before is None:
             return 0.0
         a, b = rows[before], rows[way.cell]
-        ps = net(scenario, abs(a[0] - b[0]) + abs(a[1] - b[1]), fanout.get(way.net, 1))
-        return ps + leave if chained[before] else ps
+        tiles = abs(a[0] - b[0]) + abs(a[1] - b[1])
+        ps = net(scenario, tiles, fanout.get(way.net, 1), block[before] or block[way.cell])
+        return ps + (carry["chain_out"] if way.net in out else leave) if chained[before] else ps
 
     return wire
 

@@ -41,14 +41,16 @@ class Delays:
                 return name
         return ""
 
-    def net(self, scenario: int, distance: float, fanout: int) -> float:
-        """Picoseconds of a routed wire over `distance` tiles (rows and columns of the floorplan) to one of `fanout` sinks."""
+    def net(self, scenario: int, distance: float, fanout: int, block: bool = False) -> float:
+        """Picoseconds of a routed wire over `distance` tiles (rows and columns of the floorplan) to one of `fanout` sinks;
+        `block`: from or to a multiplier or memory, whose pins lie farther from the wires than a slice's."""
         net = self.tables["net"]
         if fanout > self.tables["global"]["fanout"]:
             return float(self.tables["global"]["delay"])
         tiles = net["length"][scenario] * distance + net["local"][scenario] * (fanout + 1).bit_length()
         near = min(tiles, net["near"])
-        return float(net["base"][scenario] + net["tile"][scenario] * near + net["far"][scenario] * (tiles - near))
+        base = net["base"][scenario] + (net["block"][scenario] if block else 0)
+        return float(base + net["tile"][scenario] * near + net["far"][scenario] * (tiles - near))
 
     def clock(self, scenario: int) -> float:
         """Picoseconds of a period that skew and uncertainty take."""

@@ -41,6 +41,7 @@ class Graph:
     starts: dict[int, float] = field(default_factory=dict)  # net -> clock to out
     ways: dict[int, list[Way]] = field(default_factory=dict)
     ends: list[Way] = field(default_factory=list)  # `ps`: the setup time
+    chain_outs: set[int] = field(default_factory=set)  # carries out of a whole cell, which need another to come to a wire
     notes: dict[str, int] = field(default_factory=dict)  # what was modelled otherwise than in the netlist -> how often
 
     @staticmethod
@@ -282,6 +283,7 @@ class _Builder:
     def _ccu2c(self, index: int) -> None:
         cell = self.graph.cells[index]
         columns = [cell.outputs[pin][0] if cell.outputs.get(pin) else None for pin in ("S0", "S1", "COUT")]
+        self.graph.chain_outs.update(net for net in columns[2:] if isinstance(net, int))
         for name, *delays in self.delays["carry"]["rows"]:
             pins = [name] if name == "CIN" else [f"{letter}{name}" for letter in "ABCD"]
             for pin in pins:
@@ -289,9 +291,10 @@ class _Builder:
                 for net in cell.inputs.get(pin, []):
                     before = self.graph.driver.get(net) if isinstance(net, int) else None
                     chained = name == "CIN" and before is not None and self.graph.kinds[before] == cell.type
+                    into = self.delays["carry"]["chain_in"] if name == "CIN" and not chained else 0
                     for out, ps in zip(columns, delays, strict=True):
                         if ps >= 0:
-                            self.way(net, out, ps + extra, index, pin, routed=not chained)
+                            self.way(net, out, ps + extra + into, index, pin, routed=not chained)
 
 
 def _one(cell: Cell, pins: tuple[str, ...]) -> object:

@@ -2,9 +2,10 @@
 
 Wire length is minimised as a sum of squares, each net pulled to its centre with a weight that makes the sum nearly linear
 (Sigl, Doll, Johannes: Analytical placement: a linear or a quadratic objective function?, DAC 1991). Between two solutions
-the cells are spread over the part, logic by the room of its tiles, multipliers and memories each over their own sites, and
-pulled towards where that puts them, a little more every round (as in Kim, Lee, Markov: SimPL, ICCAD 2010). Wires on long
-paths pull more, as tools place by timing. A large design is placed in clusters first. No cell gets a site of its own.
+the cells are spread over the part, logic by the room of its tiles, multipliers and memories over the columns (ECP5: rows)
+that hold their sites, and pulled towards where that puts them, a little more every round (as in Kim, Lee, Markov: SimPL,
+ICCAD 2010). Wires on long paths pull more, as tools place by timing. A large design is placed in clusters first. Cells of
+logic get no sites of their own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ TIMED = (4, 6, 8, 10)  # rounds before which paths are looked at
 FINE_TIMED = (1, 3, 5)
 LEAST = 0.7  # of the longest path: wires on shorter ones are left alone
 PULL, EXPONENT = 4.0, 6  # a wire on a path of share c pulls like PULL * c ** EXPONENT nets of two cells, a time each
+HOLD = 10.0  # times that a multiplier or memory is pulled to its column more than logic is to its tiles
+LEAF = 4  # cells of a box that is not cut any more
 MOST_PINS = 3000  # of a net that still says where cells belong
 
 
@@ -35,6 +38,15 @@ def die(graph: Graph, board: Board) -> tuple[float, float]:
     table = graph.delays["die"]
     tiles = board.resources["lut"] / table["luts"]
     return tiles / table["rows"] * 1.2, float(table["rows"])
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Where the sites of a kind of block are: in lines across an axis, at equal steps along the other one."""
+
+    across: int  # the axis that tells the lines apart: 0 of columns, 1 of rows
+    places: np.ndarray  # of the lines on it
+    step: float  # tiles from a site to the next one
 
 
 @dataclass
@@ -47,7 +59,8 @@ class _Design:
     port: np.ndarray  # how much the ports pull
     size: np.ndarray  # of the die
     anchor: np.ndarray  # where the ports are
-    room: dict[int, float]  # share of the die that each group fills
+    room: float  # share of the die that logic fills
+    lines: dict[int, _Lines]
 
 
 def place(graph: Graph, board: Board) -> np.ndarray:
@@ -58,12 +71,11 @@ def place(graph: Graph, board: Board) -> np.ndarray:
     mass = np.array([_area(kind, table) for kind in kinds])
     mass[group > 0] = 1.0
     mass = np.maximum(mass, 1e-6)
-    room = {0: mass[group == 0].sum() / (table["fill"] * size.prod())}
-    for g, name in ((1, "dsp"), (2, "bram"), (3, "uram")):
-        room[g] = (group == g).sum() / max(board.resources[name], 1) / table["packed"]
+    room = mass[group == 0].sum() / (table["fill"] * size.prod())
     port = np.zeros(len(kinds))
     port[_at_ports(graph)] = 0.02
-    design = _Design(_incidence(graph), mass, group, port, size, size * np.array(table["ports"]), room)
+    lines = _lines(size, board, table)
+    design = _Design(_incidence(graph), mass, group, port, size, size * np.array(table["ports"]), room, lines)
     rng = np.random.default_rng(0)
     middle = size * 0.5
     if len(kinds) <= 10 * CLUSTERS:
@@ -75,6 +87,22 @@ def place(graph: Graph, board: Board) -> np.ndarray:
     spread = _rounds(coarse, start, [0.0001, *(0.002 * 1.17**i for i in range(COARSE_ROUNDS - 1))], COARSE_STEPS)
     start = spread[label] + 0.3 * rng.standard_normal((len(kinds), 2))
     return _rounds(design, start, [0.03 * 1.5**i for i in range(FINE_ROUNDS)], STEPS, graph, FINE_TIMED)
+
+
+def _lines(size: np.ndarray, board: Board, table: Mapping[str, Any]) -> dict[int, _Lines]:
+    """Group -> the lines of its sites: those of the table, or as many columns as the part's count needs, spread evenly."""
+    found = {}
+    for g, name in ((1, "dsp"), (2, "bram"), (3, "uram")):
+        sites = board.resources[name]
+        if not sites:
+            continue
+        if name in table.get("lines", {}):
+            places = np.array(table["lines"][name]) * size[1]
+            found[g] = _Lines(1, places, size[0] * len(places) / sites)
+        else:
+            columns = -(-sites * table["pitch"][name] // size[1])
+            found[g] = _Lines(0, (np.arange(columns) + 0.5) / columns * size[0], float(table["pitch"][name]))
+    return found
 
 
 def _rounds(
@@ -94,6 +122,7 @@ def _rounds(
             nets, urgent = sparse.vstack([nets, more]).tocsr(), np.concatenate([urgent, weights])
         xy = _solve(nets, urgent, xy, target, pull, design, steps)
         target = _spread(design, xy)
+    xy[design.group > 0] = target[design.group > 0]
     return xy
 
 
@@ -136,7 +165,7 @@ def _joined(design: _Design, label: np.ndarray) -> _Design:
     group = np.zeros(count, dtype=int)
     group[label] = design.group
     mass, port = member.T @ design.mass, member.T @ design.port
-    return _Design(nets, mass, group, np.minimum(port, 0.2), design.size, design.anchor, design.room)
+    return _Design(nets, mass, group, np.minimum(port, 0.2), design.size, design.anchor, design.room, design.lines)
 
 
 def _area(kind: str, table: Mapping[str, Any]) -> float:
@@ -195,7 +224,7 @@ def _solve(
     """The cells' places by conjugate gradients, from `xy` on."""
     pins = np.asarray(nets.sum(axis=1)).ravel()
     back = nets.T.tocsr()
-    port = design.port
+    port, hold = design.port, np.where(design.group > 0, HOLD, 1.0)
     result = np.empty_like(xy)
     for axis in (0, 1):
         x = xy[:, axis]
@@ -203,7 +232,7 @@ def _solve(
         extent = np.sqrt(np.maximum((nets @ (x * x)) / pins - mean * mean, 0)) + 1.0
         weight = urgent / (extent * np.sqrt(pins))
         degree = back @ weight
-        fixed = pull * np.maximum(degree, 0.1)
+        fixed = pull * hold * np.maximum(degree, 0.1)
         diagonal = degree + fixed + port
         right = fixed * target[:, axis] + port * design.anchor[axis]
 
@@ -229,27 +258,67 @@ def _solve(
 
 
 def _spread(design: _Design, xy: np.ndarray) -> np.ndarray:
-    """Where the cells would lie if each group filled its part of the die evenly, in the order they have."""
+    """Where the cells would lie if logic filled its part of the die evenly, in the order it has, and blocks lay on sites."""
     result = xy.copy()
-    size = design.size
-    for g, share in design.room.items():
+    _even(design, result, np.flatnonzero(design.group == 0))
+    for g, lines in design.lines.items():
         members = np.flatnonzero(design.group == g)
-        if not len(members):
-            continue
-        room_for = min(max(share, 1e-4), 1.0) * size.prod()
-        across = min(np.sqrt(room_for), size[0])
-        box = np.array([across, min(room_for / across, size[1])])
-        corner = np.clip(np.average(xy[members], axis=0, weights=design.mass[members]) - box / 2, 0, size - box)
-        columns = max(1, round(np.sqrt(len(members) * box[0] / box[1])))
-        order = members[np.argsort(xy[members, 0], kind="stable")]
-        filled = np.cumsum(design.mass[order])
-        column = np.minimum((filled / filled[-1] * columns).astype(int), columns - 1)
-        result[order, 0] = corner[0] + box[0] * filled / filled[-1]
-        for c in range(columns):
-            inside = order[column == c]
-            if len(inside):
-                inside = inside[np.argsort(xy[inside, 1], kind="stable")]
-                filled_here = np.cumsum(design.mass[inside])
-                half = design.mass[inside] / 2
-                result[inside, 1] = corner[1] + box[1] * (filled_here - half) / filled_here[-1]
+        if len(members):
+            _on_lines(design, result, members, lines)
     return result
+
+
+def _even(design: _Design, result: np.ndarray, members: np.ndarray) -> None:
+    """Spread logic over a box of the room it needs, around where it is: halves by area, again and again, each across the
+    longer side of its box, so that what lies close together stays so in both directions."""
+    if not len(members):
+        return
+    size, places, mass = design.size, result[members], design.mass[members]
+    room_for = min(max(design.room, 1e-4), 1.0) * size.prod()
+    across = min(np.sqrt(room_for), size[0])
+    box = np.array([across, min(room_for / across, size[1])])
+    corner = np.clip(np.average(places, axis=0, weights=mass) - box / 2, 0, size - box)
+    low, high = np.tile(corner, (1, 1)), np.tile(corner + box, (1, 1))  # of the boxes
+    inside = np.zeros(len(members), dtype=int)  # member -> its box
+    while len(members) > LEAF * len(low):
+        axis = (high - low).argmax(axis=1)
+        order = np.lexsort((places[np.arange(len(members)), axis[inside]], inside))
+        filled = np.cumsum(mass[order])
+        total = np.bincount(inside, mass, len(low))
+        before = np.cumsum(total) - total
+        second = (filled - mass[order] / 2 - before[inside[order]]) > total[inside[order]] / 2
+        first_mass = np.bincount(inside[order], mass[order] * ~second, len(low))
+        cut = low[np.arange(len(low)), axis]
+        cut = cut + (high - low)[np.arange(len(low)), axis] * first_mass / np.maximum(total, 1e-12)
+        low, high = np.repeat(low, 2, axis=0), np.repeat(high, 2, axis=0)
+        high[np.arange(0, len(low), 2), axis] = cut
+        low[np.arange(1, len(low), 2), axis] = cut
+        halves = np.empty(len(members), dtype=int)
+        halves[order] = second
+        inside = 2 * inside + halves
+    result[members] = (low[inside] + high[inside]) / 2
+
+
+def _on_lines(design: _Design, result: np.ndarray, members: np.ndarray, lines: _Lines) -> None:
+    """Put blocks on sites: on so many neighbouring lines that they lie closest together, each line in its order."""
+    across, along = lines.across, 1 - lines.across
+    length, total, most = design.size[along], design.mass[members].sum(), len(lines.places)
+    apart = design.size[across] / most
+    least = min(most, max(1, int(np.ceil(total * lines.step / length))))
+    used = min(range(least, most + 1), key=lambda count: (count - 1) * apart + total * lines.step / count)
+    middle = np.average(result[members, across], weights=design.mass[members])
+    first = min(range(most - used + 1), key=lambda k: abs(lines.places[k : k + used].mean() - middle))
+    order = members[np.argsort(result[members, across], kind="stable")]
+    filled = np.cumsum(design.mass[order])
+    line = np.minimum(((filled - design.mass[order] / 2) / total * used).astype(int), used - 1)
+    for k in range(used):
+        inside = order[line == k]
+        if not len(inside):
+            continue
+        inside = inside[np.argsort(result[inside, along], kind="stable")]
+        taken = design.mass[inside] * lines.step
+        before = np.cumsum(taken) - taken / 2
+        want = result[inside, along] - before  # two that do not overlap are in order here
+        placed = (np.maximum.accumulate(want) + np.minimum.accumulate(want[::-1])[::-1]) / 2
+        result[inside, along] = np.clip(placed, 0, max(length - taken.sum(), 0)) + before
+        result[inside, across] = lines.places[first + k]

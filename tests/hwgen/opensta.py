@@ -36,7 +36,7 @@ class Export:
 
     def __init__(self, graph: Graph, found: Arrivals, wire: Wire):
         self.graph, self.found, self.wire = graph, found, wire
-        self.inputs: dict[int, dict[int, tuple[str, float]]] = {}  # cell -> net -> (pin, wire delay)
+        self.inputs: dict[int, dict[tuple[int, float], str]] = {}  # cell -> (net, wire delay) -> pin
         self.outputs: dict[int, dict[int, str]] = {}
         self.arcs: dict[int, list[tuple[str, str, float]]] = {}
         self.launch: dict[int, list[tuple[str, float]]] = {}
@@ -48,22 +48,23 @@ class Export:
         for net in graph.ways:
             for way, ps in _delay(graph, found, wire, net):
                 if self._timed(way.net):
-                    pin = self._input(way)
-                    self.arcs.setdefault(way.cell, []).append((pin, self._output(way.cell, net), ps))
+                    cell = graph.driver.get(net, way.cell)  # of two that make a slice's carry, the one that drives the net
+                    self.arcs.setdefault(cell, []).append((self._input(cell, way), self._output(cell, net), ps))
         for end in graph.ends:
             if self._timed(end.net):
-                self.setup.setdefault(end.cell, []).append((self._input(end), end.ps))
+                self.setup.setdefault(end.cell, []).append((self._input(end.cell, end), end.ps))
+
+        for held in (self.arcs, self.setup):  # of two pins of a cell on one net the later counts; `sta` keeps the last
+            for cell, found in held.items():
+                held[cell] = list({entry[:-1]: entry for entry in sorted(found, key=lambda entry: entry[-1])}.values())
 
     def _timed(self, net: int) -> bool:
         return net in self.graph.starts or net in self.graph.ways
 
-    def _input(self, way: Way) -> str:
+    def _input(self, cell: int, way: Way) -> str:
         """The pin of a cell for a net, which may come with several wire delays (inside the slice or not): a pin for each."""
-        pins = self.inputs.setdefault(way.cell, {})
-        key = way.net if way.routed else -1 - way.net
-        if key not in pins:
-            pins[key] = (f"i{len(pins)}", self.wire(way))
-        return pins[key][0]
+        pins = self.inputs.setdefault(cell, {})
+        return pins.setdefault((way.net, self.wire(way)), f"i{len(pins)}")
 
     def _output(self, cell: int, net: int) -> str:
         pins = self.outputs.setdefault(cell, {})
@@ -82,15 +83,14 @@ class Export:
         for cell in cells:
             ins, outs = self.inputs.get(cell, {}), self.outputs.get(cell, {})
             liberty.append(self._cell(cell))
-            pins = [f".{pin}(n{key if key >= 0 else -1 - key})" for key, (pin, _) in ins.items()]
+            pins = [f".{pin}(n{net})" for (net, _), pin in ins.items()]
             pins += [f".{pin}(n{net})" for net, pin in outs.items()]
-            wires |= {key if key >= 0 else -1 - key for key in ins} | set(outs)
+            wires |= {net for net, _ in ins} | set(outs)
             verilog.append(f"  k{cell} c{cell} (.ck(ck), {', '.join(pins)});")
             sdf.append(self._annotation(cell))
         joined = []
         for cell in cells:
-            for key, (pin, ps) in self.inputs.get(cell, {}).items():
-                net = key if key >= 0 else -1 - key
+            for (net, ps), pin in self.inputs.get(cell, {}).items():
                 if net in drivers:
                     joined.append(f"(INTERCONNECT {drivers[net]} c{cell}/{pin} ({ps:.3f}))")
         head = '(DELAYFILE (SDFVERSION "3.0") (DESIGN "top") (DIVIDER /) (TIMESCALE 1ps)\n'
@@ -107,7 +107,7 @@ class Export:
         setups = {pin for pin, _ in self.setup.get(cell, [])}
         if cell in self.launch or setups:
             lines.append('  ff(IQ,IQN) { clocked_on : "ck"; next_state : "ck"; }')
-        for pin, _ in self.inputs.get(cell, {}).values():
+        for pin in self.inputs.get(cell, {}).values():
             check = ""
             if pin in setups:
                 rise = 'rise_constraint(scalar) { values("0"); } fall_constraint(scalar) { values("0"); }'

@@ -18,7 +18,7 @@ from hwgen.timing.graph import build
 from hwgen.timing.place import place
 
 HAS_YOSYS = any(importlib.util.find_spec(module) for module, _ in synth.yosys.TOOLS.values())
-OUTPUTS = {"O", "Q", "P", "PCOUT", "CO", "DOUTADOUT", "DOUT_A", "DOUT_B", "F", "S0", "S1", "COUT"}
+OUTPUTS = {"O", "Q", "Z", "P", "PCOUT", "CO", "DOUTADOUT", "DOUT_A", "DOUT_B", "F", "S0", "S1", "COUT"}
 
 
 def netlist(*cells: tuple, names: dict | None = None) -> Netlist:
@@ -99,6 +99,39 @@ def carry(name: str, s: list, o: list, co: list, ci="0") -> tuple:
     return (name, "CARRY4", {"S": s, "DI": ["0"] * 4, "CI": [ci], "CYINIT": ["0"], "O": o, "CO": co})
 
 
+def test_a_wire_to_a_block_is_longer():
+    table = delays("ultrascale+")
+    assert table.net(1, 5, 1, block=True) == table.net(1, 5, 1) + 190
+    pins = {"CLKARDCLK": [0], "ADDRARDADDR": [2], "DOUTADOUT": [10]}
+    memory = ("ram", "RAMB36E2", pins, {"DOA_REG": "0", "DOB_REG": "0"})
+    graph = graph_of(netlist(ff("a", 1, 2), memory, ("l", "LUT1", {"I0": [10], "O": [30]}), ff("c", 30, 31)))
+    wire = table.net(1, 0, 1, block=True)
+    found = needs(graph)
+    assert found[1] == pytest.approx(77 + wire + 358)  # the memory's address; the first is D of `a`
+    assert found[2] == pytest.approx(1003 + wire + 78 + 25)
+
+
+def ccu2c(name: str, a: int, sums: list, out: int, into: object = "0") -> tuple:
+    return (name, "CCU2C", {"A0": [a], "CIN": [into], "S0": [sums[0]], "S1": [sums[1]], "COUT": [out]})
+
+
+def trellis(name: str, d: int, q: int) -> tuple:
+    return (name, "TRELLIS_FF", {"CLK": [0], "DI": [d], "Q": [q]})
+
+
+def test_an_ecp5_chain_is_left_and_entered_by_a_cell_of_its_own():
+    wire = delays("ecp5").net(1, 0, 1)
+    first, second = ccu2c("x", 2, [10, 11], 12), ccu2c("y", 3, [20, 21], 22, 12)
+    graph = graph_of(netlist(trellis("a", 1, 2), first, second, trellis("b", 21, 30)), "ecp5")
+    chained = 525 + wire + 447 + 366 + 474 + 130  # A0 to FCO, on to the next cell's F1, into the flip-flop of the slice
+    assert max(needs(graph)) == pytest.approx(chained)
+    lut = ("l", "LUT4", {"A": [12], "Z": [40]})
+    graph = graph_of(netlist(trellis("a", 1, 2), first, lut, trellis("b", 40, 41)), "ecp5")
+    assert max(needs(graph)) == pytest.approx(525 + wire + 447 + 366 + wire + 443 + 236 + 130)
+    graph = graph_of(netlist(trellis("a", 1, 2), ccu2c("y", 3, [20, 21], 22, 2), trellis("b", 21, 30)), "ecp5")
+    assert max(needs(graph)) == pytest.approx(525 + wire + 447 + 474 + 130)
+
+
 def test_two_carry4_are_one_carry8():
     lut = ("l", "LUT1", {"I0": [2], "O": [3]})
     first = carry("x", [3, "0", "0", "0"], [10, 11, 12, 13], [14, 15, 16, 17])
@@ -121,14 +154,14 @@ def test_output_registers_of_a_memory_are_taken_in():
     graph = graph_of(netlist(ram([10, 11]), ff("p", 10, 20), ff("q", 11, 21), lut, ff("c", 30, 31)))
     assert graph.notes == {"RAMB36E2: output registers taken in": 1}
     assert sorted(graph.kinds) == ["FDRE", "LUT2", "RAMB36E2"]
-    assert needs(graph)[-1] == pytest.approx(220 + delays("ultrascale+").net(1, 0, 1) + 94 + 25)
+    assert needs(graph)[-1] == pytest.approx(220 + delays("ultrascale+").net(1, 0, 1, True) + 94 + 25)
 
 
 def test_a_memory_read_before_its_register_keeps_it_outside():
     lut = ("l", "LUT2", {"I0": [10], "I1": [21], "O": [30]})  # reads bit 0 without register
     graph = graph_of(netlist(ram([10, 11]), ff("q", 11, 21), lut, ff("c", 30, 31)))
     assert graph.notes == {"RAMB36E2: outputs without their register, something reads them before it": 1}
-    assert max(needs(graph)) == pytest.approx(1003 + delays("ultrascale+").net(1, 0, 1) + 78 + 25)
+    assert max(needs(graph)) == pytest.approx(1003 + delays("ultrascale+").net(1, 0, 1, True) + 78 + 25)
     # Registers of different enables are not one register either.
     other = ("q", "FDRE", {"C": [0], "D": [11], "Q": [21], "CE": [99], "R": ["0"]})
     assert "without" in next(iter(graph_of(netlist(ram([10, 11]), ff("p", 10, 20), other)).notes))
@@ -147,7 +180,7 @@ def test_registers_around_a_multiplier_are_taken_in():
         "DSP48E2: PREG taken in": 1,
         "DSP48E2: MREG taken in": 1,
     }
-    assert needs(graph)[-1] == pytest.approx(210 + delays("ultrascale+").net(1, 0, 1) + 78 + 25)
+    assert needs(graph)[-1] == pytest.approx(210 + delays("ultrascale+").net(1, 0, 1, True) + 78 + 25)
 
 
 def test_an_instantiated_multiplier_stays_as_it_is():
@@ -160,7 +193,7 @@ def test_a_multiplier_without_registers_is_a_way_through():
     outside = [ff("a", 1, 2), ff("b", 9, 3), dsp(), ("l", "LUT1", {"I0": [4], "O": [5]}), ff("c", 5, 6), ff("d", 2, 7)]
     graph = graph_of(netlist(*outside))  # a feeds d too, so it stays; b is taken in, and is a register within
     wire = delays("ultrascale+").net
-    assert needs(graph)[-2] == pytest.approx(77 + wire(1, 0, 2) + 1559 + wire(1, 0, 1) + 78 + 25)
+    assert needs(graph)[-2] == pytest.approx(77 + wire(1, 0, 2, True) + 1559 + wire(1, 0, 1, True) + 78 + 25)
 
 
 @pytest.mark.parametrize("port, launch", [("A", 1292), ("B", 2059)])
@@ -168,7 +201,7 @@ def test_ports_of_an_ultraram_differ(port, launch):
     pins = {"CLK": [0], f"ADDR_{port}": [2], f"DOUT_{port}": [10]}
     memory = ("u", "URAM288", pins, {"OREG_A": "FALSE", "OREG_B": "FALSE"})
     graph = graph_of(netlist(memory, ("l", "LUT1", {"I0": [10], "O": [11]}), ff("c", 11, 12)))
-    assert max(needs(graph)) == pytest.approx(launch + delays("ultrascale+").net(1, 0, 1) + 78 + 25)
+    assert max(needs(graph)) == pytest.approx(launch + delays("ultrascale+").net(1, 0, 1, True) + 78 + 25)
 
 
 def test_a_register_with_a_limit_is_copied():
@@ -218,11 +251,31 @@ def test_floorplan_keeps_neighbours_near_and_fits_the_die():
     assert np.array_equal(xy, place(graph_of(chain(4000)), board))  # the same again
 
 
+@pytest.mark.parametrize("board, kind", [("zcu104", "DSP48E2"), ("zcu104", "URAM288"), ("ulx3s-85f", "MULT18X18D")])
+def test_blocks_lie_on_the_sites_that_the_part_has(board, kind):
+    board = boards.load(board)
+    count = 40
+    register, pins = ("TRELLIS_FF", ("CLK", "DI")) if board.family == "ecp5" else ("FDRE", ("C", "D"))
+    cells = [(f"m{i}", kind, {"A": [2 * i + 1], "B": [], "P": [2 * i + 2]}, {"PREG": "1"}) for i in range(count)]
+    cells += [(f"r{i}", register, {pins[0]: [0], pins[1]: [2 * i + 2], "Q": [2 * i + 3]}) for i in range(count)]
+    graph = graph_of(netlist(*cells), board.family)
+    xy = place(graph, board)[[i for i, cell in enumerate(graph.kinds) if cell == kind]]
+    if board.family == "ecp5":  # rows of 52
+        assert set(xy[:, 1].round()) <= {10, 34, 58}
+        apart = 126 / 52
+        lines = [xy[xy[:, 1] == y, 0] for y in set(xy[:, 1])]
+    else:  # columns of 144 and 96
+        apart = 2.5 if kind == "DSP48E2" else 3.75
+        lines = [xy[xy[:, 0] == x, 1] for x in set(xy[:, 0])]
+        assert len(lines) == 1 if kind == "URAM288" else len(lines) < 6
+    assert all(np.diff(np.sort(line)).min(initial=apart) > apart * 0.95 for line in lines)
+
+
 def test_opensta_adds_up_the_same(tmp_path):
     if not opensta.available():
         pytest.skip("OpenSTA (Debian: opensta) is not installed")
     lut = ("l", "LUT3", {"I0": [2], "I1": [3], "I2": [10], "O": [30]})
-    first = carry("x", [30, 3, "0", "0"], [40, 41, 42, 43], [44, 45, 46, 47])
+    first = carry("x", [30, 3, 3, "0"], [40, 41, 42, 43], [44, 45, 46, 47])  # one net on two pins of a cell
     cells = [ff("a", 1, 2), ff("b", 9, 3), ram([10, 11]), lut, first, ff("c", 43, 31), ff("d", 11, 32)]
     graph = graph_of(netlist(*cells))
     xy = np.arange(2.0 * len(graph.cells)).reshape(-1, 2) * 3
