@@ -14,7 +14,7 @@ from hwgen.intgraph import MatMul
 from hwgen.numerics import INT8_MAX, NARROW_BITS
 from hwgen.quantise import Quantisation
 from hwgen.quantise.feedback import GROUP, narrowed
-from hwgen.quantise.narrow import LOSS, fewest_bits
+from hwgen.quantise.narrow import LOSS, _safe, fewest_bits
 from hwgen.schedule import schedule
 from hwgen.schedule.narrow import factors
 from hwgen.select import integers
@@ -127,3 +127,10 @@ def test_layers_that_tasks_share_stay_one():
     both = integers({"a": graph, "b": graph}, maker.images(graph, 8), Quantisation(weights="5"))
     for (_, one), (_, other) in zip(products(both["a"]), products(both["b"]), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("inputs, taken", [(4100, True), (4200, False)])
+def test_no_narrow_sum_leaves_the_accumulator(inputs, taken):
+    """4,160 products of the largest int8 numbers are what it holds."""
+    old, new = np.ones((2, inputs), np.int8), np.full((2, inputs), 127, np.int8)
+    assert _safe(old, new) is (new if taken else old)
