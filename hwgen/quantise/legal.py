@@ -85,7 +85,7 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
                 wanted = {}
                 if not isinstance(made["x"], fg.Linear | fg.Conv | fg.Window | fg.PatchEmbed):
                     changed["x"] = as_stored(node)
-            case fg.Gather() if _is_before(node, made["x"], graph):
+            case fg.Gather() if _is_before(node, made["x"], graph, done.aliases):
                 put(_gathered_before(node, made["x"], nodes, done, put, graph))
                 continue
             case fg.Select() | fg.Step() | fg.Hard():
@@ -131,12 +131,15 @@ def _renamed(value: str | tuple[str, ...], names: dict[str, str]) -> str | tuple
     return names.get(value, value) if isinstance(value, str) else tuple(names.get(v, v) for v in value)
 
 
-def _is_before(node: fg.Gather, source: fg.Node | None, graph: fg.Graph) -> bool:
-    """Whether rows may be gathered in front of a linear layer, or a norm of each head, instead of behind it."""
+def _is_before(node: fg.Gather, source: fg.Node | None, graph: fg.Graph, aliases: dict[str, str]) -> bool:
+    """Whether rows may be gathered in front of a linear layer, or a norm of each head, instead of behind it: where nothing else
+    reads it, under its own name or another."""
     if not (isinstance(source, fg.Linear) or (isinstance(source, fg.LayerNorm) and source.heads > 1)):
         return False
-    kept = any(o.value == source.name for o in graph.outputs)
-    return not kept and len(graph.users(source.name)) == 1 and bool((node.rows >= 0).all())
+    names = {source.name, *(name for name, of in aliases.items() if of == source.name)}
+    kept = any(o.value in names for o in graph.outputs)
+    users = [user for name in names for user in graph.users(name) if user.name not in names]
+    return not kept and len(users) == 1 and bool((node.rows >= 0).all())
 
 
 def _gathered_before(
@@ -147,7 +150,7 @@ def _gathered_before(
     done.graph.nodes.remove(source)
     name = f"{node.name}.rows"
     inner, before = fg.Gather(name, source.x, node.rows, source=node.source), nodes.get(source.x)
-    if isinstance(source, fg.LayerNorm) and _is_before(inner, before, graph):
+    if isinstance(source, fg.LayerNorm) and _is_before(inner, before, graph, done.aliases):
         done.stats.values[name] = done.stats.values[source.x]
         put(_gathered_before(inner, before, nodes, done, put, graph))
         return replace(source, name=node.name, x=name)

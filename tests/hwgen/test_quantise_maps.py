@@ -274,10 +274,13 @@ def test_windows_are_made_in_the_place_of_a_join():
     assert len({op.out.buffer for op in windows}) == 1 and sorted(op.out.col for op in windows) == [0, 16, 32]
 
 
-def test_what_is_gathered_stays_an_output():
+@pytest.mark.parametrize("limited", [False, True])
+def test_what_is_gathered_stays_for_others(limited):
+    """An output, and what reads it behind limits that it never meets."""
     m = maker.Maker()
     x = m.linear("patches")
-    made = m.graph(x, m.linear(m.put(fg.Gather, x, np.arange(48)[::-1].copy())))
+    y = m.put(fg.Clip, x, -1e3, 1e3) if limited else x
+    made = m.graph(m.linear(y) if limited else x, m.linear(m.put(fg.Gather, y, np.arange(48)[::-1].copy())))
     images = maker.images(made, 5)
     integer = select(quantise({"": made}, images)[""])
     image = {name: array[0] for name, array in images.items()}
