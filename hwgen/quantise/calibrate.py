@@ -58,7 +58,7 @@ class Stats:
     load    of the logits of each router, sums over images, int64 [3, experts]: by expert whether the image used it and how many
             tokens chose it; by rank how many tokens chose the expert that most chose, the next one and so on
     covered of Q, K, V and the inputs: see `part`; none where all of their range is covered
-    cut     of each `Clip`: mean square of what it takes away
+    below, above  of each `Clip`: mean square of what it takes away at either bound
     scores  of each `Attention` that may leave the range of scores: the largest of each head over centred keys, without bias
     """
 
@@ -66,7 +66,8 @@ class Stats:
     hidden: dict[str, float]
     chosen: dict[str, Range]
     covered: dict[str, Array] = field(default_factory=dict)
-    cut: dict[str, float] = field(default_factory=dict)
+    below: dict[str, float] = field(default_factory=dict)
+    above: dict[str, float] = field(default_factory=dict)
     scores: dict[str, Array] = field(default_factory=dict)
     load: dict[str, Array] = field(default_factory=dict)
 
@@ -138,15 +139,17 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
     hidden: dict[str, float] = {}
     chosen: dict[str, Range] = {}
     load: dict[str, Array] = {}
-    cut: dict[str, float] = {}
+    below: dict[str, float] = {}
+    above: dict[str, float] = {}
     count = len(next(iter(images.values())))
     routes = {node.name for node in graph.nodes if isinstance(node, fg.Route)}
     for i in range(count):
         values = fg.evaluate(graph, {name: data[i] for name, data in images.items()}, np.float64, hidden)
         for node in graph.nodes:
             if isinstance(node, fg.Clip):
-                lost = float(np.square(values[node.x] - values[node.name]).mean()) / count
-                cut[node.name] = cut.get(node.name, 0.0) + lost
+                lost = values[node.x] - values[node.name]
+                for total, side in ((below, np.minimum(lost, 0)), (above, np.maximum(lost, 0))):
+                    total[node.name] = total.get(node.name, 0.0) + float(np.square(side).mean()) / count
             if isinstance(node, fg.Route):
                 best = np.take_along_axis(values[node.logits], values[node.name][0], axis=1)
                 seen = Range(_tidy(best.min(keepdims=True)[0]), _tidy(best.max(keepdims=True)[0]))
@@ -169,7 +172,7 @@ def observe(graph: fg.Graph, images: dict[str, Array], method: str = "max") -> S
         low[name][alike], high[name][alike] = low[name][alike].min(), high[name][alike].max()
     values = {name: Range(_tidy(low[name]), _tidy(high[name]), rows[name]) for name in low}
     peaks = {name: float(_tidy(peak)) for name, peak in hidden.items()}
-    stats = Stats(values, peaks, chosen, cut=cut, load=load, scores=_scores(graph, images, values))
+    stats = Stats(values, peaks, chosen, below=below, above=above, load=load, scores=_scores(graph, images, values))
     return stats if method == "max" else replace(stats, covered=_covered(graph, images, values, method))
 
 

@@ -194,13 +194,15 @@ def _clip(node: fg.Clip, nodes: dict[str, fg.Node], done: Legal, put, trusted: b
     source, values = nodes.get(node.x), done.stats.values
     seen, step = values[node.x], (node.high - node.low) / INT8_STEPS
     half = step / 2 if np.isfinite(step) else 0.0
-    least = float(seen.low.min()) if trusted else -np.inf
+    least = -np.inf
     if isinstance(source, fg.Activation):
         with np.errstate(over="ignore"):
-            least = max(least, float(fg.FORMS[source.form](GRID, source.slope).min()))
-    low = -np.inf if node.low <= least + half else node.low
-    high = np.inf if trusted and node.high >= float(seen.high.max()) - half else node.high
-    if (costly or trusted) and done.stats.cut[node.name] <= half**2 / 3:
+            least = float(fg.FORMS[source.form](GRID, source.slope).min())
+    # The ranges of what was seen may be cut to the file's: what a Clip takes away from the values themselves is counted.
+    below, above, little = done.stats.below[node.name], done.stats.above[node.name], half**2 / 3
+    low = -np.inf if node.low <= least + half or (trusted and below <= little) else node.low
+    high = np.inf if trusted and above <= little else node.high
+    if costly and below + above <= little:
         low, high = -np.inf, np.inf
     if not trusted:  # the file's range is all that is known
         limits = [np.full_like(seen.low, b) if np.isfinite(b) else a for a, b in ((seen.low, node.low), (seen.high, node.high))]

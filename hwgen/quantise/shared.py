@@ -69,7 +69,7 @@ def merge(graphs: dict[str, fg.Graph], stats: dict[str, Stats]) -> dict[str, Sta
     load: dict[str, np.ndarray] = {}
     covered: dict[str, np.ndarray] = {}
     scores: dict[str, np.ndarray] = {}
-    peaks: dict[str, dict[str, float]] = {"hidden": {}, "cut": {}}
+    peaks: dict[str, dict[str, float]] = {"hidden": {}, "below": {}, "above": {}}
     for task, s in stats.items():
         for merged, part in ((values, s.values), (chosen, s.chosen)):
             for name, seen in part.items():

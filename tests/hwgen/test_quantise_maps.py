@@ -287,3 +287,20 @@ def test_what_is_gathered_stays_for_others(limited):
     wanted, found = fg.outputs(made, fg.evaluate(made, image)), golden.run(integer, image).outputs
     for name, values in wanted.items():
         assert 10 * np.log10(np.square(values).sum() / np.square(values - found[name]).sum()) > 28, name
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_a_limit_that_values_meet_stays_where_the_file_gives_its_range_to_them_too(below):
+    """As in quantised files from which onnxruntime took a ReLU, whose range is left: with images for calibration."""
+    m = maker.Maker()
+    x = m.linear("patches")
+    y = m.put(fg.Clip, x, *((0.0, 0.6) if below else (-0.6, 9.0)))
+    made = m.graph(m.linear(m.add(m.act(y), m.linear(y))))
+    ends = (np.full(16, made.node(y).low, np.float32), np.full(16, made.node(y).high, np.float32))
+    made = replace(made, ranges={y: ends, made.node(y).x: ends})
+    images = maker.images(made, 6)
+    integer = select(quantise({"": made}, images)[""])
+    image = {name: array[0] for name, array in images.items()}
+    wanted, found = fg.outputs(made, fg.evaluate(made, image)), golden.run(integer, image).outputs
+    for name, values in wanted.items():
+        assert 10 * np.log10(np.square(values).sum() / np.square(values - found[name]).sum()) > 28, name
