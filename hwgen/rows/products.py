@@ -16,13 +16,12 @@ from ..recognise.match import is_map
 from ..tensor import Node, Ref
 from . import dense
 from .apart import Ratio, Scaled
+from .depthwise import MOST_KERNEL
 from .lower import GONE, Make, Rows, Where
 from .mixing import mixed, resamples
 from .moves import value
 from .standing import Standing
 from .views import Array, Place, View, shown
-
-MOST_HEADS = 63  # that windows mix: taps of a kernel along an axis
 
 # --- operands ---
 
@@ -146,7 +145,7 @@ def _heads(b: Rows, node: Node) -> Heads | None:
     if b.lost(view) or len(view.shape) != 2 or (view.which is not None and (view.which < 0).any()):
         return None
     count, heads = view.shape
-    if not 2 <= heads <= MOST_HEADS:
+    if not 2 <= heads <= MOST_KERNEL:  # a head is a tap of the window
         return None
     rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
     which = np.zeros(view.shape, np.int64) if view.which is None else np.broadcast_to(view.which, view.shape)

@@ -278,7 +278,7 @@ def _even(design: _Design, result: np.ndarray, members: np.ndarray) -> None:
     across = min(np.sqrt(room_for), size[0])
     box = np.array([across, min(room_for / across, size[1])])
     corner = np.clip(np.average(places, axis=0, weights=mass) - box / 2, 0, size - box)
-    low, high = np.tile(corner, (1, 1)), np.tile(corner + box, (1, 1))  # of the boxes
+    low, high = corner[None], (corner + box)[None]  # of the boxes
     inside = np.zeros(len(members), dtype=int)  # member -> its box
     while len(members) > LEAF * len(low):
         axis = (high - low).argmax(axis=1)

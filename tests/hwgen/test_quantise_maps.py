@@ -274,6 +274,15 @@ def test_windows_are_made_in_the_place_of_a_join():
     assert len({op.out.buffer for op in windows}) == 1 and sorted(op.out.col for op in windows) == [0, 16, 32]
 
 
+def assert_near(made, images):
+    """Every output of golden, calibrated with these images, within 28 dB of the float graph."""
+    integer = select(quantise({"": made}, images)[""])
+    image = {name: array[0] for name, array in images.items()}
+    wanted, found = fg.outputs(made, fg.evaluate(made, image)), golden.run(integer, image).outputs
+    for name, values in wanted.items():
+        assert 10 * np.log10(np.square(values).sum() / np.square(values - found[name]).sum()) > 28, name
+
+
 @pytest.mark.parametrize("limited", [False, True])
 def test_what_is_gathered_stays_for_others(limited):
     """An output, and what reads it behind limits that it never meets."""
@@ -281,12 +290,7 @@ def test_what_is_gathered_stays_for_others(limited):
     x = m.linear("patches")
     y = m.put(fg.Clip, x, -1e3, 1e3) if limited else x
     made = m.graph(m.linear(y) if limited else x, m.linear(m.put(fg.Gather, y, np.arange(48)[::-1].copy())))
-    images = maker.images(made, 5)
-    integer = select(quantise({"": made}, images)[""])
-    image = {name: array[0] for name, array in images.items()}
-    wanted, found = fg.outputs(made, fg.evaluate(made, image)), golden.run(integer, image).outputs
-    for name, values in wanted.items():
-        assert 10 * np.log10(np.square(values).sum() / np.square(values - found[name]).sum()) > 28, name
+    assert_near(made, maker.images(made, 5))
 
 
 @pytest.mark.parametrize("below", [True, False])
@@ -298,9 +302,4 @@ def test_a_limit_that_values_meet_stays_where_the_file_gives_its_range_to_them_t
     made = m.graph(m.linear(m.add(m.act(y), m.linear(y))))
     ends = (np.full(16, made.node(y).low, np.float32), np.full(16, made.node(y).high, np.float32))
     made = replace(made, ranges={y: ends, made.node(y).x: ends})
-    images = maker.images(made, 6)
-    integer = select(quantise({"": made}, images)[""])
-    image = {name: array[0] for name, array in images.items()}
-    wanted, found = fg.outputs(made, fg.evaluate(made, image)), golden.run(integer, image).outputs
-    for name, values in wanted.items():
-        assert 10 * np.log10(np.square(values).sum() / np.square(values - found[name]).sum()) > 28, name
+    assert_near(made, maker.images(made, 6))
