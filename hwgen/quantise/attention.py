@@ -161,11 +161,18 @@ def _queries_and_keys(
 
 def _balance(b: Builder, node: fg.Attention, q_side: Side, k_side: Side, middle: Array) -> Array:
     """By what each column of the queries is multiplied, and that of the keys divided, [columns]: where a head's columns are
-    numbers of different kinds, so that one step fits them all."""
+    numbers of different kinds, so that one step fits them all. No column needs a larger step for that than the largest does,
+    as one of which nearly nothing was seen would."""
     peaks = [np.maximum(b.stats.values[s.name].magnitude(less), TINY) for s, less in ((q_side, 0.0), (k_side, middle))]
     if not node.balanced or q_side.rotate or k_side.rotate:
         return np.ones(len(peaks[0]))
-    return np.clip(np.sqrt(peaks[1] / peaks[0]), 1 / MOST_BALANCE, MOST_BALANCE)
+    gains = np.clip(np.sqrt(peaks[1] / peaks[0]), 1 / MOST_BALANCE, MOST_BALANCE)
+    most, least = (
+        np.repeat((peak * gain).reshape(node.heads, -1).max(axis=1) / INT8_MAX, len(peak) // node.heads)
+        / _least(parameters(b, side, less), side)
+        for peak, gain, side, less in ((peaks[0], gains, q_side, 0.0), (peaks[1], 1 / gains, k_side, middle))
+    )
+    return np.where(most * least < 1, gains, np.clip(gains, 1 / least, most))
 
 
 def parameters(b: Builder, side: Side, less: Array | float) -> tuple[Array, Array]:
@@ -180,13 +187,18 @@ def parameters(b: Builder, side: Side, less: Array | float) -> tuple[Array, Arra
 def _int8_steps(b: Builder, node: fg.Attention, side: Side, less: Array | float, gain: Array) -> Array:
     """Real value of an int8 step of every head [heads], of columns times `gain`."""
     peak = (np.maximum(b.stats.values[side.name].magnitude(less), TINY) * gain).reshape(node.heads, -1)
-    factor, term = _times(parameters(b, side, less), gain)
+    need = _least(_times(parameters(b, side, less), gain), side).reshape(node.heads, -1).max(axis=1)
+    return np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.reach(side.name), need)
+
+
+def _least(parts: tuple[Array, Array], side: Side) -> Array:
+    """Smallest int8 step [columns] of one side, by its factor and term."""
+    factor, term = parts
     if side.norm is not None:
         need = np.maximum(np.abs(factor), np.abs(term)) / INT16_MAX
     else:
         need = smallest_out_scale(factor, ROW_UNIT, term)
-    need = need.reshape(node.heads, -1).max(axis=1) * INT16_PER_INT8 / _turn_gain(side)
-    return np.maximum((peak / INT8_MAX).max(axis=1) * b.stats.reach(side.name), need)
+    return np.maximum(need, TINY) * INT16_PER_INT8 / _turn_gain(side)
 
 
 def _times(parts: tuple[Array, Array], gain: Array | float) -> tuple[Array, Array]:

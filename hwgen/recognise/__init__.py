@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import Finding
 from ..tensor import Map, Program
-from .activations import clip, curved, leaky, plain, scaled, undone
+from .activations import clip, curved, leaky, log_sigmoid, plain, scaled, undone
 from .attention import attention
 from .conditions import placed, stepped
 from .convolution import convolution, frames
@@ -27,7 +27,7 @@ LISTS: tuple[Pattern, ...] = (selected, scattered, placed, stepped)  # what is c
 # In order. Behind parts of concatenations a round finds layers in the steps that exporters write; a single number that
 # multiplies or is added may be such a step, so that only a later round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (parted,),
+    (parted, log_sigmoid),
     (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, kept_keys, attention, softmax, norm, curved, leaky),
         *(undone, bias, gain, received, *LISTS),

@@ -21,6 +21,7 @@ CLOSE = 0.004
 ROUNDED = 1e-3  # share of that from which on the file's function is another one than ours: a sqrt 2 in 16 bit gives 0.02
 CURVED = ("gelu", "gelu_tanh", "silu", "hardswish", "mish", "elu")
 PLAIN = ("relu", "relu6", "hardsigmoid", "sigmoid", "tanh", "softplus", "exp", "abs", "sin", "cos")
+SMALL = 1e-6  # a number that keeps a sigmoid from zero, not one that limits it
 GUESSED = {"silu", "relu", "elu"}  # whose slope is read off the function
 
 
@@ -127,6 +128,21 @@ def undone(t: Builder, node: Node) -> Ref | None:
             t.notes["rounded"] = True  # in single precision 1 - sigmoid has few digits left near its end
             return t.through(source.layout, t.node(Clip(low, high), source.node.ref))
     return None
+
+
+def log_sigmoid(t: Builder, node: Node) -> Ref | None:
+    """log(sigmoid(x)), which PyTorch's exporters write for logsigmoid: -softplus(-x), without infinity far below zero; also of a
+    sigmoid that is kept from zero by a small number."""
+    if not is_map(node, "log"):
+        return None
+    inner, least = node.operands[0], 0.0
+    if (found := scalar_of(inner, "max")) is not None and 0 < found[1] < SMALL:
+        inner, least = found
+    if not is_map(inner, "sigmoid"):
+        return None
+    x = t.through(inner.layout, inner.node.operands[0])
+    y = t.map("neg", t.map("softplus", t.map("neg", x)))
+    return t.map("max", y, float(np.log(least))) if least else y
 
 
 def clip(t: Builder, node: Node) -> Ref | None:

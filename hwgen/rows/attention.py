@@ -12,11 +12,12 @@ from ..recognise.limits import beneath, is_limit
 from ..tensor import Const, Layout, Node, Ref
 from .dense import reads_image
 from .lower import GONE, Rows
-from .moves import made, value
+from .moves import MOST_PARTS, made, value
 from .operands import Operand
 from .views import Array, Place, Unsupported
 
 MOST_BESIDE = 4  # values side by side that a head's queries or keys are made of
+MOST_VALUES = 512  # the same of all values, such as the tokens of a window that attends to windows (SepViT: Li et al. 2022)
 NEVER = -1e4  # a score this far below the others has no probability left in any number format
 
 
@@ -57,7 +58,7 @@ def _whole(b: Rows, node: Node) -> str:
     own = _bias(node, bias)
     flat = {part: view.group([0, 2], [1, 3]) for part, view in views.items()}
     sides = {part: b.kept(view) for part, view in flat.items()}
-    if any(len(side.blocks) > heads * MOST_BESIDE for side in sides.values()):
+    if any(len(side.blocks) > heads * MOST_BESIDE for part, side in sides.items() if part != "v"):
         raise Unsupported("attends over channels instead of tokens", "let tokens attend to tokens")
     back = None
     if "q" in sides:
@@ -163,7 +164,7 @@ def _operand(b: Rows, node: Node, part: str, operand: Operand) -> str:
             if inner is not source or isinstance(inner.op, Rotate):
                 object.__setattr__(beneath(b.t, inner.ref).node, "name", f"{node.name}.{part}" if node.name else "")
             block.parts[i] = inner, np.arange(b.place(inner).width)
-    return _of_gathered(b, operand) or value(b, node, operand)
+    return _of_gathered(b, operand) or value(b, node, operand, parts=MOST_VALUES if part == "v" else MOST_PARTS)
 
 
 def _of_gathered(b: Rows, operand: Operand) -> str | None:

@@ -19,7 +19,7 @@ from .views import Array, Place
 if TYPE_CHECKING:
     from .lower import Rows
 
-MOST_GROUPS = 16
+MOST_GROUPS = 64
 GROUP = 16  # most rows that become one: a window is that high, and the numbers of so many rows are one chunk
 LEAST = 1e-12  # epsilon of the rows of x: far below that of the norm, of which nothing is taken; less of numbers made of them
 

@@ -18,13 +18,13 @@ MOST_TURNED = 1024  # sets of tokens that are transposed for one value
 MOST_SPARE = 4  # rows made for each that is read, where tokens are transposed
 
 
-def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | None = None) -> str:
-    """Name of rows start..stop of what `node` reads."""
+def value(b: Rows, node: Node, operand: Operand, start: int = 0, stop: int | None = None, parts: int = MOST_PARTS) -> str:
+    """Name of rows start..stop of what `node` reads. parts: most values side by side that it is made of."""
     stop = operand.rows if stop is None else stop
     if operand.gone:
         return GONE
     narrow = all(block.width == 1 for block in operand.blocks)
-    most = MOST_NARROW if narrow else MOST_PARTS
+    most = MOST_NARROW if narrow else parts
     part = operand.at(np.arange(start, stop)) if (start, stop) != (0, operand.rows) else operand
     if (shared := below(b, node, part)) is not None:
         name, at, total = shared

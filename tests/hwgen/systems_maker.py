@@ -158,7 +158,37 @@ def sized(w):
     return w.classes(w.op("Add", x, w.linear(w.op("MatMul", p, v))))
 
 
-NETWORKS = (shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled, steady_gate, refined, sized)
+def of_windows(w):
+    """Windows that attend to windows, of which each brings all its tokens (SepViT: Li et al. 2022)."""
+    x = w.norm(w.tokens())
+    one = w.mean(w.op("Reshape", x, [2, 8, D]))
+    q, k = (w.op("Reshape", w.linear(one), [2, 2, D // 2]) for _ in range(2))
+    q, k = w.op("Transpose", q, perm=[1, 0, 2]), w.op("Transpose", k, perm=[1, 2, 0])
+    p = w.softmax(w.op("Mul", w.op("MatMul", q, k), float((D // 2) ** -0.5)))
+    v = w.op("Transpose", w.op("Reshape", w.linear(x), [2, 8, 2, D // 2]), perm=[2, 0, 1, 3])
+    y = w.op("MatMul", p, w.op("Reshape", v, [2, 2, 4 * D]))
+    y = w.op("Transpose", w.op("Reshape", y, [2, 2, 8, D // 2]), perm=[1, 2, 0, 3])
+    return w.classes(w.op("Add", x, w.linear(w.op("Reshape", y, [1, PATCHES, D]))))
+
+
+def sparse(w):
+    """Scores with the logarithm of a sigmoid of each pair of tokens, of which one lets all through; once kept from zero, once not
+    (sparse gating of vit-pytorch)."""
+    x = w.norm(w.tokens())
+    for least in (0.0, 1e-9):
+        q, k, v, a, b = (w.linear(x) for _ in range(5))
+        gate = w.op("Sigmoid", w.op("MatMul", a, w.op("Mul", w.turned(w.cut(b, 1, 1, PATCHES)), 0.5)))
+        gate = w.op("Log", w.op("Clip", gate, np.float32(least)) if least else gate)
+        gate = w.op("Pad", gate, ints(0, 0, 1, 0, 0, 0))
+        scores = w.op("Add", w.op("Mul", w.op("MatMul", q, w.turned(k)), float(D**-0.5)), gate)
+        x = w.op("Add", x, w.linear(w.op("MatMul", w.softmax(scores), v)))
+    return w.classes(x)
+
+
+NETWORKS = (
+    *(shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled, steady_gate, refined, sized),
+    *(of_windows, sparse),
+)
 
 
 def write(path, form):

@@ -47,6 +47,13 @@ def part(w):
     return w.linear(w.as_tokens(w.op("Concat", w.op("Reshape", y, [1, D // 2, 2, 3]), rest, axis=1)))
 
 
+def many(w):
+    """As many groups as in most published networks that have them."""
+    x = w.op("Conv", "image", w.normal(2 * 32, 2, 2, 2), kernel_shape=[2, 2], strides=[2, 2])
+    y = w.op("InstanceNormalization", w.op("Reshape", x, [0, 32, -1]), np.ones(32), np.zeros(32))
+    return w.linear(w.as_tokens(w.op("Conv", w.op("Reshape", y, [1, 2 * 32, 2, 3]), w.normal(D, 2 * 32, 1, 1))))
+
+
 def large(scale=1.0, epsilon=1e-5):
     """A map of more elements than a row may be pieced together of."""
 
@@ -65,6 +72,7 @@ FORMS = {
     "large map of small numbers": large(1e-3, 1e-10),
     "two levels": normed(size=(4, 6)),
     "two groups": normed(2, (4, 6)),
+    "many groups": many,
     "much epsilon": normed(epsilon=1.0),
     "some channels": part,
 }
