@@ -49,8 +49,8 @@ def read_grid(r: Ref) -> tuple[Ref, Array, Array, Array] | None:
     if clipped is None or rounded is None:
         return None
     divided = _constant(rounded, "div")
-    x, divisor = divided or (rounded, np.float32(1))
-    scale = scaled[1] if scaled else np.float32(1)
+    x, divisor = divided or (rounded, np.array(1, np.float32))
+    scale = scaled[1] if scaled else np.array(1, np.float32)
     return (x, scale, *clipped[1:]) if np.array_equal(scale, divisor) else None
 
 

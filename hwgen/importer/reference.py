@@ -197,7 +197,7 @@ def _unsigned(model: Model, proto: onnx.ModelProto) -> None:
         if any(name and (name not in held or held[name].data_type != INT8) for name in (names[weight], names[zero])):
             continue
         if not names[zero]:
-            none = numpy_helper.from_array(np.int8(0), f"{names[weight]}.zero")
+            none = numpy_helper.from_array(np.array(0, np.int8), f"{names[weight]}.zero")
             held.setdefault(none.name, none)
             names[zero] = none.name
         names[weight], names[zero] = moved(names[weight]), moved(names[zero])

@@ -187,7 +187,8 @@ def _best(t: Builder, index: Ref, count: int) -> Ref | None:
     (scores,), axis = best.operands, best.op.axis
     at = np.stack(np.unravel_index(index.layout.positions().reshape(-1), best.shape))
     place = int(at[axis][0])
-    lines = np.ravel_multi_index(tuple(np.delete(at, axis, 0)), np.delete(best.shape, axis)) if at.shape[0] > 1 else at[axis] * 0
+    others = (*best.shape[:axis], *best.shape[axis + 1 :])
+    lines = np.ravel_multi_index(tuple(np.delete(at, axis, 0)), others) if others else at[axis] * 0
     if np.ptp(at[axis]) or place >= MOST_PLACES or scores.shape[axis] != count or scores.dtype != FLOAT:
         return None
     rest = [i for i in range(len(scores.shape)) if i != axis]

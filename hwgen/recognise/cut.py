@@ -274,7 +274,7 @@ def _rows(node: Node, columns: int) -> Ref:
 
 def _filled(r: Ref, value: Array) -> Array:
     """The elements of a node of which `r` shows `value`."""
-    flat = np.empty(r.node.size)
+    flat: Array = np.empty(r.node.size)
     flat[r.layout.positions()] = value
     return flat
 
@@ -283,4 +283,6 @@ def _joined(e: Expert) -> Array | None:
     """The biases of the first layer, or layers, in one row."""
     if all(b is None for b in e.b1):
         return None
-    return np.concatenate([np.zeros(len(w), np.float32) if b is None else b for w, b in zip(e.w1, e.b1, strict=True)])
+    rows: list[Array] = [np.zeros(len(w), np.float32) if b is None else b for w, b in zip(e.w1, e.b1, strict=True)]
+    joined: Array = np.concatenate(rows)
+    return joined

@@ -201,7 +201,7 @@ def activation(one: Function, every: Function, inputs: int) -> tuple[Activation,
         with np.errstate(all="ignore"):
             by_one, by_three = (one([(GRID, np.full(GRID.shape, v))[i] for i in order]) for v in (1.0, 3.0))
             found = nearest(by_one, CURVED + PLAIN) if np.shape(by_one) == GRID.shape else None
-            alike = all(np.ptp(every([np.float64((x, 1.0)[i]) for i in order])) < 1e-9 for x in (-2.0, -0.3, 0.6, 3.0))
+            alike = all(np.ptp(every([np.array((x, 1.0)[i]) for i in order])) < 1e-9 for x in (-2.0, -0.3, 0.6, 3.0))
         if found and alike and (inputs == 1 or np.allclose(by_three, 3 * by_one, equal_nan=True)):
             return found[0], order
     raise NoExpert

@@ -160,7 +160,8 @@ def _of_lists(t: Builder, x: Ref, index: Ref) -> Ref | None:
     axis, shape = best.op.axis, best.shape
     at = np.stack(np.unravel_index(index.layout.positions().reshape(-1), shape))
     places, lines = at[axis], np.delete(at, axis, 0)
-    which = np.ravel_multi_index(tuple(lines), np.delete(shape, axis)) if len(lines) else np.zeros(len(places), np.int64)
+    others = (*shape[:axis], *shape[axis + 1 :])
+    which = np.ravel_multi_index(tuple(lines), others) if others else np.zeros(len(places), np.int64)
     runs = _runs(which)
     if len(runs) > MOST_LISTS:
         return None

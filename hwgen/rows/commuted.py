@@ -111,7 +111,7 @@ def _alike(node: Window) -> bool:
 def _keeps_sums(s: _Side, known: dict[str, tuple[int, ...]]) -> bool:
     """Whether a number that is in all tokens of what a chain reads is in all that it makes."""
     assert s.first is not None
-    values = {s.first.name: np.ones((known[s.first.name][0], 1))}
+    values: dict[str, Array] = {s.first.name: np.ones((known[s.first.name][0], 1))}
     for node in s.chain:
         x = [values[name] for name in node.inputs]
         if isinstance(node, Stack):

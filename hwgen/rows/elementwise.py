@@ -76,12 +76,9 @@ class Arranged:
             count = int(np.prod([self.shape[i] for i in self.groups[0]]))
             own = np.arange(count) if order_of is None else order_of
             back = np.argsort(axes)
-            where = [np.broadcast_to(a, (count, width)) for a in (own[:, None], np.arange(width)[None])]
-            self.place = Place(
-                rows,
-                width,
-                at=tuple(a.reshape([self.shape[i] for i in axes]).transpose(back).reshape(-1) for a in where),
-            )
+            where = (np.broadcast_to(a, (count, width)) for a in (own[:, None], np.arange(width)[None]))
+            row, column = (a.reshape([self.shape[i] for i in axes]).transpose(back).reshape(-1) for a in where)
+            self.place = Place(rows, width, at=(row, column))
         self.first = np.arange(rows) if order_of is None else np.unique(order_of, return_index=True)[1]
 
     def _rows_of(self, r: Ref) -> Array:

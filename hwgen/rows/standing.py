@@ -28,6 +28,8 @@ def upright(view: View, split: int, transposed: Callable[[Node], Node]) -> View:
     if min(flat) < 2:
         return view
     arrays = (view.rows, view.columns, np.zeros((1,) * len(view.shape), np.int64) if view.which is None else view.which)
+    rows: Array
+    columns: Array
     rows, columns, which = (np.broadcast_to(a, view.shape).reshape(flat) for a in arrays)
     sources = list(view.sources)
     for i, source in enumerate(view.sources):

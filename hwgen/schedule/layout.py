@@ -144,7 +144,8 @@ def pack_stream(config: Config, weights: Array | None, mult: Array | None, bias:
     """
     o, i = config.array_outputs, config.array_inputs
     n_all = next(len(array) for array in (weights, mult) if array is not None)
-    parts, kinds = [], []
+    parts: list[Array] = []
+    kinds: list[Array] = []
     if weights is not None:
         padded = np.zeros((n_all, align(weights.shape[1], i)), np.int8)
         padded[:, : weights.shape[1]] = weights

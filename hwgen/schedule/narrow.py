@@ -100,7 +100,7 @@ def pack(config: Config, words: Array, weights: Array, bits: int) -> Array:
     """
     lanes, ports, block = config.axi_bytes, config.weight_ports, config.narrow_block
     every = units(config, words.view(np.int8))
-    number = factors(every.reshape(-1, lanes), bits).reshape(every.shape[:-1])
+    number: Array = factors(every.reshape(-1, lanes), bits).reshape(every.shape[:-1])
     number[~(weights & number.all(axis=(1, 2)))] = 0
     # By port: units in the order in which they come.
     every = every.transpose(1, 0, 2, 3).reshape(ports, -1, lanes)
@@ -114,11 +114,12 @@ def pack(config: Config, words: Array, weights: Array, bits: int) -> Array:
     stream = np.zeros((ports, total * GRANULES * lanes), np.uint8)
     headers = np.zeros((ports, len(starts) * block), np.uint8)
     headers[:, :count] = number
-    for part, where, width in (
+    pieces: tuple[tuple[Array, Array, int], ...] = (
         (headers.reshape(ports, len(starts), block), at[starts] - GRANULES, NARROW_NUMBER_BITS),
         (every[:, ~narrow].view(np.uint8), at[~narrow], 8),
         (_codes(every[:, narrow], number[:, narrow]), at[narrow], bits),
-    ):
+    )
+    for part, where, width in pieces:
         digits = (part[..., None] >> np.arange(width, dtype=np.uint8)) & 1
         places = where[:, None] * lanes + np.arange(part.shape[2] * width)
         stream[:, places.reshape(-1)] = digits.reshape(ports, -1)

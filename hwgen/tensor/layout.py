@@ -179,7 +179,7 @@ class Layout:
     @staticmethod
     def of(positions: Array, most: int = 4) -> Layout | None:
         """The loops that give a list of integers; None where that needs more than `most` of them."""
-        rest = positions.reshape(-1)
+        rest: Array = positions.reshape(-1)
         factors: list[Factor] = []
         while len(rest) > 1 and len(factors) < most:
             steps = np.diff(rest)

@@ -159,7 +159,7 @@ def matmul_nbits(c: Context, op: Op, a: Ref, b: Ref, scales: Ref, *rest: Ref | N
     packed = c.array(b, "the weight").reshape(outputs, blocks, -1)
     w = _unpacked(packed, bits).astype(np.float32)
     if zeros is None:
-        zero: Array = np.float32(2 ** (bits - 1))
+        zero: Array = np.array(2 ** (bits - 1), np.float32)
     else:
         zero = c.array(zeros, "the zero points").reshape(outputs, -1)
         zero = zero if not whole else _unpacked(zero, bits)[:, :blocks]
