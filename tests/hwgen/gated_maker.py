@@ -17,7 +17,7 @@ def angles(tokens, pairs, rng, prefix=1):
     return np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)
 
 
-def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, own=False, seed=3):
+def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, own=False, seed=3, epsilon=1e-6):
     """graph_maker's network with a gated MLP (`act` makes its activation), rotary positions, norms of q and k (of each head
     with its `own` scales)."""
     graph = maker.vit(seed, columns=WIDTH, heads=HEADS, hidden=HIDDEN)
@@ -40,7 +40,7 @@ def vit(act=None, norm_inside=False, rotate=False, norm_heads=None, own=False, s
                 name = getattr(node, part)
                 if norm_heads is not None:
                     gamma, beta = rng.normal(1, 0.2, (2, WIDTH if own else depth)).astype(np.float32)
-                    nodes.append(fg.LayerNorm(f"{name}.norm", name, gamma, beta - 1, 1e-6, norm_heads, HEADS))
+                    nodes.append(fg.LayerNorm(f"{name}.norm", name, gamma, beta - 1, epsilon, norm_heads, HEADS))
                     name = f"{name}.norm"
                 if rotate:
                     nodes.append(fg.Rotate(f"{name}.turned", name, *angles(tokens, depth // 2, np.random.default_rng(9)), HEADS))

@@ -35,3 +35,14 @@ def test_queries_are_compared_in_their_own_steps(kind):
     found = compare(graph, integers({"": graph}, images)[""], images, golden.run)
     layers = {layer.name: layer.own_db for layer in found.layers}
     assert layers[graph.node("0.attn").q] > 25
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 2.0])
+def test_norms_of_queries_keep_a_large_epsilon(epsilon):
+    """One beside which the variance of a head is small: it is brought to the square of the layer's steps."""
+    graph = maker.vit(norm_heads=True, epsilon=epsilon)
+    rng = np.random.default_rng(0)
+    images = {name: rng.uniform(-1, 1, (4, *shape)).astype(np.float32) for name, shape in graph.inputs.items()}
+    found = compare(graph, integers({"": graph}, images)[""], images, golden.run)
+    norms = {layer.name: layer.own_db for layer in found.layers if layer.name.endswith(".norm")}
+    assert norms and min(norms.values()) > 25, norms

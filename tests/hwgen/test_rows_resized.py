@@ -13,6 +13,7 @@ from hwgen.compare import compare
 from hwgen.errors import UserError
 from hwgen.levels import import_model
 from hwgen.quantise import quantise
+from hwgen.rows import apart
 from hwgen.schedule import schedule
 from hwgen.select import select
 from hwgen.sim import golden
@@ -159,6 +160,12 @@ def test_means_of_maps_are_windows(tmp_path, size, steps):
 def test_a_network_without_windows_needs_no_engine_for_its_mean(tmp_path):
     found, kinds = maker.imported(tmp_path, lambda w: w.op("ReduceMean", w.tokens(), [1], keepdims=1), (1, 1, D))
     assert kinds.count("Mean") == 1 and "Window" not in kinds
+
+
+def test_as_many_heads_as_the_limit_are_divided_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(apart, "MOST_HEADS", 2)
+    _, kinds = maker.imported(tmp_path, linear_attention, (1, 24, D))
+    assert kinds.count("Ratio") == 2
 
 
 def test_ones_beside_values_are_an_output_of_their_layer(tmp_path):
