@@ -120,7 +120,7 @@ def constants_apart(graph: IntGraph) -> IntGraph:
             borders = sorted({0, op.out.rows} | {end for end in ends if 0 < end < op.out.rows})
             pairs = list(zip(borders, borders[1:], strict=False))
             if len(pairs) > 1:
-                names = [part_name(op.name, k, k == len(pairs) - 1) for k in range(len(pairs))]
+                names = [part_name(op.name, k, k == len(pairs) - 1, "part") for k in range(len(pairs))]
                 pieces = [part(op, a, b, name, lambda v: v) for name, (a, b) in zip(names, pairs, strict=True)]
         found.append(pieces)
         for name in {view.buffer for view in op.views().values()}:
@@ -140,7 +140,7 @@ def weights_apart(graph: IntGraph, limit: int, chunk: int) -> IntGraph:
             if len(chain) > 1 or size <= limit or not (plain and isinstance(op, MatMul) and op.x.buffer in constants):
                 ops.append(op)
                 continue
-            ops += parts(op, -(-size // limit))
+            ops += parts(op, -(-size // limit), "weights")
     return replace(graph, ops=ops)
 
 

@@ -314,10 +314,10 @@ class _Blocks:
                 return replace(view, buffer=name, row=view.row - first)
 
             for op in ops:
-                piece: Op = part(op, first, end, part_name(op.name, k, end == rows), place)
+                piece: Op = part(op, first, end, part_name(op.name, k, end == rows, "deep"), place)
                 if isinstance(piece, MatMul) and piece.expert is not None:
                     route, expert = piece.expert
-                    piece = replace(piece, expert=(part_name(route, k, end == rows), expert))
+                    piece = replace(piece, expert=(part_name(route, k, end == rows, "deep"), expert))
                 result.append(piece)
         return result
 

@@ -68,13 +68,13 @@ def part(op: Op, first: int, end: int, name: str, place: Callable[[View], View])
     return replace(op, name=name, **changes)
 
 
-def part_name(name: str, number: int, last: bool, kind: str = "rows") -> str:
+def part_name(name: str, number: int, last: bool, kind: str) -> str:
     """Of an operation's part: the last one keeps its name, so that `IntGraph.trace` finds it. kind: of parts, another one
     for each pass that may cut what another has cut."""
     return name if last else f"{name}.{kind}{number}"
 
 
-def parts(op: Op, count: int, kind: str = "rows") -> list[Op]:
+def parts(op: Op, count: int, kind: str) -> list[Op]:
     """`op` in so many parts of about equal numbers of rows, fewer where it has fewer, each where its rows were."""
     rows = next(iter(op.row_views().values())).rows
     return [

@@ -23,7 +23,7 @@ def row_tiling(graph: IntGraph, tiles: int, chosen: set[str] | None = None) -> I
     ops: list[Op] = []
     for chain in chains(graph.ops):
         for op in chain:
-            ops += parts(op, tiles) if len(chain) == 1 and _splits(op) and (chosen is None or op.name in chosen) else [op]
+            ops += parts(op, tiles, "rows") if len(chain) == 1 and _splits(op) and (chosen is None or op.name in chosen) else [op]
     return replace(graph, ops=ops)
 
 

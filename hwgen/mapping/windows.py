@@ -290,7 +290,7 @@ def _weights_apart(graph: IntGraph, limits: Limits) -> IntGraph:
             def place(view: View, own: str = own, name: str = name) -> View:
                 return replace(view, buffer=own, row=0) if view.buffer == name else view
 
-            ops.append(part(op, first, end, part_name(op.name, k, end == pieces[name][-1][1]), place))
+            ops.append(part(op, first, end, part_name(op.name, k, end == pieces[name][-1][1], "slice"), place))
     trace = {value: (view, op) for value, (view, op) in graph.trace.items() if view.buffer in buffers}
     return replace(graph, ops=ops, buffers=buffers, trace=trace)
 

@@ -8,6 +8,7 @@ import pytest
 import map_maker as maker
 import test_machine as machine
 from hwgen import cost, mapping
+from hwgen import graph as fg
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import Shortage
@@ -237,3 +238,18 @@ def test_cycles_of_a_band_that_is_less_than_its_run():
     for op in ops:
         found = [vector(op, rows, config) for rows in range(1, op.walk.rows + 1)]
         assert found == sorted(found) and found[0] > 0
+
+
+@pytest.mark.parametrize(("size", "spill", "room"), [((6, 8), 0.3, 0.4), ((12, 9), 0.5, 0.8), ((12, 9), 0.3, 0.8)])
+def test_constants_cut_by_several_passes(size, spill, room):
+    """Columns made rows by a matrix that streams: pieces of its pieces have names of their own."""
+    m = maker.Maker(size, 16)
+    graph = m.graph(m.put(fg.Transpose, m.put(fg.Transpose, m.conv("patches"))))
+    images = maker.images(graph, 2, 0)
+    graph = select(quantise({"": graph}, images)[""])
+    image = {name: values[0] for name, values in images.items()}
+    config = replace(CONFIG, bank_words=256)
+    mapped = Mapping(spill=spill, room=room, interleave=0.9, windows=True).apply(graph, config, 1)
+    assert sum(isinstance(op, MatMul) for op in mapped.ops) > 2 * sum(isinstance(op, MatMul) for op in graph.ops)
+    assert len({op.name for op in mapped.ops}) == len(mapped.ops)
+    machine.assert_equal(machine.run(schedule({"": mapped}, config), image), golden.run(graph, image).outputs)
