@@ -1,7 +1,8 @@
 """Values side by side that are better made as one, or one by one.
 
 Constant columns beside those of a linear layer, such as the ones that linear attention sums its weights by, are outputs of it
-with a bias and no weights. What acts on every element of several products side by side acts on each of them as it is made.
+with a bias and no weights. What acts on every element of several products side by side acts on each of them as it is made. A
+layer that has weights for one of several values side by side alone, as one that picks a head out of many does, reads that one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph import Activation, Conv, Embed, Graph, Join, Linear, Node, Window
+from ..graph import Activation, Conv, Embed, Graph, Join, Linear, Node, Window, shapes
 
 MADE = Conv | Linear | Window  # what an activation is a step of
 
@@ -19,13 +20,17 @@ MADE = Conv | Linear | Window  # what an activation is a step of
 def beside(graph: Graph) -> Graph:
     """The graph with such values made in another way."""
     made: dict[str, Node] = {}
+    known = shapes(graph)
     for node in graph.nodes:
         found = [node]
         if isinstance(node, Join):
             found = [_with_constants(node, made, graph) or node]
         elif isinstance(node, Activation):
             found = _each(node, made, graph) or [node]
+        elif isinstance(node, Linear):
+            found = [_of_one(node, made, known)]
         made |= {n.name: n for n in found}
+        known |= {n.name: known[n.x] for n in found if isinstance(n, Activation)}
     return replace(graph, nodes=list(made.values()))
 
 
@@ -74,3 +79,18 @@ def _each(node: Activation, made: Mapping[str, Node], graph: Graph) -> list[Node
         return None
     acts: list[Node] = [replace(node, name=f"{node.name}.{i}", x=name) for i, name in enumerate(parts)]
     return [*acts, Join(node.name, tuple(act.name for act in acts), source=node.source)]
+
+
+def _of_one(node: Linear, made: Mapping[str, Node], known: dict[str, tuple[int, ...]]) -> Linear:
+    """The layer on the one of the values that a Join holds for which it has weights; as it is where these are several."""
+    join = made.get(node.x)
+    if not isinstance(join, Join):
+        return node
+    ends = np.cumsum([known[name][1] for name in join.xs])
+    used = np.flatnonzero(node.weight.any(axis=0))
+    which = np.unique(np.searchsorted(ends, used, side="right"))
+    if len(which) != 1:
+        return node
+    k = int(which[0])
+    weight = np.ascontiguousarray(node.weight[:, ends[k - 1] if k else 0 : ends[k]])
+    return _of_one(replace(node, x=join.xs[k], weight=weight), made, known)

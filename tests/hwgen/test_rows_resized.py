@@ -183,6 +183,22 @@ def test_what_is_joined_is_activated_as_it_is_made(tmp_path):
     assert len(activations) == 2 and all(isinstance(made[n.x], graph.Linear) for n in activations)
 
 
+def test_a_head_of_one_of_several_values_side_by_side_reads_that_one(tmp_path):
+    """Of activations of two layers side by side, of which channels of one go into a layer (EfficientViT, Cai et al. 2023)."""
+
+    def form(w):
+        x = w.tokens()
+        y = w.op("Relu", w.op("Concat", w.linear(x), w.linear(w.op("Tanh", x)), axis=2))
+        parts = w.op("Split", y, np.array([4, D, D - 4]), axis=2, outputs=3)
+        return w.op("Concat", *(w.op("MatMul", p, w.normal(n, 4)) for p, n in zip(parts, (4, D, D - 4), strict=True)), axis=2)
+
+    found, _ = maker.imported(tmp_path, form, (1, maker.T, 12))
+    made = {n.name: n for n in found.nodes}
+    read = [made[n.x] for n in found.nodes if isinstance(n, graph.Linear)]
+    assert [isinstance(x, graph.Activation) for x in read].count(True) == 2 + 1, [type(x) for x in read]
+    assert [isinstance(x, graph.Join) for x in read].count(True) == 1
+
+
 def test_convolutions_that_no_walk_holds_are_refused(tmp_path):
     def refused(slide, message, size=(1, 1)):
         w = maker.Writer()
