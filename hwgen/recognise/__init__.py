@@ -7,7 +7,7 @@ from ..tensor import Map, Program
 from .activations import clip, curved, leaky, log_sigmoid, plain, scaled, undone
 from .attention import attention
 from .conditions import placed, stepped
-from .convolution import convolution, frames
+from .convolution import along_channels, convolution, frames
 from .grouped import grouped
 from .kept_keys import kept_keys
 from .limits import dynamic, joined, limit, of_input, of_inputs
@@ -59,6 +59,7 @@ ROUNDS: tuple[tuple[Pattern, ...], ...] = (
         positions,
         channels_last,
         pool,
+        along_channels,
         total,
         plain,
         clip,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from math import gcd
+from math import gcd, prod
 
-from ..layers import Conv
+import numpy as np
+
+from ..layers import Conv, Linear
 from ..tensor import Builder, Contract, Input, Layout, Node, Pad, Ref
 from ..tensor.layout import Axis
 from .match import constant, group, is_map, regroup, weighted
@@ -13,6 +15,7 @@ from .rewrite import relabel
 
 MOST_MAPS = 64  # that are convolved one by one
 MOST_FRAMES = 96  # times taps along time
+MOST_WEIGHTS = 1 << 22  # elements of the matrix that a convolution along channels becomes
 
 
 def convolution(t: Builder, node: Node) -> Ref | None:
@@ -100,6 +103,36 @@ def frames(t: Builder, node: Node) -> Ref | None:
             return None  # a frame of nothing but the border
         made.append(total)
     return t.concat(made, 0)
+
+
+def along_channels(t: Builder, node: Node) -> Ref | None:
+    """A convolution of one token, whose channels are its places, as in efficient channel attention (Wang et al. 2020): a
+    matrix with the taps along its diagonal."""
+    if not isinstance(node.op, Conv) or not all(constant(r) for r in node.operands[1:]):
+        return None
+    op, (x, w, *bias) = node.op, node.operands
+    if len(x.node.shape) != 2 or x.node.shape[0] > 1 or isinstance(x.op, Input):
+        return None
+    (channels, *lengths), (outputs, each, *kernel) = x.shape, w.shape
+    at, rank = x.layout.positions().reshape(channels, -1), len(lengths)
+    taps = np.asarray(w.constant).reshape(op.groups, outputs // op.groups, each, -1)
+    spans = zip(lengths, kernel, op.strides, op.dilations, op.pads[:rank], op.pads[rank:], strict=True)
+    counts = [(n + before + after - (k - 1) * d - 1) // s + 1 for n, k, s, d, before, after in spans]
+    if prod(counts) * outputs * x.node.shape[1] > MOST_WEIGHTS:
+        return None
+    matrix = np.zeros((prod(counts), op.groups, outputs // op.groups, x.node.shape[1]), np.float32)
+    places = np.indices(counts).reshape(rank, -1).T
+    for k, tap in enumerate(np.ndindex(*kernel)):
+        read = places * op.strides + np.multiply(tap, op.dilations) - op.pads[:rank]
+        inside = np.flatnonzero(((read >= 0) & (read < lengths)).all(axis=1))
+        columns = at[:, np.ravel_multi_index(tuple(read[inside].T), lengths)].reshape(op.groups, each, -1)
+        for g, c in np.ndindex(op.groups, each):
+            matrix[inside, g, :, columns[g, c]] += taps[g, :, c, k]
+    parts = [t.const(matrix.reshape(-1, x.node.shape[1]))]
+    if bias:
+        parts.append(t.const(np.tile(np.asarray(bias[0].constant), prod(counts))))
+    y = t.node(Linear(), x.node.ref, *parts)
+    return t.reshape(relabel(y, node.name), node.shape)
 
 
 Steps = list[tuple[tuple[int, int], tuple[int, int]]]  # by axis: loop over places, loop over the kernel

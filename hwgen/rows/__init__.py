@@ -17,6 +17,7 @@ from .head_norms import heads_apart
 from .lower import GONE, Make, Rows, Where
 from .means import by_windows
 from .moves import value
+from .once import once
 from .resampled import at_once
 from .sums import chained
 from .views import Unsupported, View
@@ -52,8 +53,8 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
     if b.findings or stand_in or any(o.value == GONE for o in outputs):
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     types = {name: kind for name, kind in program.notes.get("types", {}).items() if name in b.shapes}
-    made = commuted(at_once(beside(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))))
-    return by_windows(heads_apart(chained(made))), []
+    made = once(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))
+    return by_windows(heads_apart(chained(commuted(at_once(beside(made)))))), []
 
 
 def _output(b: Rows, name: str, r: Ref) -> graph.Output:

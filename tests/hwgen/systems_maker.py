@@ -185,9 +185,18 @@ def sparse(w):
     return w.classes(x)
 
 
+def efficient_attention(w):
+    """Channels weighed by what the means of their neighbours are, a convolution along the channels (ECA: Wang et al. 2020)."""
+    x = w.op("Reshape", w.turned(w.norm(w.tokens())), [1, D, SIDE, SIDE])
+    mean = w.op("Reshape", w.op("GlobalAveragePool", x), [1, 1, D])
+    gate = w.op("Sigmoid", w.op("Conv", mean, w.normal(1, 1, 5, scale=1.0), kernel_shape=[5], pads=[2, 2]))
+    x = w.op("Mul", x, w.op("Reshape", gate, [1, D, 1, 1]))
+    return w.classes(w.turned(w.op("Reshape", x, [1, D, PATCHES])))
+
+
 NETWORKS = (
     *(shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled, steady_gate, refined, sized),
-    *(of_windows, sparse),
+    *(of_windows, sparse, efficient_attention),
 )
 
 

@@ -34,6 +34,11 @@ def test_networks(form, tmp_path):
     assert len(found) >= 2 and np.mean(found) >= 20, found
 
 
+def test_a_convolution_along_channels_is_a_layer(tmp_path):
+    graph = import_model(maker.write(tmp_path / "m.onnx", maker.efficient_attention))
+    assert not any(isinstance(n, fg.Window | fg.Conv | fg.Transpose) for n in graph.nodes)
+
+
 def test_taps_of_a_long_value_lie_in_two_directions():
     """Frequencies below each other, which a layer behind a Fourier transform reads (Hyena): a map of which no side is longer than
     the numbers of a walk."""
