@@ -74,8 +74,19 @@ def _output(b: Rows, name: str, r: Ref) -> graph.Output:
     elif shape[-1] > 1 and (np.broadcast_to(view.columns, shape) == view.columns.flat[0]).all():  # a map of one channel
         flat = view.group(axes, [])
     else:
-        flat = view.group(axes[:-1], axes[-1:])
+        split = _rows_first(view)
+        flat = view.group(axes[:split], axes[split:])
     return graph.Output(name, value(b, r.node, b.kept(flat)), inner, turned)
+
+
+def _rows_first(view: View) -> int:
+    """How many of the axes come before those along which columns alone change, such as the pixels of a query's mask; all but the
+    last one where there is no such place."""
+    rows, columns = (np.broadcast_to(a, view.shape) for a in (view.rows, view.columns))
+    last = len(view.shape) - 1
+    split = next((i for i in range(1, last) if (columns != np.take(columns, [0], axis=i)).any()), last)
+    behind = rows.reshape(*view.shape[:split], -1)
+    return split if (behind == behind[..., :1]).all() else last
 
 
 def _channels_first(view: View) -> bool:

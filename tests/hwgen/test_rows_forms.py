@@ -292,3 +292,17 @@ def test_overlapping_windows_added_up(tmp_path):
 
 def test_channels_of_zeros(tmp_path):
     agrees(imported(tmp_path, lambda w: w.norm(w.op("Pad", w.tokens(), np.array([0, 0, 2, 0, 0, 0])), D + 2), (1, T, D + 2)))
+
+
+def test_masks_of_queries_over_pixels(tmp_path):
+    """Queries by pixels, as MaskFormer's last product gives them: pixels are columns of the output, and nothing moves."""
+    height, width = 24, 20
+
+    def form(w):
+        x = w.op("Resize", w.patches(), "", "", np.array([1, D, height, width]), mode="nearest")
+        pixels = w.op("Conv", x, w.normal(16, D, 1, 1), w.normal(16), kernel_shape=[1, 1])
+        return w.op("Einsum", w.linear(w.tokens(), D, 16), pixels, equation="bqc,bchw->bqhw")
+
+    made = imported(tmp_path, form, (1, T, height, width))
+    assert isinstance(made.node(made.outputs[0].value), graph.Product) and not made.outputs[0].transposed
+    agrees(made)
