@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial, reduce
 
 from ..tensor import Builder, Layer, Ref
 from .activation import Activation
@@ -24,10 +25,9 @@ class Router(Layer):
     def define(self, t: Builder, *operands: Ref) -> Ref:
         (logits,) = operands
         scores = Softmax().define(t, logits) if self.score == "softmax" else t.map("sigmoid", logits)
-        tokens, experts = logits.shape
-        best = t.reshape(t.topk(logits, self.top_k), (tokens, self.top_k, 1))
-        hot = t.map("float", t.map("eq", best, t.const(range(experts))))
-        chosen = t.map("mul", scores, t.reduce("sum", hot, [1], keep=False))
+        best, every = t.topk(logits, self.top_k), t.const(range(logits.shape[1]))
+        hot = [t.map("float", t.map("eq", t.slice(best, 1, i, 1), every)) for i in range(self.top_k)]
+        chosen = t.map("mul", scores, reduce(partial(t.map, "add"), hot))
         return t.map("div", chosen, t.reduce("sum", chosen, [-1])) if self.renormalise else chosen
 
 

@@ -30,6 +30,7 @@ from ..walks import window as sliding
 from .builder import (
     ROW_UNIT,
     STATIC_MAX,
+    TINY,
     WIDE_MARGIN,
     Builder,
     Held,
@@ -186,7 +187,7 @@ def form_of(kind: str, slope: float, peak: float, need: float) -> Form:
             step = 2.0 ** -(7 + shift)
             if INT16_MAX * step >= peak * factor and step >= need * factor:
                 return Form(factor, kind, shift, step)
-    return Form(1.0, "relu", 0, max(peak / INT16_MAX, need))
+    return Form(1.0, "relu", 0, max(peak / INT16_MAX, need, TINY))
 
 
 def second_biases(node: fg.Experts | fg.SlotExperts, form: Form) -> Array | None:

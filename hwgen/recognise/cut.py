@@ -204,7 +204,8 @@ class Cut:
         if not np.allclose(self.value(y, part, outputs, rests), wanted, rtol=NEAR, atol=NEAR):
             raise NoMixture("the outputs of the experts are not only weighted and summed, each token by itself")
         self.t.source, self.t.name = self.logits.source, ""
-        gates = self.t.node(router, self.gates)
+        made = router.score == "softmax" or self.gates.shape[1] == 1  # others are numbers like any that the network computes
+        gates = self.t.node(router, self.gates) if made else router.define(self.t, self.gates)
         places = {e: (cell, factor) for (e, factor), (_, cell) in zip(experts, self.cells, strict=True)}
         nothing = (self.cells[0][1], 0.0)
         parameters = self._parameters([places.get(e, nothing) for e in range(self.gates.shape[1])])

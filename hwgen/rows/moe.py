@@ -15,7 +15,6 @@ from .. import graph
 from ..layers import Activation, Combine, Dispatch, Experts, Linear, Router, SlotExperts
 from ..numerics import MAX_EXPERTS, MAX_TOP_K
 from ..recognise.limits import beneath, is_limit
-from ..recognise.routers import PLAIN, ROUTER
 from ..tensor import Node, Ref
 from .dense import like_input, whole_place
 from .elementwise import form_of
@@ -28,8 +27,6 @@ from .views import Array, Place, Unsupported
 def router_place(b: Rows, node: Node) -> Place:
     op, experts = node.op, node.shape[1]
     assert isinstance(op, Router)
-    if op.score != "softmax" and experts > 1:
-        raise Unsupported(f"weights experts by the {op.score} of their logits", ROUTER)
     if op.top_k > MAX_TOP_K or experts > MAX_EXPERTS:
         most = f"at most the best {MAX_TOP_K} of at most {MAX_EXPERTS} are supported"
         raise Unsupported(f"combines the best {op.top_k} of {experts} experts, {most}")
@@ -43,11 +40,12 @@ def router(b: Rows, node: Node, start: int, stop: int) -> str:
 def experts_place(b: Rows, node: Node) -> Place:
     """The rows of the tokens, in their order, which must be that of the logits."""
     x, gates, *_ = node.operands
-    if not isinstance(gates.node.op, Router) or not gates.whole:
-        raise Unsupported("weights experts by something that no router makes")
-    b.place(gates.node)
-    _alike(b, x, gates.node.operands[0])
-    return like_input(b, node)
+    if isinstance(gates.op, Router):
+        if not gates.whole:
+            raise Unsupported("weights experts by some of the weights of a router")
+        b.place(gates.node)
+        _alike(b, x, gates.node.operands[0])
+    return b.place(_by_layers(b, node)) if _dense(node) else like_input(b, node)
 
 
 def _alike(b: Rows, x: Ref, logits: Ref) -> None:
@@ -62,7 +60,66 @@ def _alike(b: Rows, x: Ref, logits: Ref) -> None:
         raise Unsupported("routes tokens in another order than it computes them")
 
 
+def _dense(node: Node) -> bool:
+    """Whether experts are computed for all tokens."""
+    return node.op.gated or not isinstance(node.operands[1].op, Router)
+
+
+def _by_layers(b: Rows, node: Node) -> Node:
+    """Experts as layers of all tokens: what no token of an expert is has a gate of zero. The gates of a `Router`, each as often
+    as its expert has hidden channels, are what experts without weights add, their biases."""
+
+    def made() -> Node:
+        x, gates, w1, b1, w2, b2 = node.operands
+        count, outputs, width = w2.shape
+        b.t.name, b.t.source = node.name, node.source
+
+        def by_gates(table: Ref) -> Ref:
+            if not isinstance(gates.op, Router):
+                return b.t.node(Linear(), gates, b.t.transpose(table, (1, 0)))
+            none = ((count, 1, x.shape[1]), (count, 1), (count, table.shape[1], 1))
+            return b.t.node(Experts("relu", 0.0), x, gates, *(b.t.const(np.zeros(n, np.float32)) for n in none), table)
+
+        hidden = _hidden(b, node, x, w1, b1)
+        hidden = b.t.map("mul", hidden, by_gates(b.t.const(np.repeat(np.eye(count, dtype=np.float32), width, axis=1))))
+        y = b.t.node(Linear(), hidden, b.t.reshape(b.t.transpose(w2, (1, 0, 2)), (outputs, count * width)))
+        return (y if b2.scalar == 0 else b.t.map("add", y, by_gates(b2))).node
+
+    return b.once("by layers", node, made)
+
+
+def _hidden(b: Rows, node: Node, x: Ref, w1: Ref, b1: Ref) -> Ref:
+    """What experts side by side have between their layers: act(first), gated times another; w1 [E, H or 2 H, K], b1 [E, ..]."""
+    parts = 2 if node.op.gated else 1
+    count, width = w1.shape[0], w1.shape[1] // parts
+    layers = []
+    for part in range(parts):
+        weight = b.t.reshape(b.t.slice(w1, 1, part * width, width), (count * width, w1.shape[2]))
+        bias = b.t.reshape(b.t.slice(b1, 1, part * width, width), (count * width,))
+        layers.append(b.t.node(Linear(), x, weight, *(() if b1.scalar == 0 else (bias,))))
+    first = b.t.node(Activation(node.op.form, node.op.slope), layers[0])
+    return b.t.map("mul", first, layers[1]) if node.op.gated else first
+
+
+def _gated_slots(b: Rows, node: Node) -> Ref:
+    """The slots of gated experts, one expert's below the other's."""
+
+    def made() -> Ref:
+        x, *weights = node.operands
+        b.t.name, b.t.source = node.name, node.source
+        slots, outputs = x.shape[0] // weights[0].shape[0], list[Ref]()
+        for e in range(weights[0].shape[0]):
+            w1, b1, w2, b2 = (b.t.slice(w, 0, e, 1) for w in weights)
+            hidden = _hidden(b, node, b.t.slice(x, 0, e * slots, slots), w1, b1)
+            outputs.append(b.t.node(Linear(), hidden, *(b.t.reshape(w, w.shape[1:]) for w in (w2, b2))))
+        return b.t.concat(outputs, 0)
+
+    return b.once("gated", node, made)
+
+
 def experts(b: Rows, node: Node, start: int, stop: int) -> str:
+    if _dense(node):
+        return b.value(_by_layers(b, node), start, stop)
     return b.rows_of(node, start, stop, lambda: _experts(b, node))
 
 
@@ -101,8 +158,6 @@ def _weights(b: Rows, node: Node, parameters: list[Ref]) -> tuple[dict[str, Arra
     """(arrays, activation) as the row graph's nodes have them."""
     op = node.op
     assert isinstance(op, Experts | SlotExperts)
-    if op.gated:
-        raise Unsupported("an expert is a gated MLP (SwiGLU, GEGLU)", PLAIN)
     names = dict(zip(("w1", "b1", "w2", "b2"), parameters, strict=True))
     arrays = {k: None if r.scalar == 0 and k[0] == "b" else b.array(r, "an expert's weight") for k, r in names.items()}
     return arrays, form_of(Activation(op.form, op.slope), "has in its experts")
@@ -138,6 +193,8 @@ def dispatch(b: Rows, node: Node, start: int, stop: int) -> str:
 
 def slot_experts(b: Rows, node: Node, start: int, stop: int) -> str:
     x, *parts = node.operands
+    if node.op.gated:
+        return value(b, node, b.tokens(_gated_slots(b, node)), start, stop)
     weights, form = _weights(b, node, parts)
     made = {**weights, **form}
     return b.rows_of(node, start, stop, lambda: b.add(graph.SlotExperts, node, node.name, "experts", x=b.value(x.node), **made))

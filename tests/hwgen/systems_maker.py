@@ -194,9 +194,53 @@ def efficient_attention(w):
     return w.classes(w.turned(w.op("Reshape", x, [1, D, PATCHES])))
 
 
+def _gated_expert(w, x, biased):
+    gate, up = (w.linear(x, D, 24) if biased else w.op("MatMul", x, w.normal(D, 24, scale=0.2)) for _ in range(2))
+    hidden = w.op("Mul", w.op("Mul", gate, w.op("Sigmoid", gate)), up)
+    return w.linear(hidden, 24, D) if biased else w.op("MatMul", hidden, w.normal(24, D, scale=0.2))
+
+
+def gated_experts(w):
+    """Experts that are gated MLPs, the best two of four for each token, with biases and without (Mixtral: Jiang et al. 2024)."""
+    x = w.tokens()
+    for biased in (True, False):
+        y = w.norm(x)
+        scores = w.softmax(w.op("MatMul", y, w.normal(D, 4, scale=0.3)))
+        x = w.op("Add", x, _mixture(w, scores, [_gated_expert(w, y, biased) for _ in range(4)]))
+    return w.classes(x)
+
+
+def sigmoid_experts(w):
+    """Experts that are weighed by sigmoids, over their sum, by which they are chosen too (DeepSeek-V3 2024), and one of all."""
+    x = w.tokens(lead=1)  # more of them than lists that are sorted one by one
+    y = w.norm(x)
+    scores = w.op("Sigmoid", w.op("MatMul", y, w.normal(D, 4, scale=0.3)))
+    experts = [w.linear(w.op("Gelu", w.linear(y, D, 24)), 24, D) for _ in range(4)]
+    return w.classes(w.op("Add", w.op("Add", x, _gated_expert(w, y, True)), _mixture(w, scores, experts, PATCHES + 1)))
+
+
+def _mixture(w, scores, experts, count=PATCHES):
+    """The best two of the experts for each token, by scores over their sum."""
+    chance, best = w.op("TopK", scores, ints(2), outputs=2, axis=-1)
+    chance = w.op("Div", chance, w.op("ReduceSum", chance, ints(-1), keepdims=1))
+    gates = w.op("ScatterElements", np.zeros((1, count, len(experts)), np.float32), best, chance, axis=2)
+    each = w.op("Concat", *(w.op("Unsqueeze", y, ints(2)) for y in experts), axis=2)
+    return w.op("Reshape", w.op("MatMul", w.op("Unsqueeze", gates, ints(2)), each), [1, count, D])
+
+
+def gated_slots(w):
+    """Two gated experts, each on three means of all tokens, shared out to the tokens again (soft mixtures: Puigcerver et al.
+    2024)."""
+    x = w.norm(w.tokens())
+    logits = w.op("MatMul", x, w.normal(D, 6, scale=0.3))
+    slots = w.op("MatMul", w.turned(w.op("Softmax", logits, axis=1)), x)
+    made = w.op("Concat", *(_gated_expert(w, w.cut(slots, 1, 3 * e, 3 * e + 3), True) for e in range(2)), axis=1)
+    return w.classes(w.op("Add", x, w.op("MatMul", w.softmax(logits), made)))
+
+
 NETWORKS = (
     *(shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled, steady_gate, refined, sized),
-    *(of_windows, sparse, efficient_attention),
+    *(of_windows, sparse, efficient_attention, gated_experts, sigmoid_experts, gated_slots),
 )
 
 

@@ -420,10 +420,7 @@ def expert_capacity(moe):
     "form, words, hint",
     [
         (frozen_routing, "froze how many tokens each expert got in its example: the shape [3, 8]", "dynamic shapes"),
-        (sigmoid_of_the_chosen, "weights experts by the sigmoid", "softmax"),
-        (chosen_by_sigmoid, "weights experts by the sigmoid", "softmax"),
         (sigmoid_with_correction, "weighted by the sigmoid of their logits, but chosen by something else", "softmax"),
-        (gated_experts, "an expert is a gated MLP", "linear, activation, linear"),
         (gated_operator, "gated activation", "linear, activation, linear"),
         (quantised_operator, "not supported", "give the float model"),
         (expert_capacity, "expert capacity", "softmax"),
@@ -437,6 +434,25 @@ def test_router_or_expert_is_refused_by_name(tmp_path, form, words, hint):
     assert words in findings[0].reason and hint in findings[0].hint, findings[0]
     with pytest.raises(UserError, match=findings[0].node):
         import_model(path)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gated_experts_are_layers_of_all_tokens(tmp_path, bias):
+    """Their gates are what experts without weights add; nothing else is left of the choice."""
+    moe = Moe(bias=bias)
+    made = import_model(moe.save(tmp_path / "m.onnx", gated_experts(moe)))
+    assert sum(isinstance(n, graph.Route) for n in made.nodes) == 1
+    assert all(not n.w1.any() and not n.w2.any() for n in made.nodes if isinstance(n, graph.Experts))
+    assert [n.weight.shape for n in made.nodes if isinstance(n, graph.Linear)].count((E * HIDDEN, D)) == 2
+
+
+@pytest.mark.parametrize("form", [sigmoid_of_the_chosen, chosen_by_sigmoid])
+def test_routers_by_sigmoids_are_layers_of_all_tokens(tmp_path, form):
+    """What they choose is numbers that the network computes, with which all experts are weighed."""
+    moe = Moe()
+    made = import_model(moe.save(tmp_path / "m.onnx", form(moe)))
+    assert not any(isinstance(n, graph.Route | graph.Experts) for n in made.nodes)
+    assert [n.weight.shape for n in made.nodes if isinstance(n, graph.Linear)].count((E * HIDDEN, D)) == 1
 
 
 def test_linear_experts_are_choices(tmp_path):
