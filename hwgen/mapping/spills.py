@@ -36,6 +36,7 @@ from .row_tiling import row_tiling
 from .streamed import Run, Streamed
 
 TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
+LEAST_ROWS = 32  # of a tile: of fewer the latencies of another operation take longer than either waits
 WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
 
 
@@ -115,7 +116,8 @@ def _waiting(block: list[Op]) -> set[str]:
         for view in op.reads().values():
             source = made.get(view.buffer)
             beside = isinstance(op, Norm | Multiply)
-            if source is not None and beside != isinstance(source, Norm | Multiply) and view.buffer not in streamed:
+            long = view.rows >= TILES * LEAST_ROWS
+            if long and source is not None and beside != isinstance(source, Norm | Multiply) and view.buffer not in streamed:
                 found |= {op.name, source.name}
                 streamed.add(view.buffer)
         if isinstance(op, MatMul) or (isinstance(op, Norm | Multiply) and op.name in found):

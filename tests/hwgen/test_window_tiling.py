@@ -146,7 +146,7 @@ def test_bands_find_room_where_a_hidden_map_does_not():
     graph, image = inverted((16, 12))
     config = replace(CONFIG, bank_words=512)
     assert isinstance(attempt({"": Mapping(ordered=False).apply(graph, config, 1)}, config), Shortage)
-    choice = mapping.choose({"": graph}, config, MEMORY)
+    choice = mapping.search({"": graph}, config, MEMORY)
     assert choice.mapping.windows and choice.mapping.spill is None
     mapped = choice.mapping.apply(graph, config, 1)
     assert len({op.name for op in mapped.ops}) == len(mapped.ops)
