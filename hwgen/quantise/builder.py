@@ -230,7 +230,7 @@ def moved(b: Builder, name: str, scale: float) -> Held:
         ratio = ratio / step
         shift = int(np.clip(14 - np.ceil(np.log2(step)), PRODUCT_SHIFT_MIN, PRODUCT_SHIFT_MAX))
         factor = max(round(step * 2.0**shift), 1)
-        factors = b.table(f"{name}.factor", np.full((rows, cols), factor), source=node.source, groups=groups)
+        factors = b.table(f"{name}.factor", np.full((1, cols), factor), source=node.source, groups=groups)
         multiply = q.Multiply(b.name(f"{name}.steps"), ref, factors, shift, source=node.source)
         ref = b.emit(multiply, rows, cols, scale * ratio, held.offset, groups)
     if held.offset is not None:
