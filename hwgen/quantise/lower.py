@@ -111,8 +111,9 @@ def _lower(b: Builder, node: fg.Node) -> None:
         case fg.Softmax():
             products.softmax(b, node)
         case fg.Rows(x=x, start=start, stop=stop):
-            held = b.held[x]
-            b.held[node.name] = replace(held, ref=held.ref.part(start - held.first_row, stop - start), first_row=0)
+            held, of = b.held[x], slice(start - b.held[x].first_row, stop - b.held[x].first_row)
+            scale = held.scale[of] if np.ndim(held.scale) == 2 else held.scale
+            b.held[node.name] = replace(held, ref=held.ref.part(of.start, stop - start), scale=scale, first_row=0)
         case fg.Route():
             raise UserError(f"{describe(node)}: a routing can only be used by experts")
 

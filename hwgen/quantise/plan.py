@@ -81,7 +81,7 @@ def fused_values(nodes: dict[str, fg.Node], node: fg.Node) -> tuple[str, ...]:
             return (x,)
         case fg.LayerNorm(x=x, heads=heads) if heads > 1 and isinstance(nodes.get(x), fg.Linear):
             return (x,)  # of queries or keys
-        case fg.Transpose(x=x) if isinstance(nodes.get(x), fg.Linear):
+        case fg.Transpose(x=x) if isinstance(nodes.get(x), fg.Linear | fg.Product):
             return (x,)
         case fg.Scan(steps=steps):
             return (steps,)

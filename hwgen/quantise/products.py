@@ -54,15 +54,35 @@ def product(b: Builder, node: fg.Product) -> None:
     else:
         unit = steps * float(one.scale) * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)
         wanted = _column_steps(b, node.name) if by_row else np.array([own_scale(b, node, 0.0)])
-    shift = max(int(np.ceil(np.log2((wanted / unit).max()))), SHIFT_MIN)
-    if shift > SHIFT_MAX:
-        raise OutOfRange(f"a product {float((wanted / unit).max()):g} times beyond its operands' steps")
+    shift = _shift(wanted / unit)
     matrix = Matrix(other.ref, None, shift, row=UNIT_ROW if alike else None)
     made = q.Product(b.name(node.name), one.ref, matrix, source=node.source)
     scale = unit * 2.0**shift
     scale = scale if by_row else float(scale[0])
     ref = b.emit(made, one.ref.rows, other.ref.rows, scale, value=None if alike else node.name)
     b.held[node.name] = Held(ref, scale)
+
+
+def _shift(larger: Array) -> int:
+    """Of a product whose steps are to be so many times those of its sums."""
+    shift = max(int(np.ceil(np.log2(larger.max()))), SHIFT_MIN)
+    if shift > SHIFT_MAX:
+        raise OutOfRange(f"a product {float(larger.max()):g} times beyond its operands' steps")
+    return shift
+
+
+def _turned(b: Builder, node: fg.Transpose, source: fg.Product) -> None:
+    """The transpose of a product: its operands change places. Steps of the rows of what is streamed are those of its rows."""
+    one, other = plain(b, source.a), b.held[source.b]
+    by_row = np.ndim(other.scale) == 2
+    other = other if by_row else plain(b, source.b)
+    steps = np.asarray(other.scale, np.float64).reshape(-1) * source.scale
+    unit = steps * float(one.scale) * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)
+    wanted = _column_steps(b, source.name) if by_row else np.array([own_scale(b, node, 0.0)])
+    shift = _shift(wanted / unit)
+    made = q.Product(b.name(node.name), other.ref, Matrix(one.ref, None, shift), source=source.source)
+    scale = (unit * 2.0**shift)[:, None] if by_row else float(unit[0] * 2.0**shift)
+    b.held[node.name] = Held(b.emit(made, other.ref.rows, one.ref.rows, scale, value=node.name), scale)
 
 
 def _divided(b: Builder, node: fg.Product) -> bool:
@@ -76,36 +96,55 @@ def _divided(b: Builder, node: fg.Product) -> bool:
 
 def _bound(b: Builder, node: fg.Product) -> Array:
     """What each column of a product [N] can reach of rows up to 1."""
-    other = b.plan.nodes[node.b]
+    other, part = b.plan.nodes[node.b], slice(None)
+    if isinstance(other, fg.Rows):
+        other, part = b.plan.nodes[other.x], slice(other.start, other.stop)
     if isinstance(other, fg.Transpose):
         seen = b.stats.values[other.x]
-        return np.maximum(seen.magnitude() * (seen.room * b.shapes[other.x][0]), TINY)
+        return np.maximum(seen.magnitude()[part] * (seen.room * b.shapes[other.x][0]), TINY)
     seen = b.stats.values[node.b]
     return np.full(b.shapes[node.name][1], max(float(seen.magnitude().sum()) * seen.room, TINY))
 
 
-def _column_steps(b: Builder, name: str) -> Array:
+def _column_steps(b: Builder, name: str, part: slice = slice(None)) -> Array:
     """int16 steps of the columns of a value [cols], the last of which, that of the sums, is a number of another kind."""
     seen = b.stats.values[name]
-    reach = np.maximum(seen.magnitude(), TINY)
+    reach = np.maximum(seen.magnitude()[part], TINY)
     reach[:-1] = np.maximum(reach[:-1], reach[:-1].max(initial=0.0) * LEAST_INT16)
     return reach * (seen.room * WIDE_MARGIN / INT16_MAX)
 
 
-def _apart(b: Builder, node: fg.Transpose) -> bool:
+def _parts(b: Builder, name: str) -> list[fg.Rows]:
+    return [user for user in b.plan.users.get(name, []) if isinstance(user, fg.Rows)]
+
+
+def _apart(b: Builder, name: str) -> bool:
     """Whether rows of a transposed value may have steps of their own: products, whose columns they become, go into a division or
-    are transposed again."""
-    products = b.plan.users.get(node.name, [])
-    if node.name in b.plan.outputs or not all(isinstance(p, fg.Product) and p.a != node.name for p in products):
+    are transposed again; or so do those of each part of the rows."""
+    products, parts = b.plan.users.get(name, []), _parts(b, name)
+    if name not in b.plan.outputs and parts and len(parts) == len(products):
+        return all(_apart(b, part.name) for part in parts)
+    if name in b.plan.outputs or not all(isinstance(p, fg.Product) and p.a != name for p in products):
         return False
     readers = [r for p in products for r in b.plan.users.get(p.name, [])]
-    free = all(isinstance(r, fg.Ratio) or (isinstance(r, fg.Transpose) and _apart(b, r)) for r in readers)
+    free = all(isinstance(r, fg.Ratio) or (isinstance(r, fg.Transpose) and _apart(b, r.name)) for r in readers)
     return bool(readers) and free and not any(p.name in b.plan.outputs for p in products)
 
 
+def _row_steps(b: Builder, node: fg.Transpose) -> Array:
+    """int16 steps of the rows of a transposed value [rows], each part of them by itself."""
+    steps = _column_steps(b, node.x)
+    for part in _parts(b, node.name):
+        steps[part.start : part.stop] = _column_steps(b, node.x, slice(part.start, part.stop))
+    return steps
+
+
 def transpose(b: Builder, node: fg.Transpose) -> None:
-    """Rows of weights, those of a linear layer or the identity, streamed against the stationary tokens."""
+    """Rows of weights, those of a linear layer or the identity, streamed against the stationary tokens; of a product, the other
+    way round."""
     source, rows = b.plan.nodes[node.x], b.shapes[node.x][0]
+    if isinstance(source, fg.Product):
+        return _turned(b, node, source)
     if isinstance(source, fg.Linear) and source.x in b.held:
         x = b.held[source.x]
         weight, bias = folded(x, source.weight, source.bias)
@@ -114,8 +153,8 @@ def transpose(b: Builder, node: fg.Transpose) -> None:
         weight, bias = folded(x, np.eye(b.cols(x)), None)
     need = smallest_transposed_step(weight) / INT16_PER_INT8
     need = need if bias is None else np.maximum(need, np.abs(bias) / INT16_MAX)
-    apart = _apart(b, node)
-    scale = np.maximum(_column_steps(b, node.x), need) if apart else np.full(len(weight), own_scale(b, node, float(need.max())))
+    apart = _apart(b, node.name)
+    scale = np.maximum(_row_steps(b, node), need) if apart else np.full(len(weight), own_scale(b, node, float(need.max())))
     held = scale[:, None] if apart else float(scale[0])
     add = None
     if bias is not None and bias.any():

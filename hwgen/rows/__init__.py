@@ -20,6 +20,7 @@ from .moves import value
 from .once import once
 from .resampled import at_once
 from .sums import chained
+from .turned import turned_at_once
 from .views import Unsupported, View
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
@@ -54,7 +55,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     types = {name: kind for name, kind in program.notes.get("types", {}).items() if name in b.shapes}
     made = once(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))
-    return by_windows(heads_apart(chained(commuted(at_once(beside(made)))))), []
+    return by_windows(turned_at_once(heads_apart(chained(commuted(at_once(beside(made))))))), []
 
 
 def _output(b: Rows, name: str, r: Ref) -> graph.Output:

@@ -399,20 +399,24 @@ def _made_in_stacks(graph: q.QGraph) -> dict[str, tuple[q.Stack, int]]:
 
 
 def _made_in_joins(graph: q.QGraph) -> dict[str, tuple[q.Join, int]]:
-    """The same of a Join: value -> (the Join in whose place it is made, its first column there)."""
+    """The same of a Join, and of products, as heads are, where it holds nothing else: value -> (the Join, its first column there)."""
     kept = {o.x.value for o in graph.outputs}
     readers = _readers(graph)
     windows = {node.name for node in graph.nodes if isinstance(node, q.Window)} - kept
+    products = {node.name for node in graph.nodes if isinstance(node, q.Product) and node.add is None} - kept
     found: dict[str, tuple[q.Join, int]] = {}
     for node in (node for node in graph.nodes if isinstance(node, q.Join)):
-        col, inside = 0, {}
+        col, whole = 0, dict[str, tuple[q.Join, int]]()
         for piece in node.pieces:
             value, name = graph.values[piece.x.value], piece.x.value
-            whole = piece.plain and piece.rows is None and piece.x == q.Ref(name, 0, value.rows)
-            if whole and name in windows and len(readers[name]) == 1:
-                inside[name] = node, col
+            if piece.plain and piece.rows is None and piece.x == q.Ref(name, 0, value.rows) and len(readers[name]) == 1:
+                whole[name] = node, col
             col += len(piece.mult)
-        found |= inside if len(inside) < len(node.pieces) else {}
+        inside = {name: at for name, at in whole.items() if name in windows}
+        if len(inside) < len(node.pieces):
+            found |= inside
+        if whole.keys() <= products and len(whole) == len(node.pieces):
+            found |= whole
     return found
 
 

@@ -11,6 +11,7 @@ import test_machine as machine
 from hwgen import graph
 from hwgen.compare import compare
 from hwgen.errors import UserError
+from hwgen.intgraph import ReduceWindow
 from hwgen.levels import import_model
 from hwgen.quantise import quantise
 from hwgen.rows import apart
@@ -172,8 +173,21 @@ def test_ones_beside_values_are_an_output_of_their_layer(tmp_path):
     found, kinds = maker.imported(tmp_path, linear_attention, (1, 24, D))
     assert kinds.count("Ratio") == 2
     joined = [n for n in found.nodes if isinstance(n, graph.Join) and len(n.xs) == 2 and graph.shapes(found)[n.name][1] == 5]
-    wide = [n for n in found.nodes if isinstance(n, graph.Linear) and len(n.weight) == 5]
-    assert not joined and len(wide) == 2 and all(not n.weight[4].any() and n.bias[4] == 1 for n in wide)
+    wide = [n for n in found.nodes if isinstance(n, graph.Linear) and len(n.weight) == 10]
+    assert not joined and len(wide) == 1 and not wide[0].weight[[4, 9]].any() and (wide[0].bias[[4, 9]] == 1).all()
+
+
+def test_heads_of_linear_attention_take_few_operations(tmp_path):
+    """Values of both heads are turned at once, keys, whose layers read values of their own, are not; products of keys and values
+    are made the way that they are read; heads are made side by side."""
+    found, kinds = maker.imported(tmp_path, linear_attention, (1, 24, D))
+    made = {n.name: n for n in found.nodes}
+    of_layers = [n for n in found.nodes if isinstance(n, graph.Transpose) and isinstance(made[n.x], graph.Linear)]
+    of_products = [n for n in found.nodes if isinstance(n, graph.Transpose) and isinstance(made[n.x], graph.Product)]
+    assert sorted(len(made[n.x].weight) for n in of_layers) == [10] and kinds.count("Product") == 4
+    lowered = quantise({"": found}, None)[""]
+    assert len(of_products) == 2 and not {n.x for n in of_products} & {n.name for n in lowered.nodes}
+    assert not any(isinstance(op, ReduceWindow) for op in select(lowered).ops)
 
 
 def test_what_is_joined_is_activated_as_it_is_made(tmp_path):
