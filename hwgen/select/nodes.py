@@ -399,7 +399,7 @@ def _made_in_stacks(graph: q.QGraph) -> dict[str, tuple[q.Stack, int]]:
 
 
 def _made_in_joins(graph: q.QGraph) -> dict[str, tuple[q.Join, int]]:
-    """The same of a Join, and of products, as heads are, where it holds nothing else: value -> (the Join, its first column there)."""
+    """The same of a Join, and of products, as heads are, that it holds alone: value -> (the Join, its first column there)."""
     kept = {o.x.value for o in graph.outputs}
     readers = _readers(graph)
     windows = {node.name for node in graph.nodes if isinstance(node, q.Window)} - kept

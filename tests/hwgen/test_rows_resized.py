@@ -8,7 +8,7 @@ import pytest
 
 import form_maker as maker
 import test_machine as machine
-from hwgen import graph
+from hwgen import graph, qgraph
 from hwgen.compare import compare
 from hwgen.errors import UserError
 from hwgen.intgraph import ReduceWindow
@@ -188,6 +188,16 @@ def test_heads_of_linear_attention_take_few_operations(tmp_path):
     lowered = quantise({"": found}, None)[""]
     assert len(of_products) == 2 and not {n.x for n in of_products} & {n.name for n in lowered.nodes}
     assert not any(isinstance(op, ReduceWindow) for op in select(lowered).ops)
+
+
+def test_steps_of_a_sum_are_reached_by_one_row_of_factors(tmp_path):
+    def form(w):
+        y = w.op("Relu", w.linear(w.tokens()))
+        return w.op("Add", y, w.linear(y))
+
+    lowered = quantise({"": maker.imported(tmp_path, form)[0]}, None)[""]
+    (factors,) = [n for n in lowered.nodes if isinstance(n, qgraph.Table)]
+    assert lowered.values[factors.name].rows == 1
 
 
 def test_what_is_joined_is_activated_as_it_is_made(tmp_path):
