@@ -19,6 +19,7 @@ from .reasons import reason
 from .reductions import mean_of
 from .standing import one_way
 from .views import MOST_SOURCES, Array, Place, Unsupported, View, as_tokens
+from .waves import wave
 
 FORMS = {"relu6": (0.0, 6.0), "hardsigmoid": (0.0, 1.0)}  # what is a range of a value
 
@@ -264,7 +265,7 @@ def _elu(b: Rows, node: Node, operand: Operand, start: int, stop: int) -> str:
     return b.add(graph.Add, node, node.name, "elu", a=above, b=b.diagonal(node, down, slope * width, -slope * width))
 
 
-MADE = {"abs": _leaky, "mish": _mish, "elu": _elu}  # of other functions
+MADE = {"abs": _leaky, "mish": _mish, "elu": _elu, "sin": wave, "cos": wave}  # of other functions
 
 
 def scale(b: Rows, node: Node, start: int, stop: int) -> str:

@@ -228,6 +228,17 @@ def _mixture(w, scores, experts, count=PATCHES):
     return w.op("Reshape", w.op("MatMul", w.op("Unsqueeze", gates, ints(2)), each), [1, count, D])
 
 
+def embedded_boxes(w):
+    """Positions of boxes that the network finds, by sines and cosines of several frequencies, as queries have them (DAB-DETR: Liu
+    et al. 2022; DINO: Zhang et al. 2022)."""
+    x = w.norm(w.tokens())
+    box = w.op("Mul", w.op("Sigmoid", w.linear(x, D, 4)), float(2 * np.pi))
+    steps = w.op("Div", w.op("Unsqueeze", box, ints(3)), 10.0 ** np.repeat(np.arange(2), 2))  # [1, PATCHES, 4, 4]
+    waves = [w.op(f, w.every(steps, 3, i, 4, 2)) for i, f in enumerate(("Sin", "Cos"))]
+    places = w.op("Concat", *(w.op("Unsqueeze", y, ints(4)) for y in waves), axis=4)
+    return w.classes(w.op("Add", x, w.linear(w.op("Reshape", places, [1, PATCHES, 16]), 16, D)))
+
+
 def gated_slots(w):
     """Two gated experts, each on three means of all tokens, shared out to the tokens again (soft mixtures: Puigcerver et al.
     2024)."""
@@ -240,7 +251,7 @@ def gated_slots(w):
 
 NETWORKS = (
     *(shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled, steady_gate, refined, sized),
-    *(of_windows, sparse, efficient_attention, gated_experts, sigmoid_experts, gated_slots),
+    *(of_windows, sparse, efficient_attention, gated_experts, sigmoid_experts, gated_slots, embedded_boxes),
 )
 
 

@@ -108,9 +108,9 @@ def test_features_of_linear_attention(tmp_path):
     assert decibels(write(tmp_path / "m.onnx", nodes, held, (tokens, 16))) > 25
 
 
-def test_what_has_no_table_is_named(tmp_path):
+def test_what_no_product_makes_is_named(tmp_path):
     rng = np.random.default_rng(2)
     held = {"p": normal(rng, 16, 3, 4, 4), "v": normal(rng, 8, 16, 1, 1)}
     nodes = [node("Conv", ["image", "p"], ["x"], strides=[4, 4]), node("Sin", ["x"], ["s"]), node("Conv", ["s", "v"], ["out"])]
     (finding,) = check(write(tmp_path / "m.onnx", nodes, held, (8, 4, 6)))
-    assert "is sin, which the machine has no table for" in finding.reason
+    assert "is sin of what may span more than one turn" in finding.reason
