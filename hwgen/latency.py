@@ -88,6 +88,7 @@ NORM_LEVELS = 2  # of adders between registers
 NORM_LANES = 14  # of an element through normalisation
 NORM_SETTLE = 4  # from the last write to the end: more than WRITE
 NORM_FIXED = 6  # registers and FIFOs between the pipelines, control
+NORM_ROWS = 32  # rows on their way from the first read to the row maximum written
 RSQRT_SHIFTS = (32, 16, 8, 4, 2)  # of the radicand, a register after each
 RSQRT = len(RSQRT_SHIFTS) + 7
 PIECE = 26, 17  # bits of the factors that a multiplier takes, unsigned
@@ -130,9 +131,11 @@ def norm_maximum(config: Config) -> int:
 
 
 def norm_cycles(config: Config, rows: int, columns: int) -> int:
-    """A Norm from `start` to `done` when nothing stalls, rows >= 1; rows of one or two chunks cost up to 3 cycles each."""
+    """A Norm from `start` to `done` when nothing stalls, rows >= 1."""
     chunks = -(-columns // config.chunk)
-    return (rows + 3) * chunks + row_statistics(config) + _norm_fixed(config)
+    one = row_statistics(config) + _norm_fixed(config) - NORM_SETTLE  # from its first read to its maximum
+    waits = (rows - 1) // NORM_ROWS * max(0, one - NORM_ROWS * chunks)
+    return (rows + 3) * chunks + waits + row_statistics(config) + _norm_fixed(config)
 
 
 def multiply_cycles(config: Config, rows: int, columns: int, period: int) -> int:

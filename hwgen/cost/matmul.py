@@ -140,10 +140,11 @@ class MatmulUnit:
                 free = max(self.issued + 1, first_row)
                 if rows < ROW_GAP:
                     free = max(free, self.issued + ROW_GAP)
-                # Residuals of the block before are read from the same bank as this block's rows.
-                self._issue(max(time, free), rows, rows if residual and block and not tile else 0)
+                taken, last = max(time, free), tile == tiles - 1
+                own = max(0, rows - self.depth) if residual and last else 0
+                self._issue(taken, rows, own + self._met(taken, rows, x_banks))
                 self.reads.append((self.taken, self.issued, *x_banks))
-                if insn.residual and tile == tiles - 1:
+                if insn.residual and last:
                     self.reads.append((self.taken + self.depth, self.issued + self.depth, *res_banks))
                     self.residuals.append(self.reads[-1])
             self.bank_users.append(self.issued)
@@ -197,6 +198,13 @@ class MatmulUnit:
                 columns -= max(0.0, begin - time)
                 time = end + 1
         return time + columns
+
+    def _met(self, taken: float, rows: int, used: tuple[int, int]) -> float:
+        """How many residuals of the block before are still to be read from a bank of rows that go from `taken` on."""
+        if not self.residuals:
+            return 0
+        begin, end, *others = self.residuals[-1]
+        return min(rows, max(0, end - max(begin, taken) + 1)) if overlap(others, used) else 0
 
     def reads_until(self, wanted: tuple[int, int]) -> float:
         """Last cycle in which the rows that stream now read one of the banks `wanted`; NEVER if they do not."""

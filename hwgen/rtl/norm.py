@@ -19,7 +19,6 @@ from .read_slot import ReadSlot
 from .small_memory import SmallFifo
 from .walk import Walk
 
-ROWS = 32  # rows on their way from the first read to the row maximum written
 CHUNKS = 32  # chunks on their way from the row buffer to the scratchpad: covers the pipeline's length
 SETTLE = latency.NORM_SETTLE
 
@@ -152,7 +151,7 @@ class Norm(Component):
 
         # --- replay ---------------------------------------------------------------------------------------------
         row_bits = Cat(statistics.o_sum, statistics.o_r, statistics.o_e)
-        m.submodules.known = known = SmallFifo(ROWS, len(row_bits))
+        m.submodules.known = known = SmallFifo(latency.NORM_ROWS, len(row_bits))
         # Of a product only e counts; the sum is zero.
         shift = (multiply.shift - (RSQRT_BITS - XHAT_BITS))[: len(statistics.o_e)] << (len(row_bits) - len(statistics.o_e))
         m.d.comb += [
@@ -206,7 +205,7 @@ class Norm(Component):
 
         # --- writes ---------------------------------------------------------------------------------------------
         m.submodules.results = results = SmallFifo(CHUNKS, 16 * chunk + 1)
-        m.submodules.maxima = maxima = SmallFifo(ROWS, len(lanes.max_data))
+        m.submodules.maxima = maxima = SmallFifo(latency.NORM_ROWS, len(lanes.max_data))
         write = Walk("y")
         scale_addr = Signal(ports.SCALE_ADDRESS_BITS, reset_less=True)
         m.d.comb += [
@@ -234,7 +233,7 @@ class Norm(Component):
         with m.If(scale_written):
             m.d.sync += scale_addr.eq(scale_addr + 1)
         row_begins = accepted & reading_rows & (column == 0)
-        some_rows, no_rows = credit(ROWS, row_begins, scale_written, "rows_credit")
+        some_rows, no_rows = credit(latency.NORM_ROWS, row_begins, scale_written, "rows_credit")
         row_chunk = accepted & reading_rows
         some_buffer, _ = credit(self.buffer, row_chunk, replay, "buffer_credit")
         # A row's factors are in use until its last chunk is replayed, and a later row's may reach a row's length behind its

@@ -101,6 +101,12 @@ def test_throughput(vector_memory, config, columns):
     assert run_norm(vector_memory, config, cases, 0.0, 6) == [norm_cycles(config, r, c) for r, c, *_ in cases]
 
 
+def test_short_rows_wait_for_those_before_them(vector_memory):
+    """Of rows of one chunk more would be on their way than there is room for."""
+    cases = [(rows, columns, "normal", 1) for rows, columns in ((32, 8), (33, 8), (40, 7), (100, 8), (70, 16))]
+    assert run_norm(vector_memory, SQUARE, cases, 0.0, 6) == [norm_cycles(SQUARE, r, c) for r, c, *_ in cases]
+
+
 def run_multiply(vector_memory, config, cases, stall, seed):
     """Instructions (rows, columns, chunks of factors, kind, place of the result) one after another; cycles of each."""
     rng = np.random.default_rng(seed)
