@@ -20,6 +20,8 @@ def tree(count: int, levels: int) -> int:
     return steps
 
 
+RESET = 32  # that a soft reset is held: longer than any pipeline whose strobes have no reset of their own
+
 # --- memories ----------------------------------------------------------------------------------------------------
 RAM = 2  # from an address to its data
 READ = 4  # a scratchpad read accepted in cycle t has its data in cycle t + 4, for one cycle
@@ -53,8 +55,8 @@ ISSUE_QUEUE = 16  # rows between the generator and the issue stage: hides its la
 
 
 def array(config: Config) -> int:
-    """From a row to its sums: input, cascade, product, split, tree."""
-    return 1 + ARRAY_GROUP + 1 + 1 + tree(-(-config.array_inputs // ARRAY_GROUP), ARRAY_LEVELS)
+    """From a row to its sums: two for the input, cascade, product, split, tree."""
+    return 2 + ARRAY_GROUP + 1 + 1 + tree(-(-config.array_inputs // ARRAY_GROUP), ARRAY_LEVELS)
 
 
 def row_maximum(config: Config) -> int:

@@ -11,8 +11,10 @@ from ..config import Config
 from ..memories import memories
 from ..numerics import ACC_BITS
 from . import ports
-from .common import delay, delay_valid, register
+from .common import WIDE, delay, delay_valid, register
 from .memory import RAM_LATENCY, Ram
+
+NEAR_RAM = {**WIDE, "max_fanout": 8}  # of what goes to every block RAM of a row of sums
 
 
 class Accumulator(Component):
@@ -49,7 +51,7 @@ class Accumulator(Component):
         row_bits = len(ram.read_addr)
         m.d.comb += ram.read_addr.eq(self.i_row[:row_bits])
 
-        first = delay(m, self.i_first, RAM_LATENCY, "first")
+        first = register(m, delay(m, self.i_first, RAM_LATENCY - 1, "first"), "first_near", WIDE)
         sums = []
         for o in range(outputs):
             before = ram.read_data.word_select(o, ACC_BITS).as_signed()
@@ -59,12 +61,12 @@ class Accumulator(Component):
 
         valid = delay_valid(m, self.i_valid, RAM_LATENCY, "valid")
         last = delay(m, self.i_last, RAM_LATENCY, "last")
-        store = delay_valid(m, valid & ~last, 1, "store")
+        store = register(m, valid & ~last, "store", NEAR_RAM)
         m.d.comb += [
             self.o_valid.eq(delay_valid(m, valid & last, 1, "finish")),
             self.o_data.eq(Cat(sums)),
             ram.write_enable.eq(store),
-            ram.write_addr.eq(register(m, delay(m, self.i_row[:row_bits], RAM_LATENCY, "row"), "write_row")),
+            ram.write_addr.eq(register(m, delay(m, self.i_row[:row_bits], RAM_LATENCY, "row"), "write_row", NEAR_RAM)),
             ram.write_data.eq(Cat(sums)),
         ]
         return m

@@ -11,7 +11,7 @@ from ..config import Config
 from ..errors import UserError
 from ..latency import PACKED_BITS
 from ..numerics import ACC_BITS, ACC_MAX, INT8_MAX
-from .common import delay, delay_valid, register, tree
+from .common import WIDE, delay, register, stages, tree
 from .shared import Shared, place
 
 GROUP = latency.ARRAY_GROUP  # products in a cascade: 8 * 127 * 127 < 2^17, so that the low sum stays inside its 18 bits
@@ -20,12 +20,14 @@ SPLIT_BITS = 18
 SUM_BITS = 36
 TREE_LEVELS = latency.ARRAY_LEVELS
 DSP_BITS = 48
+NEAR = 8  # multipliers that a register in front of them drives
+EVERYWHERE = {**WIDE, "max_fanout": NEAR}
 # A cell's registers and ways inside a DSP48E2. What is not named here or in `_primitives` stays at zero.
 DSP48E2_SHAPE = (
-    *(("p", f"{name}REG", 1) for name in ("A", "ACASC", "AD", "C", "D", "M", "P")),
-    *(("p", f"{name}REG", 0) for name in ("ALUMODE", "B", "BCASC", "CARRYIN", "CARRYINSEL", "INMODE", "OPMODE")),
+    *(("p", f"{name}REG", 1) for name in ("A", "ACASC", "AD", "B", "BCASC", "C", "D", "M", "P")),
+    *(("p", f"{name}REG", 0) for name in ("ALUMODE", "CARRYIN", "CARRYINSEL", "INMODE", "OPMODE")),
     ("p", "AMULTSEL", "AD"),
-    *(("i", f"CE{name}", Const(0)) for name in ("A1", "ALUMODE", "B1", "B2", "C", "CARRYIN", "CTRL", "INMODE")),
+    *(("i", f"CE{name}", Const(0)) for name in ("A1", "ALUMODE", "B1", "C", "CARRYIN", "CTRL", "INMODE")),
     *(("i", f"RST{name}", Const(0)) for name in ("A", "ALLCARRYIN", "ALUMODE", "B", "C", "CTRL", "D", "INMODE", "M", "P")),
     ("i", "ACIN", Const(0, 30)),
     ("i", "ALUMODE", Const(0, 4)),
@@ -51,7 +53,7 @@ class MacPair(Shared):
     """Two outputs of the array: y0 and y1 = the sums over i of w[i] * x[i] with their own weights.
 
     Ports: x, w0, w1 (I x signed(8)), each input delayed by its `positions`; write0, write1, swap: bit p acts on the inputs
-    at position p; y0, y1 signed(27). Latency and cost: see `MacArray`.
+    at position p, swap on the x that came a cycle before; y0, y1 signed(27). Latency and cost: see `MacArray`.
     A platform with `primitives` gets each cell as an instance of a DSP48E2, else it is described.
     """
 
@@ -102,7 +104,7 @@ class MacPair(Shared):
             product = Signal(signed(SUM_BITS), name=f"m{i}", reset_less=True, attrs={"use_dsp": "yes"})
             total = Signal(signed(SUM_BITS), name=f"p{i}", reset_less=True)
             m.d.sync += [
-                product.eq(packed[i] * self.x[i]),
+                product.eq(packed[i] * register(m, self.x[i], f"b{i}")),
                 total.eq(product if before is None else before + product),
             ]
             return total
@@ -116,7 +118,7 @@ class MacPair(Shared):
         return totals
 
     def _primitives(self, m: Module) -> list[Signal]:
-        """The same of DSP48E2: shadow weights in D and A2, their packed sum in AD, product in M, sum in P (see UG579)."""
+        """The same of DSP48E2 (UG579): shadow weights in D and A2, their packed sum in AD, x in B2, product in M, sum in P."""
         position = positions(self.config.array_inputs)
         totals = []
         for group in groups(self.config.array_inputs):
@@ -140,6 +142,7 @@ class MacPair(Shared):
                     i_CEA2=self.write1[p],
                     i_CED=self.write0[p],
                     i_CEAD=self.swap[p],
+                    i_CEB2=Const(1),
                     i_CEM=Const(1),
                     i_CEP=Const(1),
                     i_INMODE=Const(0b00100, 5),  # AD = D + A2
@@ -159,6 +162,8 @@ class MacArray(Component):
     active weight (AD), the delayed input (B), the product (M), the running sum of the cascade (P). The cells of a group
     of at most GROUP inputs form a cascade, each one cycle behind the one before it, and everything that enters them is
     delayed alike: x, the swap and the shadow's writes. The groups' sums are split in two and added in a pipelined tree.
+    The pairs lie all over the part: what goes to all of them comes from registers that are copied near them, which cost a
+    cycle. Nothing here has a reset: strobes that stop before the soft reset ends are gone when it does.
 
     Parameters: config (O = array_outputs, I = array_inputs). At most ACC_MAX / 127^2 inputs, else UserError.
     Ports: w_valid[k], w_pair, w_data[k] (I x signed(8)): the shadow weights of output 2 * w_pair + k; x_valid, x_data
@@ -167,8 +172,8 @@ class MacArray(Component):
     Latency: `latency` cycles from x to y, no gaps needed. A row with x_swap may enter SHADOW_READY cycles after the
     last write of its weights or later; the next tile's weights may be written SHADOW_HOLD cycles after that row or
     later. As SHADOW_READY + SHADOW_HOLD is 1, weights can follow one another every cycle across tiles.
-    Cost: O/2 * I DSPs with cascade; outside them about 108 flip-flops of delay per input, 9 enables per output, and the
-    trees of O * ceil(I / 8) 18-bit sums.
+    Cost: O/2 * I DSPs with cascade; outside them for each input about 24 LUTs of delay and 24 flip-flops for every NEAR of its
+    multipliers, 10 enables per output, and the trees of O * ceil(I / 8) 18-bit sums.
     """
 
     SHADOW_READY = 2
@@ -203,30 +208,24 @@ class MacArray(Component):
         outputs, inputs = self.config.array_outputs, self.config.array_inputs
 
         # --- what enters the cells, delayed by their position in the cascade -----------------------------------------
-        swap = [Signal(name="swap_0")]
-        write = [Signal(outputs, name="write_0")]
-        m.d.comb += swap[0].eq(self.x_valid & self.x_swap)
-        m.d.comb += [write[0][o].eq(self.w_valid[o % 2] & (self.w_pair == o // 2)) for o in range(outputs)]
-        for p in range(1, GROUP + 1):
-            for chain, name in ((swap, "swap"), (write, "write")):
-                following = Signal.like(chain[-1], name=f"{name}_{p}")  # control: with reset
-                m.d.sync += following.eq(chain[-1])
-                chain.append(following)
-
-        entering = {"x": self.x_data, "w0": self.w_data[0], "w1": self.w_data[1]}
+        swap = stages(m, self.x_valid & self.x_swap, GROUP - 1, "swap")
+        swap = [register(m, value, f"swap_near_{p}", WIDE) for p, value in enumerate(swap)]
+        write = Cat(self.w_valid[o % 2] & (self.w_pair == o // 2) for o in range(outputs))
+        write = stages(m, write, GROUP + 1, "write")[2:]
+        entering = {"x": (self.x_data, 0), "w0": (self.w_data[0], 1), "w1": (self.w_data[1], 1)}
         late = {name: {} for name in entering}
         for i, p in positions(inputs).items():
-            for name, row in entering.items():
-                late[name][i] = delay(m, row[i], p + 1, f"{name}_{i}")
+            for name, (row, more) in entering.items():
+                late[name][i] = register(m, delay(m, row[i], p + more, f"{name}_{i}"), f"{name}_near_{i}", EVERYWHERE)
 
         # --- pairs of outputs -------------------------------------------------------------------------------------
         for o in range(0, outputs, 2):
             pair = place(m, f"pair_{o}", MacPair, self.config, platform)
             for name, row in late.items():
                 m.d.comb += [getattr(pair, name)[i].eq(value) for i, value in row.items()]
-            m.d.comb += pair.swap.eq(Cat(swap[:GROUP]))
-            m.d.comb += pair.write0.eq(Cat(write[p + 1][o] for p in range(GROUP)))
-            m.d.comb += pair.write1.eq(Cat(write[p + 1][o + 1] for p in range(GROUP)))
+            m.d.comb += pair.swap.eq(Cat(swap))
+            m.d.comb += pair.write0.eq(Cat(write[p][o] for p in range(GROUP)))
+            m.d.comb += pair.write1.eq(Cat(write[p][o + 1] for p in range(GROUP)))
             m.d.comb += [self.y_data[o].eq(pair.y0), self.y_data[o + 1].eq(pair.y1)]
-        m.d.comb += self.y_valid.eq(delay_valid(m, self.x_valid, self.latency, "valid"))
+        m.d.comb += self.y_valid.eq(delay(m, self.x_valid, self.latency, "valid"))
         return m

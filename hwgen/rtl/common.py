@@ -6,8 +6,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeCastable, Signal, 
 from amaranth.lib import data
 
 HALVES_BITS = 17  # of a stored element's magnitude in halves; more are beyond every one
-# Of a register that steers many lanes: Vivado copies it until none drives more (UG901), each copy near its lanes.
-WIDE = {"max_fanout": 64}
+# Of a register that steers many lanes: Vivado copies it until none drives more, each copy near its lanes (UG912), and leaves it
+# a flip-flop behind a shift register.
+WIDE = {"max_fanout": 64, "shreg_extract": "no"}
 
 
 def register(m: Module, value, name: str | None = None, attrs: dict | None = None):
@@ -24,6 +25,14 @@ def delay(m: Module, value, cycles: int, name: str | None = None):
     for i in range(cycles):
         value = register(m, value, None if name is None else f"{name}_{i}")
     return value
+
+
+def stages(m: Module, value: Value, cycles: int, name: str) -> list[Value]:
+    """`value` after 0 to `cycles` cycles, without reset."""
+    found = [value]
+    for i in range(1, cycles + 1):
+        found.append(register(m, found[-1], f"{name}_{i}"))
+    return found
 
 
 def delay_valid(m: Module, value: Value, cycles: int, name: str | None = None) -> Value:
@@ -44,14 +53,21 @@ def round_shift(value: Value, shift: int) -> Value:
     return (value + half) >> shift
 
 
-def shift_out(value: Value, amount: Value, bits: int, unit: int = 1) -> tuple[Value, Value]:
+def at_most(amount: Value) -> Value:
+    """A bit for every amount below the largest: whether `amount` is no more."""
+    return Cat(amount <= j for j in range((1 << len(amount)) - 1))
+
+
+def shift_out(value: Value, amount: Value, bits: int, unit: int = 1, least: Value | None = None) -> tuple[Value, Value]:
     """The lowest `bits` of an unsigned value >> (amount * unit), and whether one above them is set; combinational.
 
-    Only what is kept is shifted: of the rest it counts whether a bit is set that no shift brings down.
+    Only what is kept is shifted: of the rest it counts whether a bit is set that no shift brings down. least: `at_most` of
+    amount, where a register holds it.
     """
     most = (1 << len(amount)) - 1
     above = value[bits:]
-    left = [(above[j * unit : (j + 1) * unit], amount <= j) for j in range(most)]
+    least = at_most(amount) if least is None else least
+    left = [(above[j * unit : (j + 1) * unit], least[j]) for j in range(most)]
     beyond = [part.any() & stays for part, stays in left if len(part)]
     if len(above) > most * unit:
         beyond.append(above[most * unit :].any())
@@ -60,16 +76,23 @@ def shift_out(value: Value, amount: Value, bits: int, unit: int = 1) -> tuple[Va
 
 
 def shift_by_steps(
-    m: Module, value: Value, coarse: Value, fine: Value, bits: int, name: str = "shift"
+    m: Module,
+    value: Value,
+    coarse: Value,
+    fine: Value,
+    bits: int,
+    name: str = "shift",
+    least: tuple[Value | None, Value | None] = (None, None),
 ) -> tuple[Signal, Signal]:
     """`shift_out` of an unsigned value by coarse and fine bits of an amount, two cycles later: what is kept, what is beyond.
 
-    `coarse` counts as many steps as `fine` can hold, and is taken with the value, `fine` a cycle later.
+    `coarse` counts as many steps as `fine` can hold, and is taken with the value, `fine` a cycle later. least: `at_most` of
+    both, where many lanes shift by the same amount.
     """
     steps = 1 << len(fine)
-    kept, large = shift_out(value, coarse, bits + steps - 1, steps)
+    kept, large = shift_out(value, coarse, bits + steps - 1, steps, least[0])
     kept, large = register(m, kept, f"{name}_coarse"), register(m, large, f"{name}_large")
-    kept, larger = shift_out(kept, fine, bits)
+    kept, larger = shift_out(kept, fine, bits, 1, least[1])
     return register(m, kept, f"{name}_fine"), register(m, large | larger, f"{name}_beyond")
 
 

@@ -6,13 +6,13 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, Signature
 
-from .. import isa, registers
+from .. import isa, latency, registers
 from ..config import MAX_WEIGHT_PORTS, Config
 from ..registers import State, Status, offset
 from .axi import BYTE_ADDRESS_BITS
 
 UNITS = len(isa.Unit)
-RESET_CYCLES = 16
+RESET_SPREAD = 4  # cycles that the reset is on its way to the units at most
 
 # Seen from the slave.
 AXI_LITE = Signature(
@@ -59,7 +59,8 @@ FLYING = data.StructLayout({"data_reads": 1, "data_writes": 1, "weight_reads": 1
 class Control(Component):
     """registers.REGISTERS as an AXI4-Lite slave. Every access is answered OKAY; what no register holds reads as zero.
 
-    A soft reset first lets the bursts in flight finish (`drain` until none is `flying`), then holds `reset` for RESET_CYCLES.
+    A soft reset first lets the bursts in flight finish (`drain` until none is `flying`), then holds `reset`, a register, for
+    latency.RESET; RESET_SPREAD cycles later, when it has left every unit, a start is taken again.
     Ports: bus (AXI_LITE, taken as a slave), irq (level); to the sequencer start (strobe), program, length; data_base,
     weight_base[4]; from it running, finished, illegal, instruction, counts[5]; program_crc; read_error, write_error
     (strobes), fault (an error is set); events (EVENTS); flying (FLYING: bursts that are not answered), drain, reset.
@@ -182,7 +183,8 @@ class Control(Component):
             ]
 
         resetting = Signal()
-        last = Signal(range(RESET_CYCLES))
+        last = Signal(range(latency.RESET + RESET_SPREAD))
+        m.d.sync += self.reset.eq(0)
         with m.FSM():
             with m.State("RUN"):
                 with m.If(reset):
@@ -190,11 +192,11 @@ class Control(Component):
             with m.State("DRAIN"):
                 m.d.comb += [resetting.eq(1), self.drain.eq(1)]
                 with m.If(self.flying.as_value() == 0):
-                    m.d.sync += last.eq(RESET_CYCLES - 1)
+                    m.d.sync += last.eq(latency.RESET + RESET_SPREAD - 1)
                     m.next = "RESET"
             with m.State("RESET"):
-                m.d.comb += [resetting.eq(1), self.drain.eq(1), self.reset.eq(1)]
-                m.d.sync += last.eq(last - 1)
+                m.d.comb += [resetting.eq(1), self.drain.eq(1)]
+                m.d.sync += [self.reset.eq(last >= RESET_SPREAD), last.eq(last - 1)]
                 with m.If(last == 0):
                     m.next = "RUN"
 

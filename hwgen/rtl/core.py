@@ -10,9 +10,9 @@ from .. import isa
 from ..config import Config
 from ..latency import WORDS_PER_CYCLE
 from . import ports
-from .accumulator import Accumulator
+from .accumulator import NEAR_RAM, Accumulator
 from .array import MacArray
-from .common import delay, delay_valid
+from .common import WIDE, delay, delay_valid, register
 from .insn import insn_view
 from .issue import RowIssuer
 from .post import PostProcessor
@@ -127,12 +127,12 @@ class Core(Component):
             array.x_data.eq(reader.o_data),
         ]
         sums = into_array + array.latency
-        order = delay(m, Cat(row.first, row.last, row.row), sums, "row_order")
+        order = delay(m, Cat(row.first, row.last), sums, "row_order")
         m.d.comb += [
             accumulator.i_valid.eq(array.y_valid),
             accumulator.i_first.eq(order[0]),
             accumulator.i_last.eq(order[1]),
-            accumulator.i_row.eq(order[2:]),
+            accumulator.i_row.eq(register(m, delay(m, row.row, sums - 1, "row_row"), "row_near", NEAR_RAM)),
             accumulator.i_data.eq(array.y_data),
         ]
         # The row multiplier of a softmax row comes out of a divider and may be later than the row's sums.
@@ -142,7 +142,7 @@ class Core(Component):
         m.d.comb += [
             post.i_valid.eq(delay_valid(m, accumulator.o_valid, enter - totals, "row_post_valid")),
             post.i_acc.eq(delay(m, accumulator.o_data, enter - totals, "row_acc")),
-            post.i_meta.eq(delay(m, row.post, enter, "row_post")),
+            post.i_meta.eq(register(m, delay(m, row.post, enter - 1, "row_post"), "row_post_near", WIDE)),
             post.i_meta.row_mult.eq(delay(m, reader.o_row_mult, enter - mult, "row_mult")),
             post.i_meta.row_shift.eq(delay(m, reader.o_row_shift, enter - mult, "row_shift")),
         ]

@@ -11,7 +11,7 @@ from ..config import Config
 from ..memories import memories, norm_chunks
 from ..numerics import RSQRT_BITS, XHAT_BITS
 from . import ports
-from .common import counter, delay, delay_valid, lanes_mask, register, settled
+from .common import WIDE, counter, delay, delay_valid, lanes_mask, register, settled
 from .insn import insn_view
 from .memory import RAM_LATENCY, Ram
 from .norm_pipeline import NormLanes, RowStatistics
@@ -60,18 +60,18 @@ class Norm(Component):
         m = Module()
         chunk = self.config.chunk
         insn, multiply = insn_view(isa.Norm, self.insn), insn_view(isa.Multiply, self.insn)
-        product, turning = Signal(), Signal()
+        product = Signal()
         m.submodules.statistics = statistics = RowStatistics(self.config)
         m.submodules.lanes = lanes = NormLanes(self.config)
         m.d.comb += [
             product.eq(insn.op == isa.Op.MULTIPLY),
-            turning.eq(product & multiply.pairs),
-            statistics.columns.eq(insn.columns),
-            statistics.epsilon.eq(insn.epsilon),
-            statistics.centred.eq(insn.centred),
-            lanes.columns.eq(Mux(product, 1, insn.columns)),
-            lanes.product.eq(product),
-            lanes.turning.eq(turning),
+            # Held for long before the first row comes: registers that are copied near the lanes, or inside multipliers.
+            statistics.columns.eq(register(m, insn.columns, "of_columns")),
+            statistics.epsilon.eq(register(m, insn.epsilon, "of_epsilon")),
+            statistics.centred.eq(register(m, insn.centred, "of_centred", WIDE)),
+            lanes.columns.eq(register(m, register(m, Mux(product, 1, insn.columns), "by_columns"), "by_columns_in")),
+            lanes.product.eq(register(m, product, "is_product", WIDE)),
+            lanes.turning.eq(register(m, product & multiply.pairs, "is_turning", WIDE)),
         ]
 
         def credit(limit: int, take: Value, give: Value, name: str) -> tuple[Signal, Signal]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
@@ -14,7 +14,18 @@ from ..isa import RowMax
 from ..memories import memories
 from ..numerics import ACC_BITS, COL_SHIFT, INT16_MAX, RECIPROCAL_EXPONENT_MAX, SHIFT_MAX, SHIFT_MIN
 from . import ports
-from .common import HALVES_BITS, add_halves, delay, delay_valid, lanes_mask, largest_tree, register, shift_by_steps
+from .common import (
+    HALVES_BITS,
+    WIDE,
+    add_halves,
+    at_most,
+    delay,
+    delay_valid,
+    lanes_mask,
+    largest_tree,
+    register,
+    shift_by_steps,
+)
 from .gelu import GELU_LATENCY, gelu_lanes
 from .memory import RAM_LATENCY, Ram
 
@@ -47,7 +58,8 @@ class PostProcessor(Component):
     A row without meta.write does nothing but `done`. res, y and scale are never refused.
     Latencies, from i_valid: used USED_LATENCY, res RES_LATENCY, y Y_LATENCY, scale `scale_latency`, done `latency`.
     The same row may come again MAX_GAP cycles later (its running maximum is in RAM).
-    Cost: 2*O DSPs, O/2 RAMB36 (GELU), 64*O parameter flip-flops, 2*acc_rows x 16 bits of RAM.
+    Cost: 2*O DSPs, O/2 RAMB36 (GELU), 64*O parameter flip-flops, 2*acc_rows x 16 bits of RAM; what all lanes
+    read is decoded in front of about 70 registers that are copied near them (`common.WIDE`).
     """
 
     PARAM_READY = 1
@@ -118,10 +130,16 @@ class PostProcessor(Component):
     def _requantise(self, m: Module, meta: dict) -> list[Signal]:
         """numerics.requantise, REQUANTISE_LATENCY cycles."""
         low = SHIFT_MIN - 1  # shift out all but one bit below the result, which rounds
-        steps = Signal(unsigned((SHIFT_MAX + RECIPROCAL_EXPONENT_MAX - SHIFT_MIN).bit_length()), name="steps")
-        m.d.comb += steps.eq(register(m, meta["shift"](2) + meta["row_shift"](2) - SHIFT_MIN, "steps_3"))
-        steps = history(m, steps, "steps")
-        bank = meta["bank"]
+        bits = (SHIFT_MAX + RECIPROCAL_EXPONENT_MAX - SHIFT_MIN).bit_length()
+        steps = register(m, (meta["shift"](2) + meta["row_shift"](2) - SHIFT_MIN)[:bits], "steps")
+        # What every lane reads, and what it is decoded to, stands in registers that are copied near them.
+        coarse, least_coarse = (register(m, v, f"coarse_{i}", WIDE) for i, v in enumerate((steps[3:], at_most(steps[3:]))))
+        later = register(m, steps[:3], "steps_fine")
+        fine, least_fine = (register(m, v, f"fine_{i}", WIDE) for i, v in enumerate((later, at_most(later))))
+        near = Signal(16, name="row_mult_near", attrs=WIDE)  # with reset, or it would be a part of a shift register
+        m.d.sync += near.eq(meta["row_mult"](1))
+        row_mult = register(m, near, "row_mult_in")  # inside the multipliers
+        bank, bias_bank = meta["bank"], register(m, meta["bank"](5), "bias_bank", WIDE)
         lanes = []
         for o in range(self.config.array_outputs):
 
@@ -144,10 +162,11 @@ class PostProcessor(Component):
             product = stage("prod", magnitude.shape().width + 16, magnitude * column)
             v = stage("v", ACC_BITS - 1, (product + (1 << (COL_SHIFT - 1))) >> COL_SHIFT)
             # 4: product with the row multiplier. 5, 6: shift by eights, then by ones; note what is too large.
-            wide = stage("wide", ACC_BITS - 1 + 16, v * meta["row_mult"](3))
-            q, over = shift_by_steps(m, wide[low:], steps(1)[3:], steps(2)[:3], HALVES_BITS, f"shift{o}")
+            wide = stage("wide", ACC_BITS - 1 + 16, v * row_mult)
+            least = (least_coarse, least_fine)
+            q, over = shift_by_steps(m, wide[low:], coarse, fine, HALVES_BITS, f"shift{o}", least)
             # 7: round, sign and bias. 8: saturate.
-            offset = Mux(bank(6), bias[1], bias[0])
+            offset = Mux(bias_bank, bias[1], bias[0])
             total = stage("sum", signed(19), add_halves(offset, q, negative))
             over, sign = stage("over", 1, over), stage("sign", 1, negative)
             lanes.append(stage("req", signed(16), _clip(total, over, sign)))
@@ -164,11 +183,12 @@ class PostProcessor(Component):
         keep = delay(m, lanes_mask(columns, len(lanes)), 1, "keep")
         mask = lanes_mask(columns, len(lanes))[::chunk]
         m.d.comb += self.y.mask.eq(delay(m, mask, self.Y_LATENCY - at, "mask"))
+        residual = register(m, meta["residual"](at - 1), "residual_near", WIDE)
         out = []
         for o, lane in enumerate(lanes):
             total = Signal(signed(17), name=f"add{o}", reset_less=True)
             y = Signal(signed(16), name=f"y{o}", reset_less=True)
-            m.d.sync += total.eq(lane + Mux(meta["residual"](at), self.res.data[o], 0))
+            m.d.sync += total.eq(lane + Mux(residual, self.res.data[o], 0))
             m.d.sync += y.eq(Mux(keep[o], _clip(total), 0))
             out.append(y)
         return out
@@ -178,7 +198,7 @@ class PostProcessor(Component):
         at = self.Y_LATENCY
         kind = meta["y_max"]
         keep = delay(m, lanes_mask(meta["columns"](at - 1), len(lanes)), 1, "key_keep")
-        signed_max = kind(at) == RowMax.SIGNED
+        signed_max = register(m, kind(at - 1) == RowMax.SIGNED, "signed_max", WIDE)
         keys = []
         for o, y in enumerate(lanes):
             key = Signal(signed(16), name=f"key{o}", reset_less=True)

@@ -32,7 +32,7 @@ class Scratchpad(Component):
     Latency: data READ_LATENCY (4) cycles after acceptance, for one cycle. Reads accepted WRITE_LATENCY (2) or more
     cycles after a write see it, those up to the cycle of the write do not; one cycle after it they are undefined.
     Cost: banks * word_chunks RAMs of bank_words x chunk*16 bits; per chunk of a read port a multiplexer over all
-    RAMs; registers for one word per bank, and for each port's data.
+    RAMs; an address register per RAM, registers for one word written per bank, and for each port's data.
     """
 
     def __init__(self, config: Config, style: str = "auto"):
@@ -86,19 +86,19 @@ class Scratchpad(Component):
         self._grant(m, list(readers.values()))
         split = {name: self._split(port.addr) for name, port in readers.items()}
 
-        # Cycle t: the winner's address into the bank's register; t + 1: the addresses of the bank's RAMs.
+        # Cycle t: the winner's address into the registers of the bank's RAMs, for each of them as every port would have it.
+        places = {
+            name: [Mux(sub > i, word + 1, word)[: len(word)] for i in range(c.word_chunks)]
+            for name, (sub, word, _) in split.items()
+        }
+        *others, last = readers
         for b, bank_rams in enumerate(rams):
-            sub = Signal(len(split["x"][0]), name=f"rd_sub_{b}", reset_less=True)
-            word = Signal(len(split["x"][1]), name=f"rd_word_{b}", reset_less=True)
-            choice = m.If
-            for name, port in readers.items():
-                with choice(port.valid & (split[name][2] == b)):
-                    m.d.sync += [sub.eq(split[name][0]), word.eq(split[name][1])]
-                choice = m.Elif
-            behind = Signal(len(word), name=f"rd_behind_{b}")
-            m.d.comb += behind.eq(word + 1)
+            wins = [readers[name].valid & (split[name][2] == b) for name in others]
             for i, ram in enumerate(bank_rams):
-                m.d.comb += ram.read_addr.eq(Mux(sub > i, behind, word))
+                address: Value = places[last][i]  # also where nobody reads
+                for name, win in reversed(list(zip(others, wins, strict=True))):
+                    address = Mux(win, places[name][i], address)
+                m.d.comb += ram.read_addr.eq(register(m, address, f"rd_word_{b}_{i}"))
 
         # t + 3: the RAMs' data through one multiplexer per requested chunk into the port's register.
         contents = Array(ram.read_data for bank_rams in rams for ram in bank_rams)

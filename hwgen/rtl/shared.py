@@ -38,5 +38,5 @@ def place(m: Module, name: str, kind: type[Shared], config: Config, platform):
         f"{'i' if member.flow == Flow.In else 'o'}_{port}": getattr(interface, port)
         for port, member in signature.members.items()
     }
-    m.submodules[name] = Instance(kind.MODULE, i_clk=ClockSignal(), i_rst=ResetSignal(), **wires)
+    m.submodules[name] = Instance(kind.MODULE, i_clk=ClockSignal(), i_rst=ResetSignal(allow_reset_less=True), **wires)
     return interface

@@ -113,19 +113,24 @@ class WeightStream(Component):
         m.submodules.even, m.submodules.odd = even, odd = halves
         joined, stored, odd_next = Signal(), Signal(), Signal()
         slices = [_slice(m, beats, config, p) for p, beats in enumerate(arriving)]
+        # A word waits in a register, so that what the buffer's many memories are written by begins there.
+        free = [~buffer.i.valid | buffer.i.ready for buffer in halves]
         m.d.comb += [
             joined.eq(Cat(whole for whole, _, _ in slices).all()),
-            stored.eq(joined & Mux(odd_next, odd.i.ready, even.i.ready)),
-            even.i.valid.eq(joined & ~odd_next),
-            odd.i.valid.eq(joined & odd_next),
+            stored.eq(joined & Mux(odd_next, free[1], free[0])),
         ]
         m.d.sync += odd_next.eq(odd_next ^ stored)
         for k, buffer in enumerate(halves):
+            filled = Signal(name=f"filled_{k}")
+            word = Signal(buffer.width, name=f"word_{k}", reset_less=True)
+            m.d.comb += [buffer.i.valid.eq(filled), buffer.i.payload.eq(word)]
+            with m.If(free[k]):
+                m.d.sync += filled.eq(joined & (odd_next == k))
+                m.d.sync += word.eq(Cat(value for _, value, _ in slices)[: 8 * config.array_inputs])
             # What the tile loader takes hangs on its state and on both words: it ends in a register.
             m.submodules[f"next_{k}"] = following = RegisterSlice(buffer.width)
             connect(m, buffer.o, following.i)
             m.d.comb += [
-                buffer.i.payload.eq(Cat(value for _, value, _ in slices)[: 8 * config.array_inputs]),
                 self.words[k].valid.eq(following.o.valid),
                 self.words[k].payload.as_value().eq(following.o.payload),
                 following.o.ready.eq(self.words[k].ready),

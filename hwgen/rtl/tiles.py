@@ -11,7 +11,7 @@ from ..config import Config
 from ..isa import ColScale
 from ..latency import WORDS_PER_CYCLE
 from . import ports
-from .common import WIDE, delay
+from .common import WIDE, delay, register
 from .insn import insn_view
 from .read_slot import ReadSlot
 from .reader import RowQuantiser
@@ -166,19 +166,24 @@ class TileLoader(Component):
         last_params = Signal()  # the next word is the last one, or the one behind it
         pop_params, immediate = Signal(), Signal()
         by_scale = arrived & (insn.col_source == ColScale.ROW_SCALES) & first_inputs
-        m.d.sync += [self.params.valid.eq((pop_params & ~discarding) | immediate | by_scale), self.params.bank.eq(bank)]
+        # A cycle later, from the registers before the array, which the words pass through too: every column reads it.
+        at_once, scaled = (register(m, v, name) for v, name in ((immediate, "params_at_once"), (by_scale, "params_scaled")))
+        popped, popped_word = register(m, pop_params, "params_popped", WIDE), register(m, word, "params_word")
+        scaled_row, scaled_by = register(m, arrived_row, "params_row"), register(m, quantiser.o_scale, "params_scale")
+        valid_late = register(m, (pop_params & ~discarding) | immediate | by_scale, "params_valid")
+        m.d.sync += [self.params.valid.eq(valid_late), self.params.bank.eq(register(m, bank, "params_bank"))]
         for o in range(outputs):
             at, j = divmod(o, c.params_per_word)
-            pairs = next_words[at % WORDS_PER_CYCLE]
+            pairs = self.w_data[at % WORDS_PER_CYCLE].as_value()
             mult, bias = pairs[32 * j : 32 * j + 16], pairs[32 * j + 16 : 32 * j + 32]
             m.d.sync += [
                 self.params.mask[o].eq(
-                    immediate
-                    | (pop_params & (word == at - at % WORDS_PER_CYCLE))
-                    | (by_scale & (arrived_row == o))
+                    at_once
+                    | (popped & (popped_word == at - at % WORDS_PER_CYCLE))
+                    | (scaled & (scaled_row == o))
                 ),
-                self.params.mult[o].eq(Mux(pop_params, mult, Mux(immediate, insn.col_mult, quantiser.o_scale))),
-                self.params.bias[o].eq(Mux(pop_params, bias, 0)),
+                self.params.mult[o].eq(Mux(popped, mult, Mux(at_once, insn.col_mult, scaled_by))),
+                self.params.bias[o].eq(Mux(popped, bias, 0)),
             ]
 
         # --- job ------------------------------------------------------------------------------------------------

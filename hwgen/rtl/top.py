@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from importlib import resources
 
 from amaranth.back import verilog
-from amaranth.hdl import Module, ResetInserter
-from amaranth.lib.wiring import Component, Flow, Out, Signature, connect
+from amaranth.hdl import ClockDomain, Module, ResetInserter
+from amaranth.lib.wiring import Component, Flow, In, Out, Signature, connect
 
 from ..config import Config
 from ..errors import UserError, full_disk
@@ -24,6 +24,7 @@ from ..latency import WORDS_PER_CYCLE
 from .arbiter import ReadArbiter
 from .axi import AxiReader, AxiWriter, axi_read, axi_write
 from .checksum import Checksum
+from .common import WIDE, register
 from .control import AXI_LITE, Control
 from .core import Core
 from .load import LoadUnit
@@ -44,12 +45,13 @@ def _flat(prefix: str, signature: Signature) -> dict:
 class Top(Component):
     """The machine: Control, Sequencer, LoadUnit, StoreUnit, WeightStream and Core on their buses.
 
-    Ports: s_axi_*, m_axi_data_*, m_axi_w<port>_*, irq; clk and rst (active high, synchronous) come with the domain.
+    Ports: s_axi_*, m_axi_data_*, m_axi_w<port>_*, irq; rst (active high, synchronous); clk comes with the domain, which has
+    no reset of its own: rst and the soft reset go to the units through registers, as both reach all over the part.
     """
 
     def __init__(self, config: Config):
         self.config = config
-        members = {"irq": Out(1)} | _flat("s_axi", AXI_LITE)
+        members = {"rst": In(1), "irq": Out(1)} | _flat("s_axi", AXI_LITE)
         members |= _flat("m_axi_data", axi_read(config)) | _flat("m_axi_data", axi_write(config))
         for port in range(config.weight_ports):
             members |= _flat(f"m_axi_w{port}", axi_read(config))
@@ -67,7 +69,8 @@ class Top(Component):
         control, sequencer, core = Control(config), Sequencer(config), Core(config)
         load, store, weights = LoadUnit(config), StoreUnit(config), WeightStream(config)
         reader, writer, arbiter = AxiReader(config), AxiWriter(config), ReadArbiter(config)
-        m.submodules.control = control
+        m.submodules.control = ResetInserter(self.rst)(control)
+        reset = register(m, control.reset | self.rst, "machine_reset", WIDE)
         resettable = {
             "sequencer": sequencer,
             "core": core,
@@ -79,7 +82,7 @@ class Top(Component):
             "arbiter": arbiter,
         }
         for name, unit in resettable.items():
-            m.submodules[name] = ResetInserter(control.reset)(unit)
+            m.submodules[name] = ResetInserter(reset)(unit)
 
         # Buses.
         self._wire(m, "s_axi", control.bus, AXI_LITE)
@@ -191,7 +194,7 @@ def emit(config: Config) -> dict[str, str]:
     """Verilog by file name: hwgen_top.v, the shared modules and templates it instantiates. Same config, same bytes."""
     platform = VerilogPlatform()
     with _rare_collection():
-        files = {f"{TOP_MODULE}.v": _convert(Top(config), TOP_MODULE, platform)}
+        files = {f"{TOP_MODULE}.v": _convert(Top(config), TOP_MODULE, platform, reset_less=True)}
         files |= {f"{module}.v": emit_shared(*found) for module, found in platform.shared.items()}
     for template in sorted(resources.files("hwgen.rtl_templates").iterdir(), key=lambda path: path.name):
         module, _, suffix = template.name.rpartition(".")
@@ -224,9 +227,14 @@ def emit_shared(kind: type[Shared], config: Config) -> str:
     return f"`ifdef {kind.PRIMITIVES}\n{primitives}`else\n{described}`endif\n"
 
 
-def _convert(component: Component, name: str, platform: VerilogPlatform) -> str:
+def _convert(component: Component, name: str, platform: VerilogPlatform, reset_less: bool = False) -> str:
+    def domain(name: str) -> ClockDomain:
+        return ClockDomain(name, reset_less=reset_less)
+
     try:
-        return verilog.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
+        return verilog.convert(
+            component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True, missing_domain=domain
+        )
     except verilog.YosysError as error:
         if full := full_disk(str(error)):
             raise UserError(f"Yosys made no Verilog of {name}: {full} (temporary files {tempfile.gettempdir()})") from None

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from .. import isa
 from ..config import Config
 from . import ports
+from .common import WIDE
 from .norm import Norm
 from .router import Router
 from .scan import Scan
@@ -55,7 +56,7 @@ class VectorUnit(Component):
         m.submodules.norm = norm = Norm(self.config)
         m.submodules.router = router = Router(self.config)
         units: list = [(norm, (isa.Op.NORM, isa.Op.MULTIPLY)), (router, (isa.Op.ROUTE,))]
-        word = Signal(isa.WORD_BITS, reset_less=True)
+        word = Signal(isa.WORD_BITS, reset_less=True, attrs=WIDE)  # near every unit
         op = self.insn.payload[: isa.OP_BITS]
         walks: Value | int = 0  # what is offered is a walk
         if self.config.window_chunks:
@@ -76,7 +77,8 @@ class VectorUnit(Component):
         if self.config.scan_states:
             m.submodules.scan = scan = Scan(self.config)
             units.append((scan, (isa.Op.SCAN,)))
-        chosen, start = Signal(len(units)), Signal()
+        chosen = Signal(len(units), attrs=WIDE)
+        start = Signal()
         connect(m, flipped(self.lookup), router.lookup)
         connect(m, flipped(self.queue), router.queue)
 

@@ -12,7 +12,7 @@ from ..latency import WINDOW_RING, WINDOW_ROWS
 from ..memories import memories
 from ..numerics import WINDOW_SUM_BITS
 from . import ports
-from .common import delay, delay_valid, lanes_mask, register
+from .common import WIDE, delay, delay_valid, lanes_mask, register
 from .insn import insn_view
 from .memory import RAM_LATENCY, Ram
 from .small_memory import LutRam, SmallFifo
@@ -70,21 +70,25 @@ class WindowFinish(Component):
             targets.push.eq(self.target_valid),
             targets.push_data.eq(self.target),
         ]
+        # They choose among all sums, a chunk of them a cycle.
+        chunk = Signal(range(max(config.window_chunks, 2)), name="at_chunk", attrs=WIDE)
+        group_row = Signal(range(max(config.window_rows, 2)), name="at_row", attrs=WIDE)
+        m.d.comb += [self.chunk.eq(chunk), self.group_row.eq(group_row)]
         busy, about = Signal(), Signal(read_tag(config), reset_less=True)
         place = Signal(TARGET, reset_less=True)
         slot, row, first_block = Signal(ring_slot_bits(config)), Signal(ports.ROW_BITS), Signal()
-        first, last, last_row = self.chunk == 0, self.chunk == about.more, self.group_row == about.rows
+        first, last, last_row = chunk == 0, chunk == about.more, group_row == about.rows
         block_end = about.block_end & last_row
         m.d.comb += targets.o.ready.eq(self.i_valid | (busy & last & ~last_row))
         with m.If(busy):
-            m.d.sync += [self.chunk.eq(self.chunk + 1), place.addr.eq(place.addr + 1), busy.eq(~last | ~last_row)]
+            m.d.sync += [chunk.eq(chunk + 1), place.addr.eq(place.addr + 1), busy.eq(~last | ~last_row)]
             with m.If(last):
                 m.d.sync += [row.eq(Mux(block_end, 0, row + 1)), slot.eq(slot + block_end)]
-                m.d.sync += [first_block.eq(first_block & ~block_end), self.group_row.eq(self.group_row + 1)]
+                m.d.sync += [first_block.eq(first_block & ~block_end), group_row.eq(group_row + 1)]
         with m.If(self.i_valid):
-            m.d.sync += [busy.eq(1), self.group_row.eq(0), about.eq(self.i_tag)]
+            m.d.sync += [busy.eq(1), group_row.eq(0), about.eq(self.i_tag)]
         with m.If(targets.o.ready):
-            m.d.sync += [self.chunk.eq(0), place.eq(targets.o.payload)]
+            m.d.sync += [chunk.eq(0), place.eq(targets.o.payload)]
         with m.If(self.start):
             m.d.sync += [row.eq(0), first_block.eq(1)]
         tail = register(m, lanes_mask(self.tail, config.chunk), "tail_mask")
@@ -95,7 +99,7 @@ class WindowFinish(Component):
             *(getattr(post, name).eq(insn[name]) for name in ("before", "shift", "gelu", "gelu_shift")),
             self.block_done.eq(delay_valid(m, busy & last & block_end, post.BIAS_AT + 1, "block")),
         ]
-        self._parameters(m, post, Cat(self.chunk[: WINDOW_RING.bit_length() - 1 - len(slot)], slot))
+        self._parameters(m, post, Cat(chunk[: WINDOW_RING.bit_length() - 1 - len(slot)], slot))
 
         # --- results --------------------------------------------------------------------------------------------------
         m.submodules.results = results = SmallFifo(WINDOW_ROWS, 16 * config.chunk + ports.ADDRESS_BITS)
@@ -116,15 +120,15 @@ class WindowFinish(Component):
 
     def _parameters(self, m: Module, post: WindowPost, chunk: Value) -> None:
         """Multipliers and biases of a chunk from the ring, at their stages."""
-        valid, tag = (register(m, value, f"param_{i}") for i, value in enumerate((self.param_valid, self.param_tag)))
-        words = register(m, self.param_data, "param_data")
+        number, words = register(m, self.param_tag.number, "param_number", WIDE), register(m, self.param_data, "param_data")
         for name, kind, at in (("mult", MULT, post.MULT_AT), ("bias", BIAS, post.BIAS_AT)):
             ram = LutRam(m, WINDOW_RING, len(words.as_value()), name)
+            read_at = register(m, delay(m, chunk, at - 2, f"{name}_at"), f"{name}_near", WIDE)
             m.d.comb += [
-                ram.write_addr.eq(tag.number),
+                ram.write_addr.eq(number),
                 ram.write_data.eq(words),
-                ram.write_enable.eq(valid & (tag.kind == kind)),
-                getattr(post, name).eq(register(m, ram.read(delay(m, chunk, at - 1, f"{name}_at")), f"{name}_read")),
+                ram.write_enable.eq(register(m, self.param_valid & (self.param_tag.kind == kind), f"{name}_came", WIDE)),
+                getattr(post, name).eq(register(m, ram.read(read_at), f"{name}_read")),
             ]
 
     def _maxima(self, m: Module, post: WindowPost, about: Value, valid: Value, first: Value, last: Value) -> None:

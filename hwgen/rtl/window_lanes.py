@@ -99,20 +99,20 @@ class WindowLanes(Component):
     def elaborate(self, platform):
         m = Module()
         lanes = self.config.window_chunks * self.config.chunk
-        x, tag = register(m, self.i_data, "x"), register(m, self.i_tag, "came")
-        arrived = register(m, self.i_valid, "arrived")
+        # What every lane reads is decoded in front of registers that are copied near them.
+        x, tag = register(m, self.i_data, "x"), register(m, self.i_tag, "came", WIDE)
+        came = register(m, self.i_valid & (self.i_tag.kind == TAP), "came_tap", WIDE)
         weighted = register(m, self.reduce == Reduce.WEIGHTED, "weighted")
         largest = register(m, self.reduce == Reduce.MAX, "largest")
         ram = LutRam(m, WINDOW_TAPS, WEIGHT_BITS * lanes, "weights")
         m.d.comb += [
             ram.write_addr.eq(tag.number),
             ram.write_data.eq(Cat(x[i][STATIC_SHIFT:] for i in range(lanes))),
-            ram.write_enable.eq(arrived & (tag.kind == WEIGHT)),
+            ram.write_enable.eq(register(m, self.i_valid & (self.i_tag.kind == WEIGHT), "came_weight", WIDE)),
         ]
         weights = ram.read(tag.number)
 
         # --- a row of the group after another ---------------------------------------------------------------------------
-        came = arrived & (tag.kind == TAP)
         flags = {"first": tag.first, "last": tag.row_last, "own": tag.own}
         held = []
         for row in range(self.config.window_rows):
@@ -145,7 +145,7 @@ class WindowLanes(Component):
         take = register(m, valid & (~largest | (within & (first | none))), f"take_{row}", WIDE)
         compare = register(m, valid & largest & within & ~(first | none), f"compare_{row}", WIDE)
         fresh = register(m, first | largest, f"fresh_{row}", WIDE)
-        done = delay_valid(m, valid & last, 2, f"total_{row}")
+        done = register(m, register(m, valid & last, f"total_{row}_last"), f"total_{row}", WIDE)
 
         # --- lanes ---------------------------------------------------------------------------------------------------
         held = []

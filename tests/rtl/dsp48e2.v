@@ -1,5 +1,5 @@
-// The modes of a DSP48E2 that MacPair uses, after AMD's UG579: D and A2 into the pre-adder's register, times B (no
-// register), M, P with the cascade. Anything else that it is asked for stops the simulation.
+// The modes of a DSP48E2 that MacPair uses, after AMD's UG579: D and A2 into the pre-adder's register, times B2, M, P
+// with the cascade. Anything else that it is asked for stops the simulation.
 module DSP48E2 #(
     parameter AREG = 1, ACASCREG = 1, ADREG = 1, DREG = 1, MREG = 1, PREG = 1, CREG = 1,
     parameter BREG = 1, BCASCREG = 1, ALUMODEREG = 1, CARRYINREG = 1, CARRYINSELREG = 1, INMODEREG = 1, OPMODEREG = 1,
@@ -24,7 +24,7 @@ module DSP48E2 #(
     output wire [47:0] P, PCOUT
 );
     initial begin
-        if (!(AREG == 1 && ADREG == 1 && DREG == 1 && MREG == 1 && PREG == 1 && BREG == 0 && INMODEREG == 0
+        if (!(AREG == 1 && ADREG == 1 && DREG == 1 && MREG == 1 && PREG == 1 && BREG == 1 && BCASCREG == 1 && INMODEREG == 0
               && OPMODEREG == 0 && ALUMODEREG == 0 && CARRYINREG == 0 && CARRYINSELREG == 0 && AMULTSEL == "AD")) begin
             $display("DSP48E2: no model of these registers");
             $finish;
@@ -32,18 +32,20 @@ module DSP48E2 #(
     end
 
     reg signed [26:0] a2, d, ad;
+    reg signed [17:0] b2;
     reg signed [44:0] product;
     reg [47:0] p;
     always @(posedge CLK) begin
         if (RSTA || RSTB || RSTC || RSTD || RSTM || RSTP || RSTALLCARRYIN || RSTALUMODE || RSTCTRL || RSTINMODE
-            || INMODE != 5'b00100 || ALUMODE != 0 || CARRYINSEL != 0 || CARRYIN || !CEM || !CEP) begin
+            || INMODE != 5'b00100 || ALUMODE != 0 || CARRYINSEL != 0 || CARRYIN || !CEM || !CEP || !CEB2 || CEB1) begin
             $display("DSP48E2: no model of this mode");
             $finish;
         end
         if (CEA2) a2 <= A[26:0];
         if (CED) d <= D;
         if (CEAD) ad <= d + a2;
-        product <= ad * B;
+        b2 <= B;
+        product <= ad * b2;
         case (OPMODE)
             9'b000000101: p <= {{3{product[44]}}, product};
             9'b000010101: p <= PCIN + {{3{product[44]}}, product};

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hwgen import isa
+from hwgen import isa, latency
 from hwgen.config import Config
 from hwgen.registers import (
     ADDRESS_BITS,
@@ -20,7 +20,7 @@ from hwgen.registers import (
     manifest,
     offset,
 )
-from hwgen.rtl.control import RESET_CYCLES
+from hwgen.rtl.control import RESET_SPREAD
 from hwgen.rtl.control import Control as ControlUnit
 
 CONFIG = Config(array_outputs=8, array_inputs=8, weight_ports=2)
@@ -180,10 +180,10 @@ def test_errors_and_soft_reset(axi_model, unit):
         assert ctx.get(dut.drain) and Status.BUSY in await status()
         assert await lite.read(ctx, offset("STATE")) == State.DATA_READS | State.DRAINING
         ctx.set(dut.flying, {})
-        for _ in range(RESET_CYCLES + 3):
+        for _ in range(latency.RESET + RESET_SPREAD + 3):
             await ctx.tick()
         assert await status() == Status(0) and not ctx.get(dut.drain)
-        assert sum(resets) == RESET_CYCLES and not any(starts)
+        assert sum(resets) == latency.RESET and not any(starts)
         await lite.write(ctx, offset("CONTROL"), Control.START)
         await ctx.tick()
         assert sum(starts) == 1
