@@ -7,11 +7,12 @@ from math import gcd, prod
 import numpy as np
 
 from ..layers import Conv, Linear
-from ..tensor import Builder, Contract, Input, Layout, Node, Pad, Ref
+from ..tensor import Builder, Contract, Copy, Input, Layout, Node, Pad, Ref
 from ..tensor.layout import Axis
-from .match import constant, group, is_map, regroup, weighted
+from .match import constant, group, is_map, layer, regroup, weighted
 from .names import label
 from .rewrite import relabel
+from .tokens import pixels
 
 MOST_MAPS = 64  # that are convolved one by one
 MOST_FRAMES = 96  # times taps along time
@@ -48,6 +49,12 @@ def convolution(t: Builder, node: Node) -> Ref | None:
         return None  # places one way, taps the other
     if not groups and (_of_image(x) or all(n * abs(s) <= abs(step) for (_, step), (n, s) in steps)):
         return None
+    x = _of_pixels(t, x) or x
+    axes = dict(zip(first, x.layout.axes, strict=True))
+    if any(len(axes[c]) > 1 for c in places + summed[1:]):
+        return None
+    one = {c: axes[c][0] if axes[c] else (1, 0) for c in places + summed[1:]}
+    steps = [(one[c], one[d]) for c, d in zip(places, summed[1:], strict=True)]
     channels = tuple(f for c in groups + summed[:1] for f in axes[c])
     source, (strides, dilations, pads) = _source(t, x, channels, steps)
     weight = group(w, [second.index(c) for c in groups + outputs], *[[second.index(c)] for c in summed])
@@ -173,6 +180,29 @@ def _source(
     lengths = [(n - 1) * s + (k - 1) * d + 1 for ((n, _), (k, _)), s, d in zip(steps, strides, dilations, strict=True)]
     axes = tuple(((n, unit),) for n, unit in zip(lengths, units, strict=True))
     return x.move(Layout((channels, *axes), x.layout.offset)), (strides, dilations, (0,) * 2 * rank)
+
+
+def _of_pixels(t: Builder, r: Ref, depth: int = 3) -> Ref | None:
+    """An image that was made larger or smaller, one axis after the other, with its pixels as tokens: a map like others."""
+    x, *rest = r.node.operands or (r,)
+    if depth and isinstance(r.op, Pad | Copy):
+        inner = _of_pixels(t, x, depth)
+        return inner and t.through(r.layout, t.node(r.op, inner))
+    if not depth or not layer(r, Linear) or len(rest) > 1:
+        return None
+    if not isinstance(x.op, Input):
+        inner = _of_pixels(t, x, depth - 1)
+    elif len(x.node.shape) == 4 and x.node.shape[0] == 1 and x.layout.axes[1] in _lines(x.node):
+        inner = t.through(x.layout, pixels(t, x.node.ref))
+    else:
+        return None
+    return inner and t.through(r.layout, t.node(r.op, inner, *rest))
+
+
+def _lines(image: Node) -> list[Axis]:
+    """A column and a row of an image."""
+    height, width = image.shape[2:]
+    return [((height, width),), ((width, 1),)]
 
 
 def _of_image(r: Ref) -> bool:

@@ -109,10 +109,16 @@ def shifted(t: Builder, node: Node) -> Ref | None:
     for function, number in reversed(steps):
         number = 1 / number if function == "div" else number
         gain, offset = (gain, offset + number) if function == "add" else (gain * number, offset * number)
-    pixels = t.reshape(t.transpose(r, (0, 2, 3, 1)), (-1, channels))
-    y = t.node(Linear(), pixels, t.const(np.diag(gain).astype(np.float32)), t.const(offset.astype(np.float32)))
-    y = t.transpose(t.reshape(y, (1, *r.shape[2:], channels)), (0, 3, 1, 2))
-    return t.node(node.op, y)
+    return t.node(node.op, pixels(t, r, gain, offset))
+
+
+def pixels(t: Builder, r: Ref, gain: Array | None = None, offset: Array | None = None) -> Ref:
+    """An image [1, C, H, W], times a number and plus one for each channel, as what a linear layer of its pixels makes."""
+    channels = r.shape[1]
+    gain = np.ones(channels) if gain is None else gain
+    parts = [np.diag(gain).astype(np.float32), *(() if offset is None else (offset.astype(np.float32),))]
+    y = t.node(Linear(), t.reshape(t.transpose(r, (0, 2, 3, 1)), (-1, channels)), *map(t.const, parts))
+    return t.transpose(t.reshape(y, (1, *r.shape[2:], channels)), (0, 3, 1, 2))
 
 
 def channels_last(t: Builder, node: Node) -> Ref | None:

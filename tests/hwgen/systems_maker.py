@@ -239,6 +239,18 @@ def embedded_boxes(w):
     return w.classes(w.op("Add", x, w.linear(w.op("Reshape", places, [1, PATCHES, 16]), 16, D)))
 
 
+def resized_image(w):
+    """An image that the network makes smaller for a branch, cut into patches there, and larger for another one, whose windows
+    overlap (CrossViT's dagger: Chen et al. 2021)."""
+    size = dict(coordinate_transformation_mode="half_pixel", mode="linear")
+    small = w.op("Resize", "image", "", "", ints(1, 3, 12, 12), **size)
+    small = w.op("Conv", small, w.normal(D, 3, 4, 4), w.normal(D), kernel_shape=[4, 4], strides=[4, 4])
+    large = w.op("Resize", "image", "", "", ints(1, 3, 20, 20), **size)
+    large = w.op("Conv", large, w.normal(D, 3, 7, 7), w.normal(D), kernel_shape=[7, 7], strides=[4, 4], pads=[3] * 4)
+    tokens = [w.op("Reshape", y, [1, D, n]) for y, n in ((small, 9), (large, 25))]
+    return w.classes(w.norm(w.linear(w.norm(w.turned(w.op("Concat", *tokens, axis=2))))))
+
+
 def gated_slots(w):
     """Two gated experts, each on three means of all tokens, shared out to the tokens again (soft mixtures: Puigcerver et al.
     2024)."""
@@ -252,6 +264,7 @@ def gated_slots(w):
 NETWORKS = (
     *(shared_keys, normalised_values, centres, none_left, fused, shuffled, sampled, steady_gate, refined, sized),
     *(of_windows, sparse, efficient_attention, gated_experts, sigmoid_experts, gated_slots, embedded_boxes),
+    resized_image,
 )
 
 

@@ -39,6 +39,12 @@ def test_a_convolution_along_channels_is_a_layer(tmp_path):
     assert not any(isinstance(n, fg.Window | fg.Conv | fg.Transpose) for n in graph.nodes)
 
 
+def test_a_resized_image_is_a_map(tmp_path):
+    """Of which windows that overlap are a convolution, as of any map."""
+    graph = import_model(maker.write(tmp_path / "m.onnx", maker.resized_image))
+    assert sum(isinstance(n, fg.Conv) for n in graph.nodes) == 2 and len(graph.nodes) < 24
+
+
 def test_taps_of_a_long_value_lie_in_two_directions():
     """Frequencies below each other, which a layer behind a Fourier transform reads (Hyena): a map of which no side is longer than
     the numbers of a walk."""
