@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ..intgraph import Buffer, Constant, Input, IntGraph, MatMul, Multiply, Op, RouteTokens, View
 from ..isa import RowMax
 from .parts import edges, is_token_wise, lifetimes, part, part_name, read, written
@@ -46,16 +48,24 @@ class Limits:
 
     def over(self, sizes: list[int]) -> int:
         """Chunks that are short where buffers of these sizes live at one time, each in one bank (first fit, decreasing)."""
-        if sum(sizes) <= self.bank_chunks:
+        total = sum(sizes)
+        if total <= self.bank_chunks:
             return 0
         free, short = [self.bank_chunks] * self.banks, 0
         for size in sorted(sizes, reverse=True):
+            if total <= sum(left - size + 1 for left in free if left > size):
+                break  # a bank without room for one of the rest has fewer free chunks than that: all of the rest fit
+            total -= size
             bank = next((b for b, left in enumerate(free) if left >= size), None)
             if bank is None:
                 short += size
             else:
                 free[bank] -= size
         return short
+
+    def surely(self, total: np.ndarray, largest: np.ndarray) -> np.ndarray:
+        """Where buffers of so many chunks together, the `largest` of so many, fit whatever the sizes of the others are."""
+        return (total <= self.bank_chunks) | (total <= self.banks * (self.bank_chunks - largest + 1))
 
     def size(self, buffer: Buffer, rows: int) -> int:
         """Chunks of so many rows of a buffer."""

@@ -25,10 +25,12 @@ from .kept import Kept, Touched, rows_of, side_by_side, whole_cycles
 from .parts import COLUMNS, ROWS, WHOLE, is_token_wise, lifetimes
 from .runs import units
 from .sharing import Together, with_maxima
+from .stays import Stays
 
 AGAIN = 2  # times at most that what stays in the scratchpad is chosen from what a cut moves
 KEPT = 0.5  # of the room, for what stays
 LONGEST = 64  # units of a run whose operations make some rows again
+PAIRS = 1 << 18  # first and last units of runs that are tried: in graphs of thousands of units, of windows, runs are shorter
 PATIENCE = 16  # runs from a unit on, each longer than the one before, that find no room in any blocks: then none will
 
 
@@ -125,11 +127,13 @@ class Streamed:
         self.shared = shared
         self.maxima = {view.buffer for op in rest for view in op.reads_maxima()}  # buffers of which row maxima are read
         self.resident: set[str] = set()
-        self.stays: list[list[str]] = [[] for _ in self.units]  # those of them that live while a unit works
         self.changed = [0] * len(self.units)  # the last cut before which these became others
         self.cuts = 0
         self.tried: dict[tuple[int, int], tuple[int, Run | None]] = {}  # by units: in which cut, and what was found
         self.full = {name: self._full(name) for name in self.spans}
+        self.entries = {name: self._entries(name) for name in self.spans}
+        self.stays = Stays((), self.full, self.entries, self.spans, len(self.units))
+        self.longest = max(2, PAIRS // max(1, len(self.units)))
         self.least = [np.array(self._least(unit)) for unit in self.units]
         self.kept = None if room is None else self._kept(room)
 
@@ -230,13 +234,12 @@ class Streamed:
                     uses[view.buffer] = uses.get(view.buffer, 0) + 1
         found = [name for name in self.spans if name not in self.fixed and name not in local | self.resident]
         found.sort(key=lambda name: (self.spans[name][1] - self.spans[name][0] + 1) / uses[name])
-        room = [sum(self.full[name] for name in names) for names in self.stays]
-        rows = [sum(self._entries(name) for name in names) for names in self.stays]
+        room, rows = self.stays.chunks.tolist(), self.stays.entries.tolist()
         most = KEPT * self.limits.banks * self.limits.bank_chunks
         chosen = set(self.resident)
         for name in found:
             first, last = self.spans[name][0], min(self.spans[name][1], len(self.units) - 1)
-            size, entries = self.full[name], self._entries(name)
+            size, entries = self.full[name], self.entries[name]
             if max(room[first : last + 1]) + size > most:
                 continue
             if entries and max(rows[first : last + 1]) + entries > KEPT * self.limits.scales:
@@ -251,12 +254,9 @@ class Streamed:
 
     def _stay(self, names: set[str]) -> None:
         """These are resident: in the scratchpad as a whole for as long as they live."""
-        self.resident, before = names, self.stays
-        self.stays = [[] for _ in self.units]
-        for name in sorted(names):
-            for stays in self.stays[self.spans[name][0] : self.spans[name][1] + 1]:
-                stays.append(name)
-        for u, (old, new) in enumerate(zip(before, self.stays, strict=True)):
+        self.resident, before = names, self.stays.names
+        self.stays = Stays(names, self.full, self.entries, self.spans, len(self.units))
+        for u, (old, new) in enumerate(zip(before, self.stays.names, strict=True)):
             self.changed[u] = self.changed[u] if old == new else self.cuts + 1
 
     def _entries(self, name: str) -> int:
@@ -289,8 +289,8 @@ class Streamed:
             if not together.add(self.units[end - 1]):
                 streams = False
                 break
-            if not together.plain and end - first > LONGEST:
-                return
+            if end - first > (self.longest if together.plain else min(self.longest, LONGEST)):
+                break
             least = least + self.least[end - 1]
             changed = max(changed, self.changed[end - 1])
             if end in best and best[end].cost <= (short, cycles + least.max()):
@@ -309,12 +309,8 @@ class Streamed:
         if not streams and end == first + 1:
             yield self._whole(first)
         if self.kept is not None:
-            for end, cycles in self.kept.runs(first, self.resident, self._held):
+            for end, cycles in self.kept.runs(first, self.resident, self.stays.held):
                 yield Run(first, end, 1, 0, 1, (0, cycles))
-
-    def _held(self, u: int) -> tuple[int, int]:
-        """Chunks and row maxima of what stays while a unit works."""
-        return sum(self.full[n] for n in self.stays[u]), sum(self._entries(n) for n in self.stays[u])
 
     def _whole(self, first: int) -> Run:
         """A unit as it is."""
@@ -347,7 +343,7 @@ class Streamed:
         def over(blocks: int) -> int:
             if blocks not in known:
                 sizes = self._sizes(tried(blocks))
-                known[blocks] = self._over(first, end, places, sizes), sizes
+                known[blocks] = self._over(first, end, places, sizes, exact=False), sizes
             return known[blocks][0]
 
         guess = min(max(few, guess), many)
@@ -360,6 +356,7 @@ class Streamed:
             few, many = (middle + 1, many) if over(middle) else (few, middle)
         run, short = tried(few), over(few)
         _, sizes = known[few]
+        short = short and self._over(first, end, places, sizes)
         if sizes.blocks is not None and not sound(self.units[first:end], sizes.blocks, self._written(run)):
             return None
         cycles = self._cycles(first, end, places, sizes, run.blocks)
@@ -440,20 +437,14 @@ class Streamed:
             return 1
         return tallest(*key, height) if isinstance(key, tuple) else -(-height // self.limits.chunk)
 
-    def _over(self, first: int, end: int, places: list[_Place], sizes: _Sizes) -> int:
+    def _over(self, first: int, end: int, places: list[_Place], sizes: _Sizes, exact: bool = True) -> int:
         """Chunks, and row maxima, that are short where most are."""
-        rows = [sizes.most(place.key) for place in places]
-        most = 0
-        starts = {u for u in range(first + 1, end) if self.stays[u] != self.stays[u - 1]}
-        for u in sorted({first} | starts | {place.begin for place in places}):
-            live = [self.full[name] for name in self.stays[u]]
-            maxima = sum(self._entries(name) for name in self.stays[u])
-            for place, n in zip(places, rows, strict=True):
-                if place.begin <= u <= place.last:
-                    live += [place.size * n] * place.copies
-                    maxima += n * place.copies * (place.maxima and place.key not in (COLUMNS, WHOLE))
-            most = max(most, self.limits.over(live), maxima - self.limits.scales)
-        return most
+        found = np.zeros((len(places), 5), np.int64)
+        for i, p in enumerate(places):
+            n = sizes.most(p.key)
+            maxima = n * p.copies if p.maxima and p.key not in (COLUMNS, WHOLE) else 0
+            found[i] = p.begin, p.last, p.size * n, p.copies, maxima
+        return self.stays.short(first, end, self.limits, found, exact)
 
     def _cycles(self, first: int, end: int, places: list[_Place], sizes: _Sizes, blocks: int) -> float:
         """Of a block: those of the array, of the vector unit or of the transfers, whichever take longer."""
