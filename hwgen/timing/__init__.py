@@ -22,11 +22,11 @@ from ..progress import work
 from ..synth.netlist import Flat, Netlist
 from ..synth.partition import unit_name
 from .arrival import Arrivals, TimingPath, arrivals, wires, worst_paths
+from .copies import place_with_copies
 from .data import FILES, SCENARIOS, Delays, delays
 from .graph import Graph, build
-from .place import place
 
-VERSION = 2  # of the method: results of another one are not taken from the cache
+VERSION = 3  # of the method: results of another one are not taken from the cache
 LISTED = 10
 LIKELY = SCENARIOS.index("likely")
 
@@ -135,7 +135,7 @@ def analyse(
     flat.add(top, "")
     graph = build(table, flat)
     tell(f"{len(graph.cells)} cells, {len(graph.ends)} ends of paths")
-    xy = place(graph, board)
+    graph, xy = place_with_copies(graph, flat, board)
     tell("floorplan")
     result = Estimate(board.name, "", len(graph.cells), notes=dict(sorted(graph.notes.items())))
     for kind in sorted(set(graph.kinds)):

@@ -1,8 +1,9 @@
-"""Registers that Yosys leaves outside multipliers and memories, and that the vendor's tool takes in; registers it copies.
+"""Registers that Yosys leaves outside multipliers and memories, and that the vendor's tool takes in; ends of shift registers.
 
 Yosys' `xcup` leaves every register of a DSP48E2, RAMB36E2 or URAM288 in flip-flops. Vivado uses those of the block where every
 bit of a port has one register and nothing else reads what lies between. The same is done here, on the flattened netlist.
-A register whose signal has the attribute `max_fanout` Vivado copies until none drives more; Yosys passes the attribute on.
+Of a shift register in LUTs Vivado makes the last stage a flip-flop (UG901, SRL_STYLE), which then lies where its loads are, or
+goes into their block; Yosys leaves it in the LUT.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _PORT = re.compile(r"DO(?:UT)?P?_?([AB])")
 
 class _Absorber:
     def __init__(self, delays: Delays, flat: Flat):
-        self.delays = delays
+        self.delays, self.flat = delays, flat
+        self.names, self.units = [name for name, _ in flat.cells], [*flat.modules]
         self.cells: list[Cell | None] = [flat.resolved(cell) for _, cell in flat.cells]
         self.kinds = [delays.kind(cell.type) for cell in self.cells if cell is not None]
         self.sinks: dict[int, list[tuple[int, str]]] = {}
@@ -79,9 +81,34 @@ class _Absorber:
         self.cells[index] = replace(cell, outputs=outputs)
         return True
 
+    def shifted(self, index: int) -> bool:
+        """Whether everything behind a multiplier is a shift register, which begins with the register that the multiplier has."""
+        used = [net for net in self.cell(index).outputs["P"] if isinstance(net, int) and net in self.sinks]
+        sinks = [sink for net in used for sink in self.sinks[net]]
+        return bool(sinks) and all(self.kinds[cell] == "shift" and pin == "D" for cell, pin in sinks)
+
     def set(self, index: int, name: str, value: str) -> None:
         cell = self.cell(index)
         self.cells[index] = replace(cell, parameters={**cell.parameters, name: value})
+
+    def shift(self, index: int) -> None:
+        """Make the last stage of a shift register of fixed length a flip-flop."""
+        cell = self.cell(index)
+        address = [net for pin, nets in cell.inputs.items() if pin.startswith("A") for net in nets]
+        (q,) = cell.outputs["Q"]
+        if any(isinstance(net, int) for net in address) or q not in self.sinks:
+            return
+        before = self.flat.net()
+        self.cells[index] = replace(cell, outputs={**cell.outputs, "Q": [before]})
+        ff = Cell("FDRE", {}, {"C": cell.inputs["CLK"], "CE": cell.inputs["CE"], "D": [before], "R": ["0"]}, {"Q": [q]})
+        last = len(self.cells)
+        self.cells.append(ff)
+        self.kinds.append("ff")
+        self.names.append(f"{self.names[index]}_last")
+        self.units.append(self.units[index])
+        self.driver |= {before: index, q: last}
+        self.sinks[before] = [(last, "D")]
+        self.notes[f"{cell.type}: the last stage a flip-flop"] += 1
 
     def memory(self, index: int) -> None:
         cell, table = self.cell(index), self.delays[self.kinds[index]]
@@ -128,32 +155,14 @@ class _Absorber:
                 self.set(index, f"{letter}REG", "1")
                 self.notes[f"{cell.type}: registers of input {letter} taken in"] += 1
         for name in ("PREG", "MREG"):
+            if self.shifted(index):
+                self.set(index, name, "1")
+                self.notes[f"{cell.type}: {name} taken in"] += 1
+                break
             if not self.move(index, ["P"]):
                 break
             self.set(index, name, "1")
             self.notes[f"{cell.type}: {name} taken in"] += 1
-
-
-def _copies(work: _Absorber, flat: Flat) -> list[tuple[int, Cell]]:
-    """(of which cell, copy) of the registers that have too many sinks; the sinks change over to them, neighbours together."""
-    made = []
-    limits = {flat.find(net): limit for net, limit in flat.max_fanout.items()}
-    for net, limit in limits.items():
-        index = work.driver.get(net)
-        if index is None or work.cells[index] is None or work.kinds[index] != "ff":
-            continue
-        sinks = [sink for sink in work.sinks.get(net, []) if work.cells[sink[0]] is not None]
-        for start in range(limit, len(sinks), limit):
-            copied = flat.net()
-            flat.names[copied] = flat.names.get(net, "")
-            for sink, pin in sinks[start : start + limit]:
-                cell = work.cell(sink)
-                nets = [copied if other == net else other for other in cell.inputs[pin]]
-                work.cells[sink] = replace(cell, inputs={**cell.inputs, pin: nets})
-            cell = work.cell(index)
-            made.append((index, replace(cell, outputs={"Q": [copied]})))
-            work.notes["registers copied for max_fanout"] += 1
-    return made
 
 
 def port_of(pin: str) -> str:
@@ -171,13 +180,15 @@ def registered(table: Mapping[str, Any], cell: Cell, port: str) -> bool:
 def absorb(delays: Delays, flat: Flat) -> tuple[list[str], list[str], list[str], list[Cell], dict[str, int]]:
     """(names, types, units, cells, notes) of the design with these registers where the vendor's tool puts them."""
     work = _Absorber(delays, flat)
+    for index, kind in enumerate([*work.kinds]):
+        if kind == "shift":
+            work.shift(index)
     for index, kind in enumerate(work.kinds):
         if kind in ("bram", "uram") and delays[kind]["absorbs"]:
             work.memory(index)
         elif kind == "dsp" and delays[kind]["absorbs"]:
             work.multiplier(index)
-    copies = _copies(work, flat) if delays["ff"]["copies"] else []
-    kept = [(i, cell) for i, cell in enumerate(work.cells) if cell is not None] + copies
-    names = [flat.cells[i][0] for i, _ in kept]
-    units = [flat.modules[i] for i, _ in kept]
+    kept = [(i, cell) for i, cell in enumerate(work.cells) if cell is not None]
+    names = [work.names[i] for i, _ in kept]
+    units = [work.units[i] for i, _ in kept]
     return names, [cell.type for _, cell in kept], units, [cell for _, cell in kept], dict(work.notes)

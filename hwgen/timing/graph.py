@@ -52,7 +52,13 @@ class Graph:
 
 def build(delays: Delays, flat: Flat) -> Graph:
     """The graph of a flattened design."""
-    names, kinds, units, cells, notes = absorb(delays, flat)
+    return assemble(delays, flat, *absorb(delays, flat))
+
+
+def assemble(
+    delays: Delays, flat: Flat, names: list[str], kinds: list[str], units: list[str], cells: list[Cell], notes: dict[str, int]
+) -> Graph:
+    """The graph of cells on the nets of `flat`, as they are."""
     graph = Graph(delays, names, kinds, units, cells, notes=notes)
     for net, name in flat.names.items():
         kept = graph.net_names.setdefault(flat.find(net), name)
@@ -166,8 +172,6 @@ class _Builder:
         ranks = self.delays["lut"]["delays"]
         self.every(index, cell, tuple(table["read"]), ranks[len(ranks) // 2])
         self.start_all(cell, table["launch"])
-        note = f"{cell.type}: the last stage a flip-flop"
-        self.graph.notes[note] = self.graph.notes.get(note, 0) + 1
 
     def _bram(self, index: int, cell: Cell) -> None:
         self._memory(index, cell, self.delays["bram"])

@@ -26,6 +26,7 @@ STEPS, COARSE_STEPS = 30, 120  # of conjugate gradients in a round
 CLUSTERS = 3000  # of a design that has more than ten times as many cells
 TIMED = (4, 6, 8, 10)  # rounds before which paths are looked at
 FINE_TIMED = (1, 3, 5)
+AGAIN_ROUNDS, AGAIN_TIMED = 5, (0, 2)  # from where things lie
 LEAST = 0.7  # of the longest path: wires on shorter ones are left alone
 PULL, EXPONENT = 4.0, 6  # a wire on a path of share c pulls like PULL * c ** EXPONENT nets of two cells, a time each
 HOLD = 10.0  # times that a multiplier or memory is pulled to its column more than logic is to its tiles
@@ -63,8 +64,8 @@ class _Design:
     lines: dict[int, _Lines]
 
 
-def place(graph: Graph, board: Board) -> np.ndarray:
-    """(cells, 2): column and row of every cell."""
+def place(graph: Graph, board: Board, start: np.ndarray | None = None) -> np.ndarray:
+    """(cells, 2): column and row of every cell. start: where they lie already, roughly."""
     size, table = np.array(die(graph, board)), graph.delays["die"]
     kinds = [graph.delays.kind(kind) for kind in graph.kinds]
     group = np.array([{"dsp": 1, "bram": 2, "uram": 3}.get(kind, 0) for kind in kinds])
@@ -78,6 +79,8 @@ def place(graph: Graph, board: Board) -> np.ndarray:
     design = _Design(_incidence(graph), mass, group, port, size, size * np.array(table["ports"]), room, lines)
     rng = np.random.default_rng(0)
     middle = size * 0.5
+    if start is not None:
+        return _rounds(design, start, [0.1 * 1.5**i for i in range(AGAIN_ROUNDS)], STEPS, graph, AGAIN_TIMED)
     if len(kinds) <= 10 * CLUSTERS:
         start = middle + 0.01 * size * rng.standard_normal((len(kinds), 2))
         return _rounds(design, start, [0.0001, *(0.003 * 1.6**i for i in range(ROUNDS - 1))], STEPS, graph, TIMED)

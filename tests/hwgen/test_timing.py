@@ -12,6 +12,7 @@ from hwgen import boards, cli, report, synth, timing
 from hwgen.errors import UserError
 from hwgen.synth.families import Cell
 from hwgen.synth.netlist import Flat, Netlist
+from hwgen.timing import copies
 from hwgen.timing.arrival import arrivals, wires, worst_paths
 from hwgen.timing.data import FILES, SCENARIOS, delays, parse
 from hwgen.timing.graph import build
@@ -204,17 +205,59 @@ def test_ports_of_an_ultraram_differ(port, launch):
     assert max(needs(graph)) == pytest.approx(launch + delays("ultrascale+").net(1, 0, 1, True) + 78 + 25)
 
 
-def test_a_register_with_a_limit_is_copied():
+def placed(unit: Netlist, board: str, xy: np.ndarray | None = None, monkeypatch=None):
+    """(graph with copies, places); xy: where every cell lies, a copy where its loads are, instead of a floorplan."""
+    flat = Flat({"top": unit})
+    flat.add("top", "")
+    if xy is not None:
+        monkeypatch.setattr(copies, "place", lambda graph, board, start=None: xy if start is None else start)
+    return copies.place_with_copies(build(delays(boards.load(board).family), flat), flat, boards.load(board))
+
+
+def test_a_register_with_a_limit_is_copied_near_its_loads(monkeypatch):
     cells = [ff("a", 1, 2), *(ff(f"r{i}", 2, 10 + i) for i in range(5))]
     limited = dataclasses.replace(netlist(*cells, names={2: "wide"}), max_fanout={2: 2})
-    graph = graph_of(limited)
+    xy = np.array([(0, 0), (0, 1), (90, 300), (0, 2), (90, 301), (50, 150)], dtype=float)
+    graph, where = placed(limited, "zcu104", xy, monkeypatch)
     assert graph.notes == {"registers copied for max_fanout": 2} and graph.kinds == ["FDRE"] * 8
-    assert max(graph.fanout.values()) == 3  # what the first drove: itself and its copies read one net
-    assert sorted(graph.fanout.values()) == [1, 2, 2, 3]
+    assert sorted(graph.fanout.values()) == [1, 2, 2, 3]  # what the first drove: itself and its copies read one net
+    reads = [graph.cells[i].inputs["D"] for i in range(1, 6)]
+    assert reads[0] == reads[2] and reads[1] == reads[3] != reads[0]  # neighbours share a copy
+    copy = graph.driver[reads[1][0]]
+    assert where[copy].tolist() == [90, 300.5]
     ecp5 = [("a", "TRELLIS_FF", {"CLK": [0], "DI": [1], "Q": [2]})]
     ecp5 += [(f"r{i}", "TRELLIS_FF", {"CLK": [0], "DI": [2], "Q": [10 + i]}) for i in range(5)]
-    plain = graph_of(dataclasses.replace(netlist(*ecp5), max_fanout={2: 2}), "ecp5")
+    plain, _ = placed(dataclasses.replace(netlist(*ecp5), max_fanout={2: 2}), "ulx3s-85f", xy, monkeypatch)
     assert not plain.notes and plain.fanout[plain.ends[1].net] == 5  # nextpnr makes no copies
+
+
+def test_a_lut_on_a_long_path_is_copied_near_far_loads(monkeypatch):
+    lut = ("l", "LUT2", {"I0": [2], "I1": [3], "O": [4]})
+    unit = netlist(ff("a", 1, 2), ff("b", 9, 3), lut, ff("c", 4, 12), ff("d", 4, 13), ff("e", 4, 14), ff("f", 12, 15))
+    xy = np.array([(0, 0), (0, 1), (0, 2), (90, 300), (0, 3), (90, 302), (90, 303)], dtype=float)
+    graph, where = placed(unit, "zcu104", xy, monkeypatch)
+    assert graph.notes["LUTs copied near far loads"] == 1 and graph.kinds.count("LUT2") == 2
+    far, near = (graph.driver[graph.cells[i].inputs["D"][0]] for i in (3, 4))
+    assert graph.driver[graph.cells[5].inputs["D"][0]] == far != near
+    assert where[far].tolist() == [90, 301]
+    # What they read is copied behind them in turn.
+    assert graph.notes["registers copied near far loads"] == 2 and graph.cells[far].inputs != graph.cells[near].inputs
+
+
+def srl(name: str, d, q, length: str = "1") -> tuple:
+    return (name, "SRL16E", {"CLK": [0], "CE": ["1"], "D": [d], "Q": [q], "A0": [length], "A1": ["0"], "A2": ["0"], "A3": ["0"]})
+
+
+def test_the_end_of_a_shift_register_is_a_flip_flop():
+    graph = graph_of(netlist(ff("a", 1, 2), srl("s", 2, 3), ff("b", 3, 4)))
+    assert graph.notes == {"SRL16E: the last stage a flip-flop": 1} and sorted(graph.kinds) == ["FDRE", "FDRE", "FDRE", "SRL16E"]
+    wire = delays("ultrascale+").net(1, 0, 1)
+    assert sorted(needs(graph)[1:]) == pytest.approx([77 + wire + 75, 77 + wire + 134, 312 + wire + 75])
+    # It goes into the multiplier behind it; of one behind a multiplier the first stage is the product's register.
+    graph = graph_of(netlist(srl("s", 1, 2), ff("b", 9, 3), dsp(), srl("t", 4, 5), ff("c", 5, 6)))
+    assert graph.notes["DSP48E2: registers of input A taken in"] == 1 and graph.notes["DSP48E2: PREG taken in"] == 1
+    # One whose length is not fixed stays.
+    assert not graph_of(netlist(ff("a", 1, 2), srl("s", 2, 3, 7), ff("b", 3, 4))).notes
 
 
 def test_a_loop_of_logic_ends():
