@@ -1,7 +1,8 @@
 """Rows of one value that several readers ask for, made once.
 
 Layers that treat rows alike are made for the rows that a reader needs, back to what mixes rows. Where the rows of two readers
-overlap, such as those of neighbouring windows, they are made together and each reader takes its own of them.
+overlap, such as those of neighbouring windows, they are made together and each reader takes its own of them. Where that saves
+no product, each reader keeps its own: a norm that only matrices read has finer steps than one that sums read too.
 """
 
 from __future__ import annotations
@@ -39,8 +40,11 @@ def once(graph: Graph) -> Graph:
     """The graph with rows made once."""
     parts = _parts(graph)
     spans = _spans(graph, parts)
-    if len(graph.nodes) == sum(map(len, spans.values())) + sum(isinstance(node, Rows) for node in graph.nodes):
+    if all(span.first == name for name, span in spans.items()):
         return graph
+    for node in graph.nodes:
+        if isinstance(node, Rows):
+            spans[node.name] = spans.get(node.x) or _Span(0, parts[node.x].stop, node.x, node.x)
     names = {node.name for node in graph.nodes}
     called = {name: name for name in graph.inputs}  # the value that a node's own became
     made: list[Node] = []
@@ -48,7 +52,7 @@ def once(graph: Graph) -> Graph:
 
     def taken(name: str, start: int, stop: int) -> str:
         """A name for rows of a value, made where there is none."""
-        span = _of(spans, replace(parts[name], start=start, stop=stop))
+        span = spans[name]
         if (start, stop) == (span.start, span.stop):
             return span.name
         if (start, stop) == (parts[name].start, parts[name].stop):
@@ -57,8 +61,7 @@ def once(graph: Graph) -> Graph:
         return made[-1].name
 
     for node in graph.nodes:
-        part = parts[node.name]
-        span = _of(spans, part)
+        part, span = parts[node.name], spans[node.name]
         whole = (part.start, part.stop) == (span.start, span.stop)
         if span.first == node.name:
             span.name = span.name or _free(f"{node.name}.all", names)
@@ -108,27 +111,44 @@ def _constants(node: Node) -> tuple[object, ...]:
     return tuple(id(a) if isinstance(a, np.ndarray) else a for a in held)
 
 
-def _spans(graph: Graph, parts: dict[str, _Part]) -> dict[int, list[_Span]]:
-    """The rows of each value, those together that overlap."""
-    spans: dict[int, list[_Span]] = {}
+def _spans(graph: Graph, parts: dict[str, _Part]) -> dict[str, _Span]:
+    """The rows that each node's are made with: of each value those together that overlap, where products are saved."""
     order = {node.name: i for i, node in enumerate(graph.nodes)}
-    found = [(parts[node.name], node.name) for node in graph.nodes if not isinstance(node, Rows)]
-    for part, name in sorted(found, key=lambda f: f[0].start):
-        known = spans.setdefault(part.of, [])
-        if known and part.start < known[-1].stop:
-            known[-1].stop = max(known[-1].stop, part.stop)
-            known[-1].first = min(known[-1].first, name, key=order.__getitem__)
+    together: dict[int, list[tuple[_Span, list[str]]]] = {}
+    made = [(parts[node.name], node.name) for node in graph.nodes if not isinstance(node, Rows)]
+    for part, name in sorted(made, key=lambda m: m[0].start):
+        known = together.setdefault(part.of, [])
+        if known and part.start < known[-1][0].stop:
+            span, names = known[-1]
+            span.stop = max(span.stop, part.stop)
+            span.first = min(span.first, name, key=order.__getitem__)
+            names.append(name)
         else:
-            known.append(_Span(part.start, part.stop, name))
-    for part, name in reversed(found):
-        span = _of(spans, part)
-        if (part.start, part.stop) == (span.start, span.stop):
-            span.name = name
-    return spans
+            known.append((_Span(part.start, part.stop, name), [name]))
+    worth = _worth(graph, parts, {of for of, spans in together.items() if any(len(names) > 1 for _, names in spans)})
+    found: dict[str, _Span] = {}
+    for of, spans in together.items():
+        for span, names in spans:
+            for name in sorted(names, key=order.__getitem__, reverse=True):
+                part = parts[name]
+                found[name] = span if of in worth else _Span(part.start, part.stop, name, name)
+                if (part.start, part.stop) == (span.start, span.stop):
+                    span.name = name
+    return found
 
 
-def _of(spans: dict[int, list[_Span]], part: _Part) -> _Span:
-    return next(s for s in spans[part.of] if s.start <= part.start and part.stop <= s.stop)
+def _worth(graph: Graph, parts: dict[str, _Part], several: set[int]) -> set[int]:
+    """Of the values that several nodes make the products, what they are made of row by row, and what is made of them."""
+    ways = [(node, parts[node.name].of, [parts[x].of for x in node.inputs]) for node in graph.nodes if isinstance(node, BY_ROW)]
+    behind = {of for node, of, _ in ways if isinstance(node, Linear) and of in several}
+    before = set(behind)
+    for _, of, inputs in ways:
+        if of in several and behind.intersection(inputs):
+            behind.add(of)
+    for _, of, inputs in reversed(ways):
+        if of in before | behind:
+            before.update(several.intersection(inputs))
+    return before | behind
 
 
 def _free(name: str, names: set[str]) -> str:

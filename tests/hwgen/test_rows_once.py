@@ -74,6 +74,23 @@ def test_other_weights_are_another_value():
     assert sum(isinstance(n, fg.Linear) for n in once(replace(made, nodes=nodes)).nodes) == 2
 
 
+def test_norms_of_other_readers_stay_apart():
+    """Nothing but a norm would be saved, whose readers each want their own steps of it."""
+    made = network([(0, 12), (3, 7)])
+    none, one = np.zeros(WIDTH, np.float32), np.ones(WIDTH, np.float32)
+    nodes = []
+    for node in made.nodes:
+        if isinstance(node, fg.Linear):
+            nodes.append(fg.LayerNorm(f"norm{node.name}", node.x, one, none, 1e-6))
+            node = replace(node, x=f"norm{node.name}", weight=node.weight * len(nodes))
+        nodes.append(node)
+    after = once(replace(made, nodes=nodes))
+    assert sum(isinstance(n, fg.LayerNorm) for n in after.nodes) == 2
+    same = [replace(n, weight=made.nodes[3].weight) if isinstance(n, fg.Linear) else n for n in nodes]
+    after = once(replace(made, nodes=same))
+    assert [sum(isinstance(n, kind) for n in after.nodes) for kind in (fg.LayerNorm, fg.Linear)] == [1, 1]
+
+
 def test_a_shortcut_reads_rows_that_are_there(tmp_path):
     """A convolution of one pixel and stride 2 beside a whole map behind ReLU, as in ResNets."""
     w = maker.Writer()
