@@ -193,9 +193,10 @@ def rotary_in_windows(w):
 
 
 REFUSED = [
-    (gated(lambda w, x: w.op("Sin", x)), "Sin", "no table for", "SiLU"),
+    (gated(lambda w, x: w.op("Atan", x)), "Atan", "no part of a GELU", "SiLU"),
+    (gated(lambda w, x: w.op("Sin", x)), "Sin", "more than one turn", "sigmoid"),
 ]
-NAMES = ["glu"]
+NAMES = ["glu", "wave"]
 
 
 @pytest.mark.parametrize("form, op, reason, hint", REFUSED, ids=NAMES)
