@@ -11,7 +11,7 @@ from ..config import Config
 from ..errors import UserError
 from ..latency import PACKED_BITS
 from ..numerics import ACC_BITS, ACC_MAX, INT8_MAX
-from .common import WIDE, delay, register, stages, tree
+from .common import WIDE, delay, history, register, tree
 from .shared import Shared, place
 
 GROUP = latency.ARRAY_GROUP  # products in a cascade: 8 * 127 * 127 < 2^17, so that the low sum stays inside its 18 bits
@@ -208,10 +208,10 @@ class MacArray(Component):
         outputs, inputs = self.config.array_outputs, self.config.array_inputs
 
         # --- what enters the cells, delayed by their position in the cascade -----------------------------------------
-        swap = stages(m, self.x_valid & self.x_swap, GROUP - 1, "swap")
-        swap = [register(m, value, f"swap_near_{p}", WIDE) for p, value in enumerate(swap)]
+        swap = history(m, self.x_valid & self.x_swap, "swap")
+        swap = [register(m, swap(p), f"swap_near_{p}", WIDE) for p in range(GROUP)]
         write = Cat(self.w_valid[o % 2] & (self.w_pair == o // 2) for o in range(outputs))
-        write = stages(m, write, GROUP + 1, "write")[2:]
+        write = history(m, write, "write")
         entering = {"x": (self.x_data, 0), "w0": (self.w_data[0], 1), "w1": (self.w_data[1], 1)}
         late = {name: {} for name in entering}
         for i, p in positions(inputs).items():
@@ -224,8 +224,8 @@ class MacArray(Component):
             for name, row in late.items():
                 m.d.comb += [getattr(pair, name)[i].eq(value) for i, value in row.items()]
             m.d.comb += pair.swap.eq(Cat(swap))
-            m.d.comb += pair.write0.eq(Cat(write[p][o] for p in range(GROUP)))
-            m.d.comb += pair.write1.eq(Cat(write[p][o + 1] for p in range(GROUP)))
+            m.d.comb += pair.write0.eq(Cat(write(p + 2)[o] for p in range(GROUP)))
+            m.d.comb += pair.write1.eq(Cat(write(p + 2)[o + 1] for p in range(GROUP)))
             m.d.comb += [self.y_data[o].eq(pair.y0), self.y_data[o + 1].eq(pair.y1)]
         m.d.comb += self.y_valid.eq(delay(m, self.x_valid, self.latency, "valid"))
         return m

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeCastable, Signal, Value
 from amaranth.lib import data
 
@@ -27,12 +29,16 @@ def delay(m: Module, value, cycles: int, name: str | None = None):
     return value
 
 
-def stages(m: Module, value: Value, cycles: int, name: str) -> list[Value]:
-    """`value` after 0 to `cycles` cycles, without reset."""
-    found = [value]
-    for i in range(1, cycles + 1):
-        found.append(register(m, found[-1], f"{name}_{i}"))
-    return found
+def history(m: Module, value: Value, name: str) -> Callable[[int], Value]:
+    """f(n) is `value` n cycles later; one shift register, as long as asked for."""
+    stages = [value]
+
+    def at(cycles: int) -> Value:
+        while len(stages) <= cycles:
+            stages.append(register(m, stages[-1], f"{name}_{len(stages)}"))
+        return stages[cycles]
+
+    return at
 
 
 def delay_valid(m: Module, value: Value, cycles: int, name: str | None = None) -> Value:

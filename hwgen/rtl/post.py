@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from amaranth.hdl import Assert, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
@@ -21,6 +19,7 @@ from .common import (
     at_most,
     delay,
     delay_valid,
+    history,
     lanes_mask,
     largest_tree,
     register,
@@ -30,18 +29,6 @@ from .gelu import GELU_LATENCY, gelu_lanes
 from .memory import RAM_LATENCY, Ram
 
 LOWEST = -(1 << 15)  # below every stored element
-
-
-def history(m: Module, value: Value, name: str) -> Callable[[int], Value]:
-    """f(n) is `value` n cycles later; one shift register, as long as asked for."""
-    stages = [value]
-
-    def at(cycles: int) -> Value:
-        while len(stages) <= cycles:
-            stages.append(register(m, stages[-1], f"{name}_{len(stages)}"))
-        return stages[cycles]
-
-    return at
 
 
 class PostProcessor(Component):
