@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from .. import patches
 from ..resampling import Resampling
 
 Array = np.ndarray
+NAMES = ("name", "source")  # fields of every node
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,14 +23,28 @@ class Node:
     source: str = field(default="", kw_only=True)
 
     @property
+    def reads(self) -> dict[str, str | tuple[str, ...]]:
+        """By field, the name of the value that it reads there, or the names."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("value")}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """By field, what the node is beside its name and what it reads."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata.get("value") and f.name not in NAMES}
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the values this node reads, in the order of its fields."""
         found: list[str] = []
-        for f in fields(self):
-            if f.metadata.get("value"):
-                held = getattr(self, f.name)
-                found += held if isinstance(held, tuple) else (held,)
+        for held in self.reads.values():
+            found += held if isinstance(held, tuple) else (held,)
         return tuple(found)
+
+    def reading(self, names: Mapping[str, str]) -> Node:
+        """The node with what `names` has in place of the values that it reads."""
+        reads = self.reads.items()
+        made = {k: tuple(names.get(x, x) for x in v) if isinstance(v, tuple) else names.get(v, v) for k, v in reads}
+        return replace(self, **made)
 
 
 def value():

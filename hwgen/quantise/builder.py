@@ -12,6 +12,7 @@ from .. import isa
 from .. import qgraph as q
 from ..errors import UserError
 from ..isa import Convert
+from ..naming import unused
 from ..numerics import (
     INT8_MAX,
     INT16_MAX,
@@ -89,10 +90,7 @@ class Builder:
 
     def name(self, name: str) -> str:
         """`name`, or one like it that no value has."""
-        candidate, i = name, 2
-        while candidate in self.made.values:
-            candidate, i = f"{name}.{i}", i + 1
-        return candidate
+        return unused(name, self.made.values)
 
     def emit(self, node: q.Node, rows: int, cols: int, scale=1.0, offset=None, groups: int = 1, value: str | None = None) -> Ref:
         """Append a node with its value; `value`: the float value that it is."""

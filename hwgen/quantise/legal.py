@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -66,9 +66,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
         return put(fg.Window(name, reader.x, "mean", size, (1, 1), source=reader.source))
 
     for node in live(graph).values():
-        read = {f.name: getattr(node, f.name) for f in fields(node) if f.metadata.get("value")}
-        node = replace(node, **{name: _renamed(value, done.aliases) for name, value in read.items()})
-        made = {name: nodes.get(getattr(node, name)) for name in read}
+        node = node.reading(done.aliases)
+        made = {name: nodes.get(value) for name, value in node.reads.items()}
         changed = {}
         match node:
             case fg.Clip():
@@ -124,11 +123,6 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             done.exact |= {m.name for m in made.values() if is_identity(m) and not isinstance(nodes.get(m.x), fg.Clip)}
     done.graph.outputs = [replace(o, value=done.aliases.get(o.value, o.value)) for o in graph.outputs]
     return done
-
-
-def _renamed(value: str | tuple[str, ...], names: dict[str, str]) -> str | tuple[str, ...]:
-    """A name, or the names that a Stack or Join reads, by what stands for them."""
-    return names.get(value, value) if isinstance(value, str) else tuple(names.get(v, v) for v in value)
 
 
 def _is_before(node: fg.Gather, source: fg.Node | None, graph: fg.Graph, aliases: dict[str, str]) -> bool:

@@ -7,7 +7,6 @@ statistics they get the same integers, so the weights need to be stored only onc
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields
 
 import numpy as np
 
@@ -47,13 +46,12 @@ def _moves(node: fg.Node) -> bool:
 
 def _constants(node: fg.Node) -> list[str]:
     parts = []
-    for f in fields(node):
-        constant = getattr(node, f.name)
+    for name, constant in node.parameters.items():
         if isinstance(constant, np.ndarray):
             data = np.ascontiguousarray(constant, np.float32)
-            parts.append(f"{f.name}{data.shape}{hashlib.sha256(data.tobytes()).hexdigest()}")
-        elif not f.metadata.get("value") and f.name not in ("name", "source"):
-            parts.append(f"{f.name}={constant}")
+            parts.append(f"{name}{data.shape}{hashlib.sha256(data.tobytes()).hexdigest()}")
+        else:
+            parts.append(f"{name}={constant}")
     return parts
 
 

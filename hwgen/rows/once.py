@@ -7,12 +7,12 @@ no product, each reader keeps its own: a norm that only matrices read has finer 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..graph import Activation, Clip, Graph, LayerNorm, Linear, Multiply, Node, Rows, Softmax, Step, shapes
+from ..naming import unused
 
 BY_ROW = (Activation, Clip, LayerNorm, Linear, Multiply, Softmax, Step)  # that make each row of that row of what they read
 
@@ -50,6 +50,11 @@ def once(graph: Graph) -> Graph:
     made: list[Node] = []
     ranges = dict(graph.ranges)
 
+    def free(name: str) -> str:
+        """`name`, or one like it that no value has; it is taken then."""
+        names.add(found := unused(name, names))
+        return found
+
     def taken(name: str, start: int, stop: int) -> str:
         """A name for rows of a value, made where there is none."""
         span = spans[name]
@@ -57,21 +62,21 @@ def once(graph: Graph) -> Graph:
             return span.name
         if (start, stop) == (parts[name].start, parts[name].stop):
             return called[name]
-        made.append(Rows(_free(f"{name}.rows", names), span.name, start - span.start, stop - span.start))
+        made.append(Rows(free(f"{name}.rows"), span.name, start - span.start, stop - span.start))
         return made[-1].name
 
     for node in graph.nodes:
         part, span = parts[node.name], spans[node.name]
         whole = (part.start, part.stop) == (span.start, span.stop)
         if span.first == node.name:
-            span.name = span.name or _free(f"{node.name}.all", names)
+            span.name = span.name or free(f"{node.name}.all")
             less, more = part.start - span.start, span.stop - part.stop
             inputs = {}
             for x in dict.fromkeys(node.inputs):
                 at = parts[x]
                 along = not whole and at.stop - at.start == part.stop - part.start
                 inputs[x] = taken(x, at.start - less, at.stop + more) if along else called[x]
-            made.append(_reading(replace(node, name=span.name), inputs))
+            made.append(replace(node, name=span.name).reading(inputs))
             if node.name in ranges:
                 ranges[span.name] = ranges[node.name]
         called[node.name] = span.name if whole else node.name
@@ -107,8 +112,7 @@ def _parts(graph: Graph) -> dict[str, _Part]:
 
 def _constants(node: Node) -> tuple[object, ...]:
     """What a node is beside its name and what it reads; arrays by identity, since the lowering keeps equal ones once."""
-    held = [getattr(node, f.name) for f in fields(node) if not f.metadata.get("value") and f.name not in ("name", "source")]
-    return tuple(id(a) if isinstance(a, np.ndarray) else a for a in held)
+    return tuple(id(a) if isinstance(a, np.ndarray) else a for a in node.parameters.values())
 
 
 def _spans(graph: Graph, parts: dict[str, _Part]) -> dict[str, _Span]:
@@ -149,19 +153,3 @@ def _worth(graph: Graph, parts: dict[str, _Part], several: set[int]) -> set[int]
         if of in before | behind:
             before.update(several.intersection(inputs))
     return before | behind
-
-
-def _free(name: str, names: set[str]) -> str:
-    """`name`, or one like it that no value has; it is taken then."""
-    free, i = name, 2
-    while free in names:
-        free, i = f"{name}_{i}", i + 1
-    names.add(free)
-    return free
-
-
-def _reading(node: Node, inputs: dict[str, str]) -> Node:
-    """A node that reads other values."""
-    held = {f.name: getattr(node, f.name) for f in fields(node) if f.metadata.get("value")}
-    read: dict[str, Any] = {k: tuple(inputs[x] for x in v) if isinstance(v, tuple) else inputs[v] for k, v in held.items()}
-    return replace(node, **read)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..intgraph import (
     View,
 )
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
+from ..naming import unused
 from ..numerics import GATE_BITS, SHIFT_MIN
 from ..walks import Walk
 from . import nests
@@ -74,7 +74,7 @@ class Selection:
     # --- helpers ----------------------------------------------------------------------------------------------------
 
     def _buffer(self, name: str, rows: int, cols: int, groups: int = 1, scale: float | Array = 1.0) -> View:
-        name = _unused(name, self.buffers)
+        name = unused(name, self.buffers)
         self.buffers[name] = Buffer(name, rows, cols, groups, scale)
         return View(name, 0, rows, 0, cols)
 
@@ -102,7 +102,7 @@ class Selection:
         return self._places[node.name]
 
     def _emit(self, kind: type, name: str, *args: Any, **fields: Any) -> None:
-        name = _unused(name, self._names)
+        name = unused(name, self._names)
         self._names.add(name)
         self.ops.append(kind(name, *args, **fields))
 
@@ -431,10 +431,3 @@ def _row_operands(node: q.Node) -> dict[str, RowMax]:
         if isinstance(node.matrix.w, q.Ref) and node.matrix.col_mult is None:
             found[node.matrix.w.value] = RowMax.ABS
     return found
-
-
-def _unused(name: str, taken: Container[str]) -> str:
-    candidate, n = name, 2
-    while candidate in taken:
-        candidate, n = f"{name}.{n}", n + 1
-    return candidate
