@@ -43,24 +43,34 @@ def product(b: Builder, node: fg.Product) -> None:
     Rows of what is divided by its last column may have any size: rows of x are made equally large, so that those of small
     sums keep their bits.
     """
-    one, other = plain(b, node.a), b.held[node.b]
-    by_row = np.ndim(other.scale) == 2
-    other = other if by_row else plain(b, node.b)
-    steps = np.asarray(other.scale, np.float64).reshape(-1) * node.scale
+    one, other, steps = _operands(b, node)
     alike = _divided(b, node)
     if alike:  # a row counts in int8 steps of x, its own scale is left away
         unit = steps * 2.0 ** (COL_SHIFT - ROW_STEP_BITS - UNIT_SHIFT)
-        wanted = _bound(b, node) * (INT8_MAX * node.scale / INT16_MAX)
+        shift = _shift(_bound(b, node) * (INT8_MAX * node.scale / INT16_MAX) / unit)
+        scale = unit * 2.0**shift
     else:
-        unit = steps * float(one.scale) * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)
-        wanted = _column_steps(b, node.name) if by_row else np.array([own_scale(b, node, 0.0)])
-    shift = _shift(wanted / unit)
+        scale, shift = _sums(b, node, node, steps * float(one.scale))
     matrix = Matrix(other.ref, None, shift, row=UNIT_ROW if alike else None)
     made = q.Product(b.name(node.name), one.ref, matrix, source=node.source)
-    scale = unit * 2.0**shift
-    scale = scale if by_row else float(scale[0])
-    ref = b.emit(made, one.ref.rows, other.ref.rows, scale, value=None if alike else node.name)
-    b.held[node.name] = Held(ref, scale)
+    held = scale if np.ndim(other.scale) == 2 else float(scale[0])
+    ref = b.emit(made, one.ref.rows, other.ref.rows, held, value=None if alike else node.name)
+    b.held[node.name] = Held(ref, held)
+
+
+def _operands(b: Builder, node: fg.Product) -> tuple[Held, Held, Array]:
+    """(what is streamed, the stationary rows, the steps of these: one, or those of each row; times the product's own factor)."""
+    one, other = plain(b, node.a), b.held[node.b]
+    other = other if np.ndim(other.scale) == 2 else plain(b, node.b)
+    return one, other, np.asarray(other.scale, np.float64).reshape(-1) * node.scale
+
+
+def _sums(b: Builder, node: fg.Node, source: fg.Product, steps: Array) -> tuple[Array, int]:
+    """(steps of `node`, the product or its transpose, of rows whose operands' steps are `steps` together; the shift to them)."""
+    unit = steps * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)
+    by_row = np.ndim(b.held[source.b].scale) == 2
+    shift = _shift((_column_steps(b, source.name) if by_row else np.array([own_scale(b, node, 0.0)])) / unit)
+    return unit * 2.0**shift, shift
 
 
 def _shift(larger: Array) -> int:
@@ -73,16 +83,11 @@ def _shift(larger: Array) -> int:
 
 def _turned(b: Builder, node: fg.Transpose, source: fg.Product) -> None:
     """The transpose of a product: its operands change places. Steps of the rows of what is streamed are those of its rows."""
-    one, other = plain(b, source.a), b.held[source.b]
-    by_row = np.ndim(other.scale) == 2
-    other = other if by_row else plain(b, source.b)
-    steps = np.asarray(other.scale, np.float64).reshape(-1) * source.scale
-    unit = steps * float(one.scale) * 2.0 ** (COL_SHIFT - 2 * ROW_STEP_BITS)
-    wanted = _column_steps(b, source.name) if by_row else np.array([own_scale(b, node, 0.0)])
-    shift = _shift(wanted / unit)
+    one, other, steps = _operands(b, source)
+    scale, shift = _sums(b, node, source, steps * float(one.scale))
     made = q.Product(b.name(node.name), other.ref, Matrix(one.ref, None, shift), source=source.source)
-    scale = (unit * 2.0**shift)[:, None] if by_row else float(unit[0] * 2.0**shift)
-    b.held[node.name] = Held(b.emit(made, other.ref.rows, one.ref.rows, scale, value=node.name), scale)
+    held = scale[:, None] if np.ndim(other.scale) == 2 else float(scale[0])
+    b.held[node.name] = Held(b.emit(made, other.ref.rows, one.ref.rows, held, value=node.name), held)
 
 
 def _divided(b: Builder, node: fg.Product) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..layers import Activation, Hard
 from ..tensor import BOOL, FLOAT, INT, Builder, Concat, Gather, Node, Reduce, Ref, Scatter, TopK
-from .lists import listed, plain
+from .lists import in_lists, listed, plain
 from .match import constant, group, is_map, layer, regroup
 
 Array = np.ndarray
@@ -185,11 +185,9 @@ def _best(t: Builder, index: Ref, count: int) -> Ref | None:
     if not isinstance(best.op, TopK):
         return None
     (scores,), axis = best.operands, best.op.axis
-    at = np.stack(np.unravel_index(index.layout.positions().reshape(-1), best.shape))
-    place = int(at[axis][0])
-    others = (*best.shape[:axis], *best.shape[axis + 1 :])
-    lines = np.ravel_multi_index(tuple(np.delete(at, axis, 0)), others) if others else at[axis] * 0
-    if np.ptp(at[axis]) or place >= MOST_PLACES or scores.shape[axis] != count or scores.dtype != FLOAT:
+    places, _, lines = in_lists(index)
+    place = int(places[0])
+    if np.ptp(places) or place >= MOST_PLACES or scores.shape[axis] != count or scores.dtype != FLOAT:
         return None
     rest = [i for i in range(len(scores.shape)) if i != axis]
     scores = group(scores if best.op.largest else t.map("neg", scores), [axis], rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import gcd, prod
 
 import numpy as np
@@ -35,26 +36,18 @@ def convolution(t: Builder, node: Node) -> Ref | None:
         return _one_by_one(t, node, x, w, f"{first},{second}->{result}", batch)
     if not 2 <= len(summed) <= 4 or len(places) != len(summed) - 1 or len(lone + places + summed + groups) < len(first):
         return None
-    if (
-        len(groups) > 1
-        or len(outputs) + len(summed) + len(groups) < len(second)
-        or any(len(axes[c]) > 1 for c in places + summed[1:])
-    ):
+    if len(groups) > 1 or len(outputs) + len(summed) + len(groups) < len(second):
         return None
     if groups and not (any(s for _, s in axes[groups[0]]) and any(s for _, s in wide[groups[0]])):
         return None
-    one = {c: axes[c][0] if axes[c] else (1, 0) for c in places + summed[1:]}
-    steps = [(one[c], one[d]) for c, d in zip(places, summed[1:], strict=True)]
-    if any(step * s < 0 for (_, step), (_, s) in steps):
+    if (steps := _steps(axes, places, summed[1:])) is None or any(step * s < 0 for (_, step), (_, s) in steps):
         return None  # places one way, taps the other
     if not groups and (_of_image(x) or all(n * abs(s) <= abs(step) for (_, step), (n, s) in steps)):
         return None
     x = _of_pixels(t, x) or x
     axes = dict(zip(first, x.layout.axes, strict=True))
-    if any(len(axes[c]) > 1 for c in places + summed[1:]):
+    if (steps := _steps(axes, places, summed[1:])) is None:
         return None
-    one = {c: axes[c][0] if axes[c] else (1, 0) for c in places + summed[1:]}
-    steps = [(one[c], one[d]) for c, d in zip(places, summed[1:], strict=True)]
     channels = tuple(f for c in groups + summed[:1] for f in axes[c])
     source, (strides, dilations, pads) = _source(t, x, channels, steps)
     weight = group(w, [second.index(c) for c in groups + outputs], *[[second.index(c)] for c in summed])
@@ -143,6 +136,14 @@ def along_channels(t: Builder, node: Node) -> Ref | None:
 
 
 Steps = list[tuple[tuple[int, int], tuple[int, int]]]  # by axis: loop over places, loop over the kernel
+
+
+def _steps(axes: Mapping[str, Axis], places: list[str], kernel: list[str]) -> Steps | None:
+    """By axis of a map, its two loops; None where one is no single loop."""
+    if any(len(axes[c]) > 1 for c in places + kernel):
+        return None
+    one = {c: axes[c][0] if axes[c] else (1, 0) for c in places + kernel}
+    return [(one[c], one[d]) for c, d in zip(places, kernel, strict=True)]
 
 
 def _source(

@@ -156,16 +156,19 @@ def _joined(t: Builder, parts: list[Ref | None]) -> Ref | None:
 
 def _of_lists(t: Builder, x: Ref, index: Ref) -> Ref | None:
     """Elements of several top-k lists, one list after another."""
-    best = index.node
-    axis, shape = best.op.axis, best.shape
-    at = np.stack(np.unravel_index(index.layout.positions().reshape(-1), shape))
-    places, lines = at[axis], np.delete(at, axis, 0)
-    others = (*shape[:axis], *shape[axis + 1 :])
-    which = np.ravel_multi_index(tuple(lines), others) if others else np.zeros(len(places), np.int64)
+    places, lines, which = in_lists(index)
     runs = _runs(which)
     if len(runs) > MOST_LISTS:
         return None
     return _joined(t, [_of_list(t, x, index, places[run], lines[:, run[0]]) for run in runs])
+
+
+def in_lists(index: Ref) -> tuple[Array, Array, Array]:
+    """(place in its list, place along the other axes, number of the list) of each number of an index that top-k makes."""
+    axis, shape = index.op.axis, index.node.shape
+    at = np.stack(np.unravel_index(index.layout.positions().reshape(-1), shape))
+    lines, others = np.delete(at, axis, 0), (*shape[:axis], *shape[axis + 1 :])
+    return at[axis], lines, np.ravel_multi_index(tuple(lines), others) if others else np.zeros(len(at[axis]), np.int64)
 
 
 def _of_list(t: Builder, x: Ref, index: Ref, places: Array, line: Array) -> Ref | None:
