@@ -40,8 +40,8 @@ class MatmulUnit:
 
     def __init__(self, config: Config, traffic: Traffic, clock: Clock):
         self.config, self.traffic, self.clock = config, traffic, clock
-        # Last tile taken, last row made, last row issued.
-        self.taken = self.generated = NEVER
+        # Last tile taken, last row made, last job whose rows are made, last row issued.
+        self.taken = self.generated = self.begun = NEVER
         self.issued = -1.0
         self.tiles: deque[tuple[float, int]] = deque(maxlen=ISSUE_QUEUE + 1)
         # Rows of the latest tiles, and their residuals: first and last read, banks from, to.
@@ -107,10 +107,12 @@ class MatmulUnit:
             self.causes["other"] = queued - idle_at
             self.causes["depend"] = start - queued
         self.ready = max(start, free)
-        job = max(start + 1, self.generated + 1)  # the row issuer takes the next job when it has made the last row
+        # A job waits before the row issuer, which begins it when it has made the last row of the one before.
+        time = max(start + 1, self.begun + 1)
+        job = self.begun = max(time, self.generated + 1)
         first_row = job + START_STEPS
         if rows == 0:
-            yield from self._empty(insn, job, first_row, done, idle)
+            yield from self._empty(insn, time, job, first_row, done, idle)
             return
         streamed = insn.w_source == isa.WeightSource.STREAM
         path = 0 if streamed else READ_SLOT + QUANTISER
@@ -119,7 +121,6 @@ class MatmulUnit:
         residual = insn.residual and overlap(x_banks, res_banks)
         blocks = -(-insn.outputs // c.array_outputs)
         tiles = taps(walk) * -(-insn.inputs // c.array_inputs)
-        time = job  # the tile loader's state before the next tile
         for block in range(blocks):
             columns = min(c.array_outputs, insn.outputs - block * c.array_outputs)
             time = max(time, self.taken, self.bank_users[0] + self.depth + PARAMS_USED) + PARAMS_STEPS
@@ -157,13 +158,13 @@ class MatmulUnit:
         self.idle_at = self.clock.now
         idle()
 
-    def _empty(self, insn: isa.Matmul, job: float, first_row: float, done, idle) -> Steps:
+    def _empty(self, insn: isa.Matmul, time: float, job: float, first_row: float, done, idle) -> Steps:
         """An empty queue: a placeholder row, and words to discard."""
         c = self.config
         self.generated = job + 1
         self._issue(max(self.issued + 1, first_row), 1, 0)
         done(self.issued + self.pipeline, self.issued, self.causes)
-        time = job + 1
+        time += 1
         if insn.discard:
             for first in range(0, insn.outputs, c.array_outputs):
                 columns = min(c.array_outputs, insn.outputs - first)

@@ -11,10 +11,11 @@ a short window, so that what is live at one time stays about the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, ScanRows, SelectRows, View
+from ..isa import RowMax
 
 VECTOR = (Norm, Multiply, ReduceWindow, RouteTokens, SelectRows, ScanRows)
 Resource = tuple[str, ...]  # a buffer's elements, or its row maxima
@@ -87,10 +88,11 @@ def dependencies(graph: IntGraph) -> list[_Node]:
     nodes = [_Node() for _ in graph.ops]
     writes: dict[Resource, list[tuple[int, View]]] = defaultdict(list)
     reads: dict[Resource, list[tuple[int, View]]] = defaultdict(list)
-    state: dict[object, int] = {}  # last operation that must stay before the next of its kind
+    chained = {i for chain in _chains(graph.ops) for i in chain}
+    last_chain: dict[RowMax, int] = {}  # the last operation of the latest chain of a kind of row maxima
+    loose: dict[RowMax, set[int]] = defaultdict(set)  # those with such maxima since, in any order
     queue_users: list[int] = []
     route, tokens = -1, 0
-    continued = {op.row_max for op in graph.ops if isinstance(op, MatMul) and op.continue_max}
     for i, op in enumerate(graph.ops):
         node = nodes[i]
         if isinstance(op, RouteTokens):
@@ -100,10 +102,14 @@ def dependencies(graph: IntGraph) -> list[_Node]:
             node.needs.add(route)
             node.tokens = tokens
             queue_users.append(i)
-        if isinstance(op, MatMul) and op.row_max in continued:
-            if op.row_max in state:
-                node.before.add(state[op.row_max])
-            state[op.row_max] = i
+        if isinstance(op, MatMul) and op.row_max != RowMax.NONE:
+            # Nothing that has maxima comes between the operations of a chain, which the machine keeps once.
+            node.before |= {last_chain[op.row_max]} if op.row_max in last_chain else set()
+            if i in chained:
+                node.before |= loose.pop(op.row_max, set())
+                last_chain[op.row_max] = i
+            else:
+                loose[op.row_max].add(i)
         for resource, view, is_write in _accesses(op):
             node.needs |= {j for j, other in writes[resource] if not is_write and view.overlaps(other)}
             node.before |= {j for j, other in writes[resource] if view.overlaps(other)}
@@ -120,6 +126,19 @@ def dependencies(graph: IntGraph) -> list[_Node]:
         node.before.discard(i)
         node.needs.discard(i)
     return nodes
+
+
+def _chains(ops: list[Op]) -> Iterator[list[int]]:
+    """Of every chain of row maxima the MatMuls: one that is continued, and those that continue it."""
+    begun: dict[RowMax, list[int]] = {}
+    for i, op in enumerate(ops):
+        if not isinstance(op, MatMul) or op.row_max == RowMax.NONE:
+            continue
+        if op.continue_max:
+            begun[op.row_max].append(i)
+            yield begun[op.row_max]
+        else:
+            begun[op.row_max] = [i]
 
 
 def _accesses(op: Op) -> list[tuple[Resource, View, bool]]:

@@ -16,8 +16,9 @@ from .depth_first import Limits, depth_first
 from .interleave import interleaved
 from .order import reorder
 from .pieces import norms_in_place, pieces, when_wanted
-from .row_tiling import row_tiling
+from .row_tiling import row_tiling, waiting
 from .spills import loads_ahead, spilled
+from .used_rows import used_rows
 from .windows import window_tiling
 
 
@@ -26,7 +27,7 @@ class Mapping:
     """How a network, or a batch of images of it, uses the machine."""
 
     group: int = 1  # images of a batch whose rows go through a linear layer together
-    row_tiles: int = 1  # of linear layers and LayerNorms
+    row_tiles: int = 1  # of LayerNorms and the linear layers around them
     shared_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
     ordered: bool = True  # operations reordered so that the array waits less
     piece: int | None = None  # cycles of the longest piece of an operation of the vector unit, and of the products around it
@@ -57,12 +58,19 @@ class Mapping:
         return ", ".join(parts)
 
 
+def _used_rows(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
+    """Not where images share the weights of what is left of them."""
+    return used_rows(graph) if mapping.group == 1 else graph
+
+
 def _batches(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
     return batched(graph, batch, mapping.group, mapping.shared_hidden)
 
 
 def _row_tiling(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    return row_tiling(graph, mapping.row_tiles) if mapping.row_tiles > 1 else graph
+    if mapping.row_tiles == 1:
+        return graph
+    return row_tiling(graph, mapping.row_tiles, waiting(graph.ops), loads=True)
 
 
 def _in_place(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
@@ -122,6 +130,7 @@ def _order(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> Int
 
 
 PASSES: dict[str, Callable[[IntGraph, Mapping, Config, int], IntGraph]] = {
+    "used rows": _used_rows,
     "batches": _batches,
     "row tiling": _row_tiling,
     "norms in place": _in_place,

@@ -17,8 +17,6 @@ from ..intgraph import (
     Input,
     IntGraph,
     MatMul,
-    Multiply,
-    Norm,
     Op,
     RouteTokens,
     Spill,
@@ -32,7 +30,7 @@ from .bounds import aside, bound, vector
 from .depth_first import Limits
 from .halos import Rows
 from .parts import WHOLE, part_name
-from .row_tiling import row_tiling
+from .row_tiling import row_tiling, waiting
 from .streamed import Run, Streamed
 
 TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
@@ -80,7 +78,7 @@ def _in_blocks(of: _Same, limits: Limits, config: Config, room: Limits | None) -
     begin = 0  # of the block before
     for number, block in found.blocks:
         runs.setdefault(number, len(ops))
-        tiled = row_tiling(replace(result, ops=block), TILES, _waiting(block)).ops
+        tiled = row_tiling(replace(result, ops=block), TILES, waiting(block, TILES * LEAST_ROWS)).ops
         floors += [runs.get(number - 1, 0) if op.name in found.lasting else begin for op in tiled]
         begin = len(ops)
         ops += tiled
@@ -105,25 +103,6 @@ def loads_ahead(graph: IntGraph, config: Config, limits: Limits, floors: list[in
     most = limits.banks * limits.bank_chunks
     floors = floors or [0] * len(graph.ops)
     return replace(graph, ops=ahead(graph.ops, floors, lambda op: aside(op, graph.buffers, config), work, size, most))
-
-
-def _waiting(block: list[Op]) -> set[str]:
-    """Operations between which the array waits for the vector unit: what makes its rows, itself, what streams them first."""
-    made: dict[str, Op] = {}  # by the array, or of that by the vector unit
-    streamed: set[str] = set()
-    found: set[str] = set()
-    for op in block:
-        for view in op.reads().values():
-            source = made.get(view.buffer)
-            beside = isinstance(op, Norm | Multiply)
-            long = view.rows >= TILES * LEAST_ROWS
-            if long and source is not None and beside != isinstance(source, Norm | Multiply) and view.buffer not in streamed:
-                found |= {op.name, source.name}
-                streamed.add(view.buffer)
-        if isinstance(op, MatMul) or (isinstance(op, Norm | Multiply) and op.name in found):
-            made[op.out.buffer] = op
-            streamed.discard(op.out.buffer)
-    return found
 
 
 @dataclass

@@ -8,7 +8,7 @@ instructions than a queue holds, so the oldest unfinished instruction can always
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 from .. import isa
@@ -330,14 +330,37 @@ class Emitter:
             for i, op in zip(step, ops, strict=True):
                 self._matmul(i, op, begin, rows)
 
+    def _image_first(self) -> list[int]:
+        """Of each Stream the Loads that it waits for, though it reads nothing of them: weights that are wanted behind the image
+        come behind it, else the ports that carry them take most of DRAM from the one that carries the image, and the array has
+        nothing to do.
+
+        The first product of rows of inputs has its weights at once. The next ones, for other rows, wait for what these load,
+        and the one behind them for all of it, so that those behind that one do.
+        """
+        inputs = {op.out.buffer for op in self.graph.ops if isinstance(op, Input)}
+        loads: dict[int, int] = {}  # that the first products wait for, by their streams
+        most = 0
+        for insn, i, stream in self.emitted:
+            if isinstance(insn, isa.Matmul):
+                op = self.graph.ops[i]
+                if not (isinstance(op, MatMul) and op.x.buffer in inputs):
+                    break
+                most = max(most, insn.wait_load)
+                if stream >= 0:
+                    loads[stream] = most if loads else 0
+        return [loads.get(k, most if k == len(loads) else 0) for k in range(len(self.streams))]
+
     def _merge_streams(self) -> Iterator[tuple[isa.Insn, int]]:
-        """All instructions, every Stream STREAM_LEAD streamed Matmuls before its own but behind the Route it looks at."""
+        """All instructions, every Stream STREAM_LEAD streamed Matmuls before its own, but behind the Route that it looks at and
+        the Loads that it waits for."""
         users = [position for position, (_, _, stream) in enumerate(self.emitted) if stream >= 0]
+        loads = [-1, *(position for position, (insn, _, _) in enumerate(self.emitted) if insn.unit == isa.Unit.LOAD)]
         at: dict[int, list[tuple[isa.Insn, int]]] = {}
         last = 0
-        for k, (insn, i, route) in enumerate(self.streams):
-            last = max(last, users[k - STREAM_LEAD] if k >= STREAM_LEAD else 0, route + 1)
-            at.setdefault(last, []).append((insn, i))
+        for k, ((insn, i, route), wait) in enumerate(zip(self.streams, self._image_first(), strict=True)):
+            last = max(last, users[k - STREAM_LEAD] if k >= STREAM_LEAD else 0, route + 1, loads[wait] + 1)
+            at.setdefault(last, []).append((replace(insn, wait_load=max(insn.wait_load, wait)), i))
         for position, (insn, i, _) in enumerate(self.emitted):
             yield from at.get(position, ())
             yield insn, i

@@ -41,6 +41,13 @@ def test_few_rows_wait_for_their_weights():
     assert causes["tile"] + causes["dram"] > 0.8 * result.cycles - 300
 
 
+def test_the_next_tile_loads_while_rows_stream():
+    """A job waits before the row issuer: the loader does not."""
+    work = [isa.Stream(dram=0, words=2 * (16 * 8 + 4)), *2 * [matmul(rows=60, inputs=8 * 16, outputs=16)]]
+    second = run(work).spans[-1]
+    assert second.causes["active"] == 60 * 8 and sum(second.causes.values()) == second.causes["active"]
+
+
 def test_few_bursts_in_flight_are_the_limit():
     """A burst's place is free again after latency and beats, which come at full rate after the pause; measured in RTL:
     68.8 cycles of one burst of a beat; of the ulx3s, with what does not overlap, 2.89 cycles a beat.

@@ -9,14 +9,14 @@ from hwgen import cost, mapping
 from hwgen.config import Config
 from hwgen.dram import Dram
 from hwgen.errors import UserError
-from hwgen.intgraph import Constant, IntGraph, MatMul, Norm, RouteTokens, View
+from hwgen.intgraph import Constant, Input, IntGraph, MatMul, Norm, RouteTokens, View
 from hwgen.intgraph_checks import verify
 from hwgen.isa import RowMax
 from hwgen.mapping import Mapping
 from hwgen.mapping.batch import Batch, _Scope, batched
 from hwgen.mapping.bounds import timing
-from hwgen.mapping.order import reorder
-from hwgen.mapping.row_tiling import row_tiling
+from hwgen.mapping.order import dependencies, reorder
+from hwgen.mapping.row_tiling import row_tiling, waiting
 from hwgen.mapping.runs import chains
 from hwgen.schedule import schedule
 from hwgen.sim import golden
@@ -119,6 +119,44 @@ def test_row_tiling(blocks):
         assert len(norms) > sum(isinstance(op, Norm) for op in graph.ops)
         got = golden.run(split, {name: array[0] for name, array in images.items()}).outputs
         assert_equal({name: value[None] for name, value in got.items()}, one_by_one(graph, images))
+
+
+@pytest.mark.parametrize("patches", [(3, 3), (4, 5)])
+def test_an_image_comes_in_the_tiles_of_the_layer_that_reads_it(patches):
+    graph = random_graph(0, Shape(patches=patches))
+    images = images_of(graph, 1)
+    split = row_tiling(graph, 2, waiting(graph.ops), loads=True)
+    verify(split)
+    stem = [(op.x.row, op.rows) for op in split.ops if isinstance(op, MatMul) and op.name.startswith("embed")]
+    assert len(stem) == 2 and stem == [(op.out.row, op.out.rows) for op in split.ops if isinstance(op, Input)]
+    kinds = [type(op).__name__ for op in split.ops if isinstance(op, Input) or op.name.startswith(("embed", "position"))]
+    assert kinds == ["Input", "Constant", "Input", "Constant", "MatMul", "MatMul"]  # the first tile's are the first
+    got = golden.run(split, {name: array[0] for name, array in images.items()}).outputs
+    assert_equal({name: value[None] for name, value in got.items()}, one_by_one(graph, images))
+
+
+def test_layers_that_read_the_same_rows_are_not_all_in_tiles():
+    """Keys read what queries have read before: by then all rows are there, and their weights come once."""
+    graph = random_graph(0, SHAPES["odd"])
+    chosen = waiting(graph.ops)
+    assert {"l0.norm1", "l0.q", "l0.proj", "l0.norm2"} <= chosen and "l0.k" not in chosen
+    assert not waiting(graph.ops, 12)
+
+
+def test_a_chain_holds_up_none_of_those_behind_it():
+    """What has row maxima but continues none goes in any order, but not between the heads of a chain."""
+    graph = row_tiling(random_graph(0, SHAPES["odd"]), 2)
+    nodes = dependencies(graph)
+    behind: list[set[int]] = []  # all that each operation must follow
+    for node in nodes:
+        behind.append(node.before.union(*(behind[j] for j in node.before)))
+    names = {op.name: i for i, op in enumerate(graph.ops)}
+    first, second = names["l0.fc1.rows0"], names["l0.fc1"]
+    ops = [graph.ops[i] for i in (first, second)]
+    assert all(isinstance(op, MatMul) and op.row_max == RowMax.ABS for op in ops)
+    assert first not in behind[second] and second not in behind[first]
+    chain = [i for i, op in enumerate(graph.ops) if isinstance(op, MatMul) and (op.continue_max or op.name == "l0.o0")]
+    assert len(chain) > 3 and set(chain[:2]) <= behind[first] and set(chain[:2]) <= behind[chain[-1]]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -79,11 +79,12 @@ def finished(instructions) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_wait_is_needed_or_follows_from_others(name):
     """Waits taken away one by one: the program is refused, naming both instructions, or nothing is less sure than before.
-    Streams wait for the queue of their Route, which has one place."""
+    Streams wait for the queue of their Route, which has one place; that the first ones wait for the image is for speed alone."""
     graph, config = NETWORKS[name]
     program = schedule({"": graph}, config)
     task = program.tasks[""]
     waits = [(n, w) for n, insn in enumerate(task.instructions[:-1]) for w in vars(insn) if w[:5] == "wait_" and getattr(insn, w)]
+    waits = [(n, w) for n, w in waits if not (isinstance(task.instructions[n], isa.Stream) and w == "wait_load")]
     drawn = np.random.default_rng(0).permutation(len(waits))[:40]
     before, noticed = finished(task.instructions), 0
     for number, wait in (waits[i] for i in drawn):

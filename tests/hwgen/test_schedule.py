@@ -11,6 +11,7 @@ from hwgen.config import Config
 from hwgen.errors import Shortage, UserError
 from hwgen.intgraph import Buffer, Constant, Input, IntGraph, MatMul, Norm, Output, View
 from hwgen.isa import Convert, RowMax, RowScale
+from hwgen.mapping import Mapping
 from hwgen.schedule import allocate, schedule
 from hwgen.schedule.allocate import Item, place
 from hwgen.schedule.emit import Emitter
@@ -300,6 +301,17 @@ def test_streams_run_ahead_but_not_past_a_queue():
             ahead -= 1
         largest = max(largest, ahead)
     assert ahead == 0 and 3 < largest <= isa.QUEUE_DEPTH
+
+
+def test_weights_behind_the_image_wait_for_it():
+    graph = Mapping(row_tiles=2).apply(random_graph(0), Config(), 1)
+    task = schedule({"": graph}, Config()).tasks[""]
+    pairs = list(zip(task.instructions, task.origins, strict=True))
+    waits = {name: insn.wait_load for insn, name in pairs if isinstance(insn, isa.Stream)}
+    stem = [insn.wait_load for insn, name in pairs if isinstance(insn, isa.Matmul) and name.startswith("embed")]
+    first, second, third, *others = waits.values()
+    assert list(waits)[:2] == ["embed.rows0", "embed"] and not any([first, *others])  # streams go in order
+    assert stem[0] < stem[1] == second == third
 
 
 def test_maxima_live_from_a_whole_write_to_their_last_reader():
