@@ -18,10 +18,12 @@ from .lower import GONE, Make, Rows, Where
 from .means import by_windows
 from .moves import value
 from .once import once
+from .pixels import pixels_as_rows
 from .resampled import at_once
 from .sums import chained
 from .turned import turned_at_once
 from .views import Unsupported, View
+from .wide import one_by_one
 
 CURVES = ("atan", "cos", "erf", "exp", "log", "sigmoid", "sin", "softplus", "sqrt", "tanh")
 _LAYERS = (dense, elementwise, lengths, maps, reductions, attention, moe, products, scans, selection)
@@ -55,7 +57,8 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     types = {name: kind for name, kind in program.notes.get("types", {}).items() if name in b.shapes}
     made = once(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))
-    return by_windows(turned_at_once(heads_apart(chained(commuted(at_once(beside(made))))))), []
+    made = chained(one_by_one(commuted(at_once(beside(pixels_as_rows(made))))))
+    return by_windows(turned_at_once(heads_apart(made))), []
 
 
 def _output(b: Rows, name: str, r: Ref) -> graph.Output:

@@ -5,7 +5,9 @@
 MODELS: the folder of the real networks (default: shared/models beside the checkout); without it the seeded example
 m3vit-tiny takes the place of the trained network (its routing is even), and the networks of others are left out. FILE.onnx: these
 instead, calibrated and run with noise (from timm, say: vit_base_patch16_224). --only: of the titles that the table has.
---estimate: by the cycle model, without RTL: minutes instead of hours. KEY=VALUE: Config fields.
+--estimate: by the cycle model, without RTL: minutes instead of hours. --machine: the same, the functional machine's outputs
+compared with golden, and golden with the float model. KEY=VALUE: Config fields. Whole networks with decoders, and video, are
+exported where torch and transformers are (tests/bench/exports/whole.py), and left out where not.
 Prints one table. Compiling the design takes minutes, once; then a run takes a minute for a million cycles.
 """
 
@@ -19,12 +21,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from hwgen import example, run
+from hwgen import graph as fg
 from hwgen.boards import load
+from hwgen.compare import snr_db
 from hwgen.dram import of_board
 from hwgen.files import write_npz
 from hwgen.levels import import_model
@@ -37,6 +42,7 @@ WIDE = (
     "timm_tiny_vit_5m", "timm_efficientformer_l1", "timm_efficientvit_m5", "timm_efficientvit_b1", "timm_mobilevit_s",
     "timm_poolformer_s12", "hf_segformer_b0",
 )  # fmt: skip
+WHOLE = "upernet_swin_t_512", "dpt_small_384", "vivit_small_16f", "detr_r18_512", "maskformer_swin_t_384"
 COLUMNS = ("network", "DRAM", "cycles an image", "ms", "array busy", "MB moved", "cycles of DRAM alone", "= golden", "seconds")
 
 
@@ -90,6 +96,13 @@ def noisy(model: Path, work: Path) -> Network:
     return Network(model, work / "noise.npz", images)
 
 
+def exported(name: str, work: Path) -> Path:
+    """A whole network by PyTorch's exporter."""
+    script = Path(__file__).parent / "exports" / "whole.py"
+    subprocess.run([sys.executable, "-W", "ignore", script, work / f"{name}.onnx", name], check=True, stdout=subprocess.DEVNULL)
+    return work / f"{name}.onnx"
+
+
 def row(cells: tuple[str, ...]) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -101,19 +114,22 @@ def measure(title: str, network: Network, work: Path, options: argparse.Namespac
     last = {"stop_after": "report"} if options.estimate else {}
     built = build(made, work / "bundle", calibrate=network.calibrate, settings=options.settings, batch=batch, **last)
     config, memory = built.config, of_board(load("zcu104"), built.config)
-    if options.estimate:
+    images = {name: array[:batch] for name, array in network.images.items()}
+    start = time.monotonic()
+    same, equal, counters = True, "not run", {}
+    if not options.estimate:
+        bundle = run.open_bundle(work / "bundle")
+        golden = run.run(bundle, "golden", images)
+        found = run.run(bundle, "machine", images) if options.machine else run.run(bundle, "rtl", images, dram=dram)
+        same = all(np.array_equal(golden.outputs[name], found.outputs[name]) for name in golden.outputs)
+        equal, counters = "yes" if same else "NO", found.counters[0] if found.counters else {}
+        if options.machine:
+            equal += f", {worst(network, images, golden.outputs):.1f} dB of float"
+    if options.estimate or options.machine:
         (task,) = built.report["tasks"].values()
         cycles, active = (batch * task[key] for key in ("cycles", "array_active_cycles"))
         moved = batch * sum(task["traffic_bytes"].values())
-        same, equal = True, "not run"
     else:
-        bundle = run.open_bundle(work / "bundle")
-        images = {name: array[:batch] for name, array in network.images.items()}
-        golden = run.run(bundle, "golden", images)
-        start = time.monotonic()
-        rtl = run.run(bundle, "rtl", images, dram=dram)
-        same = all(np.array_equal(golden.outputs[name], rtl.outputs[name]) for name in golden.outputs)
-        counters, equal = rtl.counters[0], "yes" if same else "NO"
         cycles, active = counters["cycles"], counters["array_active"]
         moved = sum(n for name, n in counters.items() if "beats" in name) * config.axi_bytes
     row((
@@ -122,6 +138,13 @@ def measure(title: str, network: Network, work: Path, options: argparse.Namespac
         f"{time.monotonic() - start:.0f}",
     ))  # fmt: skip
     return same
+
+
+def worst(network: Network, images: dict[str, np.ndarray], golden: dict[str, np.ndarray]) -> float:
+    """dB of the float model that the worst output keeps on the first image."""
+    graph = import_model(network.model)
+    wanted = fg.outputs(graph, fg.evaluate(graph, {name: array[0] for name, array in images.items()}))
+    return min(snr_db(values, golden[name][0]) for name, values in wanted.items())
 
 
 def networks(folder: Path, work: Path) -> dict[str, tuple[Callable[[], Network], int, tuple[str, ...]]]:
@@ -138,6 +161,8 @@ def networks(folder: Path, work: Path) -> dict[str, tuple[Callable[[], Network],
     for name in WIDE:
         if (hollow := folder / "wide" / f"{name}_ts17.onnx").exists():
             found[name] = lambda hollow=hollow: noisy(filled(hollow, work), work), 1, board
+    if find_spec("torch") and find_spec("transformers"):
+        found |= {name: (lambda name=name: noisy(exported(name, work), work), 1, board) for name in WHOLE}
     return found
 
 
@@ -145,7 +170,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="MODELS | FILE.onnx | KEY=VALUE")
     parser.add_argument("--only", default="", metavar="REGEX")
-    parser.add_argument("--estimate", action="store_true")
+    engine = parser.add_mutually_exclusive_group()
+    engine.add_argument("--estimate", action="store_true")
+    engine.add_argument("--machine", action="store_true")
     options = parser.parse_args(arguments)
     options.settings = dict(a.split("=", 1) for a in options.names if "=" in a)
     files = [Path(a) for a in options.names if a.endswith(".onnx")]
@@ -161,7 +188,7 @@ def main(arguments: list[str]) -> int:
             if not re.search(options.only, title):
                 continue
             network = make()
-            for dram in memories[: 1 if options.estimate else None]:
+            for dram in memories[: 1 if options.estimate or options.machine else None]:
                 same.append(measure(title, network, work, options, batch, dram))
     return 0 if all(same) else 1
 

@@ -111,4 +111,80 @@ def vivit(w):
     return {"image": (2, 2 * frames, 8, 8)}, {w.linear(w.norm(w.op("ReduceMean", x, [1], keepdims=1), C), C, 6): (1, 6)}
 
 
-FORMS = {"UperNet": upernet, "DPT": dpt, "CroCo": croco, "ViViT": vivit}
+def pyramid(w):
+    """(map of 8 x 8 fused of two scales, tokens of the map of 4 x 4) of an image of 16 x 16."""
+    large = w.relu(w.conv(w.patched("image", (2, 2))))
+    small = w.relu(w.conv(large, stride=2))
+    fused = w.op("Add", w.conv(large, size=1), w.larger(w.conv(small, size=1), 2))
+    return w.relu(w.conv(fused)), w.norm(w.tokens_of(small, 16), C)
+
+
+def masks_of(w, queries, pixels, side):
+    """Of every query over a map's pixels."""
+    embedded = w.linear(w.relu(w.linear(w.norm(queries, C), C, C)), C, C)
+    masks = w.op("MatMul", embedded, w.op("Reshape", pixels, [1, C, side * side]))
+    return w.op("Reshape", masks, [1, -1, side, side])
+
+
+def mask2former(w):
+    """Learned queries that look where their last masks are, made smaller, or anywhere where these are empty; classes and masks of
+    each (Cheng et al. 2022)."""
+    count, side = 5, 8
+    pixels, keys = pyramid(w)
+    queries = w.op("Add", w.normal(1, count, C), np.zeros((1, count, C), np.float32))
+    for _ in range(2):
+        masks = w.larger(masks_of(w, queries, pixels, side), 0.5)
+        hidden = w.op("Less", w.op("Sigmoid", w.op("Reshape", masks, [1, count, 16])), 0.5)
+        seen = w.op("ReduceSum", w.op("Cast", w.op("Not", hidden), to=TensorProto.INT64), np.array([2]), keepdims=1)
+        hidden = w.op("And", hidden, w.op("Greater", seen, np.array(0)))
+        q, k, v = (w.linear(t, C, C) for t in (queries, keys, keys))
+        scores = w.op("Mul", w.op("MatMul", q, w.op("Transpose", k, perm=[0, 2, 1])), C**-0.5)
+        y = w.op("MatMul", w.op("Softmax", w.op("Where", hidden, float("-inf"), scores), axis=-1), v)
+        queries = w.block(w.norm(w.op("Add", queries, w.linear(y, C, C)), C))
+    classes = w.linear(w.norm(queries, C), C, 4)
+    return {"image": (3, 16, 16)}, {classes: (count, 4), masks_of(w, queries, pixels, side): (count, side, side)}
+
+
+def kmax(w):
+    """Centres of clusters that take the pixels most like them (Yu et al. 2022)."""
+    count, side = 5, 8
+    pixels, _ = pyramid(w)
+    tokens = w.norm(w.tokens_of(pixels, side * side), C)
+    keys, values = (w.linear(tokens, C, C) for _ in range(2))
+    centres = w.op("Add", w.normal(1, count, C), np.zeros((1, count, C), np.float32))
+    for _ in range(2):
+        scores = w.op("MatMul", w.linear(w.norm(centres, C), C, C), w.op("Transpose", keys, perm=[0, 2, 1]))
+        best = w.op("ArgMax", scores, axis=1, keepdims=0)
+        own = w.op("OneHot", best, np.array([count]), np.array([0, 1], np.float32), axis=1)
+        centres = w.block(w.op("Add", centres, w.op("Mul", w.op("MatMul", own, values), 0.1)))
+    classes = w.linear(w.norm(centres, C), C, 4)
+    return {"image": (3, 16, 16)}, {classes: (count, 4), masks_of(w, centres, pixels, side): (count, side, side)}
+
+
+def detr(w):
+    """An encoder with places in queries and keys alone, a decoder of learned queries, classes and boxes (Carion et al. 2020)."""
+    count = 5
+    x = w.tokens_of(w.relu(w.conv(w.patched("image", (4, 4)))), 16)
+    places, asked = w.normal(1, 16, C), w.normal(1, count, C)
+
+    def attend(x, at, other, of):
+        q, k, v = w.linear(w.op("Add", x, at), C, C), w.linear(w.op("Add", other, of), C, C), w.linear(other, C, C)
+        scores = w.op("Mul", w.op("MatMul", q, w.op("Transpose", k, perm=[0, 2, 1])), C**-0.5)
+        y = w.op("MatMul", w.op("Softmax", scores, axis=-1), v)
+        return w.norm(w.op("Add", x, w.linear(y, C, C)), C)
+
+    def mlp(x):
+        return w.norm(w.op("Add", x, w.linear(w.relu(w.linear(x, C, 2 * C)), 2 * C, C)), C)
+
+    memory = mlp(attend(x, places, x, places))
+    queries = np.zeros((1, count, C), np.float32)
+    for _ in range(2):
+        queries = attend(queries, asked, queries, asked)
+        queries = mlp(attend(queries, asked, memory, places))
+    boxes = w.op("Sigmoid", w.linear(w.relu(w.linear(queries, C, C)), C, 4))
+    return {"image": (3, 16, 16)}, {w.linear(queries, C, 6): (count, 6), boxes: (count, 4)}
+
+
+FORMS = {
+    "UperNet": upernet, "DPT": dpt, "CroCo": croco, "ViViT": vivit, "Mask2Former": mask2former, "kMaX": kmax, "DETR": detr,
+}  # fmt: skip

@@ -295,7 +295,7 @@ def test_channels_of_zeros(tmp_path):
 
 
 def test_masks_of_queries_over_pixels(tmp_path):
-    """Queries by pixels, as MaskFormer's last product gives them: pixels are columns of the output, and nothing moves."""
+    """Queries by pixels, as MaskFormer's last product gives them: the pixels stream, and the host turns what they make."""
     height, width = 24, 20
 
     def form(w):
@@ -304,5 +304,7 @@ def test_masks_of_queries_over_pixels(tmp_path):
         return w.op("Einsum", w.linear(w.tokens(), D, 16), pixels, equation="bqc,bchw->bqhw")
 
     made = imported(tmp_path, form, (1, T, height, width))
-    assert isinstance(made.node(made.outputs[0].value), graph.Product) and not made.outputs[0].transposed
+    product = made.node(made.outputs[0].value)
+    assert isinstance(product, graph.Product) and made.outputs[0].transposed
+    assert graph.shapes(made)[product.name] == (height * width, T)
     agrees(made)

@@ -1,0 +1,52 @@
+# ruff: noqa: E501  # a network a line
+"""Whole networks at the size of their papers, with random weights: what `full_size.py` measures beside the shipped ones.
+
+    python tests/bench/exports/whole.py FILE.onnx NAME
+
+NAME is one of those in NETWORKS. It needs torch and transformers, which hwgen does not; without them exit status 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+try:
+    import torch
+    from exporters import EXPORTS, seeded
+    from from_transformers import BOXES, MASKS, made
+except ImportError as error:
+    print(f"whole.py: {error}; it needs an environment with torch and transformers", file=sys.stderr)
+    sys.exit(2)
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+SMALL = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
+
+
+def swin(size: int) -> tuple[str, dict]:
+    """Swin-T."""
+    shape = dict(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7)
+    return "Swin", dict(shape, image_size=size, out_features=STAGES)
+
+
+RESNET18 = ("ResNet", dict(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", out_features=["stage4"]))
+DECODER = dict(d_model=256, num_queries=100, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048, decoder_ffn_dim=2048, encoder_attention_heads=8, decoder_attention_heads=8)
+DETR = dict(DECODER, use_timm_backbone=False, use_pretrained_backbone=False, backbone=None)
+NETWORKS = {
+    "upernet_swin_t_512": ("UperNetForSemanticSegmentation", "UperNet", dict(hidden_size=512, num_labels=150, use_auxiliary_head=False, parts=dict(backbone_config=swin(512))), (3, 512, 512)),
+    "dpt_small_384": ("DPTForDepthEstimation", "DPT", dict(SMALL, image_size=384, patch_size=16, backbone_out_indices=[2, 5, 8, 11], neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64, fields="predicted_depth"), (3, 384, 384)),
+    "vivit_small_16f": ("VivitForVideoClassification", "Vivit", dict(SMALL, image_size=224, num_frames=16, tubelet_size=[2, 16, 16], num_labels=400), (16, 3, 224, 224)),
+    "detr_r18_512": ("DetrForObjectDetection", "Detr", dict(DETR, parts=dict(backbone_config=RESNET18), fields=BOXES), (3, 512, 512)),
+    "maskformer_swin_t_384": ("MaskFormerForInstanceSegmentation", "MaskFormer", dict(parts=dict(backbone_config=swin(384), decoder_config=("Detr", DETR)), fields=MASKS), (3, 384, 384)),
+}  # fmt: skip
+
+
+def main(path: str, name: str) -> int:
+    model, settings, options, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    EXPORTS["ts17"].write(seeded(made(model, settings, **options)), torch.randn(1, *shape), Path(path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
