@@ -8,7 +8,9 @@ inputs named `?..` stand for what is missing, so that the next pass judges what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ Pass = Callable[[Any], tuple[Any, list[Finding]]]
 PASSES: tuple[tuple[str, Pass], ...] = (("tensor", import_program), ("layers", recognise), ("rows", rows.lower))
 NAMED = 5  # nodes that a refusal names for each fault; `check` lists all
 MOST_TASKS = 64
+DEPTH = 10_000  # calls within each other: a pass that asks for a node asks for what it reads first, through a whole network
 
 
 @dataclass
@@ -49,9 +52,12 @@ class Compiled:
         for name, step in PASSES:
             if name not in self.levels:
                 try:
-                    value, findings = step(value)
+                    with _deep():
+                        value, findings = step(value)
                 except ir.TooLarge as error:
                     raise UserError(f"{self.model.path}: level {name}: {error}, too many") from None
+                except RecursionError:
+                    raise UserError(f"{self.model.path}: level {name}: too many layers behind each other") from None
                 known = {f.node for f in self.findings}
                 self.findings += [f for f in findings if f.node not in known]
                 if value is None:
@@ -76,6 +82,17 @@ class Compiled:
         if not self.until(name).findings and name in self.levels:
             return self.levels[name]
         raise UserError(refusal(self.model.path, self.until(PASSES[-1][0]).findings))
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
+    """As many calls within each other as a deep network needs."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, DEPTH))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def compiled(path: str | Path, **options: Any) -> Compiled:

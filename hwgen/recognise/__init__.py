@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import Finding
 from ..tensor import Map, Program
-from .activations import clip, curved, leaky, log_sigmoid, plain, scaled, undone
+from .activations import clip, curved, leaky, log_sigmoid, over_sigmoid, plain, scaled, undone
 from .attention import attention
 from .conditions import placed, stepped
 from .convolution import along_channels, convolution, frames
@@ -30,7 +30,7 @@ ROUNDS: tuple[tuple[Pattern, ...], ...] = (
     (parted, log_sigmoid),
     (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, kept_keys, attention, softmax, norm, curved, leaky),
-        *(undone, bias, gain, received, *LISTS),
+        *(undone, over_sigmoid, bias, gain, received, *LISTS),
     ),
     # what is left outside attention and norms, and with a number that is no step of it
     (turned, length, outer, weighed, chosen, scaled, frames),

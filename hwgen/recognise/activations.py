@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+from scipy.special import expit
 
 from ..layers import Activation, Clip
-from ..tensor import Builder, Node, Ref
-from .match import elementwise, is_map, layer, pointwise, scalar_of, sources
+from ..tensor import Builder, Concat, Node, Ref
+from .match import constant, elementwise, is_map, layer, pointwise, scalar_of, sources
 from .names import label, parent
 from .rewrite import relabel
 
@@ -116,18 +117,57 @@ def plain(t: Builder, node: Node) -> Ref | None:
 
 def undone(t: Builder, node: Node) -> Ref | None:
     """The inverse of a sigmoid behind a sigmoid, kept from infinity by bounds: the value itself, within the bounds. So
-    detectors refine the places that a layer before them gave."""
+    detectors refine the places that a layer before them gave, also those of several layers side by side."""
     if not is_map(node, "log"):
         return None
     for source in sources(node):
-        values = elementwise(node, source, GRID) if source.shape == node.shape else None
-        if values is None or np.shape(values) != GRID.shape:
+        if source.shape != node.shape:
             continue
-        low, high = float(np.min(values)), float(np.max(values))
-        if low < 0 < high and np.isfinite([low, high]).all() and np.abs(values - np.clip(GRID, low, high)).max() <= CLOSE:
+        if (limits := _limits(elementwise(node, source, GRID))) is not None:
             t.notes["rounded"] = True  # in single precision 1 - sigmoid has few digits left near its end
-            return t.through(source.layout, t.node(Clip(low, high), source.node.ref))
+            return t.through(source.layout, t.node(Clip(*limits), source.node.ref))
+        if isinstance(source.op, Concat) and (y := _undone_parts(t, node, source)) is not None:
+            return y
     return None
+
+
+def _undone_parts(t: Builder, node: Node, source: Ref) -> Ref | None:
+    """`undone` of a join of sigmoids and constants."""
+    limits = _limits(elementwise(node, source, expit(GRID)))
+    if limits is None or not all(is_map(r, "sigmoid") or constant(r) for r in source.node.operands):
+        return None
+    parts = []
+    for r in source.node.operands:
+        if (numbers := r.constant) is not None:
+            found = np.asarray(elementwise(node, source, np.asarray(numbers, np.float64)), np.float32)
+            parts.append(t.const(found))
+        else:
+            x = t.through(r.layout, r.node.operands[0])
+            parts.append(t.through(x.layout, t.node(Clip(*limits), x.node.ref)))
+    t.notes["rounded"] = True
+    return t.through(source.layout, t.concat(parts, source.op.axis))
+
+
+def _limits(values: Array | None) -> tuple[float, float] | None:
+    """(low, high) where values on GRID are those of min(max(x, low), high), zero between the bounds."""
+    if values is None or np.shape(values) != GRID.shape:
+        return None
+    low, high = float(np.min(values)), float(np.max(values))
+    if not low < 0 < high or not np.isfinite([low, high]).all() or np.abs(values - np.clip(GRID, low, high)).max() > CLOSE:
+        return None
+    return low, high
+
+
+def over_sigmoid(t: Builder, node: Node) -> Ref | None:
+    """What is divided by a sigmoid or an exponential: 1 / sigmoid(x) is 1 + exp(-x), and needs no division. So detectors
+    compare the size of a box with that of another."""
+    if not is_map(node, "div"):
+        return None
+    x, under = node.operands
+    if not is_map(under, "sigmoid", "exp"):
+        return None
+    y = t.map("exp", t.map("neg", t.through(under.layout, under.node.operands[0])))
+    return t.map("mul", x, t.map("add", y, 1.0) if is_map(under, "sigmoid") else y)
 
 
 def log_sigmoid(t: Builder, node: Node) -> Ref | None:

@@ -28,6 +28,15 @@ FUNCTIONS = {
         *(node("Clip", [n, "least"], [f"{n}_"]) for n in ("chance", "rest")),
         *(node("Div", ["chance_", "rest_"], ["odds"]), node("Log", ["odds"], [y])),
     ],
+    "sigmoids undone beside constants": lambda x, y: [  # those of several layers, the first of which has learned places
+        *(node("Sigmoid", [x], ["own"]), node("Concat", ["own", "chances"], ["chance"], axis=2)),
+        *(node("Sub", ["one", "chance"], ["rest"]), *(node("Clip", [n, "least"], [f"{n}_"]) for n in ("chance", "rest"))),
+        *(node("Div", ["chance_", "rest_"], ["odds"]), node("Log", ["odds"], ["both"])),
+        *(node("Split", ["both"], ["first", "second"], axis=2), node("Add", ["first", "second"], [y])),
+    ],
+    "over a sigmoid": lambda x, y: [
+        *(node("Tanh", [x], ["small"]), node("Sigmoid", ["small"], ["size"]), node("Div", [x, "size"], [y])),
+    ],
     "elu + 1": lambda x, y: [node("Elu", [x], [f"{y}_e"]), node("Add", [f"{y}_e", "one"], [y])],
 }
 
@@ -62,6 +71,7 @@ def test_a_function_between_two_layers(tmp_path, function, size):
     rng = np.random.default_rng(0)
     held = {"p": normal(rng, 16, 3, 4, 4), "w": normal(rng, 24, 16, 1, 1, scale=size), "v": normal(rng, 8, 24, 1, 1)}
     held |= {"b": rng.standard_normal(24).astype(np.float32), "one": np.float32(1), "least": np.float32(1e-5)}
+    held["chances"] = rng.uniform(0.1, 0.9, (1, 24, 4, 6)).astype(np.float32)
     nodes = [
         node("Conv", ["image", "p"], ["x"], strides=[4, 4]),
         node("Conv", ["x", "w", "b"], ["h"]),
@@ -69,6 +79,17 @@ def test_a_function_between_two_layers(tmp_path, function, size):
         node("Conv", ["f", "v"], ["out"]),
     ]
     assert decibels(write(tmp_path / "m.onnx", nodes, held, (8, 4, 6))) > 30
+
+
+def test_a_network_as_deep_as_no_stack_of_calls(tmp_path):
+    """Layers behind each other without a sum, each of which asks for the one before."""
+    rng, count = np.random.default_rng(3), 150
+    held = {"p": normal(rng, 8, 3, 4, 4)} | {f"w{i}": normal(rng, 8, 8, 1, 1) for i in range(count)}
+    nodes = [node("Conv", ["image", "p"], ["x0"], strides=[4, 4])]
+    for i in range(count):
+        nodes += [node("Conv", [f"x{i}", f"w{i}"], [f"h{i}"]), node("Sigmoid", [f"h{i}"], [f"s{i}"])]
+        nodes.append(node("Mul", [f"h{i}", f"s{i}"], [f"x{i + 1}"]))
+    assert check(write(tmp_path / "m.onnx", nodes, held, (8, 4, 6))) == []
 
 
 def test_features_of_linear_attention(tmp_path):
