@@ -34,6 +34,7 @@ PIECED = (  # blocks of windows, such a fraction, cycles of a piece
 PIECES_ROOM = 0.92  # the fraction for pieces in turns
 FIXED = ("norm_columns", "max_experts")  # fields of a Config that every mapping asks as much of
 MAP_SPILLS = (0.5, 0.35, 0.2)  # fractions that are tried in turn where maps go through in bands
+LOWER = 0.84  # of such a fraction: blocks that leave more room for others beside them
 TURNS = 0.9  # and that for their blocks in turns
 KEPT = Mapping(spill=MAP_SPILLS[0], interleave=TURNS, room=0.8, windows=True)  # whole values where these find room
 KEPT_PIECE = 4000  # cycles of a piece there
@@ -89,7 +90,8 @@ def spill_candidates(maps: bool) -> Iterator[list[Mapping]]:
     if maps:
         for room in MAP_SPILLS:
             kept = replace(KEPT, spill=room)
-            yield [replace(kept, piece=KEPT_PIECE), kept]
+            pieced = replace(kept, piece=KEPT_PIECE)
+            yield [pieced, kept, replace(pieced, spill=room * LOWER)]
             yield [Mapping(spill=room, interleave=TURNS)]
             yield [Mapping(spill=room)]
     for rooms in SPILLS:
@@ -164,7 +166,7 @@ def _first(
                 blocked = mapping.windows and str(failure) == str(before)  # smaller blocks leave the same without room
             elif best is None or found.cycles < best.cycles:
                 best = found
-            elif mapping.spill is not None:  # less room takes longer still
+            elif mapping.spill is not None and mapping.spill < (best.mapping.spill or 0):  # less room takes longer still
                 break
         if best is None:
             continue

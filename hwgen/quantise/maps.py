@@ -84,7 +84,9 @@ def join(b: Builder, node: fg.Join) -> None:
     offset: Array | None = np.concatenate([np.broadcast_to(np.float64(o), cols) for o, _, cols in each])
     offset = offset if np.any(offset) else None
     scale: float | Array
-    if _kept(b, node, offset):
+    if (wanted := _wanted_steps(b, node.name)) is not None:
+        scale, offset = wanted, None
+    elif _kept(b, node, offset):
         scale = np.concatenate([np.broadcast_to(np.float64(s), cols) for _, s, cols in each])
         if (scale == scale[0]).all():
             scale = float(scale[0])
@@ -278,6 +280,18 @@ def activated(b: Builder, node: fg.Activation, source: fg.Window) -> None:
     b.held[node.name] = made.emit(b, node.name, 0.0, form=form)
 
 
+def _wanted_steps(b: Builder, name: str) -> Array | None:
+    """Steps of columns that suit the convolution that alone reads a value, as it is or side by side with others."""
+    match b.plan.readers(name):
+        case [fg.Conv(x=read) as conv] if read == name and read_static(b.plan, read) and read not in b.plan.scales:
+            return best_steps(b, conv)[1]
+        case [fg.Join(xs=xs) as join] if xs.count(name) == 1 and b.plan.roots[name] not in b.plan.outputs:
+            widths = [b.shapes[x][1] for x in xs]
+            whole, first = _wanted_steps(b, join.name), sum(widths[: xs.index(name)])
+            return None if whole is None else whole[first : first + b.shapes[name][1]]
+    return None
+
+
 def resample(b: Builder, node: fg.Resample) -> None:
     """Emit a map made larger: in the steps that suit the convolution that alone reads it, else in steps of its own."""
     larger, x = node.resampling, b.held[node.x]
@@ -288,9 +302,8 @@ def resample(b: Builder, node: fg.Resample) -> None:
     offset = 0.0 if x.offset is None else np.asarray(x.offset, np.float64)
     rows, cols = b.shapes[node.name]
     scale: float | Array = own_scale(b, node, float(np.abs(offset).max()) / INT16_MAX)
-    match b.plan.readers(node.name):
-        case [fg.Conv(x=read) as conv] if read == node.name and read_static(b.plan, read) and read not in b.plan.scales:
-            scale = np.maximum(best_steps(b, conv)[1], np.abs(offset) / INT16_MAX)
+    if (wanted := _wanted_steps(b, node.name)) is not None:
+        scale = np.maximum(wanted, np.abs(offset) / INT16_MAX)
     seen = b.stats.values[node.x].magnitude(offset)
     largest = np.minimum(np.ceil(seen / x.scale * 1.5) + 1, INT16_MAX)  # int16 number of x, with room
     before = int(np.clip(np.ceil(np.log2(max(float(largest.max()) * larger.gain, 1.0) / VALUE_MAX)), 0, BEFORE_MAX))

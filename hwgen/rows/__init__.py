@@ -13,6 +13,7 @@ from . import attention, dense, elementwise, lengths, maps, moe, products, reduc
 from .apart import split
 from .beside import beside
 from .commuted import commuted
+from .fused import one_tap
 from .head_norms import heads_apart
 from .lower import GONE, Make, Rows, Where
 from .means import by_windows
@@ -57,7 +58,7 @@ def lower(program: Program) -> tuple[graph.Graph | None, list[Finding]]:
         return None, sorted(b.findings, key=lambda f: order.get(f.node, 0))
     types = {name: kind for name, kind in program.notes.get("types", {}).items() if name in b.shapes}
     made = once(graph.Graph(b.shapes, b.nodes, outputs, b.ranges, types))
-    made = chained(one_by_one(commuted(at_once(beside(pixels_as_rows(made))))))
+    made = chained(one_by_one(one_tap(commuted(at_once(beside(pixels_as_rows(made)))))))
     return by_windows(turned_at_once(heads_apart(made))), []
 
 

@@ -23,6 +23,7 @@ SHOWN = 5  # items that an error names
 RELAXED = 24  # attempts with less and less time for those that are in the way
 AROUND = 8  # steps around one that found no place in which others give way, too, where those beside it have; then twice as many
 SQUEAKS = 24  # attempts more, in each of which what found no place in the one before is placed first
+WORTH = 0.8  # of what clashes, at which the second way of placing is taken
 PASSES = 4  # over all items, to move those apart that clash
 ORDERS: tuple[Callable[[Item], tuple[float, ...]], ...] = (
     lambda item: (-item.size, item.first),
@@ -84,7 +85,7 @@ def place(
             )
     together = peak(items)
     need, have = sum(item.size for item in together), banks * bank_size
-    failed = together[-1] if need > have else _placed(items, banks, bank_size, clashes)
+    failed = together[-1] if need > have else _best(items, banks, bank_size, clashes)
     if failed is None:
         return
     short = f"{need - have} short" if need > have else "enough in sum, but not in one piece"
@@ -99,7 +100,30 @@ def place(
     )
 
 
-def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int]) -> Item | None:
+def _best(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int]) -> Item | None:
+    """Place all items, and once more with an eye on those that are still to come where that lets much less clash; the first
+    one that finds no place."""
+    wishes = [(item.first, item.last) for item in items]
+    if (failed := _placed(items, banks, bank_size, clashes)) is not None or not (cost := _cost(items, bank_size, clashes)):
+        return failed
+    found = [(item.address, item.first, item.last) for item in items]
+    for item, (first, last) in zip(items, wishes, strict=True):
+        item.first, item.last = first, last
+    if _placed(items, banks, bank_size, clashes, True) is None and _cost(items, bank_size, clashes) < WORTH * cost:
+        return None
+    for item, (address, first, last) in zip(items, found, strict=True):
+        item.address, item.first, item.last = address, first, last
+    return None
+
+
+def _cost(items: list[Item], bank_size: int, clashes: dict[tuple[int, int], int]) -> int:
+    """Of all that clash in one bank."""
+    return sum(c for (i, j), c in clashes.items() if items[i].address // bank_size == items[j].address // bank_size)
+
+
+def _placed(
+    items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int], ahead: bool = False
+) -> Item | None:
     """Place all items, for as long as they like where there is room; the first one that finds none in the last order that is
     tried. Where one finds none, those that could do with less of its time get less."""
     wishes = [item.wishes() for item in items]
@@ -109,7 +133,7 @@ def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[i
     for _ in range(RELAXED):
         for item, choices, k in zip(items, wishes, level, strict=True):
             item.first, item.last = choices[k]
-        failed = _fill(items, banks, bank_size, clashes, ORDERS[0])
+        failed = _fill(items, banks, bank_size, clashes, ORDERS[0], ahead)
         if failed is None:
             _bring_forward(items)
             for item, (_, last) in zip(items, must, strict=True):
@@ -127,14 +151,18 @@ def _placed(items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[i
     for item, (first, last) in zip(items, must, strict=True):
         item.first, item.last = first, last
     squeaked: dict[int, int] = {}
+
+    def squeaks(item: Item) -> tuple[float, ...]:
+        return (-squeaked.get(id(item), 0), *ORDERS[0](item))
+
     for order in ORDERS:
-        failed = _fill(items, banks, bank_size, clashes, order)
+        failed = _fill(items, banks, bank_size, clashes, order, ahead)
         if failed is None:
             _bring_forward(items)
             return None
     for _ in range(SQUEAKS):  # what found no place comes before the others
         squeaked[id(failed)] = len(squeaked) + 1
-        failed = _fill(items, banks, bank_size, clashes, lambda item: (-squeaked.get(id(item), 0), *ORDERS[0](item)))
+        failed = _fill(items, banks, bank_size, clashes, squeaks, ahead)
         if failed is None:
             _bring_forward(items)
             return None
@@ -163,9 +191,15 @@ def peak(items: list[Item]) -> list[Item]:
 
 
 def _fill(
-    items: list[Item], banks: int, bank_size: int, clashes: dict[tuple[int, int], int], order: Callable[[Item], tuple[float, ...]]
+    items: list[Item],
+    banks: int,
+    bank_size: int,
+    clashes: dict[tuple[int, int], int],
+    order: Callable[[Item], tuple[float, ...]],
+    ahead: bool = False,
 ) -> Item | None:
-    """Place all items for first..last in rising order of `order`; returns the first one that found no place."""
+    """Place all items for first..last in rising order of `order`; returns the first one that found no place. ahead: what is
+    placed leaves a bank, where it can, to what clashes with it and with others and is still to come."""
     partners: dict[int, list[tuple[int, int]]] = {}
     for (i, j), cost in clashes.items():
         partners.setdefault(i, []).append((j, cost))
@@ -174,23 +208,31 @@ def _fill(
     last = np.array([item.last for item in items])
     size = np.array([item.size for item in items])
     address = np.full(len(items), -1)
+    near = [[0] * banks for _ in items]  # what an item clashes with, of those that are placed, by bank
     for i in sorted(range(len(items)), key=lambda i: (*order(items[i]), items[i].name)):
         beside = np.flatnonzero((address >= 0) & (first <= last[i]) & (last >= first[i]))
         choices = []
         for bank in range(banks):
-            near = beside[address[beside] // bank_size == bank]
-            offset = _gap(address[near] - bank * bank_size, size[near], size[i], bank_size)
+            there = beside[address[beside] // bank_size == bank]
+            offset = _gap(address[there] - bank * bank_size, size[there], size[i], bank_size)
             if offset is not None:
-                cost = sum(c for j, c in partners.get(i, ()) if address[j] >= 0 and address[j] // bank_size == bank)
-                choices.append((cost, offset, bank))
+                left = sum(_least(near[j], bank, c) for j, c in partners.get(i, ()) if address[j] < 0) if ahead else 0
+                choices.append((near[i][bank] + left, offset, bank))
         if not choices:
             return items[i]
         _, offset, bank = min(choices)
         address[i] = bank * bank_size + offset
+        for j, cost in partners.get(i, ()):
+            near[j][bank] += cost
     _move_apart(address, first, last, size, partners, banks, bank_size)
     for item, a in zip(items, address, strict=True):
         item.address = int(a)
     return None
+
+
+def _least(near: list[int], bank: int, cost: int) -> int:
+    """How much more than now an item must clash at least, wherever it will be placed, with another of this cost in a bank."""
+    return min(n + cost * (b == bank) for b, n in enumerate(near)) - min(near)
 
 
 def _move_apart(

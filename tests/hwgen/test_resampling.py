@@ -54,6 +54,7 @@ WAYS = {
     "corners": ((2, 3), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
     "one and a half times": ((1.5, 2), {"mode": "linear"}),
     "half": ((0.5, 1), {"mode": "linear", "antialias": 1}),
+    "one axis after the other": ((4, 7), {"mode": "linear"}),
 }
 
 
@@ -64,7 +65,8 @@ def test_as_onnx_in_floats_and_integers(tmp_path, way):
     made = import_model(w.write(tmp_path / "m.onnx", IMAGE, network(scales, **attributes)(w), [1, "t", maker.D]))
     larger = [n for n in made.nodes if isinstance(n, graph.Resample)]
     kinds = {type(n).__name__ for n in made.nodes}
-    assert len(larger) == 1 + (way is WAYS["corners"]) and not kinds & {"Gather", "Stack", "Window"}, kinds
+    apart = way in [WAYS[name] for name in ("four times", "cubic", "corners", "one axis after the other")]
+    assert len(larger) == 1 + apart and not kinds & {"Gather", "Stack", "Window"}, kinds
     x = np.random.default_rng(1).normal(size=(5, *larger[0].resampling.size)).astype(np.float32)
     found = x.reshape(5, -1).T
     for node in larger:
@@ -73,6 +75,48 @@ def test_as_onnx_in_floats_and_integers(tmp_path, way):
     np.testing.assert_allclose(found, resized(x, scales, **attributes), atol=2e-6)
     images = np.random.default_rng(0).normal(size=(6, *IMAGE)).astype(np.float32)
     integer = select(quantise({"": made}, {"image": images})[""])
+    image = {"image": images[0]}
+    wanted = next(iter(graph.outputs(made, graph.evaluate(made, image)).values()))
+    answer = golden.run(integer, image).outputs
+    error = next(iter(answer.values())) - wanted
+    assert 10 * np.log10(np.square(wanted).sum() / np.square(error).sum()) > 28
+    machine.assert_equal(machine.run(schedule({"": integer}, replace(machine.CONFIGS["12x20"], **SIZES)), image), answer)
+
+
+def test_down_comes_first_where_that_makes_no_more(tmp_path):
+    """A band of the made map is made of the same rows of what lies between, and of nothing around them."""
+
+    def apart(scales):
+        w = maker.Writer()
+        form = network(scales, mode="linear")(w)
+        made = import_model(w.write(tmp_path / "m.onnx", IMAGE, form, [1, "t", maker.D]))
+        return [n.resampling.across.moves_nothing for n in made.nodes if isinstance(n, graph.Resample)]
+
+    assert apart((4, 7)) == [True, False]
+    assert apart((7, 4)) == [False, True]
+
+
+def fused(w):
+    """A map and a smaller one that is made as large, side by side, as SegFormer fuses them."""
+    large = w.op("Relu", w.op("Conv", w.patches(), w.normal(16, maker.D, 3, 3), pads=[1] * 4, kernel_shape=[3, 3]))
+    small = w.op("Relu", w.op("Conv", large, w.normal(32, 16, 2, 2), kernel_shape=[2, 2], strides=[2, 2]))
+    small = w.op("Resize", small, "", np.array([1, 1, 2, 2], np.float32), mode="linear")
+    both = w.op("Concat", small, large, axis=1)
+    made = w.op("Relu", w.op("Conv", both, w.normal(32, 48, 1, 1), w.normal(32), kernel_shape=[1, 1]))
+    return w.as_tokens(w.op("Conv", made, w.normal(maker.D, 32, 1, 1), kernel_shape=[1, 1]))
+
+
+def test_a_layer_of_resampled_maps_side_by_side_takes_no_copy_for_its_steps(tmp_path):
+    w = maker.Writer()
+    image = (maker.IMAGE[0], 12, 8)
+    made = import_model(w.write(tmp_path / "m.onnx", image, fused(w), [1, "t", maker.D]))
+    (layer,) = (n for n in made.nodes if isinstance(n, graph.Conv) and n.weight.shape[1:3] == (1, 1))
+    (join,) = (n for n in made.nodes if isinstance(n, graph.Join))
+    assert layer.x == join.name
+    images = np.random.default_rng(0).normal(size=(6, *image)).astype(np.float32)
+    integer = select(quantise({"": made}, {"image": images})[""])
+    place = next(op.x.buffer for op in integer.ops if op.name == layer.name)
+    assert [type(op).__name__ for op in integer.ops if op.out.buffer == place] == ["ReduceWindow"] * 2
     image = {"image": images[0]}
     wanted = next(iter(graph.outputs(made, graph.evaluate(made, image)).values()))
     answer = golden.run(integer, image).outputs

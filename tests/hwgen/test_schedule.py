@@ -193,6 +193,13 @@ def test_items_used_together_lie_in_different_banks():
     assert items[2].address // 100 != items[3].address // 100
 
 
+def test_banks_are_left_to_what_clashes_with_several():
+    """A small item that is read beside two large ones gets a bank for itself if both of these lie in the other one."""
+    items = [Item("one", 12, 0, 2), Item("other", 12, 2, 4), Item("small", 4, 1, 3)]
+    place(items, 2, 32, {(0, 2): 5, (1, 2): 5}, "rows", "banks")
+    assert items[0].address // 32 == items[1].address // 32 != items[2].address // 32
+
+
 @pytest.mark.parametrize("config", [*CONFIGS, Config(bank_words=64, scale_entries=128)], ids=[*ids, "tight"])
 @pytest.mark.parametrize("seed", range(3))
 def test_spaces_of_random_graphs(config, seed):
