@@ -157,7 +157,7 @@ WINDOW_ROWS = 64  # rows, and chunks of results, on their way
 WINDOW_READ = 6  # from the loops' indices to an address
 WINDOW_FIXED = 8  # registers and FIFOs between the pipelines, control
 WINDOW_TOTAL = 7  # from a row's last tap to its sums
-WINDOW_POST = 18 + GELU  # of a chunk of sums
+WINDOW_POST = 19 + GELU  # of a chunk of sums
 
 
 def window_groups(config: Config, rows: int, kernel: tuple[int, int], run: int) -> list[tuple[int, int, int]]:

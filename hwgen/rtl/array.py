@@ -209,7 +209,7 @@ class MacArray(Component):
 
         # --- what enters the cells, delayed by their position in the cascade -----------------------------------------
         swap = history(m, self.x_valid & self.x_swap, "swap")
-        swap = [register(m, swap(p), f"swap_near_{p}", WIDE) for p in range(GROUP)]
+        swap = [register(m, swap(p), f"swap_near_{p}", EVERYWHERE) for p in range(GROUP)]
         write = Cat(self.w_valid[o % 2] & (self.w_pair == o // 2) for o in range(outputs))
         write = history(m, write, "write")
         entering = {"x": (self.x_data, 0), "w0": (self.w_data[0], 1), "w1": (self.w_data[1], 1)}

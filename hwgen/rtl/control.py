@@ -10,6 +10,7 @@ from .. import isa, latency, registers
 from ..config import MAX_WEIGHT_PORTS, Config
 from ..registers import State, Status, offset
 from .axi import BYTE_ADDRESS_BITS
+from .common import register
 
 UNITS = len(isa.Unit)
 RESET_SPREAD = 4  # cycles that the reset is on its way to the units at most
@@ -222,11 +223,12 @@ class Control(Component):
         )
         values["CONTROL"] = Mux(enable, int(registers.Control.IRQ_ENABLE), 0)
         values["STATUS"] = _flags(m, "status", flags)
+        busy = register(m, Cat(self.events.busy[u] for u in isa.Unit), "busy_late")  # comes from logic all over the design
         values["STATE"] = _flags(
             m,
             "state",
             (
-                *((State[u.name], self.events.busy[u]) for u in isa.Unit),
+                *((State[u.name], busy[u]) for u in isa.Unit),
                 (State.RUNNING, self.running),
                 (State.DATA_READS, self.flying.data_reads),
                 (State.DATA_WRITES, self.flying.data_writes),

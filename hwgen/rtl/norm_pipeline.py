@@ -186,10 +186,12 @@ class NormLanes(Component):
             d = register(m, (dx - total)[: self.sum_bits + 1].as_signed(), f"d_{i}")
             d = register(m, d, f"d_in_{i}")
             second = self.factor[i | 1] if (i | 1) < len(lanes) else self.factor[i]
-            by = register(m, Mux(self.product, Mux(self.turning, second, self.factor[i]), r), f"by_{i}")
+            factor = Mux(self.turning, second, self.factor[i])
+            by = register(m, Mux(self.product, factor, r), f"by_{i}")
+            by_negative = register(m, self.product & factor[-1], f"by_neg_{i}")  # r is not; `by` itself is inside the multiplier
             # Half away from zero: a negative product is made one smaller before the shift, then rounded half up.
             product = register(m, d * by, f"dr_{i}")
-            negative = register(m, (d < 0) ^ (self.product & (by < 0)), f"neg_{i}")
+            negative = register(m, (d < 0) ^ by_negative, f"neg_{i}")
             product = register(m, product - negative, f"dr_down_{i}")
             start = RSQRT_BITS - XHAT_BITS - 1
             coarse = Signal(signed(bits + 7), name=f"coarse_{i}", reset_less=True)

@@ -28,6 +28,7 @@ from .common import (
 from .gelu import GELU_LATENCY, gelu_lanes
 from .memory import RAM_LATENCY, Ram
 
+NEAR_DSP = {**WIDE, "max_fanout": 8}  # of what goes to the multipliers of all lanes
 LOWEST = -(1 << 15)  # below every stored element
 
 
@@ -123,7 +124,7 @@ class PostProcessor(Component):
         coarse, least_coarse = (register(m, v, f"coarse_{i}", WIDE) for i, v in enumerate((steps[3:], at_most(steps[3:]))))
         later = register(m, steps[:3], "steps_fine")
         fine, least_fine = (register(m, v, f"fine_{i}", WIDE) for i, v in enumerate((later, at_most(later))))
-        near = Signal(16, name="row_mult_near", attrs=WIDE)  # with reset, or it would be a part of a shift register
+        near = Signal(16, name="row_mult_near", attrs=NEAR_DSP)  # with reset, or it would be a part of a shift register
         m.d.sync += near.eq(meta["row_mult"](1))
         row_mult = register(m, near, "row_mult_in")  # inside the multipliers
         bank, bias_bank = meta["bank"], register(m, meta["bank"](5), "bias_bank", WIDE)

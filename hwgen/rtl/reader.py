@@ -52,24 +52,17 @@ def constant_table(values, index: Value, width: int) -> Value:
     return Cat(bits)
 
 
-def _multiple(value: Value, factor: Value) -> Value:
-    """value * factor of a few bits, in LUTs and carry chains."""
-    parts = [Mux(bit, value << i, 0) for i, bit in enumerate(factor)]
-    while len(parts) > 1:
-        parts = [sum(parts[i + 1 : i + 2], parts[i]) for i in range(0, len(parts), 2)]
-    return parts[0]
-
-
 class RowQuantiser(Component):
     """o_data = numerics.quantise_rows (i_convert = 1, i_scale the row's largest magnitude) or quantise_static (0).
 
-    Both are one expression, saturate(round_shift(x * factor, 8 + exponent), 127); static has factor 1, exponent 0.
+    Both are one expression, saturate(round_shift(x * factor, 8 + exponent), 127); static has factor 1, exponent 0. Magnitudes are
+    multiplied, where rounding half away from zero is adding a half: two bits of the factor choose 0, x, 2x or 3x.
 
     Parameters: config (I = array_inputs lanes).
     Ports: i_valid, i_data (I x s16), i_convert, i_scale (u16, below 2^15), i_lanes (0..I valid lanes; the others give
     zero); o_valid, o_data (I x s8), o_scale (u16 row scale of i_scale, whatever i_convert).
     Latency: LATENCY (7), a row every cycle.
-    Cost: no DSP; about 160 registers and 200 LUTs a lane; two 128-entry tables for all.
+    Cost: no DSP; about 170 registers and 160 LUTs a lane; two 128-entry tables for all.
     """
 
     LATENCY = latency.QUANTISER
@@ -108,7 +101,8 @@ class RowQuantiser(Component):
         m.d.comb += leading.eq(scale_1 >> exponent_1)
         index_2 = register(m, Mux(leading[7], leading[:7], 0), "index_2")
         exponent_2, convert_2 = register(m, exponent_1, "exponent_2"), register(m, convert_1, "convert_2")
-        x = [register(m, Mux(mask_1[i], x[i], 0), f"x2_{i}") for i in lanes]
+        negative = [register(m, v[-1], f"negative2_{i}") for i, v in enumerate(x)]
+        x = [register(m, Mux(mask_1[i], Mux(v[-1], -v, v)[:16], 0), f"x2_{i}") for i, v in enumerate(x)]
 
         # 3: factor and step
         row_factor = constant_table(numerics.ROW_FACTOR, index_2, 8)
@@ -116,36 +110,36 @@ class RowQuantiser(Component):
         step_3 = register(m, constant_table(numerics.ROW_STEP, index_2, 16), "step_3")
         shift_3 = register(m, Mux(convert_2, exponent_2, 0), "shift_3")
         drop_3 = register(m, ~exponent_2, "drop_3")  # 7 - exponent, the shift of the step
-        x = [register(m, x[i], f"x3_{i}") for i in lanes]
+        triple = [register(m, v + (v << 1), f"triple_{i}") for i, v in enumerate(x)]
+        x = [register(m, v, f"x3_{i}") for i, v in enumerate(x)]
 
-        # 4: products with the factor's halves, of shifted sums: the DSPs belong to the array.
+        # 4: products with the factor's halves, each a digit and a shifted digit: the DSPs belong to the array.
+        def half(i: int, bits: Value) -> Value:
+            low, high = (Mux(b[1], Mux(b[0], triple[i], x[i] << 1), Mux(b[0], x[i], 0)) for b in (bits[:2], bits[2:]))
+            return low + (high << 2)
+
         low, high = (
-            [register(m, _multiple(v, factor_3[at : at + 4]), f"{name}_{i}") for i, v in enumerate(x)]
-            for at, name in ((0, "low"), (4, "high"))
+            [register(m, half(i, factor_3[at : at + 4]), f"{name}_{i}") for i in lanes] for at, name in ((0, "low"), (4, "high"))
         )
-        negative = [register(m, v[-1], f"negative_{i}") for i, v in enumerate(x)]  # as the product: the factor is positive
         shift_4, drop_4 = register(m, shift_3, "shift_4"), register(m, drop_3, "drop_4")
-        half = 1 << (numerics.STATIC_SHIFT - 1)
-        below_half_4 = register(m, ((half << shift_3) - 1)[:15], "below_half_4")
         step_4 = register(m, step_3 + ((1 << drop_3) >> 1), "step_4")
 
-        # 5: product + half - (product < 0), as product + (half - 1) + (product >= 0): a carry, no second adder
-        rounded = []
-        for i in lanes:
-            with_carry = Cat(1, low[i]).as_signed() + Cat(~negative[i], below_half_4, 0).as_signed() + (high[i] << 5)
-            rounded.append(register(m, with_carry[1:25].as_signed(), f"sum_{i}"))
+        # 5: product, but for what no shift brings up
+        drop = numerics.STATIC_SHIFT - 1  # less the bit that rounds
+        halves = [register(m, (low[i] + (high[i] << 4))[drop:23], f"product_{i}") for i in lanes]
         shift_5, scale_5 = register(m, shift_4, "shift_5", WIDE), register(m, (step_4 >> drop_4)[:16], "scale_5")
 
-        # 6: shift, note what is too large; 7: saturate, symmetric
+        # 6: shift, note what is too large; 7: round, saturate, sign
         bits = numerics.INT8_MAX.bit_length()
-        for i, v in enumerate(rounded):
-            value = v[numerics.STATIC_SHIFT :].as_signed()
-            _, beyond = shift_out(value[:-1] ^ value[-1].replicate(len(value) - 1), shift_5, bits)
-            low, sign = register(m, (value >> shift_5)[:bits], f"shifted_{i}"), register(m, value[-1], f"sign_{i}")
-            beyond = register(m, beyond, f"beyond_{i}")
-            lowest = sign & (low == 0)  # -128
-            y = Mux(beyond, (~sign).replicate(bits), low) | (beyond | lowest)
-            m.d.comb += self.o_data[i].eq(register(m, Cat(y[:bits], sign).as_signed(), f"y_{i}"))
+        for i, value in enumerate(halves):
+            kept, beyond = shift_out(value, shift_5, bits + 1)
+            kept, beyond = register(m, kept, f"shifted_{i}"), register(m, beyond, f"beyond_{i}")
+            sign = delay(m, negative[i], 4, f"sign_{i}")
+            whole = kept[1:] | beyond.replicate(bits)
+            up = kept[0] & ~whole.all()
+            # -(whole + up) is the complement of whole, and one more where nothing is rounded up.
+            y = Cat(Const(1, 1), whole ^ sign.replicate(bits), sign) + Cat(up ^ sign, Const(0, bits + 1))
+            m.d.comb += self.o_data[i].eq(register(m, y[1 : bits + 2].as_signed(), f"y_{i}"))
         m.d.comb += [
             self.o_scale.eq(delay(m, scale_5, 2, "scale_out")),
             self.o_valid.eq(delay_valid(m, self.i_valid, self.LATENCY, "valid")),

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import Component, In
 
 from ..config import Config
 from ..memories import memories
-from .common import delay, register
+from .common import WIDE, delay, register
 from .memory import RAM_LATENCY, STYLES, Ram
 from .ports import READ_LATENCY, read_port, write_port
 
@@ -107,7 +107,7 @@ class Scratchpad(Component):
             sub, bank = delay(m, sub, RAM_LATENCY, f"{name}_sub"), delay(m, bank, RAM_LATENCY, f"{name}_bank")
             wide = port.data.as_value()
             for k in range(len(wide) // (16 * c.chunk)):
-                source = register(m, Cat((sub + k)[: len(sub)], bank), f"{name}_from_{k}")
+                source = register(m, Cat((sub + k)[: len(sub)], bank), f"{name}_from_{k}", WIDE)
                 chunk = register(m, contents[source], f"{name}_chunk_{k}")
                 m.d.comb += wide.word_select(k, 16 * c.chunk).eq(chunk)
 

@@ -74,6 +74,7 @@ class WeightStream(Component):
         narrow, beats = Signal(3, reset_less=True), Signal(32, reset_less=True)
         wanted = Signal(reset_less=True)
         waiting = Signal(config.weight_ports)  # ports whose reader has not taken the command
+        m.d.sync += self.done.eq(0)
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
@@ -89,7 +90,7 @@ class WeightStream(Component):
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 with m.If(waiting == 0):
-                    m.d.comb += self.done.eq(1)
+                    m.d.sync += self.done.eq(1)
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE") | Cat(r.busy for r in readers).any())
         arriving = []  # bytes of each port
@@ -99,7 +100,10 @@ class WeightStream(Component):
             if config.narrow_weights:
                 arrived, room = _expanded(m, reader.beats, asked, Cat(units[:32], narrow), config, p)
                 length = Mux(narrow != 0, beats, units)
-            arriving.append(arrived)
+            # A word takes a slice of every port at once: no port's reader hangs on the others.
+            m.submodules[f"arrived_{p}"] = waits = RegisterSlice(8 * config.axi_bytes)
+            connect(m, arrived, waits.i)
+            arriving.append(waits.o)
             m.d.comb += [
                 reader.command.valid.eq(waiting[p] & room),
                 reader.command.payload.offset.eq(dram),

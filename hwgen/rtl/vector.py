@@ -78,6 +78,7 @@ class VectorUnit(Component):
             m.submodules.scan = scan = Scan(self.config)
             units.append((scan, (isa.Op.SCAN,)))
         chosen = Signal(len(units), attrs=WIDE)
+        idle = Signal(init=1, attrs=WIDE)  # the state of that name, near all bits of `word`
         start = Signal()
         connect(m, flipped(self.lookup), router.lookup)
         connect(m, flipped(self.queue), router.queue)
@@ -108,14 +109,16 @@ class VectorUnit(Component):
                 unit.rd.data.eq(self.rd.data.as_value()[: len(unit.rd.data.as_value())]),
                 unit.wr.ready.eq(self.wr.ready),
             ]
+        with m.If(idle):
+            m.d.sync += [
+                word.eq(self.insn.payload),
+                chosen.eq(Cat(Cat(op == kind for kind in kinds).any() for _, kinds in units)),
+            ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.insn.ready.eq(1)
-                m.d.sync += [
-                    word.eq(self.insn.payload),
-                    chosen.eq(Cat(Cat(op == kind for kind in kinds).any() for _, kinds in units)),
-                ]
                 with m.If(self.insn.valid & ~Value.cast(walks)[0]):
+                    m.d.sync += idle.eq(0)
                     m.next = "START"
             with m.State("START"):
                 m.d.comb += [start.eq(1), self.busy.eq(1)]
@@ -123,5 +126,6 @@ class VectorUnit(Component):
             with m.State("RUN"):
                 m.d.comb += [self.busy.eq(1), self.done.eq(Cat(unit.done for unit, _ in units).any())]
                 with m.If(self.done):
+                    m.d.sync += idle.eq(1)
                     m.next = "IDLE"
         return m

@@ -15,7 +15,7 @@ from .common import HALVES_BITS, add_halves, delay, delay_valid, largest_tree, r
 from .gelu import gelu_lanes
 from .shared import Shared, place
 
-MULT_AT = 4
+MULT_AT = 5
 PRODUCT = (WINDOW_VALUE_BITS + 1) // 2  # steps of a product with a value of the first shift
 BIAS_AT = MULT_AT + 1 + PRODUCT + 2
 
@@ -48,9 +48,9 @@ class WindowPostLane(Shared):
 
     def elaborate(self, platform):
         m = Module()
-        value = self.sum
+        value = register(m, self.sum, "chosen")  # of the sums of all lanes
         magnitude = register(m, Mux(value[-1], -value, value)[: WINDOW_SUM_BITS - 1], "magnitude")
-        negative = delay(m, value[-1], BIAS_AT, "negative")
+        negative = delay(m, value[-1], BIAS_AT - 1, "negative")
         # Shifted less the bit that rounds, in two steps.
         bits = WINDOW_VALUE_BITS - 1
         halves, over = shift_by_steps(m, Cat(Const(0, 1), magnitude), self.before[2:], self.before[:2], bits + 1, "before")
