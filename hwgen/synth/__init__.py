@@ -166,7 +166,9 @@ def netlist_verilog(verilog: dict[str, str], board_family: str, module: str, who
 def script(unit: Unit, kind: Family) -> str:
     """The Yosys script of one unit: from `unit.v` to `unit.json`."""
     top = f"\\{unit.module}"
-    return f"read_verilog unit.v\n{kind.synth} -top {top}\nwrite_json unit.json\n"
+    # Yosys would drop the name, and the attribute with it, of a register that drives nothing but ports of other modules.
+    keep = "setattr -set keep 1 w:* a:max_fanout %i\n" if "max_fanout" in unit.source else ""
+    return f"read_verilog unit.v\n{keep}{kind.synth} -top {top}\nwrite_json unit.json\n"
 
 
 def _synthesise(unit: Unit, kind: Family, cache: Path | None) -> Netlist:

@@ -26,7 +26,7 @@ from .copies import place_with_copies
 from .data import FILES, SCENARIOS, Delays, delays
 from .graph import Graph, build
 
-VERSION = 3  # of the method: results of another one are not taken from the cache
+VERSION = 4  # of the method: results of another one are not taken from the cache
 LISTED = 10
 LIKELY = SCENARIOS.index("likely")
 

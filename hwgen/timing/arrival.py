@@ -51,12 +51,12 @@ class Arrivals:
 Wire = Callable[[Way], float]
 
 
-def wires(graph: Graph, scenario: int, xy: np.ndarray) -> Wire:
-    """The delay of a way's wire."""
+def wires(graph: Graph, scenario: int, xy: np.ndarray | list[list[float]]) -> Wire:
+    """The delay of a way's wire. xy: where the cells lie; a list is looked at again at every call."""
     net, carry, out = graph.delays.net, graph.delays["carry"], graph.chain_outs
     leave, chained = carry["leave"], [kind.startswith(tuple(carry["types"])) for kind in graph.kinds]
     block = [graph.delays.kind(kind) in ("dsp", "bram", "uram") for kind in graph.kinds]
-    driver, fanout, rows = graph.driver, graph.fanout, xy.tolist()
+    driver, fanout, rows = graph.driver, graph.fanout, xy if isinstance(xy, list) else xy.tolist()
 
     def wire(way: Way) -> float:
         if not way.routed:
@@ -119,24 +119,36 @@ def arrivals(graph: Graph, wire: Wire) -> Arrivals:
 def criticality(graph: Graph, found: Arrivals, wire: Wire, least: float) -> list[tuple[int, int, float]]:
     """(driving cell, driven cell, length of the longest path over this wire as a fraction of the longest of all) of the wires
     where that is at least `least`."""
-    behind: dict[int, float] = {}
     worst = max(found.needs, default=1.0)
     result = []
 
-    def pass_on(way: Way, ps: float) -> None:
-        behind[way.net] = max(ps, behind.get(way.net, -math.inf))
+    def seen(way: Way, ps: float) -> None:
         share = (found.at.get(way.net, -math.inf) + ps) / worst
         if way.routed and share >= least and way.net in graph.driver:
             result.append((graph.driver[way.net], way.cell, share))
 
+    behind(graph, found, wire, seen)
+    return result
+
+
+def behind(
+    graph: Graph, found: Arrivals, wire: Wire, seen: Callable[[Way, float], None] = lambda way, ps: None
+) -> dict[int, float]:
+    """Net -> ps of the longest way from it to an end. seen: told every way, and the longest over it from its net on."""
+    longest: dict[int, float] = {}
+
+    def pass_on(way: Way, ps: float) -> None:
+        longest[way.net] = max(ps, longest.get(way.net, -math.inf))
+        seen(way, ps)
+
     for end in graph.ends:
         pass_on(end, wire(end) + end.ps)
     for net in reversed(found.order):
-        if net in behind:
+        if net in longest:
             lut = graph.kinds[graph.ways[net][0].cell].startswith("LUT")
             for way in graph.ways[net]:
-                pass_on(way, wire(way) + (found.cell_ps[net] if lut else way.ps) + behind[net])
-    return result
+                pass_on(way, wire(way) + (found.cell_ps[net] if lut else way.ps) + longest[net])
+    return longest
 
 
 def _back(found: Arrivals, net: int) -> Iterator[tuple[int, Way]]:

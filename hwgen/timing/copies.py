@@ -16,6 +16,7 @@ import numpy as np
 from ..boards import Board
 from ..synth.netlist import Flat
 from .arrival import arrivals, criticality, wires
+from .detail import refine
 from .graph import CLOCKS, Graph, assemble
 from .place import place
 
@@ -38,7 +39,7 @@ def place_with_copies(graph: Graph, flat: Flat, board: Board) -> tuple[Graph, np
         if wanted:
             graph, xy = _copied(graph, flat, xy, wanted, "for max_fanout" if number == 0 else "near far loads")
             xy = place(graph, board, xy)
-    return graph, xy
+    return graph, refine(graph, xy) if graph.delays["die"]["detail"] else xy
 
 
 def _sinks(graph: Graph, nets: set[int]) -> dict[int, Sinks]:

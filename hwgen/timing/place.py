@@ -11,15 +11,17 @@ logic get no sites of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse  # type: ignore[import-untyped]
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 from ..boards import Board
 from .arrival import arrivals, criticality, wires
 from .graph import CLOCKS, Graph
+from .together import cascades, slices
 
 ROUNDS, COARSE_ROUNDS, FINE_ROUNDS = 12, 40, 8
 STEPS, COARSE_STEPS = 30, 120  # of conjugate gradients in a round
@@ -32,6 +34,14 @@ PULL, EXPONENT = 4.0, 6  # a wire on a path of share c pulls like PULL * c ** EX
 HOLD = 10.0  # times that a multiplier or memory is pulled to its column more than logic is to its tiles
 LEAF = 4  # cells of a box that is not cut any more
 MOST_PINS = 3000  # of a net that still says where cells belong
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """Where paths are looked at: the graph, and which thing of the design each of its cells is in."""
+
+    graph: Graph
+    of_cell: np.ndarray
 
 
 def die(graph: Graph, board: Board) -> tuple[float, float]:
@@ -62,6 +72,7 @@ class _Design:
     anchor: np.ndarray  # where the ports are
     room: float  # share of the die that logic fills
     lines: dict[int, _Lines]
+    chains: list[np.ndarray] | None = None  # multipliers on neighbouring sites; None: only the lines count, as of clusters
 
 
 def place(graph: Graph, board: Board, start: np.ndarray | None = None) -> np.ndarray:
@@ -76,20 +87,28 @@ def place(graph: Graph, board: Board, start: np.ndarray | None = None) -> np.nda
     port = np.zeros(len(kinds))
     port[_at_ports(graph)] = 0.02
     lines = _lines(size, board, table)
+    of_cell: np.ndarray = slices(graph) if table["detail"] else np.arange(len(kinds))
     design = _Design(_incidence(graph), mass, group, port, size, size * np.array(table["ports"]), room, lines)
+    design = _joined(design, of_cell)
+    if table["detail"]:
+        design = replace(design, chains=[of_cell[chain] for chain in cascades(graph)])
+    timing = _Timing(graph, of_cell)
     rng = np.random.default_rng(0)
-    middle = size * 0.5
+    middle, things = size * 0.5, len(design.mass)
     if start is not None:
-        return _rounds(design, start, [0.1 * 1.5**i for i in range(AGAIN_ROUNDS)], STEPS, graph, AGAIN_TIMED)
-    if len(kinds) <= 10 * CLUSTERS:
-        start = middle + 0.01 * size * rng.standard_normal((len(kinds), 2))
-        return _rounds(design, start, [0.0001, *(0.003 * 1.6**i for i in range(ROUNDS - 1))], STEPS, graph, TIMED)
+        weight = np.bincount(of_cell, mass)
+        start = np.stack([np.bincount(of_cell, mass * start[:, axis]) / weight for axis in (0, 1)], axis=1)
+        return _rounds(design, start, [0.1 * 1.5**i for i in range(AGAIN_ROUNDS)], STEPS, timing, AGAIN_TIMED)[of_cell]
+    if things <= 10 * CLUSTERS:
+        start = middle + 0.01 * size * rng.standard_normal((things, 2))
+        pulls = [0.0001, *(0.003 * 1.6**i for i in range(ROUNDS - 1))]
+        return _rounds(design, start, pulls, STEPS, timing, TIMED)[of_cell]
     label = _clusters(design, CLUSTERS)
     coarse = _joined(design, label)
     start = middle + 0.01 * size * rng.standard_normal((len(coarse.mass), 2))
     spread = _rounds(coarse, start, [0.0001, *(0.002 * 1.17**i for i in range(COARSE_ROUNDS - 1))], COARSE_STEPS)
-    start = spread[label] + 0.3 * rng.standard_normal((len(kinds), 2))
-    return _rounds(design, start, [0.03 * 1.5**i for i in range(FINE_ROUNDS)], STEPS, graph, FINE_TIMED)
+    start = spread[label] + 0.3 * rng.standard_normal((things, 2))
+    return _rounds(design, start, [0.03 * 1.5**i for i in range(FINE_ROUNDS)], STEPS, timing, FINE_TIMED)[of_cell]
 
 
 def _lines(size: np.ndarray, board: Board, table: Mapping[str, Any]) -> dict[int, _Lines]:
@@ -113,15 +132,15 @@ def _rounds(
     xy: np.ndarray,
     pulls: list[float],
     steps: int,
-    graph: Graph | None = None,
+    timing: _Timing | None = None,
     timed: tuple[int, ...] = (),
 ) -> np.ndarray:
     """Solve and spread in turn, pulled a little more every time to where the last spreading put things."""
     nets, urgent = design.nets, np.ones(design.nets.shape[0])
     target = xy if pulls[0] < 0.001 else _spread(design, xy)
     for number, pull in enumerate(pulls):
-        if graph is not None and number in timed:
-            more, weights = _pulls(graph, xy)
+        if timing is not None and number in timed:
+            more, weights = _pulls(timing, xy)
             nets, urgent = sparse.vstack([nets, more]).tocsr(), np.concatenate([urgent, weights])
         xy = _solve(nets, urgent, xy, target, pull, design, steps)
         target = _spread(design, xy)
@@ -180,12 +199,14 @@ def _area(kind: str, table: Mapping[str, Any]) -> float:
     return float(0.5 / table["ffs"]) if kind == "ff" else 0.0
 
 
-def _pulls(graph: Graph, xy: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Nets of two cells for the wires on long paths, and their weights."""
-    wire = wires(graph, 1, xy)
-    found = [pull for pull in criticality(graph, arrivals(graph, wire), wire, LEAST) if pull[0] != pull[1]]
-    cells = np.array([pull[:2] for pull in found], dtype=np.int64).ravel()
-    ones, shape = np.ones(len(cells)), (len(found), len(graph.cells))
+def _pulls(timing: _Timing, xy: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Nets of two things for the wires on long paths, and their weights."""
+    graph, of_cell = timing.graph, timing.of_cell
+    wire = wires(graph, 1, xy[of_cell])
+    found = criticality(graph, arrivals(graph, wire), wire, LEAST)
+    found = [pull for pull in found if of_cell[pull[0]] != of_cell[pull[1]]]
+    cells = of_cell[np.array([pull[:2] for pull in found], dtype=np.int64).ravel()]
+    ones, shape = np.ones(len(cells)), (len(found), len(xy))
     weights = PULL * np.array([pull[2] for pull in found]) ** EXPONENT
     return sparse.csr_matrix((ones, cells, np.arange(0, len(cells) + 1, 2)), shape=shape), weights
 
@@ -266,8 +287,10 @@ def _spread(design: _Design, xy: np.ndarray) -> np.ndarray:
     _even(design, result, np.flatnonzero(design.group == 0))
     for g, lines in design.lines.items():
         members = np.flatnonzero(design.group == g)
-        if len(members):
+        if len(members) and design.chains is None:
             _on_lines(design, result, members, lines)
+        elif len(members):
+            _on_sites(design, result, members, lines)
     return result
 
 
@@ -325,3 +348,46 @@ def _on_lines(design: _Design, result: np.ndarray, members: np.ndarray, lines: _
         placed = (np.maximum.accumulate(want) + np.minimum.accumulate(want[::-1])[::-1]) / 2
         result[inside, along] = np.clip(placed, 0, max(length - taken.sum(), 0)) + before
         result[inside, across] = lines.places[first + k]
+
+
+def _on_sites(design: _Design, result: np.ndarray, members: np.ndarray, lines: _Lines) -> None:
+    """Put blocks on sites so that the squares of the ways they are moved add up to the least, cascades of blocks first, each on
+    neighbouring sites, the longest ones first."""
+    across, along = lines.across, 1 - lines.across
+    count = max(int(design.size[along] / lines.step + 1e-6), -(-len(members) // len(lines.places)))
+    sites = np.empty((len(lines.places), count, 2))
+    sites[..., across] = lines.places[:, None]
+    sites[..., along] = np.minimum((np.arange(count) + 0.5) * lines.step, design.size[along])
+    free = np.ones(sites.shape[:2], dtype=bool)
+    chains = [chain for chain in design.chains or [] if design.group[chain[0]] == design.group[members[0]]]
+    left = np.setdiff1d(members, np.concatenate(chains)) if chains else members
+    todo = [[c for c in chains if len(c) == length] for length in sorted({len(c) for c in chains}, reverse=True)]
+    for same in [*todo, [np.array([cell]) for cell in left]]:
+        if not same:
+            continue
+        length = len(same[0])
+        places = _runs(free, length)
+        if len(places) < len(same):  # no room for as many: each block by itself
+            same, length = [np.array([cell]) for chain in same for cell in chain], 1
+            places = _runs(free, 1)
+        middles = np.array([[sites[line, k : k + length].mean(axis=0) for line, k in places]])[0]
+        wanted = np.array([result[chain].mean(axis=0) for chain in same])
+        cost = ((wanted[:, None] - middles[None]) ** 2).sum(axis=2)
+        for chain, place in zip(*linear_sum_assignment(cost), strict=True):
+            line, k = places[place]
+            result[same[chain]] = sites[line, k : k + length]
+            free[line, k : k + length] = False
+
+
+def _runs(free: np.ndarray, length: int) -> list[tuple[int, int]]:
+    """(line, first site) of as many runs of free sites as there are side by side."""
+    found = []
+    for line, sites in enumerate(free.tolist()):
+        k = 0
+        while k + length <= len(sites):
+            if all(sites[k : k + length]):
+                found.append((line, k))
+                k += length
+            else:
+                k += 1
+    return found

@@ -164,3 +164,11 @@ endmodule
     assert found.total["ff"] == outside and found.paths[0].levels <= 6
     again = synth.synthesise({"a.v": design}, boards.load(board), cache=tmp_path)
     assert again.to_dict() == found.to_dict() and "hwgen_top" in synth.text(again)
+
+
+def test_registers_with_a_limit_are_kept_under_their_names():
+    marked = "module hwgen_top(clk);\n  (* max_fanout = 32'd8 *) reg near;\nendmodule\n"
+    kind = family("ultrascale+")
+    for text, there in ((marked, True), (marked.replace("(* max_fanout = 32'd8 *) ", ""), False)):
+        (unit,) = units({"a.v": text})
+        assert ("\nsetattr -set keep 1 w:* a:max_fanout %i\nsynth_xilinx" in synth.script(unit, kind)) == there

@@ -15,8 +15,10 @@ from hwgen.synth.netlist import Flat, Netlist
 from hwgen.timing import copies
 from hwgen.timing.arrival import arrivals, wires, worst_paths
 from hwgen.timing.data import FILES, SCENARIOS, delays, parse
+from hwgen.timing.detail import refine
 from hwgen.timing.graph import build
 from hwgen.timing.place import place
+from hwgen.timing.together import cascades, slices
 
 HAS_YOSYS = any(importlib.util.find_spec(module) for module, _ in synth.yosys.TOOLS.values())
 OUTPUTS = {"O", "Q", "Z", "P", "PCOUT", "CO", "DOUTADOUT", "DOUT_A", "DOUT_B", "F", "S0", "S1", "COUT"}
@@ -211,6 +213,7 @@ def placed(unit: Netlist, board: str, xy: np.ndarray | None = None, monkeypatch=
     flat.add("top", "")
     if xy is not None:
         monkeypatch.setattr(copies, "place", lambda graph, board, start=None: xy if start is None else start)
+        monkeypatch.setattr(copies, "refine", lambda graph, xy: xy)
     return copies.place_with_copies(build(delays(boards.load(board).family), flat), flat, boards.load(board))
 
 
@@ -310,8 +313,47 @@ def test_blocks_lie_on_the_sites_that_the_part_has(board, kind):
     else:  # columns of 144 and 96
         apart = 2.5 if kind == "DSP48E2" else 3.75
         lines = [xy[xy[:, 0] == x, 1] for x in set(xy[:, 0])]
-        assert len(lines) == 1 if kind == "URAM288" else len(lines) < 6
+        assert len(lines) == 1 if kind == "URAM288" else len(lines) < 9
     assert all(np.diff(np.sort(line)).min(initial=apart) > apart * 0.95 for line in lines)
+
+
+def test_what_shares_a_slice_lies_in_one_place():
+    lut = ("l", "LUT2", {"I0": [2], "I1": [3], "O": [4]})
+    adder = carry("x", [4, 3, "0", "0"], [10, 11, 12, 13], [14, 15, 16, 17])
+    graph = graph_of(netlist(ff("a", 1, 2), ff("b", 9, 3), lut, adder, ff("c", 11, 20), ff("d", 3, 21)))
+    a, b, *chain, d = slices(graph).tolist()
+    assert len({*chain}) == 1 and len({a, b, chain[0], d}) == 4  # the LUT, its carry and what is behind that
+    xy = place(graph, boards.load("zcu104"))
+    assert (xy[2:5] == xy[2]).all() and (xy[0] != xy[2]).any()
+
+
+def test_a_cascade_lies_on_neighbouring_sites():
+    count = 8
+    pins = [{"A": [100 + i], "B": [], "P": [200 + i], "PCOUT": [300 + i], "PCIN": [299 + i] if i else []} for i in range(count)]
+    cells = [(f"m{i}", "DSP48E2", pins[i], {"PREG": "1"}) for i in range(count)]
+    cells += [("other", "DSP48E2", {"A": [120], "B": [], "P": [220]}, {"PREG": "1"})]
+    cells += [ff(f"r{i}", 200 + i, i) for i in range(5)]
+    graph = graph_of(netlist(*cells))
+    assert cascades(graph) == [[*range(count)]]
+    xy = place(graph, boards.load("zcu104"))
+    assert len(set(xy[:count, 0])) == 1 and np.diff(xy[:count, 1]) == pytest.approx([2.5] * (count - 1))
+    assert (np.abs(xy[:count] - xy[count]).sum(axis=1) > 2).all()
+
+
+def test_a_register_moves_to_where_neither_side_is_late():
+    ram_in, ram_out = ({"CLKARDCLK": [0], "ADDRARDADDR": [a], "DOUTADOUT": [b]} for a, b in ((8, 2), (4, 9)))
+    registered = {"DOA_REG": "1", "DOB_REG": "1"}
+    cells = [("from", "RAMB36E2", ram_in, registered), ("l", "LUT1", {"I0": [2], "O": [3]}), ff("r", 3, 4)]
+    graph = graph_of(netlist(*cells, ("to", "RAMB36E2", ram_out, registered), ff("far", 4, 5)))
+    xy = np.array([(0, 0), (0, 300), (0, 300), (0, 300), (0, 299)], dtype=float)
+
+    def late(xy: np.ndarray) -> float:
+        return max(arrivals(graph, wires(graph, 1, xy)).needs)
+
+    better = refine(graph, xy)
+    assert late(better) < 0.75 * late(xy)
+    assert better[0].tolist() == [0, 0] and better[3].tolist() == [0, 300]  # memories stay
+    assert better[1].tolist() == better[2].tolist() and 100 < better[1][1] < 200
 
 
 def test_opensta_adds_up_the_same(tmp_path):
