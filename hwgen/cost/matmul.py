@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class MatmulUnit:
         # Rows of the latest tiles, and their residuals: first and last read, banks from, to.
         self.reads: deque[tuple[float, float, int, int]] = deque(maxlen=8)
         self.residuals: deque[tuple[float, float, int, int]] = deque(maxlen=4)  # among them those of residuals
+        self.writes: deque[tuple[float, float, int, int]] = deque(maxlen=8)  # the same of rows that are made
         self.bank_users = deque([NEVER, NEVER], maxlen=2)  # last row issued of the two latest output tiles
         self.idle_at = NEVER  # the loader has finished its last instruction
         self.starved = 0.0  # cycles that the loader has waited for words since the last tile was taken
@@ -116,7 +117,7 @@ class MatmulUnit:
             return
         streamed = insn.w_source == isa.WeightSource.STREAM
         path = 0 if streamed else READ_SLOT + QUANTISER
-        x_banks, res_banks = self._banks(insn, rows, walk)
+        x_banks, res_banks, y_banks = self._banks(insn, rows, walk)
         shared = not streamed and overlap(x_banks, banks(c, insn.w, insn.w_pitch, insn.outputs))
         residual = insn.residual and overlap(x_banks, res_banks)
         blocks = -(-insn.outputs // c.array_outputs)
@@ -145,6 +146,8 @@ class MatmulUnit:
                 own = max(0, rows - self.depth) if residual and last else 0
                 self._issue(taken, rows, own + self._met(taken, rows, x_banks))
                 self.reads.append((self.taken, self.issued, *x_banks))
+                if last:
+                    self.writes.append((self.taken + self.depth, self.issued + self.depth, *y_banks))
                 if insn.residual and last:
                     self.reads.append((self.taken + self.depth, self.issued + self.depth, *res_banks))
                     self.residuals.append(self.reads[-1])
@@ -178,8 +181,8 @@ class MatmulUnit:
         self.idle_at = self.clock.now
         idle()
 
-    def _banks(self, insn: isa.Matmul, rows: int, walk: isa.WalkFields | None) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Banks of the streamed rows and of the residual rows."""
+    def _banks(self, insn: isa.Matmul, rows: int, walk: isa.WalkFields | None) -> tuple[tuple[int, int], ...]:
+        """Banks of the streamed rows, of the residual rows and of the rows that are made."""
         x = y = np.array([0, rows - 1])
         if walk is not None:
             walked = Walk.of(walk, rows)
@@ -189,7 +192,7 @@ class MatmulUnit:
             first, last = int(indices.min()), int(indices.max())
             return banks(self.config, address + first * pitch, pitch, last - first + 1)
 
-        return used(insn.x, insn.x_pitch, x), used(insn.res, insn.res_pitch, y)
+        return used(insn.x, insn.x_pitch, x), used(insn.res, insn.res_pitch, y), used(insn.y, insn.y_pitch, y)
 
     def _loaded(self, insn: isa.Matmul, time: float, columns: int) -> float:
         """When so many stationary rows have been read from `time` on, one a cycle while no residual comes from their bank."""
@@ -209,8 +212,15 @@ class MatmulUnit:
 
     def reads_until(self, wanted: tuple[int, int]) -> float:
         """Last cycle in which the rows that stream now read one of the banks `wanted`; NEVER if they do not."""
+        return self._until_end(self.reads, wanted)
+
+    def writes_until(self, wanted: tuple[int, int]) -> float:
+        """The same of rows that are written into one of the banks."""
+        return self._until_end(self.writes, wanted)
+
+    def _until_end(self, spans: Iterable[tuple[float, float, int, int]], wanted: tuple[int, int]) -> float:
         now = self.clock.now
-        ends = [end for begin, end, *used in self.reads if begin <= now <= end and overlap(used, wanted)]
+        ends = [end for begin, end, *used in spans if begin <= now <= end and overlap(used, wanted)]
         return max(ends, default=NEVER)
 
     def _issue(self, taken: float, rows: int, delayed: int) -> None:

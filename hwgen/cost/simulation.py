@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .. import isa
@@ -25,7 +25,7 @@ NEXT_STEPS = 5  # from an instruction's start to the next one's at the earliest
 FETCH_STEPS = 12  # of a fetch, beside DRAM
 WORD_STEPS = 1  # of the sequencer for an instruction, beside its beats
 VECTOR_STEP = 16  # cycles of the vector unit from one look at its scratchpad bank to the next
-STORE_STEP = 16  # the same of the store unit
+STORE_STEP = LOAD_STEP = 16  # the same of the store unit, and of a load
 STORE_SHARE = 0.5  # of the cycles that the vector unit leaves a bank: a store that waits does not meet each of them
 WRITE_GAP = 2  # of a written burst, for its address
 LEAST = 1e-6  # of a chunk: less is the rounding of floats
@@ -81,6 +81,7 @@ class _Simulation:
         self.queued: dict[int, float] = {}  # when an instruction has come through its queue
         self.last_start = dict.fromkeys(Unit, 0.0)
         self.vector_banks, self.vector_share, self.vector_until = (0, 0), 0.0, -1.0  # what the vector unit takes of which banks
+        self.made_banks, self.made_share = (0, 0), 0.0  # the same of what it writes
 
     def run(self) -> Estimate:
         self._fetch()
@@ -209,7 +210,7 @@ class _Simulation:
         start, beats = self.clock.now, data_beats(insn, self.config)
         self.result.read_bytes += beats * self.config.axi_bytes
         least = start + LOAD_STEPS + self.dram.latency + least_data_cycles(insn, self.config)
-        left = [-(-beats // MOST_BEATS)]  # commands, cut so that the program's fetch comes in between
+        left = [-(-beats // MOST_BEATS)]  # commands, cut so that the program's fetch comes in between, and its writes
 
         def arrived() -> None:
             left[0] -= 1
@@ -221,6 +222,29 @@ class _Simulation:
                 self.traffic.move(min(MOST_BEATS, beats - first), arrived)
 
         self.clock.at(start + LOAD_STEPS, ask)
+        if isinstance(insn, isa.Load):
+            left[0] += 1
+            self.clock.at(start + LOAD_STEPS + self.dram.latency, lambda: self._written(insn, beats, arrived))
+
+    def _written(self, insn: isa.Load, beats: int, done: Callable[[], None]) -> None:
+        """What a load writes comes last at a scratchpad bank: it gets the cycles that array and vector unit leave."""
+        target = banks(self.config, insn.dst, insn.pitch, insn.rows)
+        left = float(insn.rows * insn.chunks)
+        most = left / max(beats, 1)  # chunks a cycle
+
+        def write() -> None:
+            nonlocal left
+            blocked = self.matmul.writes_until(target)
+            if blocked >= self.clock.now:
+                self.clock.at(blocked + 1, write)
+                return
+            taken = self.made_share if self.clock.now < self.vector_until and overlap(target, self.made_banks) else 0.0
+            rate = min(most, 1 - taken)
+            step = min(float(LOAD_STEP), left / rate) if rate > 0 else float(LOAD_STEP)
+            left -= step * rate
+            self.clock.at(self.clock.now + step, write if left > LEAST else done)
+
+        write()
 
     def _store(self, index: int, insn: isa.Store) -> None:
         """Its reads come last at a scratchpad bank, behind those of the vector unit too: it gets the cycles that these leave."""
@@ -253,7 +277,8 @@ class _Simulation:
         read()
 
     def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.ReduceWindow | isa.Select | isa.Route) -> None:
-        """Its reads come last at a scratchpad bank: while rows stream from there it stands still."""
+        """Its reads come last at a scratchpad bank: while rows stream from there it stands still, and so it does while the array
+        writes where it writes itself."""
         walk = self.walks.get(index)
         start, cycles = self.clock.now, vector_cycles(insn, self.config, walk)
         columns = insn.experts if isinstance(insn, isa.Route) else insn.columns
@@ -275,11 +300,13 @@ class _Simulation:
             reads.appendleft([2 * chunks, banks(self.config, insn.params, 2 * chunks, 1)])  # gamma and beta come first
         behind = cycles - sum(left for left, _ in reads)
         self.vector_share, self.vector_until = 1 - behind / cycles, float("inf")
+        made = banks(self.config, insn.y, insn.y_pitch, insn.rows)
+        self.made_banks, self.made_share = made, 0.0 if isinstance(insn, isa.Route) else insn.rows * chunks / cycles
 
         def read() -> None:
             left, wanted = reads[0]
             self.vector_banks = wanted
-            blocked = self.matmul.reads_until(wanted)
+            blocked = max(self.matmul.reads_until(wanted), self.matmul.writes_until(made) if self.made_share else 0.0)
             if blocked >= self.clock.now:
                 self.clock.at(blocked + 1, read)
                 return
