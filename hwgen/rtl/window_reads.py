@@ -61,8 +61,8 @@ class WindowReads(Component):
     A group are up to window_rows rows of the innermost loop, where from each to the next is a tap's step along v: a line of the
     kernel reads one row of x more for each row more (two rows of a kernel three wide: x rows 0 to 3, not 0 to 2 and 1 to 3).
     Elsewhere each row is its own group. A loop of the walk is a counter, an index the sum of its steps; one adder each makes
-    an index a cycle. Then the border, then base + index * pitch. What is on its way to the FIFO is counted, so a stage never
-    waits.
+    an index a cycle. Then the border, then base + index * pitch, base alone beyond the border. What is on its way to the FIFO
+    is counted, so a stage never waits.
 
     Parameters: config. Ports: insn, walk (words, held); start (strobe), finished (all reads are in the FIFO, or there are
     none); block_free, row_free (a block's parameters, a row's results have room); begins (strobe: a row takes its room, of
@@ -236,8 +236,9 @@ class WindowReads(Component):
             here = register(m, here - Mux(behind, walk.width, 0), f"{name}_inside")[:INDEX_BITS]
             base: Value = bases[name] if name == "y" else Mux(reading_params, param, bases[name])
             product = register(m, delay(m, here, 1, f"{name}_factor") * pitch, f"{name}_product")
-            if name == "x":
-                product = Mux(delay(m, reading_params, 5, "params"), 0, product)
+            if name == "x":  # what lies beyond the border is not used, and is read in the bank of the map
+                own = delay(m, reading_params, 4, "params") | delay(m, ~inside, 2, "outside")
+                product = Mux(register(m, own, "at_base"), 0, product)
             base = delay(m, base, 5, f"{name}_from")
             addresses[name] = register(m, base + product, f"{name}_addr")[: ports.ADDRESS_BITS], here
         scale = delay(m, addresses["y"][1], 2, "row_index")

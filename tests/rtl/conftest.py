@@ -74,6 +74,7 @@ class VectorMemory:
         self.cycle = self.started = 0
         self.visible_at = 0  # the last write shows to reads of this cycle
         self.accepted = {"rd": 0, "wr": 0, "scale": 0}
+        self.addresses: set[int] = set()  # that were read
 
     def put_rows(self, base: int, pitch: int, rows) -> None:
         """Rows of any width, from chunk `base`, each in whole chunks; what is behind the row's end stays as it is."""
@@ -107,6 +108,7 @@ class VectorMemory:
                 assert held[i] is None or held[i] == request
                 held[i] = request if request[0] and not (read_ready, write_ready)[i] else None
             taken = valid and read_ready
+            self.addresses |= {addr} if taken else set()
             self.arriving.append(self.data.take(range(addr, addr + self.wide), 0, mode="wrap").reshape(-1) if taken else None)
             if write and write_ready:
                 assert mask == 1

@@ -166,6 +166,21 @@ def test_no_rows(vector_memory):
 
 
 @SHAPES
+def test_taps_beyond_the_border_are_read_within_the_map(vector_memory, config):
+    """Behind its end, or in front of it, they would wait for what others read in the next bank."""
+    rng, x, walk = np.random.default_rng(7), 400, walks()[1]
+    insn, word = case(config, rng, walk=walk, x=x, columns=config.window_chunks * config.chunk, reduce=Reduce.SUM)
+    memory = vector_memory(Window, config, config.scratch_chunks, 0.0, 7)
+
+    async def bench(ctx):
+        await memory.execute_as(ctx, vector.reduce_window, insn, walk=word)
+        rows = {x + row * insn.x_pitch for row in walk.x_rows().reshape(-1) if row >= 0}
+        assert {address for address in memory.addresses if address < PARAMS} == rows
+
+    memory.run(bench)
+
+
+@SHAPES
 def test_throughput(vector_memory, config):
     """Without stalls a row costs its taps, or the chunks of its block."""
     rng = np.random.default_rng(6)
