@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -38,17 +39,20 @@ from .runs import chains
 BESIDE = (Norm, Multiply, ReduceWindow, SelectRows, ScanRows)  # what the vector unit does while the array works
 
 
-def batched(graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False) -> IntGraph:
+def batched(
+    graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False, staggered: bool = False
+) -> IntGraph:
     """`graph` for a batch of `images`, in groups of `group` images (a divisor, else ValueError).
 
     shared_hidden: the experts of a layer share one buffer for their hidden rows instead of taking turns with several.
+    staggered: every group is a stage ahead of the next one, so that the array has work while the next images are loaded.
     Output views and inputs carry the index of their image; `trace` is left out.
     """
     if images % group:
         raise ValueError(f"groups of {group} do not divide a batch of {images}")
     if shared_hidden:
         graph = _share_hidden(graph)
-    return graph if images == 1 else Batch(graph, images, group).graph()
+    return graph if images == 1 else Batch(graph, images, group, staggered=staggered).graph()
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ class Batch:
         own: Sequence[Sequence[Op]] = (),
         common: Set[str] = frozenset(),
         apart: Set[str] = frozenset(),
+        staggered: bool = False,
     ):
-        self.source, self.images, self.group = graph, images, group
+        self.source, self.images, self.group, self.staggered = graph, images, group, staggered
         self.own = {id(op): ops for op, *ops in zip(graph.ops, *own, strict=True)} if own else {}
         writers: dict[str, list[Op]] = {}
         for op in graph.ops:
@@ -130,15 +135,18 @@ class Batch:
 
     def ops(self) -> Iterator[Op]:
         """The operations of the batch, in order."""
-        for stage in _stages(self.source):
-            if for_all(stage[0]):
-                for op in stage:
-                    yield self._op(op, _Scope(0, self.images), "")
+        groups = range(0, self.images, self.group)
+        for together, stages in groupby(_stages(self.source), key=lambda stage: for_all(stage[0])):
+            run = list(stages)
+            if together:
+                yield from (self._op(op, _Scope(0, self.images), "") for stage in run for op in stage)
                 continue
-            yield from (op for op in stage if self._is_shared(op))
-            rest = [op for op in stage if not self._is_shared(op)]
-            for first in range(0, self.images, self.group):
-                yield from self._group(rest, first)
+            lag = int(self.staggered)
+            order = sorted((stage + lag * k, k, stage) for stage in range(len(run)) for k in range(len(groups)))
+            for _, k, stage in order:
+                if not k:
+                    yield from (op for op in run[stage] if self._is_shared(op))
+                yield from self._group([op for op in run[stage] if not self._is_shared(op)], groups[k])
 
     def _group(self, ops: list[Op], first: int) -> Iterator[Op]:
         """The operations of a stage for one group: operation by operation, a chain of row maxima image by image."""

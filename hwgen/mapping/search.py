@@ -21,6 +21,7 @@ from .window_runs import has_windows
 ROW_TILES = (2, 3)  # numbers of row tiles that are tried where one image runs alone
 ROOM = ((0.98, 0.9), (0.8, 0.65), (0.5,))  # fractions of the scratchpad that depth-first tiles are made for, until one fits
 SPILLS = ((0.9, 0.8, 0.7), (0.55, 0.4), (0.25, 0.1))  # the same for blocks of what lies in DRAM
+STAGGERED = 4  # images of a batch from which on they are tried a stage apart
 COPIES = (2, 3)  # that are tried of what depth-first tiles load
 WINDOWS = (0.95, 0.8, 0.65, 0.5)  # the same where windows are tiled, until one fits
 INTERLEAVED = ((0.95, 0.92), (0.95, 0.8), (0.8, 0.92))  # such a fraction, and that for tiles in turns
@@ -59,6 +60,8 @@ def candidates(batch: int) -> Iterator[Mapping]:
     for group in (g for g in (4, 2, 1) if batch % g == 0):
         for shared_hidden in (False, True):
             yield Mapping(group=group, shared_hidden=shared_hidden)
+    if batch >= STAGGERED:
+        yield from (Mapping(staggered=True, shared_hidden=shared_hidden) for shared_hidden in (False, True))
     yield Mapping(shared_hidden=True, ordered=False)
 
 

@@ -50,17 +50,30 @@ def assert_equal(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> N
         np.testing.assert_array_equal(got[name], values, name)
 
 
-@pytest.mark.parametrize("one_hidden", [False, True])
+@pytest.mark.parametrize(("one_hidden", "staggered"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize(("batch", "group"), [(2, 1), (2, 2), (6, 3), (4, 2)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_batch(shape, batch, group, one_hidden):
+def test_batch(shape, batch, group, one_hidden, staggered):
     for seed in range(2):
         graph = random_graph(seed, SHAPES[shape])
         images = images_of(graph, batch)
-        whole = batched(graph, batch, group, one_hidden)
+        whole = batched(graph, batch, group, one_hidden, staggered)
         verify(whole)
         assert whole.batch == batch and len({op.name for op in whole.ops}) == len(whole.ops)
         assert_equal(golden.run(whole, images).outputs, one_by_one(graph, images))
+
+
+def test_images_a_stage_apart():
+    """While an image is loaded the array works on those before it, of which each is a stage ahead of the next."""
+    graph = random_graph(0, SHAPES["plain"])
+    names = [op.name for op in batched(graph, 3, staggered=True).ops if op.name.partition("[")[0] in ("embed", "l0.q")]
+    assert names == ["embed[0]", "l0.q[0]", "embed[1]", "l0.q[1]", "embed[2]", "l0.q[2]"]
+    slow, large = Dram(latency=64, bytes_per_cycle=8.0), Config(bank_words=16384)
+    cycles = {}
+    for staggered in (False, True):
+        made = Mapping(staggered=staggered).apply(random_graph(0, Shape(patches=(7, 7), patch=(8, 8), layers=1)), CONFIG, 4)
+        cycles[staggered] = cost.estimate(schedule({"": made}, large).tasks[""].instructions, large, slow).cycles
+    assert cycles[True] < cycles[False]
 
 
 def test_a_batch_reads_the_weights_of_an_expert_once():
