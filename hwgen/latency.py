@@ -199,7 +199,8 @@ GATE_LANES = RAM + 1 + GATE_ROM + 1 + 2  # from a row's last logit, beside one f
 GATE_QUOTIENT_BITS = GATE_BITS + 1  # 2^15 stands for 1
 REFILL = READ_SLOT + 1  # and one for each lane's read, from one chunk to the next
 ROUTE_FIXED = 6  # registers and control
-DENSE = RAM + 1  # of a dense row, and two for each of its chunks
+DENSE = RAM + 1  # of a dense row of several chunks, and two for each of them
+DENSE_END = 6  # behind the last dense row where each is one chunk, which is made while the next one's experts are placed
 ROUTE_SETTLE = 6  # until the last write shows: queue RAM, and more than WRITE
 
 
@@ -220,7 +221,8 @@ def route_cycles(config: Config, rows: int, experts: int, top_k: int, dense: boo
     before = group(last_rows) + (groups - 2) * group(ROUTER_LANES) if groups > 1 else 0
     last = sort(last_rows) + rest + 2 * experts + last_rows * top_k
     fixed = READ_SLOT + GATE_LANES + GATE_QUOTIENT_BITS + ROUTE_SETTLE + ROUTE_FIXED + min(rows, ROUTER_LANES)
-    gates = rows * (DENSE + 2 * -(-experts // config.chunk)) if dense else 0
+    chunks = -(-experts // config.chunk)
+    gates = 0 if not dense else DENSE_END if chunks == 1 else rows * (DENSE + 2 * chunks)
     return math.ceil(before) + last + rows * top_k + gates + fixed
 
 

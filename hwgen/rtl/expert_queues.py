@@ -11,12 +11,13 @@ from ..config import Config
 from ..memories import expert_bits, memories
 from ..numerics import INT16_MAX, MAX_TOP_K
 from . import ports
-from .common import delay, delay_valid, register
+from .common import counter, delay, delay_valid, register
 from .memory import RAM_LATENCY, Ram
-from .small_memory import LutRam
+from .small_memory import LutRam, SmallFifo
 from .walk import Walk
 
 SETTLE = latency.ROUTE_SETTLE
+DENSE_ROWS = 8  # chunks of gates between the list and the scratchpad
 
 
 class ExpertQueues(Component):
@@ -29,8 +30,8 @@ class ExpertQueues(Component):
     Parameters: config. Ports: clear (strobe: all queues empty, begin); held during an instruction: rows, experts, top_k,
     dense, y, y_pitch; i_valid, i_expert, i_gate, i_last (last of its token); done (strobe); wr; lookup, queue, nonempty as
     in VectorUnit. Cycles from the last entry to done: experts + rows*top_k + 13, and with
-    dense latency.DENSE + 2 * chunks for every row.
-    Cost: RAM of queue_entries x (28 and 28 + expert bits), LUT RAM of three small tables.
+    dense latency.DENSE_END, or where a row has several chunks latency.DENSE + 2 * chunks for every row.
+    Cost: RAM of queue_entries x (28 and 28 + expert bits), LUT RAM of three small tables and DENSE_ROWS chunks.
     """
 
     def __init__(self, config: Config):
@@ -142,7 +143,7 @@ class ExpertQueues(Component):
             newest.lane.eq(placed.expert),
             newest.gate.eq(Mux(placed.gate > INT16_MAX, INT16_MAX, placed.gate)),
         ]
-        write, left, next_chunk = Walk("dense"), Signal(8), Signal()
+        left, next_chunk = Signal(8), Signal()
         with m.If(placing):
             m.d.sync += [new.eq(old) for new, old in zip(recent, [newest, *recent], strict=False)]
         with m.Elif(next_chunk):
@@ -155,7 +156,25 @@ class ExpertQueues(Component):
                 hit = (recent[k].lane == lane) & counts_k[k]
                 gate = gate | Mux(hit, recent[k].gate, 0)
             m.d.sync += row[lane].eq(gate)
-        m.d.comb += [self.wr.addr.eq(write.addr), self.wr.mask.eq(1), self.wr.data.eq(row)]
+        # A row of one chunk is put together while the next one's entries come, a larger one chunk by chunk, alone.
+        single, chunk_done, row_placed = Signal(), Signal(), Signal()
+        pushed = delay_valid(m, row_placed, RAM_LATENCY + 2, "row_pushed") | chunk_done
+        m.submodules.rows = rows = SmallFifo(DENSE_ROWS, ports.elements(self.config, 1).size)
+        write, behind = Walk("dense"), Signal(8)  # logits that the rows' chunks have from this one on
+        written, last_chunk = self.wr.valid & self.wr.ready, behind <= chunk
+        _, unwritten, full = counter(m, row_placed | chunk_done, written, DENSE_ROWS, "dense_rows")
+        m.d.sync += single.eq(self.experts <= chunk)
+        with m.If(written):
+            m.d.sync += [*write.step(last_chunk, self.y_pitch), behind.eq(Mux(last_chunk, self.experts, behind - chunk))]
+        m.d.comb += [
+            rows.push.eq(pushed),
+            rows.push_data.eq(row.as_value()),
+            self.wr.valid.eq(rows.o.valid),
+            rows.o.ready.eq(self.wr.ready),
+            self.wr.addr.eq(write.addr),
+            self.wr.mask.eq(1),
+            self.wr.data.as_value().eq(rows.o.payload),
+        ]
 
         # --- control --------------------------------------------------------------------------------------------
         in_row, wait = Signal(range(MAX_TOP_K + 1)), Signal(range(SETTLE + 1))
@@ -163,7 +182,7 @@ class ExpertQueues(Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [token.eq(0), entries.eq(0), expert.eq(0), total.eq(0), at.eq(0), in_row.eq(0)]
-                m.d.sync += write.start(self.y, self.y_pitch)
+                m.d.sync += [*write.start(self.y, self.y_pitch), behind.eq(self.experts)]
                 with m.If(self.clear):
                     m.d.sync += nonempty.eq(0)
                     m.next = "LIST"
@@ -179,30 +198,32 @@ class ExpertQueues(Component):
                 m.d.sync += wait.eq(SETTLE)
                 with m.If(~some_to_place):
                     m.next = "SETTLE"
-                with m.Else():
+                with m.Elif(~self.dense | (in_row + 1 != self.top_k)):
                     m.d.comb += place.eq(1)
                     m.d.sync += in_row.eq(in_row + 1)
-                    with m.If(self.dense & (in_row + 1 == self.top_k)):
-                        m.d.sync += [left.eq(self.experts), wait.eq(RAM_LATENCY)]
+                with m.Elif(~full):
+                    m.d.comb += [place.eq(1), row_placed.eq(single)]
+                    m.d.sync += [left.eq(self.experts), in_row.eq(0)]
+                    with m.If(~single):
+                        m.d.sync += wait.eq(RAM_LATENCY)
                         m.next = "ROW"
             with m.State("ROW"):
                 # The row's entries are in `recent` when `wait` is over; one more cycle puts a chunk together.
-                m.d.sync += in_row.eq(0)
                 with m.If(wait == 0):
                     m.next = "CHUNK"
             with m.State("CHUNK"):
                 m.next = "WRITE"
             with m.State("WRITE"):
-                m.d.comb += self.wr.valid.eq(1)
-                with m.If(self.wr.ready):
-                    m.d.sync += write.step(left <= chunk, self.y_pitch)
-                    m.d.comb += next_chunk.eq(1)
+                with m.If(~full):
+                    m.d.comb += [chunk_done.eq(1), next_chunk.eq(1)]
                     m.d.sync += left.eq(left - chunk)
                     m.next = "CHUNK"
                     with m.If(left <= chunk):
                         m.next = "PLACE"
             with m.State("SETTLE"):
-                with m.If(wait == 0):
+                with m.If(unwritten):
+                    m.d.sync += wait.eq(SETTLE)
+                with m.Elif(wait == 0):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
         return m

@@ -108,7 +108,7 @@ def test_kinds_of_logits(vector_memory):
 
 @pytest.mark.parametrize("stall", [0.3, 0.8])
 def test_stalls(vector_memory, stall):
-    cases = [(9, 16, 2, 0, 1, "ties"), (6, 10, 2, 1, 0, "normal"), (11, 3, 3, 0, 1, "normal")]
+    cases = [(9, 16, 2, 0, 1, "ties"), (6, 10, 2, 1, 0, "normal"), (11, 3, 3, 0, 1, "normal"), (40, 16, 1, 0, 1, "normal")]
     run_route(vector_memory, SQUARE, cases, stall, 2)
 
 
@@ -122,7 +122,8 @@ def test_chunk_wider_than_experts(vector_memory):
 
 @pytest.mark.parametrize("config", [Config(max_experts=16, queue_entries=256), SQUARE, UNEVEN])
 def test_cycles(vector_memory, config):
-    shapes = [(5, 16, 2, 0), (32, 16, 2, 0), (33, 12, 4, 0), (7, 16, 1, 0), (1, 4, 2, 0), (9, 14, 2, 1)]
+    shapes = [(5, 16, 2, 0), (32, 16, 2, 0), (33, 12, 4, 0), (7, 16, 1, 0), (1, 4, 2, 0), (9, 14, 2, 1), (40, 16, 1, 1)]
+    shapes += [(23, 3, 2, 1)]
     cases = [(rows, experts, top_k, 0, dense, "normal") for rows, experts, top_k, dense in shapes]
     expected = [route_cycles(config, *shape) for shape in shapes]
     np.testing.assert_allclose(run_route(vector_memory, config, cases, 0.0, 5), expected, rtol=0.01, atol=1)
