@@ -3,11 +3,12 @@
 
     python tests/bench/exports/whole.py FILE.onnx NAME
 
-NAME is one of those in NETWORKS. It needs torch and transformers, which hwgen does not; without them exit status 2.
+NAME is one of those in NETWORKS, or evit_deit_small. It needs torch and transformers, which hwgen does not; without them exit status 2.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -15,9 +16,49 @@ try:
     import torch
     from exporters import EXPORTS, seeded
     from from_transformers import BOXES, MASKS, made
+    from torch import nn
 except ImportError as error:
     print(f"whole.py: {error}; it needs an environment with torch and transformers", file=sys.stderr)
     sys.exit(2)
+
+
+
+class Evit(nn.Module):
+    """DeiT-S that goes on with the 70 % of patches which the class token looks at most, and one that holds the others, after
+    layers 4, 7 and 10 (Liang et al. 2022)."""
+
+    width, heads, kept, at = 384, 6, 0.7, (3, 6, 9)
+
+    def __init__(self, depth: int = 12) -> None:
+        super().__init__()
+        d = self.width
+        self.patches = nn.Conv2d(3, d, 16, 16)
+        self.first, self.places = (nn.Parameter(torch.zeros(1, n, d)) for n in (1, 197))
+        self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(2 * depth + 1))
+        self.qkv, self.out = (nn.ModuleList(nn.Linear(d, n * d) for _ in range(depth)) for n in (3, 1))
+        self.mlp = nn.ModuleList(nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d)) for _ in range(depth))
+        self.head = nn.Linear(d, 1000)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.patches(image).flatten(2).transpose(1, 2)
+        x = torch.cat([self.first, x], 1) + self.places
+        for i, mlp in enumerate(self.mlp):
+            q, k, v = self.qkv[i](self.norms[2 * i](x)).reshape(1, -1, 3, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4)
+            p = (q @ k.transpose(-1, -2) * k.shape[-1] ** -0.5).softmax(-1)
+            x = x + self.out[i]((p @ v).transpose(1, 2).reshape(1, -1, self.width))
+            if i in self.at:
+                x = self.fewer(x, p[:, :, 0, 1:].mean(1))
+            x = x + mlp(self.norms[2 * i + 1](x))
+        return self.head(self.norms[-1](x)[:, 0])
+
+    def fewer(self, x: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        count = x.shape[1] - 1
+        scores, order = scores.topk(count, dim=1)
+        keep = math.ceil(self.kept * count)
+        patches = torch.gather(x[:, 1:], 1, order.unsqueeze(-1).expand(-1, -1, self.width))
+        rest = (patches[:, keep:] * scores[:, keep:].unsqueeze(-1)).sum(1, keepdim=True)
+        return torch.cat([x[:, :1], patches[:, :keep], rest], 1)
+
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SMALL = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
@@ -42,9 +83,13 @@ NETWORKS = {
 
 
 def main(path: str, name: str) -> int:
-    model, settings, options, shape = NETWORKS[name]
     torch.manual_seed(0)
-    EXPORTS["ts17"].write(seeded(made(model, settings, **options)), torch.randn(1, *shape), Path(path))
+    if name == "evit_deit_small":
+        model, shape = Evit(), (3, 224, 224)
+    else:
+        *names, options, shape = NETWORKS[name]
+        model = made(*names, **options)
+    EXPORTS["ts17"].write(seeded(model), torch.randn(1, *shape), Path(path))
     return 0
 
 
