@@ -35,6 +35,7 @@ from .streamed import Run, Streamed
 
 TILES = 2  # of the rows of a block: the vector unit works on one while the array works on the other
 LEAST_ROWS = 32  # of a tile: of fewer the latencies of another operation take longer than either waits
+SAME = 1.125  # two rectangles are fetched as one that is at most so much larger than either
 WEIGHTS = 2  # what streams from a constant takes at most this part of a bank
 
 
@@ -342,15 +343,19 @@ def _written(op: Op, view: View) -> View:
 
 
 def _joined(views: Iterable[View], written: list[View]) -> list[View]:
-    """Rectangles that hold all views: those that overlap joined where one of them is written, in order."""
+    """Rectangles that hold all views, in order: those that overlap joined where one of them is written, and where both together
+    are hardly larger than one, as what windows side by side read is."""
     areas = list(dict.fromkeys(views))
     changed = True
     while changed:
         changed = False
         for i, a in enumerate(areas):
             for b in areas[i + 1 :]:
-                if a.overlaps(b) and any(area.overlaps(w) for w in written for area in (a, b) if w.buffer == a.buffer):
-                    around = _around(a, b)
+                if not a.overlaps(b):
+                    continue
+                around = _around(a, b)
+                much = around.rows * around.cols > SAME * max(a.rows * a.cols, b.rows * b.cols)
+                if not much or any(area.overlaps(w) for w in written for area in (a, b) if w.buffer == a.buffer):
                     areas = list(dict.fromkeys(around if area in (a, b) else area for area in areas))
                     changed = True
                     break

@@ -110,8 +110,8 @@ class Streamed:
                 buffer = graph.buffers[name]
                 if (only.out.row, only.out.rows, only.out.cols) == (0, buffer.rows, buffer.cols):
                     self.fixed[name] = only
-        loads = list(self.fixed.values())
-        rest = [op for op in graph.ops if not any(op is load for load in loads)]
+        loads = {id(op) for op in self.fixed.values()}
+        rest = [op for op in graph.ops if id(op) not in loads]
         self.units = [[(op, self.shape(op)) for op in unit] for unit in with_maxima(units(rest), graph)]
         self.spans = lifetimes([op for op, _ in unit] for unit in self.units)
         shared = set(outputs)  # cannot be as tall as a block
@@ -226,13 +226,13 @@ class Streamed:
 
     def _keep(self, runs: list[Run]) -> bool:
         """Let what is moved between runs stay where it takes little room for the traffic that it saves; whether something did."""
-        local = {name for run in runs if run.tokens for name in self.local(run.first, run.end)}
+        known = {name for run in runs if run.tokens for name in self.local(run.first, run.end)} | self.resident
         uses: dict[str, int] = {}
         for unit in self.units:
             for op, _ in unit:
                 for view in op.views().values():
                     uses[view.buffer] = uses.get(view.buffer, 0) + 1
-        found = [name for name in self.spans if name not in self.fixed and name not in local | self.resident]
+        found = [name for name in self.spans if name not in self.fixed and name not in known]
         found.sort(key=lambda name: (self.spans[name][1] - self.spans[name][0] + 1) / uses[name])
         room, rows = self.stays.chunks.tolist(), self.stays.entries.tolist()
         most = KEPT * self.limits.banks * self.limits.bank_chunks

@@ -18,7 +18,7 @@ from hwgen.host.manifest import check
 from hwgen.intgraph import Buffer, Fetch, Input, IntGraph, MatMul, Output, ReduceWindow, RouteTokens, Spill, View
 from hwgen.intgraph_checks import verify
 from hwgen.isa import Reduce
-from hwgen.mapping import Mapping
+from hwgen.mapping import Mapping, spills
 from hwgen.mapping.apart import constants_apart, heads_apart
 from hwgen.mapping.bounds import aside, timing
 from hwgen.mapping.depth_first import Limits
@@ -335,3 +335,22 @@ def test_what_no_block_makes_small_enough_is_refused():
     with pytest.raises(UserError, match="bank_words") as error:
         mapping.choose({"": graph}, replace(TIGHT, bank_words=16), MEMORY)
     assert isinstance(error.value, Shortage)
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([(0, 44), (2, 44), (4, 44)], [(0, 48)]),  # windows side by side
+        ([(0, 40), (10, 8)], [(0, 40)]),  # one within another
+        ([(0, 40), (20, 40)], [(0, 40), (20, 40)]),  # half of each is its own
+        ([(0, 40), (40, 40)], [(0, 40), (40, 40)]),  # side by side
+    ],
+)
+def test_rows_that_several_read_are_fetched_once(rows, wanted):
+    found = spills._joined([View("x", first, count, 0, 16) for first, count in rows], [])
+    assert [(view.row, view.rows) for view in found] == wanted
+
+
+def test_what_is_written_is_one_with_all_that_overlap():
+    views = [View("x", first, 40, 0, 16) for first in (0, 20, 80)]
+    assert spills._joined(views, views[:1]) == [View("x", 0, 60, 0, 16), views[2]]
