@@ -203,6 +203,8 @@ def _clip(node: fg.Clip, nodes: dict[str, fg.Node], done: Legal, put, trusted: b
         values[node.name] = Range(*limits)
         if np.isinf(low) and np.isinf(high):
             values[node.x] = values[node.name]
+    if isinstance(source, fg.LayerNorm) and source.heads > 1:  # on its way into scores: their int8 operand ends there
+        values[node.x], low, high = values[node.name], -np.inf, np.inf
     if abs(low) <= half and isinstance(source, fg.Linear):
         seen = values[node.x]
         values[f"{node.name}.relu"] = Range(np.maximum(seen.low, 0), np.maximum(seen.high, 0), seen.seen)

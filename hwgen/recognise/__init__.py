@@ -14,7 +14,7 @@ from .limits import dynamic, joined, limit, of_input, of_inputs
 from .linear import absorbed, bias, bias_at_last, gain, gain_at_last, linear, scale, sorted_walks, wide_input
 from .match import parted
 from .moe import mixtures
-from .norms import length, norm, softmax
+from .norms import before_turns, length, norm, softmax
 from .outer import chosen, outer, weighed
 from .rewrite import Pattern, rewrite
 from .rotary import turned
@@ -27,7 +27,7 @@ LISTS: tuple[Pattern, ...] = (selected, scattered, placed, stepped)  # what is c
 # In order. Behind parts of concatenations a round finds layers in the steps that exporters write; a single number that
 # multiplies or is added may be such a step, so that only a later round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (parted, log_sigmoid),
+    (parted, before_turns, log_sigmoid),
     (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, kept_keys, attention, softmax, norm, curved, leaky),
         *(undone, over_sigmoid, bias, gain, received, *LISTS),

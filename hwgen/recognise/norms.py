@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from math import prod
 
 from ..layers import Length, Norm, Softmax
-from ..tensor import Builder, Node, Ref
+from ..tensor import Builder, Node, Reduce, Ref
 from .match import constant, factor_of, group, is_map, reduction, regroup, scalar_of, spread
 from .names import label
 from .rewrite import relabel
@@ -13,10 +14,51 @@ from .rewrite import relabel
 GUARD = 1e-4  # a least length or number that keeps a division from zero, and that no real image comes near
 
 
+STEPS = "sqrt", "max", "add", "mul", "div", "pow"  # from a sum of squares to what divides
+MOST_AXES = 4  # in whose orders roots are looked for
+
+
 def norm(t: Builder, node: Node) -> Ref | None:
-    """x or x minus its mean, by the root of the mean of its squares: x / root, x * (1 / root), x * square ** -0.5."""
+    """x or x minus its mean, by the root of the mean of its squares: x / root, x * (1 / root), x * square ** -0.5.
+
+    Root and x may be those of a value before its axes changed places: optimisers move transposes through what they can.
+    """
     if not is_map(node, "mul", "div"):
         return None
+    if (made := _normalised(t, node)) is not None:
+        return made
+    if any(constant(r) for r in node.operands) or len(node.shape) > MOST_AXES:
+        return None
+    for order in list(permutations(range(len(node.shape))))[1:]:
+        operands = [t.transpose(r, order) for r in node.operands]
+        if all(spread(r) is None for r in operands):
+            continue
+        if (made := _normalised(t, t.map(node.op.function, *operands).node)) is not None:
+            return t.transpose(made, [order.index(i) for i in range(len(order))])
+    return None
+
+
+def before_turns(t: Builder, node: Node) -> Ref | None:
+    """A step of a root, with a number, of a sum whose axes changed places before it: the step first."""
+    if not is_map(node, *STEPS):
+        return None
+    computed = [r for r in node.operands if r.scalar is None]
+    if len(computed) != 1 or computed[0].whole or not _of_sum(r := computed[0]):
+        return None
+    if r.shape != node.shape or r.layout.size != r.node.size or len({*r.layout.positions().reshape(-1).tolist()}) != r.node.size:
+        return None
+    operands = [r.node.ref if o is r else t.full(r.node.shape, o.scalar) for o in node.operands]
+    return t.through(r.layout, t.map(node.op.function, *operands))
+
+
+def _of_sum(r: Ref, depth: int = 6) -> bool:
+    if isinstance(r.op, Reduce):
+        return True
+    computed = [o for o in r.node.operands if o.scalar is None] if is_map(r, *STEPS) else []
+    return depth > 0 and len(computed) == 1 and _of_sum(computed[0], depth - 1)
+
+
+def _normalised(t: Builder, node: Node) -> Ref | None:
     a, b = node.operands
     for x, d in ((a, b),) if is_map(node, "div") else ((a, b), (b, a)):
         found = _root(t, d, is_map(node, "mul"))

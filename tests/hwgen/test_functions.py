@@ -129,6 +129,50 @@ def test_features_of_linear_attention(tmp_path):
     assert decibels(write(tmp_path / "m.onnx", nodes, held, (tokens, 16))) > 25
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_lengths_of_heads_behind_a_transpose(tmp_path, limited):
+    """As onnxruntime's optimiser leaves cosine attention: lengths are taken before heads come in front of tokens. `limited`: keys
+    are cut to a range, as a quantised file does."""
+    rng, tokens, heads, depth = np.random.default_rng(4), 24, 2, 8
+    held = {f"w{n}": normal(rng, 16, heads * depth) for n in "qkv"}
+    held |= {"p": normal(rng, 16, 3, 4, 4), "o": normal(rng, heads * depth, 16)}
+    held |= {"flat": np.array([1, 16, tokens]), "split": np.array([1, tokens, heads, depth])}
+    held |= {"least": np.float32(1e-12), "most": np.float32(0.4), "low": np.float32(-0.5), "sharp": np.float32(4)}
+    held |= {"shape": np.array([1, heads, tokens, depth]), "joined": np.array([1, tokens, heads * depth])}
+    nodes = [
+        node("Conv", ["image", "p"], ["map"], strides=[4, 4]),
+        node("Reshape", ["map", "flat"], ["channels"]),
+        node("Transpose", ["channels"], ["x"], perm=[0, 2, 1]),
+    ]
+    for n in "qkv":
+        nodes += [
+            node("MatMul", ["x", f"w{n}"], [f"{n}_all"]),
+            node("Reshape", [f"{n}_all", "split"], [f"{n}_split"]),
+            node("Transpose", [f"{n}_split"], [f"{n}_heads"], perm=[0, 2, 1, 3]),
+        ]
+    for n in "qk":
+        nodes += [
+            node("ReduceL2", [f"{n}_split"], [f"{n}_root"], axes=[3], keepdims=1),
+            node("Transpose", [f"{n}_root"], [f"{n}_turned"], perm=[0, 2, 1, 3]),
+            node("Clip", [f"{n}_turned", "least"], [f"{n}_length"]),
+            node("Expand", [f"{n}_length", "shape"], [f"{n}_wide"]),
+            node("Div", [f"{n}_heads", f"{n}_wide"], [f"{n}_normed"]),
+        ]
+    keys = "k_cut" if limited else "k_normed"
+    nodes += [node("Clip", ["k_normed", "low", "most"], ["k_cut"])] if limited else []
+    nodes += [
+        node("Transpose", [keys], ["k_columns"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["q_normed", "k_columns"], ["cosines"]),
+        node("Mul", ["cosines", "sharp"], ["scores"]),
+        node("Softmax", ["scores"], ["chances"], axis=-1),
+        node("MatMul", ["chances", "v_heads"], ["mixed"]),
+        node("Transpose", ["mixed"], ["back"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["back", "joined"], ["tokens"]),
+        node("MatMul", ["tokens", "o"], ["out"]),
+    ]
+    assert decibels(write(tmp_path / "m.onnx", nodes, held, (tokens, 16))) > 25
+
+
 def test_what_no_product_makes_is_named(tmp_path):
     rng = np.random.default_rng(2)
     held = {"p": normal(rng, 16, 3, 4, 4), "v": normal(rng, 8, 16, 1, 1)}
