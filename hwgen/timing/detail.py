@@ -3,8 +3,8 @@
 Placement by wire length leaves a register anywhere between what drives it and what it drives, which is as long either way; a
 tool that places by timing puts it where neither side is late. Vivado moves cells of paths that fail for that in its detailed
 placement, and again in `phys_opt_design` (UG904, Physical Synthesis Optimizations, "placement optimization": "moves cells
-to reduce delay on timing-critical nets"). Here what lies in a slice goes together, into regions that have room, if the longest
-path through it gets shorter. Multipliers and memories stay where they are.
+to reduce delay on timing-critical nets"). Here what lies in a slice goes together, alone or with the few slices that it drives,
+into regions that have room, if the longest path through it gets shorter. Multipliers and memories stay where they are.
 """
 
 from __future__ import annotations
@@ -75,8 +75,11 @@ class _Moves:
         region = self._region(place)
         self.taken[region] = self.taken.get(region, np.zeros(2)) + sign * self.size[at]
 
-    def _fits(self, at: int, place: Place) -> bool:
-        return bool((self.taken.get(self._region(place), np.zeros(2)) + self.size[at] <= 1.0).all())
+    def _fits(self, these: set[int], place: Place) -> bool:
+        """Whether there is room; also where they all are already."""
+        region = self._region(place)
+        more = [self.size[at] for at in these if self._region(self.places[self.members[at][0]]) != region]
+        return bool((self.taken.get(region, np.zeros(2)) + sum(more, np.zeros(2)) <= 1.0).all()) if more else True
 
     def one(self) -> int:
         """A pass; how many slices it moved. None beside one that this pass has moved, whose wires are not known then."""
@@ -99,32 +102,49 @@ class _Moves:
             if len(cells) > MOST or any(self.block[cell] for cell in cells):
                 continue
             nets = sorted(self.nets.get(at, []), key=lambda net: rank.get(net, -1))
-            beside = self._beside(cells, nets)
-            if moved.isdisjoint(beside) and self._move(at, cells, nets):
+            if moved.isdisjoint(self._beside(cells, nets)) and self._move({at}, cells, nets):
                 moved.add(at)
+            elif at not in moved:
+                moved |= self._with_sinks(at, rank, moved)
         return len(moved)
+
+    def _with_sinks(self, at: int, rank: dict[int, int], moved: set[int]) -> set[int]:
+        """Move a slice with all that its logic drives, where that is little, as a LUT with copies of registers: those moved."""
+        uses = [way.cell for net in self.nets.get(at, []) if net not in self.graph.starts for way, _ in self.uses.get(net, [])]
+        if len(uses) > MOST:
+            return set()
+        found = {at, *(self.of_cell[cell] for cell in uses)}
+        cells = [cell for one in sorted(found) for cell in self.members[one]]
+        if len(found) == 1 or len(cells) > MOST or any(self.block[cell] for cell in cells):
+            return set()
+        nets = sorted((net for one in found for net in self.nets.get(one, [])), key=lambda net: rank.get(net, -1))
+        if moved.isdisjoint(self._beside(cells, nets) | found) and self._move(found, cells, nets):
+            return found
+        return set()
 
     def _beside(self, cells: list[int], nets: list[int]) -> set[int]:
         drivers = {self.graph.driver.get(net, -1) for cell in cells for net in self.graph.inputs(self.graph.cells[cell])}
         sinks = {way.cell for net in nets for way, _ in self.uses.get(net, [])}
         return {self.of_cell[cell] for cell in drivers | sinks if cell >= 0}
 
-    def _move(self, at: int, cells: list[int], nets: list[int]) -> bool:
+    def _move(self, these: set[int], cells: list[int], nets: list[int]) -> bool:
+        """Move slices to one place, if the longest path through them gets shorter."""
         here = self.places[cells[0]]
-        before, ends = self._cost(at, cells, nets, here)
+        before, ends = self._cost(these, cells, nets, None)
         best, place = (before[0] - GAIN, before[1]), None
         for end in ends:
             for step in STEPS:
                 there = [a + step * (b - a) for a, b in zip(here, self.places[end], strict=True)]
-                if self._region(there) != self._region(here) and not self._fits(at, there):
+                if not self._fits(these, there):
                     continue
-                cost, _ = self._cost(at, cells, nets, there)
+                cost, _ = self._cost(these, cells, nets, there)
                 if cost < best:
                     best, place = cost, there
         if place is None:
             return False
-        self._take(at, here, -1.0)
-        self._take(at, place, 1.0)
+        for at in these:
+            self._take(at, self.places[self.members[at][0]], -1.0)
+            self._take(at, place, 1.0)
         self._put(cells, place)
         return True
 
@@ -132,12 +152,15 @@ class _Moves:
         for cell in cells:
             self.places[cell] = place
 
-    def _cost(self, at: int, cells: list[int], nets: list[int], place: Place) -> tuple[tuple[float, float], list[int]]:
-        """((ps of the longest path through a slice at a place, those of the wires that leave or enter it added up), the cells
-        at the other ends of the latest of them)."""
+    def _cost(
+        self, these: set[int], cells: list[int], nets: list[int], place: Place | None
+    ) -> tuple[tuple[float, float], list[int]]:
+        """((ps of the longest path through slices at a place, those of the wires that leave or enter them added up), the cells
+        at the other ends of the latest of them). place: None where they are."""
         graph, found = self.graph, self.found
-        kept = self.places[cells[0]]
-        self._put(cells, place)
+        kept = [self.places[cell] for cell in cells]
+        if place is not None:
+            self._put(cells, place)
         wire = self.wire
         ready: dict[int, float] = {}
         ranks = graph.delays["lut"]["delays"]
@@ -164,7 +187,7 @@ class _Moves:
                 totals.append((t, graph.driver.get(end.net, -1) if end.routed else -1))
         for net in nets:
             for way, out in self.uses.get(net, []):
-                if self.of_cell[way.cell] == at:
+                if self.of_cell[way.cell] in these:
                     continue
                 if out is None:
                     rest = way.ps
@@ -172,13 +195,14 @@ class _Moves:
                     lut = graph.kinds[way.cell].startswith("LUT")
                     rest = (found.cell_ps[out] if lut else way.ps) + self.after.get(out, -np.inf)
                 totals.append((ready[net] + wire(way) + rest, way.cell))
-        self._put(cells, kept)
+        for cell, before in zip(cells, kept, strict=True):
+            self.places[cell] = before
         if not totals:
             return (0.0, 0.0), []
         totals.sort(key=lambda item: -item[0])
         others: list[int] = []
         for _, other in totals:
-            if other >= 0 and self.of_cell[other] != at and other not in others:
+            if other >= 0 and self.of_cell[other] not in these and other not in others:
                 others.append(other)
             if len(others) == 3:
                 break

@@ -351,8 +351,8 @@ def _on_lines(design: _Design, result: np.ndarray, members: np.ndarray, lines: _
 
 
 def _on_sites(design: _Design, result: np.ndarray, members: np.ndarray, lines: _Lines) -> None:
-    """Put blocks on sites so that the squares of the ways they are moved add up to the least, cascades of blocks first, each on
-    neighbouring sites, the longest ones first."""
+    """Put blocks on sites so that the squares of the ways they are moved add up to the least: cascades on neighbouring sites, and
+    what is in none in groups of neighbours as large as the longest, so that neither takes the places of the other."""
     across, along = lines.across, 1 - lines.across
     count = max(int(design.size[along] / lines.step + 1e-6), -(-len(members) // len(lines.places)))
     sites = np.empty((len(lines.places), count, 2))
@@ -360,23 +360,50 @@ def _on_sites(design: _Design, result: np.ndarray, members: np.ndarray, lines: _
     sites[..., along] = np.minimum((np.arange(count) + 0.5) * lines.step, design.size[along])
     free = np.ones(sites.shape[:2], dtype=bool)
     chains = [chain for chain in design.chains or [] if design.group[chain[0]] == design.group[members[0]]]
-    left = np.setdiff1d(members, np.concatenate(chains)) if chains else members
-    todo = [[c for c in chains if len(c) == length] for length in sorted({len(c) for c in chains}, reverse=True)]
-    for same in [*todo, [np.array([cell]) for cell in left]]:
-        if not same:
+    single = np.setdiff1d(members, np.concatenate(chains)) if chains else members
+    most = max((len(chain) for chain in chains), default=1)
+    slots = _runs(free, most)
+    groups = _groups(single, result, most) if most > 1 else []
+    whole = [chain for chain in chains if len(chain) == most]
+    if 0 < len(whole) + len(groups) <= len(slots):
+        todo = [*whole, *groups]
+        middles = np.array([sites[line, k : k + most].mean(axis=0) for line, k in slots])
+        for thing, slot in zip(*_nearest(np.array([result[cells].mean(axis=0) for cells in todo]), middles), strict=True):
+            line, k = slots[slot]
+            if thing < len(whole):
+                result[whole[thing]] = sites[line, k : k + most]
+                free[line, k : k + most] = False
+        chains = [chain for chain in chains if len(chain) < most]
+    for length in sorted({len(chain) for chain in chains}, reverse=True):
+        same = [chain for chain in chains if len(chain) == length]
+        slots = _runs(free, length)
+        if len(slots) < len(same):  # no room for as many: each block by itself
+            single = np.concatenate([single, *same])
             continue
-        length = len(same[0])
-        places = _runs(free, length)
-        if len(places) < len(same):  # no room for as many: each block by itself
-            same, length = [np.array([cell]) for chain in same for cell in chain], 1
-            places = _runs(free, 1)
-        middles = np.array([[sites[line, k : k + length].mean(axis=0) for line, k in places]])[0]
-        wanted = np.array([result[chain].mean(axis=0) for chain in same])
-        cost = ((wanted[:, None] - middles[None]) ** 2).sum(axis=2)
-        for chain, place in zip(*linear_sum_assignment(cost), strict=True):
-            line, k = places[place]
-            result[same[chain]] = sites[line, k : k + length]
+        middles = np.array([sites[line, k : k + length].mean(axis=0) for line, k in slots])
+        for thing, slot in zip(*_nearest(np.array([result[chain].mean(axis=0) for chain in same]), middles), strict=True):
+            line, k = slots[slot]
+            result[same[thing]] = sites[line, k : k + length]
             free[line, k : k + length] = False
+    if len(single):
+        places = sites[free]
+        things, slot = _nearest(result[single], places)
+        result[single[things]] = places[slot]
+
+
+def _nearest(wanted: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(things, places): each thing's place, by the least sum of squares."""
+    things, slots = linear_sum_assignment(((wanted[:, None] - places[None]) ** 2).sum(axis=2))
+    return things, slots
+
+
+def _groups(cells: np.ndarray, places: np.ndarray, most: int) -> list[np.ndarray]:
+    """Cells in as few groups of neighbours as hold at most so many each."""
+    if len(cells) <= most:
+        return [cells] if len(cells) else []
+    half = -(-len(cells) // most) // 2 * most
+    order = cells[np.argsort(places[cells, np.ptp(places[cells], axis=0).argmax()], kind="stable")]
+    return _groups(order[:half], places, most) + _groups(order[half:], places, most)
 
 
 def _runs(free: np.ndarray, length: int) -> list[tuple[int, int]]:

@@ -356,6 +356,23 @@ def test_a_register_moves_to_where_neither_side_is_late():
     assert better[1].tolist() == better[2].tolist() and 100 < better[1][1] < 200
 
 
+def test_a_lut_moves_with_the_registers_behind_it():
+    cells = [("l", "LUT2", {"I0": [2], "I1": [3], "O": [4]}), *(ff(f"r{i}", 4, 10 + i) for i in range(5))]
+    ends = [{"CLKARDCLK": [0], "ADDRARDADDR": [10 + i], "DOUTADOUT": [30 + i]} for i in range(5)]
+    starts = [("s", "RAMB36E2", {"CLKARDCLK": [0], "ADDRARDADDR": [8], "DOUTADOUT": [2, 3]}, {"DOA_REG": "1", "DOB_REG": "1"})]
+    cells += starts + [(f"e{i}", "RAMB36E2", pins, {"DOA_REG": "1", "DOB_REG": "1"}) for i, pins in enumerate(ends)]
+    # Behind a net of many loads the LUT is a little later beside the memory.
+    cells += [ff(f"o{net}{i}", net, 100 * net + i) for net in (2, 3) for i in range(63)]
+    graph = graph_of(netlist(*cells))
+    xy = np.array([*[(0, 300)] * 6, (0, 0), *[(0, 300)] * 5, *[(0, 0)] * 126], dtype=float)
+
+    def late(xy: np.ndarray) -> float:
+        return max(arrivals(graph, wires(graph, 1, xy)).needs)
+
+    better = refine(graph, xy)  # neither the LUT nor a register alone makes the path shorter
+    assert late(better) < 0.8 * late(xy) and (better[:6, 1] < 290).all()
+
+
 def test_opensta_adds_up_the_same(tmp_path):
     if not opensta.available():
         pytest.skip("OpenSTA (Debian: opensta) is not installed")
