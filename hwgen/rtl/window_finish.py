@@ -30,7 +30,7 @@ class WindowFinish(Component):
 
     Parameters: config. Ports: insn (word, held), start (strobe), tail (elements of a row's last chunk); param_valid,
     param_tag, param_data (multipliers and biases); target_valid, target (a row's place, ahead of it); i_valid, i_tag (strobe:
-    a group's sums are there from the next cycle on), group_row, chunk, i_data (chunk of the sums, combinational); wr, scale;
+    a group's sums are there two cycles later), group_row, chunk, i_data (chunk of the sums, combinational); wr, scale;
     strobes written (a chunk), stored (a row of a block, with its maximum), block_done (the ring's chunks of a block are free).
     """
 
@@ -70,10 +70,13 @@ class WindowFinish(Component):
             targets.push.eq(self.target_valid),
             targets.push_data.eq(self.target),
         ]
-        # They choose among all sums, a chunk of them a cycle.
-        chunk = Signal(range(max(config.window_chunks, 2)), name="at_chunk", attrs=WIDE)
-        group_row = Signal(range(max(config.window_rows, 2)), name="at_row", attrs=WIDE)
-        m.d.comb += [self.chunk.eq(chunk), self.group_row.eq(group_row)]
+        chunk = Signal(range(max(config.window_chunks, 2)), name="at_chunk")
+        group_row = Signal(range(max(config.window_rows, 2)), name="at_row")
+        # They choose among all sums, a chunk of them a cycle: a cycle later, near the sums.
+        m.d.comb += [
+            self.chunk.eq(register(m, chunk, "chunk_near", WIDE)),
+            self.group_row.eq(register(m, group_row, "row_near", WIDE)),
+        ]
         busy, about = Signal(), Signal(read_tag(config), reset_less=True)
         place = Signal(TARGET, reset_less=True)
         slot, row, first_block = Signal(ring_slot_bits(config)), Signal(ports.ROW_BITS), Signal()
@@ -92,18 +95,19 @@ class WindowFinish(Component):
         with m.If(self.start):
             m.d.sync += [row.eq(0), first_block.eq(1)]
         tail = register(m, lanes_mask(self.tail, config.chunk), "tail_mask")
+        chosen, ends = delay_valid(m, busy, 1, "chosen"), delay_valid(m, busy & last, 1, "row_chosen")
         m.d.comb += [
-            post.i_valid.eq(busy),
+            post.i_valid.eq(chosen),
             post.i_data.eq(self.i_data),
-            post.i_keep.eq(tail | ~(about.final & last).replicate(config.chunk)),
+            post.i_keep.eq(register(m, tail | ~(about.final & last).replicate(config.chunk), "keep")),
             *(getattr(post, name).eq(insn[name]) for name in ("before", "shift", "gelu", "gelu_shift")),
-            self.block_done.eq(delay_valid(m, busy & last & block_end, post.BIAS_AT + 1, "block")),
+            self.block_done.eq(delay_valid(m, busy & last & block_end, post.BIAS_AT + 2, "block")),
         ]
-        self._parameters(m, post, Cat(chunk[: WINDOW_RING.bit_length() - 1 - len(slot)], slot))
+        self._parameters(m, post, register(m, Cat(chunk[: WINDOW_RING.bit_length() - 1 - len(slot)], slot), "ring_at"))
 
         # --- results --------------------------------------------------------------------------------------------------
         m.submodules.results = results = SmallFifo(WINDOW_ROWS, 16 * config.chunk + ports.ADDRESS_BITS)
-        addr = delay(m, place.addr, post.LATENCY, "y_addr")
+        addr = delay(m, place.addr, post.LATENCY + 1, "y_addr")
         m.d.comb += [
             results.push.eq(post.o_valid),
             results.push_data.eq(Cat(post.o_data, addr)),
@@ -114,8 +118,8 @@ class WindowFinish(Component):
             results.o.ready.eq(self.wr.ready),
             self.written.eq(self.wr.valid & self.wr.ready),
         ]
-        ends = busy & last
-        self._maxima(m, post, Cat(place.scale, row, about.final, first_block), busy, first, ends)
+        of_row = register(m, Cat(place.scale, row, about.final, first_block), "of_row")
+        self._maxima(m, post, of_row, chosen, register(m, first, "first_chosen"), ends)
         return m
 
     def _parameters(self, m: Module, post: WindowPost, chunk: Value) -> None:

@@ -74,12 +74,12 @@ class WindowLanes(Component):
     what is never asked for.
 
     Ports: reduce (held); i_valid, i_tag, i_data (what the scratchpad brings; parameters of other kinds than weights are
-    ignored); o_valid (strobe, TOTAL_LATENCY after a group's last tap: its sums are there from the next cycle on, a row's
+    ignored); o_valid (strobe, TOTAL_LATENCY after a group's last tap: its sums are there two cycles later, a row's
     until that row of the next group has its last tap), row, chunk (of the sums), o_data (that chunk's, combinational).
     Cost: about 135 LUTs and 300 flip-flops an element of a read and row of a group, WINDOW_TAPS x 8 bits of LUT RAM.
     """
 
-    TOTAL_LATENCY = latency.WINDOW_TOTAL
+    TOTAL_LATENCY = latency.WINDOW_TOTAL - 1
 
     def __init__(self, config: Config):
         self.config = config
@@ -122,7 +122,7 @@ class WindowLanes(Component):
             with m.If(came):
                 m.d.sync += [behind.eq(weights), *(following[name].eq(flags[name] & ~tag.line_end) for name in flags)]
             flags, weights = following, behind
-        m.d.comb += self.o_valid.eq(delay_valid(m, came & tag.last, WindowLane.PRODUCT + 1, "group"))
+        m.d.comb += self.o_valid.eq(delay_valid(m, came & tag.last, WindowLane.PRODUCT, "group"))
         chunk = self.config.chunk
         for i in range(chunk):
             m.d.comb += self.o_data[i].eq(Array(Array(row[i::chunk])[self.chunk] for row in held)[self.row])
