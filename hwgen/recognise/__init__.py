@@ -24,10 +24,11 @@ from .tokens import channels_last, ordered, padded, pool, positions, shifted, to
 
 LISTS: tuple[Pattern, ...] = (selected, scattered, placed, stepped)  # what is chosen by what the network computes
 
+# Before any layer is found, so that a value without its limits would be without those of all that it is computed from.
+FIRST: tuple[Pattern, ...] = (parted, before_turns, log_sigmoid)
 # In order. Behind parts of concatenations a round finds layers in the steps that exporters write; a single number that
 # multiplies or is added may be such a step, so that only a later round folds those, and puts rows and columns in order.
 ROUNDS: tuple[tuple[Pattern, ...], ...] = (
-    (parted, before_turns, log_sigmoid),
     (
         *(joined, shifted, scan, skipped, convolution, linear, grouped, kept_keys, attention, softmax, norm, curved, leaky),
         *(undone, over_sigmoid, bias, gain, received, *LISTS),
@@ -80,6 +81,7 @@ def recognise(program: Program) -> tuple[Program, list[Finding]]:
     made, findings, none = mixtures(program)
     if findings and none:  # what chooses rows may look like a router
         made, findings, _ = mixtures(rewrite(program, LISTS, past=False))
+    made = rewrite(made, FIRST, past=False)
     for patterns in ROUNDS:
         made = rewrite(made, patterns)
     return made, findings

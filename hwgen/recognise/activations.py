@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from ..layers import Activation, Clip
 from ..tensor import Builder, Concat, Node, Ref
+from .limits import beneath
 from .match import constant, elementwise, is_map, layer, pointwise, scalar_of, sources
 from .names import label, parent
 from .rewrite import relabel
@@ -175,9 +176,9 @@ def log_sigmoid(t: Builder, node: Node) -> Ref | None:
     sigmoid that is kept from zero by a small number."""
     if not is_map(node, "log"):
         return None
-    inner, least = node.operands[0], 0.0
+    inner, least = beneath(t, node.operands[0]), 0.0
     if (found := scalar_of(inner, "max")) is not None and 0 < found[1] < SMALL:
-        inner, least = found
+        inner, least = beneath(t, found[0]), found[1]
     if not is_map(inner, "sigmoid"):
         return None
     x = t.through(inner.layout, inner.node.operands[0])

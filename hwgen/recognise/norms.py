@@ -7,6 +7,7 @@ from math import prod
 
 from ..layers import Length, Norm, Softmax
 from ..tensor import Builder, Node, Reduce, Ref
+from .limits import is_limit
 from .match import constant, factor_of, group, is_map, reduction, regroup, scalar_of, spread
 from .names import label
 from .rewrite import relabel
@@ -39,8 +40,8 @@ def norm(t: Builder, node: Node) -> Ref | None:
 
 
 def before_turns(t: Builder, node: Node) -> Ref | None:
-    """A step of a root, with a number, of a sum whose axes changed places before it: the step first."""
-    if not is_map(node, *STEPS):
+    """A step of a root, with a number, of a sum whose axes changed places before it: the step first, a limit as well."""
+    if not is_map(node, *STEPS) and not is_limit(node):
         return None
     computed = [r for r in node.operands if r.scalar is None]
     if len(computed) != 1 or computed[0].whole or not _of_sum(r := computed[0]):
@@ -48,13 +49,13 @@ def before_turns(t: Builder, node: Node) -> Ref | None:
     if r.shape != node.shape or r.layout.size != r.node.size or len({*r.layout.positions().reshape(-1).tolist()}) != r.node.size:
         return None
     operands = [r.node.ref if o is r else t.full(r.node.shape, o.scalar) for o in node.operands]
-    return t.through(r.layout, t.map(node.op.function, *operands))
+    return t.through(r.layout, t.node(node.op, *operands))
 
 
 def _of_sum(r: Ref, depth: int = 6) -> bool:
     if isinstance(r.op, Reduce):
         return True
-    computed = [o for o in r.node.operands if o.scalar is None] if is_map(r, *STEPS) else []
+    computed = [o for o in r.node.operands if o.scalar is None] if is_map(r, *STEPS) or is_limit(r) else []
     return depth > 0 and len(computed) == 1 and _of_sum(computed[0], depth - 1)
 
 

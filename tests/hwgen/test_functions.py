@@ -129,37 +129,44 @@ def test_features_of_linear_attention(tmp_path):
     assert decibels(write(tmp_path / "m.onnx", nodes, held, (tokens, 16))) > 25
 
 
-@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("limited", ["nothing", "keys", "sources"])
 def test_lengths_of_heads_behind_a_transpose(tmp_path, limited):
-    """As onnxruntime's optimiser leaves cosine attention: lengths are taken before heads come in front of tokens. `limited`: keys
-    are cut to a range, as a quantised file does."""
+    """As onnxruntime's optimiser leaves cosine attention: lengths are taken before heads come in front of tokens. `limited`: as
+    quantised files do, normed keys are cut to a range, or queries and keys lie on a grid before and behind the transpose."""
     rng, tokens, heads, depth = np.random.default_rng(4), 24, 2, 8
     held = {f"w{n}": normal(rng, 16, heads * depth) for n in "qkv"}
     held |= {"p": normal(rng, 16, 3, 4, 4), "o": normal(rng, heads * depth, 16)}
     held |= {"flat": np.array([1, 16, tokens]), "split": np.array([1, tokens, heads, depth])}
     held |= {"least": np.float32(1e-12), "most": np.float32(0.4), "low": np.float32(-0.5), "sharp": np.float32(4)}
     held |= {"shape": np.array([1, heads, tokens, depth]), "joined": np.array([1, tokens, heads * depth])}
+    held |= {"step": np.float32(0.03), "zero": np.int8(3)}
     nodes = [
         node("Conv", ["image", "p"], ["map"], strides=[4, 4]),
         node("Reshape", ["map", "flat"], ["channels"]),
         node("Transpose", ["channels"], ["x"], perm=[0, 2, 1]),
     ]
+
+    def on_grid(name):
+        if limited != "sources":
+            return name
+        nodes.append(node("QuantizeLinear", [name, "step", "zero"], [f"{name}_integers"]))
+        nodes.append(node("DequantizeLinear", [f"{name}_integers", "step", "zero"], [f"{name}_grid"]))
+        return f"{name}_grid"
+
     for n in "qkv":
-        nodes += [
-            node("MatMul", ["x", f"w{n}"], [f"{n}_all"]),
-            node("Reshape", [f"{n}_all", "split"], [f"{n}_split"]),
-            node("Transpose", [f"{n}_split"], [f"{n}_heads"], perm=[0, 2, 1, 3]),
-        ]
+        nodes.append(node("MatMul", ["x", f"w{n}"], [f"{n}_all"]))
+        nodes.append(node("Reshape", [on_grid(f"{n}_all"), "split"], [f"{n}_split"]))
+        nodes.append(node("Transpose", [f"{n}_split"], [f"{n}_heads"], perm=[0, 2, 1, 3]))
     for n in "qk":
         nodes += [
             node("ReduceL2", [f"{n}_split"], [f"{n}_root"], axes=[3], keepdims=1),
             node("Transpose", [f"{n}_root"], [f"{n}_turned"], perm=[0, 2, 1, 3]),
             node("Clip", [f"{n}_turned", "least"], [f"{n}_length"]),
             node("Expand", [f"{n}_length", "shape"], [f"{n}_wide"]),
-            node("Div", [f"{n}_heads", f"{n}_wide"], [f"{n}_normed"]),
         ]
-    keys = "k_cut" if limited else "k_normed"
-    nodes += [node("Clip", ["k_normed", "low", "most"], ["k_cut"])] if limited else []
+        nodes.append(node("Div", [on_grid(f"{n}_heads"), f"{n}_wide"], [f"{n}_normed"]))
+    keys = "k_cut" if limited == "keys" else "k_normed"
+    nodes += [node("Clip", ["k_normed", "low", "most"], ["k_cut"])] if limited == "keys" else []
     nodes += [
         node("Transpose", [keys], ["k_columns"], perm=[0, 1, 3, 2]),
         node("MatMul", ["q_normed", "k_columns"], ["cosines"]),
@@ -171,6 +178,24 @@ def test_lengths_of_heads_behind_a_transpose(tmp_path, limited):
         node("MatMul", ["tokens", "o"], ["out"]),
     ]
     assert decibels(write(tmp_path / "m.onnx", nodes, held, (tokens, 16))) > 25
+
+
+def test_the_log_of_a_sigmoid_on_a_grid(tmp_path):
+    """-softplus(-x) whatever limit stands between the two; the limit on the layer before stays for all that read it."""
+    rng = np.random.default_rng(3)
+    held = {"p": normal(rng, 16, 3, 4, 4), "w": normal(rng, 24, 16, 1, 1), "v": normal(rng, 8, 24, 1, 1)}
+    held |= {"step": np.float32(0.03), "fine": np.float32(1 / 255), "zero": np.int8(0), "low": np.int8(-128)}
+    nodes = [node("Conv", ["image", "p"], ["x"], strides=[4, 4]), node("Conv", ["x", "w"], ["h"])]
+    for name, step, zero in (("h", "step", "zero"), ("chance", "fine", "low")):
+        nodes += [node("QuantizeLinear", [name, step, zero], [f"{name}_q"])]
+        nodes += [node("DequantizeLinear", [f"{name}_q", step, zero], [f"{name}_grid"])]
+        nodes += [node("Sigmoid", ["h_grid"], ["chance"])] if name == "h" else []
+    nodes += [node("Log", ["chance_grid"], ["f"]), node("Add", ["f", "h_grid"], ["sum"]), node("Conv", ["sum", "v"], ["out"])]
+    path = write(tmp_path / "m.onnx", nodes, held, (8, 4, 6))
+    made = import_model(path).nodes
+    assert [n.form for n in made if isinstance(n, fg.Activation)] == ["softplus"]
+    (limit,) = (n for n in made if isinstance(n, fg.Clip))
+    assert [n for n in made if limit.x in n.inputs] == [limit]
 
 
 def test_what_no_product_makes_is_named(tmp_path):
