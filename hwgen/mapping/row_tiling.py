@@ -52,28 +52,32 @@ def waiting(ops: list[Op], least: int = 0) -> set[str]:
 
 
 def _loads_in_tiles(ops: list[tuple[int, Op]]) -> list[Op]:
-    """Loads in the tiles in which the first linear layer that reads them does, so that it need not wait for all of them.
+    """Loads in the tiles in which the first linear layer that reads them does, so that it need not wait for all of them; but those
+    that another operation before it touches.
 
     ops: with a number for the parts of each.
     """
     readers: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # of a buffer: number, first row, operation
+    touched: dict[str, list[tuple[int, View]]] = defaultdict(list)  # by which operations
     for i, (number, op) in enumerate(ops):
+        for view in op.views().values():
+            touched[view.buffer].append((i, view))
         if isinstance(op, MatMul) and _splits(op):
-            for view in (op.x, op.residual):
-                if view is not None:
-                    readers[view.buffer].append((number, view.row, i))
+            for operand in (op.x, op.residual):
+                if operand is not None:
+                    readers[operand.buffer].append((number, operand.row, i))
     placed: list[tuple[int, int, Op]] = []  # each in front of which operation, and for which reader among those there
     for i, (_, op) in enumerate(ops):
-        view = op.writes()["out"] if isinstance(op, Constant | Input) else None
-        found = readers[view.buffer] if view is not None else []
-        if view is None or not found or found[0][2] < i:
+        out = op.writes()["out"] if isinstance(op, Constant | Input) else None
+        found = readers[out.buffer] if out is not None else []
+        first, _, at = found[0] if found else (0, 0, -1)
+        if out is None or at < i or any(i < j < at and view.overlaps(out) for j, view in touched[out.buffer]):
             placed.append((i, len(ops), op))
             continue
-        first, _, at = found[0]
-        cuts = {row - view.row: j for number, row, j in found if number == first and view.row < row < view.row + view.rows}
+        cuts = {row - out.row: j for number, row, j in found if number == first and out.row < row < out.row + out.rows}
         starts = {0: at} | {row: j for row, j in sorted(cuts.items()) if j != at}
-        for k, (begin, end) in enumerate(zip(starts, [*list(starts)[1:], view.rows], strict=True)):
-            name = part_name(op.name, k, end == view.rows, "rows")
+        for k, (begin, end) in enumerate(zip(starts, [*list(starts)[1:], out.rows], strict=True)):
+            name = part_name(op.name, k, end == out.rows, "rows")
             placed.append((at, starts[begin], part(op, begin, end, name, lambda v: v)))
     return [op for *_, op in sorted(placed, key=lambda entry: entry[:2])]
 

@@ -148,6 +148,20 @@ def test_an_image_comes_in_the_tiles_of_the_layer_that_reads_it(patches):
     assert_equal({name: value[None] for name, value in got.items()}, one_by_one(graph, images))
 
 
+def test_an_image_that_another_operation_reads_first_comes_before_that():
+    """A LayerNorm in front of the first linear layer, which the image had come behind."""
+    graph = random_graph(0, Shape(patches=(4, 5)))
+    at = next(i for i, op in enumerate(graph.ops) if isinstance(op, MatMul) and op.name.startswith("embed"))
+    norm = next(op for op in graph.ops if isinstance(op, Norm))
+    image = graph.ops[at].x
+    gamma = np.resize(norm.gamma, image.cols)
+    early = replace(norm, name="early", x=image, out=replace(image, buffer="normed"), gamma=gamma, beta=gamma, row_max=RowMax.NONE)
+    buffers = graph.buffers | {"normed": replace(graph.buffers[image.buffer], name="normed")}
+    split = row_tiling(replace(graph, buffers=buffers, ops=[*graph.ops[:at], early, *graph.ops[at:]]), 2, {"embed"}, loads=True)
+    where = {op.name: i for i, op in enumerate(split.ops)}
+    assert all(where[op.name] < where["early"] for op in split.ops if isinstance(op, Input) and op.out.buffer == image.buffer)
+
+
 def test_layers_that_read_the_same_rows_are_not_all_in_tiles():
     """Keys read what queries have read before: by then all rows are there, and their weights come once."""
     graph = random_graph(0, SHAPES["odd"])
