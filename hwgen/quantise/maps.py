@@ -84,7 +84,8 @@ def join(b: Builder, node: fg.Join) -> None:
     offset: Array | None = np.concatenate([np.broadcast_to(np.float64(o), cols) for o, _, cols in each])
     offset = offset if np.any(offset) else None
     scale: float | Array
-    if (wanted := _wanted_steps(b, node.name)) is not None:
+    resampled = any(isinstance(b.plan.nodes.get(name), fg.Resample) for name in node.xs)  # made in those steps already
+    if resampled and (wanted := _wanted_steps(b, node.name)) is not None:
         scale, offset = wanted, None
     elif _kept(b, node, offset):
         scale = np.concatenate([np.broadcast_to(np.float64(s), cols) for _, s, cols in each])

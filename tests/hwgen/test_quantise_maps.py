@@ -303,3 +303,16 @@ def test_a_limit_that_values_meet_stays_where_the_file_gives_its_range_to_them_t
     ends = (np.full(16, made.node(y).low, np.float32), np.full(16, made.node(y).high, np.float32))
     made = replace(made, ranges={y: ends, made.node(y).x: ends})
     assert_near(made, maker.images(made, 6))
+
+
+def test_values_side_by_side_keep_their_steps_for_the_convolution_that_reads_them():
+    """Nothing is rounded again that is read by column (the fusion of MobileViT: Mehta and Rastegari 2022)."""
+    m = maker.Maker()
+    small, large = m.conv("patches"), m.conv("patches")
+    next(node for node in m.nodes if node.name == large).weight[...] *= 8
+    side = m.put(fg.Join, (small, large))
+    graph = m.graph(m.conv(side, inputs=2 * m.columns))
+    values = quantise({"": graph}, maker.images(graph))[""].values
+    steps = [np.broadcast_to(values[name].scale, m.columns) for name in (small, large)]
+    np.testing.assert_array_equal(values[side].scale, np.concatenate(steps))
+    assert steps[1].mean() > 4 * steps[0].mean()
