@@ -52,8 +52,8 @@ def waiting(ops: list[Op], least: int = 0) -> set[str]:
 
 
 def _loads_in_tiles(ops: list[tuple[int, Op]]) -> list[Op]:
-    """Loads in the tiles in which the first linear layer that reads them does, so that it need not wait for all of them; but those
-    that another operation before it touches.
+    """Loads in the tiles in which the first linear layer that reads them does, so that it need not wait for all of them; but not
+    those that another operation before it touches.
 
     ops: with a number for the parts of each.
     """

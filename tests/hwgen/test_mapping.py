@@ -155,7 +155,8 @@ def test_an_image_that_another_operation_reads_first_comes_before_that():
     norm = next(op for op in graph.ops if isinstance(op, Norm))
     image = graph.ops[at].x
     gamma = np.resize(norm.gamma, image.cols)
-    early = replace(norm, name="early", x=image, out=replace(image, buffer="normed"), gamma=gamma, beta=gamma, row_max=RowMax.NONE)
+    out = replace(image, buffer="normed")
+    early = replace(norm, name="early", x=image, out=out, gamma=gamma, beta=gamma, row_max=RowMax.NONE)
     buffers = graph.buffers | {"normed": replace(graph.buffers[image.buffer], name="normed")}
     split = row_tiling(replace(graph, buffers=buffers, ops=[*graph.ops[:at], early, *graph.ops[at:]]), 2, {"embed"}, loads=True)
     where = {op.name: i for i, op in enumerate(split.ops)}

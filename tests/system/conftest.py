@@ -101,8 +101,8 @@ def check_cycles(task: TaskProgram, config: Config, dram: Dram, machine: Machine
     """The cycle model against the hardware: within 3 %, the whole run and every layer of it.
 
     A layer may differ by one refresh, as the model knows their mean and not their phase: the cycles in which DRAM is shut
-    and those until it answers again. The first one may by the program's queue, too, which is filled beside the first loads through
-    the same port: which beats go first the model knows no better than that.
+    and those until it answers again. The first one may by the program's queue, too, which is filled beside the first loads
+    through the same port: which beats go first the model knows no better than that.
     """
     estimate = cost.estimate(task.instructions, config, dram, machine.queues)
     assert abs(estimate.cycles - result.cycles) <= 0.03 * result.cycles + dram.refresh_cycles
