@@ -61,8 +61,10 @@ class Mapping:
 
 
 def _used_rows(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    """Not where images share the weights of what is left of them."""
-    return used_rows(graph) if mapping.group == 1 else graph
+    """Not where images share the weights of what is left of them, nor where tiles go depth-first: few rows end the run of layers
+    that a tile goes through, and more lives at one time."""
+    depth_first_tiles = mapping.room is not None and mapping.spill is None and not mapping.windows
+    return graph if mapping.group > 1 or depth_first_tiles else used_rows(graph)
 
 
 def _batches(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:

@@ -21,7 +21,8 @@ STEERING = {
     + [f"gelu_{name}_6" for name in ("tanh", "alone", "rectified", "added")],
     tiles.TileLoader: ["params_popped", "odd_next"],
     vector.VectorUnit: ["word", "chosen"],
-    window.Window: ["came_tap", "came_weight", "came", "at_chunk", "at_row", "mult_near", "bias_near", "mult_came", "total_0"],
+    window.Window: ["came_tap", "came_weight", "came", "chunk_near", "row_near"]
+    + ["mult_near", "bias_near", "mult_came", "total_0"],
 }
 
 
