@@ -11,3 +11,9 @@ def unused(name: str, taken: Container[str]) -> str:
     while candidate in taken:
         candidate, n = f"{name}.{n}", n + 1
     return candidate
+
+
+def claimed(name: str, taken: set[str]) -> str:
+    """`unused`; it is taken then."""
+    taken.add(found := unused(name, taken))
+    return found

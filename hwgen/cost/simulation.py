@@ -25,7 +25,7 @@ NEXT_STEPS = 5  # from an instruction's start to the next one's at the earliest
 FETCH_STEPS = 12  # of a fetch, beside DRAM
 WORD_STEPS = 1  # of the sequencer for an instruction, beside its beats
 VECTOR_STEP = 16  # cycles of the vector unit from one look at its scratchpad bank to the next
-STORE_STEP = LOAD_STEP = 16  # the same of the store unit, and of a load
+BANK_STEP = 16.0  # the same of the store unit, and of a load
 STORE_SHARE = 0.5  # of the cycles that the vector unit leaves a bank: a store that waits does not meet each of them
 WRITE_GAP = 2  # of a written burst, for its address
 LEAST = 1e-6  # of a chunk: less is the rounding of floats
@@ -229,29 +229,35 @@ class _Simulation:
     def _written(self, insn: isa.Load, beats: int, done: Callable[[], None]) -> None:
         """What a load writes comes last at a scratchpad bank: it gets the cycles that array and vector unit leave."""
         target = banks(self.config, insn.dst, insn.pitch, insn.rows)
-        left = float(insn.rows * insn.chunks)
-        most = left / max(beats, 1)  # chunks a cycle
+        chunks = insn.rows * insn.chunks
 
-        def write() -> None:
-            nonlocal left
-            blocked = self.matmul.writes_until(target)
-            if blocked >= self.clock.now:
-                self.clock.at(blocked + 1, write)
-                return
+        def rate() -> float:
             taken = self.made_share if self.clock.now < self.vector_until and overlap(target, self.made_banks) else 0.0
-            rate = min(most, 1 - taken)
-            step = min(float(LOAD_STEP), left / rate) if rate > 0 else float(LOAD_STEP)
-            left -= step * rate
-            self.clock.at(self.clock.now + step, write if left > LEAST else done)
+            return min(chunks / max(beats, 1), 1 - taken)
 
-        write()
+        self._at_bank(chunks, lambda: self.matmul.writes_until(target), rate, done)
+
+    def _at_bank(self, chunks: int, blocked: Callable[[], float], rate: Callable[[], float], done: Callable[[], None]) -> None:
+        """`done` when so many chunks have gone through a scratchpad bank: none until `blocked`, `rate` of them a cycle after."""
+        left = float(chunks)
+
+        def go() -> None:
+            nonlocal left
+            if (end := blocked()) >= self.clock.now:
+                self.clock.at(end + 1, go)
+                return
+            speed = rate()
+            step = min(BANK_STEP, left / speed) if speed > 0 else BANK_STEP
+            left -= step * speed
+            self.clock.at(self.clock.now + step, go if left > LEAST else done)
+
+        go()
 
     def _store(self, index: int, insn: isa.Store) -> None:
         """Its reads come last at a scratchpad bank, behind those of the vector unit too: it gets the cycles that these leave."""
         start, beats = self.clock.now, data_beats(insn, self.config)
         self.result.write_bytes += beats * self.config.axi_bytes
         source = banks(self.config, insn.src, insn.pitch, insn.rows)
-        left = float(insn.rows * insn.chunks)
         burst = self.config.burst_beats
         most = burst / (burst + WRITE_GAP) / self.config.chunk_beats  # chunks a cycle
         going = [1]  # its beats and its reads
@@ -261,20 +267,12 @@ class _Simulation:
                 self._end(index, Unit.STORE, start, self.clock.now + STORE_STEPS)
             going[0] -= 1
 
-        def read() -> None:
-            nonlocal left
-            blocked = self.matmul.reads_until(source)
-            if blocked >= self.clock.now:
-                self.clock.at(blocked + 1, read)
-                return
+        def rate() -> float:
             taken = self.vector_share if self.clock.now < self.vector_until and overlap(source, self.vector_banks) else 0.0
-            rate = min(most, STORE_SHARE * (1 - taken) if taken else 1.0)
-            step = min(float(STORE_STEP), left / rate) if rate > 0 else float(STORE_STEP)
-            left -= step * rate
-            self.clock.at(self.clock.now + step, read if left > LEAST else done)
+            return min(most, STORE_SHARE * (1 - taken) if taken else 1.0)
 
         self.traffic.write(beats + WRITE_GAP * (-(-beats // burst) - 1), done)
-        read()
+        self._at_bank(insn.rows * insn.chunks, lambda: self.matmul.reads_until(source), rate, done)
 
     def _vector(self, index: int, insn: isa.Norm | isa.Multiply | isa.ReduceWindow | isa.Select | isa.Route) -> None:
         """Its reads come last at a scratchpad bank: while rows stream from there it stands still, and so it does while the array

@@ -11,11 +11,12 @@ a short window, so that what is live at one time stays about the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, ReduceWindow, RouteTokens, ScanRows, SelectRows, View
 from ..isa import RowMax
+from .runs import links
 
 VECTOR = (Norm, Multiply, ReduceWindow, RouteTokens, SelectRows, ScanRows)
 Resource = tuple[str, ...]  # a buffer's elements, or its row maxima
@@ -88,7 +89,7 @@ def dependencies(graph: IntGraph) -> list[_Node]:
     nodes = [_Node() for _ in graph.ops]
     writes: dict[Resource, list[tuple[int, View]]] = defaultdict(list)
     reads: dict[Resource, list[tuple[int, View]]] = defaultdict(list)
-    chained = {i for chain in _chains(graph.ops) for i in chain}
+    chained = {i for chain in links(graph.ops) for i in chain}
     last_chain: dict[RowMax, int] = {}  # the last operation of the latest chain of a kind of row maxima
     loose: dict[RowMax, set[int]] = defaultdict(set)  # those with such maxima since, in any order
     queue_users: list[int] = []
@@ -126,19 +127,6 @@ def dependencies(graph: IntGraph) -> list[_Node]:
         node.before.discard(i)
         node.needs.discard(i)
     return nodes
-
-
-def _chains(ops: list[Op]) -> Iterator[list[int]]:
-    """Of every chain of row maxima the MatMuls: one that is continued, and those that continue it."""
-    begun: dict[RowMax, list[int]] = {}
-    for i, op in enumerate(ops):
-        if not isinstance(op, MatMul) or op.row_max == RowMax.NONE:
-            continue
-        if op.continue_max:
-            begun[op.row_max].append(i)
-            yield begun[op.row_max]
-        else:
-            begun[op.row_max] = [i]
 
 
 def _accesses(op: Op) -> list[tuple[Resource, View, bool]]:

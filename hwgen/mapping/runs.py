@@ -6,6 +6,8 @@ chains, and routers with the experts that read their queues.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ..intgraph import MatMul, Op, RouteTokens
 from ..isa import RowMax
 
@@ -16,17 +18,32 @@ def chains(ops: list[Op]) -> list[list[Op]]:
     Raises ValueError where a MatMul continues the maxima of one that is not among `ops`.
     """
     first = list(range(len(ops)))
-    previous: dict[RowMax, int] = {}
+    for i, before in sorted((i, before) for chain in links(ops) for before, i in pairwise(chain)):
+        start = first[before]
+        first[start : i + 1] = [start] * (i + 1 - start)
+    return _runs(ops, first)
+
+
+def links(ops: list[Op]) -> list[list[int]]:
+    """Of every chain of row maxima the numbers of its MatMuls: of one that is continued, and of those that continue it.
+
+    Raises ValueError where a MatMul continues the maxima of one that is not among `ops`.
+    """
+    found: list[list[int]] = []
+    latest: dict[RowMax, list[int]] = {}
     for i, op in enumerate(ops):
         if not isinstance(op, MatMul) or op.row_max == RowMax.NONE:
             continue
-        if op.continue_max:
-            if op.row_max not in previous:
-                raise ValueError(f"{op.name}: continue_max without an earlier MatMul")
-            start = first[previous[op.row_max]]
-            first[start : i + 1] = [start] * (i + 1 - start)
-        previous[op.row_max] = i
-    return _runs(ops, first)
+        if not op.continue_max:
+            latest[op.row_max] = [i]
+            continue
+        if op.row_max not in latest:
+            raise ValueError(f"{op.name}: continue_max without an earlier MatMul")
+        chain = latest[op.row_max]
+        if len(chain) == 1:
+            found.append(chain)
+        chain.append(i)
+    return found
 
 
 def units(ops: list[Op]) -> list[list[Op]]:

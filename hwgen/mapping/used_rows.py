@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..intgraph import IntGraph, MatMul, Multiply, Norm, Op, View
+from ..intgraph import IntGraph, MatMul, Multiply, Norm, View
 from .parts import is_token_wise, part
-from .runs import chains
+from .runs import links
 
 Rows = tuple[int, int]  # first row of an operation's views, and the one behind the last
 
@@ -21,16 +21,12 @@ def used_rows(graph: IntGraph) -> IntGraph:
     while True:
         found = _used(graph, whole)
         # Row maxima are continued by row number: all operations of a chain have the same rows, or none is cut.
-        torn = [c for c in chains(graph.ops) if len({found.get(op.name) for op in c if _chained(op, c)}) > 1]
+        torn = [chain for chain in links(graph.ops) if len({found.get(graph.ops[i].name) for i in chain}) > 1]
         if not torn:
             break
-        whole |= {op.name for chain in torn for op in chain}
+        whole |= {op.name for chain in torn for op in graph.ops[chain[0] : chain[-1] + 1]}
     ops = [op if op.name not in found else part(op, *found[op.name], op.name, lambda view: view) for op in graph.ops]
     return replace(graph, ops=ops)
-
-
-def _chained(op: Op, chain: list[Op]) -> bool:
-    return len(chain) > 1 and isinstance(op, MatMul) and op.row_max == chain[-1].row_max
 
 
 def _used(graph: IntGraph, whole: set[str]) -> dict[str, Rows]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph import Activation, Clip, Graph, LayerNorm, Linear, Multiply, Node, Rows, Softmax, Step, shapes
-from ..naming import unused
+from ..naming import claimed
 
 BY_ROW = (Activation, Clip, LayerNorm, Linear, Multiply, Softmax, Step)  # that make each row of that row of what they read
 
@@ -50,11 +50,6 @@ def once(graph: Graph) -> Graph:
     made: list[Node] = []
     ranges = dict(graph.ranges)
 
-    def free(name: str) -> str:
-        """`name`, or one like it that no value has; it is taken then."""
-        names.add(found := unused(name, names))
-        return found
-
     def taken(name: str, start: int, stop: int) -> str:
         """A name for rows of a value, made where there is none."""
         span = spans[name]
@@ -62,14 +57,14 @@ def once(graph: Graph) -> Graph:
             return span.name
         if (start, stop) == (parts[name].start, parts[name].stop):
             return called[name]
-        made.append(Rows(free(f"{name}.rows"), span.name, start - span.start, stop - span.start))
+        made.append(Rows(claimed(f"{name}.rows", names), span.name, start - span.start, stop - span.start))
         return made[-1].name
 
     for node in graph.nodes:
         part, span = parts[node.name], spans[node.name]
         whole = (part.start, part.stop) == (span.start, span.stop)
         if span.first == node.name:
-            span.name = span.name or free(f"{node.name}.all")
+            span.name = span.name or claimed(f"{node.name}.all", names)
             less, more = part.start - span.start, span.stop - part.stop
             inputs = {}
             for x in dict.fromkeys(node.inputs):

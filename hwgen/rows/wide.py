@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..graph import Add, Conv, Graph, Join, Node, shapes
-from ..naming import unused
+from ..naming import claimed
 
 BAND = 1 << 18  # numbers that one band may read: half a bank of the largest board's scratchpad
 
@@ -42,20 +42,16 @@ def _band(node: Conv) -> int:
 
 def _of_each(node: Conv, join: Join, widths: list[int], names: set[str]) -> list[Node]:
     """The convolutions of the values and their sums, the last of which has the name of the whole."""
-
-    def own(name: str) -> str:
-        names.add(free := unused(name, names))
-        return free
-
     ends = np.cumsum(widths)[:-1]
     parts = [np.ascontiguousarray(part) for part in np.split(node.weight, ends, axis=3)]
     found: list[Node] = []
     total = ""
     for k, (x, weight) in enumerate(zip(join.xs, parts, strict=True)):
-        part = replace(node, name=own(f"{node.name}.of{k}"), x=x, weight=weight, bias=None if k else node.bias)
+        part = replace(node, name=claimed(f"{node.name}.of{k}", names), x=x, weight=weight, bias=None if k else node.bias)
         found.append(part)
         last = k == len(parts) - 1
         if k:
-            found.append(Add(node.name if last else own(f"{node.name}.to{k}"), total, part.name, source=node.source))
+            name = node.name if last else claimed(f"{node.name}.to{k}", names)
+            found.append(Add(name, total, part.name, source=node.source))
         total = found[-1].name
     return found

@@ -23,7 +23,7 @@ from ..intgraph import (
     View,
 )
 from ..isa import ColScale, Convert, Indirect, RowMax, RowScale
-from ..naming import unused
+from ..naming import claimed, unused
 from ..numerics import GATE_BITS, SHIFT_MIN
 from ..walks import Walk
 from . import nests
@@ -102,9 +102,7 @@ class Selection:
         return self._places[node.name]
 
     def _emit(self, kind: type, name: str, *args: Any, **fields: Any) -> None:
-        name = unused(name, self._names)
-        self._names.add(name)
-        self.ops.append(kind(name, *args, **fields))
+        self.ops.append(kind(claimed(name, self._names), *args, **fields))
 
     def _free(self, ref: q.Ref, i: int, *others: q.Ref | None) -> bool:
         """Whether node `i` may write over a value: nothing reads it later, and none of `others` lies in its buffer."""

@@ -362,17 +362,21 @@ def _on_sites(design: _Design, result: np.ndarray, members: np.ndarray, lines: _
     chains = [chain for chain in design.chains or [] if design.group[chain[0]] == design.group[members[0]]]
     single = np.setdiff1d(members, np.concatenate(chains)) if chains else members
     most = max((len(chain) for chain in chains), default=1)
+
+    def seat(things: list[np.ndarray], slots: list[tuple[int, int]], length: int, count: int) -> None:
+        """Put the first `count` things on runs of so many sites; the others only want theirs."""
+        middles = np.array([sites[line, k : k + length].mean(axis=0) for line, k in slots])
+        for thing, slot in zip(*_nearest(np.array([result[cells].mean(axis=0) for cells in things]), middles), strict=True):
+            line, k = slots[slot]
+            if thing < count:
+                result[things[thing]] = sites[line, k : k + length]
+                free[line, k : k + length] = False
+
     slots = _runs(free, most)
     groups = _groups(single, result, most) if most > 1 else []
     whole = [chain for chain in chains if len(chain) == most]
     if 0 < len(whole) + len(groups) <= len(slots):
-        todo = [*whole, *groups]
-        middles = np.array([sites[line, k : k + most].mean(axis=0) for line, k in slots])
-        for thing, slot in zip(*_nearest(np.array([result[cells].mean(axis=0) for cells in todo]), middles), strict=True):
-            line, k = slots[slot]
-            if thing < len(whole):
-                result[whole[thing]] = sites[line, k : k + most]
-                free[line, k : k + most] = False
+        seat([*whole, *groups], slots, most, len(whole))
         chains = [chain for chain in chains if len(chain) < most]
     for length in sorted({len(chain) for chain in chains}, reverse=True):
         same = [chain for chain in chains if len(chain) == length]
@@ -380,11 +384,7 @@ def _on_sites(design: _Design, result: np.ndarray, members: np.ndarray, lines: _
         if len(slots) < len(same):  # no room for as many: each block by itself
             single = np.concatenate([single, *same])
             continue
-        middles = np.array([sites[line, k : k + length].mean(axis=0) for line, k in slots])
-        for thing, slot in zip(*_nearest(np.array([result[chain].mean(axis=0) for chain in same]), middles), strict=True):
-            line, k = slots[slot]
-            result[same[thing]] = sites[line, k : k + length]
-            free[line, k : k + length] = False
+        seat(same, slots, length, len(same))
     if len(single):
         places = sites[free]
         things, slot = _nearest(result[single], places)

@@ -58,6 +58,15 @@ WAYS = {
 }
 
 
+def assert_agree(made, integer, image):
+    """Golden and machine give the same, near the float model's only output."""
+    wanted = next(iter(graph.outputs(made, graph.evaluate(made, image)).values()))
+    answer = golden.run(integer, image).outputs
+    error = next(iter(answer.values())) - wanted
+    assert 10 * np.log10(np.square(wanted).sum() / np.square(error).sum()) > 28
+    machine.assert_equal(machine.run(schedule({"": integer}, replace(machine.CONFIGS["12x20"], **SIZES)), image), answer)
+
+
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_as_onnx_in_floats_and_integers(tmp_path, way):
     scales, attributes = way
@@ -74,13 +83,7 @@ def test_as_onnx_in_floats_and_integers(tmp_path, way):
     found = found.T.reshape(5, *larger[-1].resampling.made)
     np.testing.assert_allclose(found, resized(x, scales, **attributes), atol=2e-6)
     images = np.random.default_rng(0).normal(size=(6, *IMAGE)).astype(np.float32)
-    integer = select(quantise({"": made}, {"image": images})[""])
-    image = {"image": images[0]}
-    wanted = next(iter(graph.outputs(made, graph.evaluate(made, image)).values()))
-    answer = golden.run(integer, image).outputs
-    error = next(iter(answer.values())) - wanted
-    assert 10 * np.log10(np.square(wanted).sum() / np.square(error).sum()) > 28
-    machine.assert_equal(machine.run(schedule({"": integer}, replace(machine.CONFIGS["12x20"], **SIZES)), image), answer)
+    assert_agree(made, select(quantise({"": made}, {"image": images})[""]), {"image": images[0]})
 
 
 def test_down_comes_first_where_that_makes_no_more(tmp_path):
@@ -117,12 +120,7 @@ def test_a_layer_of_resampled_maps_side_by_side_takes_no_copy_for_its_steps(tmp_
     integer = select(quantise({"": made}, {"image": images})[""])
     place = next(op.x.buffer for op in integer.ops if op.name == layer.name)
     assert [type(op).__name__ for op in integer.ops if op.out.buffer == place] == ["ReduceWindow"] * 2
-    image = {"image": images[0]}
-    wanted = next(iter(graph.outputs(made, graph.evaluate(made, image)).values()))
-    answer = golden.run(integer, image).outputs
-    error = next(iter(answer.values())) - wanted
-    assert 10 * np.log10(np.square(wanted).sum() / np.square(error).sum()) > 28
-    machine.assert_equal(machine.run(schedule({"": integer}, replace(machine.CONFIGS["12x20"], **SIZES)), image), answer)
+    assert_agree(made, integer, {"image": images[0]})
 
 
 @pytest.mark.parametrize("tokens", [60, 200])
