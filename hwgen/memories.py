@@ -10,6 +10,7 @@ from .isa import GATE_SCORE_BITS, ROW_BITS, WORD_BYTES
 from .numerics import ACC_BITS
 
 FETCH_QUEUE = 16  # instructions fetched or being fetched, not yet dispatched
+QUEUE_HEADS = 1  # instructions of a unit's queue in registers behind its RAM, which holds isa.QUEUE_DEPTH
 LEAST_NORM_BUFFER = 512  # chunks of rows in the norm unit: the depth of a block RAM
 LEAST_FACTORS = 64  # chunks of gamma, beta or factors: more than are on their way through the norm unit
 SUM_BITS = 20  # of a row's probabilities: 127 * 4096 tokens fit with room

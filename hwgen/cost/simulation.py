@@ -12,7 +12,7 @@ from ..counts import data_beats, expansion, expected, stream_beats, taps, walks,
 from ..dram import Dram
 from ..isa import Unit
 from ..latency import FETCH_BATCH, MOST_BEATS, window_reads
-from ..memories import FETCH_QUEUE
+from ..memories import FETCH_QUEUE, QUEUE_HEADS
 from ..timeline import Span
 from .events import Clock
 from .matmul import MatmulUnit, banks, overlap
@@ -127,7 +127,7 @@ class _Simulation:
                 self.result.cycles = self.clock.now + 1
             return
         queue = self.queue[insn.unit]
-        if len(queue) >= isa.QUEUE_DEPTH:
+        if len(queue) >= isa.QUEUE_DEPTH + QUEUE_HEADS:
             return
         queue.append(self.next)
         self.queued[self.next] = self.clock.now + QUEUE_STEPS

@@ -15,6 +15,8 @@ from ..dram import CREDIT_BEATS, Dram
 from ..latency import COMMANDS, WORDS_PER_CYCLE
 from .events import Action, Clock
 
+READ_STEPS = 8  # of a read of the data port, beside DRAM; those who read count them at its end, where it is answered
+ASK_STEPS = 3  # from a place in the program's queue that is free to the fetch that asks for it: a load may come in between
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
 FIRST_WORD_STEPS = 14  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
 EXPANDER_STEPS = 6  # more of them through the expander of narrow weights
@@ -67,8 +69,9 @@ class Traffic:
         self.buffered = config.weight_words + FIFO_WORDS
         self.latency = dram.latency
         self.data: deque[_Command] = deque()  # accepted reads, in order
+        self.held = 0  # of them and of those before, which are not answered
         self.stores: deque[_Command] = deque()  # writes, of which the store unit has one at a time
-        self.waiting: tuple[deque, deque] = (deque(), deque())  # (beats, action) of the program's fetch, of loads
+        self.waiting: tuple[deque, deque] = (deque(), deque())  # (beats, action, when asked) of the program's fetch, of loads
         self.segments: deque[_Segment] = deque()
         self.level = 0.0  # words in the buffer
         self.wanted = 0.0  # words that the tile loader still wants to pop
@@ -82,7 +85,7 @@ class Traffic:
     def move(self, beats: float, arrived: Action, fetch: bool = False) -> None:
         """Read `beats` through the data port; then `arrived`. A `fetch` of the program goes before others that wait."""
         self._advance()
-        self.waiting[not fetch].append((beats, arrived))
+        self.waiting[not fetch].append((beats, arrived, self.clock.now))
         self._accept()
         self._plan()
 
@@ -95,11 +98,21 @@ class Traffic:
 
     def _accept(self) -> None:
         """Commands that the data port has room for."""
-        while len(self.data) < COMMANDS and any(self.waiting):
-            beats, arrived = (self.waiting[0] or self.waiting[1]).popleft()
+        while self.held < COMMANDS and any(self.waiting):
+            self.held += 1
+            fetches, loads = self.waiting
+            late = bool(loads) and bool(fetches) and self.clock.now < fetches[0][2] + ASK_STEPS
+            beats, arrived, _ = (loads if late or not fetches else fetches).popleft()
             earliest = self.clock.now + self.latency
             self.data.append(_Command(beats, earliest, arrived))
             self.clock.at(earliest, self._step)
+
+    def _answered(self) -> None:
+        """A read makes room for another one."""
+        self._advance()
+        self.held -= 1
+        self._accept()
+        self._plan()
 
     def stream(self, words: int, beats: int, cycles: float, earliest: float, arrived: Action, asked: Action) -> None:
         """`words` more into the weight buffer by so many beats of each port, a word in at least so many cycles, not before
@@ -137,7 +150,7 @@ class Traffic:
             self.level = max(0.0, self.level + (self.arrival - self.pop_rate) * elapsed)
         if self.data and self.data[0].left <= TINY:
             self.clock.at(self.clock.now, self.data.popleft().arrived)
-            self._accept()
+            self.clock.at(self.clock.now + READ_STEPS, self._answered)
         if self.stores and self.stores[0].left <= TINY:
             self.clock.at(self.clock.now, self.stores.popleft().arrived)
         if self.segments and self.segments[0].left <= TINY:

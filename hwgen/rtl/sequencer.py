@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 from .. import isa
 from ..config import Config
 from ..latency import FETCH_BATCH
-from ..memories import FETCH_QUEUE, memories
+from ..memories import FETCH_QUEUE, QUEUE_HEADS, memories
 from .axi import COMMAND, beat_stream
 from .claims import assume, claim, proves
 from .fifo import RamFifo
@@ -172,7 +172,7 @@ class Sequencer(Component):
         """The queue of a unit, as wide as its longest instruction; its head is offered once its counts are reached."""
         width = max(insn_layout(insn).size for insn in insns_of(unit, self.config).values())
         name = unit.name.lower()
-        m.submodules[f"queue_{name}"] = queue = RamFifo(width, isa.QUEUE_DEPTH, style="distributed", lookahead=1)
+        m.submodules[f"queue_{name}"] = queue = RamFifo(width, isa.QUEUE_DEPTH, style="distributed", lookahead=QUEUE_HEADS)
         out = self.insn[unit]
         released = Signal(name=f"released_{name}")  # counts only rise: once true for a head, it stays true
         m.d.comb += [

@@ -16,7 +16,6 @@ from hwgen.dram import Dram, setting
 from hwgen.host.pack import pack_input, unpack_output
 from hwgen.intgraph import IntGraph
 from hwgen.mapping import Mapping
-from hwgen.memories import FETCH_QUEUE
 from hwgen.program import Program, TaskProgram
 from hwgen.schedule import schedule
 from hwgen.sim import golden, rtl
@@ -101,17 +100,15 @@ def check_cycles(task: TaskProgram, config: Config, dram: Dram, machine: Machine
     """The cycle model against the hardware: within 3 %, the whole run and every layer of it.
 
     A layer may differ by one refresh, as the model knows their mean and not their phase: the cycles in which DRAM is shut
-    and those until it answers again. The first one may by the program's queue, too, which is filled beside the first loads
-    through the same port: which beats go first the model knows no better than that.
+    and those until it answers again.
     """
     estimate = cost.estimate(task.instructions, config, dram, machine.queues)
     assert abs(estimate.cycles - result.cycles) <= 0.03 * result.cycles + dram.refresh_cycles
     counted = [i for i, insn in enumerate(task.instructions[:-1]) if not isinstance(insn, isa.WalkFields)]
     assert [s.index for s in result.spans] == [s.index for s in estimate.spans] == counted
     measured, expected = (timeline.layers(task.instructions, task.origins, s) for s in (result.spans, estimate.spans))
-    queue = FETCH_QUEUE * isa.WORD_BYTES / config.axi_bytes
-    for k, (real, model) in enumerate(zip(measured, expected, strict=True)):
-        limit = 0.03 * real.cycles + (dram.refresh_cycles + dram.latency if dram.refresh_period else 0) + (0 if k else queue)
+    for real, model in zip(measured, expected, strict=True):
+        limit = 0.03 * real.cycles + (dram.refresh_cycles + dram.latency if dram.refresh_period else 0)
         assert abs(real.cycles - model.cycles) <= limit, f"{real.name}: {real.cycles} cycles, the model says {model.cycles}"
     spent = timeline.causes(result.spans)
     assert spent["active"] == result.registers["ARRAY_ACTIVE"] == estimate.array_active
