@@ -11,6 +11,7 @@ from ..counts import expected
 from ..errors import Shortage, UserError
 from ..intgraph import Input, IntGraph, RouteTokens
 from ..intgraph_checks import verify
+from ..intgraph_order import written_first
 from ..program import InputSlot, OutputSlot, Program, RowLayout, TaskProgram, memory_map
 from .checks import verify_task
 from .emit import Emitter
@@ -59,6 +60,7 @@ def schedule(graphs: dict[str, IntGraph], config: Config, contents: bool = True)
     for task, graph in graphs.items():
         if contents:
             verify(graph)
+            written_first(graph)
         needs[task] = prepare(graph, config, weights, constants)
         for short in needs[task].shortages:
             raise short
