@@ -75,6 +75,7 @@ DECODER = dict(d_model=256, num_queries=100, encoder_layers=6, decoder_layers=6,
 DETR = dict(DECODER, use_timm_backbone=False, use_pretrained_backbone=False, backbone=None)
 NETWORKS = {
     "upernet_swin_t_512": ("UperNetForSemanticSegmentation", "UperNet", dict(hidden_size=512, num_labels=150, use_auxiliary_head=False, parts=dict(backbone_config=swin(512))), (3, 512, 512)),
+    "segformer_b0_512x1024": ("SegformerForSemanticSegmentation", "Segformer", dict(num_labels=19), (3, 512, 1024)),
     "dpt_small_384": ("DPTForDepthEstimation", "DPT", dict(SMALL, image_size=384, patch_size=16, backbone_out_indices=[2, 5, 8, 11], neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64, fields="predicted_depth"), (3, 384, 384)),
     "vivit_small_16f": ("VivitForVideoClassification", "Vivit", dict(SMALL, image_size=224, num_frames=16, tubelet_size=[2, 16, 16], num_labels=400), (16, 3, 224, 224)),
     "detr_r18_512": ("DetrForObjectDetection", "Detr", dict(DETR, parts=dict(backbone_config=RESNET18), fields=BOXES), (3, 512, 512)),
