@@ -54,7 +54,10 @@ def verify(graph: IntGraph) -> None:
         need(0 <= y.min() and y.max() < op.out.rows, op, f"walks to rows {y.min()}..{y.max()} of {op.out.rows}")
         need(len(np.unique(y)) == len(y), op, "writes a row twice")
 
+    names: set[str] = set()
     for op in graph.ops:
+        need(op.name not in names, op, "a second operation of this name")
+        names.add(op.name)
         for name, view in op.views().items():
             check(view, op)
             moves = (isinstance(op, Spill) and name == "out") or (isinstance(op, Fetch) and name == "x")

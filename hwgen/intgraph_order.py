@@ -6,8 +6,6 @@ there before, and no other check of the build sees it: these compare the program
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from .intgraph import IntGraph, MatMul, Op, ReduceWindow, Transfer, View
@@ -23,11 +21,11 @@ def written_first(graph: IntGraph) -> None:
     A queue's rows count as written, and a Scatter's tokens too, whichever the router chooses. Rows that a Select leaves out
     count as read. What goes to DRAM and back may have gaps: blocks of which some rows are new are fetched whole.
     """
-    values = _Written(graph, [view for op in graph.ops for view in op.views().values()])
-    maxima = _Written(graph, [])
+    values = _Written(graph, _edges(graph))
+    maxima = _Written(graph, {})
     for op in graph.ops:
         if isinstance(op, Transfer):
-            values.add(op.out, values.rows(op.x))
+            values.copy(op.x, op.out)
             continue
         rows = _rows(op)
         for name, view in op.reads().items():
@@ -48,18 +46,15 @@ def written_first(graph: IntGraph) -> None:
 class _Written:
     """Which rows of every buffer are written, by runs of columns that the operations tell apart."""
 
-    def __init__(self, graph: IntGraph, views: Iterable[View]):
-        edges: dict[str, set[int]] = {name: {0} for name in graph.buffers}
-        for view in views:
-            edges[view.buffer] |= {view.col, view.col + view.cols}
+    def __init__(self, graph: IntGraph, edges: dict[str, set[int]]):
         self.edges = {name: np.array(sorted(found)) for name, found in edges.items()}
         runs = {name: max(1, len(found) - 1) for name, found in edges.items()}
-        self.known = {name: np.zeros((runs[name], buffer.rows), bool) for name, buffer in graph.buffers.items()}
+        self.known = {name: np.zeros((runs.get(name, 1), buffer.rows), bool) for name, buffer in graph.buffers.items()}
 
     def _part(self, view: View) -> Array:
-        known, edges = self.known[view.buffer], self.edges[view.buffer]
+        known = self.known[view.buffer]
         if len(known) > 1:
-            first, last = np.searchsorted(edges, (view.col, view.col + view.cols))
+            first, last = np.searchsorted(self.edges[view.buffer], (view.col, view.col + view.cols))
             known = known[int(first) : int(last)]
         return known[:, view.row : view.row + view.rows]
 
@@ -71,6 +66,26 @@ class _Written:
     def add(self, view: View, rows: Rows) -> None:
         """These rows are."""
         self._part(view)[:, rows] = True
+
+    def copy(self, x: View, out: View) -> None:
+        """What is written of one view is of the other, column by column."""
+        self._part(out)[:] |= self._part(x)
+
+
+def _edges(graph: IntGraph) -> dict[str, set[int]]:
+    """Columns of every buffer at which views begin or end, those of what is copied from and to it too."""
+    edges: dict[str, set[int]] = {name: set() for name in graph.buffers}
+    for op in graph.ops:
+        for view in op.views().values():
+            edges[view.buffer] |= {view.col, view.col + view.cols}
+    copies = [op for op in graph.ops if isinstance(op, Transfer)]
+    before = -1
+    while before != (before := sum(map(len, edges.values()))):
+        for op in copies:
+            for here, there in ((op.x, op.out), (op.out, op.x)):
+                inside = (edge - here.col for edge in edges[here.buffer] if here.col < edge < here.col + here.cols)
+                edges[there.buffer].update(there.col + edge for edge in inside)
+    return edges
 
 
 def _rows(op: Op) -> dict[str, Rows]:

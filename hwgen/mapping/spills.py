@@ -311,7 +311,7 @@ class _Spills:
         if source is None:
             self._transfer(Fetch, h)
         else:
-            name = self._name(source.name, type(source))
+            name = self._name(f"{source.name}.load", type(source))
             if isinstance(source, Constant):
                 self.ops.append(replace(source, name=name, out=out, data=source.data[rows, columns]))
             else:

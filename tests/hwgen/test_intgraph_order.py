@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwgen.config import Config
-from hwgen.intgraph import Buffer, Constant, IntGraph, MatMul, Norm, Output, Transfer, View
+from hwgen.intgraph import Buffer, Constant, Fetch, IntGraph, MatMul, Norm, Output, Spill, Transfer, View
 from hwgen.intgraph_order import written_first
 from hwgen.isa import Convert, RowMax
 from hwgen.mapping import Mapping
@@ -63,6 +63,28 @@ def test_rows_columns_and_maxima_each_count():
             written_first(IntGraph(buffers, [data, half, last], [output]))
     with pytest.raises(ValueError, match="^output c: "):
         written_first(IntGraph(buffers, [data, norm], [output]))
+
+
+def test_columns_through_dram():
+    """A block that is fetched whole, where half of its columns are written in the scratchpad: column by column."""
+    buffers = {name: Buffer(name, 8, 16, dram=name == "d") for name in "asdt"} | {"c": Buffer("c", 8, 8)}
+    left, right, all_of = ((col, cols) for col, cols in ((0, 8), (8, 8), (0, 16)))
+    load = Constant("load", View("a", 0, 8, *left), np.zeros((8, 8), "int16"))
+    spill = Spill("spill", View("d", 0, 8, *left), View("a", 0, 8, *left))
+    fetch = Fetch("fetch", View("s", 0, 8, *all_of), View("d", 0, 8, *all_of))
+    again = [Spill("back", View("d", 0, 8, *all_of), View("s", 0, 8, *all_of))]
+    again.append(Fetch("again", View("t", 0, 8, *all_of), View("d", 0, 8, *all_of)))
+    rest = Constant("rest", View("s", 0, 8, *right), np.zeros((8, 8), "int16"))
+    output = Output("c", View("c", 0, 8, 0, 8), 1.0, (8, 8))
+
+    def reads(name: str, columns: tuple[int, int]) -> MatMul:
+        return product("last", View(name, 0, 8, *columns), View("c", 0, 8, 0, 8))
+
+    for ops in ([fetch, rest, reads("s", all_of)], [fetch, *again, reads("t", left)], [fetch, rest, *again, reads("t", all_of)]):
+        written_first(IntGraph(buffers, [load, spill, *ops], [output]))
+    for ops in ([fetch, reads("s", all_of)], [fetch, *again, rest, reads("t", right)]):
+        with pytest.raises(ValueError, match="^last: reads rows of"):
+            written_first(IntGraph(buffers, [load, spill, *ops], [output]))
 
 
 def test_a_build_says_so():

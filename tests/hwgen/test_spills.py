@@ -354,3 +354,17 @@ def test_rows_that_several_read_are_fetched_once(rows, wanted):
 def test_what_is_written_is_one_with_all_that_overlap():
     views = [View("x", first, 40, 0, 16) for first in (0, 20, 80)]
     assert spills._joined(views, views[:1]) == [View("x", 0, 60, 0, 16), views[2]]
+
+
+def test_names_of_what_is_loaded_often():
+    """Two tables, "w" and "w1", each loaded more than ten times: no two loads have one name."""
+    graph = random_graph(3, Shape(patches=(8, 9)))
+    tables = [op for op in graph.ops if op.name.endswith(".wv.load")]
+    names = dict(zip((op.name for op in tables), ("w", "w1"), strict=True))
+    graph.ops[:] = [replace(op, name=names.get(op.name, op.name)) for op in graph.ops]
+    spilled = Mapping(spill=0.02).apply(graph, TIGHT, 1)
+    loads = [op.name for op in spilled.ops if op.name.startswith("w")]
+    assert len(loads) > 22 and len(set(loads)) == len(loads), loads
+    verify(spilled)
+    with pytest.raises(ValueError, match="^w: a second operation of this name"):
+        verify(replace(graph, ops=[*graph.ops, next(op for op in graph.ops if op.name == "w")]))
