@@ -48,6 +48,7 @@ from .scales import OutOfRange, quantise_weights, smallest_out_scale
 
 Array = np.ndarray
 OUTLIERS = (32, 64, 128)  # channels that may be kept apart, at most a quarter of all
+COARSER = 4.0  # as much may steps be than a value's own so that a sum shares them: nothing is brought from one to the other
 WORTH = 4.0  # least reduction of the estimated noise power
 
 
@@ -99,7 +100,10 @@ def activation_form(b: Builder, node: fg.Activation, peak: float, need: float, l
         if step * INT16_MAX < peak * seen.room * WIDE_MARGIN:
             return Form(1.0, "relu", 0, step)
     margin = static_room(seen) * INT16_MAX / STATIC_MAX if read_static(b.plan, node.name) else seen.room * WIDE_MARGIN
-    return form_of(node.form, node.slope, peak * margin, need)
+    form, sums = form_of(node.form, node.slope, peak * margin, need), b.plan.added_to(node.name)
+    if form.table not in ("tanh", "exp") and form.scale < sums <= COARSER * form.scale:  # which are made in its steps then
+        form = form_of(node.form, node.slope, peak * margin, sums)
+    return form
 
 
 def activated(w: Array, bias: Array | None, form: Form) -> Matrix:

@@ -17,7 +17,7 @@ from .attention import attention
 from .builder import LOGIT_RANGE, Builder, Held, chosen, clip, linear, linear_need, moved, own_scale, plain
 from .experts import experts, experts_need
 from .hard import hard, step
-from .hidden import activation, multiply
+from .hidden import COARSER, activation, multiply
 from .legal import Legal
 from .norm import norm
 from .options import Quantisation
@@ -194,8 +194,9 @@ def _add(b: Builder, node: fg.Add) -> None:
     else:
         need = experts_need(b, product) if isinstance(product, fg.Experts) else linear_need(b, product)
     scale = own_scale(b, node, need)
-    if old.common and b.plan.scales.get(b.plan.roots[stored]) == b.plan.scales.get(node.name):
-        scale = max(scale, float(old.scale))  # the operand needed more than its neighbours
+    shared = b.plan.scales.get(b.plan.roots[stored])
+    if old.common and (shared == b.plan.scales.get(node.name) or (shared is None and old.scale <= COARSER * scale)):
+        scale = max(scale, float(old.scale))  # the operand needed more than its neighbours, or has steps of its own
     old = moved(b, stored, scale)
     if made is not None:
         b.held[node.name] = made.emit(b, node.name, scale, add=old)

@@ -44,6 +44,12 @@ class Plan:
             found += self.readers(user.name) if isinstance(user, MOVES) and user.x == name else [user]
         return found
 
+    def added_to(self, name: str) -> float:
+        """The largest step of the sums that a value is stored for and something added to; 0 without one."""
+        sums = [node for node in self.readers(name) if isinstance(node, fg.Add)]
+        stored = {node.name: (product_side(self.nodes, node) or (node.b, node.a))[1] for node in sums}
+        return max((self.scales.get(add, 0.0) for add, side in stored.items() if self.roots[side] == name), default=0.0)
+
     def stacked(self, name: str) -> fg.Stack | None:
         """The Stack that alone reads a value, all of it: it may be made in the Stack's steps, and in its place."""
         users = self.users.get(name, [])

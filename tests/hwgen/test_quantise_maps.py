@@ -139,9 +139,16 @@ def stored_activated(m):
     return m.linear(m.norm(m.act(side, "hardswish"), 24), 24), m.act(x, "silu")
 
 
+def activated_stem(m):
+    """As EfficientViT's and EfficientFormer's stems: what an activation makes begins a stream, and a convolution reads it."""
+    x = m.act(m.linear("patches"), "hardswish")
+    x = m.add(x, m.linear(m.window(x, "weighted")))
+    return m.linear(m.norm(m.add(x, m.conv(x))))
+
+
 NETWORKS = [
     conv, conv_stem, conv_residual, depthwise, stacked, depthwise_activated, pooled, windows, gathered, joined, squeezed,
-    tables, stored_activated, beside,
+    tables, stored_activated, beside, activated_stem,
 ]  # fmt: skip
 
 
@@ -173,6 +180,15 @@ def test_maps(network, seed):
         errors.append(10 * np.log10(lost))
     least = 28 if network is conv_stem else 30  # int8 image and two convolutions of int8 maps: 3 times 33 dB
     assert np.mean(errors, axis=0).min() > least, errors
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sums_have_the_steps_of_an_activation_that_they_begin_with(seed):
+    """Nothing brings it to others: whatever the two reach, each sum is one product with what it is added to."""
+    graph, level_q = made(activated_stem, seed)
+    act, *sums = (level_q.trace[n.name].value for n in graph.nodes if isinstance(n, fg.Activation | fg.Add))
+    assert len({level_q.values[name].scale for name in (act, *sums)}) == 1
+    assert sum(isinstance(op, qgraph.Multiply) for op in level_q.nodes) == 0
 
 
 def test_activations_of_stored_values_keep_their_bits():
