@@ -8,11 +8,11 @@ from math import prod
 
 import numpy as np
 
-from ..layers import Attention, Softmax
+from ..layers import Activation, Attention, Softmax
 from ..recognise import rewrite
 from ..recognise.match import factor_of, group, is_map, scalar_of
 from ..recognise.outer import MOST_HEADS
-from ..tensor import Builder, Const, Contract, Layer, Node, Pad, Program, Reduce, Ref
+from ..tensor import Builder, Concat, Const, Contract, Layer, Node, Pad, Program, Reduce, Ref
 from .views import Array
 
 
@@ -42,7 +42,8 @@ class Ratio(Layer):
 
 def split(program: Program) -> Program:
     """The same outputs with attention over channels by its definition, and with products of two values head by head."""
-    for patterns in ((_over_channels, _normalised, _ratio, _by_total, _padded), (_scaled,), (_by_heads,)):
+    divisions = _over_channels, _normalised, _ratio, _by_total, _padded
+    for patterns in ((_features,), divisions, (_scaled,), (_by_heads,)):
         program = rewrite(program, patterns, past=False)
     return program
 
@@ -123,25 +124,77 @@ def _ratio(t: Builder, node: Node) -> Ref | None:
     return t.reshape(t.concat([t.node(Ratio(epsilon), part) for part in parts], 0), node.shape)
 
 
-def _by_total(t: Builder, node: Node) -> Ref | None:
-    """Rows divided by a number for each, which another product or sum makes."""
+def _divided(t: Builder, node: Node) -> tuple[Ref, Ref, float] | None:
+    """(x, total, epsilon) of a computed x / (total + epsilon), also of x times the reciprocal."""
     if not is_map(node, "mul", "div"):
         return None
     x, total = node.operands
-    if is_map(node, "mul"):  # by a reciprocal
+    if is_map(node, "mul"):
         x, total = (total, x) if is_map(x, "div") and x.node.operands[0].scalar == 1 else (x, total)
         if not is_map(total, "div") or total.node.operands[0].scalar != 1 or not total.node.operands[1].whole:
             return None
         total = t.through(total.layout, total.node.operands[1])
     if x.constant is not None or total.constant is not None or node.dtype != "f" or len(node.shape) < 2:
         return None
-    epsilon = 0.0
-    if (found := scalar_of(total, "add")) is not None:
-        total, epsilon = found
-    alike = [i for i, axis in enumerate(total.layout.axes) if node.shape[i] > 1 and not any(s for _, s in axis)]
-    if x.shape != node.shape or not alike or epsilon < 0:
+    total, epsilon = scalar_of(total, "add") or (total, 0.0)
+    return (x, total, epsilon) if x.shape == node.shape and epsilon >= 0 else None
+
+
+def _features(t: Builder, node: Node) -> Ref | None:
+    """Of exponentials whose rows' sizes a division takes away, their softmax: no row of it is lost beside larger ones (Performer,
+    Choromanski et al. 2021)."""
+    found = _divided(t, node)
+    if found is None or found[2]:
         return None
+    x, total, _ = found
+    if not (isinstance(x.op, Contract) and isinstance(total.op, Contract)):
+        return None
+    for one in x.node.operands:
+        bare, _ = factor_of(t, one)
+        if not isinstance(bare.op, Activation) or bare.op.form != "exp" or one not in total.node.operands:
+            continue
+        made = []
+        for r in (x, total):
+            side = r.node.operands.index(one)
+            own, result = r.node.op.letters[side], r.node.op.letters[2]
+            summed = [c for c in own if c not in result]
+            if len(summed) != 1 or r.node.operands[1 - side] == one:
+                return None
+            axis = own.index(summed[0])
+            order = [i for i in range(len(own)) if i != axis] + [axis]
+            weights = t.node(Softmax(), _relative(t, t.transpose(t.through(bare.layout, bare.node.operands[0]), order)))
+            weights = t.transpose(weights, [order.index(i) for i in range(len(own))])
+            operands = [weights if i == side else other for i, other in enumerate(r.node.operands)]
+            made.append(t.through(r.layout, t.contract(r.node.op.spec, *operands)))
+        return t.map("div", *made)
+    return None
+
+
+def _relative(t: Builder, r: Ref) -> Ref:
+    """What softmax reads of r: without terms that are one number for a row."""
+    while is_map(r, "add", "sub"):
+        one, other = (t.through(r.layout, part) for part in r.node.operands)
+        if not any(step for _, step in other.layout.axes[-1]):
+            r = one
+        elif is_map(r, "add") and not any(step for _, step in one.layout.axes[-1]):
+            r = other
+        else:
+            break
+    return r
+
+
+def _by_total(t: Builder, node: Node) -> Ref | None:
+    """Rows divided by a number for each, which another product or sum makes."""
+    found = _divided(t, node)
+    if found is None:
+        return None
+    x, total, epsilon = found
     rank = len(node.shape)
+    alike = [i for i, axis in enumerate(total.layout.axes) if node.shape[i] > 1 and not any(s for _, s in axis)]
+    if not alike and node.shape[-1] == 1:  # a number by a number
+        alike = [rank - 1]
+    if not alike:
+        return None
     order = [i for i in range(rank) if i not in alike] + alike  # channels last, of maps too
     x, total = (t.transpose(r, order) for r in (x, total))
     columns = prod(node.shape[i] for i in alike)
@@ -212,6 +265,9 @@ def _by_heads(t: Builder, node: Node) -> Ref | None:
     parts = []
     for index in np.ndindex(*a.shape[: len(batch)]):
         one, other = (_picked(t, r, index, n) for r, n in zip((a, b), sizes, strict=True))
+        if _nothing(one) or _nothing(other):
+            parts.append(t.full((1, *sizes), np.float32(0)))
+            continue
         parts.append(t.reshape(t.node(Scaled("ab,cb->ac", scale), one, other), (1, *sizes)))
     y = t.reshape(t.concat(parts, 0), [lengths[c] for c in (*batch, *sides[0], *sides[1])])
     order = [*batch, *sides[0], *sides[1]]
@@ -222,3 +278,22 @@ def _picked(t: Builder, r: Ref, index: tuple[int, ...], rows: int) -> Ref:
     for axis, i in enumerate(index):
         r = t.slice(r, axis, i, 1)
     return t.reshape(r, (rows, -1))
+
+
+def _nothing(r: Ref) -> bool:
+    """Whether r shows zeros alone, such as the first of states that are joined."""
+    return _some(r) and bool(_zeros(r).all())
+
+
+def _some(r: Ref) -> bool:
+    """Whether zeros are among what r may show."""
+    return r.scalar == 0 or (isinstance(r.op, Concat) and any(map(_some, r.node.operands)))
+
+
+def _zeros(r: Ref) -> Array:
+    """Which elements of r are zeros that the file has."""
+    if r.constant is not None or not _some(r):
+        return np.full(r.shape, r.scalar == 0)
+    joined = np.concatenate([_zeros(part) for part in r.node.operands], axis=r.op.axis)
+    shown: Array = joined.reshape(-1)[r.layout.positions()]
+    return shown

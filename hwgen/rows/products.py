@@ -79,7 +79,7 @@ def _swapped(b: Rows, node: Node) -> bool:
     """Whether the value is the transpose: weights [channels, channels] come first, and rows of the other are tokens."""
     one, other = node.operands
     view = b.view(other)
-    return not b.lost(view) and _is_weights(one) and not _is_weights(other) and not turned(view)
+    return not b.lost(view) and other.shape[0] > 1 and _is_weights(one) and not _is_weights(other) and not turned(view)
 
 
 def _is_weights(r: Ref) -> bool:

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 
+import author_maker
 import systems_maker as maker
 import test_chosen
 import test_machine as machine
@@ -15,7 +16,7 @@ from hwgen.select import integers
 from hwgen.sim import golden
 
 
-@pytest.mark.parametrize("form", maker.NETWORKS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("form", (*maker.NETWORKS, *author_maker.NETWORKS), ids=lambda f: f.__name__)
 def test_networks(form, tmp_path):
     """The import compares with the file on random images; outputs keep 20 dB where the same is chosen; the machine is golden bit
     for bit."""
@@ -37,6 +38,13 @@ def test_networks(form, tmp_path):
 def test_a_convolution_along_channels_is_a_layer(tmp_path):
     graph = import_model(maker.write(tmp_path / "m.onnx", maker.efficient_attention))
     assert not any(isinstance(n, fg.Window | fg.Conv | fg.Transpose) for n in graph.nodes)
+
+
+def test_random_features_lose_no_row(tmp_path):
+    """Rows of exponentials that a division takes the size of are a softmax."""
+    graph = import_model(maker.write(tmp_path / "m.onnx", author_maker.features))
+    assert sum(isinstance(n, fg.Softmax) for n in graph.nodes) == 1
+    assert sum(isinstance(n, fg.Activation) and n.form == "exp" for n in graph.nodes) == 1
 
 
 def test_a_resized_image_is_a_map(tmp_path):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ...tensor import Ref
 from ...tensor.build import LETTERS
 from ..rules import Context, Op, Unsupported, rule
 from .movement import padded
+from .taps import picked, summed
 
 
 @rule("MatMul")
@@ -125,7 +128,10 @@ def _convolved(
     t, groups, rank = c.t, op.attribute("group", 1), len(strides)
     x = windows(c, x, weight.shape[2:], strides, dilations, [(0, 0)] * rank)
     space, inner, (n, channels, *rest), outputs = "stu"[:rank], "ijk"[:rank], x.shape, weight.shape[0]
-    if groups == 1:
+    if groups == 1 and n > 1 and (taps := picked(weight)) is not None:  # channels as images: nothing but movement
+        y = t.gather(t.reshape(x, (n, *rest[:rank], prod(rest[rank:]))), t.const(taps), 1 + rank)
+        y = t.transpose(y, (0, 1 + rank, *range(1, 1 + rank)))
+    elif groups == 1:
         y = t.contract(f"nc{space}{inner},oc{inner}->no{space}", x, weight)
     else:
         x = t.reshape(x, (n, groups, channels // groups, *rest))
@@ -141,6 +147,11 @@ def conv_transpose(c: Context, op: Op, x: Ref, weight: Ref, bias: Ref | None = N
     t, kernel, groups = c.t, _kernel(op, weight), op.attribute("group", 1)
     rank, (n, channels, *lengths), outputs = len(kernel), x.shape, weight.shape[1] * groups
     strides, dilations, pads, ends = _spread(op, lengths, kernel)
+    if groups == 1 and n > 1 and bias is None and (taps := picked(weight)) is not None and len(taps) == prod(kernel):
+        if np.array_equal(taps, np.arange(len(taps))):  # windows of channels that are images, added up
+            wide = [(m - 1) * s + d * (k - 1) + 1 for m, k, s, d in zip(lengths, kernel, strides, dilations, strict=True)]
+            y = summed(t, t.reshape(x, (n, *kernel, *lengths)), wide, strides, dilations)
+            return padded(c, t.reshape(y, (n, 1, *wide)), [0, 0, *(-p for p in pads)], [0, 0, *ends])
     weight = t.reshape(weight, (groups, channels // groups, *weight.shape[1:]))
     if tuple(strides) == kernel and max(dilations) == 1 and not any(pads) and not any(ends):
         space, inner = "stu"[:rank], "ijk"[:rank]

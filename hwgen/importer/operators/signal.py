@@ -12,6 +12,7 @@ from ...errors import Finding
 from ...tensor import Ref
 from ...tensor.build import wrapped
 from ..rules import Array, Context, Op, Unsupported, rule
+from .taps import MOST_SUMMED, summed
 
 MOST_POINTS = 16  # places of a row of a grid that are taken one by one
 # Coordinates, half of the image being 1, from which on onnxruntime's numbers are not what the operator says: float32 holds no
@@ -193,7 +194,7 @@ def col2im(c: Context, op: Op, x: Ref, image: Ref, block: Ref) -> Ref:
     n, rows = x.shape[0], x.shape[0] * x.shape[1] // prod(kernel)
     overlap = any(d * (k - 1) >= s and o > 1 for k, o, s, d in zip(kernel, counts, strides, dilations, strict=True))
     if overlap and prod(kernel) <= MOST_SUMMED:
-        y = _summed(c, c.t.reshape(x, (rows, *kernel, *counts)), wide, strides, dilations)
+        y = summed(c.t, c.t.reshape(x, (rows, *kernel, *counts)), wide, strides, dilations)
     else:
         steps = zip(kernel, counts, strides, dilations, strict=True)
         grids = [np.arange(k)[:, None] * d + np.arange(o) * s for k, o, s, d in steps]
@@ -206,31 +207,6 @@ def col2im(c: Context, op: Op, x: Ref, image: Ref, block: Ref) -> Ref:
     for i in range(rank):
         y = c.t.slice(y, 2 + i, pads[i], shape[i])
     return y
-
-
-MOST_SUMMED = 64  # taps of windows that overlap
-
-
-def _summed(c: Context, x: Ref, wide: list[int], strides: list[int], dilations: list[int]) -> Ref:
-    """Taps [N, kernel.., positions..] added up as maps [N, *wide] of one tap each, with zeros between its positions."""
-    t, rank = c.t, len(wide)
-    total: Ref | None = None
-    for tap in np.ndindex(*x.shape[1 : 1 + rank]):
-        y = x
-        for i, k in enumerate(tap):
-            y = t.slice(y, 1 + i, k, 1)
-        y = t.reshape(y, (x.shape[0], *x.shape[1 + rank :]))
-        for i, (k, s, d, w) in enumerate(zip(tap, strides, dilations, wide, strict=True)):
-            axis, count = 1 + i, y.shape[1 + i]
-            y = t.reshape(y, (*y.shape[: axis + 1], 1, *y.shape[axis + 1 :]))
-            y = t.pad(y, [0] * (rank + 2), [s - 1 if a == axis + 1 else 0 for a in range(rank + 2)])
-            y = t.reshape(y, (*y.shape[:axis], count * s, *y.shape[axis + 2 :]))
-            y = t.slice(y, axis, 0, (count - 1) * s + 1)
-            before, after = ([n if a == axis else 0 for a in range(rank + 1)] for n in (k * d, w - k * d - y.shape[axis]))
-            y = t.pad(y, before, after)
-        total = y if total is None else t.map("add", total, y)
-    assert total is not None
-    return total
 
 
 @rule("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
