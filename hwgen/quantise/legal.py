@@ -11,13 +11,14 @@ from .calibrate import Range, Stats
 from .plan import live, map_height, product_side
 
 GRID = np.linspace(-50, 50, 20001)  # on which the least value of an activation is found
+FEW_ROWS = 4  # of which a gain of each channel may read all 16 bits: pooled and class tokens
 INT8_STEPS = 255  # of the range of a quantised file: half a step more or less is its own rounding
 
 
 @dataclass
 class Legal:
     """
-    exact    identities that must keep all 16 bits, and linear layers that must read as many
+    exact    identities that must keep all 16 bits, and linear layers that must read as many, or are a gain of few rows
     fine     of these the ones whose weights have more than 8 bits: scores of rows
     aliases  values of the graph before -> equal ones of `graph`
     """
@@ -119,6 +120,8 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             exact = whole and not isinstance(made[name], fg.Clip)
             changed[name] = identity(node, name, exact)
         put(replace(node, **changed))
+        if known[node.name][0] <= FEW_ROWS and is_gain(node):
+            done.exact.add(node.name)
         if isinstance(node, fg.Add | fg.Embed):  # an identity that stood there before keeps all bits too
             done.exact |= {m.name for m in made.values() if is_identity(m) and not isinstance(nodes.get(m.x), fg.Clip)}
     done.graph.outputs = [replace(o, value=done.aliases.get(o.value, o.value)) for o in graph.outputs]
@@ -161,6 +164,13 @@ def is_identity(node: fg.Node | None) -> bool:
     if not isinstance(node, fg.Linear) or node.bias is not None or len(node.weight) != node.weight.shape[1]:
         return False
     return bool(node.weight[0, 0] == 1 and np.array_equal(node.weight, np.eye(len(node.weight))))
+
+
+def is_gain(node: fg.Node) -> bool:
+    """Whether a layer does no more than multiply each channel, such as a BatchNorm that stands alone in a quantised file."""
+    if not isinstance(node, fg.Linear) or len(node.weight) != node.weight.shape[1]:
+        return False
+    return np.count_nonzero(node.weight) == np.count_nonzero(np.diagonal(node.weight))
 
 
 def is_relu(node: fg.Node | None) -> bool:

@@ -299,3 +299,14 @@ def test_scores_of_any_scale_are_built():
     graph = maker.change(maker.vit(depth=1, classes=0), "0.attn", scale=1e7)
     made = integers({"": graph}, None)[""]
     assert any(op.name.startswith("0.attn") for op in made.ops)
+
+
+def test_gains_of_a_pooled_token_read_all_bits():
+    """A BatchNorm that stands alone behind a mean, as in a quantised LeViT, adds no noise to what it reads."""
+    gain = 1 + random(D, scale=0.5)
+    graph = extended(fg.Mean("m", "0.add2", 0, T), fg.Linear("gain", "m", np.diag(gain), None), rows=1)
+    graph = replace(graph, outputs=[fg.Output("before", "m", (1, D)), fg.Output("after", "gain", (1, D))])
+    images = maker.images(graph)
+    found = golden.run(integers({"": graph}, images)[""], {"image": images["image"][0]}).outputs
+    error = found["after"] - found["before"] * gain
+    assert np.square(error).sum() < 1e-5 * np.square(found["after"]).sum()
