@@ -14,7 +14,7 @@ from amaranth.lib.wiring import Component, In, Member, Out, Signature, connect, 
 from ..config import Config
 from ..memories import memories
 from .claims import assume, claim, claim_counter, claim_reads, claim_writes
-from .common import counter
+from .common import counter, delay_valid
 from .fifo import RamFifo
 
 ID_BITS = 1
@@ -190,7 +190,7 @@ class AxiReader(Component):
         config, bus = self.config, self.bus
         depth = memories(config)["data beats"].depth
         m.submodules.bursts = bursts = _Bursts(config)
-        m.submodules.fifo = fifo = RamFifo(8 * config.axi_bytes, depth)
+        m.submodules.fifo = fifo = RamFifo(8 * config.axi_bytes, depth, counted=True)
         connect(m, flipped(self.command), bursts.command)
         connect(m, fifo.o, flipped(self.beats))
 
@@ -203,7 +203,7 @@ class AxiReader(Component):
             bursts.base.eq(self.base),
             issue.eq(bursts.valid & (~bus.arvalid | bus.arready) & enough & ~all_flying & ~self.drain),
             taken.eq(self.beats.valid & self.beats.ready),
-            bus.rready.eq(fifo.i.ready),
+            bus.rready.eq(1),
             fifo.i.valid.eq(bus.rvalid),
             fifo.i.payload.eq(bus.rdata),
             self.beat.eq(bus.rvalid & bus.rready),
@@ -213,14 +213,15 @@ class AxiReader(Component):
             self.busy.eq(bursts.busy | ~self.idle),
         ]
         _drive_address(m, config, bus, "ar", bursts, issue)
-        m.d.sync += space.eq(space + taken - Mux(issue, bursts.beats, 0))
+        left = delay_valid(m, taken, 1, "left")  # a cycle late, too: who takes beats lies far away
+        m.d.sync += space.eq(space + left - Mux(issue, bursts.beats, 0))
 
         claim_counter(m, platform, (in_flight, flying, all_flying), config.outstanding)
         if under_way := claim_reads(m, platform, bus, config.outstanding, config.burst_beats):
             beats, asked = under_way
             offered = Mux(bus.arvalid, bus.arlen + 1, 0)
             claim(
-                m, platform, space + fifo.words(platform) + beats + offered == depth, in_flight == asked + bus.arvalid,
+                m, platform, space + left + fifo.words(platform) + beats + offered == depth, in_flight == asked + bus.arvalid,
                 bus.arlen < config.burst_beats, ~enough | ~bursts.valid | (space >= config.burst_beats),
             )  # fmt: skip
         return m

@@ -60,18 +60,17 @@ class Expander(Component):
         # Those of the next unit and of the one behind it.
         first, second = (Signal(NUMBER_BITS, name=name, reset_less=True) for name in ("first", "second"))
         behind = Signal(range(self.config.narrow_block), reset_less=True)  # which unit comes after these two
-        size = Signal(range(GRANULES + 1), reset_less=True)  # of what comes next
         at = Signal(range(GRANULES), attrs=WIDE)
         held, there = Signal(8 * lanes, reset_less=True), Signal()
-        end = Signal(range(2 * GRANULES + 1))
+        # Granules of the beat up to the end of what comes next; whether it needs the beat behind, the last of this one.
+        end, over, reaches = Signal(range(2 * GRANULES + 1), reset_less=True), Signal(reset_less=True), Signal(reset_less=True)
         whole, used, fire, drop = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            end.eq(at + size),
-            whole.eq(there & ((end <= GRANULES) | beats.o.valid)),
+            whole.eq(there & (~over | beats.o.valid)),
             fire.eq(active & whole & go),
-            used.eq(fire & ((end >= GRANULES) | last)),
+            used.eq(fire & (reaches | last)),
             # Of the last unit the beat that it ends in goes too, unless that is the one held.
-            drop.eq(last & (end > GRANULES)),
+            drop.eq(last & over),
             beats.o.ready.eq(~there | used),
         ]
         with m.If(beats.o.ready):
@@ -83,23 +82,34 @@ class Expander(Component):
         for step in (4, 2, 1):
             width = (GRANULES + step - 1) * lanes
             window = Mux(at[step.bit_length() - 1], window[step * lanes :], window)[:width]
+        first_number = window[:NUMBER_BITS]
         block_end = Signal(reset_less=True)  # the next unit is the last one of its block
+        # What comes behind has as many granules as a beat, or as a code has bits: both are added up beforehand.
+        full = Mux(header, first_number == 0, block_end | (second == 0) | ~narrow)
+        start = end[: len(at)]
+        reach = start + bits
+        with m.If(fire):
+            m.d.sync += [
+                end.eq(Mux(full, start + GRANULES, reach)),
+                over.eq(Mux(full, start != 0, reach > GRANULES)),
+                reaches.eq(full | (reach >= GRANULES)),
+            ]
         m.d.comb += self.segment.ready.eq(~active | (fire & last & ~header))
         with m.If(fire & header):
             m.d.sync += [header.eq(0), numbers.eq(window), block_end.eq(0)]
-            m.d.sync += [first.eq(window[:NUMBER_BITS]), second.eq(window[NUMBER_BITS : 2 * NUMBER_BITS]), behind.eq(2)]
-            m.d.sync += [size.eq(Mux(window[:NUMBER_BITS] == 0, GRANULES, bits)), last.eq(left == 1)]
+            m.d.sync += [first.eq(first_number), second.eq(window[NUMBER_BITS : 2 * NUMBER_BITS]), behind.eq(2)]
+            m.d.sync += last.eq(left == 1)
         with m.Elif(fire):
             m.d.sync += [first.eq(second), second.eq(numbers.word_select(behind, NUMBER_BITS))]
             m.d.sync += [left.eq(left - 1), behind.eq(behind + 1)]
             m.d.sync += [block_end.eq(behind == 0), header.eq(block_end & narrow)]
-            m.d.sync += size.eq(Mux(block_end | (second == 0) | ~narrow, GRANULES, bits))
             m.d.sync += last.eq((left == 2) & ~(block_end & narrow))
         with m.If(self.segment.ready):
             begun = self.segment.payload
             m.d.sync += [active.eq(self.segment.valid & (begun.units != 0)), left.eq(begun.units), bits.eq(begun.bits)]
             m.d.sync += narrow.eq(begun.bits != 0)
-            m.d.sync += [header.eq(begun.bits != 0), size.eq(GRANULES), last.eq((begun.units == 1) & (begun.bits == 0))]
+            m.d.sync += [header.eq(begun.bits != 0), last.eq((begun.units == 1) & (begun.bits == 0))]
+            m.d.sync += [end.eq(GRANULES), over.eq(0), reaches.eq(1)]
             m.d.sync += block_end.eq(0)
 
         # --- its weights ------------------------------------------------------------------------------------------

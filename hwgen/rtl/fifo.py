@@ -18,17 +18,18 @@ class RamFifo(Component):
     """First in, first out, `depth` words of `width` bits in a Ram.
 
     Parameters: width in bits, depth (power of two), RAM style, lookahead: registers that hold the next words, 1 for a
-    word every 4 cycles, FULL_RATE for a word every cycle. Takes at least `depth` words before it refuses one.
+    word every 4 cycles, FULL_RATE for a word every cycle. Takes at least `depth` words before it refuses one; `counted`:
+    never refuses one, whoever pushes counts what is in it.
     Ports: i (stream in), o (stream out). Latency: 4 cycles through an empty queue.
     Cost: the RAM and (1 + lookahead) * width flip-flops, most of the first in the RAM.
     """
 
-    def __init__(self, width: int, depth: int, style: str = "auto", lookahead: int = FULL_RATE):
+    def __init__(self, width: int, depth: int, style: str = "auto", lookahead: int = FULL_RATE, counted: bool = False):
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"RamFifo depth={depth} is not a power of two")
         if lookahead not in (1, 2, 4):
             raise ValueError(f"RamFifo lookahead={lookahead} is not 1, 2 or 4")
-        self.width, self.depth, self.style, self.lookahead = width, depth, style, lookahead
+        self.width, self.depth, self.style, self.lookahead, self.counted = width, depth, style, lookahead, counted
         super().__init__({"i": In(stream.Signature(width)), "o": Out(stream.Signature(width))})
 
     @classmethod
@@ -49,7 +50,7 @@ class RamFifo(Component):
         # Registers neither filled nor promised.
         free, room, _ = counter(m, pop, fetch, self.lookahead, "room", init=self.lookahead)
         m.d.comb += [
-            self.i.ready.eq(~full),
+            self.i.ready.eq(1 if self.counted else ~full),
             push.eq(self.i.valid & self.i.ready),
             fetch.eq(stored & room),
             pop.eq(self.o.valid & self.o.ready),
@@ -78,6 +79,7 @@ class RamFifo(Component):
         m.d.comb += self.o.payload.eq(Array(ahead)[take_at])
 
         claim_counter(m, platform, (in_ram, stored, full), self.depth)
+        claim(m, platform, ~push | ~full)
         claim(
             m, platform, room == (free != 0), held == (in_ahead != 0), in_ahead + arrived + first + free == self.lookahead,
             (write_at - read_at - in_ram)[: len(write_at)] == 0, (fill_at - take_at - in_ahead)[: len(fill_at)] == 0,

@@ -68,6 +68,23 @@ def test_fifo_rate_and_depth(axi_model):
     axi_model.simulate(dut, process)
 
 
+def test_counted_fifo_never_refuses(axi_model):
+    dut, got = RamFifo(8, 16, counted=True), []
+
+    async def process(ctx):
+        for word in range(16):
+            assert ctx.get(dut.i.ready)
+            ctx.set(dut.i.valid, 1)
+            ctx.set(dut.i.payload, word)
+            await ctx.tick()
+        ctx.set(dut.i.valid, 0)
+        assert ctx.get(dut.i.ready)
+        got.extend(await axi_model.receive(ctx, dut.o, 16, random.Random(1), 0.0))
+
+    axi_model.simulate(dut, process)
+    assert got == list(range(16))
+
+
 def test_fifo_refuses_bad_parameters():
     with pytest.raises(ValueError, match="depth=12"):
         RamFifo(8, 12)
