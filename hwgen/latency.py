@@ -35,8 +35,9 @@ FETCH_BATCH = 4  # instructions of one read command
 
 # --- Matmul: reader, array, accumulators, post-processor -----------------------------------------------------------
 WORDS_PER_CYCLE = 2  # of the weight stream: one for each output of a pair
-QUANTISER = 7  # int16 row to int8 row
+QUANTISER = 8  # int16 row to int8 row
 READER = QUANTISER + 1
+STATIONARY = QUANTISER - 1  # from a stationary row's data until it counts as loaded, a cycle before it is there
 SUM_STAGES, PROBABILITY_STAGES, GATE_STAGES, RECIPROCAL_BITS = 4, 3, 3, 16  # of the row multiplier: see `rtl.reader`
 ROW_MULT = PROBABILITY_STAGES + SUM_STAGES + 2 + RECIPROCAL_BITS + GATE_STAGES
 ARRAY_GROUP = 8  # products in a cascade
@@ -44,8 +45,8 @@ ARRAY_LEVELS = 2  # of adders between registers
 PACKED_BITS = 27  # of two weights in one operand of a multiplier
 ACCUMULATOR = RAM + 1
 GELU = 7
-REQUANTISE = 8  # the post-processor's part before GELU
-PARAMS_USED = 6  # from a row to its parameters' bank being free
+REQUANTISE = 10  # the post-processor's part before GELU
+PARAMS_USED = 8  # from a row to its parameters' bank being free
 Y_WRITE = REQUANTISE + GELU + 2
 LARGEST_LEVELS = 2  # binary levels that one step to the largest of some values stands for
 # Until a row may come again, because what is kept by row is read and written back in between.
@@ -87,7 +88,7 @@ def load_cycles(config: Config, outputs: int, streamed: bool) -> int:
 
 # --- LayerNorm and products of rows ----------------------------------------------------------------------------------
 NORM_LEVELS = 2  # of adders between registers
-NORM_LANES = 14  # of an element through normalisation
+NORM_LANES = 15  # of an element through normalisation
 NORM_SETTLE = 4  # from the last write to the end: more than WRITE
 NORM_FIXED = 6  # registers and FIFOs between the pipelines, control
 NORM_ROWS = 32  # rows on their way from the first read to the row maximum written

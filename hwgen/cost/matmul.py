@@ -11,7 +11,7 @@ from .. import isa
 from ..config import Config
 from ..counts import taps
 from ..isa import ColScale
-from ..latency import ISSUE_QUEUE, PARAMS_USED, QUANTISER, READ_SLOT, ROW_GAP, WORDS_PER_CYCLE, pipeline, post_entry
+from ..latency import ISSUE_QUEUE, PARAMS_USED, READ_SLOT, ROW_GAP, STATIONARY, WORDS_PER_CYCLE, pipeline, post_entry
 from ..timeline import CAUSES
 from ..walks import Walk
 from .events import Clock
@@ -116,7 +116,7 @@ class MatmulUnit:
             yield from self._empty(insn, time, job, first_row, done, idle)
             return
         streamed = insn.w_source == isa.WeightSource.STREAM
-        path = 0 if streamed else READ_SLOT + QUANTISER
+        path = 0 if streamed else READ_SLOT + STATIONARY
         x_banks, res_banks, y_banks = self._banks(insn, rows, walk)
         shared = not streamed and overlap(x_banks, banks(c, insn.w, insn.w_pitch, insn.outputs))
         residual = insn.residual and overlap(x_banks, res_banks)

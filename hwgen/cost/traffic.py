@@ -18,7 +18,7 @@ from .events import Action, Clock
 READ_STEPS = 8  # of a read of the data port, beside DRAM; those who read count them at its end, where it is answered
 ASK_STEPS = 3  # from a place in the program's queue that is free to the fetch that asks for it: a load may come in between
 REQUEST_STEPS = 4  # of an AXI reader, from a burst's last beat to the next request in its place
-FIRST_WORD_STEPS = 14  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
+FIRST_WORD_STEPS = 13  # of the weight stream, from an instruction's start to its first word, beside DRAM's latency
 EXPANDER_STEPS = 6  # more of them through the expander of narrow weights
 FIFO_WORDS = 13  # of the weight buffer, beyond its RAM
 NEVER = float("inf")

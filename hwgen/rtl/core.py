@@ -92,7 +92,7 @@ class Core(Component):
         # --- tiles ----------------------------------------------------------------------------------------------
         # As late as the rows, so that the loader may overwrite the shadow right after a tile is taken; early enough that
         # the tile is complete SHADOW_READY cycles before its first row.
-        weights_late = into_array - array.SHADOW_READY
+        weights_late = into_array - array.SHADOW_READY + 1 - loader.W_LATENCY
         m.d.comb += [
             array.w_valid.eq(delay_valid(m, loader.w_valid, weights_late, "w_valid")),
             array.w_pair.eq(delay(m, loader.w_pair, weights_late, "w_pair")),

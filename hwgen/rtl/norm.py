@@ -63,14 +63,15 @@ class Norm(Component):
         product = Signal()
         m.submodules.statistics = statistics = RowStatistics(self.config)
         m.submodules.lanes = lanes = NormLanes(self.config)
+        m.d.comb += product.eq(insn.op == isa.Op.MULTIPLY)
+        is_product = register(m, product, "is_product", WIDE)
         m.d.comb += [
-            product.eq(insn.op == isa.Op.MULTIPLY),
             # Held for long before the first row comes: registers that are copied near the lanes, or inside multipliers.
             statistics.columns.eq(register(m, insn.columns, "of_columns")),
             statistics.epsilon.eq(register(m, insn.epsilon, "of_epsilon")),
             statistics.centred.eq(register(m, insn.centred, "of_centred", WIDE)),
             lanes.columns.eq(register(m, register(m, Mux(product, 1, insn.columns), "by_columns"), "by_columns_in")),
-            lanes.product.eq(register(m, product, "is_product", WIDE)),
+            lanes.product.eq(is_product),
             lanes.turning.eq(register(m, product & multiply.pairs, "is_turning", WIDE)),
         ]
 
@@ -193,7 +194,7 @@ class Norm(Component):
             params[0].read_addr.eq(delay(m, factor_at, lanes.GAMMA_AT - 1, "gamma_at")),
             params[1].read_addr.eq(
                 Mux(
-                    product,
+                    is_product,
                     delay(m, factor_at, lanes.FACTOR_AT - 1, "product_at"),
                     delay(m, factor_at, lanes.BETA_AT - 1, "beta_at"),
                 )

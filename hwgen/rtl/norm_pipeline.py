@@ -130,8 +130,8 @@ class NormLanes(Component):
     """
 
     FACTOR_AT = 3
-    GAMMA_AT = 9
-    BETA_AT = 11
+    GAMMA_AT = 10
+    BETA_AT = 12
     LATENCY = latency.NORM_LANES
 
     def __init__(self, config: Config):
@@ -174,7 +174,8 @@ class NormLanes(Component):
         normalised = int(1.01 * 2 ** (XHAT_BITS + 1) * self.config.norm_columns**0.5 + 2)
         bits = max(normalised, 1 << (30 - PRODUCT_SHIFT_MIN + 1)).bit_length() + 1
         total = delay(m, self.i_sum, 2, "sum")
-        r = Cat(delay(m, self.i_r, self.FACTOR_AT, "r"), Const(0, 1)).as_signed()
+        r = delay(m, self.i_r, self.FACTOR_AT - 1, "r")
+        r = Cat(register(m, Mux(self.product, 0, r)[: len(r)], "r_or_none"), Const(0, 1)).as_signed()
         e_high, e_low = delay(m, self.i_e[3:], 6, "e_high"), delay(m, self.i_e[:3], 7, "e_low")
         mask = delay(m, self.i_mask, self.LATENCY - 1, "mask")
         signed_columns = Cat(self.columns, Const(0, 1)).as_signed()
@@ -187,7 +188,7 @@ class NormLanes(Component):
             d = register(m, d, f"d_in_{i}")
             second = self.factor[i | 1] if (i | 1) < len(lanes) else self.factor[i]
             factor = Mux(self.turning, second, self.factor[i])
-            by = register(m, Mux(self.product, factor, r), f"by_{i}")
+            by = register(m, Mux(self.product, factor, Const(0, ELEMENT)) | r, f"by_{i}")
             by_negative = register(m, self.product & factor[-1], f"by_neg_{i}")  # r is not; `by` itself is inside the multiplier
             # Half away from zero: a negative product is made one smaller before the shift, then rounded half up.
             product = register(m, d * by, f"dr_{i}")
@@ -202,8 +203,8 @@ class NormLanes(Component):
             fine = Signal(signed(bits), name=f"fine_{i}", reset_less=True)
             m.d.sync += fine.eq(coarse >> e_low)
             xhat = register(m, (fine + 1) >> 1, f"xr_{i}")
-            inside = saturate(xhat, XHAT_MAX)
-            own = delay(m, self.i_data[i], 8, f"own_{i}")
+            inside = register(m, saturate(xhat, XHAT_MAX), f"inside_{i}")
+            own = delay(m, self.i_data[i], 9, f"own_{i}")
             own = register(m, Mux(self.turning, own, Const(0, ELEMENT)), f"turned_{i}")  # zero in plain products
             gamma = register(m, Mux(self.turning, self.gamma[i & ~1], self.gamma[i]), f"gamma_{i}")
             scaled = register(m, register(m, Mux(self.product, own, inside), f"xhat_{i}") * gamma, f"xg_{i}")

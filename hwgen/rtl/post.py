@@ -119,15 +119,15 @@ class PostProcessor(Component):
         """numerics.requantise, REQUANTISE_LATENCY cycles."""
         low = SHIFT_MIN - 1  # shift out all but one bit below the result, which rounds
         bits = (SHIFT_MAX + RECIPROCAL_EXPONENT_MAX - SHIFT_MIN).bit_length()
-        steps = register(m, (meta["shift"](2) + meta["row_shift"](2) - SHIFT_MIN)[:bits], "steps")
+        steps = register(m, (meta["shift"](4) + meta["row_shift"](4) - SHIFT_MIN)[:bits], "steps")
         # What every lane reads, and what it is decoded to, stands in registers that are copied near them.
         coarse, least_coarse = (register(m, v, f"coarse_{i}", WIDE) for i, v in enumerate((steps[3:], at_most(steps[3:]))))
         later = register(m, steps[:3], "steps_fine")
         fine, least_fine = (register(m, v, f"fine_{i}", WIDE) for i, v in enumerate((later, at_most(later))))
         near = Signal(16, name="row_mult_near", attrs=NEAR_DSP)  # with reset, or it would be a part of a shift register
-        m.d.sync += near.eq(meta["row_mult"](1))
+        m.d.sync += near.eq(meta["row_mult"](3))
         row_mult = register(m, near, "row_mult_in")  # inside the multipliers
-        bank, bias_bank = meta["bank"], register(m, meta["bank"](5), "bias_bank", WIDE)
+        bank, bias_bank = meta["bank"], register(m, meta["bank"](7), "bias_bank", WIDE)
         lanes = []
         for o in range(self.config.array_outputs):
 
@@ -143,17 +143,19 @@ class PostProcessor(Component):
                     m.d.sync += [mult[b].eq(self.params.mult[o]), bias[b].eq(self.params.bias[o])]
 
             acc = self.i_acc[o]
-            negative = delay(m, acc[-1], 6, f"neg{o}")
-            # 1: magnitude and multiplier. 2: product. 3: rounded.
-            magnitude = stage("mag", ACC_BITS - 1, Mux(acc[-1], -acc, acc))
-            column = stage("col", 16, Mux(bank(0), mult[1], mult[0]))
+            negative = delay(m, acc[-1], 8, f"neg{o}")
+            # 1: magnitude and multiplier; 2: on their way, as the multipliers may lie far away. 3: product. 4: rounded; 5: on
+            # its way.
+            magnitude = stage("mag_in", ACC_BITS - 1, stage("mag", ACC_BITS - 1, Mux(acc[-1], -acc, acc)))
+            column = stage("col_in", 16, stage("col", 16, Mux(bank(0), mult[1], mult[0])))
             product = stage("prod", magnitude.shape().width + 16, magnitude * column)
             v = stage("v", ACC_BITS - 1, (product + (1 << (COL_SHIFT - 1))) >> COL_SHIFT)
-            # 4: product with the row multiplier. 5, 6: shift by eights, then by ones; note what is too large.
+            v = stage("v_in", ACC_BITS - 1, v)
+            # 6: product with the row multiplier. 7, 8: shift by eights, then by ones; note what is too large.
             wide = stage("wide", ACC_BITS - 1 + 16, v * row_mult)
             least = (least_coarse, least_fine)
             q, over = shift_by_steps(m, wide[low:], coarse, fine, HALVES_BITS, f"shift{o}", least)
-            # 7: round, sign and bias. 8: saturate.
+            # 9: round, sign and bias. 10: saturate.
             offset = Mux(bias_bank, bias[1], bias[0])
             total = stage("sum", signed(19), add_halves(offset, q, negative))
             over, sign = stage("over", 1, over), stage("sign", 1, negative)

@@ -61,8 +61,8 @@ class RowQuantiser(Component):
     Parameters: config (I = array_inputs lanes).
     Ports: i_valid, i_data (I x s16), i_convert, i_scale (u16, below 2^15), i_lanes (0..I valid lanes; the others give
     zero); o_valid, o_data (I x s8), o_scale (u16 row scale of i_scale, whatever i_convert).
-    Latency: LATENCY (7), a row every cycle.
-    Cost: no DSP; about 170 registers and 160 LUTs a lane; two 128-entry tables for all.
+    Latency: LATENCY (8), a row every cycle.
+    Cost: no DSP; about 190 registers and 160 LUTs a lane; two 128-entry tables for all.
     """
 
     LATENCY = latency.QUANTISER
@@ -93,7 +93,7 @@ class RowQuantiser(Component):
                 m.d.comb += exponent.eq(e)
         exponent_1, scale_1 = register(m, exponent, "exponent_1"), register(m, self.i_scale[:15], "scale_1")
         convert_1 = register(m, self.i_convert, "convert_1")
-        mask_1 = register(m, lanes_mask(self.i_lanes, self.lanes), "mask_1")
+        lanes_1 = register(m, self.i_lanes, "lanes_1", WIDE)
         x = [register(m, self.i_data[i], f"x1_{i}") for i in lanes]
 
         # 2: table index: the seven bits below the leading one; a maximum below 128 counts as 128
@@ -102,46 +102,48 @@ class RowQuantiser(Component):
         index_2 = register(m, Mux(leading[7], leading[:7], 0), "index_2")
         exponent_2, convert_2 = register(m, exponent_1, "exponent_2"), register(m, convert_1, "convert_2")
         negative = [register(m, v[-1], f"negative2_{i}") for i, v in enumerate(x)]
-        x = [register(m, Mux(mask_1[i], Mux(v[-1], -v, v)[:16], 0), f"x2_{i}") for i, v in enumerate(x)]
+        x = [register(m, Mux(v[-1], -v, v)[:16], f"x2_{i}") for i, v in enumerate(x)]
+        mask_2 = register(m, lanes_mask(lanes_1, self.lanes), "mask_2")
 
-        # 3: factor and step
+        # 3: factor and step; 4: the factor goes from its table to all lanes
         row_factor = constant_table(numerics.ROW_FACTOR, index_2, 8)
-        factor_3 = register(m, Mux(convert_2, row_factor, 1), "factor_3", WIDE)
+        factor_4 = register(m, register(m, Mux(convert_2, row_factor, 1), "factor_3"), "factor_4", WIDE)
         step_3 = register(m, constant_table(numerics.ROW_STEP, index_2, 16), "step_3")
         shift_3 = register(m, Mux(convert_2, exponent_2, 0), "shift_3")
         drop_3 = register(m, ~exponent_2, "drop_3")  # 7 - exponent, the shift of the step
+        x = [register(m, Mux(mask_2[i], v, 0), f"x3_{i}") for i, v in enumerate(x)]
         triple = [register(m, v + (v << 1), f"triple_{i}") for i, v in enumerate(x)]
-        x = [register(m, v, f"x3_{i}") for i, v in enumerate(x)]
+        x = [register(m, v, f"x4_{i}") for i, v in enumerate(x)]
 
-        # 4: products with the factor's halves, each a digit and a shifted digit: the DSPs belong to the array.
+        # 5: products with the factor's halves, each a digit and a shifted digit: the DSPs belong to the array.
         def half(i: int, bits: Value) -> Value:
             low, high = (Mux(b[1], Mux(b[0], triple[i], x[i] << 1), Mux(b[0], x[i], 0)) for b in (bits[:2], bits[2:]))
             return low + (high << 2)
 
         low, high = (
-            [register(m, half(i, factor_3[at : at + 4]), f"{name}_{i}") for i in lanes] for at, name in ((0, "low"), (4, "high"))
+            [register(m, half(i, factor_4[at : at + 4]), f"{name}_{i}") for i in lanes] for at, name in ((0, "low"), (4, "high"))
         )
-        shift_4, drop_4 = register(m, shift_3, "shift_4"), register(m, drop_3, "drop_4")
+        shift_5, drop_4 = delay(m, shift_3, 2, "shift_late"), register(m, drop_3, "drop_4")
         step_4 = register(m, step_3 + ((1 << drop_3) >> 1), "step_4")
 
-        # 5: product, but for what no shift brings up
+        # 6: product, but for what no shift brings up
         drop = numerics.STATIC_SHIFT - 1  # less the bit that rounds
         halves = [register(m, (low[i] + (high[i] << 4))[drop:23], f"product_{i}") for i in lanes]
-        shift_5, scale_5 = register(m, shift_4, "shift_5", WIDE), register(m, (step_4 >> drop_4)[:16], "scale_5")
+        shift_6, scale_5 = register(m, shift_5, "shift_6", WIDE), register(m, (step_4 >> drop_4)[:16], "scale_5")
 
-        # 6: shift, note what is too large; 7: round, saturate, sign
+        # 7: shift, note what is too large; 8: round, saturate, sign
         bits = numerics.INT8_MAX.bit_length()
         for i, value in enumerate(halves):
-            kept, beyond = shift_out(value, shift_5, bits + 1)
+            kept, beyond = shift_out(value, shift_6, bits + 1)
             kept, beyond = register(m, kept, f"shifted_{i}"), register(m, beyond, f"beyond_{i}")
-            sign = delay(m, negative[i], 4, f"sign_{i}")
+            sign = delay(m, negative[i], 5, f"sign_{i}")
             whole = kept[1:] | beyond.replicate(bits)
             up = kept[0] & ~whole.all()
             # -(whole + up) is the complement of whole, and one more where nothing is rounded up.
             y = Cat(Const(1, 1), whole ^ sign.replicate(bits), sign) + Cat(up ^ sign, Const(0, bits + 1))
             m.d.comb += self.o_data[i].eq(register(m, y[1 : bits + 2].as_signed(), f"y_{i}"))
         m.d.comb += [
-            self.o_scale.eq(delay(m, scale_5, 2, "scale_out")),
+            self.o_scale.eq(delay(m, scale_5, 3, "scale_out")),
             self.o_valid.eq(delay_valid(m, self.i_valid, self.LATENCY, "valid")),
         ]
         return m
@@ -158,7 +160,7 @@ class RowReader(Component):
     Parameters: config (I = array_inputs lanes, acc_rows sums).
     Ports: i_valid, i_data (I x s16), i_scale (the row's entry of the scale memory: largest magnitude, or for
     probabilities signed maximum), i_meta (`reader_meta`); o_data (I x s8), o_row_mult (u16), o_row_shift (u4).
-    Latency: LATENCY (8) for o_data, ROW_MULT_LATENCY (28) for the other two, whatever the mode; a row every cycle. The
+    Latency: LATENCY (9) for o_data, ROW_MULT_LATENCY (28) for the other two, whatever the mode; a row every cycle. The
     same row may come back ACC_GAP (4) cycles later.
     Cost: a RowQuantiser; about 90 registers and 40 LUTs a lane for the probabilities; an adder tree over the lanes,
     acc_rows x 20 bits of RAM, a divider of 16 stages, one 16x16 multiplier.

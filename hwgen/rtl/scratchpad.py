@@ -14,6 +14,8 @@ from .common import WIDE, delay, register
 from .memory import RAM_LATENCY, STYLES, Ram
 from .ports import READ_LATENCY, read_port, write_port
 
+NEAR_RAMS = {"max_fanout": 4}  # of an address: a word is several RAMs wide
+
 
 class Scratchpad(Component):
     """scratch_chunks chunks of `chunk` int16 elements; every port moves 1 or more consecutive chunks a cycle.
@@ -98,7 +100,7 @@ class Scratchpad(Component):
                 address: Value = places[last][i]  # also where nobody reads
                 for name, win in reversed(list(zip(others, wins, strict=True))):
                     address = Mux(win, places[name][i], address)
-                m.d.comb += ram.read_addr.eq(register(m, address, f"rd_word_{b}_{i}"))
+                m.d.comb += ram.read_addr.eq(register(m, address, f"rd_word_{b}_{i}", NEAR_RAMS))
 
         # t + 3: the RAMs' data through one multiplexer per requested chunk into the port's register.
         contents = Array(ram.read_data for bank_rams in rams for ram in bank_rams)

@@ -23,14 +23,14 @@ SEGMENTS = 8  # Streams that a port may be ahead of what is expanded
 
 class WeightStream(Component):
     """isa.Stream: every port reads its slice of each word, expanded where weights are narrow; slices are joined into words in a
-    deep buffer.
+    deep buffer. The tile loader has a register behind it.
 
     Ports: insn (stream in), base[weight_ports] (byte addresses, stable), bus[weight_ports] (axi_read), nonempty
     (experts with a token, looked at once an instruction is accepted), words[2] (streams of array_inputs int8, a word a cycle
     each: word k of all comes on words[k % 2]),
     done (strobe: the readers have taken the request; words come in order), busy (an instruction held or a burst in
     flight), drain, idle, error, beat[weight_ports] as AxiReader.
-    Cost: weight_words * array_inputs bytes of RAM, the readers' queues, four words of registers, and with narrow_weights an
+    Cost: weight_words * array_inputs bytes of RAM, the readers' queues, two words of registers, and with narrow_weights an
     Expander for each port.
     """
 
@@ -131,13 +131,10 @@ class WeightStream(Component):
             with m.If(free[k]):
                 m.d.sync += filled.eq(joined & (odd_next == k))
                 m.d.sync += word.eq(Cat(value for _, value, _ in slices)[: 8 * config.array_inputs])
-            # What the tile loader takes hangs on its state and on both words: it ends in a register.
-            m.submodules[f"next_{k}"] = following = RegisterSlice(buffer.width)
-            connect(m, buffer.o, following.i)
             m.d.comb += [
-                self.words[k].valid.eq(following.o.valid),
-                self.words[k].payload.as_value().eq(following.o.payload),
-                following.o.ready.eq(self.words[k].ready),
+                self.words[k].valid.eq(buffer.o.valid),
+                self.words[k].payload.as_value().eq(buffer.o.payload),
+                buffer.o.ready.eq(self.words[k].ready),
             ]
         for _, _, take in slices:
             m.d.comb += take.eq(stored)

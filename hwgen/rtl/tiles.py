@@ -9,12 +9,13 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from .. import isa
 from ..config import Config
 from ..isa import ColScale
-from ..latency import WORDS_PER_CYCLE
+from ..latency import STATIONARY, WORDS_PER_CYCLE
 from . import ports
-from .common import WIDE, delay, register
+from .common import WIDE, delay, delay_valid, register
 from .insn import insn_view
 from .read_slot import ReadSlot
 from .reader import RowQuantiser
+from .register_slice import RegisterSlice
 from .row_walk import IN_ORDER, walk_layout
 
 
@@ -38,14 +39,18 @@ class TileLoader(Component):
     one tap.
     A tile of n valid outputs takes n weight words, two a cycle, or n scratchpad rows through a `RowQuantiser`, one a cycle.
     The next tile is written as soon as the previous one is taken: its weights are delayed on their way to the array as
-    long as the rows are (`Core`). With `discard` the words of an empty queue's Matmul are popped and go nowhere. A
-    parameter bank is written only when no row that uses it is on its way (`bank_busy`).
+    long as the rows are (`Core`). `w_valid` comes W_LATENCY (2) cycles after what counts a word or row as loaded, which
+    decides from registers whether there will be a word: what 1,024 bits are taken by begins in registers near them. With
+    `discard` the words of an empty queue's Matmul are popped and go nowhere. A parameter bank is written only when no row that
+    uses it is on its way (`bank_busy`).
 
     Ports: insn, words (weight word k on words[k % 2]), lookup (queue length of an expert), rd/scale (stationary rows and
     their maxima), w_* (to the array), params (to the post-processor), job (to the issuer), full (a tile waits in the
     shadow), take (strobe: the issuer has taken it), bank_busy (parameter bank has rows on their way).
     Cost: control, registers for an instruction and a walk, and array_inputs 16x8 multipliers in the RowQuantiser.
     """
+
+    W_LATENCY = 2
 
     def __init__(self, config: Config):
         self.config = config
@@ -124,34 +129,39 @@ class TileLoader(Component):
             quantiser.i_convert.eq(insn.w_convert),
             quantiser.i_lanes.eq(reads.o_tag.lanes),
         ]
-        arrived = quantiser.o_valid
-        arrived_row = delay(m, reads.o_tag.row, quantiser.LATENCY, "w_row_path")
-        arrived_final = delay(m, reads.o_tag.final, quantiser.LATENCY, "w_final_path")
+        # A row counts as loaded a cycle before it is there.
+        arrived = delay_valid(m, reads.arrived, STATIONARY, "w_path")
+        arrived_row = delay(m, reads.o_tag.row, STATIONARY, "w_row_path")
+        arrived_final = delay(m, reads.o_tag.final, STATIONARY, "w_final_path")
 
         # --- weight words: two at a time, the last of an odd number alone ------------------------------------------
-        # Registers, as they end in the weight buffer's `ready`: words are taken as soon as there are two, or one if `single`.
+        # Registers: words are taken as soon as there will be two, or one if `single`.
         wanted, single = Signal(), Signal()
         taken = Signal()
-        odd_next = Signal(attrs=WIDE)  # the next word comes on words[1]
-        near, far = self.words[0], self.words[1]
-        valid = Mux(odd_next, far.valid, near.valid)
-        m.d.comb += [
-            taken.eq(wanted & Mux(single, valid, near.valid & far.valid)),
-            near.ready.eq(taken & ~(single & odd_next)),
-            far.ready.eq(taken & ~(single & ~odd_next)),
-        ]
+        odd_next = Signal()  # the next word comes on words[1]
+        near, far = (RegisterSlice(words.payload.shape()) for words in self.words)
+        m.submodules += [near, far]
+        valid = Mux(odd_next, far.coming, near.coming)
+        m.d.comb += taken.eq(wanted & Mux(single, valid, near.coming & far.coming))
+        for k, (following, other) in enumerate(((near, odd_next), (far, ~odd_next))):
+            connect(m, flipped(self.words[k]), following.i)
+            take = Signal(name=f"take_{k}", attrs=WIDE)
+            m.d.sync += take.eq(taken & ~(single & other))
+            m.d.comb += following.o.ready.eq(take)
         starved = Signal()  # for the trace of a simulation
         m.d.sync += [odd_next.eq(odd_next ^ (taken & single)), starved.eq(wanted & ~taken)]
-        payloads = [near.payload.as_value(), far.payload.as_value()]
-        next_words = [Mux(odd_next, payloads[1 - k], payloads[k]) for k in range(WORDS_PER_CYCLE)]
+        odd_first = register(m, odd_next, "odd_first", WIDE)  # of those that are taken now
+        payloads = [near.o.payload.as_value(), far.o.payload.as_value()]
+        next_words = [Mux(odd_first, payloads[1 - k], payloads[k]) for k in range(WORDS_PER_CYCLE)]
         pairs_left, last_pair = Signal(range(outputs // 2)), Signal()  # of the tile's rows behind the next pair; none
 
         # --- to the array ---------------------------------------------------------------------------------------
+        quantised = register(m, arrived, "w_quantised", WIDE)
         for k, word_data in enumerate(next_words):
-            to_row = arrived & (arrived_row[0] == k)
-            m.d.sync += self.w_valid[k].eq(to_row | (pop & ~discarding & ((k == 0) | ~single)))
-            m.d.sync += self.w_data[k].as_value().eq(Mux(arrived, quantiser.o_data.as_value(), word_data))
-        m.d.sync += self.w_pair.eq(Mux(arrived, arrived_row[1:], row[1:]))
+            whole = (arrived & (arrived_row[0] == k)) | (pop & ~discarding & ((k == 0) | ~single))
+            m.d.comb += self.w_valid[k].eq(delay_valid(m, whole, self.W_LATENCY, f"w_valid_{k}"))
+            m.d.sync += self.w_data[k].as_value().eq(Mux(quantised, quantiser.o_data.as_value(), word_data))
+        m.d.comb += self.w_pair.eq(delay(m, Mux(arrived, arrived_row[1:], row[1:]), self.W_LATENCY, "w_pair"))
         with m.If((arrived & arrived_final) | (pop & last_pair & ~discarding)):
             m.d.sync += self.full.eq(1)
 
@@ -166,12 +176,14 @@ class TileLoader(Component):
         last_params = Signal()  # the next word is the last one, or the one behind it
         pop_params, immediate = Signal(), Signal()
         by_scale = arrived & (insn.col_source == ColScale.ROW_SCALES) & first_inputs
-        # A cycle later, from the registers before the array, which the words pass through too: every column reads it.
-        at_once, scaled = (register(m, v, name) for v, name in ((immediate, "params_at_once"), (by_scale, "params_scaled")))
-        popped, popped_word = register(m, pop_params, "params_popped", WIDE), register(m, word, "params_word")
-        scaled_row, scaled_by = register(m, arrived_row, "params_row"), register(m, quantiser.o_scale, "params_scale")
-        valid_late = register(m, (pop_params & ~discarding) | immediate | by_scale, "params_valid")
-        m.d.sync += [self.params.valid.eq(valid_late), self.params.bank.eq(register(m, bank, "params_bank"))]
+        # From the registers before the array, which the words pass through too: every column reads it.
+        late = self.W_LATENCY
+        at_once, scaled = (delay(m, v, late, name) for v, name in ((immediate, "params_at_once"), (by_scale, "params_scaled")))
+        popped = register(m, delay(m, pop_params, late - 1, "params_popping"), "params_popped", WIDE)
+        popped_word, scaled_row = delay(m, word, late, "params_word"), delay(m, arrived_row, late, "params_row")
+        scaled_by = register(m, quantiser.o_scale, "params_scale")
+        valid_late = delay(m, (pop_params & ~discarding) | immediate | by_scale, late, "params_valid")
+        m.d.sync += [self.params.valid.eq(valid_late), self.params.bank.eq(delay(m, bank, late, "params_bank"))]
         for o in range(outputs):
             at, j = divmod(o, c.params_per_word)
             pairs = self.w_data[at % WORDS_PER_CYCLE].as_value()

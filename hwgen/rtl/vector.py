@@ -90,9 +90,10 @@ class VectorUnit(Component):
 
         m.d.comb += [
             self.nonempty.eq(router.nonempty),
-            self.rd.valid.eq(of(lambda unit: unit[0].rd.valid)),
-            self.rd.addr.eq(of(lambda unit: unit[0].rd.addr)),
-            self.wr.valid.eq(of(lambda unit: unit[0].wr.valid)),
+            # The others ask for nothing meanwhile, and an address is zero where nothing is asked (`ReadSlot`).
+            self.rd.valid.eq(Cat(unit.rd.valid for unit, _ in units).any()),
+            self.rd.addr.eq(reduce(or_, (unit.rd.addr for unit, _ in units))),
+            self.wr.valid.eq(Cat(unit.wr.valid for unit, _ in units).any()),
             self.wr.addr.eq(of(lambda unit: unit[0].wr.addr)),
             self.wr.mask.eq(1),
             self.wr.data.eq(of(lambda unit: unit[0].wr.data.as_value())),

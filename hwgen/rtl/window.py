@@ -9,7 +9,7 @@ from .. import isa
 from ..config import Config
 from ..latency import NORM_SETTLE, WINDOW_ROWS
 from . import ports
-from .common import counter, delay, settled
+from .common import counter, delay, delay_valid, settled
 from .insn import insn_view
 from .read_slot import ReadSlot
 from .window_finish import WindowFinish
@@ -60,6 +60,7 @@ class Window(Component):
             reads.start.eq(self.start),
             lanes.reduce.eq(insn_view(isa.ReduceWindow, self.insn).reduce),
             lanes.i_valid.eq(slot.arrived),
+            lanes.i_tap.eq(delay_valid(m, slot.soon & (slot.soon_tag.kind == TAP), slot.SOON, "tap_arrived")),
             lanes.i_tag.eq(slot.o_tag),
             lanes.i_data.eq(slot.o_data),
             lanes.row.eq(finish.group_row),

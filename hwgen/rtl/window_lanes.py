@@ -15,7 +15,7 @@ from .booth import booth
 from .common import WIDE, delay, delay_valid, register
 from .shared import Shared, place
 from .small_memory import LutRam
-from .window_reads import TAP, WEIGHT, read_tag
+from .window_reads import WEIGHT, read_tag
 
 WEIGHT_BITS = 8
 
@@ -74,8 +74,9 @@ class WindowLanes(Component):
     what is never asked for.
 
     Ports: reduce (held); i_valid, i_tag, i_data (what the scratchpad brings; parameters of other kinds than weights are
-    ignored); o_valid (strobe, TOTAL_LATENCY after a group's last tap: its sums are there two cycles later, a row's
-    until that row of the next group has its last tap), row, chunk (of the sums), o_data (that chunk's, combinational).
+    ignored); i_tap (it is a tap); o_valid (strobe, TOTAL_LATENCY after a group's last tap: its sums are there two cycles
+    later, a row's until that row of the next group has its last tap), row, chunk (of the sums), o_data (that chunk's,
+    combinational).
     Cost: about 135 LUTs and 300 flip-flops an element of a read and row of a group, WINDOW_TAPS x 8 bits of LUT RAM.
     """
 
@@ -87,6 +88,7 @@ class WindowLanes(Component):
             {
                 "reduce": In(2),
                 "i_valid": In(1),
+                "i_tap": In(1),
                 "i_tag": In(read_tag(config)),
                 "i_data": In(ports.elements(config, config.window_chunks)),
                 "o_valid": Out(1),
@@ -101,7 +103,7 @@ class WindowLanes(Component):
         lanes = self.config.window_chunks * self.config.chunk
         # What every lane reads is decoded in front of registers that are copied near them.
         x, tag = register(m, self.i_data, "x"), register(m, self.i_tag, "came", WIDE)
-        came = register(m, self.i_valid & (self.i_tag.kind == TAP), "came_tap", WIDE)
+        came = register(m, self.i_tap, "came_tap", WIDE)
         weighted = register(m, self.reduce == Reduce.WEIGHTED, "weighted")
         largest = register(m, self.reduce == Reduce.MAX, "largest")
         ram = LutRam(m, WINDOW_TAPS, WEIGHT_BITS * lanes, "weights")

@@ -7,7 +7,7 @@ from amaranth.back import verilog
 
 from hwgen import boards, latency
 from hwgen.config import Config
-from hwgen.rtl import accumulator, array, norm, post, tiles, vector, window
+from hwgen.rtl import accumulator, array, norm, post, reader, tiles, vector, window
 from hwgen.rtl import top as shell
 from hwgen.synth.partition import split
 
@@ -19,7 +19,8 @@ STEERING = {
     post.PostProcessor: ["coarse_0", "coarse_1", "fine_0", "fine_1", "row_mult_near", "bias_bank", "residual_near", "signed_max"]
     + [f"gelu_{name}" for name in ("exp_0", "shift_1", "first_2", "table_3", "entries_3", "used_3", "shift_5")]
     + [f"gelu_{name}_6" for name in ("tanh", "alone", "rectified", "added")],
-    tiles.TileLoader: ["params_popped", "odd_next"],
+    reader.RowReader: ["factor_4", "lanes_1", "shift_6"],
+    tiles.TileLoader: ["params_popped", "odd_first", "w_quantised", "take_0", "take_1"],
     vector.VectorUnit: ["word", "chosen"],
     window.Window: ["came_tap", "came_weight", "came", "chunk_near", "row_near"]
     + ["mult_near", "bias_near", "mult_came", "total_0"],
