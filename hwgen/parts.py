@@ -12,6 +12,8 @@ from .timeline import CAUSES
 WHOLE_BLOCK = 3  # parts under a number that make it a block of the network: fewer are a layer of a Sequential
 Key = tuple[str, str]  # block, part
 SUMS = (*CAUSES, "macs", "dram_bytes", "vector", "load", "store")
+_COUNTER = re.compile(r"([a-z]*)(\d+)")  # not layernorm_3, which is the third of a network without names
+_MOVED = re.compile(r"(load|fetch|spill|maxima|ones)\d*")  # as `mapping.spills` names transfers, and what takes maxima again
 _TWICE = re.compile(r"\b(\w+)\.\1\.(?=\d)")
 
 
@@ -22,6 +24,7 @@ def places(operations: Iterable[Mapping[str, Any]]) -> dict[str, Key]:
     `.1`, a head each, are part `attn.scores`; `head` stands in no block, "". Exporters that name a list twice
     (`blocks.blocks.1`) name it once here.
     """
+    operations = list(operations)
     experts = {entry["of"]: entry["expert"] for entry in operations if "expert" in entry}
     words = {entry["of"]: _TWICE.sub(r"\1.", entry["of"]).split(".") for entry in operations}
     for name, expert in experts.items():
@@ -44,18 +47,33 @@ def places(operations: Iterable[Mapping[str, Any]]) -> dict[str, Key]:
 
 
 def _drop_counts(words: dict[str, list[str]]) -> None:
-    """Drop last numbers that count heads, windows or tiles: those that run from 0 without a gap, and are several."""
+    """Drop numbers at the end that count heads, windows, tiles or blocks: those that run from 0 without a gap, and are several.
+
+    A last word with such a number goes as a whole where the rest is an operation, too: the last of its blocks. What only
+    moves a value goes by the value's name.
+    """
+    for parts in words.values():
+        while len(parts) > 1 and _MOVED.fullmatch(parts[-1]):
+            parts.pop()
     while True:
         counts: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        known = {tuple(parts) for parts in words.values()}
         for parts in words.values():
-            if len(parts) > 1 and parts[-1].isdigit():
-                counts[tuple(parts[:-1])].add(int(parts[-1]))
-        counted = {stem for stem, numbers in counts.items() if len(numbers) > 1 and max(numbers) + 1 == len(numbers)}
+            if len(parts) > 1 and (counter := _COUNTER.fullmatch(parts[-1])):
+                counts[(*parts[:-1], counter[1])].add(int(counter[2]))
+        counted = {
+            stem
+            for stem, numbers in counts.items()
+            if max(numbers) + 1 == len(numbers) and (len(numbers) > 1 or (stem[-1] and stem[:-1] in known))
+        }
         if not counted:
             return
         for parts in words.values():
-            if tuple(parts[:-1]) in counted and parts[-1].isdigit():
+            counter = _COUNTER.fullmatch(parts[-1])
+            if len(parts) > 1 and counter and (*parts[:-1], counter[1]) in counted:
                 parts.pop()
+                if counter[1] and tuple(parts) not in known:
+                    parts.append(counter[1])
 
 
 def parts(run: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -127,16 +128,20 @@ def graph(rows: Sequence[Mapping[str, Any]], edges: Iterable[tuple[Key, Key]]) -
     keys = [(r["block"], r["part"]) for r in rows]
     known = set(keys)
     column: dict[Key, int] = {}
+    read: dict[Key, list[Key]] = defaultdict(list)
+    for a, b in edges:
+        if a[0] == b[0]:
+            read[b].append(a)
+    blocks: dict[str, list[Key]] = defaultdict(list)
     for key in keys:
-        before = [column[a] for a, b in edges if b == key and a[0] == key[0] and a in column]
-        column[key] = max(before, default=-1) + 1
-    blocks = list(dict.fromkeys(block for block, _ in keys))
+        column[key] = max((column[a] for a in read[key] if a in column), default=-1) + 1
+        blocks[key[0]].append(key)
     wide, gap, tall, head = 128, 22, 26, 130
     place: dict[Key, tuple[float, float]] = {}
     marks, y = [], 10.0
-    for block in blocks:
+    for block, inside in blocks.items():
         used: dict[int, int] = {}
-        for key in (k for k in keys if k[0] == block):
+        for key in inside:
             depth = used.get(column[key], 0)
             used[column[key]] = depth + 1
             place[key] = (head + column[key] * (wide + gap), y + depth * (tall + 6))

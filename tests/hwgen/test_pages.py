@@ -83,6 +83,17 @@ def test_names_of_parts():
     assert found["blocks.0.moe.experts.7.w1"] == ("blocks.0", "moe.experts.w1") and found["head"] == ("", "head")
 
 
+def test_parts_of_what_is_cut_and_moved():
+    """Blocks, pieces and transfers of a mapped network go by the names of its values, however many there are."""
+    cut = [f"blocks.0.mlp.fc1.block{k}{piece}" for k in range(40) for piece in (".piece0", ".piece1", "")]
+    cut += ["blocks.0.mlp.fc1.piece0", "blocks.0.mlp.fc1.piece1", "blocks.0.mlp.fc1", "blocks.0.mlp.conv1", "blocks.0.mlp.conv2"]
+    cut += [f"blocks.0.mlp.fc1.{kind}{k}" for kind in ("fetch", "spill") for k in range(90)]
+    cut += [f"blocks.0.attn.bias.{table}.load{k}" for table in range(12) for k in range(30)]
+    cut += [f"blocks.0.attn.q.maxima{k}.ones" for k in range(5)] + ["layernorm_0", "layernorm_1", "layernorm_1.block0"]
+    found = {part for _, part in parts.places({"of": name} for name in cut).values()}
+    assert found == {"mlp.fc1", "mlp.conv1", "mlp.conv2", "attn.bias", "attn.q", "layernorm_0", "layernorm_1"}
+
+
 def test_every_cycle_of_the_array_belongs_to_one_part(report):
     for task in report["tasks"].values():
         rounding = len(task["operations"]) * len(task["causes"])
