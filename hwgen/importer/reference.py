@@ -113,9 +113,12 @@ def _onnxruntime(model: Model) -> Callable[[Feed], list[Array]] | None:
     options.log_severity_level = 4  # warnings about the exporter's graph are not about the user's request
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source: str | bytes = str(model.path)
-    if model.part or _has_products(model):  # the file would not give the values that lie within it
+    eyes = any(node.op_type == "EyeLike" for node in model.graph.node)
+    if model.part or _has_products(model) or eyes:  # the file would not give the values that lie within it
         proto = read(model.path, model.outputs if model.part else ())
         _unsigned(model, proto)
+        if eyes:
+            _eyes(proto)
         source = proto.SerializeToString()
         options.add_session_config_entry(FOLDER, str(model.path.parent))
 
@@ -137,6 +140,27 @@ def _onnxruntime(model: Model) -> Callable[[Feed], list[Array]] | None:
         except UserError:
             raise UserError(f"{model.path}: onnxruntime cannot run it: {_brief(error)}") from None
     return _telling(f"{model.path}: onnxruntime cannot run it", lambda feed: session.run(model.outputs, feed))
+
+
+def _eyes(proto: onnx.ModelProto) -> None:
+    """Diagonals of booleans, as PyTorch's exporter writes them and onnxruntime has no kernel for, as numbers made booleans."""
+    known = onnx.shape_inference.infer_shapes(proto).graph.value_info
+    booleans = {v.name for v in known if v.type.tensor_type.elem_type == onnx.TensorProto.BOOL}
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    for node in nodes:
+        if node.op_type != "EyeLike" or node.output[0] not in booleans:
+            proto.graph.node.append(node)
+            continue
+        given, number = (f"{node.output[0]}.{part}" for part in ("given", "number"))
+        diagonal = {a.name: a.i for a in node.attribute if a.name != "dtype"}
+        proto.graph.node.extend(
+            (
+                helper.make_node("Cast", node.input, [given], to=onnx.TensorProto.FLOAT),
+                helper.make_node("EyeLike", [given], [number], name=node.name, dtype=onnx.TensorProto.FLOAT, **diagonal),
+                helper.make_node("Cast", [number], node.output, to=onnx.TensorProto.BOOL),
+            )
+        )
 
 
 def _shapes_within(model: Model, source: str | bytes) -> bytes | None:

@@ -18,6 +18,7 @@ from ..layers import Activation, Clip, Conv, Linear
 from ..tensor import Builder, Concat, Const, Copy, Gather, Input, Layout, Map, Node, Pad, Program, Ref
 from .operands import Operand, kept, settled
 from .reasons import reason
+from .shifts import shifted
 from .standing import Standing, upright
 from .views import LOWEST, ZERO, Array, Place, Unsupported, View, shown
 
@@ -117,6 +118,8 @@ class Rows:
         if len(r.shape) == 2 and self._of_image(r):
             node, at = self._pixels(r), Layout.dense(r.shape)
             return View((node,), r.shape, *shown(at, node, self.place(node)))
+        if isinstance(r.op, Concat) and (cut := self.once("shifted", r, lambda: shifted(self.t, r))) is not None:
+            return View((cut,), r.shape, *shown(Layout.dense(r.shape), cut, self.place(cut)))
         if not moves(r):
             node, at = r.node, r.layout
             return View((node,), r.shape, *shown(at, node, self.place(node)))

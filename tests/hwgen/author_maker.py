@@ -77,7 +77,20 @@ def rescaled(w):
     return w.classes(w.op("Mul", w.linear(w.op("Slice", x, ints(0), ints(4), ints(1))), few))
 
 
-NETWORKS = neighbours, features, chunks, rescaled
+def shifts(w):
+    """Patches of the image beside those of four copies moved by two pixels along diagonals, normalised before they are tokens
+    (shifted patch tokenisation: Lee et al. 2021)."""
+    moved = []
+    for down in (2, -2):
+        for along in (2, -2):
+            moved.append(w.op("Pad", "image", ints(0, 0, down, along, 0, 0, -down, -along)))
+    x = w.op("Reshape", w.op("Concat", "image", *moved, axis=1), [1, 15, SIDE, 4, SIDE, 4])
+    x = w.op("Reshape", w.op("Transpose", x, perm=[0, 2, 4, 3, 5, 1]), [1, PATCHES, 240])
+    x = w.op("LayerNormalization", x, 1 + w.normal(240, scale=0.2), w.normal(240, scale=0.2), axis=-1)
+    return w.classes(w.linear(x, 240, D))
+
+
+NETWORKS = neighbours, features, chunks, rescaled, shifts
 
 
 def write(path, form):

@@ -113,6 +113,16 @@ def test_onnxruntime_runs_a_file_whose_shapes_lie_beside_it(tmp_path, monkeypatc
     np.testing.assert_allclose(reference(path, {"image": one})["y"], one.reshape(1, 48) @ held["w"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("k", [0, 1])
+def test_onnxruntime_runs_a_file_with_a_diagonal_of_booleans(tmp_path, monkeypatch, k):
+    """Which PyTorch's exporter writes for torch.eye in a mask, and for which onnxruntime has no kernel."""
+    pytest.importorskip("onnxruntime")
+    nodes = [("EyeLike", ["like"], ["eye"], {"k": k} if k else {}), ("Where", ["eye", "zero", "image"], ["y"], {})]
+    path = written(tmp_path, nodes, {"like": np.ones((6, 8), bool), "zero": np.float32(0)})
+    monkeypatch.setattr("onnx.reference.ReferenceEvaluator", None)
+    np.testing.assert_array_equal(reference(path, {"image": IMAGES})["y"], np.where(np.eye(6, 8, k), 0, IMAGES))
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_sampling_in_the_words_of_opset_16(tmp_path, monkeypatch, mode):
     """Also where places are in double precision, which onnxruntime refuses: so TorchScript writes Mask2Former."""

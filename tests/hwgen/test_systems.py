@@ -40,6 +40,13 @@ def test_a_convolution_along_channels_is_a_layer(tmp_path):
     assert not any(isinstance(n, fg.Window | fg.Conv | fg.Transpose) for n in graph.nodes)
 
 
+def test_shifted_patches_are_larger_patches(tmp_path):
+    """Of the image itself: one layer reads it."""
+    graph = import_model(maker.write(tmp_path / "m.onnx", author_maker.shifts))
+    (patches,) = (n for n in graph.nodes if isinstance(n, fg.PatchEmbed))
+    assert patches.weight.shape == (240, 3, 8, 8) and len(graph.nodes) < 8
+
+
 def test_random_features_lose_no_row(tmp_path):
     """Rows of exponentials that a division takes the size of are a softmax."""
     graph = import_model(maker.write(tmp_path / "m.onnx", author_maker.features))
