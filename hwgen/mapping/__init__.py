@@ -3,7 +3,7 @@ much room it takes. `passes` lists them in order, `search` chooses what each of 
 
     tasks together        several tasks of one image in one run; before the passes      together
     used rows             no token that no output hangs on                   used_rows
-    batches               several images in one run, layer by layer          batch
+    batches               several images in one run, layer by layer          batch, tables
     row tiling            linear layers and LayerNorms in tiles of rows      row_tiling
     depth-first tiling    some tokens through a run of layers at a time      depth_first
     window tiling         attention of some windows at a time, convolutions by bands   windows, window_runs

@@ -4,14 +4,15 @@ What works on tokens one by one does not care whose tokens they are. So the toke
 and every expert sees one queue with the tokens of the whole batch. Everything else runs in groups of images: a linear
 layer once for the group, whose images lie one below the other, attention image by image. The network is cut into stages
 behind every LayerNorm and every product of rows, and all groups pass a stage before the first enters the next one: while
-the vector unit normalises an image, the array works on another.
+the vector unit normalises an image, the array works on another. Routing makes all of them wait, and so do the first LayerNorm
+behind the experts and the outputs at the end; halves of a batch that take turns hide these from the array.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, fields, replace
-from itertools import groupby
+from itertools import groupby, pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -35,24 +36,34 @@ from ..isa import WALK_LOOPS, Indirect, RowScale
 from ..resampling import Resampled
 from .parts import renamed
 from .runs import chains
+from .tables import tables_once
 
 BESIDE = (Norm, Multiply, ReduceWindow, SelectRows, ScanRows)  # what the vector unit does while the array works
+CUTS = 0.4, 0.6  # of what lies in front of a router: pieces of it, where the halves of a batch take turns
+BEHIND = 2  # pieces that the second half of a batch is behind the first, of five for a layer of experts and what lies in front
+Run = list[list[Op]]  # stages that all are for the images that are routed together, or all for groups of them
 
 
 def batched(
-    graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False, staggered: bool = False
+    graph: IntGraph, images: int, group: int = 1, shared_hidden: bool = False, staggered: bool = False, halved: bool = False
 ) -> IntGraph:
     """`graph` for a batch of `images`, in groups of `group` images (a divisor, else ValueError).
 
     shared_hidden: the experts of a layer share one buffer for their hidden rows instead of taking turns with several.
     staggered: every group is a stage ahead of the next one, so that the array has work while the next images are loaded.
+    halved: the tokens of each half of the images are routed by themselves (groups must divide a half), see `Batch`; tables that
+    results are added to are loaded once (elsewhere that saved nothing).
     Output views and inputs carry the index of their image; `trace` is left out.
     """
     if images % group:
         raise ValueError(f"groups of {group} do not divide a batch of {images}")
+    if halved and images % (2 * group):
+        raise ValueError(f"groups of {group} do not divide half a batch of {images}")
     if shared_hidden:
         graph = _share_hidden(graph)
-    return graph if images == 1 else Batch(graph, images, group, staggered=staggered).graph()
+    if halved:
+        graph = tables_once(graph)
+    return graph if images == 1 else Batch(graph, images, group, staggered=staggered, halved=halved).graph()
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,10 @@ class Batch:
     `shared`: buffers with one copy for all images, constants that nothing else writes. `tall`: those with the rows of all
     images, which routers and experts touch. Every other buffer has a copy for each group.
 
+    halved: a tall buffer has the rows of half the images, and an expert's weights are read once for each half. The halves are
+    half a layer of experts apart: array and vector unit have the attention of one to do before the tokens of the other are
+    routed, and again behind its experts.
+
     own: operations of each image in place of the graph's, where images are of several tasks (`together`): other constants on
     equal views, and equal routers and experts. common: buffers that all of them only read. apart: that cannot be shared.
     """
@@ -87,8 +102,10 @@ class Batch:
         common: Set[str] = frozenset(),
         apart: Set[str] = frozenset(),
         staggered: bool = False,
+        halved: bool = False,
     ):
         self.source, self.images, self.group, self.staggered = graph, images, group, staggered
+        self.routed = images // 2 if halved else images  # images whose tokens are routed together
         self.own = {id(op): ops for op, *ops in zip(graph.ops, *own, strict=True)} if own else {}
         writers: dict[str, list[Op]] = {}
         for op in graph.ops:
@@ -122,7 +139,8 @@ class Batch:
             if buffer.name in self.shared:
                 yield buffer
             elif buffer.name in self.tall:
-                yield _stacked(buffer, buffer.name, self.images)
+                for first in range(0, self.images, self.routed):
+                    yield _stacked(buffer, self._tall(buffer.name, first), self.routed)
             else:
                 for first in range(0, self.images, self.group):
                     yield _stacked(buffer, self._copy(buffer.name, first), self.group)
@@ -131,22 +149,40 @@ class Batch:
         """The name of a buffer that belongs to the group of an image."""
         return f"{name}@{image // self.group}"
 
+    def _tall(self, name: str, image: int) -> str:
+        """The name of a buffer with the rows of all images that are routed with this one."""
+        return name if self.routed == self.images else f"{name}@{image // self.routed}"
+
     # --- operations ---------------------------------------------------------------------------------------------
 
     def ops(self) -> Iterator[Op]:
         """The operations of the batch, in order."""
-        groups = range(0, self.images, self.group)
-        for together, stages in groupby(_stages(self.source), key=lambda stage: for_all(stage[0])):
-            run = list(stages)
-            if together:
-                yield from (self._op(op, _Scope(0, self.images), "") for stage in run for op in stage)
+        sections = _sections(self.source)
+        halves: list[list[list[Op]]] = []
+        for first in range(0, self.images, self.routed):
+            halves.append(_pieces([self._section(section, first) for section in sections]))
+        # Those of the second half come two behind those of the first.
+        late = [*[[]] * BEHIND, *halves[-1]] if len(halves) > 1 else []
+        for piece, other in zip_longest(halves[0], late, fillvalue=()):
+            yield from piece
+            yield from other
+
+    def _section(self, section: list[Run], first: int) -> list[list[Op]]:
+        """The operations of a section for the images that are routed with image `first`, group by group."""
+        groups = range(first, first + self.routed, self.group)
+        parts: list[list[Op]] = []
+        for run in section:
+            if for_all(run[0][0]):
+                scope = _Scope(first, self.routed)
+                suffix = "" if self.routed == self.images else scope.suffix
+                parts.append([self._op(op, scope, suffix) for stage in run for op in stage])
                 continue
             lag = int(self.staggered)
-            order = sorted((stage + lag * k, k, stage) for stage in range(len(run)) for k in range(len(groups)))
-            for _, k, stage in order:
-                if not k:
-                    yield from (op for op in run[stage] if self._is_shared(op))
-                yield from self._group([op for op in run[stage] if not self._is_shared(op)], groups[k])
+            for _, k, stage in sorted((stage + lag * k, k, stage) for stage in range(len(run)) for k in range(len(groups))):
+                shared = [] if k or first else [op for op in run[stage] if self._is_shared(op)]
+                own = [op for op in run[stage] if not self._is_shared(op)]
+                parts.append([*shared, *self._group(own, groups[k])])
+        return parts
 
     def _group(self, ops: list[Op], first: int) -> Iterator[Op]:
         """The operations of a stage for one group: operation by operation, a chain of row maxima image by image."""
@@ -189,6 +225,8 @@ class Batch:
             changes["walk"] = op.walk.repeated(scope.count, op.x.rows, op.out.rows)
         if isinstance(op, Input) and not self.own:
             changes["index"] = scope.first
+        if isinstance(op, MatMul) and op.expert is not None:
+            changes["expert"] = (op.expert[0] + suffix, op.expert[1])
         return replace(op, name=op.name + suffix, **changes)
 
     def view(self, view: View, image: int) -> View:
@@ -201,7 +239,7 @@ class Batch:
             return view
         rows = self.source.buffers[view.buffer].rows
         if view.buffer in self.tall:
-            buffer, first = view.buffer, scope.first
+            buffer, first = self._tall(view.buffer, scope.first), scope.first % self.routed
         else:
             buffer, first = self._copy(view.buffer, scope.first), scope.first % self.group
         if scope.count > 1 and (view.row or view.rows != rows):
@@ -245,6 +283,33 @@ def _stages(graph: IntGraph) -> Iterator[list[Op]]:
         stage.append(op)
     if stage:
         yield stage
+
+
+def _sections(graph: IntGraph) -> list[list[Run]]:
+    """Runs of stages of the graph: what lies in front of a router, from there to the last of its experts, and so on in turns."""
+    runs = [list(stages) for _, stages in groupby(_stages(graph), key=lambda stage: for_all(stage[0]))]
+    routers = [i for i, run in enumerate(runs) if isinstance(run[0][0], RouteTokens)]
+    sections, begin = [], 0
+    for first, following in pairwise([*routers, len(runs)]):
+        end = 1 + max(i for i in range(first, following) if for_all(runs[i][0][0]))
+        sections += [runs[begin:first], runs[first:end]]
+        begin = end
+    return [*sections, runs[begin:]]
+
+
+def _pieces(sections: list[list[list[Op]]]) -> list[list[Op]]:
+    """Half of a batch in the pieces in which it takes turns with the other half: what lies in front of a router in four, of which
+    the last reads what the one before has made with the vector unit, experts as one. What the vector unit does first in a
+    section stands behind the piece before, or it would wait for the other half's."""
+    pieces: list[list[list[Op]]] = []
+    for k, section in enumerate(sections):
+        first = 1 if k else 0
+        if first:
+            pieces[-1].extend(section[:first])
+        count = len(section) - first
+        ends = [count] if k % 2 else [*(int(count * share) for share in CUTS), max(count - 1, 0), count]
+        pieces += [section[first + begin : first + end] for begin, end in pairwise([0, *ends])]
+    return [[op for part in piece for op in part] for piece in pieces]
 
 
 def _share_hidden(graph: IntGraph) -> IntGraph:

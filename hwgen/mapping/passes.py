@@ -28,6 +28,7 @@ class Mapping:
 
     group: int = 1  # images of a batch whose rows go through a linear layer together
     staggered: bool = False  # every group of a batch a stage ahead of the next one; else all in turns
+    halved: bool = False  # each half of a batch with routers and experts of its own, half a layer apart
     row_tiles: int = 1  # of LayerNorms and the linear layers around them
     shared_hidden: bool = False  # one buffer for the hidden rows of all experts of a layer; else they take turns with several
     ordered: bool = True  # operations reordered so that the array waits less
@@ -49,6 +50,7 @@ class Mapping:
         """In a few words, for the build's progress."""
         parts = [f"batch of {batch} in groups of {self.group}"] if batch > 1 else ["one image"]
         parts += ["a stage apart"] if self.staggered else []
+        parts += ["halves in turns"] if self.halved else []
         parts += [f"{self.row_tiles} row tiles"] if self.row_tiles > 1 else []
         parts += ["blocks of windows"] if self.windows else []
         parts += [f"pieces of {self.piece} cycles"] if self.piece is not None else []
@@ -68,7 +70,7 @@ def _used_rows(graph: IntGraph, mapping: Mapping, config: Config, batch: int) ->
 
 
 def _batches(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:
-    return batched(graph, batch, mapping.group, mapping.shared_hidden, mapping.staggered)
+    return batched(graph, batch, mapping.group, mapping.shared_hidden, mapping.staggered, mapping.halved)
 
 
 def _row_tiling(graph: IntGraph, mapping: Mapping, config: Config, batch: int) -> IntGraph:

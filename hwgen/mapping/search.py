@@ -10,7 +10,7 @@ from .. import cost
 from ..config import Config
 from ..dram import Dram
 from ..errors import Shortage, UserError
-from ..intgraph import IntGraph
+from ..intgraph import IntGraph, RouteTokens
 from ..program import Program
 from ..schedule import attempt, schedule, shortages
 from ..schedule.layout import layout_of
@@ -51,8 +51,8 @@ def check_batch(batch: int) -> int:
     return batch
 
 
-def candidates(batch: int) -> Iterator[Mapping]:
-    """The ones that are tried, in the order of preference where they are equally fast."""
+def candidates(batch: int, routed: bool = True) -> Iterator[Mapping]:
+    """The ones that are tried, in the order of preference where they are equally fast. routed: the network has experts."""
     if batch == 1:
         yield from (Mapping(row_tiles=tiles) for tiles in (1, *ROW_TILES))
         yield Mapping(ordered=False)
@@ -62,6 +62,8 @@ def candidates(batch: int) -> Iterator[Mapping]:
             yield Mapping(group=group, shared_hidden=shared_hidden)
     if batch >= STAGGERED:
         yield from (Mapping(staggered=True, shared_hidden=shared_hidden) for shared_hidden in (False, True))
+        if routed and batch % 2 == 0:
+            yield Mapping(staggered=True, shared_hidden=True, halved=True)
     yield Mapping(shared_hidden=True, ordered=False)
 
 
@@ -131,7 +133,8 @@ def search(
                 return short
     maps = any(has_windows(graph) for graph in graphs.values())
     large = batch == 1 and _too_large(graphs, config)
-    groups: list[list[Mapping]] = [] if large else [list(candidates(batch))]
+    routed = any(isinstance(op, RouteTokens) for graph in graphs.values() for op in graph.ops)
+    groups: list[list[Mapping]] = [] if large else [list(candidates(batch, routed))]
     if not (maps and large and _hopeless(graphs, config)):
         groups += [*small_candidates(), *(window_candidates() if maps else ())]
     found = _first(groups, graphs, config, memory, batch, quick)

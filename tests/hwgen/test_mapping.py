@@ -50,14 +50,20 @@ def assert_equal(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> N
         np.testing.assert_array_equal(got[name], values, name)
 
 
-@pytest.mark.parametrize(("one_hidden", "staggered"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("one_hidden", "staggered", "halved"), [(False,) * 3, (True, False, False), (False, True, False), (True,) * 3]
+)
 @pytest.mark.parametrize(("batch", "group"), [(2, 1), (2, 2), (6, 3), (4, 2)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_batch(shape, batch, group, one_hidden, staggered):
+def test_batch(shape, batch, group, one_hidden, staggered, halved):
+    if halved and batch == group:
+        with pytest.raises(ValueError, match="groups of 2 do not divide half a batch of 2"):
+            batched(random_graph(0, SHAPES[shape]), batch, group, halved=True)
+        return
     for seed in range(2):
         graph = random_graph(seed, SHAPES[shape])
         images = images_of(graph, batch)
-        whole = batched(graph, batch, group, one_hidden, staggered)
+        whole = batched(graph, batch, group, one_hidden, staggered, halved)
         verify(whole)
         assert whole.batch == batch and len({op.name for op in whole.ops}) == len(whole.ops)
         assert_equal(golden.run(whole, images).outputs, one_by_one(graph, images))
@@ -73,6 +79,29 @@ def test_images_a_stage_apart():
     for staggered in (False, True):
         made = Mapping(staggered=staggered).apply(random_graph(0, Shape(patches=(7, 7), patch=(8, 8), layers=1)), CONFIG, 4)
         cycles[staggered] = cost.estimate(schedule({"": made}, large).tasks[""].instructions, large, slow).cycles
+    assert cycles[True] < cycles[False]
+
+
+def test_positions_of_a_batch_are_loaded_once():
+    """What every image's patches are added to; the row of a class token is loaded for each of them."""
+    graph = random_graph(0, SHAPES["plain"])
+    rows = sum(op.out.rows for op in graph.ops if isinstance(op, Constant) and op.name.startswith("position"))
+    loads = [op for op in batched(graph, 4, halved=True).ops if isinstance(op, Constant) and op.name.startswith("position")]
+    patches = next(op for op in graph.ops if isinstance(op, MatMul) and op.residual == op.out)
+    assert [op.out.rows for op in loads if ".table" in op.name] == [patches.out.rows]
+    assert sum(op.out.rows for op in loads) == patches.out.rows + 4 * (rows - patches.out.rows)
+
+
+def test_halves_of_a_batch_route_by_themselves_and_wait_less():
+    graph = random_graph(1, Shape(layers=4, patches=(5, 5)))
+    halves = batched(graph, 4, shared_hidden=True, staggered=True, halved=True)
+    routes = [op for op in halves.ops if isinstance(op, RouteTokens)]
+    once = [op for op in graph.ops if isinstance(op, RouteTokens)]
+    assert len(routes) == 2 * len(once) > 0 and all(op.logits.rows == 2 * once[0].logits.rows for op in routes)
+    cycles, large = {}, Config(bank_words=16384)
+    for halved in (False, True):
+        made = Mapping(staggered=True, shared_hidden=True, halved=halved).apply(graph, CONFIG, 4)
+        cycles[halved] = cost.estimate(schedule({"": made}, large).tasks[""].instructions, large, Dram()).cycles
     assert cycles[True] < cycles[False]
 
 

@@ -146,12 +146,15 @@ def test_random_graph_with_stalls(seed, config, climb):
 
 
 @SHAPES
-def test_batch_with_stalls(config, climb):
-    """Three images share the experts' weights; with one queue for all of them, an empty and a full one."""
+@pytest.mark.parametrize(
+    ("batch", "mapping"), [(3, Mapping()), (4, Mapping(staggered=True, shared_hidden=True, halved=True))], ids=["whole", "halves"]
+)
+def test_batch_with_stalls(config, batch, mapping, climb):
+    """Images share the experts' weights; with one queue for all of them or of each half, an empty and a full one."""
     graph = random_graph(1, Shape(experts=6, top_k=2, favour=1, shun=4))
-    sets = [random_images(graph, seed) for seed in range(3)]
+    sets = [random_images(graph, seed) for seed in range(batch)]
     images = {name: np.stack([s[name] for s in sets]) for name in sets[0]}
-    ladder = climb({"": graph}, config, "", [images], mapping=Mapping(), batch=3, stall=100, seed=7)
+    ladder = climb({"": graph}, config, "", [images], mapping=mapping, batch=batch, stall=100, seed=7)
     wanted = [golden.run(graph, s).outputs for s in sets]
     for name, values in ladder.machine[0].outputs.items():
         np.testing.assert_array_equal(values, np.stack([outputs[name] for outputs in wanted]))
