@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from ..layers import Activation, Attention, Softmax
+from ..layers import Activation, Attention, Clip, Softmax
 from ..recognise import rewrite
 from ..recognise.match import factor_of, group, is_map, scalar_of
 from ..recognise.outer import MOST_HEADS
@@ -287,13 +287,21 @@ def _nothing(r: Ref) -> bool:
 
 def _some(r: Ref) -> bool:
     """Whether zeros are among what r may show."""
-    return r.scalar == 0 or (isinstance(r.op, Concat) and any(map(_some, r.node.operands)))
+    if isinstance(r.op, Concat):
+        return any(map(_some, r.node.operands))
+    return _some(r.node.operands[0]) if _limits(r) else r.scalar == 0
+
+
+def _limits(r: Ref) -> bool:
+    """Whether r is a range that leaves zeros as they are, as a quantised file has it behind every value."""
+    return isinstance(r.op, Clip) and r.op.low <= 0 <= r.op.high
 
 
 def _zeros(r: Ref) -> Array:
     """Which elements of r are zeros that the file has."""
     if r.constant is not None or not _some(r):
         return np.full(r.shape, r.scalar == 0)
-    joined = np.concatenate([_zeros(part) for part in r.node.operands], axis=r.op.axis)
+    parts = [_zeros(part) for part in r.node.operands]
+    joined = np.concatenate(parts, axis=r.op.axis) if isinstance(r.op, Concat) else parts[0]
     shown: Array = joined.reshape(-1)[r.layout.positions()]
     return shown

@@ -51,7 +51,7 @@ def features(w):
     return w.classes(w.op("Add", x, w.linear(y)))
 
 
-def chunks(w):
+def chunks(w, quantised=lambda r: r):
     """Retention in chunks, whose states start with zeros in a tensor of all (ViR: Hatamizadeh et al. 2023)."""
     x = w.norm(w.tokens())
     count, own = 2, PATCHES // 2
@@ -60,10 +60,20 @@ def chunks(w):
     inner = w.op("Mul", w.op("Div", w.op("MatMul", q, w.op("Transpose", k, perm=[0, 1, 3, 2])), float(D**0.5)), mask)
     first = (w.op("Reshape", w.cut(r, 1, 0, 1), [own, D]) for r in (k, v))
     state = w.op("MatMul", w.op("Transpose", next(first), perm=[1, 0]), next(first))
-    states = w.op("ScatterND", np.zeros((1, count, D, D)), np.array([[[0, 1]]]), w.op("Reshape", state, [1, 1, D, D]))
+    states = quantised(w.op("ScatterND", np.zeros((1, count, D, D)), np.array([[[0, 1]]]), w.op("Reshape", state, [1, 1, D, D])))
     cross = w.op("Div", w.op("MatMul", q, states), float(D**0.5))
     y = w.op("Add", w.op("MatMul", inner, v), w.op("Mul", cross, 0.9 ** np.arange(1, own + 1)[:, None]))
     return w.classes(w.op("Add", x, w.linear(w.op("Reshape", y, [1, PATCHES, D]))))
+
+
+def quantised_chunks(w):
+    """The same with the states on a grid, as onnxruntime's quantiser leaves them."""
+    scale = np.float32(0.05)
+
+    def pair(r):
+        return w.op("DequantizeLinear", w.op("QuantizeLinear", r, scale, np.int8(0)), scale, np.int8(0))
+
+    return chunks(w, pair)
 
 
 def rescaled(w):
@@ -90,7 +100,7 @@ def shifts(w):
     return w.classes(w.linear(x, 240, D))
 
 
-NETWORKS = neighbours, features, chunks, rescaled, shifts
+NETWORKS = neighbours, features, chunks, quantised_chunks, rescaled, shifts
 
 
 def write(path, form):
