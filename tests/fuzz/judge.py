@@ -101,7 +101,7 @@ def judge(seed: int, folder: Path) -> Verdict:
     if rng.random() < QUANTISED:
         images = net.images(CALIBRATION, seed)
         on_grids = quantised(net.model, rng, lambda model: list(_run(model, [images])[0].values()))
-        net = replace(net, model=on_grids, parts=[*net.parts, "grids"])
+        net = replace(net, model=on_grids, parts=[*net.parts, "grids"], before=net.model)
     path = folder / f"{seed}.onnx"
     file = net.model
     if rng.random() < REWRITTEN:
@@ -160,6 +160,7 @@ def _built(net: Network, path: Path, seed: int) -> tuple[str, str]:
     wanted = _run(net.model, [test])[0]
     noise = CHOOSING_DB if CHOOSING & set(net.parts) else DISTURBED_DB
     best = _run(rounded(net.model), [test, *_disturbed(test, seed, noise)])
+    best += [] if net.before is None else _run(net.before, [test])  # an image with other grids, or none, may choose otherwise
     texts, wrong = [], False
     for name in wanted:
         got = np.stack([f[name] for f in found]).reshape(wanted[name].shape)

@@ -20,6 +20,7 @@ MIXERS = (
     "self_attention", "self_attention", "self_attention", "self_attention", "window_attention", "window_attention",
     "reduced_attention", "channel_attention", "linear_attention", "token_mixing", "spatial_gate", "scan",
 )  # fmt: skip
+PHOTOGRAPH = -2.1, 2.6  # 0 and 255 by the mean and the deviation of ImageNet
 
 
 @dataclass
@@ -29,14 +30,16 @@ class Network:
     model: onnx.ModelProto
     inputs: dict[str, tuple[int, ...]]
     parts: list[str] = field(default_factory=list)
+    before: onnx.ModelProto | None = None  # what `model` was before its operands were put on grids
 
     def images(self, count: int, seed: int) -> dict[str, np.ndarray]:
-        """Smooth random inputs [count, ...], of the kind that a normalised photograph is."""
+        """Smooth random inputs [count, ...], of the kind that a normalised photograph is: between its black and its white, which
+        images for calibration show."""
         rng = np.random.default_rng(seed)
         found = {}
         for name, shape in self.inputs.items():
             coarse = rng.normal(0, 0.8, (count, *(n if i == 0 else 1 for i, n in enumerate(shape[1:]))))
-            found[name] = (coarse + rng.normal(0, 0.6, (count, *shape[1:]))).astype(np.float32)
+            found[name] = (coarse + rng.normal(0, 0.6, (count, *shape[1:]))).clip(*PHOTOGRAPH).astype(np.float32)
         return found
 
 
