@@ -11,14 +11,14 @@ from .calibrate import Range, Stats
 from .plan import live, map_height, product_side
 
 GRID = np.linspace(-50, 50, 20001)  # on which the least value of an activation is found
-FEW_ROWS = 4  # of which a gain of each channel may read all 16 bits: pooled and class tokens
+FEW_ROWS = 1  # of which a gain of each channel may read all 16 bits: a pooled or class token
 INT8_STEPS = 255  # of the range of a quantised file: half a step more or less is its own rounding
 
 
 @dataclass
 class Legal:
     """
-    exact    identities that must keep all 16 bits, and linear layers that must read as many, or are a gain of few rows
+    exact    identities that must keep all 16 bits, and linear layers that must read as many, or are a gain of one row
     fine     of these the ones whose weights have more than 8 bits: scores of rows
     aliases  values of the graph before -> equal ones of `graph`
     """
@@ -170,7 +170,7 @@ def is_gain(node: fg.Node) -> bool:
     """Whether a layer does no more than multiply each channel, such as a BatchNorm that stands alone in a quantised file."""
     if not isinstance(node, fg.Linear) or len(node.weight) != node.weight.shape[1]:
         return False
-    return np.count_nonzero(node.weight) == np.count_nonzero(np.diagonal(node.weight))
+    return 0 < np.count_nonzero(node.weight) == np.count_nonzero(np.diagonal(node.weight))
 
 
 def is_relu(node: fg.Node | None) -> bool:
