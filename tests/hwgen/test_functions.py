@@ -34,6 +34,12 @@ FUNCTIONS = {
         *(node("Div", ["chance_", "rest_"], ["odds"]), node("Log", ["odds"], ["both"])),
         *(node("Split", ["both"], ["first", "second"], axis=2), node("Add", ["first", "second"], [y])),
     ],
+    "softplus with its threshold": lambda x, y: [  # as PyTorch's exporter writes it
+        *(node("Softplus", [x], ["s"]), node("Greater", [x, "far"], ["beyond"]), node("Where", ["beyond", x, "s"], [y])),
+    ],
+    "softplus up to a threshold": lambda x, y: [
+        *(node("Softplus", [x], ["s"]), node("LessOrEqual", [x, "far"], ["near"]), node("Where", ["near", "s", x], [y])),
+    ],
     "over a sigmoid": lambda x, y: [
         *(node("Tanh", [x], ["small"]), node("Sigmoid", ["small"], ["size"]), node("Div", [x, "size"], [y])),
     ],
@@ -71,6 +77,7 @@ def test_a_function_between_two_layers(tmp_path, function, size):
     rng = np.random.default_rng(0)
     held = {"p": normal(rng, 16, 3, 4, 4), "w": normal(rng, 24, 16, 1, 1, scale=size), "v": normal(rng, 8, 24, 1, 1)}
     held |= {"b": rng.standard_normal(24).astype(np.float32), "one": np.float32(1), "least": np.float32(1e-5)}
+    held["far"] = np.float32(20)
     held["chances"] = rng.uniform(0.1, 0.9, (1, 24, 4, 6)).astype(np.float32)
     nodes = [
         node("Conv", ["image", "p"], ["x"], strides=[4, 4]),
@@ -79,6 +86,15 @@ def test_a_function_between_two_layers(tmp_path, function, size):
         node("Conv", ["f", "v"], ["out"]),
     ]
     assert decibels(write(tmp_path / "m.onnx", nodes, held, (8, 4, 6))) > 30
+
+
+@pytest.mark.parametrize("threshold, softplus", [(20, True), (2, False)])
+def test_thresholds_of_softplus(tmp_path, threshold, softplus):
+    """Where x itself is still another number than softplus(x), the file's choice between them is kept (importing proves it)."""
+    held = {"far": np.float32(threshold), "p": normal(np.random.default_rng(2), 8, 3, 4, 4, scale=40)}
+    nodes = [node("Conv", ["image", "p"], ["h"], strides=[4, 4]), *FUNCTIONS["softplus with its threshold"]("h", "f")]
+    graph = import_model(write(tmp_path / "m.onnx", nodes, held, (8, 4, 6)))
+    assert ([type(n) for n in graph.nodes] == [fg.PatchEmbed, fg.Activation]) == softplus, graph.nodes
 
 
 def test_a_network_as_deep_as_no_stack_of_calls(tmp_path):

@@ -15,8 +15,9 @@ SAME = {
     **{"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Neg": "neg", "Abs": "abs", "Sign": "sign", "Floor": "floor"},
     **{"Ceil": "ceil", "Round": "round", "Sqrt": "sqrt", "Exp": "exp", "Erf": "erf", "Tanh": "tanh", "Sigmoid": "sigmoid"},
     **{"Softplus": "softplus", "Sin": "sin", "Cos": "cos", "Atan": "atan", "Equal": "eq", "Less": "lt", "LessOrEqual": "le"},
-    **{"And": "and", "Or": "or", "Xor": "xor", "Not": "not", "Where": "where"},
+    **{"And": "and", "Or": "or", "Xor": "xor", "Not": "not"},
 }
+SOFTPLUS_IS_X = 15.0  # from which on float32 does not tell softplus(x) from x
 
 
 def _same(function: str) -> Callable[..., Ref]:
@@ -29,6 +30,18 @@ RULES.update({kind: _same(function) for kind, function in SAME.items()})
 @rule("Greater", "GreaterOrEqual")
 def greater(c: Context, op: Op, a: Ref, b: Ref) -> Ref:
     return c.t.map("lt" if op.type == "Greater" else "le", b, a)
+
+
+@rule("Where")
+def where(c: Context, op: Op, condition: Ref, a: Ref, b: Ref) -> Ref:
+    """PyTorch's softplus has a threshold, beyond which it is x itself: exporters that write this out are given softplus alone."""
+    if condition.op in (Map("lt"), Map("le")) and condition.whole:
+        low, high = condition.node.operands
+        for limit, x, far, near in ((low, high, a, b), (high, low, b, a)):
+            if near.op == Map("softplus") and near.whole and far == x == near.node.operands[0] and x.shape == near.shape:
+                if limit.scalar is not None and limit.scalar >= SOFTPLUS_IS_X:
+                    return near
+    return c.t.map("where", condition, a, b)
 
 
 @rule("Max", "Min", "Sum", "Mean")
