@@ -191,9 +191,11 @@ def test_heads_of_linear_attention_take_few_operations(tmp_path):
 
 
 def test_steps_of_a_sum_are_reached_by_one_row_of_factors(tmp_path):
+    """A sum so much larger than the activation that it begins with that they share no steps."""
+
     def form(w):
         y = w.op("Relu", w.linear(w.tokens()))
-        return w.op("Add", y, w.linear(y))
+        return w.op("Add", y, w.op("Mul", w.linear(y), np.float32(30)))
 
     lowered = quantise({"": maker.imported(tmp_path, form)[0]}, None)[""]
     (factors,) = [n for n in lowered.nodes if isinstance(n, qgraph.Table)]
