@@ -101,6 +101,13 @@ class Operation:
         """Those whose rows go through the operation one by one: all but a stationary operand."""
         return {name: view for name, view in self.views().items() if name != "w"}
 
+    def touched_rows(self) -> dict[str, Array | slice]:
+        """Rows that it touches, counted from a view's first, by field, of those views of which these may not be all."""
+        if self.walk is None:
+            return {}
+        x, y = self.walk.x_rows(), self.walk.y_rows()
+        return {"x": x[x >= 0], "out": y, "residual": y}
+
     def stationary(self) -> View | None:
         """The view that is read as a whole."""
         return self.reads().get("w")
@@ -198,6 +205,11 @@ class MatMul(Operation):
     def rows(self) -> int:
         """Rows that go through the array, of a queue at most."""
         return self.x.rows if self.walk is None else self.walk.rows
+
+    def touched_rows(self) -> dict[str, Array | slice]:
+        if self.walk is not None or self.expert is not None:
+            return super().touched_rows()
+        return dict.fromkeys(("out", "residual"), slice(0, self.x.rows))
 
     @property
     def taps(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .intgraph import IntGraph, MatMul, Op, ReduceWindow, Transfer, View
+from .intgraph import IntGraph, Transfer, View
 
 Array = np.ndarray
 ALL = slice(None)
@@ -27,7 +27,7 @@ def written_first(graph: IntGraph) -> None:
         if isinstance(op, Transfer):
             values.copy(op.x, op.out)
             continue
-        rows = _rows(op)
+        rows = op.touched_rows()
         for name, view in op.reads().items():
             if not values.rows(view)[rows.get(name, ALL)].all():
                 raise ValueError(f"{op.name}: reads rows of {view} before they are written")
@@ -87,13 +87,3 @@ def _edges(graph: IntGraph) -> dict[str, set[int]]:
                 edges[there.buffer].update(there.col + edge for edge in inside)
     return edges
 
-
-def _rows(op: Op) -> dict[str, Rows]:
-    """Rows that an operation touches of those views of which these are not all."""
-    if isinstance(op, (MatMul, ReduceWindow)) and op.walk is not None:
-        x, y = op.walk.x_rows(), op.walk.y_rows()
-        return {"x": x[x >= 0], "out": y, "residual": y}
-    if isinstance(op, MatMul) and op.expert is None:
-        first = slice(0, op.x.rows)
-        return {"out": first, "residual": first}
-    return {}

@@ -56,11 +56,11 @@ def _drop_counts(words: dict[str, list[str]]) -> None:
         while len(parts) > 1 and _MOVED.fullmatch(parts[-1]):
             parts.pop()
     while True:
-        counts: dict[tuple[str, ...], set[int]] = defaultdict(set)
         known = {tuple(parts) for parts in words.values()}
-        for parts in words.values():
-            if len(parts) > 1 and (counter := _COUNTER.fullmatch(parts[-1])):
-                counts[(*parts[:-1], counter[1])].add(int(counter[2]))
+        counters = {name: found for name, parts in words.items() if parts[1:] and (found := _COUNTER.fullmatch(parts[-1]))}
+        counts: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        for name, (word, number) in ((name, found.groups()) for name, found in counters.items()):
+            counts[(*words[name][:-1], word)].add(int(number))
         counted = {
             stem
             for stem, numbers in counts.items()
@@ -68,12 +68,10 @@ def _drop_counts(words: dict[str, list[str]]) -> None:
         }
         if not counted:
             return
-        for parts in words.values():
-            counter = _COUNTER.fullmatch(parts[-1])
-            if len(parts) > 1 and counter and (*parts[:-1], counter[1]) in counted:
-                parts.pop()
-                if counter[1] and tuple(parts) not in known:
-                    parts.append(counter[1])
+        for name, found in counters.items():
+            parts, word = words[name], found[1]
+            if (*parts[:-1], word) in counted:
+                parts[-1:] = [word] if word and tuple(parts[:-1]) not in known else []
 
 
 def parts(run: Mapping[str, Any]) -> list[dict[str, Any]]:

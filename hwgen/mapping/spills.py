@@ -131,7 +131,7 @@ class _Spills:
         self.blocks: list[tuple[int, list[Op]]] = []  # number of the run, operations
         self.lasting: set[str] = set()  # loads of what stays for a run
         self.partial: set[str] = set()  # operations that leave some rows of what they write as they were
-        self.counts: dict[tuple[str, type], int] = {}
+        self.counts: dict[str, int] = {}
 
     def graph(self) -> IntGraph:
         for number, run in enumerate(self.plan.runs):
@@ -166,7 +166,7 @@ class _Spills:
         most = max(1, self.plan.limits.bank_chunks // TILES // self.plan.limits.size(self.buffers[name], 1))
         for first in range(0, view.rows, most):
             rows = min(most, view.rows - first)
-            block = self._name(f"{name}.block", Fetch)
+            block = self._name(f"{name}.block")
             self.buffers[block] = replace(self.buffers[name], name=block, rows=rows)
             inside = View(block, 0, rows, 0, view.cols)
             fetch = Fetch(f"{block}.fetch", inside, replace(view, row=view.row + first, rows=rows))
@@ -311,7 +311,7 @@ class _Spills:
         if source is None:
             self._transfer(Fetch, h)
         else:
-            name = self._name(f"{source.name}.load", type(source))
+            name = self._name(f"{source.name}.load")
             if isinstance(source, Constant):
                 self.ops.append(replace(source, name=name, out=out, data=source.data[rows, columns]))
             else:
@@ -322,17 +322,17 @@ class _Spills:
             if h.view.cols != self.source.buffers[h.view.buffer].cols:
                 raise ValueError(f"{reader.name}: row maxima of some columns of {h.view.buffer!r}")
             self.ops += measure(
-                self._name(f"{h.view.buffer}.maxima", Fetch), out, self.buffers[h.name], self.chunk, self.buffers
+                self._name(f"{h.view.buffer}.maxima"), out, self.buffers[h.name], self.chunk, self.buffers
             )
 
     def _transfer(self, kind: type[Spill] | type[Fetch], h: _Held) -> None:
         inside = View(h.name, 0, h.view.rows, 0, h.view.cols)
         out, x = (h.view, inside) if kind is Spill else (inside, h.view)
-        self.ops.append(kind(self._name(f"{h.view.buffer}.{kind.__name__.lower()}", kind), out, x))
+        self.ops.append(kind(self._name(f"{h.view.buffer}.{kind.__name__.lower()}"), out, x))
 
-    def _name(self, name: str, kind: type) -> str:
+    def _name(self, name: str) -> str:
         """Numbered, as each comes several times."""
-        number = self.counts[name, kind] = self.counts.get((name, kind), -1) + 1
+        number = self.counts[name] = self.counts.get(name, -1) + 1
         return f"{name}{number}"
 
 

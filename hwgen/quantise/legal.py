@@ -11,7 +11,6 @@ from .calibrate import Range, Stats
 from .plan import live, map_height, product_side
 
 GRID = np.linspace(-50, 50, 20001)  # on which the least value of an activation is found
-FEW_ROWS = 1  # of which a gain of each channel may read all 16 bits: a pooled or class token
 INT8_STEPS = 255  # of the range of a quantised file: half a step more or less is its own rounding
 
 
@@ -120,7 +119,7 @@ def legal(graph: fg.Graph, stats: Stats, trusted: bool) -> Legal:
             exact = whole and not isinstance(made[name], fg.Clip)
             changed[name] = identity(node, name, exact)
         put(replace(node, **changed))
-        if known[node.name][0] <= FEW_ROWS and is_gain(node):
+        if known[node.name][0] == 1 and is_gain(node):  # of a pooled or a class token
             done.exact.add(node.name)
         if isinstance(node, fg.Add | fg.Embed):  # an identity that stood there before keeps all bits too
             done.exact |= {m.name for m in made.values() if is_identity(m) and not isinstance(nodes.get(m.x), fg.Clip)}

@@ -17,7 +17,7 @@ import numpy as np
 from .. import isa
 from ..config import Config
 from ..counts import data_beats
-from ..intgraph import IntGraph, MatMul, Op, ReduceWindow, SelectRows, Transfer, View
+from ..intgraph import IntGraph, Op, ReduceWindow, SelectRows, Transfer, View
 from ..isa import ColScale, Indirect, Unit, WeightSource
 from ..program import Region as Part
 from ..program import TaskProgram
@@ -193,14 +193,12 @@ class _Graph:
             for field, view in read.items():
                 self.before[i, field] = part(view).copy()
                 self.before[i, field + SCALES] = maxima[view.buffer][view.row : view.row + view.rows].copy()
-            for view in op.writes().values():
-                by_row = isinstance(op, MatMul) and op.expert is None and op.walk is None
-                count = op.reads()["x"].rows if by_row else view.rows
-                rows = np.arange(count) if op.walk is None else op.walk.y_rows()
-                written = part(view)
+            used = op.touched_rows()
+            for field, view in op.writes().items():
+                rows, written = used.get(field, slice(None)), part(view)
                 written[rows] = _written(i, *written.shape)[rows]
                 if op.writes_maxima() is not None:
-                    maxima[view.buffer][view.row + rows] = _written(i, view.rows, 1)[rows, 0]
+                    maxima[view.buffer][view.row : view.row + view.rows][rows] = _written(i, view.rows, 1)[rows, 0]
         stored = defaultdict(list)
         for output in graph.outputs:
             stored[output.view.buffer].append(part(output.view).copy())
